@@ -1,0 +1,204 @@
+"""Errors that a caller can act on.
+
+Every error takes positional arguments only, builds its text in ``__str__`` and pickles, since it
+may cross a process. Texts name the thing, the caller's parameter and the next step, and hold
+nothing that came out of a patient's file.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Root of all errors of the engine. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(EngineError, ValueError):
+    """The caller asked for something that can't be (command line: exit code 2)."""
+
+    exit_code = 2
+
+
+class ParameterError(UsageError):
+    """A parameter has a value that it can't have: (parameter, value, what is expected)."""
+
+    def __str__(self) -> str:
+        parameter, value, expected = self.args
+        return f"{parameter} is {value!r}, but must be {expected}."
+
+
+class TilingError(UsageError):
+    """A cover of a plane by tiles was asked for that is impossible: (problem,)."""
+
+    def __str__(self) -> str:
+        return f"Can't tile: {self.args[0]}."
+
+
+class AlignmentError(UsageError):
+    """Work was cut where no shard ends: (block, shard), so two tasks would own one shard."""
+
+    def __str__(self) -> str:
+        block, shard = self.args
+        return (
+            f"Block {block} does not follow the shards of {shard}; two tasks would write one "
+            "shard. Use blocks that are whole multiples of the shard."
+        )
+
+
+class NoCohort(EngineError, FileNotFoundError):
+    """There is no cohort at this place: (url,)."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return (
+            f"No cohort at {self.args[0]} (it would hold a cohort.json). Check the path, or make "
+            f"one with: cohort ingest {self.args[0]} SOURCE"
+        )
+
+
+class FormatTooNew(EngineError):
+    """The cohort was written by a later version of the engine: (url, found, known)."""
+
+    def __str__(self) -> str:
+        url, found, known = self.args
+        return (
+            f"The cohort at {url} has format {found}; this engine knows formats up to {known}. "
+            "Upgrade the engine: pip install --upgrade cohort-engine"
+        )
+
+
+class ConfigError(UsageError):
+    """cohort.toml can't be used: (where, problem)."""
+
+    def __str__(self) -> str:
+        where, problem = self.args
+        return f"{where}: {problem}"
+
+
+class NoSource(UsageError, FileNotFoundError):
+    """A source was named that does not exist: (path,)."""
+
+    def __str__(self) -> str:
+        return f"No file or folder at {self.args[0]}. Check the path of SOURCE."
+
+
+class NothingFound(UsageError):
+    """A selection or a folder holds nothing: (what, hint)."""
+
+    def __str__(self) -> str:
+        what, hint = self.args
+        return f"{what}. {hint}"
+
+
+class SourceUnreadable(EngineError, ValueError):
+    """A source file can't become images: (reason code, detail free of file contents)."""
+
+    @property
+    def reason(self) -> str:
+        """Reason code, one of `engine.sources.REASONS`."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        reason, detail = self.args
+        return f"{reason}: {detail}"
+
+
+class CorruptStore(EngineError, ValueError):
+    """Stored data differ from what the ledger says: (path, what is wrong)."""
+
+    def __str__(self) -> str:
+        path, problem = self.args
+        return f"{path}: {problem}. See: cohort verify"
+
+
+class AlreadyExists(EngineError):
+    """An object that is written once exists already: (path,)."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} exists already and is never written twice."
+
+
+class MissingObject(EngineError, FileNotFoundError):
+    """An object of the store is not there: (path,)."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is missing. See: cohort verify"
+
+
+class StoreFull(EngineError, OSError):
+    """No room is left where the cohort is written: (path,)."""
+
+    def __str__(self) -> str:
+        return (
+            f"No space left at {self.args[0]}. Make room (cohort gc removes leftovers) and run the "
+            "same command again: what is committed stays."
+        )
+
+
+class StoreReadOnly(EngineError, PermissionError):
+    """The cohort can't be written to: (path,)."""
+
+    def __str__(self) -> str:
+        return f"No permission to write at {self.args[0]}. Check its owner, mode and mount."
+
+
+class Conflict(EngineError):
+    """Another writer won too often: (what,)."""
+
+    def __str__(self) -> str:
+        return f"Another writer kept changing {self.args[0]}. Run the same command again."
+
+
+class SchedulerLost(EngineError, ConnectionError):
+    """The Dask scheduler went away: (done, left), both counts of units."""
+
+    def __str__(self) -> str:
+        done, left = self.args
+        return (
+            f"The scheduler was lost: {done} units were done, {left} are left. What is committed "
+            "stays; run the same command again to go on."
+        )
+
+
+class NoWorkers(EngineError):
+    """No worker is there to do the work: (waited seconds,)."""
+
+    def __str__(self) -> str:
+        return (
+            f"No Dask worker appeared within {self.args[0]:.0f} s. Start workers for this "
+            "scheduler, or leave out --scheduler to use this machine."
+        )
+
+
+class NoWorkerForResource(EngineError):
+    """No worker offers what the operation needs: (resource, amount, workers seen)."""
+
+    def __str__(self) -> str:
+        resource, amount, workers = self.args
+        return (
+            f"None of the {workers} workers offers {amount:g} of the resource {resource!r}. Start "
+            f'one with: dask worker SCHEDULER --resources "{resource}={amount:g}"'
+        )
+
+
+class NoTable(EngineError, FileNotFoundError):
+    """A table was asked for that is not there: (name, names that are there)."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        name, there = self.args
+        listed = ", ".join(there) if there else "none yet; make them with: cohort run COHORT"
+        return f"No table {name!r}. Tables of this cohort: {listed}."
+
+
+class Interrupted(EngineError):
+    """Ctrl-C ended a run early: (units done, units left)."""
+
+    exit_code = 130
+
+    def __str__(self) -> str:
+        done, left = self.args
+        return f"Stopped: {done} units are done and committed, {left} are left. Run it again to go on."
