@@ -1,0 +1,20 @@
+"""Foreign formats become planes: discovery of files, and one reader a format.
+
+A reader knows neither the store nor Dask; it gets a seekable binary file and gives arrays.
+"""
+
+from engine.sources.base import MAX_DECODED_BYTES, REASONS, OpenSource, Plane, Reader
+from engine.sources.registry import FORMATS, HEAD_BYTES, Format, claimed_by, open_source
+
+__all__ = [
+    "FORMATS",
+    "HEAD_BYTES",
+    "MAX_DECODED_BYTES",
+    "REASONS",
+    "Format",
+    "OpenSource",
+    "Plane",
+    "Reader",
+    "claimed_by",
+    "open_source",
+]

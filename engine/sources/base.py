@@ -1,0 +1,303 @@
+"""What every reader of a foreign format offers, and how its failures are named.
+
+A reader turns one seekable binary file into planes. Its header pass decodes nothing, so a plan can
+be made, and a bomb refused, before memory is spent. Whatever a decoder raises leaves as
+`SourceUnreadable` with a code of `REASONS` and a detail that holds nothing of the file's contents.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ParameterError, SourceUnreadable
+from engine.geometry import YX, Region
+
+MAX_DECODED_BYTES = 2 * 1024**3
+"""Default limit of one decoded plane, bytes (design: more is ``too_large``)."""
+
+REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "empty": "The file has no bytes.",
+        "not_an_image": "The suffix claims an image format, but the first bytes are not of it.",
+        "truncated": "The file ends before its image does.",
+        "corrupt": "The file contradicts its checksums or its format.",
+        "too_large": "Decoded, it would be larger than the limit, and it can't be read in tiles.",
+        "unsupported": "The format allows this variant, but no reader here decodes it.",
+        "unreadable": "The file can't be read: permission, or an error of the disk or network.",
+        "vanished": "The file was listed, but is gone.",
+        "outside_root": "A symbolic link leads out of the source's root; it is not followed.",
+        "link_loop": "A symbolic link leads to a folder that holds it, or to itself.",
+        "not_a_file": "A pipe, socket or device, which has no bytes to ingest.",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """What one 2-D image of a source is, known from the header with nothing decoded.
+
+    Attributes
+    ----------
+    fragment
+        "" for the only plane of a file, else "#0", "#1", ...; appended to the image_id.
+    shape
+        (c, y, x), pixels. Colour is c = 3 (RGB), alpha is the last channel.
+    dtype
+        numpy name of what `read` gives, in native byte order. One-bit images are ``uint8`` with
+        the values 0 and 255.
+    spacing_um
+        Pixel spacing (y, x), micrometres; None where the file states no calibrated unit.
+    place
+        (t, z) within a series, where the file's metadata says so.
+    streams
+        Whether `read_region` works without decoding the whole plane.
+    """
+
+    fragment: str
+    shape: tuple[int, int, int]
+    dtype: str
+    spacing_um: tuple[float, float] | None = None
+    place: tuple[int, int] | None = None
+    streams: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Size when decoded, bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class OpenSource(Protocol):
+    """An open source: a context manager that closes what it holds, never the caller's file.
+
+    One thread at a time; the file's position is shared.
+    """
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """Planes in the order of the file, at least one."""
+
+    def read(self, index: int) -> NDArray[Any]:
+        """Decode plane ``index``: (c, y, x), C-contiguous, exactly the header's shape and dtype."""
+
+    def read_region(self, index: int, region: Region) -> NDArray[Any]:
+        """Decode a region of a plane that streams, with memory bound by the tiles it touches."""
+
+    def close(self) -> None:
+        """Let go of what the reader holds. May be called twice."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Reader(Protocol):
+    """What a format's module offers as its attribute ``reader``."""
+
+    def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
+        """Read the header of a file, at any position. Raises nothing but `SourceUnreadable`."""
+
+
+class coded:  # noqa: N801 - reads as a verb: `with coded("PNG"):`
+    """Let nothing but `SourceUnreadable` (and bugs of the caller) out of a block.
+
+    The original exception is dropped, not chained: decoders quote what they could not parse, and
+    a traceback in a log would hold a piece of the file.
+
+    Examples
+    --------
+    >>> with coded("PNG"):
+    ...     raise IndexError("text of the file")
+    Traceback (most recent call last):
+    engine.errors.SourceUnreadable: corrupt: the PNG decoder gave up (IndexError)
+    """
+
+    __slots__ = ("_format",)
+
+    def __init__(self, what: str) -> None:
+        self._format = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, (SourceUnreadable, ParameterError)):
+            return
+        if isinstance(error, MemoryError):
+            found = SourceUnreadable("too_large", f"no memory left to decode this {self._format}")
+        elif isinstance(error, OSError):
+            found = unreadable(error)
+        else:
+            found = SourceUnreadable(
+                "corrupt", f"the {self._format} decoder gave up ({type(error).__name__})"
+            )
+        raise found from None
+
+
+def unreadable(error: OSError) -> SourceUnreadable:
+    """Name a failure of the disk or network, without its text, which may hold a path."""
+    if isinstance(error, FileNotFoundError):
+        return SourceUnreadable("vanished", "the file is gone")
+    return SourceUnreadable("unreadable", f"the file can't be read ({type(error).__name__})")
+
+
+def measure_file(file: BinaryIO) -> int:
+    """Return the size of a seekable file, bytes; never zero.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``empty`` if there are no bytes.
+    """
+    size = file.seek(0, 2)
+    if size == 0:
+        raise SourceUnreadable("empty", "the file has no bytes")
+    return size
+
+
+def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    """Return exactly ``count`` bytes from ``offset``.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``truncated`` if the file ends before.
+    """
+    file.seek(offset)
+    found = file.read(count)
+    # Raw files and object stores may give less than asked for without being at their end.
+    while len(found) < count:
+        more = file.read(count - len(found))
+        if not more:
+            raise SourceUnreadable(
+                "truncated", f"{count} bytes are needed at offset {offset}, {len(found)} are there"
+            )
+        found += more
+    return found
+
+
+def check_size(nbytes: int, limit: int) -> None:
+    """Refuse what would need more memory than allowed, before it is allocated.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``too_large``.
+    """
+    if nbytes > limit:
+        raise SourceUnreadable("too_large", f"{nbytes} bytes decoded, the limit is {limit}")
+
+
+class PlanesSource(ABC):
+    """The common part of an `OpenSource`: checks around a reader's own decoding."""
+
+    format = "image"
+
+    def __init__(self, planes: tuple[Plane, ...]) -> None:
+        self._planes = planes
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """Planes in the order of the file, at least one."""
+        return self._planes
+
+    def read(self, index: int) -> NDArray[Any]:
+        """Decode plane ``index``: (c, y, x), C-contiguous, exactly the header's shape and dtype.
+
+        Peak memory is the file's compressed bytes and twice the plane's `Plane.nbytes`.
+
+        Raises
+        ------
+        SourceUnreadable
+            With one of `REASONS`; also if the pixels are not what the header says.
+        ParameterError
+            If there is no such plane.
+        """
+        plane = self._plane(index)
+        with coded(self.format):
+            return _checked(self._decode(index), plane.shape, plane.dtype)
+
+    def read_region(self, index: int, region: Region) -> NDArray[Any]:
+        """Decode a region of a plane that streams: (c, y, x), equal to that part of `read`.
+
+        Raises
+        ------
+        SourceUnreadable
+            With one of `REASONS`.
+        ParameterError
+            If there is no such plane, it does not stream, or the region is not inside it.
+        """
+        plane = self._plane(index)
+        if not plane.streams:
+            raise ParameterError("index", index, "a plane that streams")
+        _check_inside(region, plane.shape[1:])
+        with coded(self.format):
+            shape = (plane.shape[0], *region.shape)
+            return _checked(self._decode_region(index, region), shape, plane.dtype)
+
+    def close(self) -> None:  # noqa: B027 - a reader that holds nothing need not close anything
+        """Let go of what the reader holds. May be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _plane(self, index: int) -> Plane:
+        if not 0 <= index < len(self._planes):
+            raise ParameterError("index", index, f"in [0, {len(self._planes)})")
+        return self._planes[index]
+
+    @abstractmethod
+    def _decode(self, index: int) -> NDArray[Any]:
+        """Return a plane as (c, y, x), in any memory order."""
+
+    def _decode_region(self, index: int, region: Region) -> NDArray[Any]:
+        """Return a region as (c, y, x), in any memory order; for readers that stream."""
+        raise SourceUnreadable("unsupported", f"{self.format} is not read in tiles")
+
+
+def channels_first(pixels: NDArray[Any]) -> NDArray[Any]:
+    """View decoder output, (y, x) or (y, x, c), as (c, y, x)."""
+    return pixels[np.newaxis] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+
+def _check_inside(region: Region, shape: YX) -> None:
+    start, stop = region.start, region.stop
+    inside = all(0 <= a < b <= size for a, b, size in zip(start, stop, shape, strict=True))
+    if not inside:
+        raise ParameterError("region", region, f"a box with pixels inside the plane {shape}")
+
+
+def _checked(pixels: NDArray[Any], shape: tuple[int, int, int], dtype: str) -> NDArray[Any]:
+    if pixels.shape != shape or pixels.dtype != np.dtype(dtype):
+        raise SourceUnreadable(
+            "corrupt",
+            f"decoded {pixels.shape} {pixels.dtype.name}, the header says {shape} {dtype}",
+        )
+    return np.ascontiguousarray(pixels)

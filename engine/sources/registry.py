@@ -1,0 +1,139 @@
+"""Which reader takes a file, and its opening. Readers are imported when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import BinaryIO
+
+from engine.errors import SourceUnreadable
+from engine.sources.base import MAX_DECODED_BYTES, OpenSource, Reader, coded, measure_file, read_at
+
+HEAD_BYTES = 512
+"""How much of a file `claimed_by` is meant to see, bytes; DICOM's mark ends at 132."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A foreign format: how its files are known, and the module whose ``reader`` opens them.
+
+    Attributes
+    ----------
+    begins
+        Tells the format's files by their first bytes.
+    suffixes
+        Lower case, with the dot; used when no format knows the first bytes.
+    module
+        Imported when first needed, so that a missing extra harms only its own format.
+    """
+
+    begins: Callable[[bytes], bool]
+    suffixes: tuple[str, ...]
+    module: str
+
+
+def _begins_png(head: bytes) -> bool:
+    return head.startswith(b"\x89PNG\r\n\x1a\n")  # ISO/IEC 15948, 5.2
+
+
+def _begins_tiff(head: bytes) -> bool:
+    # TIFF 6.0, section 2, and BigTIFF (43). A DICOM file may carry a TIFF header in its preamble
+    # (PS3.10, 7.1); read as TIFF, its patient would not be hidden.
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and head[128:132] != b"DICM"
+
+
+def _begins_jpeg(head: bytes) -> bool:
+    return head.startswith(b"\xff\xd8\xff")  # ITU-T T.81, B.1.1.3: SOI and the next marker
+
+
+FORMATS: dict[str, Format] = {
+    "png": Format(_begins_png, (".png",), "engine.sources.png"),
+    "tiff": Format(_begins_tiff, (".tif", ".tiff", ".btf", ".tf8"), "engine.sources.tiff"),
+    "jpeg": Format(_begins_jpeg, (".jpg", ".jpeg", ".jpe", ".jfif"), "engine.sources.jpeg"),
+}
+"""Formats by name, asked in this order; others add themselves here."""
+
+
+def claimed_by(name: str, head: bytes) -> str | None:
+    """Return the name of the format that takes a file; the first bytes count before the suffix.
+
+    Parameters
+    ----------
+    name
+        File name or path; only its suffix is looked at, in any case.
+    head
+        The first bytes, up to `HEAD_BYTES`.
+
+    Returns
+    -------
+    A key of `FORMATS`, or None: the file is ignored.
+
+    Examples
+    --------
+    >>> claimed_by("slide.png", bytes.fromhex("ffd8ffe0"))
+    'jpeg'
+    >>> claimed_by("notes.PNG", b"hello")
+    'png'
+    >>> claimed_by("notes.txt", b"hello") is None
+    True
+    """
+    for key, known in FORMATS.items():
+        if known.begins(head):
+            return key
+    lowered = name.lower()
+    for key, known in FORMATS.items():
+        if lowered.endswith(known.suffixes):
+            return key
+    return None
+
+
+def open_source(
+    file: BinaryIO, name: str, *, max_decoded_bytes: int = MAX_DECODED_BYTES
+) -> OpenSource:
+    """Open a foreign file so that its planes are known, with nothing decoded.
+
+    Parameters
+    ----------
+    file
+        Seekable, opened and closed by the caller, and open for as long as the source is.
+    name
+        File name or path; only its suffix is used, and only if the first bytes are of no format.
+    max_decoded_bytes
+        Limit of one decoded plane, bytes. Planes that stream may be larger.
+
+    Returns
+    -------
+    The source; use it as a context manager.
+
+    Raises
+    ------
+    SourceUnreadable
+        With one of `engine.sources.REASONS`, and nothing else.
+    """
+    with coded("file"):
+        size = measure_file(file)
+        head = read_at(file, 0, min(size, HEAD_BYTES))
+    key = claimed_by(name, head)
+    if key is None:
+        raise SourceUnreadable("not_an_image", "neither first bytes nor suffix are of a format")
+    if not FORMATS[key].begins(head):
+        raise SourceUnreadable("not_an_image", f"the suffix says {key}, the first bytes do not")
+    return reader_of(key).open(file, max_decoded_bytes=max_decoded_bytes)
+
+
+def reader_of(key: str) -> Reader:
+    """Return a format's reader.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``unsupported`` if the packages that its module needs are not installed.
+    """
+    try:
+        reader: Reader = import_module(FORMATS[key].module).reader
+    except ImportError:
+        raise SourceUnreadable(
+            "unsupported", f"the packages to read {key} are not installed"
+        ) from None
+    return reader
