@@ -1,17 +1,14 @@
-"""Made images of discs: what can be asked for, and the drawing of any one of them by its number."""
+"""Any one made image of discs, drawn by its number, and all that is true of it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ParameterError
-from engine.geometry import YX
 from engine.phantoms.drawing import (
     Disc,
     Ellipse,
@@ -22,13 +19,22 @@ from engine.phantoms.drawing import (
     draw_scene,
     edge_steps,
 )
+from engine.phantoms.options import (
+    SMALLEST_RADIUS_PX,
+    DiscOptions,
+    Folder,
+    Normal,
+    Uniform,
+    image_path,
+    image_place,
+)
 from engine.phantoms.placing import Placement, place_discs
 
 VISIBLE_STEP = 10 / 255
 """An edge is visible where the clean image steps by 10 of 255 grey levels."""
 
-SMALLEST_RADIUS_PX = 1.0
-"""A radius drawn from a normal distribution is never smaller."""
+SMALLEST_RATIO = 1.6
+"""Ellipses are at least this many times as long as wide, so none could be taken for a disc."""
 
 
 class Stream(IntEnum):
@@ -38,170 +44,6 @@ class Stream(IntEnum):
     DISTRACTORS = 1
     LIGHT = 2
     NOISE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Uniform:
-    """Values between two bounds."""
-
-    low: float
-    high: float
-
-    def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-        """Return random values, shape (count,)."""
-        return rng.uniform(self.low, self.high, count)
-
-
-@dataclass(frozen=True, slots=True)
-class Normal:
-    """Values about a mean, with a standard deviation that may be 0."""
-
-    mean: float
-    sd: float
-
-    def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-        """Return random values, shape (count,)."""
-        return rng.normal(self.mean, self.sd, count)
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """Where a lab keeps images of one session: ``<date>/<subject>/<experiment>``."""
-
-    date: str
-    subject: str
-    experiment: str
-
-
-FOLDERS = (
-    Folder("2018-03-01", "s1", "exp1"),
-    Folder("2018-04-01", "s1", "exp1"),
-    Folder("2018-04-02", "s2", "exp1"),
-    Folder("2018-04-02", "s2", "exp2"),
-)
-"""Image number i is of folder i modulo 4, so a larger set holds the smaller one unchanged."""
-
-LAB_RADIUS_PX = {"s1": Normal(45, 5), "s2": Normal(25, 0)}
-LAB_GREY = {"s1": Normal(200 / 255, 20 / 255), "s2": Normal(100 / 255, 0)}
-"""What the two subjects differ in, so that a table by subject shows something."""
-
-
-@dataclass(frozen=True, slots=True)
-class DiscOptions:
-    """What a set of made images holds; the defaults are a small lab cohort of 12 images.
-
-    Parameters
-    ----------
-    images
-        Number of images, laid evenly over the four folders of `FOLDERS`.
-    size
-        Height and width, pixels, or (height, width).
-    placement
-        How the discs lie, see `Placement`. It also sets the defaults of the next five.
-    discs
-        Fewest and most discs in an image. Default: 30 for ``adding``, otherwise 3 to 14.
-    radius_px
-        Smallest and largest radius, pixels, drawn uniformly. Default: by subject for ``adding``
-        (s1: 45, sd 5; s2: 25), otherwise 10 to 40.
-    grey
-        Lowest and highest grey value of a disc, shares of full scale, drawn uniformly. Default: by
-        subject for ``adding`` (s1: 200, sd 20, s2: 100, of 255), otherwise 0.4 to 0.9.
-    background
-        Grey value between the discs, share of full scale. Default: 0 for ``adding``, else 0.2.
-    antialias
-        Mix the pixels at an edge by the area covered. Default: not for ``adding``, where a pixel
-        belongs to a disc if its centre does.
-    noise
-        Standard deviation of normal noise, share of full scale.
-    blur_px
-        Standard deviation of a Gaussian blur, applied before the noise, pixels.
-    uneven
-        Light added at the brightest place, share of full scale; it falls to 0 at the far corner.
-    distractors
-        Number of ellipses and lines in an image, drawn beneath the discs.
-    dtype
-        ``"uint8"`` or ``"uint16"``.
-    seed
-        Any non-negative integer. An image follows from the options, the seed and its number alone.
-
-    Raises
-    ------
-    ParameterError
-        If a value is out of its range.
-
-    Examples
-    --------
-    >>> DiscOptions(images=40, size=512, placement="separate", noise=0.03, blur_px=1).shape
-    (512, 512)
-    """
-
-    images: int = 12
-    size: int | YX = 1024
-    placement: Placement | Literal["adding", "separate", "covering"] = Placement.ADDING
-    discs: tuple[int, int] | None = None
-    radius_px: tuple[float, float] | None = None
-    grey: tuple[float, float] | None = None
-    background: float | None = None
-    antialias: bool | None = None
-    noise: float = 0.0
-    blur_px: float = 0.0
-    uneven: float = 0.0
-    distractors: int = 0
-    dtype: Literal["uint8", "uint16"] = "uint8"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        try:
-            placement = Placement(self.placement)
-        except ValueError:
-            names = ", ".join(Placement)
-            raise ParameterError("placement", self.placement, f"one of {names}") from None
-        object.__setattr__(self, "placement", placement)
-        if self.dtype not in ("uint8", "uint16"):
-            raise ParameterError("dtype", self.dtype, "uint8 or uint16")
-        _need("images", self.images, self.images >= 1, "at least 1")
-        _need("size", self.size, min(self.shape) >= 1, "positive, pixels")
-        _need("distractors", self.distractors, self.distractors >= 0, "0 or more")
-        _need("seed", self.seed, self.seed >= 0, "0 or more")
-        for name, share in (("noise", self.noise), ("uneven", self.uneven)):
-            _need(name, share, 0 <= share <= 1, "a share of full scale, 0 to 1")
-        blur_fits = 0 <= self.blur_px <= min(self.shape)
-        _need("blur_px", self.blur_px, blur_fits, "0 or more pixels, and less than the image")
-        if self.background is not None:
-            shown = 0 <= self.background <= 1
-            _need("background", self.background, shown, "a share of full scale, 0 to 1")
-        _need_range("discs", self.discs, 0, math.inf, "0 or more, fewest first")
-        _need_range(
-            "radius_px",
-            self.radius_px,
-            SMALLEST_RADIUS_PX,
-            min(self.shape) / 2,
-            "1 px to half the image, smallest first",
-        )
-        _need_range("grey", self.grey, 0, 1, "shares of full scale, 0 to 1, lowest first")
-
-    @property
-    def shape(self) -> YX:
-        """Height and width, pixels."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-    @property
-    def full_scale(self) -> int:
-        """Highest grey level of the files."""
-        return int(np.iinfo(self.dtype).max)
-
-
-def _need(parameter: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ParameterError(parameter, value, expected)
-
-
-def _need_range(
-    parameter: str, value: tuple[float, float] | None, low: float, high: float, expected: str
-) -> None:
-    if value is not None:
-        holds = len(value) == 2 and low <= value[0] <= value[1] <= high
-        _need(parameter, value, holds, f"two numbers: {expected}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,24 +69,6 @@ class DiscImage:
         return image_path(self.folder, self.name)
 
 
-def image_path(folder: Folder, name: str) -> str:
-    """Return ``<date>/<subject>/<experiment>/<name>.png``."""
-    return f"{folder.date}/{folder.subject}/{folder.experiment}/{name}.png"
-
-
-def image_place(options: DiscOptions, number: int) -> tuple[Folder, str]:
-    """Return folder and name (no suffix) of an image; names sort in the order of numbers.
-
-    Examples
-    --------
-    >>> image_place(DiscOptions(), 6)
-    (Folder(date='2018-04-02', subject='s2', experiment='exp1'), 'field-002')
-    """
-    _need("number", number, 0 <= number < options.images, f"0 to {options.images - 1}")
-    digits = max(3, len(str(math.ceil(options.images / len(FOLDERS)))))
-    return FOLDERS[number % len(FOLDERS)], f"field-{number // len(FOLDERS) + 1:0{digits}d}"
-
-
 def make_scene(options: DiscOptions, number: int) -> tuple[Scene, tuple[Disc, ...]]:
     """Return all shapes of an image, distractors first, and its discs.
 
@@ -264,31 +88,26 @@ def make_scene(options: DiscOptions, number: int) -> tuple[Scene, tuple[Disc, ..
     ParameterError
         If there is no such image, or its discs don't fit.
     """
-    subject = image_place(options, number)[0].subject
+    content = options.content(image_place(options, number)[0].subject)
     placement = Placement(options.placement)
-    adds = placement is Placement.ADDING
-    radius: Uniform | Normal = LAB_RADIUS_PX[subject] if adds else Uniform(10, 40)
-    if options.radius_px is not None:
-        radius = Uniform(*options.radius_px)
-    grey: Uniform | Normal = LAB_GREY[subject] if adds else Uniform(0.4, 0.9)
-    if options.grey is not None:
-        grey = Uniform(*options.grey)
-    background = options.background
-    if background is None:
-        background = 0.0 if adds else 0.2
-
     rng = _rng(options, number, Stream.DISCS)
-    fewest, most = options.discs or ((30, 30) if adds else (3, 14))
-    count = int(rng.integers(fewest, most, endpoint=True))
-    radii = np.maximum(radius.draw(rng, count), SMALLEST_RADIUS_PX)
-    greys = np.maximum(grey.draw(rng, count), 0.0)
+    count = int(rng.integers(*content.discs, endpoint=True))
+    # A normal distribution has no lower end.
+    radii = np.maximum(content.radius_px.draw(rng, count), SMALLEST_RADIUS_PX)
+    greys = np.maximum(content.grey.draw(rng, count), 0.0)
     centres = place_discs(rng, options.shape, radii, placement)
     discs = tuple(
         Disc(float(y), float(x), float(r), float(g))
         for (y, x), r, g in zip(centres, radii, greys, strict=True)
     )
-    shapes = (*_distractors(options, number, grey), *discs)
-    return Scene(options.shape, background, shapes, adds, _light(options, number)), discs
+    scene = Scene(
+        shape=options.shape,
+        background=content.background,
+        shapes=(*_distractors(options, number, content.grey), *discs),
+        adds=placement is Placement.ADDING,
+        light=_light(options, number),
+    )
+    return scene, discs
 
 
 def draw_disc_image(options: DiscOptions, number: int) -> DiscImage:
@@ -322,10 +141,8 @@ def draw_disc_image(options: DiscOptions, number: int) -> DiscImage:
     ('2018-03-01/s1/exp1/field-001.png', (1024, 1024), (30, 3))
     """
     scene, discs = make_scene(options, number)
-    antialias = options.antialias
-    if antialias is None:
-        antialias = not scene.adds
-    image = draw_scene(scene, antialias=antialias)
+    folder, name = image_place(options, number)
+    image = draw_scene(scene, antialias=options.content(folder.subject).antialias)
     if options.blur_px > 0:
         from skimage.filters import gaussian  # slow to import, and not every image is blurred
 
@@ -333,7 +150,6 @@ def draw_disc_image(options: DiscOptions, number: int) -> DiscImage:
     if options.noise > 0:
         image += _rng(options, number, Stream.NOISE).normal(0.0, options.noise, image.shape)
     first = len(scene.shapes) - len(discs)
-    folder, name = image_place(options, number)
     return DiscImage(
         number=number,
         folder=folder,
@@ -373,7 +189,7 @@ def _light(options: DiscOptions, number: int) -> Light | None:
 
 
 def _distractors(options: DiscOptions, number: int, grey: Uniform | Normal) -> list[Shape]:
-    """Return ellipses at least 1.6 times as long as wide, and strokes, in turn."""
+    """Return ellipses and strokes in turn."""
     rng = _rng(options, number, Stream.DISTRACTORS)
     extent = min(options.shape)
     shapes: list[Shape] = []
@@ -382,7 +198,7 @@ def _distractors(options: DiscOptions, number: int, grey: Uniform | Normal) -> l
         angle, level = float(rng.uniform(0, math.pi)), max(0.0, float(grey.draw(rng, 1)[0]))
         if index % 2 == 0:
             major = float(rng.uniform(0.04, 0.12)) * extent
-            minor = major / float(rng.uniform(1.6, 3.0))
+            minor = major / float(rng.uniform(SMALLEST_RATIO, 3.0))
             shapes.append(Ellipse(y, x, major, minor, angle, level))
         else:
             length, line_width = float(rng.uniform(0.2, 0.8)) * extent, float(rng.uniform(1.5, 5.0))

@@ -86,8 +86,9 @@ def match_circles(
     """Pair true and found circles one to one, as many as can be.
 
     Two circles can be a pair if their centres are at most ``tolerance_px`` apart and their radii
-    differ by at most as much. Of all one-to-one pairings the one with the most pairs counts, and
-    of these the one with the smallest sum of centre distances and radius differences.
+    differ by at most as much. Of all one-to-one pairings those with the most pairs count, of these
+    those that leave the fewest false positives, and of these the one with the smallest sum of
+    centre distances and radius differences.
 
     Parameters
     ----------
@@ -129,6 +130,7 @@ def match_circles(
     centre, radius = np.hypot(difference[..., 0], difference[..., 1]), difference[..., 2]
     close = (centre <= tolerance_px) & (np.abs(radius) <= tolerance_px)
     counted = np.flatnonzero(~ignored)
+    excused = close[ignored].any(axis=0)
     pairs = tuple(
         Pair(
             int(counted[row]),
@@ -136,9 +138,8 @@ def match_circles(
             float(centre[counted[row], column]),
             float(radius[counted[row], column]),
         )
-        for row, column in _assign((centre + np.abs(radius))[counted], close[counted])
+        for row, column in _assign((centre + np.abs(radius))[counted], close[counted], excused)
     )
-    excused = close[ignored].any(axis=0)
     excused[[pair.found for pair in pairs]] = False
     return Score(
         pairs=pairs,
@@ -177,7 +178,7 @@ def merge_scores(scores: Iterable[Score]) -> Score:
 
 def _circles(parameter: str, circles: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(circles, np.float64)
-    if array.size == 0:  # an empty list has no columns to check
+    if array.shape[0:1] == (0,):  # an empty list has no columns to check
         return np.empty((0, 3))
     if array.ndim != 2 or array.shape[1] < 3:
         raise ParameterError(parameter, array.shape, "an array of shape (n, 3): y, x, radius")
@@ -187,14 +188,18 @@ def _circles(parameter: str, circles: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
-def _assign(cost: NDArray[np.float64], allowed: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return the (row, column) pairs of the largest, then cheapest, one-to-one assignment."""
+def _assign(
+    cost: NDArray[np.float64], allowed: NDArray[np.bool_], excused: NDArray[np.bool_]
+) -> list[tuple[int, int]]:
+    """Return (row, column) pairs: as many as can be, of few excused columns, and cheap."""
     if not allowed.any():
         return []
     from scipy.optimize import linear_sum_assignment  # slow to import, and only scoring needs it
 
-    # One forbidden pair costs more than all allowed ones together, so it is taken only where
-    # no assignment has one more allowed pair.
-    forbidden = (min(cost.shape) + 1) * (float(cost[allowed].max()) + 1.0)
-    rows, columns = linear_sum_assignment(np.where(allowed, cost, forbidden))
+    # Each rank outweighs all that can be gained in the ranks below it: a forbidden pair costs more
+    # than all allowed ones together, and so does, among the allowed, one of an excused column.
+    most = min(cost.shape) + 1
+    ranked = cost + excused * (most * (float(cost[allowed].max()) + 1.0))
+    forbidden = most * (float(ranked[allowed].max()) + 1.0)
+    rows, columns = linear_sum_assignment(np.where(allowed, ranked, forbidden))
     return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if allowed[r, c]]

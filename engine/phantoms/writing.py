@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import ParameterError
-from engine.phantoms.discs import DiscImage, DiscOptions, draw_disc_image, image_path, image_place
+from engine.phantoms.discs import DiscImage, draw_disc_image
+from engine.phantoms.options import DiscOptions, image_path, image_place
 
 TRUTH = "truth.parquet"
 MARK = "phantom.json"
@@ -70,7 +71,7 @@ def write_discs(
     Returns
     -------
     Path of ``truth.parquet``: one row per disc with the columns of `TRUTH_SCHEMA`, ordered by path
-    and disc.
+    and disc. An image without discs has no row.
 
     Raises
     ------
