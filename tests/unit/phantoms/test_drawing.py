@@ -77,6 +77,12 @@ def test_edge_is_hidden_where_a_later_disc_covers() -> None:
     assert set(zip(inside, outside, strict=True)) == {(0.9, 0.2), (0.9, 0.5)}
 
 
+def test_edge_steps_from_what_lies_around_it() -> None:
+    discs = Disc(30, 40, 10, 0.5), Disc(30, 50, 10, 0.25)
+    inside, outside, _ = edge_steps(scene(*discs, background=0.125), 1)
+    assert set(zip(inside, outside, strict=True)) == {(0.375, 0.125), (0.875, 0.625)}
+
+
 def test_edge_is_hidden_where_saturated() -> None:
     discs = Disc(30, 40, 10, 1.0), Disc(30, 50, 10, 0.4)
     inside, outside, _ = edge_steps(scene(*discs), 1)

@@ -79,7 +79,12 @@ def test_set_grows_and_shrinks_in_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "made_before"),
-    [("notes.txt", False), ("2018-03-01/s1/exp1/field-001.png", False), ("mine/a.png", True)],
+    [
+        ("notes.txt", False),
+        (TRUTH, False),
+        ("2018-03-01/s1/exp1/field-001.png", False),
+        ("mine/a.png", True),
+    ],
 )
 def test_folder_with_other_things_is_refused(tmp_path: Path, name: str, made_before: bool) -> None:
     if made_before:
