@@ -57,6 +57,8 @@ class Plane:
         Pixel spacing (y, x), micrometres; None where the file states no calibrated unit.
     place
         (t, z) within a series, where the file's metadata says so.
+    series
+        Which of the file's series ``place`` is in; an OME-TIFF may hold several.
     streams
         Whether `read_region` works without decoding the whole plane.
     """
@@ -66,6 +68,7 @@ class Plane:
     dtype: str
     spacing_um: tuple[float, float] | None = None
     place: tuple[int, int] | None = None
+    series: int = 0
     streams: bool = False
 
     @property

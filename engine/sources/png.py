@@ -47,6 +47,8 @@ _COLOURS = {
     4: (2, (8, 16)),
     6: (4, (8, 16)),
 }
+# Colour type -> channels where libspng gives what libpng gives: neither tRNS nor grey with alpha.
+_COLOURS_OF_SPNG = {0: 1, 2: 3, 3: 3, 6: 4}
 _PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 
 
@@ -68,6 +70,11 @@ class PngSource(PlanesSource):
 
     def _decode(self, index: int) -> NDArray[Any]:
         content = keep_pixel_chunks(read_at(self._file, 0, self._size))
+        depth, colour, interlaced = content[24], content[25], content[28]
+        if interlaced and depth <= 8 and self.planes[0].shape[0] == _COLOURS_OF_SPNG.get(colour):
+            # For interlaced files imagecodecs' libpng writes a line to standard error each time,
+            # so libspng decodes those of them that it decodes to the same pixels.
+            return channels_first(imagecodecs.spng_decode(content))
         return channels_first(imagecodecs.png_decode(content))
 
 

@@ -1,0 +1,263 @@
+r"""Discovery: the files below a root, once each, under names that any catalog can hold.
+
+Links: a symbolic link that stays inside the root stands for something that is listed under its own
+path, so it is left out, and a loop can't arise. One that leads out of the root is refused with a
+row of its own (``outside_root``). The root itself may be a link.
+
+Names: a POSIX name is bytes. In a listed path, what is not valid UTF-8, control characters and the
+backslash are written ``\xNN``; all else is as it is. `real_path` reverses it exactly.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.errors import NoSource, SourceUnreadable
+from engine.sources.base import unreadable
+
+_NEEDS_ESCAPE = re.compile("[\\x00-\\x1f\\x7f\\\\\\ud800-\\udfff]")
+_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """A file below a root, as it was listed.
+
+    Attributes
+    ----------
+    path
+        Relative to the root, with ``/``, escaped to valid UTF-8. A folder that could not be listed
+        has a row too; its path ends in ``/``.
+    size
+        Bytes; 0 where there is a problem.
+    mtime_ns, ctime_ns
+        Times of modification and of change of the inode, nanoseconds since 1970.
+    problem
+        A code of `engine.sources.REASONS`, or None: the file can be opened.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    problem: str | None = None
+
+
+def escape_path(path: str) -> str:
+    r"""Write an operating-system path as valid UTF-8 in one line, reversibly.
+
+    Parameters
+    ----------
+    path
+        As `os.fsdecode` and `os.scandir` give it, with surrogates for bytes that are not UTF-8.
+
+    Examples
+    --------
+    >>> escape_path("été/a b.png")
+    'été/a b.png'
+    >>> print(escape_path(os.fsdecode(b"caf\xe9\n.png")))
+    caf\xe9\x0a.png
+    """
+    if _NEEDS_ESCAPE.search(path) is None:
+        return path
+    return _NEEDS_ESCAPE.sub(lambda found: f"\\x{os.fsencode(found.group())[0]:02x}", path)
+
+
+def unescape_path(path: str) -> str:
+    r"""Return the operating-system path that `escape_path` wrote.
+
+    Examples
+    --------
+    >>> os.fsencode(unescape_path("caf\\xe9.png"))
+    b'caf\xe9.png'
+    """
+    if "\\" not in path:
+        return path
+    # On bytes, since two escapes beside each other may be half a character each.
+    raw = _ESCAPED.sub(lambda found: bytes([int(found.group(1), 16)]), path.encode())
+    return os.fsdecode(raw)
+
+
+def real_path(root: Path, path: str) -> Path:
+    """Return the place of a listed file.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``outside_root`` if ``path`` is absolute, climbs with ``..`` or holds a NUL.
+    """
+    relative = unescape_path(path)
+    parts = relative.split("/")
+    if relative.startswith("/") or ".." in parts or "\0" in relative:
+        raise SourceUnreadable("outside_root", "the path leads out of the source's root")
+    return root / relative
+
+
+def open_file(root: Path, path: str) -> BinaryIO:
+    """Open a listed file for reading; never a link, a pipe or a device.
+
+    Parameters
+    ----------
+    root, path
+        As given to and by `walk_files`.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``vanished``, ``unreadable``, ``outside_root`` (it has become a link), ``not_a_file``.
+    """
+    place = real_path(root, path)
+    # Without O_NONBLOCK, opening a pipe that took the file's place would wait for ever.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(place, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SourceUnreadable("outside_root", "the file has become a link") from None
+        raise unreadable(error) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SourceUnreadable("not_a_file", "a folder, pipe, socket or device")
+    return os.fdopen(descriptor, "rb")
+
+
+def walk_files(root: Path, below: str = "") -> Iterator[FileStat]:
+    """Yield each file below a root exactly once, in the order of the paths' bytes.
+
+    Hidden and foreign files are yielded as well; what no reader claims is for the caller to
+    ignore. Files that vanish meanwhile are left out. Memory is that of the largest folder.
+
+    Parameters
+    ----------
+    root
+        A folder, or a link to one.
+    below
+        A part of the root to walk, relative and escaped like `FileStat.path`; "" is all. It may
+        name one file.
+
+    Raises
+    ------
+    NoSource
+        If the folder is not there.
+    SourceUnreadable
+        ``outside_root`` if ``below`` leads out of the root.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "b.png").write_bytes(b"")
+    ...     [(found.path, found.size) for found in walk_files(Path(folder))]
+    [('b.png', 0)]
+    """
+    below = below.strip("/")
+    top = os.path.realpath(root)
+    start = os.path.realpath(real_path(Path(top), below))
+    if not _inside(start, top):
+        raise SourceUnreadable("outside_root", "the folder to walk leads out of the root")
+    if not os.path.isdir(top):  # noqa: PTH112 - strings are three times faster than Path here
+        raise NoSource(os.fspath(root))
+    prefix = os.path.relpath(start, top)
+    if os.path.isfile(start):  # noqa: PTH113
+        yield _stat_of(prefix, os.stat(start))  # noqa: PTH116
+    elif os.path.isdir(start):  # noqa: PTH112
+        yield from _walk(top, "" if prefix == "." else prefix + "/")
+    else:
+        raise NoSource(f"{root}/{below}")
+
+
+def _walk(top: str, prefix: str) -> Iterator[FileStat]:
+    """Walk without recursion, since a stranger's tree may be thousands of folders deep."""
+    pending: list[Iterator[tuple[bytes, os.DirEntry[str]]]] = []
+    listed = _list_folder(f"{top}/{prefix}")
+    if isinstance(listed, str):
+        yield FileStat(escape_path(prefix or "./"), 0, 0, 0, listed)
+        return
+    pending.append(listed)
+    prefixes = [prefix]
+    while pending:
+        _, entry = next(pending[-1], (b"", None))
+        if entry is None:
+            pending.pop()
+            prefixes.pop()
+            continue
+        path = prefixes[-1] + entry.name
+        if entry.is_dir(follow_symlinks=False):
+            listed = _list_folder(f"{top}/{path}")
+            if isinstance(listed, str):
+                yield FileStat(escape_path(path + "/"), 0, 0, 0, listed)
+            else:
+                pending.append(listed)
+                prefixes.append(path + "/")
+        else:
+            found = _look_at(entry, path, top)
+            if found is not None:
+                yield found
+
+
+def _list_folder(place: str) -> Iterator[tuple[bytes, os.DirEntry[str]]] | str:
+    """Entries sorted so that the walk is in the order of whole paths, or a reason code."""
+    try:
+        with os.scandir(place) as entries:
+            # A folder sorts as its paths do, with the slash: "a.png" comes before "a/b.png".
+            named = [
+                (os.fsencode(e.name) + b"/" * e.is_dir(follow_symlinks=False), e) for e in entries
+            ]
+    except OSError as error:
+        return str(unreadable(error).reason)
+    named.sort(key=lambda pair: pair[0])
+    return iter(named)
+
+
+def _look_at(entry: os.DirEntry[str], path: str, top: str) -> FileStat | None:
+    if entry.is_symlink():
+        problem = _judge_link(entry.path, top)
+        return None if problem is None else FileStat(escape_path(path), 0, 0, 0, problem)
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return FileStat(escape_path(path), 0, 0, 0, "unreadable")
+    return _stat_of(path, found)
+
+
+def _stat_of(path: str, found: os.stat_result) -> FileStat:
+    if not stat.S_ISREG(found.st_mode):
+        return FileStat(escape_path(path), 0, found.st_mtime_ns, found.st_ctime_ns, "not_a_file")
+    return FileStat(escape_path(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _judge_link(place: str, top: str) -> str | None:
+    """Return why a link is refused, or None where it stays inside the root."""
+    try:
+        target = os.path.realpath(place, strict=True)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "link_loop"
+        # Not there: where it would lead still counts, or a link could ask what exists outside.
+        if not _inside(os.path.realpath(place), top):
+            return "outside_root"
+        return unreadable(error).reason
+    return None if _inside(target, top) else "outside_root"
+
+
+def _inside(place: str, top: str) -> bool:
+    return place == top or place.startswith(top.rstrip("/") + "/")
+
+
+__all__ = [
+    "FileStat",
+    "escape_path",
+    "open_file",
+    "real_path",
+    "unescape_path",
+    "walk_files",
+]

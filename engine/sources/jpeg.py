@@ -1,0 +1,219 @@
+"""JPEG: ITU-T T.81 (ISO/IEC 10918-1), decoded by libjpeg-turbo through imagecodecs.
+
+libjpeg fills what is missing with grey and says nothing, so the reader follows the markers itself:
+a file whose end marker (EOI) is missing is truncated. JPEG has no checksum; bits that flipped
+within a scan can't be told from pixels.
+
+Rules: one or three components, 8 bit (uint8) or 12 bit (uint16, 0-4095). YCbCr becomes RGB, as
+JFIF and Adobe's marker say. CMYK, YCCK, lossless and hierarchical files are ``unsupported``. EXIF
+orientation is not applied; pixels are as stored. A density is one for printing, so no spacing.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Any, BinaryIO, NamedTuple
+
+import imagecodecs
+from numpy.typing import NDArray
+
+from engine.errors import SourceUnreadable
+from engine.geometry import YX
+from engine.sources.base import (
+    OpenSource,
+    Plane,
+    PlanesSource,
+    channels_first,
+    check_size,
+    coded,
+    measure_file,
+    read_at,
+)
+
+_HEADER_BYTES = 64 * 1024  # one read finds the frame header of nearly all files
+_MAX_SEGMENTS = 10_000  # before the frame header; bounds the time of opening
+_MAX_SCANS = 500  # each scan decodes the whole image again: libjpeg-turbo's fuzzers stop here too
+_SPARE_BYTES = 64 * 1024**2  # profiles, thumbnails and EXIF beside the pixels
+# A progressive file's coefficients are held as int16 beside the pixels (T.81, G.1).
+_PROGRESSIVE_FACTOR = 3
+
+_SOF_DECODED = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # T.81, table B.1
+_SOF_OTHER = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
+_PROGRESSIVE = frozenset((0xC2, 0xCA))
+_ALONE = frozenset((0x01, 0xD8, *range(0xD0, 0xD8)))  # markers without a length
+_EOI, _SOS = 0xD9, 0xDA
+# Within a scan 0xFF is followed by 0 (stuffing), a restart marker or more 0xFF (fill): B.1.1.2.
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+
+
+class Frame(NamedTuple):
+    """The frame header (SOF) of a JPEG."""
+
+    yx: YX
+    components: int
+    bits: int
+    progressive: bool
+
+
+class JpegSource(PlanesSource):
+    """One JPEG file: one plane."""
+
+    format = "JPEG"
+
+    def __init__(self, file: BinaryIO, plane: Plane, size: int) -> None:
+        super().__init__((plane,))
+        self._file = file
+        self._size = size
+
+    def _decode(self, index: int) -> NDArray[Any]:
+        content = read_at(self._file, 0, self._size)
+        check_scans(content)
+        return channels_first(imagecodecs.jpeg8_decode(content))
+
+
+class JpegReader:
+    """Opens JPEG files."""
+
+    def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
+        """Read the frame header. Raises nothing but `SourceUnreadable`."""
+        with coded("JPEG"):
+            size = measure_file(file)
+            frame = _read_frame(file, size)
+            plane = Plane(
+                "", (frame.components, *frame.yx), "uint8" if frame.bits == 8 else "uint16"
+            )
+            check_size(
+                plane.nbytes * (_PROGRESSIVE_FACTOR if frame.progressive else 1), max_decoded_bytes
+            )
+            # The whole file is read to decode it, so it is held to the limit as well.
+            check_size(size, max_decoded_bytes + _SPARE_BYTES)
+            return JpegSource(file, plane, size)
+
+
+reader = JpegReader()
+
+
+def parse_frame(content: bytes) -> Frame:
+    """Return the frame header of a JPEG in memory, such as a strip or tile of a TIFF.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``truncated``, ``corrupt`` or ``unsupported``.
+    """
+    offset = 2 if content[:2] == b"\xff\xd8" else 0
+    for _ in range(_MAX_SEGMENTS):
+        code, offset, length = _next_segment(content, offset)
+        if code in _SOF_DECODED:
+            return _parse_sof(code, content[offset : offset + length - 2])
+        _refuse(code)
+        offset += length - 2
+    raise SourceUnreadable("corrupt", "too many segments before the frame header")
+
+
+def check_scans(content: bytes) -> None:
+    """Follow the markers of a whole JPEG up to its end marker; what comes after is ignored.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``truncated`` if the end marker is missing, ``corrupt`` if the markers make no sense.
+    """
+    offset, scans = 2, 0
+    while True:
+        code, offset, length = _next_segment(content, offset)
+        if code == _EOI:
+            if scans == 0:
+                raise SourceUnreadable("corrupt", "the end marker comes before any scan")
+            return
+        offset += max(length - 2, 0)
+        if code == _SOS:
+            scans += 1
+            if scans > _MAX_SCANS:
+                raise SourceUnreadable("unsupported", f"more than {_MAX_SCANS} scans")
+            found = _MARKER_IN_SCAN.search(content, offset)
+            if found is None:
+                raise SourceUnreadable("truncated", "the end marker (EOI) is missing")
+            offset = found.start()
+
+
+def _next_segment(content: bytes, offset: int) -> tuple[int, int, int]:
+    """Return (marker code, offset after its length field, length or 0 where it has none)."""
+    start = offset
+    while offset < len(content) and content[offset] == 0xFF:
+        offset += 1  # fill bytes may precede a marker
+    if offset >= len(content):
+        raise SourceUnreadable("truncated", "the file ends where a marker is due")
+    code = content[offset]
+    if offset == start or code < 0xC0:
+        if code == 0x01 and offset > start:
+            return code, offset + 1, 0
+        raise SourceUnreadable("corrupt", f"no marker at offset {start}")
+    offset += 1
+    if code == _EOI or code in _ALONE:
+        return code, offset, 0
+    if offset + 2 > len(content):
+        raise SourceUnreadable("truncated", f"the segment at offset {start} is cut")
+    (length,) = struct.unpack_from(">H", content, offset)
+    if length < 2:
+        raise SourceUnreadable("corrupt", f"the segment at offset {start} has no length")
+    if offset + length > len(content):
+        raise SourceUnreadable("truncated", f"the segment at offset {start} is cut")
+    return code, offset + 2, length
+
+
+def _read_frame(file: BinaryIO, size: int) -> Frame:
+    head = read_at(file, 0, min(size, _HEADER_BYTES))
+    if not head.startswith(b"\xff\xd8\xff"):
+        raise SourceUnreadable("not_an_image", "the JPEG start marker is missing")
+    offset = 2
+    for _ in range(_MAX_SEGMENTS):
+        # Metadata may fill megabytes; only their lengths are read.
+        window = head[offset:] if offset + 64 <= len(head) else b""
+        if not window:
+            window = read_at(file, offset, min(64, size - offset)) if offset < size else b""
+        code, length, skip = _peek_segment(window)
+        if code in _SOF_DECODED:
+            return _parse_sof(code, window[skip + 2 : skip + length])
+        _refuse(code)
+        offset += skip + length
+    raise SourceUnreadable("corrupt", "too many segments before the frame header")
+
+
+def _peek_segment(window: bytes) -> tuple[int, int, int]:
+    """Return (marker code, length, bytes of marker and fill) without needing the whole segment."""
+    skip = 0
+    while skip < len(window) and window[skip] == 0xFF:
+        skip += 1
+    if skip + 3 > len(window):
+        raise SourceUnreadable("truncated", "the file ends within its header")
+    if skip == 0 or window[skip] < 0xC0:
+        raise SourceUnreadable("corrupt", "a marker is due in the header, but is not there")
+    code = window[skip]
+    if code in _ALONE:
+        return code, 0, skip + 1
+    (length,) = struct.unpack_from(">H", window, skip + 1)
+    if length < 2:
+        raise SourceUnreadable("corrupt", "a segment of the header has no length")
+    return code, length, skip + 1
+
+
+def _refuse(code: int) -> None:
+    if code in _SOF_OTHER:
+        raise SourceUnreadable("unsupported", "a lossless or hierarchical JPEG")
+    if code in (_EOI, _SOS):
+        raise SourceUnreadable("corrupt", "no frame header comes before the pixels")
+
+
+def _parse_sof(code: int, data: bytes) -> Frame:
+    if len(data) < 6:
+        raise SourceUnreadable("truncated", "the frame header is cut")
+    bits, y, x, components = struct.unpack_from(">BHHB", data)
+    if x == 0 or y == 0:
+        raise SourceUnreadable("unsupported", "the frame header leaves a side open (DNL)")
+    if components not in (1, 3):
+        raise SourceUnreadable("unsupported", f"{components} components; CMYK is not converted")
+    if bits not in (8, 12):
+        raise SourceUnreadable("unsupported", f"{bits} bits a sample")
+    return Frame((y, x), components, bits, code in _PROGRESSIVE)
