@@ -1,0 +1,395 @@
+"""Circles in a plane: how many, where and how large.
+
+Edge points (`gradient`) vote for centres (`votes`); at each peak a circle is fitted (`fit`); of
+those with enough of their circumference on edges, the better ones take edges away from the others
+(`competition`). Every decision looks at a bounded neighbourhood and at numbers anchored at the
+image's origin, so that a tile with its halo gives the same circles as the whole image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ParameterError
+from engine.kernels import competition, gradient, votes
+from engine.kernels.fit import GATHERED_COLUMNS, MOST_BINS
+from engine.kernels.noise import noise_sd as estimate_noise_sd
+from engine.kernels.planes import as_plane
+from engine.kernels.workspace import Workspace, thread_workspace
+
+Polarity = Literal["bright", "dark", "any"]
+
+SIGNS: dict[str, tuple[int, ...]] = {"bright": (1,), "dark": (-1,), "any": (1, -1)}
+
+DEFAULT_SUPPORT = 0.2
+"""Of a disc with 30 % of its edge visible this much remains: at each end of a visible arc the
+smoothing mixes it with the edge that hides the rest."""
+
+_LARGEST_SIGMA_PX = 2.0
+_SMALLEST_SIGMA_PX = 0.8
+_RADII_PER_SIGMA = 4.0
+"""Smoothing: 2 px serve a contrast of 1.3 times the noise, the worst asked for (signal-to-noise
+ratio 4.7 an edge point); discs below a radius of 8 px would be smoothed away by it."""
+
+_THRESHOLD_SD = 4.0
+"""An edge's gradient in standard deviations of the gradient's noise: chance exceeds it in
+exp(-8) = 0.03 % of the pixels."""
+
+_QUANTUM_SD = 1.5
+"""Least noise assumed for integers, grey levels: the contour lines of a smooth shade, one grey
+level high, then stay below the threshold, and steps of 2 grey levels above it."""
+
+_ROUNDING = 1e-5
+"""Gradients below this share of the value are float32 rounding, not edges."""
+
+_BLUR_VARIANCE_PX2 = 0.6
+"""Optical blur assumed when the radius is corrected for smoothing, square pixels (a pixel's own
+width, 1/12, and an optical spread of 0.7 px)."""
+
+_VOTES_A_POINT = 2.5
+_VOTE_SHARE = 0.5
+"""A point casts about 2.5 votes into a window of 3 x 3 cells; half of those that the least support
+promises must be there, as directions are uncertain."""
+
+_LEAST_EVIDENCE = 25.0
+"""Least log-likelihood ratio of the arcs found against chance (binomial, nats). Edge points in
+noise come in short chains, which doubles what chance reaches; the weakest circle of the accuracy
+contract has over 70."""
+
+_MOST_TURNING = 0.5
+"""See `fit.turning_error`: circles that touch another one of up to twice their size are left to the
+competition, the rest is rejected here."""
+
+_ROUNDS = 2
+_REACH_SHARE = 0.6
+"""Circles of one polarity share arcs if their radii differ by less than half of the larger one
+(`_MOST_TURNING`), so their centres are less than about 0.6 largest radii apart."""
+
+
+def halo_px(radius_px: tuple[float, float]) -> int:
+    """Return how much context a tile needs on each side for its circles to be those of the image.
+
+    Parameters
+    ----------
+    radius_px
+        Range of radii as given to `detect_circles`, pixels.
+
+    Returns
+    -------
+    Pixels: the farthest that anything looks that has a say in a circle, from the circle's centre.
+
+    Raises
+    ------
+    ParameterError
+        If the range is empty or not positive.
+
+    Examples
+    --------
+    >>> halo_px((15, 65))
+    224
+    """
+    low, high = _check_radii(radius_px)
+    smoothing = gradient.make_smoothing(_sigma(low))
+    own = 0.0
+    for band in votes.make_bands(low, high):
+        # From a final centre to its cell, and on to what that cell's peak depends on.
+        walk = (competition.WALK_CELLS + 1.5) * band.cell_px
+        peak = band.high_px + 5.0 * band.cell_px
+        fit = band.high_px + competition.GATHER_CELLS * band.cell_px + 3.0
+        own = max(own, walk + max(peak, fit))
+    return math.ceil(own + smoothing.reach_px + gradient.FILL_PX + _ROUNDS * _reach(high)) + 1
+
+
+def detect_circles(
+    plane: NDArray[Any],
+    *,
+    radius_px: tuple[float, float],
+    noise_sd: float | None = None,
+    polarity: Polarity = "any",
+    min_support: float = DEFAULT_SUPPORT,
+    origin: tuple[int, int] = (0, 0),
+) -> NDArray[np.float64]:
+    """Find all circles whose centre lies in a plane; the same pixels always give the same rows.
+
+    Parameters
+    ----------
+    plane
+        Grey values (y, x): bool, any integers or floats. Values that are not finite (or beyond
+        1e18) are filled from their neighbours within 4 px.
+    radius_px
+        Smallest and largest radius, pixels. A disc at an end of the range may be reported up to
+        0.5 px outside it.
+    noise_sd
+        Standard deviation of the image's noise, grey levels, as from `noise.noise_sd`; estimated if
+        not given. For a crop, pass that of the whole image.
+    polarity
+        "bright" circles are brighter inside than outside; "dark" ones darker; "any" finds both.
+    min_support
+        Least share of the visible circumference that must show an edge, over 0 and up to 1.
+    origin
+        Position (y, x) in its image of the crop's first pixel, pixels. See `halo_px`.
+
+    Returns
+    -------
+    Array (n, 4) float64, sorted by y, then x: centre y and x in the image (pixel centres at whole
+    numbers, ``origin`` added) and radius, pixels; support, the share of the circumference inside
+    the image that shows an edge.
+
+    Raises
+    ------
+    ParameterError
+        If the plane is not two-dimensional or not real, or another parameter is out of range.
+
+    Notes
+    -----
+    Edges by Canny (1986), votes along gradients as by Kimme, Ballard and Sklansky (1975), geometric
+    fit as by Gander, Golub and Strebel (1994); see the modules. The gradient of a disc smoothed
+    with variance v peaks v / (2 r) inside its edge, which is added to the radius.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:64, :96]
+    >>> plane = np.where((y - 30) ** 2 + (x - 50) ** 2 <= 12**2, 200, 50).astype(np.uint8)
+    >>> detect_circles(plane, radius_px=(8, 20)).round(1)
+    array([[30. , 50. , 11.9,  1. ]])
+    """
+    image = as_plane(plane)
+    low, high = _check_radii(radius_px)
+    if polarity not in SIGNS:
+        raise ParameterError("polarity", polarity, "one of 'bright', 'dark', 'any'")
+    if not 0.0 < min_support <= 1.0:
+        raise ParameterError("min_support", min_support, "over 0 and up to 1")
+    if noise_sd is None:
+        noise_sd = estimate_noise_sd(image)
+    elif not (noise_sd >= 0.0 and math.isfinite(noise_sd)):
+        raise ParameterError("noise_sd", noise_sd, "a finite number, 0 or more")
+    if min(origin) < 0:
+        raise ParameterError("origin", origin, "two whole numbers, 0 or more")
+    if min(image.shape) < 3:
+        return np.empty((0, 4))
+    work = thread_workspace()
+    smoothing = gradient.make_smoothing(_sigma(low))
+    edges = _find_edges(image, noise_sd, smoothing, work)
+    room = _FIRST_ROOM
+    while True:
+        found = _fit_and_select(
+            edges,
+            image.shape,
+            (low, high),
+            smoothing,
+            SIGNS[polarity],
+            min_support,
+            origin,
+            room,
+            work,
+        )
+        if found is not None:
+            work.shrink()
+            return found
+        room *= 4
+
+
+_FIRST_ROOM = 1 << 17
+"""Edge points of all candidates together, to begin with: a few hundred circles."""
+
+_Edges = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], int]
+
+
+def _find_edges(
+    image: NDArray[Any], noise_sd: float, smoothing: gradient.Smoothing, work: Workspace
+) -> _Edges:
+    """Return edge points, their values, where rows begin, and how many there are."""
+    height, width = image.shape
+    is_float = image.dtype.kind == "f"
+    # Powers of two keep every bit; squares of very small or large noise leave float32 otherwise.
+    exponent = round(math.log2(noise_sd)) if is_float and noise_sd > 0.0 else 0
+    scale = math.ldexp(1.0, -exponent)
+    least_sd = _QUANTUM_SD if image.dtype.kind in "ui" else 0.0
+    noise = max(noise_sd * scale, least_sd) * smoothing.noise_gain
+    plane = work.take("plane", (height, width), np.float32)
+    smoothed = work.take("smoothed", (height, width), np.float32)
+    bad = work.take("bad", (height, width), np.uint8)
+    row = work.take("row", (width + 2 * smoothing.taps.size,), np.float32)
+    if gradient.convert(image, np.float32(scale), plane, bad) > 0:
+        gradient.fill_bad(plane, bad, gradient.FILL_PX)
+    gradient.smooth(plane, smoothing.taps, row, smoothed)
+    steepness = plane
+    gradient.magnitude(smoothed, steepness)
+    starts = work.take("starts", (height, -(-width // gradient.COLUMN_BLOCK) + 1), np.int32)
+    room = height * width // 8 + 1024
+    while True:
+        pixel = work.take("pixel", (room, 2), np.int32)
+        value = work.take("value", (room, 5), np.float32)
+        count = gradient.find_edges(
+            smoothed,
+            steepness,
+            np.float32(_THRESHOLD_SD * noise),
+            np.float32(_ROUNDING),
+            # Without noise every edge is certain.
+            np.float32(max(noise, 1e-30)),
+            np.int64(round(2.0 * math.sqrt(smoothing.variance_px2))),
+            pixel,
+            value,
+            starts,
+        )
+        if count <= room:
+            return pixel, value, starts, count
+        room = count
+
+
+def _fit_and_select(
+    edges: _Edges,
+    shape: tuple[int, int],
+    radius_px: tuple[float, float],
+    smoothing: gradient.Smoothing,
+    signs: tuple[int, ...],
+    min_support: float,
+    origin: tuple[int, int],
+    room: int,
+    work: Workspace,
+) -> NDArray[np.float64] | None:
+    """Return the circles, or None if there is not room for all candidates' points."""
+    pixel, value, starts, count = edges
+    height, width = shape
+    low, high = radius_px
+    table = work.take("table", (room // 16, competition.CANDIDATE_COLUMNS), np.float64)
+    numbers = work.take("numbers", (room // 16, competition.CANDIDATE_INTEGERS), np.int64)
+    members = work.take("members", (room,), np.int64)
+    member_bins = work.take("member_bins", (room,), np.int64)
+    points = work.take("points", (count, GATHERED_COLUMNS), np.float64)
+    index = work.take("index", (count,), np.int64)
+    sums = work.take("sums", (MOST_BINS, 2), np.float64)
+    filled = np.zeros(2, np.int64)
+    variance = smoothing.variance_px2 + _BLUR_VARIANCE_PX2
+    for band in votes.make_bands(low, high):
+        cell = band.cell_px
+        phase_y, phase_x = origin[0] % cell, origin[1] % cell
+        cells = votes.accumulator_shape(shape, origin, band)
+        accumulator = work.take("accumulator", cells, np.int32)
+        windows = work.take("windows", cells, np.int32)
+        line = work.take("line", (cells[1],), np.int32)
+        # Of two neighbouring cells at most one is a peak, in each axis.
+        most_peaks = (cells[0] // 2 + 1) * (cells[1] // 2 + 1)
+        anchors = work.take("anchors", (most_peaks, 3), np.int64)
+        shifts = work.take("shifts", (most_peaks, 2), np.float64)
+        histogram = work.take("histogram", (math.ceil(high) + 3 * cell + 16,), np.float64)
+        # One vote more on each side: a circle at the band's end has all of its votes in it.
+        steps = math.ceil((band.high_px - band.low_px) / cell) + 2
+        first = band.low_px - 0.5 * cell
+        promised = min_support * 2.0 * math.pi * band.low_px * _VOTES_A_POINT
+        least = max(4, int(_VOTE_SHARE * promised))
+        for sign in signs:
+            votes.cast_votes(
+                pixel,
+                value,
+                count,
+                sign,
+                first,
+                band.cell_log2,
+                steps,
+                phase_y,
+                phase_x,
+                accumulator,
+            )
+            votes.sum_windows(accumulator, line, windows)
+            peaks = votes.find_peaks(
+                accumulator,
+                windows,
+                least,
+                band.cell_log2,
+                phase_y,
+                phase_x,
+                height,
+                width,
+                band.high_px,
+                anchors,
+                shifts,
+            )
+            competition.fit_peaks(
+                pixel,
+                value,
+                starts,
+                height,
+                width,
+                sign,
+                anchors,
+                shifts,
+                peaks,
+                band.low_px,
+                band.high_px,
+                cell,
+                low,
+                high,
+                math.sqrt(smoothing.variance_px2),
+                variance,
+                min_support,
+                _LEAST_EVIDENCE,
+                _MOST_TURNING,
+                COSINES,
+                points,
+                index,
+                histogram,
+                sums,
+                table,
+                numbers,
+                members,
+                member_bins,
+                filled,
+            )
+    candidates = int(filled[0])
+    if candidates > table.shape[0] or filled[1] > room:
+        return None
+    table, numbers = table[:candidates], numbers[:candidates]
+    ys = numbers[:, competition.I_ANCHOR_Y] + table[:, competition.C_Y]
+    competition.compete(
+        table,
+        numbers,
+        np.argsort(ys, kind="stable"),
+        members,
+        member_bins,
+        min_support,
+        _reach(high),
+        _ROUNDS,
+        work.take("owner", (count,), np.int64),
+        work.take("seen", (MOST_BINS,), np.int64),
+        work.take("verdict", (candidates,), np.int64),
+    )
+    alive = numbers[:, competition.I_ALIVE] == 1
+    circles = np.empty((int(alive.sum()), 4))
+    circles[:, 0] = (numbers[alive, competition.I_ANCHOR_Y] + origin[0]) + table[
+        alive, competition.C_Y
+    ]
+    circles[:, 1] = (numbers[alive, competition.I_ANCHOR_X] + origin[1]) + table[
+        alive, competition.C_X
+    ]
+    circles[:, 2] = table[alive, competition.C_CORRECTED]
+    circles[:, 3] = table[alive, competition.C_SUPPORT]
+    return circles[np.lexsort((circles[:, 2], circles[:, 1], circles[:, 0]))]
+
+
+COSINES: NDArray[np.float64] = np.cos(np.arange(4 * MOST_BINS) * (2.0 * np.pi / (4 * MOST_BINS)))
+"""One turn in steps of a quarter of the finest arc."""
+
+
+def _sigma(low_px: float) -> float:
+    return min(_LARGEST_SIGMA_PX, max(_SMALLEST_SIGMA_PX, low_px / _RADII_PER_SIGMA))
+
+
+def _reach(high_px: float) -> float:
+    return _REACH_SHARE * high_px
+
+
+def _check_radii(radius_px: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in radius_px)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not 1.0 <= low <= high < math.inf:
+        raise ParameterError(
+            "radius_px", radius_px, "two numbers of pixels, (smallest, largest), from 1 upwards"
+        )
+    return low, high

@@ -1,0 +1,59 @@
+"""One grey plane of a colour image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ParameterError
+
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+"""Red, green, blue: ITU-R BT.601-7, section 2.5.1. They apply to values as stored
+(gamma-corrected), which is what files hold."""
+
+
+def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the luma of RGB or RGBA pixels, and a single channel as it is.
+
+    Parameters
+    ----------
+    pixels
+        Array (c, y, x): 1 channel, 3 (red, green, blue) or 4 (and alpha, which is ignored); bool,
+        integers or floats.
+
+    Returns
+    -------
+    Array (y, x) of the same type; integers are rounded to the nearest (a half upwards), bool by
+    the same rule.
+
+    Raises
+    ------
+    ParameterError
+        If there are 2 or more than 4 channels: then it takes a choice of one.
+
+    Notes
+    -----
+    Weights 0.299, 0.587, 0.114: ITU-R BT.601-7, section 2.5.1.
+
+    Examples
+    --------
+    >>> int(luminance(np.full((3, 1, 1), 200, np.uint8))[0, 0])
+    200
+    """
+    array = np.asarray(pixels)
+    if array.ndim != 3:
+        raise ParameterError("pixels", f"of shape {array.shape}", "of axes (c, y, x)")
+    channels = array.shape[0]
+    if channels == 1:
+        return array[0]
+    if channels not in (3, 4):
+        raise ParameterError(
+            "channel", f"not given for {channels} channels", "one of them (1, 3 or 4 need none)"
+        )
+    red, green, blue = (float(weight) for weight in LUMA_WEIGHTS)
+    grey = red * array[0] + green * array[1] + blue * array[2]
+    if array.dtype.kind in "buif" and array.dtype.kind != "f":
+        return np.floor(grey + 0.5).astype(array.dtype)
+    return grey.astype(array.dtype, copy=False)

@@ -1,0 +1,353 @@
+"""A circle through the edge points around a rough centre, and how much of it they support.
+
+The radius starts at the mode of the points' distances; centre and radius are then refined by a
+geometric least-squares fit (Gauss-Newton on distances: W. Gander, G. H. Golub, R. Strebel,
+"Least-squares fitting of circles and ellipses", BIT 34 (1994)) with Tukey's biweight, whose width
+shrinks, so that other edges lose their say.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.kernels._jit import compiled
+
+# Columns of the gathered points.
+Y, X, UY, UX, WEIGHT, REACH, SINE = 0, 1, 2, 3, 4, 5, 6
+GATHERED_COLUMNS = 7
+
+MOST_BINS = 1024
+"""Arcs of the largest circles; beyond a radius of 512 px arcs become longer."""
+
+
+@compiled
+def box_px(farthest):  # type: ignore[no-untyped-def]
+    """Return how far from its anchor a gathered point can be in either axis, pixels."""
+    return int(np.ceil(farthest)) + 2
+
+
+@compiled
+def gather(
+    pixel,
+    value,
+    starts,
+    sign,
+    anchor_y,
+    anchor_x,
+    shift_y,
+    shift_x,
+    nearest,
+    farthest,
+    spread,
+    points,
+    index,
+):  # type: ignore[no-untyped-def]
+    """Collect the edge points in an annulus around a rough centre that may belong to a circle.
+
+    Parameters
+    ----------
+    pixel, value, starts
+        Edge points, see `gradient.find_edges`.
+    sign
+        +1: the gradient points to the centre (bright circles); -1: away from it.
+    anchor_y, anchor_x, shift_y, shift_x
+        The rough centre: a pixel, and the distance from it, pixels.
+    nearest, farthest
+        Radii of the annulus, pixels.
+    spread
+        Standard deviation of a point across an edge at signal-to-noise ratio 1, pixels.
+    points
+        (n, 7) float64, written: y, x from the anchor; unit direction to the centre; weight; allowed
+        distance from the circle, pixels; allowed sine between direction and radius.
+    index
+        (n,) int64, written: number of the edge point.
+
+    Returns
+    -------
+    The number of points, which are in raster order, and that of all edge points in the box of
+    `box_px` around the anchor.
+    """
+    height = starts.shape[0]
+    blocks = starts.shape[1] - 1
+    box = box_px(farthest)
+    first_row = max(0, anchor_y - box)
+    last_row = min(height - 1, anchor_y + box)
+    first_block = max(0, (anchor_x - box) >> 6)
+    last_block = min(blocks - 1, (anchor_x + box) >> 6)
+    low = nearest * nearest
+    high = farthest * farthest
+    room = index.size
+    count = 0
+    nearby = 0
+    for row in range(first_row, last_row + 1):
+        for i in range(starts[row, first_block], starts[row, last_block + 1]):
+            y = (np.int64(pixel[i, 0]) - anchor_y) + np.float64(value[i, 0])
+            x = (np.int64(pixel[i, 1]) - anchor_x) + np.float64(value[i, 1])
+            if abs(np.int64(pixel[i, 1]) - anchor_x) > box:
+                continue
+            nearby += 1
+            dy = shift_y - y
+            dx = shift_x - x
+            square = dy * dy + dx * dx
+            if square < low or square > high:
+                continue
+            uy = sign * np.float64(value[i, 2])
+            ux = sign * np.float64(value[i, 3])
+            along = uy * dy + ux * dx
+            # Within 45 degrees: the rough centre may be off by a quarter of the radius.
+            if along <= 0.0 or along * along < 0.5 * square:
+                continue
+            if count >= room:
+                continue
+            ratio = np.float64(value[i, 4])
+            error = spread / ratio
+            points[count, 0] = y
+            points[count, 1] = x
+            points[count, 2] = uy
+            points[count, 3] = ux
+            # Inverse variance; 0.25 px is what remains without noise (pixel grid, curvature).
+            points[count, 4] = 1.0 / (0.0625 + error * error)
+            points[count, 5] = min(2.5, 0.8 + 2.0 * error)
+            # A component's noise over the magnitude is the direction's error, radians.
+            points[count, 6] = min(0.7, 0.2 + 2.5 / ratio)
+            index[count] = i
+            count += 1
+    return count, nearby
+
+
+@compiled
+def rough_radius(points, count, shift_y, shift_x, low, high, blur, histogram):  # type: ignore[no-untyped-def]
+    """Return the radius, and its share of the circumference, at which most points lie.
+
+    ``histogram`` is a buffer of float64, one bin a pixel; ``blur`` the half width in pixels of the
+    triangle by which it is smoothed, about the error of the rough centre.
+    """
+    bins = int(high) + blur + 3
+    for b in range(bins):
+        histogram[b] = 0.0
+    for i in range(count):
+        dy = points[i, 0] - shift_y
+        dx = points[i, 1] - shift_x
+        b = int(np.sqrt(dy * dy + dx * dx) + 0.5)
+        if b < bins:
+            histogram[b] += 1.0
+    best = 0.0
+    radius = 0.0
+    for b in range(max(1, int(low)), int(high) + 2):
+        total = 0.0
+        moment = 0.0
+        for k in range(-blur, blur + 1):
+            if 0 <= b + k < bins:
+                part = (blur + 1 - abs(k)) * histogram[b + k]
+                total += part
+                moment += k * part
+        if total > best * b:
+            best = total / b
+            radius = b + moment / total
+    return radius, best / (blur + 1) / (2.0 * np.pi)
+
+
+@compiled
+def refine(points, count, y, x, radius, width, rounds):  # type: ignore[no-untyped-def]
+    """Fit a circle to gathered points; return (y, x, radius).
+
+    ``width`` is the first half width of the biweight, pixels; it shrinks to 1.5 px, but never below
+    a point's own allowance. A radius of 0 means that the points do not determine a circle.
+    """
+    for _ in range(rounds):
+        w = 0.0
+        wy = 0.0
+        wx = 0.0
+        wyy = 0.0
+        wxx = 0.0
+        wyx = 0.0
+        wr = 0.0
+        wyr = 0.0
+        wxr = 0.0
+        for i in range(count):
+            dy = points[i, 0] - y
+            dx = points[i, 1] - x
+            distance = np.sqrt(dy * dy + dx * dx)
+            residual = distance - radius
+            allowed = max(width, points[i, 5])
+            if abs(residual) >= allowed or distance < 1e-9:
+                continue
+            ny = dy / distance
+            nx = dx / distance
+            if abs(ny * points[i, 3] - nx * points[i, 2]) > points[i, 6] + width * 0.04:
+                continue
+            share = residual / allowed
+            weight = 1.0 - share * share
+            weight *= weight * points[i, 4]
+            w += weight
+            wy += weight * ny
+            wx += weight * nx
+            wyy += weight * ny * ny
+            wxx += weight * nx * nx
+            wyx += weight * ny * nx
+            wr += weight * residual
+            wyr += weight * ny * residual
+            wxr += weight * nx * residual
+        if w <= 0.0:
+            return y, x, 0.0
+        # Eliminate the radius, then solve 2 x 2 for the centre.
+        ayy = wyy - wy * wy / w
+        axx = wxx - wx * wx / w
+        ayx = wyx - wy * wx / w
+        by = wyr - wy * wr / w
+        bx = wxr - wx * wr / w
+        determinant = ayy * axx - ayx * ayx
+        # An arc so short that the centre is free to move along its axis.
+        if determinant <= 1e-6 * w * w:
+            return y, x, 0.0
+        my = (by * axx - bx * ayx) / determinant
+        mx = (bx * ayy - by * ayx) / determinant
+        length = np.sqrt(my * my + mx * mx)
+        if length > width:
+            my *= width / length
+            mx *= width / length
+        y += my
+        x += mx
+        radius += (wr - my * wy - mx * wx) / w
+        width = max(1.5, width * 0.6)
+        if radius <= 0.5:
+            return y, x, 0.0
+    return y, x, radius
+
+
+@compiled
+def pseudo_turn(y, x):  # type: ignore[no-untyped-def]
+    """Return the direction of (y, x) as a share of a full turn, [0, 1), within 0.0003.
+
+    A polynomial instead of arctan2, whose last bits differ between machines.
+    """
+    ay = abs(y)
+    ax = abs(x)
+    t = min(ay, ax) / max(ay, ax, 1e-300)
+    # arctan(t) on [0, 1] with an error below 0.0015 rad (S. Rajan et al., IEEE Signal Processing
+    # Magazine 23 (2006), "Efficient approximations for the arctangent function").
+    angle = t * (0.7853981633974483 + 0.273 * (1.0 - t))
+    if ay > ax:
+        angle = 1.5707963267948966 - angle
+    if x < 0.0:
+        angle = 3.141592653589793 - angle
+    if y < 0.0:
+        angle = 6.283185307179586 - angle
+    turn = angle * 0.15915494309189535
+    return turn if turn < 1.0 else 0.0
+
+
+@compiled
+def count_bins(radius):  # type: ignore[no-untyped-def]
+    """Return into how many arcs a circle is cut for its support: each 1.6 to 3.2 px long.
+
+    Edge points lie at most 1.42 px apart, so that a complete edge leaves no arc empty.
+    """
+    bins = 8
+    while bins < 2.0 * radius and bins < MOST_BINS:
+        bins *= 2
+    return bins
+
+
+@compiled
+def collect_support(points, index, count, y, x, radius, bins, sums, members, member_bins):  # type: ignore[no-untyped-def]
+    """List the points that lie on a circle and face its centre, and sum them up by arc.
+
+    Parameters
+    ----------
+    points, index, count
+        See `gather`.
+    y, x, radius
+        The circle, pixels from the anchor.
+    bins
+        Number of arcs into which it is cut.
+    sums
+        (bins or more, 2) float64, written: points of an arc, and the sum of their directions'
+        deviations from the radius, sines.
+    members, member_bins
+        (n,) int64, written: number of the edge point, and its arc.
+
+    Returns
+    -------
+    The number of members, and the root of their mean squared distance from the circle, pixels.
+    """
+    for b in range(bins):
+        sums[b, 0] = 0.0
+        sums[b, 1] = 0.0
+    found = 0
+    squares = 0.0
+    for i in range(count):
+        dy = points[i, 0] - y
+        dx = points[i, 1] - x
+        distance = np.sqrt(dy * dy + dx * dx)
+        residual = abs(distance - radius)
+        if residual > points[i, 5] or distance < 1e-9:
+            continue
+        cross = (dy * points[i, 3] - dx * points[i, 2]) / distance
+        along = dy * points[i, 2] + dx * points[i, 3]
+        if abs(cross) > points[i, 6] or along > 0.0:
+            continue
+        b = int(pseudo_turn(dy, dx) * bins)
+        sums[b, 0] += 1.0
+        sums[b, 1] += cross
+        members[found] = index[i]
+        member_bins[found] = b
+        found += 1
+        squares += residual * residual
+    return found, np.sqrt(squares / max(found, 1))
+
+
+@compiled
+def turning_error(sums, bins):  # type: ignore[no-untyped-def]
+    """Return how far the edge's normals fail to turn with the radius, rad per rad.
+
+    It is 0 on a circle's own edge, and 1 + r / q where another circle of radius q touches one of
+    radius r from outside (1 - r / q from inside): arcs that are merely touched tell themselves
+    apart, whoever they belong to. Regression of the deviation against the angle, pooled over runs
+    of arcs without gaps.
+    """
+    angle = 2.0 * np.pi / bins
+    upper = 0.0
+    lower = 0.0
+    n = 0.0
+    t = 0.0
+    e = 0.0
+    tt = 0.0
+    te = 0.0
+    for b in range(bins + 1):
+        if b < bins and sums[b, 0] > 0.0:
+            m = sums[b, 0]
+            n += m
+            t += m * b
+            tt += m * b * b
+            e += sums[b, 1]
+            te += sums[b, 1] * b
+        elif n > 0.0:
+            upper += te - t * e / n
+            lower += tt - t * t / n
+            n = 0.0
+            t = 0.0
+            e = 0.0
+            tt = 0.0
+            te = 0.0
+    return upper / (lower * angle) if lower > 0.0 else 0.0
+
+
+@compiled
+def visible_bins(y, x, radius, bins, cosines, top, left, bottom, right):  # type: ignore[no-untyped-def]
+    """Count the arcs of a circle whose middle lies in a box.
+
+    ``cosines`` holds cos(2 pi i / n) for one full turn, n a multiple of ``4 * bins``.
+    """
+    if y - radius >= top and x - radius >= left and y + radius <= bottom and x + radius <= right:
+        return bins
+    n = cosines.size
+    stride = n // bins
+    count = 0
+    for b in range(bins):
+        i = b * stride + stride // 2
+        py = y + radius * cosines[(i + n - n // 4) % n]
+        px = x + radius * cosines[i]
+        if top <= py <= bottom and left <= px <= right:
+            count += 1
+    return count

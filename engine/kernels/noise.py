@@ -1,0 +1,165 @@
+"""The noise of a plane, from second differences in small windows.
+
+The operator is that of J. Immerkær, "Fast noise variance estimation", Computer Vision and Image
+Understanding 64 (1996), on sums of 2 x 2 pixels: noise that neighbouring pixels share (demosaicing,
+JPEG, interpolation) then shows with the strength it has at the scale of edges.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.kernels._jit import compiled
+from engine.kernels.planes import as_plane
+
+WINDOW_PX = 64
+"""Side of a window, pixels. Blocks that begin at multiples of it give the windows of the whole."""
+
+STEP_PX = 8
+PARTIAL_STEP_PX = 2
+"""Distance of samples in whole windows, where 64 samples are enough for 10 %, and in the partial
+ones at an image's edge, which may be all there is of a small image."""
+
+FOOTPRINT_PX = 6
+"""A sample covers 3 x 3 sums of 2 x 2 pixels."""
+
+LEAST_SAMPLES = 16
+"""Windows with fewer samples tell nothing."""
+
+SAMPLE_TO_SD = 1.0 / (0.6744897501960817 * 12.0)
+"""Median of the absolute value of a normal variable over its standard deviation; and that of a
+sample in white noise of standard deviation 1: 6 of the operator, times 2 of a sum of 4 pixels."""
+
+_LEAST_NOISY_SHARE = 0.1
+"""If fewer windows than this show any noise, they hold edges of an image that has none."""
+
+
+@compiled
+def measure_windows(plane, samples, out):  # type: ignore[no-untyped-def]
+    """Write each window's noise to ``out`` (rows, columns), NaN where there are too few samples.
+
+    ``samples`` is a buffer of float64, one for each sample of a window.
+    """
+    height, width = plane.shape
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            top = row * WINDOW_PX
+            left = column * WINDOW_PX
+            bottom = min(top + WINDOW_PX, height)
+            right = min(left + WINDOW_PX, width)
+            whole = bottom - top == WINDOW_PX and right - left == WINDOW_PX
+            step = STEP_PX if whole else PARTIAL_STEP_PX
+            count = 0
+            for y in range(top, bottom - FOOTPRINT_PX + 1, step):
+                for x in range(left, right - FOOTPRINT_PX + 1, step):
+                    value = 0.0
+                    for j in range(3):
+                        for i in range(3):
+                            v = y + 2 * j
+                            u = x + 2 * i
+                            total = (np.float64(plane[v, u]) + np.float64(plane[v, u + 1])) + (
+                                np.float64(plane[v + 1, u]) + np.float64(plane[v + 1, u + 1])
+                            )
+                            # Second difference in both axes: 1, -2, 1.
+                            value += (-2.0 if j == 1 else 1.0) * (-2.0 if i == 1 else 1.0) * total
+                    value = abs(value)
+                    if value < np.inf:
+                        samples[count] = value
+                        count += 1
+            if count < LEAST_SAMPLES:
+                out[row, column] = np.nan
+                continue
+            part = samples[:count]
+            part.sort()
+            median = 0.5 * (part[(count - 1) // 2] + part[count // 2])
+            out[row, column] = median * SAMPLE_TO_SD
+
+
+def estimate_noise_windows(plane: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the noise of each window of 64 x 64 pixels, counted from the plane's first pixel.
+
+    Parameters
+    ----------
+    plane
+        Grey values (y, x); an image, or a block of it that begins at multiples of 64 pixels and
+        ends at one or at the image's end.
+
+    Returns
+    -------
+    Array (ceil(height / 64), ceil(width / 64)) float32: standard deviation, grey levels; NaN for
+    windows with too few usable pixels. A block's windows are those of the whole image.
+
+    Raises
+    ------
+    ParameterError
+        If the plane is not two-dimensional or not real.
+
+    Examples
+    --------
+    >>> estimate_noise_windows(np.zeros((130, 64), np.uint8)).shape
+    (3, 1)
+    """
+    image = as_plane(plane)
+    shape = tuple(-(-size // WINDOW_PX) for size in image.shape)
+    windows: NDArray[np.float32] = np.empty(shape, np.float32)
+    most = ((WINDOW_PX - FOOTPRINT_PX) // PARTIAL_STEP_PX + 1) ** 2
+    measure_windows(image, np.empty(most), windows)
+    return windows
+
+
+def merge_noise(*windows: NDArray[np.float32]) -> float:
+    """Return the noise of an image from its windows, in whatever parts and order they come.
+
+    It is the median of those windows that show noise: blank borders and masked regions do not
+    count.
+
+    Parameters
+    ----------
+    windows
+        Arrays of any shapes from `estimate_noise_windows`, together one image.
+
+    Returns
+    -------
+    Standard deviation, grey levels; 0 if hardly any window shows noise.
+
+    Examples
+    --------
+    >>> merge_noise(np.float32([3, np.nan]), np.float32([[5], [4]]))
+    4.0
+    """
+    values = np.concatenate([np.ravel(part) for part in windows]) if windows else np.empty(0)
+    values = values[np.isfinite(values)]
+    noisy = np.sort(values[values > 0])
+    if noisy.size == 0 or noisy.size < _LEAST_NOISY_SHARE * values.size:
+        return 0.0
+    # The lower of two middle ones: a mean of two could round differently in float32 and float64.
+    return float(noisy[(noisy.size - 1) // 2])
+
+
+def noise_sd(plane: NDArray[Any]) -> float:
+    """Return the standard deviation of a plane's noise, grey levels.
+
+    Parameters
+    ----------
+    plane
+        Grey values (y, x): bool, integers or floats.
+
+    Returns
+    -------
+    The merged noise of its windows; within about 3 % for white noise in 512 x 512 pixels.
+
+    Raises
+    ------
+    ParameterError
+        If the plane is not two-dimensional or not real.
+
+    Examples
+    --------
+    >>> plane = np.random.default_rng(0).normal(100, 5, (256, 256))
+    >>> abs(noise_sd(plane) - 5) < 0.5
+    True
+    """
+    return merge_noise(estimate_noise_windows(plane))

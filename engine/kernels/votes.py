@@ -1,0 +1,233 @@
+"""Votes of edge points for the centres of circles, and the peaks among them.
+
+Every edge point votes along its gradient for all centres whose radius is allowed: D. H. Ballard,
+"Generalizing the Hough transform to detect arbitrary shapes", Pattern Recognition 13 (1981), with
+gradient directions as in C. Kimme, D. Ballard, J. Sklansky, "Finding circles by an array of
+accumulators", CACM 18 (1975). One accumulator per band of radii, with cells in proportion to the
+radius, since an error of direction moves a vote in proportion to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.kernels._jit import compiled
+
+_BAND_RATIO = 1.5
+"""Largest over smallest radius of a band: the cell fits both, and a circle within another one
+lies in a band of its own."""
+
+_CELLS_PER_RADIUS = 6.0
+"""Cells a radius: a window of 3 x 3 cells then spans half a radius, which holds three quarters of
+the votes at the worst direction error that is served (0.2 rad)."""
+
+_SMALLEST_CELL_LOG2 = 1
+_LARGEST_CELL_LOG2 = 5
+
+FRACTION_BITS = 16
+"""Positions of votes are whole numbers of 1 / 65536 px: adding a crop's origin is then exact."""
+
+MARGIN_CELLS = 2
+"""Empty cells around an accumulator, so that windows need no bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Radii from ``low_px`` to ``high_px`` that share an accumulator with cells of 2**cell_log2."""
+
+    low_px: float
+    high_px: float
+    cell_log2: int
+
+    @property
+    def cell_px(self) -> int:
+        """Side of a cell, pixels."""
+        return 1 << self.cell_log2
+
+
+def make_bands(low_px: float, high_px: float) -> tuple[Band, ...]:
+    """Cut a range of radii into bands of equal ratio, each with its cell size.
+
+    Examples
+    --------
+    >>> [(round(band.low_px, 1), band.cell_px) for band in make_bands(8, 43)]
+    [(8.0, 2), (12.2, 2), (18.5, 4), (28.2, 8)]
+    """
+    ratio = high_px / low_px
+    count = max(1, int(np.ceil(np.log(ratio) / np.log(_BAND_RATIO) - 0.25)))
+    bands = []
+    for index in range(count):
+        low = low_px * ratio ** (index / count)
+        high = low_px * ratio ** ((index + 1) / count)
+        middle = float(np.sqrt(low * high))
+        log2 = round(float(np.log2(middle / _CELLS_PER_RADIUS)))
+        bands.append(Band(low, high, min(max(log2, _SMALLEST_CELL_LOG2), _LARGEST_CELL_LOG2)))
+    return tuple(bands)
+
+
+def accumulator_shape(
+    shape: tuple[int, int], origin: tuple[int, int], band: Band
+) -> tuple[int, int]:
+    """Return the size in cells, margins included, for a plane at a position in its image."""
+    cell = band.cell_px
+    rows, columns = (
+        (start % cell + size + cell - 1) // cell + 2 * MARGIN_CELLS
+        for start, size in zip(origin, shape, strict=True)
+    )
+    return rows, columns
+
+
+@compiled
+def cast_votes(pixel, value, count, sign, first, cell_log2, steps, phase_y, phase_x, out):  # type: ignore[no-untyped-def]
+    """Add the votes of all edge points along their gradients to one band's accumulator.
+
+    Parameters
+    ----------
+    pixel, value, count
+        Edge points, see `gradient.find_edges`.
+    sign
+        +1: centres lie up the gradient (bright circles); -1: down.
+    first
+        Radius of the first vote, pixels; the others follow one cell apart.
+    cell_log2, steps
+        Cell size (log2 of pixels) and number of votes a point.
+    phase_y, phase_x
+        Position of the plane's first pixel within its cell of the image's grid, pixels.
+    out
+        (rows, columns) int32, zeroed and written.
+    """
+    rows, columns = out.shape
+    out[:, :] = 0
+    one = np.float32(65536.0)
+    shift = 16 + cell_log2
+    # Half a pixel, since pixel centres lie at whole numbers and cells begin at pixels' edges.
+    half = 32768
+    stride = np.float32(sign) * np.float32(1 << cell_log2) * one
+    start = np.float32(sign) * np.float32(first) * one
+    inner_rows = rows - 4
+    inner_columns = columns - 4
+    for i in range(count):
+        step_y = np.int64(stride * value[i, 2])
+        step_x = np.int64(stride * value[i, 3])
+        # Rounded apart from the pixel, so that the pixel's own number can't change the rounding.
+        y = ((np.int64(pixel[i, 0]) + phase_y) << 16) + half
+        x = ((np.int64(pixel[i, 1]) + phase_x) << 16) + half
+        y += np.int64(value[i, 0] * one) + np.int64(start * value[i, 2])
+        x += np.int64(value[i, 1] * one) + np.int64(start * value[i, 3])
+        for _ in range(steps):
+            row = y >> shift
+            column = x >> shift
+            if 0 <= row < inner_rows and 0 <= column < inner_columns:
+                out[row + 2, column + 2] += 1
+            y += step_y
+            x += step_x
+
+
+@compiled
+def sum_windows(votes, rows_summed, out):  # type: ignore[no-untyped-def]
+    """Write the sum over 3 x 3 cells; ``rows_summed`` is a buffer of one row."""
+    rows, columns = votes.shape
+    out[0] = 0
+    out[rows - 1] = 0
+    for row in range(1, rows - 1):
+        above = votes[row - 1]
+        here = votes[row]
+        below = votes[row + 1]
+        for column in range(columns):
+            rows_summed[column] = above[column] + here[column] + below[column]
+        target = out[row]
+        target[0] = 0
+        target[columns - 1] = 0
+        left = rows_summed[: columns - 2]
+        middle = rows_summed[1 : columns - 1]
+        right = rows_summed[2:]
+        inner = target[1 : columns - 1]
+        for column in range(columns - 2):
+            inner[column] = left[column] + middle[column] + right[column]
+
+
+@compiled
+def find_peaks(
+    votes, sums, least, cell_log2, phase_y, phase_x, height, width, reach, anchors, shifts
+):  # type: ignore[no-untyped-def]
+    """List cells whose window holds the most votes among their neighbours, in raster order.
+
+    Parameters
+    ----------
+    votes, sums
+        (rows, columns) int32: the accumulator and its 3 x 3 sums.
+    least
+        Votes a window needs where the whole circle lies in the plane.
+    cell_log2, phase_y, phase_x
+        As in `cast_votes`.
+    height, width
+        Size of the plane, pixels.
+    reach
+        Radius in pixels, by which the visible share of a circle near the border is estimated.
+    anchors
+        (n, 3) int64, written: y, x of a pixel of the cell, votes.
+    shifts
+        (n, 2) float64, written: from that pixel to the window's centroid, pixels. Apart from the
+        anchor, so that a crop's position can't change their rounding.
+
+    Returns
+    -------
+    The number of peaks; more than fit means that those beyond were dropped.
+    """
+    rows, columns = sums.shape
+    room = anchors.shape[0]
+    count = 0
+    cell = 1 << cell_log2
+    for row in range(1, rows - 1):
+        line = sums[row]
+        above = sums[row - 1]
+        below = sums[row + 1]
+        for column in range(1, columns - 1):
+            here = line[column]
+            # A centre within the plane has at least a quarter of its circle visible.
+            if here * 4 < least:
+                continue
+            if (
+                line[column - 1] >= here
+                or line[column + 1] > here
+                or above[column - 1] >= here
+                or above[column] >= here
+                or above[column + 1] >= here
+                or below[column - 1] > here
+                or below[column] > here
+                or below[column + 1] > here
+            ):
+                continue
+            total = 0
+            moment_y = 0
+            moment_x = 0
+            for j in range(-1, 2):
+                for i in range(-1, 2):
+                    weight = votes[row + j, column + i]
+                    total += weight
+                    moment_y += j * weight
+                    moment_x += i * weight
+            anchor_y = (row - 2) * cell + cell // 2 - phase_y
+            anchor_x = (column - 2) * cell + cell // 2 - phase_x
+            # Half a pixel less: pixel centres lie at whole numbers, a cell's middle between two.
+            shift_y = cell * moment_y / total - 0.5
+            shift_x = cell * moment_x / total - 0.5
+            y = anchor_y + shift_y
+            x = anchor_x + shift_x
+            # Share of a circle that a straight border leaves, roughly: linear in the distance.
+            share_y = min(1.0, 0.5 + 0.5 * min(y, height - 1 - y) / reach)
+            share_x = min(1.0, 0.5 + 0.5 * min(x, width - 1 - x) / reach)
+            if y < -0.5 or x < -0.5 or y > height - 0.5 or x > width - 0.5:
+                continue
+            if here < least * share_y * share_x:
+                continue
+            if count < room:
+                anchors[count, 0] = anchor_y
+                anchors[count, 1] = anchor_x
+                anchors[count, 2] = here
+                shifts[count, 0] = shift_y
+                shifts[count, 1] = shift_x
+            count += 1
+    return count
