@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numba
 
 F = TypeVar("F", bound=Callable[..., object])
+
+
+def drop_stale_caches(folder: Path) -> int:
+    """Remove numba's caches in a package that are older than any of its sources.
+
+    A cached function holds the machine code of the functions it calls, but numba looks only at its
+    own file to tell whether it is stale: after an edit (or an upgrade) of one file, the others
+    would go on with the old code.
+
+    Parameters
+    ----------
+    folder
+        The package.
+
+    Returns
+    -------
+    The number of caches removed; what can't be removed stays.
+    """
+    newest = max((source.stat().st_mtime_ns for source in folder.glob("*.py")), default=0)
+    removed = 0
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        # Another process may have been faster, or the folder is read-only.
+        with contextlib.suppress(OSError):
+            if index.stat().st_mtime_ns < newest:
+                index.unlink()
+                removed += 1
+    return removed
+
+
+drop_stale_caches(Path(__file__).parent)
 
 
 def compiled(function: F) -> F:
@@ -17,9 +49,5 @@ def compiled(function: F) -> F:
     would give other rows on another machine. With ``NUMBA_DISABLE_JIT=1`` the function runs as
     plain Python, which is how coverage sees it.
     """
-    return numba.njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
-
-
-def inlined(function: F) -> F:
-    """Compile a small kernel into its callers; as `compiled` in all other respects."""
-    return numba.njit(nogil=True, cache=True, inline="never")(function)  # type: ignore[no-any-return]
+    dispatcher: F = numba.njit(nogil=True, cache=True)(function)
+    return dispatcher

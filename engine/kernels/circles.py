@@ -51,7 +51,7 @@ _BLUR_VARIANCE_PX2 = 0.6
 width, 1/12, and an optical spread of 0.7 px)."""
 
 _VOTES_A_POINT = 2.5
-_VOTE_SHARE = 0.5
+_VOTE_SHARE = 0.75
 """A point casts about 2.5 votes into a window of 3 x 3 cells; half of those that the least support
 promises must be there, as directions are uncertain."""
 

@@ -44,7 +44,7 @@ RIM_SUPPORT_SHARE = 0.75
 """A concentric circle, up to 0.4 radii smaller or larger, is a rim or relief of the same object,
 unless it has at least three quarters of the other one's support, as a ring's two edges have."""
 
-LEAST_RADIUS_SHARE = 0.125
+LEAST_RADIUS_SHARE = 1.0
 """Share of the support asked for that must show at the rough radius; the rough centre spreads the
 points over several pixels, and the fit collects them."""
 
@@ -156,11 +156,10 @@ def fit_peaks(  # type: ignore[no-untyped-def]
         )
         if radius <= 0.0 or share < LEAST_RADIUS_SHARE * min_support:
             continue
-        y, x, radius = refine(points, count, shift_y, shift_x, radius, 1.0 + cell, FIT_ROUNDS)
+        y, x, radius = refine(
+            points, count, shift_y, shift_x, radius, 1.0 + cell, WALK_CELLS * cell, FIT_ROUNDS
+        )
         if radius <= 0.0:
-            continue
-        # Where the fit walked, another peak looks from nearby; and the halo must cover all this.
-        if abs(y - shift_y) > WALK_CELLS * cell or abs(x - shift_x) > WALK_CELLS * cell:
             continue
         corrected = radius + 0.5 * variance / radius
         if corrected < radius_low - RADIUS_SLACK_PX or corrected > radius_high + RADIUS_SLACK_PX:

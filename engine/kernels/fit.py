@@ -148,12 +148,15 @@ def rough_radius(points, count, shift_y, shift_x, low, high, blur, histogram):  
 
 
 @compiled
-def refine(points, count, y, x, radius, width, rounds):  # type: ignore[no-untyped-def]
+def refine(points, count, y, x, radius, width, walk, rounds):  # type: ignore[no-untyped-def]
     """Fit a circle to gathered points; return (y, x, radius).
 
     ``width`` is the first half width of the biweight, pixels; it shrinks to 1.5 px, but never below
-    a point's own allowance. A radius of 0 means that the points do not determine a circle.
+    a point's own allowance. A radius of 0 means that the points do not determine a circle, or that
+    its centre lies more than ``walk`` px from the first one in either axis.
     """
+    start_y = y
+    start_x = x
     for _ in range(rounds):
         w = 0.0
         wy = 0.0
@@ -169,7 +172,7 @@ def refine(points, count, y, x, radius, width, rounds):  # type: ignore[no-untyp
             dx = points[i, 1] - x
             distance = np.sqrt(dy * dy + dx * dx)
             residual = distance - radius
-            allowed = max(width, points[i, 5])
+            allowed = max(width, 1.4 * points[i, 5])
             if abs(residual) >= allowed or distance < 1e-9:
                 continue
             ny = dy / distance
@@ -210,7 +213,7 @@ def refine(points, count, y, x, radius, width, rounds):  # type: ignore[no-untyp
         x += mx
         radius += (wr - my * wy - mx * wx) / w
         width = max(1.5, width * 0.6)
-        if radius <= 0.5:
+        if radius <= 0.5 or abs(y - start_y) > walk or abs(x - start_x) > walk:
             return y, x, 0.0
     return y, x, radius
 

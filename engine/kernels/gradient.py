@@ -48,7 +48,7 @@ class Smoothing:
 
 
 def make_smoothing(sigma_px: float) -> Smoothing:
-    """Return the sampled Gaussian of a standard deviation in pixels, cut at 3 sigma.
+    """Return the sampled Gaussian of a standard deviation in pixels, cut at 3 sigma or just beyond.
 
     Examples
     --------
@@ -56,7 +56,8 @@ def make_smoothing(sigma_px: float) -> Smoothing:
     >>> smoothing.taps.shape, round(smoothing.noise_gain, 3)
     ((7,), 0.047)
     """
-    radius = max(1, int(np.ceil(3.0 * sigma_px)))
+    # A multiple of 3: `smooth` takes three taps at once.
+    radius = 3 * max(1, int(np.ceil(sigma_px)))
     offsets = np.arange(-radius, radius + 1, dtype=np.float64)
     kernel = np.exp(-0.5 * (offsets / sigma_px) ** 2)
     kernel /= kernel.sum()
@@ -112,7 +113,8 @@ def fill_bad(image, bad, reach):  # type: ignore[no-untyped-def]
 def smooth(image, taps, row, out):  # type: ignore[no-untyped-def]
     """Smooth a plane by a symmetric kernel in both axes; the border is repeated outwards.
 
-    ``row`` is a buffer of width + 2 * radius float32.
+    ``taps`` begin with the centre; their number is 1 plus a multiple of 3. ``row`` is a buffer of
+    width + 2 * (taps - 1) float32.
     """
     height, width = image.shape
     radius = taps.size - 1
@@ -122,12 +124,23 @@ def smooth(image, taps, row, out):  # type: ignore[no-untyped-def]
         weight = taps[0]
         for x in range(width):
             middle[x] = weight * here[x]
-        for k in range(1, radius + 1):
-            above = image[max(0, y - k)]
-            below = image[min(height - 1, y + k)]
-            weight = taps[k]
+        # Three taps at once: a third of the passes over the sums.
+        for k in range(1, radius + 1, 3):
+            above_1 = image[max(0, y - k)]
+            above_2 = image[max(0, y - k - 1)]
+            above_3 = image[max(0, y - k - 2)]
+            below_1 = image[min(height - 1, y + k)]
+            below_2 = image[min(height - 1, y + k + 1)]
+            below_3 = image[min(height - 1, y + k + 2)]
+            weight_1 = taps[k]
+            weight_2 = taps[k + 1]
+            weight_3 = taps[k + 2]
             for x in range(width):
-                middle[x] += weight * (above[x] + below[x])
+                middle[x] += (
+                    weight_1 * (above_1[x] + below_1[x])
+                    + weight_2 * (above_2[x] + below_2[x])
+                    + weight_3 * (above_3[x] + below_3[x])
+                )
         for k in range(radius):
             row[k] = row[radius]
             row[radius + width + k] = row[radius + width - 1]
@@ -135,12 +148,22 @@ def smooth(image, taps, row, out):  # type: ignore[no-untyped-def]
         weight = taps[0]
         for x in range(width):
             target[x] = weight * middle[x]
-        for k in range(1, radius + 1):
-            left = row[radius - k : radius - k + width]
-            right = row[radius + k : radius + k + width]
-            weight = taps[k]
+        for k in range(1, radius + 1, 3):
+            left_1 = row[radius - k : radius - k + width]
+            left_2 = row[radius - k - 1 : radius - k - 1 + width]
+            left_3 = row[radius - k - 2 : radius - k - 2 + width]
+            right_1 = row[radius + k : radius + k + width]
+            right_2 = row[radius + k + 1 : radius + k + 1 + width]
+            right_3 = row[radius + k + 2 : radius + k + 2 + width]
+            weight_1 = taps[k]
+            weight_2 = taps[k + 1]
+            weight_3 = taps[k + 2]
             for x in range(width):
-                target[x] += weight * (left[x] + right[x])
+                target[x] += (
+                    weight_1 * (left_1[x] + right_1[x])
+                    + weight_2 * (left_2[x] + right_2[x])
+                    + weight_3 * (left_3[x] + right_3[x])
+                )
 
 
 @compiled

@@ -186,8 +186,9 @@ def measure_circles(plane: NDArray[Any], circles: NDArray[np.float64]) -> NDArra
     (population), ``min``, ``median`` (mean of the middle two), ``max``. ``background_mean``: mean
     of the pixels whose centres lie from 2 px outside the edge to a fifth of the radius (at least
     2 px) further, without those inside any other circle given. ``contrast``: mean minus
-    background_mean. All in grey levels, NaN where there are no such pixels. ``area_px``: number of pixels inside,
-    usable or not. ``touches_border``: whether any of the circle lies outside the plane.
+    background_mean. All in grey levels, NaN where there are no such pixels.
+    ``area_px``: number of pixels inside, usable or not. ``touches_border``: whether any of the
+    circle lies outside the plane.
 
     Raises
     ------

@@ -29,6 +29,9 @@ _LARGEST_CELL_LOG2 = 5
 FRACTION_BITS = 16
 """Positions of votes are whole numbers of 1 / 65536 px: adding a crop's origin is then exact."""
 
+SEGMENT = 32
+"""Cells that are tested at once for any window with enough votes."""
+
 MARGIN_CELLS = 2
 """Empty cells around an accumulator, so that windows need no bounds."""
 
@@ -184,50 +187,64 @@ def find_peaks(
         line = sums[row]
         above = sums[row - 1]
         below = sums[row + 1]
-        for column in range(1, columns - 1):
-            here = line[column]
-            # A centre within the plane has at least a quarter of its circle visible.
-            if here * 4 < least:
+        # A centre in the plane has at least half of its circle on the plane's side of a border;
+        # one window more than the cell's own, since the centroid decides in the end.
+        middle = (row - 2) * cell + 0.5 * cell - phase_y
+        share = min(1.0, 0.5 + 0.5 * max(0.0, min(middle, height - middle) - 2.0 * cell) / reach)
+        for first in range(1, columns - 1, SEGMENT):
+            last = min(columns - 1, first + SEGMENT)
+            edge = reach + 4.0 * cell
+            inner = (first - 2) * cell - phase_x > edge and width - (last - 2) * cell > edge
+            needed = least * share * (1.0 if inner else 0.5)
+            part = line[first:last]
+            strong = 0
+            for column in range(last - first):
+                strong += 1 if part[column] >= needed else 0
+            if strong == 0:
                 continue
-            if (
-                line[column - 1] >= here
-                or line[column + 1] > here
-                or above[column - 1] >= here
-                or above[column] >= here
-                or above[column + 1] >= here
-                or below[column - 1] > here
-                or below[column] > here
-                or below[column + 1] > here
-            ):
-                continue
-            total = 0
-            moment_y = 0
-            moment_x = 0
-            for j in range(-1, 2):
-                for i in range(-1, 2):
-                    weight = votes[row + j, column + i]
-                    total += weight
-                    moment_y += j * weight
-                    moment_x += i * weight
-            anchor_y = (row - 2) * cell + cell // 2 - phase_y
-            anchor_x = (column - 2) * cell + cell // 2 - phase_x
-            # Half a pixel less: pixel centres lie at whole numbers, a cell's middle between two.
-            shift_y = cell * moment_y / total - 0.5
-            shift_x = cell * moment_x / total - 0.5
-            y = anchor_y + shift_y
-            x = anchor_x + shift_x
-            # Share of a circle that a straight border leaves, roughly: linear in the distance.
-            share_y = min(1.0, 0.5 + 0.5 * min(y, height - 1 - y) / reach)
-            share_x = min(1.0, 0.5 + 0.5 * min(x, width - 1 - x) / reach)
-            if y < -0.5 or x < -0.5 or y > height - 0.5 or x > width - 0.5:
-                continue
-            if here < least * share_y * share_x:
-                continue
-            if count < room:
-                anchors[count, 0] = anchor_y
-                anchors[count, 1] = anchor_x
-                anchors[count, 2] = here
-                shifts[count, 0] = shift_y
-                shifts[count, 1] = shift_x
-            count += 1
+            for column in range(first, last):
+                here = line[column]
+                if here < needed:
+                    continue
+                if (
+                    line[column - 1] >= here
+                    or line[column + 1] > here
+                    or above[column - 1] >= here
+                    or above[column] >= here
+                    or above[column + 1] >= here
+                    or below[column - 1] > here
+                    or below[column] > here
+                    or below[column + 1] > here
+                ):
+                    continue
+                total = 0
+                moment_y = 0
+                moment_x = 0
+                for j in range(-1, 2):
+                    for i in range(-1, 2):
+                        weight = votes[row + j, column + i]
+                        total += weight
+                        moment_y += j * weight
+                        moment_x += i * weight
+                anchor_y = (row - 2) * cell + cell // 2 - phase_y
+                anchor_x = (column - 2) * cell + cell // 2 - phase_x
+                # Pixel centres lie at whole numbers, a cell's middle between two.
+                shift_y = cell * moment_y / total - 0.5
+                shift_x = cell * moment_x / total - 0.5
+                y = anchor_y + shift_y
+                x = anchor_x + shift_x
+                # Share of a circle that a straight border leaves, roughly: linear in the distance.
+                share_y = min(1.0, 0.5 + 0.5 * min(y, height - 1 - y) / reach)
+                share_x = min(1.0, 0.5 + 0.5 * min(x, width - 1 - x) / reach)
+                if y < -0.5 or x < -0.5 or y > height - 0.5 or x > width - 0.5:
+                    continue
+                if here < least * share_y * share_x:
+                    continue
+                if count < room:
+                    anchors[count, 0] = anchor_y
+                    anchors[count, 1] = anchor_x
+                    anchors[count, 2] = here
+                    shifts[count, 0] = shift_y
+                    shifts[count, 1] = shift_x
+                count += 1
     return count
