@@ -1,0 +1,28 @@
+"""Cohort: a scalable engine for biomedical images.
+
+>>> import engine
+>>> operation = engine.circles(radius_px=(10, 60))
+>>> operation.name
+'circles'
+"""
+
+from engine.cohort import Cohort
+from engine.cohort import create_cohort_at as create
+from engine.cohort import open_cohort as open  # noqa: A004 - engine.open reads as it should
+from engine.errors import EngineError
+from engine.graph.cluster import ClusterOptions, connect
+from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
+
+__all__ = [
+    "ClusterOptions",
+    "Cohort",
+    "EngineError",
+    "Image",
+    "ImageFailed",
+    "Operation",
+    "circles",
+    "connect",
+    "create",
+    "open",
+]

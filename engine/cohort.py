@@ -1,0 +1,402 @@
+"""A cohort: the engine's door for people, in notebooks and behind the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import xarray as xr
+from distributed import Client
+
+from engine.errors import ConfigError, NoSource, NothingFound, UsageError
+from engine.graph.admission import IngestReport
+from engine.graph.cluster import ClusterOptions, connect
+from engine.graph.events import Events
+from engine.graph.ingest import Ingest
+from engine.graph.publish import Publisher
+from engine.graph.reduce import reduce_tables
+from engine.graph.run import RunReport, run_plan
+from engine.images import Images, stack_tree
+from engine.operations.base import Operation
+from engine.operations.plan import Plan, plan_run
+from engine.operations.registry import create_operation
+from engine.operations.tables import TableSpec
+from engine.operations.unit import ledger_of
+from engine.store.catalog import SHARDS, ShardRow, read_images, shards_ledger
+from engine.store.config import (
+    CohortConfig,
+    create_cohort,
+    declare_operation,
+    declare_roots,
+    locate_root,
+    new_root_name,
+    read_config,
+    read_identity,
+)
+from engine.store.digests import digest_bytes
+from engine.store.layout import FIELDS
+from engine.store.results import read_key
+from engine.store.root import Root, open_root
+from engine.store.tables import read_table, table_names_there
+
+
+def never() -> bool:
+    """Say that nobody asked to stop."""
+    return False
+
+
+class Cohort:
+    """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
+
+    Attributes
+    ----------
+    root
+        Where it lives.
+    """
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.identity = read_identity(root)
+
+    def __repr__(self) -> str:
+        return f"Cohort({self.root.url!r})"
+
+    @property
+    def config(self) -> CohortConfig:
+        """What cohort.toml says now."""
+        return read_config(self.root)
+
+    # what comes in
+
+    def ingest(
+        self,
+        *sources: str | Path,
+        client: Client | None = None,
+        layout: str | None = None,
+        rehash: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> IngestReport:
+        """Take what is new or changed in some sources, or in all declared roots.
+
+        Parameters
+        ----------
+        sources
+            Files or folders. One inside a declared root belongs to it; another one becomes a new
+            root in cohort.toml.
+        client
+            Where the work is done; a local cluster by default.
+        layout
+            Pattern for the folders of new roots, e.g. ``{subject}/{name}``.
+        rehash
+            Open all files, also those that look unchanged.
+
+        Raises
+        ------
+        NoSource, NothingFound
+        """
+        scopes = self._scopes(sources, layout)
+        with _client(client) as working:
+            ingest = Ingest(
+                self.root, self.config, working, scopes, rehash=rehash, events=events, stop=stop
+            )
+            return ingest.run()
+
+    def _scopes(self, sources: Sequence[str | Path], layout: str | None) -> list[tuple[str, str]]:
+        config = self.config
+        if not sources:
+            if not config.roots:
+                raise NothingFound(
+                    "cohort.toml names no sources", "Give one: cohort ingest COHORT SOURCE"
+                )
+            return [(name, "") for name in config.roots]
+        scopes = []
+        for source in sources:
+            path = Path(source).absolute()
+            if not path.exists():
+                raise NoSource(str(source))
+            located = locate_root(str(path), config)
+            if located is None:
+                base = path if path.is_dir() else path.parent
+                name = new_root_name(str(base), config)
+                entry: dict[str, Any] = {"path": str(base)}
+                if layout is not None:
+                    entry["layout"] = layout
+                declare_roots(self.root, {name: entry}, None)
+                config = self.config
+                located = locate_root(str(path), config)
+            if located is None:
+                raise ConfigError("cohort.toml", f"root {name} was not kept")
+            scopes.append(located)
+        return scopes
+
+    # what can be asked
+
+    def operation(self, name: str, **given: Any) -> Operation:
+        """Return an operation with the declared parameters, and the given ones before them."""
+        return create_operation(name, self.config.operations.get(name, {}), given)
+
+    def plan(
+        self,
+        operation: Operation | str,
+        *,
+        where: str | None = None,
+        limit: int | None = None,
+        retry_failed: bool = False,
+    ) -> Plan:
+        """Say what a run would compute, and why; computes nothing."""
+        wanted = self.operation(operation) if isinstance(operation, str) else operation
+        _, plan, _ = self._plan(wanted, where, limit, retry_failed)
+        return plan
+
+    def _plan(
+        self, operation: Operation, where: str | None, limit: int | None, retry_failed: bool
+    ) -> tuple[Publisher, Plan, tuple[int, pa.Table]]:
+        catalog, images = read_images(self.root)
+        ledger = ledger_of(self.root, operation)
+        publisher = Publisher(ledger, operation.key, ledger.snapshot())
+        plan = plan_run(
+            operation,
+            images,
+            publisher.planned(),
+            other=self._other_key(operation),
+            where=where,
+            limit=limit,
+            retry_failed=retry_failed,
+        )
+        return publisher, plan, (catalog.version, images)
+
+    def _other_key(self, operation: Operation) -> tuple[Mapping[str, Any], frozenset[str]] | None:
+        """Return the identity of the key with the most rows beside this one, and its images."""
+        from engine.operations.history import most_used_key  # noqa: PLC0415
+
+        return most_used_key(self.root, operation)
+
+    def run(
+        self,
+        operation: Operation | str | None = None,
+        *,
+        client: Client | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        retry_failed: bool = False,
+        declare: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[RunReport]:
+        """Compute what lacks a result, publish it, and reduce it into tables.
+
+        Parameters
+        ----------
+        operation
+            What is asked; by default all that cohort.toml declares.
+        client
+            Where the work is done; a local cluster by default.
+        where, limit
+            The selection: a condition on the catalog's columns, and a number of images.
+        retry_failed
+            Try images again that failed.
+        declare
+            Make these parameters the current ones.
+
+        Returns
+        -------
+        One report per operation.
+
+        Raises
+        ------
+        NothingFound
+            If nothing is declared and nothing given.
+        """
+        wanted = self._wanted(operation)
+        with _client(client) as working:
+            return [
+                self._run_one(o, working, where, limit, retry_failed, declare, events, stop)
+                for o in wanted
+            ]
+
+    def _wanted(self, operation: Operation | str | None) -> list[Operation]:
+        if isinstance(operation, Operation):
+            return [operation]
+        if operation is not None:
+            return [self.operation(operation)]
+        declared = self.config.operations
+        if not declared:
+            raise NothingFound(
+                "cohort.toml declares no operation yet",
+                f"Name one: cohort run {self.root.url} circles --radius-px 10:60",
+            )
+        return [self.operation(name) for name in declared]
+
+    def _run_one(
+        self,
+        operation: Operation,
+        client: Client,
+        where: str | None,
+        limit: int | None,
+        retry_failed: bool,
+        declare: bool,
+        events: Events | None,
+        stop: Callable[[], bool],
+    ) -> RunReport:
+        began = time.perf_counter()
+        publisher, plan, (catalog, images) = self._plan(operation, where, limit, retry_failed)
+        report = RunReport(
+            operation.name,
+            operation.key,
+            selected=plan.selected,
+            planned=plan.to_compute,
+            copied=len(plan.copies),
+            up_to_date=plan.settled.get("done", 0),
+            failed_before=plan.settled.get("failed", 0),
+            unreadable_sources=plan.unreadable,
+        )
+        if plan.to_compute:
+            run_plan(
+                self.root, operation, plan, client, self._files(), publisher, report,
+                events=events, stop=stop,
+            )  # fmt: skip
+        complete = where is None and limit is None
+        report.declared = self._declare(operation, complete, declare)
+        report.trial = not self._is_declared(operation)
+        report.tables = self._reduce(
+            operation, client, catalog, images, publisher, report.trial, events
+        )
+        report.elapsed_s = time.perf_counter() - began
+        return report
+
+    def _files(self) -> list[ShardRow]:
+        ledger = shards_ledger(self.root)
+        rows = ledger.read(ledger.snapshot().parts)
+        return [ShardRow(**row) for row in rows.select(SHARDS.names).to_pylist()]
+
+    def _is_declared(self, operation: Operation) -> bool:
+        declared = self.config.operations.get(operation.name)
+        if declared is None:
+            return False
+        return create_operation(operation.name, declared, {}).key == operation.key
+
+    def _declare(self, operation: Operation, complete: bool, wanted: bool) -> bool:
+        if wanted or (complete and operation.name not in self.config.operations):
+            return declare_operation(
+                self.root, operation.name, operation.parameters, replace=wanted
+            )
+        return False
+
+    def _reduce(
+        self,
+        operation: Operation,
+        client: Client,
+        catalog: int,
+        images: pa.Table,
+        publisher: Publisher,
+        trial: bool,
+        events: Events | None,
+    ) -> list[str]:
+        config = self.config
+        subjects, digest = self._subjects(config)
+        names = {n for root in config.roots for n in config.layout_of(root).names} - {*FIELDS}
+        spec = TableSpec((*FIELDS, *sorted(names)), subjects)
+        origin = {
+            "operation": operation.name,
+            "version": operation.version,
+            "key": operation.key,
+            "catalog": catalog,
+            "results": publisher.snapshot.version,
+            "subjects": digest,
+            "fields": list(spec.fields),
+        }
+        suffix = f"@{operation.key[:8]}" if trial else ""
+        return reduce_tables(
+            self.root, operation, client, images, publisher.snapshot, origin, spec,
+            suffix=suffix, events=events,
+        )  # fmt: skip
+
+    def _subjects(self, config: CohortConfig) -> tuple[pa.Table | None, str | None]:
+        if config.subjects is None:
+            return None, None
+        path = Path(config.subjects)
+        local = self.root.local_path("")
+        if not path.is_absolute() and local is not None:
+            path = local / path
+        try:
+            data = path.read_bytes()
+            kinds = pyarrow.csv.ConvertOptions(column_types={"subject": pa.string()})
+            table = pyarrow.csv.read_csv(pa.BufferReader(data), convert_options=kinds)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ConfigError(
+                "cohort.toml, subjects", f"{config.subjects} can't be read: {type(error).__name__}"
+            ) from None
+        if "subject" not in table.column_names:
+            raise ConfigError("cohort.toml, subjects", f"{path.name} has no column 'subject'")
+        if len(set(table["subject"].to_pylist())) != table.num_rows:
+            raise ConfigError("cohort.toml, subjects", f"{path.name} names a subject twice")
+        return table, digest_bytes(data)
+
+    # what comes out
+
+    def tables(self) -> list[str]:
+        """Return the names of the tables there are."""
+        return table_names_there(self.root)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table, e.g. ``circles`` or ``circles_by_image``.
+
+        Raises
+        ------
+        NoTable, CorruptStore
+        """
+        return read_table(self.root, name).to_pandas()
+
+    def images(self, where: str | None = None) -> Images:
+        """Return the images as a lazy sequence; each item is an `xarray.DataArray` (c, y, x)."""
+        return Images(self.root, read_images(self.root)[1], self._files(), where)
+
+    def stacks(self) -> xr.DataTree:
+        """Return all stacks as a lazy tree with one node per stack and level."""
+        return stack_tree(self.root, self._files())
+
+
+@contextmanager
+def _client(client: Client | None) -> Iterator[Client]:
+    if client is not None:
+        yield client
+        return
+    with connect(ClusterOptions()) as own:
+        yield own
+
+
+def open_cohort(url: str | Path) -> Cohort:
+    """Open a cohort.
+
+    Raises
+    ------
+    NoCohort, FormatTooNew
+    """
+    return Cohort(open_root(url))
+
+
+def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
+    """Open a cohort, or make one where there is none.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds other things.
+    """
+    root = open_root(url)
+    if root.size("cohort.json") is None and next(iter(root.list("")), None) is not None:
+        raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")
+    create_cohort(root)
+    if root.size("cohort.toml") is None:
+        declare_roots(root, {}, layout)
+    return Cohort(root)
+
+
+__all__ = ["Cohort", "create_cohort_at", "open_cohort", "read_key"]

@@ -1,0 +1,280 @@
+"""What an ingest commits: rows of images and shards, the driver's side of ingest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from engine.operations.intake import Probe, ShardRecord, ShardTask, SourceFile, Taken
+from engine.operations.listing import Listing
+from engine.store.catalog import (
+    FAILED,
+    ORPHANED,
+    READY,
+    RETIRED,
+    ImageRow,
+    ShardRow,
+    commit_rows,
+    image_table,
+    images_ledger,
+    shard_table,
+    shards_ledger,
+)
+from engine.store.config import CohortConfig
+from engine.store.known import Known
+from engine.store.ledger import Part, Snapshot
+from engine.store.root import Root
+from engine.store.stacking import Slot
+
+
+@dataclass
+class IngestReport:
+    """What an ingest did. ``failed`` counts the sources and images that newly can't be read.
+
+    ``new``, ``changed``, ``touched`` (other times, same pixels), ``duplicates`` (same pixels as
+    another image, part of new or changed) and ``returned`` (were gone) count images.
+    """
+
+    listed: int = 0
+    unchanged: int = 0
+    ignored: int = 0
+    new: int = 0
+    changed: int = 0
+    touched: int = 0
+    duplicates: int = 0
+    returned: int = 0
+    orphaned: int = 0
+    failed: int = 0
+    left: int = 0
+    elapsed_s: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def taken(self) -> int:
+        """Images that were catalogued."""
+        return self.new + self.changed + self.touched
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts as plain values."""
+        values = {name: value for name, value in vars(self).items() if name != "reasons"}
+        return {**values, "elapsed_s": round(self.elapsed_s, 3), "reasons": dict(self.reasons)}
+
+
+class Admission:
+    """Turns what workers found into catalog rows, and commits them.
+
+    Pixels that the catalog has already, under whatever name, are not kept again: the new row
+    points to those that are there (``duplicate_of``). The first one catalogued is the original.
+    """
+
+    def __init__(self, root: Root, config: CohortConfig, ingest: str) -> None:
+        self._root = root
+        self._config = config
+        self._ingest = ingest
+        self._images = images_ledger(root)
+        self._shards = shards_ledger(root)
+        self._snapshot = self._images.snapshot()
+        self.known = Known(self._images, self._snapshot)
+        self.report = IngestReport()
+        self._rows: list[ImageRow] = []
+        self._files: list[ShardRow] = []
+        self._metadata: dict[str, Sequence[ShardRow]] = {}
+
+    # what comes in
+
+    def header(self, probe: Probe) -> bool:
+        """Take note of a source's header; tell whether it has planes to read."""
+        if probe.reason is not None:
+            self._retire(probe.file.source, {probe.file.source})
+            self._fail(probe.file, "", probe.reason, probe.detail)
+            return False
+        if not probe.arrivals:
+            self.report.ignored += 1
+            return False
+        source = probe.file.source
+        self._retire(source, {source + arrival.fragment for arrival in probe.arrivals})
+        return True
+
+    def open_stacks(self, metadata: Mapping[str, Sequence[ShardRow]]) -> None:
+        """Take note of the stacks that were made; their metadata are catalogued when used."""
+        self._metadata.update(metadata)
+
+    def shard(self, task: ShardTask, record: ShardRecord) -> None:
+        """Take note of a shard that was written."""
+        used = False
+        for slot, taken in zip(task.plan.slots, record.taken, strict=True):
+            used |= self._take(task, slot, taken)
+        self.report.left -= len(task.plan.slots)
+        if used:
+            self._files += self._metadata.pop(task.plan.name, ())
+            self._files += record.files
+        else:
+            for row in record.files:  # nothing in it that is not stored already
+                self._root.delete(row.path)
+
+    def poison(self, file: SourceFile, slot: Slot) -> None:
+        """Take note of a plane whose decoding kills workers."""
+        detail = "decoding it kills the worker"
+        self._fail(file, slot.arrival.fragment, "worker_crash", detail)
+        self.report.left -= 1
+
+    def close_stacks(self) -> None:
+        """Remove the stacks of which nothing was used."""
+        for rows in self._metadata.values():
+            for row in rows:
+                self._root.delete(row.path)
+        self._metadata.clear()
+
+    def settle(self, listing: Listing, gone: Iterable[str]) -> None:
+        """Commit what a complete listing shows: problems, sources that are back, or gone."""
+        for file, problem in listing.problems:
+            old = self.known.of_source(file.source).get(file.source)
+            if old is None or (old.state, old.reason) != (FAILED, problem):
+                self._retire(file.source, {file.source})
+                self._fail(file, "", problem, None)
+        for source in listing.returned:
+            for row in self.known.of_source(source).values():
+                if row.state == ORPHANED:
+                    self._rows.append(replace(row, state=READY, version=row.version + 1))
+                    self.report.returned += 1
+        for source in list(gone):
+            self._retire(source, set())
+        self.flush()
+
+    # rows
+
+    def _about(self, file: SourceFile) -> dict[str, Any]:
+        name, _, path = file.source.partition("/")
+        return {
+            "fields": self._config.layout_of(name).fields(path),
+            "size": file.stat.size,
+            "mtime_ns": file.stat.mtime_ns,
+            "ctime_ns": file.stat.ctime_ns,
+            "ingest": self._ingest,
+        }
+
+    def _version(self, source: str, image_id: str) -> int:
+        old = self.known.of_source(source).get(image_id)
+        return 1 if old is None else old.version + 1
+
+    def _fail(self, file: SourceFile, fragment: str, reason: str, detail: str | None) -> None:
+        image_id = file.source + fragment
+        self._rows.append(
+            ImageRow(
+                image_id,
+                FAILED,
+                file.source,
+                version=self._version(file.source, image_id),
+                reason=reason,
+                detail=detail,
+                **self._about(file),
+            )
+        )
+        self.report.failed += 1
+        self.report.reasons[reason] += 1
+
+    def _retire(self, source: str, kept: set[str]) -> None:
+        """End the rows of a source's images that are no more."""
+        for image_id, row in self.known.of_source(source).items():
+            if image_id in kept or row.state in (ORPHANED, RETIRED):
+                continue
+            state = ORPHANED if row.state == READY else RETIRED
+            self._rows.append(replace(row, state=state, version=row.version + 1))
+            self.report.orphaned += state == ORPHANED
+
+    def _take(self, task: ShardTask, slot: Slot, taken: Taken) -> bool:
+        """Make a plane's row; tell whether it uses the pixels in its own place."""
+        arrival = slot.arrival
+        file = task.files[arrival.source]
+        if taken.reason is not None:
+            self._fail(file, arrival.fragment, taken.reason, taken.detail)
+            return False
+        if taken.content is None:  # it changed while it was read
+            self.report.left += 1
+            return False
+        image_id = arrival.source + arrival.fragment
+        old = self.known.of_source(arrival.source).get(image_id)
+        original = self.known.with_content(taken.content)
+        spacing = arrival.spacing_um or (None, None)
+        row = ImageRow(
+            image_id,
+            READY,
+            arrival.source,
+            version=1 if old is None else old.version + 1,
+            content=taken.content,
+            channels=arrival.shape[0],
+            height=arrival.shape[1],
+            width=arrival.shape[2],
+            dtype=arrival.dtype,
+            spacing_y_um=spacing[0],
+            spacing_x_um=spacing[1],
+            stack=task.plan.name,
+            shard=slot.shard,
+            t=slot.t,
+            z=slot.z,
+            giant=task.plan.kind == "giant",
+            noise_sd=taken.noise_sd,
+            **self._about(file),
+        )
+        if old is not None and old.content == taken.content:
+            row = _placed_like(row, old, old.duplicate_of)
+            self.report.touched += 1
+        else:
+            self.report.changed += old is not None
+            self.report.new += old is None
+            if original is not None:
+                row = _placed_like(row, original, original.image_id)
+                self.report.duplicates += original.image_id != image_id
+        self._rows.append(row)
+        self.known.add([row])
+        return row.stack == task.plan.name
+
+    # commits
+
+    def flush(self) -> None:
+        """Commit what came in: files first, images second."""
+        if self._files:
+            files, self._files = self._files, []
+            self._shards_commit(files)
+        if self._rows:
+            rows, self._rows = self._rows, []
+            self._images_commit(rows)
+
+    def _shards_commit(self, files: Sequence[ShardRow]) -> None:
+        part = self._shards.write_part(shard_table(files))
+        commit_rows(self._shards, self._shards.snapshot(), lambda _: ([part], []))
+
+    def _images_commit(self, rows: Sequence[ImageRow]) -> None:
+        first = self._snapshot
+
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            left = list(rows)
+            if snapshot is not first:
+                self.known.refresh(snapshot)
+                left = [row for row in map(self._rebased, rows) if row is not None]
+            return ([self._images.write_part(image_table(left))] if left else []), []
+
+        self._snapshot = commit_rows(self._images, first, prepare)
+        self.known.seen(self._snapshot)
+
+    def _rebased(self, row: ImageRow) -> ImageRow | None:
+        """Return a row as it must be after another ingest came first, or None: it did the same."""
+        other = self.known.committed(row.image_id)
+        if other is None or other.version < row.version:
+            return row
+        same = (other.state, other.content, other.reason) == (row.state, row.content, row.reason)
+        return None if same else replace(row, version=other.version + 1)
+
+
+def _placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:
+    return replace(
+        row,
+        stack=other.stack,
+        shard=other.shard,
+        t=other.t,
+        z=other.z,
+        giant=other.giant,
+        duplicate_of=None if duplicate_of == row.image_id else duplicate_of,
+    )

@@ -1,0 +1,240 @@
+"""Ingest: new and changed files become shards and catalog rows, in rounds of bounded size.
+
+Each round probes headers, plans stacks, writes shards on the workers and commits every few
+seconds. What is not committed does not exist; the next ingest takes it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+
+from distributed import Client
+
+from engine.errors import Interrupted
+from engine.graph.admission import Admission, IngestReport
+from engine.graph.cluster import require_slots
+from engine.graph.events import Events
+from engine.graph.quarantine import Attempt, run_quarantined
+from engine.graph.window import Window
+from engine.operations.giants import write_giant
+from engine.operations.intake import (
+    Probe,
+    ShardRecord,
+    ShardTask,
+    SourceFile,
+    probe_files,
+    write_shard,
+)
+from engine.operations.listing import Listing, changes_of, list_sources, vanished
+from engine.store.config import CohortConfig
+from engine.store.pixels import create_stack
+from engine.store.root import Root
+from engine.store.stacking import Arrival, Slot, StackPlan, plan_stacks
+
+ROUND_FILES = 20_000
+"""Files taken in one round; bounds the driver's memory and the size of a stack."""
+
+PROBE_FILES = 128
+"""Files whose headers one task reads: about 5 ms of work, against 1 ms of scheduler."""
+
+COMMIT_S = 2.0
+"""How often finished shards are committed, seconds: what a kill can lose."""
+
+Pack = tuple[tuple[SourceFile, ...], int, tuple[float, float] | None]
+
+
+def probe_task(attempt: Attempt[Pack]) -> list[Probe]:
+    """Read the headers of a pack of files, on a worker."""
+    return probe_files(*attempt.task)
+
+
+def shard_task(root: Root, attempt: Attempt[ShardTask]) -> ShardRecord:
+    """Write one shard, or one giant image, on a worker."""
+    task = attempt.task
+    return write_giant(root, task) if task.plan.kind == "giant" else write_shard(root, task)
+
+
+class Ingest:
+    """One ingest of some sources of a cohort.
+
+    Parameters
+    ----------
+    root, config
+        The cohort.
+    client
+        Where the work is done.
+    scopes
+        (root name, path below it) to take; "" is the whole root.
+    rehash
+        Open all files, also those that look unchanged.
+    stop
+        Tells when to end early; what is in flight is committed.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        config: CohortConfig,
+        client: Client,
+        scopes: Sequence[tuple[str, str]],
+        *,
+        rehash: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._root = root
+        self._config = config
+        self._client = client
+        self._scopes = scopes
+        self._rehash = rehash
+        self._events = events or Events()
+        self._stop = stop
+        self._id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
+
+    def run(self) -> IngestReport:
+        """Take all that is new or changed in the scopes.
+
+        Raises
+        ------
+        Interrupted
+            If ``stop`` said so before the end.
+        NoSource
+            If a scope is not there: an unmounted disk orphans nothing.
+        """
+        began = time.perf_counter()
+        admission = Admission(self._root, self._config, self._id)
+        report = admission.report
+        listing = Listing()
+        files = list_sources(self._config, self._scopes, listing)
+        changed = changes_of(files, admission.known, listing, self._rehash)
+        rounds = 0
+        while not self._stop() and (batch := list(islice(changed, ROUND_FILES))):
+            if not rounds:
+                require_slots(self._client, {})
+            self._round(admission, batch, rounds)
+            rounds += 1
+        report.listed, report.unchanged = listing.listed, listing.unchanged
+        if self._stop():
+            raise Interrupted(report.taken, report.left)
+        admission.settle(listing, vanished(admission.known, listing, self._scopes))
+        report.elapsed_s = time.perf_counter() - began
+        return report
+
+    def _round(self, admission: Admission, files: Sequence[SourceFile], number: int) -> None:
+        arrivals: list[Arrival] = []
+        sources: dict[str, SourceFile] = {}
+        self._events.start("headers", len(files), "files")
+        for probe in self._probe(files):
+            self._events.advance("headers", 1, failed=int(probe.reason is not None))
+            if admission.header(probe):
+                sources[probe.file.source] = probe.file
+                arrivals += probe.arrivals
+        self._events.finish("headers")
+        if self._stop():
+            admission.report.left += len(files)
+            return
+        arrivals.sort(key=lambda a: (a.source, len(a.fragment), a.fragment))
+        plans = plan_stacks(arrivals, f"{self._id}-{number}", self._config.limits)
+        admission.open_stacks({plan.name: create_stack(self._root, plan) for plan in plans})
+        self._events.start("pixels", len(arrivals), "images")
+        try:
+            self._write(admission, plans, sources)
+        finally:
+            admission.flush()
+        self._events.finish("pixels")
+        if not self._stop():
+            admission.close_stacks()
+
+    def _probe(self, files: Sequence[SourceFile]) -> Iterator[Probe]:
+        limit = self._config.limits.max_decoded_bytes
+        by_root: dict[str, list[SourceFile]] = {}
+        for file in files:
+            by_root.setdefault(file.source.split("/", 1)[0], []).append(file)
+        packs: list[Pack] = [
+            (tuple(members[i : i + PROBE_FILES]), limit, self._config.roots[name].spacing_um)
+            for name, members in by_root.items()
+            for i in range(0, len(members), PROBE_FILES)
+        ]
+
+        def without(pack: Pack, poison: list[Pack]) -> Pack | None:
+            bad = {file.source for piece in poison for file in piece[0]}
+            left = tuple(file for file in pack[0] if file.source not in bad)
+            return (left, *pack[1:]) if left else None
+
+        window = Window(self._client, probe_task, lambda a: (a,), label="probe")
+        for answer in run_quarantined(
+            window,
+            packs,
+            split=lambda pack: [((file,), *pack[1:]) for file in pack[0]],
+            without=without,
+            stop=self._stop,
+        ):
+            if answer.poison:
+                detail = "reading its header kills the worker"
+                yield Probe(answer.task[0][0], reason="worker_crash", detail=detail)
+            else:
+                yield from answer.value
+
+    def _write(
+        self,
+        admission: Admission,
+        plans: Sequence[StackPlan],
+        sources: dict[str, SourceFile],
+    ) -> None:
+        tasks = list(self._tasks(plans, sources))
+        admission.report.left += sum(len(task.plan.slots) for task in tasks)
+        window = Window(
+            self._client, shard_task, lambda attempt: (self._root, attempt), label="shard"
+        )
+        last = time.monotonic()
+
+        def idle() -> None:
+            nonlocal last
+            if time.monotonic() - last > COMMIT_S:
+                admission.flush()
+                last = time.monotonic()
+
+        for answer in run_quarantined(
+            window,
+            tasks,
+            split=lambda task: [_only(task, (slot,)) for slot in task.plan.slots],
+            without=_without,
+            trial=lambda task: replace(task, trial=True),
+            stop=self._stop,
+            idle=idle,
+        ):
+            if answer.poison:
+                slot = answer.task.plan.slots[0]
+                admission.poison(answer.task.files[slot.arrival.source], slot)
+            else:
+                admission.shard(answer.task, answer.value)
+            count = len(answer.task.plan.slots)
+            self._events.advance("pixels", count, failed=count if answer.poison else 0)
+
+    def _tasks(
+        self, plans: Sequence[StackPlan], sources: dict[str, SourceFile]
+    ) -> Iterator[ShardTask]:
+        limit = self._config.limits.max_decoded_bytes
+        for plan in plans:
+            shards: dict[int, list[Slot]] = {}
+            for slot in plan.slots:
+                shards.setdefault(slot.shard, []).append(slot)
+            for shard, slots in shards.items():
+                files = {slot.arrival.source: sources[slot.arrival.source] for slot in slots}
+                yield ShardTask(replace(plan, slots=tuple(slots)), shard, files, limit)
+
+
+def _only(task: ShardTask, slots: tuple[Slot, ...]) -> ShardTask:
+    files = {slot.arrival.source: task.files[slot.arrival.source] for slot in slots}
+    return replace(task, plan=replace(task.plan, slots=slots), files=files)
+
+
+def _without(task: ShardTask, poison: list[ShardTask]) -> ShardTask | None:
+    bad = {slot for piece in poison for slot in piece.plan.slots}
+    left = tuple(slot for slot in task.plan.slots if slot not in bad)
+    return _only(task, left) if left else None

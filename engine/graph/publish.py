@@ -1,0 +1,159 @@
+"""Publication: durable parts become visible, exactly once, by compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from engine.errors import EngineError
+from engine.operations.unit import UnitRecord
+from engine.store.catalog import commit_rows
+from engine.store.ledger import Ledger, Part, Snapshot
+from engine.store.results import FAILED, PLANNED
+
+RowId = tuple[str, str, int | None]
+"""What identifies a row of a key: image_id, inputs, block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A part that waits for a commit, and the rows that are in it."""
+
+    record: UnitRecord
+    rows: tuple[RowId, ...]
+
+
+class Publisher:
+    """Commits the parts of one key of one ledger.
+
+    A commit that comes second is made again without the rows that the first one published, so two
+    drivers at the same work leave one set of rows. A row that replaces an older one (a retried
+    image) does so in the same commit: the old part is written anew without it.
+
+    Parameters
+    ----------
+    ledger, key
+        Where to.
+    snapshot
+        The ledger as it was planned with.
+    """
+
+    def __init__(self, ledger: Ledger, key: str, snapshot: Snapshot) -> None:
+        self._ledger = ledger
+        self._key = key
+        self.snapshot = snapshot
+        self._pending: list[Pending] = []
+        self._place: dict[RowId, Part] = {}
+        self._status: dict[RowId, str] = {}
+        self._seen: set[str] = set()
+        self._taken: set[RowId] = set()
+        self.rows_published = 0
+        self.failures_published = 0
+        self._learn(snapshot)
+        self._taken.clear()  # what was there when the run was planned may be replaced by it
+
+    def _learn(self, snapshot: Snapshot) -> None:
+        """Read the rows of parts not read before; what they settle is not published again."""
+        for part in snapshot.of_key(self._key):
+            if part.path in self._seen:
+                continue
+            self._seen.add(part.path)
+            rows = self._ledger.read_part(part, PLANNED)
+            for *ids, status in zip(*(rows[name].to_pylist() for name in PLANNED), strict=True):
+                row: RowId = (ids[0], ids[1], ids[2])
+                if self._status.get(row) != status:
+                    self._taken.add(row)
+                self._place[row] = part
+                self._status[row] = status
+
+    def planned(self) -> pa.Table:
+        """Return the rows of the key as a plan reads them."""
+        ids = list(self._status)
+        return pa.table(
+            {
+                "image_id": pa.array([i for i, _, _ in ids], pa.string()),
+                "inputs": pa.array([i for _, i, _ in ids], pa.string()),
+                "block": pa.array([b for _, _, b in ids], pa.int32()),
+                "status": pa.array(list(self._status.values()), pa.string()),
+            }
+        )
+
+    def parts_of(self, image_ids: Iterable[str]) -> dict[str, Part]:
+        """Return the part that holds an image's row, by image_id."""
+        wanted = set(image_ids)
+        return {row[0]: part for row, part in self._place.items() if row[0] in wanted}
+
+    def add(self, pending: Pending) -> None:
+        """Take a part that a worker wrote."""
+        self._pending.append(pending)
+
+    def flush(self, *, quietly: bool = False) -> None:
+        """Commit what waits.
+
+        Parameters
+        ----------
+        quietly
+            Whether an error of the store is left unsaid, since a worse one is on its way.
+        """
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        try:
+            self._commit(pending)
+        except EngineError:
+            if not quietly:
+                raise
+
+    def _commit(self, pending: Sequence[Pending]) -> None:
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            self._learn(snapshot)
+            added: list[Part] = []
+            replaced: dict[str, set[RowId]] = {}
+            for waiting in pending:
+                left = [row for row in waiting.rows if row not in self._taken]
+                if not left:
+                    continue
+                whole = len(left) == len(waiting.rows)
+                part = waiting.record.part
+                added.append(part if whole else self._rewritten(part, set(left)))
+                for row in left:
+                    old = self._place.get(row)
+                    if old is not None and old.path in snapshot.by_path:
+                        replaced.setdefault(old.path, set()).add(row)
+            removed = [snapshot.by_path[path] for path in replaced]
+            rest = [self._rest(part, replaced[part.path]) for part in removed]
+            fresh[:] = [row for w in pending for row in w.rows if row not in self._taken]
+            return [*added, *(part for part in rest if part is not None)], removed
+
+        fresh: list[RowId] = []
+        self.snapshot = commit_rows(self._ledger, self.snapshot, prepare)
+        self._learn(self.snapshot)
+        self._taken.update(fresh)
+        self.rows_published += len(fresh)
+        self.failures_published += sum(self._status[row] == FAILED for row in fresh)
+
+    def _rest(self, part: Part, gone: set[RowId]) -> Part | None:
+        """Return a committed part without the rows that are replaced."""
+        rows = self._ledger.read_part(part, PLANNED)
+        names = ("image_id", "inputs", "block")
+        there: set[RowId] = set(zip(*(rows[n].to_pylist() for n in names), strict=True))
+        left = there - gone
+        return self._rewritten(part, left) if left else None
+
+    def _rewritten(self, part: Part, kept: set[RowId]) -> Part:
+        rows = self._ledger.read_part(part)
+        names = ("image_id", "inputs", "block")
+        ids = zip(*(rows[name].to_pylist() for name in names), strict=True)
+        return self._ledger.write_part(rows.filter(pa.array([i in kept for i in ids])), self._key)
+
+    def settled(self, rows: Iterable[RowId]) -> bool:
+        """Tell whether all of these rows were published since the run was planned."""
+        return all(row in self._taken for row in rows)
+
+    def missing(self, wanted: Iterable[RowId]) -> int:
+        """Return how many rows are not in the ledger, as it is now."""
+        self.snapshot = self._ledger.snapshot()
+        self._learn(self.snapshot)
+        return sum(row not in self._status for row in wanted)

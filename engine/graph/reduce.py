@@ -1,0 +1,193 @@
+"""Reduce results into tables: slices on workers, merged as a tree, each file replaced at the end."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from distributed import Client
+
+from engine.graph.events import Events
+from engine.graph.quarantine import Attempt, run_quarantined
+from engine.graph.window import Window
+from engine.operations.base import Operation
+from engine.operations.tables import (
+    SLICE_IMAGES,
+    TableSpec,
+    build_slice,
+    finish_experiments,
+    merge_experiments,
+    table_names,
+)
+from engine.operations.unit import ledger_of
+from engine.store.ledger import Part, Snapshot
+from engine.store.root import Root
+from engine.store.tables import (
+    concat_fragments,
+    drop_fragments,
+    read_fragment,
+    read_origin,
+    write_fragment,
+    write_table,
+)
+
+MERGE_FANIN = 16
+"""Partial sums that one task merges."""
+
+KINDS = ("objects", "images", "experiments")
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTask:
+    """A run of images, by image_id, and the parts that may hold their results."""
+
+    number: int
+    images: pa.Table
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTask:
+    """Fragments of partial sums to merge into one."""
+
+    number: int
+    fragments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AssembleTask:
+    """A table to make of its fragments."""
+
+    kind: str
+    name: str
+    fragments: tuple[str, ...]
+
+
+def slice_task(
+    root: Root, operation: Operation, spec: TableSpec, token: str, attempt: Attempt[SliceTask]
+) -> dict[str, str]:
+    """Make one slice of each table, on a worker; return the fragments' paths by kind."""
+    task = attempt.task
+    ledger = ledger_of(root, operation)
+    wanted = pa.array(task.images["image_id"].to_pylist(), pa.string())
+    pieces = [ledger.read((), None)]
+    for rows in ledger.read_parts(task.parts):
+        pieces.append(
+            rows.select(ledger.schema.names).filter(pc.is_in(rows["image_id"], value_set=wanted))
+        )
+    tables = build_slice(operation, task.images, pa.concat_tables(pieces), spec)
+    return {
+        kind: write_fragment(root, token, f"{kind}-{task.number:06d}", rows)
+        for kind, rows in tables.items()
+    }
+
+
+def merge_task(root: Root, operation: Operation, token: str, attempt: Attempt[MergeTask]) -> str:
+    """Merge some partial sums, on a worker; return the fragment's path."""
+    task = attempt.task
+    parts = [read_fragment(root, path) for path in task.fragments]
+    return write_fragment(
+        root, token, f"merge-{task.number:06d}", merge_experiments(operation, parts)
+    )
+
+
+def assemble_task(
+    root: Root, operation: Operation, origin: Mapping[str, Any], attempt: Attempt[AssembleTask]
+) -> bool:
+    """Make a table of its fragments, on a worker, one fragment in memory at a time."""
+    task = attempt.task
+    pieces = concat_fragments(root, task.fragments)
+    if task.kind == "experiments":
+        pieces = (finish_experiments(operation, piece) for piece in pieces)
+    return write_table(root, task.name, pieces, origin)
+
+
+def reduce_tables(
+    root: Root,
+    operation: Operation,
+    client: Client,
+    images: pa.Table,
+    results: Snapshot,
+    origin: Mapping[str, Any],
+    spec: TableSpec,
+    *,
+    suffix: str = "",
+    events: Events | None = None,
+) -> list[str]:
+    """Make an operation's tables, unless they are made of the same versions already.
+
+    Parameters
+    ----------
+    images
+        The catalog's current rows, by image_id.
+    results
+        Snapshot of the operation's ledger.
+    origin
+        What the tables are made of; written beside them.
+    suffix
+        Added to the tables' names: "" for the declared parameters, "@<key8>" for a trial.
+
+    Returns
+    -------
+    Names of the tables, made or found up to date.
+    """
+    names = table_names(operation, suffix)
+    if all(read_origin(root, name) == dict(origin) for name in names.values()):
+        return list(names.values())
+    shown = events or Events()
+    token = secrets.token_hex(8)
+    shown.start("tables", images.num_rows, "images")
+    try:
+        slices: list[tuple[int, dict[str, str]]] = []
+        window = Window(
+            client, slice_task, lambda a: (root, operation, spec, token, a), label="slice"
+        )
+        for task, value in _each(window, _slices(images, results.of_key(operation.key))):
+            slices.append((task.number, value))
+            shown.advance("tables", task.images.num_rows)
+        slices.sort(key=lambda pair: pair[0])
+        fragments = {kind: tuple(paths[kind] for _, paths in slices) for kind in KINDS}
+        fragments["experiments"] = _merge(root, operation, client, token, fragments["experiments"])
+        tasks = [AssembleTask(kind, names[kind], fragments[kind]) for kind in KINDS]
+        window = Window(
+            client, assemble_task, lambda a: (root, operation, origin, a), label="table"
+        )
+        for _ in _each(window, tasks):
+            pass
+    finally:
+        drop_fragments(root, token)
+    shown.finish("tables")
+    return list(names.values())
+
+
+def _slices(images: pa.Table, parts: Sequence[Part]) -> Iterator[SliceTask]:
+    for number, start in enumerate(range(0, max(images.num_rows, 1), SLICE_IMAGES)):
+        rows = images.slice(start, SLICE_IMAGES).combine_chunks()
+        ids = rows["image_id"].to_pylist() or [""]
+        low, high = ids[0], ids[-1]
+        yield SliceTask(number, rows, tuple(p for p in parts if p.low <= high and p.high >= low))
+
+
+def _merge(
+    root: Root, operation: Operation, client: Client, token: str, fragments: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Merge partial sums, a level of the tree at a time, always in the same order."""
+    number = 0
+    while len(fragments) > 1:
+        groups = [fragments[i : i + MERGE_FANIN] for i in range(0, len(fragments), MERGE_FANIN)]
+        tasks = [MergeTask(number + n, group) for n, group in enumerate(groups)]
+        number += len(tasks)
+        window = Window(client, merge_task, lambda a: (root, operation, token, a), label="merge")
+        merged = {task.number: path for task, path in _each(window, tasks)}
+        fragments = tuple(merged[n] for n in sorted(merged))
+    return fragments
+
+
+def _each(window: Window, tasks: Any) -> Iterator[tuple[Any, Any]]:
+    """Run tasks that have no pieces: one that keeps killing its worker ends the reduction."""
+    for answer in run_quarantined(window, tasks, split=lambda _: [], without=lambda task, _: task):
+        yield answer.task, answer.value

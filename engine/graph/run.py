@@ -1,0 +1,232 @@
+"""Run an operation: units mapped over workers, their parts published by compare-and-swap."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import distributed
+from distributed import Client
+
+from engine.errors import EngineError, Interrupted, SchedulerLost
+from engine.graph.cluster import require_slots
+from engine.graph.events import Events
+from engine.graph.publish import Pending, Publisher
+from engine.graph.quarantine import Attempt, run_quarantined
+from engine.graph.window import Window
+from engine.operations.base import Operation
+from engine.operations.copies import CopyTask, copy_rows, pack_copies
+from engine.operations.plan import Item, Plan, Unit, pack_units
+from engine.operations.unit import (
+    UnitRecord,
+    Where,
+    compute_unit,
+    failed_unit,
+    ledger_of,
+    shards_read,
+)
+from engine.store.catalog import ShardRow
+from engine.store.results import record_key
+from engine.store.root import Root
+
+COMMIT_S = 2.0
+"""How often finished units are committed, seconds: what a kill can lose."""
+
+
+class Incomplete(EngineError):
+    """A run ended without a result for each image that it selected: (missing, selected)."""
+
+    def __str__(self) -> str:
+        missing, selected = self.args
+        return (
+            f"{missing} of {selected} images have no result although the run ended. Run it again; "
+            "if it stays so, cohort verify tells what is wrong."
+        )
+
+
+@dataclass
+class RunReport:
+    """What a run did; images are counted once each, blocks of giant ones included in theirs."""
+
+    operation: str
+    key: str
+    trial: bool = False
+    declared: bool = False
+    selected: int = 0
+    planned: int = 0
+    copied: int = 0
+    up_to_date: int = 0
+    failed_before: int = 0
+    failed: int = 0
+    unreadable_sources: int = 0
+    published: int = 0
+    elapsed_s: float = 0.0
+    compute_s: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    tables: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        values = dict(vars(self))
+        return {
+            **values,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "compute_s": round(self.compute_s, 3),
+            "reasons": dict(self.reasons),
+        }
+
+
+def unit_task(
+    root: Root, operation: Operation, files: Mapping[str, ShardRow], attempt: Attempt[Unit]
+) -> UnitRecord | None:
+    """Compute one unit on a worker. A trial (a unit with a negative number) publishes nothing."""
+    worker = distributed.get_worker()
+    where = Where(str(worker.name), "cpu")
+    unit = attempt.task
+    return compute_unit(
+        root, operation, unit, files, attempts=attempt.number, where=where, trial=unit.number < 0
+    )
+
+
+def copy_task(root: Root, operation: Operation, attempt: Attempt[CopyTask]) -> UnitRecord:
+    """Make rows for images whose pixels have a result under another name, on a worker."""
+    return copy_rows(root, operation, attempt.task)
+
+
+class FilesOf:
+    """Which catalog rows of files a unit needs, from those of all of them."""
+
+    def __init__(self, rows: Sequence[ShardRow]) -> None:
+        self._metadata = {row.stack: row for row in rows if row.shard < 0 and row.level == 0}
+        self._shards = {
+            (row.stack, row.shard): row for row in rows if row.shard >= 0 and row.level == 0
+        }
+
+    def __call__(self, items: Sequence[Item], halo: int) -> dict[str, ShardRow]:
+        """Return the rows by path; what the catalog lacks is left out, and fails its images."""
+        needed = {place for item in items for place in shards_read(item, halo)}
+        found = [self._metadata.get(stack) for stack in {stack for stack, _ in needed}]
+        found += [self._shards.get(place) for place in needed]
+        return {row.path: row for row in found if row is not None}
+
+
+def run_plan(
+    root: Root,
+    operation: Operation,
+    plan: Plan,
+    client: Client,
+    files: Sequence[ShardRow],
+    publisher: Publisher,
+    report: RunReport,
+    *,
+    events: Events | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Compute what a plan says and publish it; what is committed stays, whatever happens.
+
+    Raises
+    ------
+    Interrupted
+        If ``stop`` said so before the end.
+    NoWorkers, NoWorkerForResource, SchedulerLost, StoreFull, StoreReadOnly
+    """
+    shown = events or Events()
+    resources = dict(operation.resources)
+    slots = require_slots(client, resources)
+    units = pack_units(plan.items, slots)
+    copies = pack_copies(plan.copies, publisher.parts_of([copy.of for copy in plan.copies]))
+    record_key(root, operation.identity, plan.key)
+    shown.start(operation.name, plan.to_compute, "images")
+    files_of = FilesOf(files)
+    wanted = [row for unit in units for row in rows_of_unit(unit)]
+    wanted += [(copy.image_id, copy.inputs, None) for copy in plan.copies]
+    done = 0
+
+    def left() -> int:
+        return len(units) + len(copies) - done
+
+    halo = operation.halo_px
+    last = time.monotonic()
+
+    def idle() -> None:
+        nonlocal last
+        if time.monotonic() - last > COMMIT_S:
+            publisher.flush()
+            last = time.monotonic()
+
+    def upcoming() -> Iterator[Unit]:
+        nonlocal done
+        for unit in units:
+            if publisher.settled(rows_of_unit(unit)):  # another driver was faster
+                done += 1
+                shown.advance(operation.name, unit.images)
+            else:
+                yield unit
+
+    def admit(record: UnitRecord, rows: Sequence[tuple[str, str, int | None]]) -> None:
+        publisher.add(Pending(record, tuple(rows)))
+        report.compute_s += record.compute_s
+        report.reasons.update(reason for _, reason in record.failed)
+        shown.advance(operation.name, len(rows), failed=len(record.failed))
+
+    window = Window(
+        client,
+        unit_task,
+        lambda attempt: (root, operation, files_of(attempt.task.items, halo), attempt),
+        label=operation.name,
+        resources=resources,
+    )
+    try:
+        for answer in run_quarantined(
+            window,
+            upcoming(),
+            split=lambda unit: [replace(unit, items=(item,)) for item in unit.items],
+            without=_without,
+            trial=lambda unit: replace(unit, number=-1 - unit.number),
+            stop=stop,
+            idle=idle,
+        ):
+            record = answer.value
+            if answer.poison:
+                record = failed_unit(
+                    root, operation, answer.task, reason="worker_crash", attempts=answer.attempts
+                )
+            else:
+                done += 1
+            admit(record, rows_of_unit(answer.task))
+        if copies and not stop():
+            copying = Window(client, copy_task, lambda a: (root, operation, a), label="copy-rows")
+            for answer in run_quarantined(
+                copying, copies, split=lambda t: [t], without=lambda t, _: None, idle=idle
+            ):
+                task: CopyTask = answer.task
+                done += 1
+                admit(answer.value, [(c.image_id, c.inputs, None) for c in task.copies])
+    except SchedulerLost:
+        publisher.flush()
+        raise SchedulerLost(done, left()) from None
+    except BaseException:
+        publisher.flush(quietly=True)
+        raise
+    publisher.flush()
+    shown.finish(operation.name)
+    report.published = publisher.rows_published
+    report.failed = publisher.failures_published
+    if stop() and left():
+        raise Interrupted(done, left())
+    if missing := publisher.missing(wanted):
+        raise Incomplete(missing, plan.selected)
+
+
+def rows_of_unit(unit: Unit) -> list[tuple[str, str, int | None]]:
+    """Return what identifies the rows of a unit: image_id, inputs, block."""
+    return [(name, item.inputs, item.block) for item in unit.items for name in item.image_ids]
+
+
+def _without(unit: Unit, poison: list[Unit]) -> Unit | None:
+    bad = {item for piece in poison for item in piece.items}
+    left = tuple(item for item in unit.items if item not in bad)
+    return replace(unit, items=left) if left else None

@@ -1,0 +1,248 @@
+"""Run many tasks with few in flight, and tell what became of each.
+
+Tasks with a resource restriction are never queued by Dask's scheduler, and a worker's death is
+held against all that were assigned to it; so the driver keeps a small window of tasks instead of
+handing over all of them, and its memory does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from distributed import Client, Future
+from distributed.client import FutureCancelledError
+from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker
+
+from engine.errors import EngineError, NoWorkers, SchedulerLost
+from engine.graph.cluster import slots
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PER_SLOT = 3
+"""Tasks in flight for each slot: one that runs and two that wait on the worker."""
+
+TICK_S = 0.25
+"""How often the health of scheduler and workers is looked at while nothing ends, seconds."""
+
+LOST_S = 8.0
+"""How long the scheduler may be out of reach before the run gives up, seconds (fault 4: 30 s)."""
+
+NO_WORKERS_S = 60.0
+"""How long a run waits for workers to come back, seconds."""
+
+RECOUNT_S = 2.0
+"""How often slots are counted again, seconds: workers come and go."""
+
+UNKNOWN_TRIES = 5
+"""Attempts at a task that ends by an error of the cluster, before the run gives up."""
+
+
+class TaskFailed(EngineError):
+    """A task failed by a fault of ours or of the environment: (type, text)."""
+
+    def __str__(self) -> str:
+        kind, text = self.args
+        return (
+            f"A task failed with {kind}: {text}. Nothing of it was recorded; see the workers' log."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Generic[T]):
+    """A task that ended: with ``value``, or, where its worker died under it, as ``crashed``."""
+
+    task: T
+    value: Any = None
+    crashed: bool = False
+
+
+class Window:
+    """Submits tasks of one function and yields them as they end.
+
+    Parameters
+    ----------
+    client
+        Client of the cluster.
+    function
+        Called on a worker as ``function(*arguments(task))``.
+    arguments
+        Makes a task's arguments; large shared ones should be small or cached by the function.
+    label
+        Prefix of Dask keys, seen on the dashboard.
+    resources
+        What a worker must offer.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        function: Callable[..., Any],
+        arguments: Callable[[Any], tuple[Any, ...]],
+        *,
+        label: str,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
+        self._client = client
+        self._function = function
+        self._arguments = arguments
+        self._resources = dict(resources or {})
+        # The resource is part of the key: a known key would keep its old restriction.
+        extra = "".join(f"-{name}{amount:g}" for name, amount in self._resources.items())
+        self._label = f"{label}{extra}-{secrets.token_hex(4)}"
+        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._flight: dict[str, tuple[Any, Future, int]] = {}
+        self._count = 0
+        self._slots = max(1, slots(client, self._resources))
+        self._counted = time.monotonic()
+        self._healthy = time.monotonic()
+        self._staffed = time.monotonic()
+        self.done = 0
+
+    def run(
+        self,
+        take: Callable[[], T | None],
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        most: int | None = None,
+        idle: Callable[[], None] = lambda: None,
+    ) -> Iterator[Ended[T]]:
+        """Yield each task when it ended, in any order.
+
+        Parameters
+        ----------
+        take
+            Called as there is room; returns the next task, or None where there is none now. It is
+            asked again after each task that ended.
+        stop
+            Once it says True no further task is taken; those in flight end.
+        most
+            Tasks in flight at most; `PER_SLOT` for each slot by default.
+        idle
+            Called every `TICK_S` at most.
+
+        Raises
+        ------
+        SchedulerLost, NoWorkers, TaskFailed
+            And any `EngineError` that a task raised.
+        """
+        exhausted = False
+        try:
+            while True:
+                room = (most or PER_SLOT * self._slots) - len(self._flight)
+                while room > 0 and not exhausted and not stop():
+                    task = take()
+                    if task is None:
+                        exhausted = True
+                        break
+                    self._submit(task)
+                    room -= 1
+                if not self._flight:
+                    if exhausted or stop():
+                        return
+                    continue
+                idle()
+                for future in self._collect():
+                    ended = self._end(future)
+                    if ended is not None:
+                        self.done += not ended.crashed
+                        exhausted = False  # the consumer may have put it back
+                        yield ended
+                self._check()
+        finally:
+            flight = [future for _, future, _ in self._flight.values()]
+            self._flight.clear()
+            if flight and self._client.status == "running":
+                self._client.cancel(flight)
+
+    def _submit(self, task: Any, tries: int = 1) -> None:
+        self._count += 1
+        future = self._client.submit(
+            self._function,
+            *self._arguments(task),
+            key=f"{self._label}-{self._count}",
+            pure=False,
+            resources=self._resources or None,
+        )
+        self._flight[future.key] = (task, future, tries)
+        future.add_done_callback(self._ended.put)
+
+    def _collect(self) -> list[Future]:
+        try:
+            found = [self._ended.get(timeout=TICK_S)]
+        except queue.Empty:
+            return []
+        while True:
+            try:
+                found.append(self._ended.get_nowait())
+            except queue.Empty:
+                return found
+
+    def _end(self, future: Future) -> Ended[Any] | None:
+        if future.key not in self._flight:
+            return None
+        task, _, tries = self._flight[future.key]
+        try:
+            if future.status == "finished":
+                value = future.result(timeout=LOST_S)
+            elif future.status == "error":
+                raise future.exception(timeout=LOST_S)
+            else:  # "cancelled" or "lost": the scheduler went away, or forgot us
+                raise FutureCancelledError(future.key, future.status)
+        except KilledWorker:
+            del self._flight[future.key]
+            return Ended(task, crashed=True)
+        except (FutureCancelledError, CommClosedError, TimeoutError, OSError) as error:
+            if isinstance(error, EngineError):
+                raise
+            self._again(future, task, tries, error)
+            return None
+        except EngineError:
+            raise
+        except Exception as error:
+            raise TaskFailed(type(error).__name__, str(error)) from error
+        del self._flight[future.key]
+        return Ended(task, value)
+
+    def _again(self, future: Future, task: Any, tries: int, error: Exception) -> None:
+        """Submit a task again that the cluster lost, unless the scheduler itself is gone."""
+        deadline = time.monotonic() + LOST_S
+        while self._client.status != "running" and time.monotonic() < deadline:
+            time.sleep(TICK_S)
+        if self._client.status != "running":
+            raise SchedulerLost(self.done, len(self._flight)) from error
+        if isinstance(error, FutureCancelledError):
+            # The connection is there, but the scheduler does not know the task: it is a new one.
+            raise SchedulerLost(self.done, len(self._flight)) from error
+        if tries >= UNKNOWN_TRIES:
+            raise TaskFailed(type(error).__name__, str(error)) from error
+        del self._flight[future.key]
+        self._submit(task, tries + 1)
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        if self._client.status == "running":
+            self._healthy = now
+        elif now - self._healthy > LOST_S:
+            raise SchedulerLost(self.done, len(self._flight))
+        else:
+            return
+        if now - self._counted < RECOUNT_S:
+            return
+        self._counted = now
+        try:
+            found = slots(self._client, self._resources)
+        except (OSError, TimeoutError):
+            return
+        if found:
+            self._slots, self._staffed = found, now
+        elif now - self._staffed > NO_WORKERS_S:
+            raise NoWorkers(NO_WORKERS_S)

@@ -1,0 +1,82 @@
+"""Images and stacks as xarray sees them; pixels are read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import dask.array as da
+import numpy as np
+import pyarrow as pa
+import xarray as xr
+
+from engine.operations.plan import select_images
+from engine.store.catalog import ShardRow
+from engine.store.pixels import StackReader
+from engine.store.root import Root
+
+
+class Images(Sequence[xr.DataArray]):
+    """The images of a cohort that have pixels, by image_id; each is read when it is asked for."""
+
+    def __init__(
+        self, root: Root, images: pa.Table, files: Sequence[ShardRow], where: str | None
+    ) -> None:
+        self.frame = select_images(images, where, None).reset_index(drop=True)
+        self._reader = StackReader(root, {row.path: row for row in files})
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @overload
+    def __getitem__(self, index: int) -> xr.DataArray: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[xr.DataArray]: ...
+    def __getitem__(self, index: int | slice) -> xr.DataArray | list[xr.DataArray]:
+        """Read an image, or several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._read(self.frame.iloc[index])
+
+    def __iter__(self) -> Iterator[xr.DataArray]:
+        return (self[i] for i in range(len(self)))
+
+    def by_id(self, image_id: str) -> xr.DataArray:
+        """Return an image by its image_id."""
+        rows = self.frame[self.frame["image_id"] == image_id]
+        if rows.empty:
+            raise KeyError(image_id)
+        return self._read(rows.iloc[0])
+
+    def _read(self, row: Any) -> xr.DataArray:
+        box = (slice(0, int(row.channels)), slice(0, int(row.height)), slice(0, int(row.width)))
+        place: tuple[int | slice, ...] = (int(row.t), *box)
+        if row.z is not None and not np.isnan(row.z):
+            place = (int(row.t), box[0], int(row.z), *box[1:])
+        pixels = self._reader.read(row.stack, place)
+        names = [n for n in ("date", "subject", "experiment", "name") if n in row.index]
+        known = {name: row[name] for name in names}
+        coords = {}
+        if not np.isnan(row.spacing_y_um):
+            coords = {
+                "y": ("y", np.arange(pixels.shape[1]) * row.spacing_y_um, {"units": "micrometer"}),
+                "x": ("x", np.arange(pixels.shape[2]) * row.spacing_x_um, {"units": "micrometer"}),
+            }
+        attributes = {"image_id": row.image_id, "source": row.source, **known}
+        return xr.DataArray(
+            pixels, dims=("c", "y", "x"), coords=coords, name=row["name"] or None, attrs=attributes
+        )
+
+
+def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
+    """Return a tree with one node per stack and level, ``/<stack>/<level>``, read lazily."""
+    reader = StackReader(root, {row.path: row for row in files})
+    nodes = {}
+    for row in files:
+        if row.shard >= 0 or row.level < 0:
+            continue
+        array = reader.array(row.stack, row.level)
+        names = array.metadata.dimension_names
+        lazy = da.from_zarr(array, chunks=array.shards or array.chunks)
+        nodes[f"/{row.stack}/{row.level}"] = xr.Dataset({"pixels": (names, lazy)})
+    return xr.DataTree.from_dict(nodes)

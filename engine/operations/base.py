@@ -1,0 +1,205 @@
+"""What an operation is: a value that says what is asked of an image, and answers it."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine.errors import EngineError, ParameterError
+from engine.geometry import YX, Region
+from engine.store.digests import digest_of
+
+INPUTS = ("content", "spacing", "annotation")
+"""What an operation can declare that it reads of an image."""
+
+
+class ImageFailed(EngineError, ValueError):
+    """An operation can't answer for this image: (reason code,). Quarantines it, and only it."""
+
+    def __str__(self) -> str:
+        return f"The image failed: {self.args[0]}."
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What an operation gets: the pixels of an image, or of one block of a giant one.
+
+    Attributes
+    ----------
+    pixels
+        (c, y, x), as stored.
+    noise_sd
+        Standard deviation of the noise of the whole image, one per channel, grey levels; for RGB
+        and RGBA one more, that of the luminance. Empty where it is not known.
+    spacing_um
+        Pixel spacing (y, x), micrometres, or None.
+    origin
+        Position (y, x) of the first pixel within the whole image, pixels.
+    write
+        The region, in the whole image, whose objects are asked for; None for all of it.
+    source
+        Name of the source in the catalog, by which annotations are found.
+    """
+
+    pixels: NDArray[Any]
+    noise_sd: tuple[float, ...] = ()
+    spacing_um: tuple[float, float] | None = None
+    origin: YX = (0, 0)
+    write: Region | None = None
+    source: str = ""
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> Image:
+        """Wrap an array (y, x), (c, y, x) or (y, x, c) with 3 or 4 colours last."""
+        pixels = np.asarray(array)
+        if pixels.ndim == 2:
+            return cls(pixels[None])
+        if pixels.ndim == 3 and pixels.shape[2] in (3, 4) and pixels.shape[0] not in (3, 4):
+            return cls(np.ascontiguousarray(np.moveaxis(pixels, 2, 0)))
+        if pixels.ndim == 3:
+            return cls(pixels)
+        raise ParameterError("array", pixels.shape, "of shape (y, x), (c, y, x) or (y, x, 3)")
+
+
+class Operation(BaseModel):
+    """A named, versioned question with its parameters; small, frozen, picklable.
+
+    Subclasses set the class variables, declare parameters as fields, and write `measure`. Values
+    of parameters are checked on construction and again nowhere else.
+
+    Attributes
+    ----------
+    name, version
+        Identity; a change of what the answer means is a new version.
+    objects
+        Columns of one object found.
+    inputs
+        What of an image the answer depends on, out of `INPUTS`.
+    resources
+        What a worker must offer, e.g. ``{"GPU": 1}``.
+    singular, quantities
+        What one object is called in tables (its number's column), and which columns of ``objects``
+        are averaged by image and by experiment.
+    neutral
+        Parameters that can't change the answer (a batch size), left out of the key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    objects: ClassVar[pa.Schema]
+    inputs: ClassVar[tuple[str, ...]] = ("content",)
+    resources: ClassVar[Mapping[str, float]] = {}
+    singular: ClassVar[str] = "object"
+    quantities: ClassVar[tuple[str, ...]] = ()
+    neutral: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, **parameters: Any) -> None:
+        try:
+            super().__init__(**parameters)
+        except ValidationError as error:
+            first = error.errors()[0]
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, EngineError):  # a field's own check says it best
+                raise cause from None
+            name = ".".join(str(part) for part in first["loc"]) or self.name
+            known = ", ".join(type(self).model_fields)
+            if first["type"] == "extra_forbidden":
+                raise ParameterError(
+                    name, parameters.get(name), f"one of the parameters of {self.name}: {known}"
+                ) from None
+            message = first["msg"].removeprefix("Value error, ")
+            value = parameters.get(str(first["loc"][0])) if first["loc"] else parameters
+            raise ParameterError(name, value, message) from None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters as plain JSON values."""
+        return json.loads(self.model_dump_json())
+
+    @property
+    def weights(self) -> str | None:
+        """SHA-256 of the weights, for operations that have some."""
+        return None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the key is made of."""
+        parameters = {k: v for k, v in self.parameters.items() if k not in self.neutral}
+        return {
+            "operation": self.name,
+            "version": self.version,
+            "parameters": parameters,
+            "weights": self.weights,
+        }
+
+    @property
+    def key(self) -> str:
+        """Digest of name, declared version, parameters and weights."""
+        return digest_of(self.identity)
+
+    @property
+    def halo_px(self) -> int:
+        """Context that a block of a giant image needs on each side, pixels."""
+        return 0
+
+    @abstractmethod
+    def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+        """Answer for one image: a column for each field of ``objects``, all of one length.
+
+        Objects are in coordinates of the whole image; of a block, only those that belong to its
+        ``write`` region. No objects is an empty answer and valid.
+
+        Raises
+        ------
+        ImageFailed
+            With a reason code, if the image can't be answered for. Any other exception fails the
+            image too, under the exception's name.
+        """
+
+    def annotation(self, source: str) -> str | None:
+        """Return the digest of what people drew on a source, if "annotation" is in ``inputs``.
+
+        Called when a run is planned, so that an edited annotation is a new input.
+        """
+        return None
+
+    def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
+        """Turn the answer for one image into a table with one numbered row per object."""
+        frame = pd.DataFrame({name: found[name] for name in self.objects.names})
+        frame.insert(0, self.singular, np.arange(1, len(frame) + 1))
+        return frame
+
+
+def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
+    """Return the inputs digest of each image: of what the operation declares that it reads.
+
+    Parameters
+    ----------
+    images
+        Catalog rows with ``content``, ``source`` and the spacing's columns.
+    """
+    contents: list[str] = images["content"].to_pylist()
+    if operation.inputs == ("content",):
+        return contents
+    columns: dict[str, Callable[[], list[Any]]] = {
+        "content": lambda: contents,
+        "spacing": lambda: list(
+            zip(*(images[f"spacing_{axis}_um"].to_pylist() for axis in "yx"), strict=True)
+        ),
+        "annotation": lambda: [operation.annotation(s) for s in images["source"].to_pylist()],
+    }
+    if not set(operation.inputs) <= set(columns):
+        raise ParameterError("inputs", operation.inputs, f"out of {', '.join(INPUTS)}")
+    read = {name: columns[name]() for name in operation.inputs}
+    return [digest_of({name: read[name][i] for name in read}) for i in range(len(contents))]

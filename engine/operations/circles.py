@@ -1,0 +1,143 @@
+"""`circles`: how many circles an image shows, where, how large and how bright."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from engine.kernels.circles import DEFAULT_SUPPORT, detect_circles, halo_px
+from engine.kernels.colour import luminance
+from engine.kernels.measures import measure_circles
+from engine.operations.base import Image, ImageFailed, Operation
+
+RING_SHARE = 1.2
+"""Outer radius of the background's ring, in radii (see `measure_circles`)."""
+
+RING_PX = 5.0
+"""What the ring reaches further out for the smallest circles, pixels."""
+
+OBJECTS = pa.schema(
+    [
+        ("y", pa.float64()),
+        ("x", pa.float64()),
+        ("radius_px", pa.float64()),
+        ("support", pa.float64()),
+        ("mean_intensity", pa.float64()),
+        ("sd_intensity", pa.float64()),
+        ("min_intensity", pa.float64()),
+        ("median_intensity", pa.float64()),
+        ("max_intensity", pa.float64()),
+        ("background_mean", pa.float64()),
+        ("contrast", pa.float64()),
+        ("area_px", pa.float64()),
+        ("touches_border", pa.bool_()),
+    ]
+)
+
+MEASURES = {
+    "mean_intensity": "mean",
+    "sd_intensity": "sd",
+    "min_intensity": "min",
+    "median_intensity": "median",
+    "max_intensity": "max",
+    "background_mean": "background_mean",
+    "contrast": "contrast",
+    "area_px": "area_px",
+    "touches_border": "touches_border",
+}
+"""Our columns and those of `engine.kernels.measures.MEASURES`."""
+
+
+class Circles(Operation):
+    """Find all circles whose radius lies in a range, and measure each.
+
+    Parameters
+    ----------
+    radius_px
+        Least and greatest radius, pixels.
+    polarity
+        "bright" (brighter inside than outside), "dark" or "any".
+    min_support
+        Least share of a circle's visible circumference that must show an edge.
+    channel
+        Channel to look at; by default the only one, or the luminance of RGB and RGBA.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:64, :96]
+    >>> plane = np.where((y - 30) ** 2 + (x - 50) ** 2 <= 12**2, 200, 50).astype(np.uint8)
+    >>> Circles(radius_px=(8, 20))(plane)[["circle", "y", "x", "mean_intensity"]].round(1)
+       circle     y     x  mean_intensity
+    0       1  30.0  50.0           200.0
+    """
+
+    name: ClassVar[str] = "circles"
+    version: ClassVar[int] = 1
+    objects: ClassVar[pa.Schema] = OBJECTS
+    singular: ClassVar[str] = "circle"
+    quantities: ClassVar[tuple[str, ...]] = ("radius_px", "mean_intensity")
+
+    radius_px: tuple[float, float] = (10.0, 60.0)
+    polarity: Literal["bright", "dark", "any"] = "any"
+    min_support: float = Field(default=DEFAULT_SUPPORT, gt=0.0, le=1.0)
+    channel: int | None = Field(default=None, ge=0)
+
+    @field_validator("radius_px")
+    @classmethod
+    def _range(cls, radius_px: tuple[float, float]) -> tuple[float, float]:
+        halo_px(radius_px)
+        return radius_px
+
+    @property
+    def halo_px(self) -> int:
+        """Context of a block: that of the detection, and of the neighbours in a circle's ring."""
+        largest = self.radius_px[1]
+        return halo_px(self.radius_px) + math.ceil((1.0 + RING_SHARE) * largest + RING_PX)
+
+    def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+        """Return the columns of `OBJECTS`, sorted by y, then x; see `Operation.measure`."""
+        plane, noise = self._plane(image)
+        circles = detect_circles(
+            plane,
+            radius_px=self.radius_px,
+            noise_sd=noise,
+            polarity=self.polarity,
+            min_support=self.min_support,
+            origin=image.origin,
+        )
+        measures = measure_circles(plane, circles - np.array([*image.origin, 0, 0]))
+        if image.write is not None and len(circles):
+            mine = np.array([image.write.holds(y, x) for y, x in circles[:, :2]])
+            circles, measures = circles[mine], measures[mine]
+        columns = dict(zip(("y", "x", "radius_px", "support"), circles.T, strict=True))
+        return {**columns, **{ours: measures[theirs] for ours, theirs in MEASURES.items()}}
+
+    def _plane(self, image: Image) -> tuple[NDArray[Any], float | None]:
+        """Return the grey plane to look at, and its noise where that is known."""
+        channels = image.pixels.shape[0]
+        noise = dict(enumerate(image.noise_sd))
+        if self.channel is not None:
+            if self.channel >= channels:
+                raise ImageFailed("no_such_channel")
+            return image.pixels[self.channel], noise.get(self.channel)
+        if channels == 1:
+            return image.pixels[0], noise.get(0)
+        if channels in (3, 4):
+            return luminance(image.pixels), noise.get(channels)
+        raise ImageFailed("channel_needed")
+
+    def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
+        """Answer for one array (y, x), (c, y, x) or (y, x, 3): how people tune parameters.
+
+        Returns
+        -------
+        One row per circle: its number, from 1, and the columns of `OBJECTS`.
+        """
+        return self.frame(self.measure(Image.of(array)))

@@ -1,0 +1,236 @@
+"""Foreign files become shards: the worker's side of ingest. Runs without a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import Conflict, SourceUnreadable
+from engine.kernels.colour import luminance
+from engine.kernels.noise import estimate_noise_windows, merge_noise
+from engine.sources import HEAD_BYTES, OpenSource, claimed_by, open_source
+from engine.sources.files import open_file, real_path
+from engine.store.catalog import ShardRow
+from engine.store.digests import digest_plane
+from engine.store.pixels import StackWriter
+from engine.store.root import Root
+from engine.store.stacking import Arrival, StackPlan
+
+COLOURS = (3, 4)
+"""Channel counts for which a luminance exists: RGB and RGBA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What tells that a file is unchanged without opening it."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A source: its name in the catalog, where it is, and how it looked when it was listed.
+
+    ``path`` is relative to the folder ``base``, escaped as `engine.sources.files` does it.
+    """
+
+    source: str
+    base: str
+    path: str
+    stat: Stat
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a source's header says: its planes, or a reason code, or neither: it is ignored."""
+
+    file: SourceFile
+    arrivals: tuple[Arrival, ...] = ()
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A plane that was read: its digest and noise, or why it could not be.
+
+    ``reason`` None and ``content`` None together mean that the file changed while it was read;
+    the next ingest takes it.
+    """
+
+    arrival: Arrival
+    content: str | None = None
+    noise_sd: tuple[float, ...] = ()
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """The planes of one shard, or of a giant image, and the files that they are in.
+
+    ``plan`` holds the slots of this shard only; ``files`` are by source.
+    """
+
+    plan: StackPlan = field(repr=False)
+    shard: int
+    files: Mapping[str, SourceFile] = field(repr=False)
+    max_decoded_bytes: int
+    trial: bool = False
+    """Whether the planes are only decoded, to find out whether that kills the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What a shard task gives back."""
+
+    task: tuple[str, int]
+    files: tuple[ShardRow, ...]
+    taken: tuple[Taken, ...]
+
+
+@contextmanager
+def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
+    """Open a source; whatever is wrong with it is a `SourceUnreadable`."""
+    with (
+        open_file(Path(file.base), file.path) as handle,
+        open_source(handle, file.source, max_decoded_bytes=max_decoded_bytes) as source,
+    ):
+        yield source
+
+
+def probe_files(
+    files: Sequence[SourceFile],
+    max_decoded_bytes: int,
+    spacing_um: tuple[float, float] | None = None,
+) -> list[Probe]:
+    """Read the headers of files; nothing is decoded.
+
+    Parameters
+    ----------
+    files
+        Sources of one root.
+    max_decoded_bytes
+        A plane that decodes to more is ``too_large``, unless it streams.
+    spacing_um
+        Pixel spacing (y, x) for files that state none.
+    """
+    return [_probe(file, max_decoded_bytes, spacing_um) for file in files]
+
+
+def _probe(
+    file: SourceFile, max_decoded_bytes: int, spacing_um: tuple[float, float] | None
+) -> Probe:
+    try:
+        with open_file(Path(file.base), file.path) as handle:
+            if claimed_by(file.source, handle.read(HEAD_BYTES)) is None:
+                return Probe(file)
+            with open_source(handle, file.source, max_decoded_bytes=max_decoded_bytes) as source:
+                arrivals = tuple(
+                    Arrival(
+                        file.source,
+                        plane.fragment,
+                        plane.shape,
+                        plane.dtype,
+                        plane.spacing_um or spacing_um,
+                        plane.place,
+                    )
+                    for plane in source.planes
+                )
+        return Probe(file, arrivals)
+    except SourceUnreadable as error:
+        return Probe(file, reason=error.reason, detail=str(error.args[1]))
+
+
+def noise_of(pixels: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """Return the noise windows of each channel (c, y, x), and for colours of the luminance."""
+    planes = list(pixels)
+    if len(planes) in COLOURS:
+        planes.append(luminance(pixels))
+    return [estimate_noise_windows(plane) for plane in planes]
+
+
+def stat_now(file: SourceFile) -> Stat | None:
+    """Return how a source looks now, or None where it is gone."""
+    try:
+        found = os.lstat(real_path(Path(file.base), file.path))
+    except OSError:
+        return None
+    return Stat(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def write_shard(root: Root, task: ShardTask) -> ShardRecord:
+    """Decode the planes of one shard and publish it whole.
+
+    A plane that can't be decoded leaves its place blank. A source that changed since it was
+    listed is left to the next ingest.
+    """
+    plan, slots = task.plan, task.plan.slots
+    writer = StackWriter(root, plan.name)
+    corner = [
+        int(i) * s for i, s in zip(np.unravel_index(task.shard, plan.grid), plan.shard, strict=True)
+    ]
+    stop = [min(c + s, n) for c, s, n in zip(corner, plan.shard, plan.shape, strict=True)]
+    block = np.zeros([b - a for a, b in zip(corner, stop, strict=True)], plan.dtype)
+    taken: list[Taken] = []
+    by_file: dict[str, list[int]] = {}
+    for n, slot in enumerate(slots):
+        by_file.setdefault(slot.arrival.source, []).append(n)
+    for name, members in by_file.items():
+        planes = _read_planes(task.files[name], [slots[n].arrival for n in members], task)
+        for n, (pixels, result) in zip(members, planes, strict=True):
+            taken.append(result)
+            if pixels is not None:
+                slot = slots[n]
+                _, height, width = pixels.shape
+                place: list[int | slice] = [slot.t - corner[0], slice(0, pixels.shape[0])]
+                if slot.z is not None:
+                    place.append(slot.z - corner[2])
+                block[(*place, slice(0, height), slice(0, width))] = pixels
+    if task.trial:
+        return ShardRecord((plan.name, task.shard), (), tuple(taken))
+    try:
+        row = writer.write(task.shard, block)
+    except Conflict:  # an earlier attempt read other pixels: the sources changed in between
+        return ShardRecord((plan.name, task.shard), (), tuple(Taken(t.arrival) for t in taken))
+    return ShardRecord((plan.name, task.shard), (row,), tuple(taken))
+
+
+def _read_planes(
+    file: SourceFile, arrivals: Sequence[Arrival], task: ShardTask
+) -> list[tuple[NDArray[Any] | None, Taken]]:
+    results: list[tuple[NDArray[Any] | None, Taken]] = []
+    try:
+        with opened(file, task.max_decoded_bytes) as source:
+            places = {plane.fragment: n for n, plane in enumerate(source.planes)}
+            for arrival in arrivals:
+                results.append(_read_plane(source, places.get(arrival.fragment), arrival))
+    except SourceUnreadable as error:
+        left = arrivals[len(results) :]
+        detail = str(error.args[1])
+        results += [(None, Taken(a, reason=error.reason, detail=detail)) for a in left]
+    if stat_now(file) != file.stat:
+        return [(None, Taken(arrival)) for arrival in arrivals]
+    return results
+
+
+def _read_plane(
+    source: OpenSource, index: int | None, arrival: Arrival
+) -> tuple[NDArray[Any] | None, Taken]:
+    try:
+        if index is None or source.planes[index].shape != arrival.shape:
+            return None, Taken(arrival)
+        pixels = source.read(index)
+    except SourceUnreadable as error:
+        return None, Taken(arrival, reason=error.reason, detail=str(error.args[1]))
+    noise = tuple(merge_noise(windows) for windows in noise_of(pixels))
+    return pixels, Taken(arrival, digest_plane(pixels), noise)

@@ -1,0 +1,91 @@
+"""Which sources are new, changed, back or gone: the catalog against what is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.errors import NoSource
+from engine.operations.intake import SourceFile, Stat
+from engine.sources.files import walk_files
+from engine.store.config import CohortConfig
+from engine.store.known import Known
+
+PASSING = frozenset({"vanished", "unreadable", "worker_crash"})
+"""Reasons that may be gone the next time; such a source is opened again though it looks unchanged."""
+
+
+@dataclass
+class Listing:
+    """What a listing met: counts, problems, and the sources seen."""
+
+    listed: int = 0
+    unchanged: int = 0
+    problems: list[tuple[SourceFile, str]] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+
+def list_sources(
+    config: CohortConfig, scopes: Sequence[tuple[str, str]], listing: Listing
+) -> Iterator[SourceFile]:
+    """Yield the files of some scopes, each once, and note those that can't be opened.
+
+    Parameters
+    ----------
+    scopes
+        (root name, path below it); "" is the whole root.
+
+    Raises
+    ------
+    NoSource
+        If a root is not there: an unmounted disk must not look like an empty one.
+    """
+    for name, below in scopes:
+        base = Path(config.roots[name].path)
+        if not base.is_dir():
+            raise NoSource(str(base))
+        for found in walk_files(base, below):
+            source = f"{name}/{found.path}"
+            if source in listing.seen:
+                continue
+            listing.seen.add(source)
+            stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
+            file = SourceFile(source, str(base), found.path, stat)
+            listing.listed += 1
+            if found.problem is not None:
+                listing.problems.append((file, found.problem))
+            else:
+                yield file
+
+
+def changes_of(
+    files: Iterator[SourceFile], known: Known, listing: Listing, rehash: bool
+) -> Iterator[SourceFile]:
+    """Yield the files that must be opened: new, changed, or failed for a passing reason.
+
+    A file that is as catalogued is not opened; one that was gone and is back unchanged is noted in
+    ``listing.returned``.
+    """
+    for file in files:
+        stat = (file.stat.size, file.stat.mtime_ns, file.stat.ctime_ns)
+        state = "no" if rehash else known.unchanged(file.source, stat, PASSING)
+        if state == "no":
+            yield file
+            continue
+        listing.unchanged += 1
+        if state == "returned":
+            listing.returned.append(file.source)
+
+
+def vanished(known: Known, listing: Listing, scopes: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield the sources in scope that the catalog knows and the listing did not meet."""
+    prefixes = [f"{name}/{below.strip('/')}".rstrip("/") for name, below in scopes]
+    # What lies in a folder that could not be listed may well be there.
+    hidden = tuple(file.source for file, _ in listing.problems if file.source.endswith("/"))
+    for source in known.sources():
+        if source in listing.seen or source.startswith(hidden or ("\0",)):
+            continue
+        if any(source == prefix or source.startswith(prefix + "/") for prefix in prefixes):
+            yield source

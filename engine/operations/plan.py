@@ -1,0 +1,382 @@
+"""What a run would compute, and why: pure data made from the catalog and the results' ledger.
+
+A plan knows no store and no scheduler: it can be printed, counted and tested without either.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from engine.errors import NothingFound, ParameterError, UsageError
+from engine.operations.base import Operation, image_inputs
+from engine.store.catalog import ORPHANED, READY, with_fields
+from engine.store.stacking import GIANT_SHARD_PX
+
+UNIT_IMAGES = 64
+"""Images in a unit at most: at 10 ms each a task of 0.6 s, beside which 1 ms of scheduler is small."""
+
+UNIT_BYTES = 32 * 1024**2
+"""Decoded pixels in a unit at most, bytes, unless a single image has more."""
+
+UNITS_A_SLOT = 4
+"""Units that each slot should get at least, where there are images enough, to share work evenly."""
+
+CAUSES = {
+    "new": "no result yet",
+    "inputs": "the image, its geometry or its annotations changed",
+    "parameters": "parameters changed",
+    "version": "the operation's version changed",
+    "weights": "the model's weights changed",
+    "retry": "failed before, tried again",
+    "copy": "the same pixels have a result under another name",
+}
+"""Why an image is in a run, and what that means."""
+
+SETTLED = {
+    "done": "up to date",
+    "failed": "failed before (again with --failed)",
+}
+"""Why an image needs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image, or one block of a giant one, to compute once for all its names.
+
+    ``image_ids`` are all images with these inputs; ``block`` is the shard's index, or None.
+    """
+
+    image_ids: tuple[str, ...]
+    inputs: str
+    stack: str
+    shard: int
+    t: int
+    z: int | None
+    shape: tuple[int, int, int]
+    dtype: str
+    noise_sd: tuple[float, ...]
+    spacing_um: tuple[float, float] | None
+    source: str
+    block: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Decoded size of what is read, bytes."""
+        channels, height, width = self.shape
+        if self.block is not None:
+            height, width = min(height, GIANT_SHARD_PX), min(width, GIANT_SHARD_PX)
+        return channels * height * width * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A result that exists for the same inputs under another name: only its row is made."""
+
+    image_id: str
+    inputs: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The work of one task: items of whole shards, in the order in which they lie."""
+
+    number: int
+    items: tuple[Item, ...]
+
+    @property
+    def images(self) -> int:
+        """Images (or blocks) in it."""
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would compute, and why.
+
+    Attributes
+    ----------
+    operation, key
+        What is asked, and the digest that results are filed under.
+    selected
+        Images that the run speaks of.
+    causes
+        Images to compute by cause, see `CAUSES`.
+    settled
+        Images that need nothing, see `SETTLED`.
+    unreadable
+        Sources in the catalog without an image; never selected.
+    orphaned
+        Selected images whose source is gone; their pixels are here, so they are computed.
+    items, copies
+        The work itself.
+    changes
+        For a changed key, what differs from the key that most results have: name to (old, new).
+    """
+
+    operation: str
+    key: str
+    parameters: Mapping[str, Any]
+    selected: int
+    causes: Mapping[str, int]
+    settled: Mapping[str, int]
+    unreadable: int
+    orphaned: int
+    items: tuple[Item, ...] = field(repr=False)
+    copies: tuple[Copy, ...] = field(repr=False)
+    images: tuple[str, ...] = field(repr=False)
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def to_compute(self) -> int:
+        """Images that the run would add a row for."""
+        return sum(self.causes.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as plain values, without the work itself."""
+        return {
+            "operation": self.operation,
+            "key": self.key,
+            "parameters": dict(self.parameters),
+            "selected": self.selected,
+            "to_compute": self.to_compute,
+            "causes": dict(self.causes),
+            "up_to_date": self.settled.get("done", 0),
+            "failed_before": self.settled.get("failed", 0),
+            "unreadable_sources": self.unreadable,
+            "orphaned": self.orphaned,
+            "changes": {name: list(pair) for name, pair in self.changes.items()},
+        }
+
+
+def select_images(images: pa.Table, where: str | None, limit: int | None) -> pd.DataFrame:
+    """Return the images that a run speaks of, by image_id: those with pixels.
+
+    Parameters
+    ----------
+    images
+        The catalog's current rows.
+    where
+        A condition on the catalog's columns and the layout's fields in pandas' query syntax,
+        e.g. ``subject == 's1'``.
+    limit
+        Take the first so many.
+
+    Raises
+    ------
+    UsageError
+        If the condition names a column that is not there, or is not one.
+    """
+    frame: pd.DataFrame = with_fields(images).to_pandas()
+    frame = frame[frame["state"].isin([READY, ORPHANED])]
+    if where is not None:
+        frame = filter_rows(frame, where)
+    if limit is not None:
+        if limit < 1:
+            raise ParameterError("--limit", limit, "at least 1")
+        frame = frame.head(limit)
+    return frame
+
+
+def filter_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return the rows that a condition holds for, with errors that name the columns there are."""
+    try:
+        return frame.query(where, engine="python", local_dict={}, global_dict={})
+    except Exception as error:  # pandas raises a dozen types for what people mistype
+        missing = str(error) if isinstance(error, (NameError, KeyError)) else "it is no condition"
+        raise NothingFound(
+            f"--where {where!r} can't be used: {missing}".rstrip("."),
+            f"Columns: {', '.join(frame.columns)}. Example: --where \"subject == 's1'\"",
+        ) from None
+
+
+def changed_part(new: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name what differs between two keys' identities: the cause, and (old, new) by name.
+
+    Examples
+    --------
+    >>> a = {"version": 1, "weights": None, "parameters": {"r": 1}}
+    >>> changed_part({**a, "parameters": {"r": 2}}, a)
+    ('parameters', {'r': (1, 2)})
+    """
+    if new["version"] != old["version"]:
+        return "version", {"version": (old["version"], new["version"])}
+    if new["weights"] != old["weights"]:
+        return "weights", {"weights": (old["weights"], new["weights"])}
+    before, after = old["parameters"], new["parameters"]
+    return "parameters", {
+        name: (before.get(name), after.get(name))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    }
+
+
+def plan_run(
+    operation: Operation,
+    images: pa.Table,
+    results: pa.Table,
+    *,
+    other: tuple[Mapping[str, Any], frozenset[str]] | None = None,
+    where: str | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+) -> Plan:
+    """Decide what a run computes, and why.
+
+    Parameters
+    ----------
+    operation
+        What is asked.
+    images
+        The catalog's current rows.
+    results
+        Rows of this operation's key: image_id, inputs, block, status.
+    other
+        Identity of the key with the most results beside this one, and the images it has; tells
+        "new" from "parameters changed".
+    where, limit
+        The selection, see `select_images`.
+    retry_failed
+        Whether images that failed are tried again.
+    """
+    unreadable = int(np.count_nonzero(np.asarray(images["state"].to_pylist(), object) == "failed"))
+    frame = select_images(images, where, limit)
+    kept = images.take(pa.array(frame.index.to_numpy(), pa.int64()))
+    frame = frame.assign(inputs=image_inputs(operation, kept))
+    state = _known(results)
+    seen = {image_id for image_id, _, _ in state}
+    by_inputs: dict[str, list[str]] = {}
+    for image_id, inputs, block in state:
+        if block is None:
+            by_inputs.setdefault(inputs, []).append(image_id)
+    cause_of_change, changes = "parameters", {}
+    if other is not None:
+        cause_of_change, changes = changed_part(operation.identity, other[0])
+
+    causes: Counter[str] = Counter()
+    settled: Counter[str] = Counter()
+    copies: list[Copy] = []
+    work: dict[tuple[str, int | None], Item] = {}
+    for row in frame.itertuples(index=False):
+        blocks = _blocks(row)
+        statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]
+        needed = [
+            block
+            for block, status in zip(blocks, statuses, strict=True)
+            if status is None or (status == "failed" and retry_failed)
+        ]
+        if not needed:
+            settled["failed" if "failed" in statuses else "done"] += 1
+            continue
+        if "failed" in statuses and retry_failed:
+            causes["retry"] += 1
+        elif not row.giant and row.inputs in by_inputs:
+            source = by_inputs[row.inputs][0]
+            if not (retry_failed and state.get((source, row.inputs, None)) == "failed"):
+                copies.append(Copy(row.image_id, row.inputs, source))
+                causes["copy"] += 1
+                continue
+            causes["retry"] += 1
+        elif row.image_id in seen:
+            causes["inputs"] += 1
+        elif other is not None and row.image_id in other[1]:
+            causes[cause_of_change] += 1
+        else:
+            causes["new"] += 1
+        for block in needed:
+            known = work.get((row.inputs, block))
+            names = (*known.image_ids, row.image_id) if known else (row.image_id,)
+            work[row.inputs, block] = _item(row, names if not known else names, block, known)
+    return Plan(
+        operation=operation.name,
+        key=operation.key,
+        parameters=operation.parameters,
+        selected=len(frame),
+        causes={name: causes[name] for name in CAUSES if causes[name]},
+        settled={name: settled[name] for name in SETTLED if settled[name]},
+        unreadable=unreadable,
+        orphaned=int((frame["state"] == ORPHANED).sum()),
+        items=tuple(
+            sorted(
+                work.values(),
+                key=lambda i: (i.stack, i.shard if i.block is None else i.block, i.t, i.z or 0),
+            )
+        ),
+        copies=tuple(copies),
+        images=tuple(frame["image_id"]),
+        changes=changes if causes[cause_of_change] else {},
+    )
+
+
+def _known(results: pa.Table) -> dict[tuple[str, str, int | None], str]:
+    names = ("image_id", "inputs", "block", "status")
+    columns = [results[name].to_pylist() for name in names]
+    return {(i, n, b): s for i, n, b, s in zip(*columns, strict=True)}
+
+
+def _blocks(row: Any) -> list[int | None]:
+    if not row.giant:
+        return [None]
+    across = -(-int(row.width) // GIANT_SHARD_PX)
+    return list(range(-(-int(row.height) // GIANT_SHARD_PX) * across))
+
+
+def _item(row: Any, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:
+    place = known or row
+    return Item(
+        image_ids=names,
+        inputs=row.inputs,
+        stack=place.stack,
+        shard=int(place.shard),
+        t=int(place.t),
+        z=None if place.z is None or pd.isna(place.z) else int(place.z),
+        shape=(int(row.channels), int(row.height), int(row.width)),
+        dtype=row.dtype,
+        noise_sd=tuple(float(sd) for sd in row.noise_sd),
+        spacing_um=None
+        if pd.isna(row.spacing_y_um)
+        else (float(row.spacing_y_um), float(row.spacing_x_um)),
+        source=row.source,
+        block=block,
+    )
+
+
+def pack_units(items: Sequence[Item], slots: int) -> tuple[Unit, ...]:
+    """Pack items into units of whole shards, small enough that every slot gets some.
+
+    Parameters
+    ----------
+    items
+        In the order in which they lie.
+    slots
+        Tasks that the cluster runs at once.
+    """
+    if slots < 1:
+        raise UsageError(f"slots is {slots}, but must be at least 1")
+    total = sum(item.nbytes for item in items)
+    share = UNITS_A_SLOT * slots
+    most_bytes = min(UNIT_BYTES, max(1, -(-total // share)))
+    most_images = min(UNIT_IMAGES, max(1, -(-len(items) // share)))
+    shards: dict[tuple[str, int], list[Item]] = {}
+    for item in items:
+        shard = item.shard if item.block is None else item.block
+        shards.setdefault((item.stack, shard), []).append(item)
+    units: list[Unit] = []
+    pending: list[Item] = []
+    for members in shards.values():
+        size = sum(item.nbytes for item in pending) + sum(item.nbytes for item in members)
+        full = len(pending) + len(members) > most_images or size > most_bytes
+        if pending and full:
+            units.append(Unit(len(units), tuple(pending)))
+            pending = []
+        pending.extend(members)
+    if pending:
+        units.append(Unit(len(units), tuple(pending)))
+    return tuple(units)

@@ -1,0 +1,290 @@
+"""Tables for people: results joined with the catalog, one slice of images at a time.
+
+Each function is pure. A slice is a run of images in the order of image_id; slices are cut the same
+whatever computed the results, so tables are identical for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.operations.base import Operation, image_inputs
+from engine.store.catalog import FAILED, ORPHANED, RETIRED, field_column
+from engine.store.layout import FIELDS
+from engine.store.results import DONE
+from engine.store.results import FAILED as RESULT_FAILED
+
+GROUP = ("date", "subject", "experiment")
+"""What an experiment is: the layout's fields that ``<operation>_by_experiment`` groups by."""
+
+SLICE_IMAGES = 2_000
+"""Images in a slice: some 60,000 objects, a few megabytes."""
+
+MISSING, UNREADABLE = "missing", "unreadable"
+"""Statuses of images without a result yet, and of sources without an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """What the tables of a cohort have in common.
+
+    Attributes
+    ----------
+    fields
+        Names of the layout's fields, those of `FIELDS` first.
+    subjects
+        The subjects' CSV, with a column ``subject``, or None.
+    """
+
+    fields: tuple[str, ...] = FIELDS
+    subjects: pa.Table | None = None
+
+
+def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
+    """Return the file names, without ending, of an operation's tables by kind."""
+    name = operation.name
+    return {
+        "objects": f"{name}{suffix}",
+        "images": f"{name}_by_image{suffix}",
+        "experiments": f"{name}_by_experiment{suffix}",
+    }
+
+
+def image_columns(images: pa.Table, spec: TableSpec) -> pa.Table:
+    """Return what every table says of an image, from the catalog's rows."""
+    columns = {name: field_column(images, name) for name in spec.fields}
+    columns["source"] = images["source"]
+    columns["orphaned"] = pc.equal(images["state"], ORPHANED)
+    columns["image_id"] = images["image_id"]
+    table = pa.table(columns)
+    if spec.subjects is None:
+        return table
+    order = table.append_column("_order", pa.array(np.arange(table.num_rows)))
+    joined = order.join(
+        spec.subjects,
+        keys="subject",
+        join_type="left outer",
+        right_suffix="_of_subject",
+        use_threads=False,
+    )
+    return joined.sort_by("_order").drop_columns(["_order"])
+
+
+def build_slice(
+    operation: Operation, images: pa.Table, results: pa.Table, spec: TableSpec
+) -> dict[str, pa.Table]:
+    """Make a slice of each table.
+
+    Parameters
+    ----------
+    operation
+        Whose results they are.
+    images
+        The catalog's current rows of the slice, by image_id.
+    results
+        Results of the key for at least these images; rows of other inputs are left out.
+    spec
+        What all tables have in common.
+
+    Returns
+    -------
+    ``objects`` (one row per object), ``images`` (one per image and per unreadable source) and
+    ``experiments`` (partial sums, for `merge_experiments`).
+    """
+    images = images.filter(pc.not_equal(images["state"], RETIRED))
+    described = image_columns(images, spec)
+    current = _current_results(operation, images, results)
+    objects = _objects(operation, described, current)
+    by_image = _by_image(operation, images, described, current, objects)
+    return {
+        "objects": objects.drop_columns(["_image"]),
+        "images": by_image,
+        "experiments": _partial_experiments(operation, by_image, objects),
+    }
+
+
+def _current_results(operation: Operation, images: pa.Table, results: pa.Table) -> pa.Table:
+    """Return one row per result that is current: image number, status, reason, objects."""
+    inputs = image_inputs(operation, images)
+    numbers = {
+        (image_id, of): n
+        for n, (image_id, of) in enumerate(zip(images["image_id"].to_pylist(), inputs, strict=True))
+    }
+    pairs = zip(results["image_id"].to_pylist(), results["inputs"].to_pylist(), strict=True)
+    number = np.array([numbers.get(pair, -1) for pair in pairs], np.int64)
+    block = np.array([-1 if b is None else b for b in results["block"].to_pylist()], np.int64)
+    order = np.lexsort((block, number))
+    kept = order[number[order] >= 0]
+    rows = results.take(pa.array(kept))
+    return rows.append_column("_image", pa.array(number[kept]))
+
+
+def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa.Table:
+    """Return one row per object, numbered from 1 within its image, sorted by y, then x."""
+    lists = current["objects"].combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):
+        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
+    structs = pc.list_flatten(lists)
+    parents = pc.list_parent_indices(lists)
+    numbers = current["_image"].take(parents).to_numpy()
+    found = {field.name: structs.field(i) for i, field in enumerate(operation.objects)}
+    if "block" in current.column_names and {"y", "x"} <= set(found):
+        # Blocks of a giant image come one after the other; people read its objects top to bottom.
+        order = np.lexsort((found["x"].to_numpy(), found["y"].to_numpy(), numbers))
+        numbers = numbers[order]
+        found = {name: column.take(pa.array(order)) for name, column in found.items()}
+    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])) if len(numbers) else []
+    counts = np.diff(np.append(starts, len(numbers))) if len(numbers) else []
+    within = np.concatenate([np.arange(1, n + 1) for n in counts]) if len(numbers) else []
+    left = described.take(pa.array(numbers, pa.int64()))
+    fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
+    columns: dict[str, Any] = {name: left[name] for name in fields}
+    columns[operation.singular] = pa.array(np.asarray(within, np.int64))
+    # x before y, as people write coordinates.
+    names = list(found)
+    if {"y", "x"} <= set(names):
+        names = ["x", "y", *(n for n in names if n not in ("y", "x"))]
+    columns.update({name: found[name] for name in names})
+    columns.update({name: left[name] for name in ("source", "orphaned", "image_id")})
+    columns["_image"] = pa.array(numbers, pa.int64())
+    return pa.table(columns)
+
+
+def _by_image(
+    operation: Operation,
+    images: pa.Table,
+    described: pa.Table,
+    current: pa.Table,
+    objects: pa.Table,
+) -> pa.Table:
+    """Return one row per image: status, reason, count, mean and spread of the quantities."""
+    total = images.num_rows
+    status = np.full(total, MISSING, object)
+    reason = np.full(total, None, object)
+    unreadable = np.array([state == FAILED for state in images["state"].to_pylist()], bool)
+    status[unreadable] = UNREADABLE
+    reason[unreadable] = np.array(images["reason"].to_pylist(), object)[unreadable]
+    elapsed = np.zeros(total)
+    rows = zip(
+        *(current[name].to_pylist() for name in ("_image", "status", "reason", "elapsed_s")),
+        strict=True,
+    )
+    for number, found, why, seconds in rows:
+        elapsed[number] += seconds
+        if status[number] != RESULT_FAILED:  # one failed block fails a giant image
+            status[number], reason[number] = found, why
+    complete = status == DONE
+    number = objects["_image"].to_numpy()
+    count = np.bincount(number, minlength=total)
+    columns: dict[str, Any] = {
+        "status": pa.array(status, pa.string()),
+        "reason": pa.array(reason, pa.string()),
+        "count": pa.array(count, pa.int64(), mask=~complete),
+    }
+    for name in operation.quantities:
+        mean, sd = _moments(number, objects[name].to_numpy().astype(float), total)
+        columns[f"{name}_mean"] = pa.array(mean, mask=~complete | (count == 0))
+        columns[f"{name}_sd"] = pa.array(sd, mask=~complete | (count < 2))
+    last = ("source", "orphaned", "image_id")
+    first = {n: described[n] for n in described.column_names if n not in last}
+    return pa.table({**first, **columns, **{n: described[n] for n in last}})
+
+
+def _moments(
+    number: np.ndarray[Any, Any], values: np.ndarray[Any, Any], total: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return mean and sample standard deviation of values by group number."""
+    count = np.maximum(np.bincount(number, minlength=total), 1)
+    mean = np.bincount(number, values, total) / count
+    spread = np.bincount(number, (values - mean[number]) ** 2, total)
+    return mean, np.sqrt(spread / np.maximum(count - 1, 1))
+
+
+def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.Table) -> pa.Table:
+    """Return counts and moments by experiment, in the form that `merge_experiments` merges."""
+    extra = _subject_columns(by_image, operation)
+    images = by_image.select([*GROUP, *extra, "status"]).to_pandas()
+    images["n_done"] = images["status"] == DONE
+    images["n_failed"] = images["status"].isin([RESULT_FAILED, UNREADABLE])
+    groups = images.groupby(list(GROUP), sort=True, dropna=False)
+    partial = groups.agg(
+        images=("status", "size"),
+        images_failed=("n_failed", "sum"),
+        images_missing=("status", lambda s: int((s == MISSING).sum())),
+        **{name: (name, "first") for name in extra},
+    )
+    found = objects.select([*GROUP, *operation.quantities]).to_pandas()
+    by_group = found.groupby(list(GROUP), sort=True, dropna=False)
+    partial["count"] = by_group.size()
+    for name in operation.quantities:
+        partial[f"{name}_mean"] = by_group[name].mean()
+        partial[f"{name}_m2"] = by_group[name].var(ddof=0) * by_group.size()
+    filled = ["count", *(f"{q}_{m}" for q in operation.quantities for m in ("mean", "m2"))]
+    partial[filled] = partial[filled].fillna(0)
+    return pa.Table.from_pandas(
+        partial.reset_index().astype({"count": "int64", "images_missing": "int64"}),
+        preserve_index=False,
+    )
+
+
+def _subject_columns(by_image: pa.Table, operation: Operation) -> list[str]:
+    made = {"status", "reason", "count", "source", "orphaned", "image_id"}
+    made |= {f"{q}_{m}" for q in operation.quantities for m in ("mean", "sd")}
+    names = [n for n in by_image.column_names if n not in made]
+    return names[names.index("name") + 1 :] if "name" in names else []
+
+
+def merge_experiments(operation: Operation, partials: Sequence[pa.Table]) -> pa.Table:
+    """Merge partial sums of experiments; associative up to rounding (Chan et al. 1979).
+
+    Parameters
+    ----------
+    partials
+        In the order of their slices.
+    """
+    return reduce(lambda left, right: _merge_two(operation, left, right), partials)
+
+
+def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Table:
+    a = left.to_pandas().set_index(list(GROUP))
+    b = right.to_pandas().set_index(list(GROUP))
+    both = a.index.union(b.index, sort=True)
+    a_counts, b_counts = a["count"].reindex(both).fillna(0), b["count"].reindex(both).fillna(0)
+    merged = a.reindex(both).combine_first(b.reindex(both))[list(a.columns)]
+    for name in ("images", "images_failed", "images_missing", "count"):
+        total = a[name].reindex(both).fillna(0) + b[name].reindex(both).fillna(0)
+        merged[name] = total.astype("int64")
+    whole = np.maximum(a_counts + b_counts, 1)
+    for name in operation.quantities:
+        mean_a, mean_b = (f[f"{name}_mean"].reindex(both).fillna(0) for f in (a, b))
+        m2_a, m2_b = (f[f"{name}_m2"].reindex(both).fillna(0) for f in (a, b))
+        gap = mean_b - mean_a
+        merged[f"{name}_mean"] = mean_a + gap * b_counts / whole
+        merged[f"{name}_m2"] = m2_a + m2_b + gap**2 * a_counts * b_counts / whole
+    return pa.Table.from_pandas(merged.reset_index(), preserve_index=False)
+
+
+def finish_experiments(operation: Operation, merged: pa.Table) -> pa.Table:
+    """Turn merged sums into the table that people read."""
+    frame: pd.DataFrame = merged.to_pandas()
+    for name in operation.quantities:
+        count = frame["count"]
+        spread = np.sqrt(frame.pop(f"{name}_m2") / np.maximum(count - 1, 1))
+        frame[f"{name}_mean"] = frame[f"{name}_mean"].where(count > 0)
+        frame.insert(
+            frame.columns.get_loc(f"{name}_mean") + 1, f"{name}_sd", spread.where(count > 1)
+        )
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def metadata_of(values: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """Return key-value metadata for a Parquet file."""
+    return {f"cohort.{name}".encode(): str(value).encode() for name, value in values.items()}

@@ -1,0 +1,293 @@
+"""Compute one unit: read its pixels, answer for each image, write one durable part.
+
+Runs without a cluster. A failing image gets a row with a reason code; its siblings are not
+affected. Only what concerns the store (no room, no permission) ends the unit.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.errors import CorruptStore, EngineError, MissingObject, StoreFull, StoreReadOnly
+from engine.geometry import Region
+from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.plan import Item, Unit
+from engine.store.catalog import ShardRow
+from engine.store.ledger import Ledger, Part
+from engine.store.pixels import StackReader
+from engine.store.results import DONE, FAILED, result_schema, results_ledger
+from engine.store.root import Root
+from engine.store.stacking import GIANT_SHARD_PX
+
+READ_AT_ONCE_BYTES = 64 * 1024**2
+"""A run of neighbours in a shard is read in one go up to this size, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    """What a task gives back: its part and its failures, a few hundred bytes."""
+
+    unit: int
+    part: Part
+    done: int
+    failed: tuple[tuple[str, str], ...]  # image_id, reason
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a unit is computed; recorded with its rows."""
+
+    worker: str = "local"
+    device: str = "cpu"
+
+
+def ledger_of(root: Root, operation: Operation) -> Ledger:
+    """Return the ledger that an operation's results go to."""
+    return results_ledger(root, operation.name, operation.version, operation.objects)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the reason code of a failure; codes hold nothing of what was read.
+
+    Examples
+    --------
+    >>> reason_of(ZeroDivisionError("secret"))
+    'zero_division_error'
+    >>> reason_of(ImageFailed("no_tissue"))
+    'no_tissue'
+    """
+    if isinstance(error, ImageFailed):
+        return str(error.args[0])
+    if isinstance(error, MissingObject):
+        return "missing_pixels"
+    if isinstance(error, CorruptStore):
+        return "corrupt_pixels"
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__).lower()
+
+
+def region_of(item: Item) -> tuple[Region, int]:
+    """Return the region that an item answers for, and the number of blocks across its image."""
+    _, height, width = item.shape
+    across = -(-width // GIANT_SHARD_PX)
+    if item.block is None:
+        return Region((0, 0), (height, width)), across
+    y, x = (side * GIANT_SHARD_PX for side in divmod(item.block, across))
+    stop = min(y + GIANT_SHARD_PX, height), min(x + GIANT_SHARD_PX, width)
+    return Region((y, x), stop), across
+
+
+def _read_one(reader: StackReader, item: Item, halo: int) -> tuple[NDArray[Any], Region, Region]:
+    write, _ = region_of(item)
+    read = write.grow(halo, item.shape[1:]) if item.block is not None else write
+    rows, columns = read.slices
+    channels = slice(0, item.shape[0])
+    where = (item.t, channels) if item.z is None else (item.t, channels, item.z)
+    return reader.read(item.stack, (*where, rows, columns)), write, read
+
+
+def _runs(items: tuple[Item, ...]) -> Iterator[list[Item]]:
+    """Cut items into runs that lie side by side in one shard of a stack."""
+    run: list[Item] = []
+    size = 0
+    for item in items:
+        joins = (
+            run
+            and item.z is None
+            and item.block is None
+            and (item.stack, item.shard) == (run[-1].stack, run[-1].shard)
+            and item.t == run[-1].t + 1
+            and size + item.nbytes <= READ_AT_ONCE_BYTES
+        )
+        if run and not joins:
+            yield run
+            run, size = [], 0
+        run.append(item)
+        size += item.nbytes
+    if run:
+        yield run
+
+
+def read_items(
+    reader: StackReader, items: tuple[Item, ...], halo: int
+) -> Iterator[tuple[Item, Image | Exception]]:
+    """Read the pixels of items, neighbours together; what can't be read comes as its error."""
+    for run in _runs(items):
+        together = None
+        if len(run) > 1:
+            try:
+                channels = run[0].shape[0]
+                span = (
+                    slice(run[0].t, run[-1].t + 1),
+                    slice(0, channels),
+                    slice(None),
+                    slice(None),
+                )
+                together = reader.read(run[0].stack, span)
+            except EngineError:
+                together = None  # one by one, to find the one that is broken
+        for n, item in enumerate(run):
+            try:
+                if together is not None:
+                    _, height, width = item.shape
+                    pixels = together[n, :, :height, :width]
+                    write = read = Region((0, 0), (height, width))
+                else:
+                    pixels, write, read = _read_one(reader, item, halo)
+            except EngineError as error:
+                yield item, error
+                continue
+            yield (
+                item,
+                Image(pixels, item.noise_sd, item.spacing_um, read.start, write, item.source),
+            )
+
+
+def compute_unit(
+    root: Root,
+    operation: Operation,
+    unit: Unit,
+    files: Mapping[str, ShardRow],
+    *,
+    attempts: int = 1,
+    where: Where | None = None,
+    trial: bool = False,
+) -> UnitRecord | None:
+    """Answer for every item of a unit and write the rows as one part, not yet visible.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    operation
+        What is asked.
+    unit
+        The items.
+    files
+        Catalog rows of the files that it reads, by path.
+    attempts
+        How many times the items were tried, this one included.
+    where
+        Worker and device, for the record.
+    trial
+        Whether the answers are thrown away: it is only asked whether they kill the worker.
+
+    Raises
+    ------
+    StoreFull, StoreReadOnly
+        Anything that concerns a single image becomes a row instead.
+    """
+    place = where or Where()
+    reader = StackReader(root, files)
+    rows: list[dict[str, Any]] = []
+    columns: list[Mapping[str, Any]] = []
+    failed: list[tuple[str, str]] = []
+    for item, image in read_items(reader, unit.items, operation.halo_px):
+        began = time.perf_counter()
+        found: Mapping[str, Any] = {}
+        reason = None
+        try:
+            if isinstance(image, Exception):
+                raise image
+            found = operation.measure(image)
+            _ = _count(operation, found)
+        except (StoreFull, StoreReadOnly):
+            raise
+        except Exception as error:  # whatever an image does to an operation is its own failure
+            reason, found = reason_of(error), {}
+        elapsed = time.perf_counter() - began
+        for image_id in item.image_ids:
+            if reason is not None:
+                failed.append((image_id, reason))
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "inputs": item.inputs,
+                    "block": item.block,
+                    "status": DONE if reason is None else FAILED,
+                    "reason": reason,
+                    "attempts": attempts,
+                    "elapsed_s": elapsed,
+                    "worker": place.worker,
+                    "device": place.device,
+                }
+            )
+            columns.append(found)
+    if trial:
+        return None
+    part = ledger_of(root, operation).write_part(_table(operation, rows, columns), operation.key)
+    compute_s = sum(row["elapsed_s"] for row in rows)
+    return UnitRecord(unit.number, part, len(rows) - len(failed), tuple(failed), compute_s)
+
+
+def failed_unit(
+    root: Root, operation: Operation, unit: Unit, *, reason: str, attempts: int
+) -> UnitRecord:
+    """Write rows for items that can't be answered for, such as those that kill their worker."""
+    rows = [
+        {
+            "image_id": image_id,
+            "inputs": item.inputs,
+            "block": item.block,
+            "status": FAILED,
+            "reason": reason,
+            "attempts": attempts,
+            "elapsed_s": 0.0,
+            "worker": "",
+            "device": "",
+        }
+        for item in unit.items
+        for image_id in item.image_ids
+    ]
+    part = ledger_of(root, operation).write_part(
+        _table(operation, rows, [{} for _ in rows]), operation.key
+    )
+    failed = tuple((row["image_id"], reason) for row in rows)
+    return UnitRecord(unit.number, part, 0, failed, 0.0)
+
+
+def _count(operation: Operation, found: Mapping[str, Any]) -> int:
+    lengths = {len(found[name]) for name in operation.objects.names} if found else {0}
+    if len(lengths) != 1:
+        raise ImageFailed("columns_of_different_length")
+    return lengths.pop()
+
+
+def _table(
+    operation: Operation, rows: list[dict[str, Any]], columns: list[Mapping[str, Any]]
+) -> pa.Table:
+    """Turn rows and their objects' columns into a part's table, objects as lists of structs."""
+    schema = result_schema(operation.objects)
+    plain = pa.schema([f for f in schema if f.name not in ("objects", "key")])
+    counts = [_count(operation, found) for found in columns]
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    arrays = []
+    for spec in operation.objects:
+        pieces = [pa.array(found[spec.name], spec.type) for found in columns if found]
+        arrays.append(pa.concat_arrays(pieces) if pieces else pa.array([], spec.type))
+    structs = pa.StructArray.from_arrays(arrays, fields=list(operation.objects))
+    table = pa.Table.from_pylist(rows, schema=plain)
+    return table.append_column(
+        schema.field("objects"),
+        pa.ListArray.from_arrays(offsets, structs).cast(schema.field("objects").type),
+    )
+
+
+def shards_read(item: Item, halo: int = 0) -> Iterator[tuple[str, int]]:
+    """Yield the shards, as (stack, index), that an item's pixels lie in."""
+    if item.block is None:
+        yield item.stack, item.shard
+        return
+    write, across = region_of(item)
+    read = write.grow(halo, item.shape[1:])
+    for y in range(read.start[0] // GIANT_SHARD_PX, -(-read.stop[0] // GIANT_SHARD_PX)):
+        for x in range(read.start[1] // GIANT_SHARD_PX, -(-read.stop[1] // GIANT_SHARD_PX)):
+            yield item.stack, y * across + x

@@ -1,0 +1,233 @@
+"""The catalog: every image and every stored shard of a cohort, as ledgers.
+
+``catalog/images`` holds one row per image version; the current one is that with the greatest
+``version``. ``catalog/shards`` holds one row per file below ``pixels/``. An ingest commits shards
+first and images second: the commit to images is what counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import Conflict
+from engine.store.layout import FIELDS
+from engine.store.ledger import BUSY_TRIES, Ledger, Part, Snapshot, Stale
+from engine.store.root import Root
+
+READY, FAILED, ORPHANED, RETIRED = "ready", "failed", "orphaned", "retired"
+"""States of an image: has pixels; can't be read; has pixels, but its source is gone; is no more."""
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("version", pa.int32()),
+        ("state", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("source", pa.string()),
+        ("fields", pa.map_(pa.string(), pa.string())),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("ctime_ns", pa.int64()),
+        ("etag", pa.string()),
+        ("content", pa.string()),
+        ("channels", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("dtype", pa.string()),
+        ("spacing_y_um", pa.float64()),
+        ("spacing_x_um", pa.float64()),
+        ("stack", pa.string()),
+        ("shard", pa.int32()),
+        ("t", pa.int32()),
+        ("z", pa.int32()),
+        ("giant", pa.bool_()),
+        ("noise_sd", pa.list_(pa.float64())),
+        ("duplicate_of", pa.string()),
+        ("ingest", pa.string()),
+    ]
+)
+
+SHARDS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("stack", pa.string()),
+        ("level", pa.int32()),
+        ("shard", pa.int32()),
+        ("digest", pa.string()),
+        ("size", pa.int64()),
+        ("chunks", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One version of one image, or of one source that can't be read. See `IMAGES`."""
+
+    image_id: str
+    state: str
+    source: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    reason: str | None = None
+    detail: str | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    etag: str | None = None
+    content: str | None = None
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    dtype: str | None = None
+    spacing_y_um: float | None = None
+    spacing_x_um: float | None = None
+    stack: str | None = None
+    shard: int | None = None
+    t: int | None = None
+    z: int | None = None
+    giant: bool = False
+    noise_sd: tuple[float, ...] = ()
+    duplicate_of: str | None = None
+    ingest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """One file below ``pixels/``: a shard or the metadata of an array or group.
+
+    ``path`` is relative to the cohort. ``level`` is that of the pyramid (-1 for the group's own
+    metadata) and ``shard`` the C-order index in its shard grid (-1 for metadata). ``chunks``
+    counts the stored chunks (-1 for metadata); a shard of which all chunks are blank has size 0
+    and no file.
+    """
+
+    path: str
+    stack: str
+    level: int
+    shard: int
+    digest: str
+    size: int
+    chunks: int
+
+
+def images_ledger(root: Root) -> Ledger:
+    """Return the ledger of images."""
+    return Ledger(root, "catalog/images", IMAGES)
+
+
+def shards_ledger(root: Root) -> Ledger:
+    """Return the ledger of shards."""
+    return Ledger(root, "catalog/shards", SHARDS)
+
+
+def image_table(rows: Sequence[ImageRow]) -> pa.Table:
+    """Turn rows into a table of `IMAGES`."""
+    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(ImageRow)}
+    columns["fields"] = [list(row.fields.items()) for row in rows]
+    columns["noise_sd"] = [list(row.noise_sd) for row in rows]
+    return pa.table(columns, schema=pa.schema([IMAGES.field(n) for n in columns])).select(
+        IMAGES.names
+    )
+
+
+def shard_table(rows: Sequence[ShardRow]) -> pa.Table:
+    """Turn rows into a table of `SHARDS`."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SHARDS)
+
+
+def current(versions: pa.Table) -> pa.Table:
+    """Return the newest version of each image, sorted by image_id.
+
+    Parameters
+    ----------
+    versions
+        Rows with at least ``image_id`` and ``version``, in any order.
+
+    Examples
+    --------
+    >>> rows = pa.table({"image_id": ["b", "a", "b"], "version": [1, 1, 2], "n": [0, 1, 2]})
+    >>> current(rows).to_pydict()["n"]
+    [1, 2]
+    """
+    if versions.num_rows == 0:
+        return versions
+    order = pc.sort_indices(
+        versions, sort_keys=[("image_id", "ascending"), ("version", "ascending")]
+    )
+    ranked = versions.take(order).combine_chunks()
+    ids = pc.dictionary_encode(ranked["image_id"]).combine_chunks().indices.to_numpy()
+    last = np.append(ids[1:] != ids[:-1], True)
+    return ranked.filter(pa.array(last))
+
+
+def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snapshot, pa.Table]:
+    """Return the catalog's snapshot and the current version of each image.
+
+    Parameters
+    ----------
+    columns
+        Columns wanted beside ``image_id`` and ``version``; all by default.
+    """
+    ledger = images_ledger(root)
+    snapshot = ledger.snapshot()
+    names = None
+    if columns is not None:
+        names = [n for n in IMAGES.names if n in {*columns, "image_id", "version"}]
+    return snapshot, current(ledger.read(snapshot.parts, names))
+
+
+def field_column(images: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return a field of the layout as a column, empty text where an image lacks it."""
+    found = pc.map_lookup(images["fields"], pa.scalar(name), "first")
+    return pc.fill_null(found, "")
+
+
+def with_fields(images: pa.Table) -> pa.Table:
+    """Replace the column ``fields`` by one column a field, `FIELDS` first."""
+    chunks = images["fields"].chunks
+    extra = sorted({k for chunk in chunks for k in pc.unique(chunk.keys).to_pylist()} - {*FIELDS})
+    columns = {name: field_column(images, name) for name in (*FIELDS, *extra)}
+    taken = set(images.column_names)
+    for name, column in columns.items():
+        images = images.append_column(f"field_{name}" if name in taken else name, column)
+    return images.drop_columns(["fields"])
+
+
+def commit_rows(
+    ledger: Ledger,
+    snapshot: Snapshot,
+    prepare: Callable[[Snapshot], tuple[Sequence[Part], Sequence[Part]]],
+) -> Snapshot:
+    """Commit what ``prepare`` makes of a snapshot, again for a newer one where another came first.
+
+    Parameters
+    ----------
+    prepare
+        From the snapshot in hand to (parts to add, parts to remove); called once per attempt and
+        must drop what the snapshot holds already.
+
+    Returns
+    -------
+    The snapshot after the commit.
+
+    Raises
+    ------
+    Conflict
+        If other writers won `BUSY_TRIES` times.
+    """
+    for _ in range(BUSY_TRIES):
+        add, remove = prepare(snapshot)
+        if not add and not remove:
+            return snapshot
+        try:
+            return ledger.commit(snapshot, add, remove)
+        except Stale:
+            snapshot = ledger.snapshot()
+    raise Conflict(ledger.path)

@@ -1,0 +1,237 @@
+"""cohort.toml: what people declare; and cohort.json: what is written once."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from engine.errors import (
+    AlreadyExists,
+    ConfigError,
+    CorruptStore,
+    FormatTooNew,
+    MissingObject,
+    NoCohort,
+)
+from engine.store.layout import DEFAULT_LAYOUT, Layout
+from engine.store.root import Root
+
+FORMAT = 1
+"""Version of the layout on disk that this engine writes."""
+
+TOML = "cohort.toml"
+JSON = "cohort.json"
+
+
+class RootConfig(BaseModel):
+    """A folder or prefix that sources are taken from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    layout: str | None = None
+    spacing_um: tuple[float, float] | None = None
+    """Pixel size (y, x), micrometres, for files that do not say it themselves."""
+
+
+class Limits(BaseModel):
+    """Bounds of what is taken in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_decoded_bytes: int = Field(default=2 * 1024**3, gt=0)
+    """A source that decodes to more is too_large, unless it can be streamed."""
+    giant_bytes: int = Field(default=128 * 1024**2, gt=0)
+    """A larger image becomes a tiled pyramid of its own instead of a place in a stack."""
+    shard_bytes: int = Field(default=16 * 1024**2, gt=0)
+    """Decoded size that a shard of a stack is filled to."""
+    shard_images: int = Field(default=64, gt=0)
+    """Images that a shard of a stack holds at most."""
+
+
+class CohortConfig(BaseModel):
+    """The content of cohort.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layout: str = DEFAULT_LAYOUT
+    subjects: str | None = None
+    """A CSV file with a column ``subject`` whose other columns join the tables."""
+    limits: Limits = Limits()
+    roots: dict[str, RootConfig] = Field(default_factory=dict)
+    operations: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("roots")
+    @classmethod
+    def _names(cls, roots: dict[str, RootConfig]) -> dict[str, RootConfig]:
+        for name in roots:
+            if not name or any(sign in name for sign in "/#\\:") or name.startswith("."):
+                raise ValueError(f"a root can't be called {name!r}: no / # \\ : and no leading dot")
+        return roots
+
+    def layout_of(self, root: str) -> Layout:
+        """Return the layout pattern of a root."""
+        config = self.roots.get(root)
+        return Layout(config.layout if config and config.layout else self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What cohort.json says."""
+
+    format: int
+    cohort_id: str
+
+
+def create_cohort(root: Root) -> Identity:
+    """Write cohort.json unless it is there; of two writers the first one wins."""
+    identity = {
+        "format": FORMAT,
+        "cohort_id": uuid.uuid4().hex,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        root.create(JSON, json.dumps(identity, indent=2).encode())
+    except AlreadyExists:
+        pass
+    return read_identity(root)
+
+
+def read_identity(root: Root) -> Identity:
+    """Read cohort.json.
+
+    Raises
+    ------
+    NoCohort, FormatTooNew, CorruptStore
+    """
+    try:
+        raw = root.read(JSON)
+    except MissingObject:
+        raise NoCohort(root.url) from None
+    try:
+        values = json.loads(raw)
+        found = int(values["format"])
+        cohort_id = str(values["cohort_id"])
+    except (ValueError, KeyError, TypeError):
+        raise CorruptStore(JSON, "is not the JSON that the engine wrote") from None
+    if found > FORMAT:
+        raise FormatTooNew(root.url, found, FORMAT)
+    return Identity(found, cohort_id)
+
+
+def parse_config(raw: bytes | None) -> CohortConfig:
+    """Check the text of cohort.toml.
+
+    Raises
+    ------
+    ConfigError
+        Naming the entry and what it must be.
+    """
+    try:
+        values = tomllib.loads(raw.decode()) if raw is not None else {}
+        config = CohortConfig.model_validate(values)
+        for name in ["", *config.roots]:
+            config.layout_of(name)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{TOML}, {where}", first["msg"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(TOML, f"is not TOML: {error}") from None
+    return config
+
+
+def read_config(root: Root) -> CohortConfig:
+    """Read cohort.toml; where there is none, all has its default."""
+    try:
+        return parse_config(root.read(TOML))
+    except MissingObject:
+        return CohortConfig()
+
+
+def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: str | None) -> None:
+    """Add source roots (and the layout of a new cohort) to cohort.toml, keeping all else."""
+
+    def change(raw: bytes | None) -> bytes | None:
+        parse_config(raw)
+        document = tomlkit.parse(raw.decode()) if raw is not None else tomlkit.document()
+        if layout is not None:
+            document["layout"] = layout
+        elif raw is None:
+            document["layout"] = DEFAULT_LAYOUT
+        table = document.setdefault("roots", tomlkit.table(is_super_table=True))
+        for name, values in roots.items():
+            if name not in table:
+                entry = tomlkit.table()
+                entry.update(dict(values))
+                table[name] = entry
+        new = tomlkit.dumps(document).encode()
+        parse_config(new)
+        return None if new == raw else new
+
+    root.update(TOML, change)
+
+
+def declare_operation(
+    root: Root, name: str, parameters: Mapping[str, Any], *, replace: bool
+) -> bool:
+    """Declare an operation's parameters in cohort.toml.
+
+    Parameters
+    ----------
+    replace
+        Whether to overwrite what is declared; else the first of two writers wins.
+
+    Returns
+    -------
+    Whether it was written.
+    """
+
+    def change(raw: bytes | None) -> bytes | None:
+        declared = parse_config(raw).operations
+        if name in declared and not replace:
+            return None
+        document = tomlkit.parse(raw.decode()) if raw is not None else tomlkit.document()
+        table = document.setdefault("operations", tomlkit.table(is_super_table=True))
+        entry = tomlkit.table()
+        for parameter, value in parameters.items():
+            if value is not None:
+                entry[parameter] = list(value) if isinstance(value, tuple) else value
+        table[name] = entry
+        new = tomlkit.dumps(document).encode()
+        return None if new == raw else new
+
+    return root.update(TOML, change)
+
+
+def locate_root(path: str, config: CohortConfig) -> tuple[str, str] | None:
+    """Return (root name, path relative to it) of a source path inside a known root."""
+    best: tuple[str, str] | None = None
+    for name, root in config.roots.items():
+        base = root.path.rstrip("/")
+        if path == base:
+            return name, ""
+        if path.startswith(base + "/") and (
+            best is None or len(base) > len(config.roots[best[0]].path.rstrip("/"))
+        ):
+            best = name, path[len(base) + 1 :]
+    return best
+
+
+def new_root_name(path: str, config: CohortConfig) -> str:
+    """Return a free name for a new root, made of its last folder's name."""
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(path).name) or "root"
+    name, count = stem, 1
+    while name in config.roots:
+        count += 1
+        name = f"{stem}-{count}"
+    return name

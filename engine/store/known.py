@@ -1,0 +1,112 @@
+"""What the catalog knows of each source and each content: an index for ingest."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import fields
+
+import pyarrow as pa
+
+from engine.store.catalog import FAILED, IMAGES, ORPHANED, READY, RETIRED, ImageRow, current
+from engine.store.ledger import Ledger, Snapshot
+
+
+class Known:
+    """The newest row of each image, by source and by content.
+
+    Rows stay in Arrow until they are asked for, so a million of them cost what their columns do.
+    """
+
+    def __init__(self, ledger: Ledger, snapshot: Snapshot) -> None:
+        self._ledger = ledger
+        self._parts = {part.path for part in snapshot.parts}
+        self._table = current(ledger.read(snapshot.parts))
+        self._by_source = {}
+        self._by_content = {}
+        self._others: dict[str, ImageRow] = {}
+        sources, contents, states = (
+            self._table[name].to_pylist() for name in ("source", "content", "state")
+        )
+        for n, (source, content, state) in enumerate(zip(sources, contents, states, strict=True)):
+            self._by_source.setdefault(source, []).append(n)
+            if content is not None and state in (READY, ORPHANED):
+                self._by_content.setdefault(content, n)
+        self._states: list[str] = states
+        self._reasons: list[str | None] = self._table["reason"].to_pylist()
+        self._stats = list(
+            zip(
+                *(self._table[n].to_pylist() for n in ("size", "mtime_ns", "ctime_ns")), strict=True
+            )
+        )
+        self._newer_content: dict[str, ImageRow] = {}
+        self._newer_source: dict[str, dict[str, ImageRow]] = {}
+
+    def _row(self, n: int) -> ImageRow:
+        return rows_of(self._table.slice(n, 1))[0]
+
+    def of_source(self, source: str) -> dict[str, ImageRow]:
+        """Return the images of a source, by image_id."""
+        rows = {row.image_id: row for row in map(self._row, self._by_source.get(source, []))}
+        return {**rows, **self._newer_source.get(source, {})}
+
+    def unchanged(self, source: str, stat: tuple[int, int, int], passing: Container[str]) -> str:
+        """Tell whether a source is as catalogued: "unchanged", "returned" (it was gone) or "no".
+
+        Parameters
+        ----------
+        stat
+            Size, mtime_ns and ctime_ns as listed.
+        passing
+            Reasons of failures that may be gone now.
+        """
+        rows = [n for n in self._by_source.get(source, ()) if self._states[n] != RETIRED]
+        if not rows or any(self._stats[n] != stat or self._reasons[n] in passing for n in rows):
+            return "no"
+        return "returned" if any(self._states[n] == ORPHANED for n in rows) else "unchanged"
+
+    def with_content(self, content: str) -> ImageRow | None:
+        """Return the image whose pixels all images with this content share."""
+        if content in self._newer_content:
+            return self._newer_content[content]
+        n = self._by_content.get(content)
+        return None if n is None else self._row(n)
+
+    def sources(self) -> Iterator[str]:
+        """Yield the sources that had images, or failed, before this ingest."""
+        for source, rows in self._by_source.items():
+            if any(self._states[n] in (READY, FAILED) for n in rows):
+                yield source
+
+    def add(self, rows: Iterable[ImageRow]) -> None:
+        """Take note of rows that were committed."""
+        for row in rows:
+            self._newer_source.setdefault(row.source, {})[row.image_id] = row
+            known = row.content is None or row.content in self._by_content
+            if row.state == READY and row.content is not None and not known:
+                self._newer_content.setdefault(row.content, row)
+
+    def refresh(self, snapshot: Snapshot) -> None:
+        """Take note of what others committed since."""
+        fresh = [part for part in snapshot.parts if part.path not in self._parts]
+        rows = rows_of(current(self._ledger.read(fresh)))
+        self._others.update({row.image_id: row for row in rows})
+        self.seen(snapshot)
+
+    def seen(self, snapshot: Snapshot) -> None:
+        """Take note that all of a snapshot is known."""
+        self._parts |= {part.path for part in snapshot.parts}
+
+    def committed(self, image_id: str) -> ImageRow | None:
+        """Return the row that another ingest committed for an image since this one began."""
+        return self._others.get(image_id)
+
+
+def rows_of(table: pa.Table) -> list[ImageRow]:
+    """Turn catalog rows from Arrow into values."""
+    names = [field.name for field in fields(ImageRow)]
+    rows = []
+    for values in table.select([n for n in IMAGES.names if n in names]).to_pylist():
+        values["fields"] = dict(values["fields"] or ())
+        values["noise_sd"] = tuple(values["noise_sd"] or ())
+        rows.append(ImageRow(**values))
+    return rows

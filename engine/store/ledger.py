@@ -1,0 +1,306 @@
+"""A ledger: a Delta table to which writers add durable parts, one compare-and-swap at a time.
+
+Workers write parts under names of their own; nothing sees a part before a commit names it. A
+commit names the version it was made for, and is refused when another writer came first
+(Delta protocol: the log entry of a version is created once). Each part's name holds the digest of
+its bytes, and each log entry the digest of the one before it, so that a flipped bit is named.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from engine.errors import CorruptStore, EngineError
+from engine.store.digests import digest_bytes
+from engine.store.root import Root
+
+APP_ID = "cohort"
+CHAIN = "cohort.previous"
+"""Name, in a commit's metadata, of the digest of the log entry before it."""
+
+BUSY_TRIES = 200
+"""Compare-and-swap attempts before giving up; each loser has seen another writer succeed."""
+
+
+class Stale(EngineError):
+    """Another writer committed first: (path of the ledger,). Reload and decide again."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} was changed by another writer."
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of a ledger, written and durable, committed or not yet."""
+
+    path: str  # relative to the ledger
+    size: int
+    rows: int
+    key: str | None
+    low: str  # least and greatest image_id (or other first column) in it
+    high: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A ledger as of one version. ``version`` is -1 where nothing was ever committed."""
+
+    version: int
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def by_path(self) -> dict[str, Part]:
+        """Parts by their path."""
+        return {part.path: part for part in self.parts}
+
+    def of_key(self, key: str | None) -> tuple[Part, ...]:
+        """Return the parts of one key."""
+        return tuple(part for part in self.parts if part.key == key)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A Delta table below a cohort's root.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    path
+        Folder of the table, relative to the root.
+    schema
+        Columns; the first one is a string that identifies what a row is about.
+    partition
+        Name of the partition column (a string column of the schema), or None.
+    """
+
+    root: Root
+    path: str
+    schema: pa.Schema
+    partition: str | None = None
+
+    @property
+    def part_schema(self) -> pa.Schema:
+        """Columns as they stand in the files: all but the partition column."""
+        return pa.schema([field for field in self.schema if field.name != self.partition])
+
+    def _open(self) -> DeltaTable | None:
+        uri, options = self.root.delta(self.path)
+        try:
+            return DeltaTable(uri, storage_options=options)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError, ValueError) as error:
+            raise CorruptStore(
+                f"{self.path}/_delta_log", f"can't be read ({type(error).__name__})"
+            ) from error
+
+    def snapshot(self) -> Snapshot:
+        """Return the ledger as it is now.
+
+        Raises
+        ------
+        CorruptStore
+            If the log can't be parsed.
+        """
+        table = self._open()
+        if table is None:
+            return Snapshot(-1, ())
+        try:
+            actions = pa.table(table.get_add_actions(flatten=True))
+        except (DeltaError, OSError, ValueError) as error:
+            raise CorruptStore(f"{self.path}/_delta_log", "can't be read") from error
+        first = self.schema.names[0]
+        names = set(actions.column_names)
+
+        def column(name: str) -> list[Any]:
+            return actions[name].to_pylist() if name in names else [None] * actions.num_rows
+
+        parts = tuple(
+            Part(path, size, rows, key, low or "", high or "")
+            for path, size, rows, key, low, high in zip(
+                column("path"),
+                column("size_bytes"),
+                column("num_records"),
+                column(f"partition.{self.partition}"),
+                column(f"min.{first}"),
+                column(f"max.{first}"),
+                strict=True,
+            )
+        )
+        return Snapshot(table.version(), tuple(sorted(parts, key=lambda part: part.path)))
+
+    # parts
+
+    def write_part(self, rows: pa.Table, key: str | None = None) -> Part:
+        """Write rows durably under a new name; nobody sees them before a commit.
+
+        Parameters
+        ----------
+        rows
+            Columns of `part_schema`.
+        key
+            Value of the partition column for all of them.
+        """
+        rows = rows.select(self.part_schema.names).cast(self.part_schema)
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd", write_page_checksum=True)
+        data = buffer.getvalue()
+        folder = f"{self.partition}={key}/" if self.partition else ""
+        path = f"{folder}{secrets.token_hex(6)}-{digest_bytes(data)}.parquet"
+        self.root.create(f"{self.path}/{path}", data)
+        first = rows.column(0)
+        ids = first.to_pylist() if rows.num_rows else [""]
+        return Part(path, len(data), rows.num_rows, key, min(ids), max(ids))
+
+    def read_part(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a part, all of whose bytes are checked against the digest in its name.
+
+        Raises
+        ------
+        MissingObject, CorruptStore
+        """
+        data = self.root.read(f"{self.path}/{part.path}")
+        if digest_bytes(data) != part.path.rsplit("-", 1)[-1].removesuffix(".parquet"):
+            raise CorruptStore(f"{self.path}/{part.path}", "its bytes do not match its digest")
+        wanted = [n for n in columns if n != self.partition] if columns is not None else None
+        rows = pq.read_table(pa.BufferReader(data), columns=wanted, use_threads=False)
+        if self.partition and (columns is None or self.partition in columns):
+            rows = rows.append_column(self.partition, pa.array([part.key] * len(rows), pa.string()))
+        return rows
+
+    def read_parts(
+        self, parts: Sequence[Part], columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Read parts one after the other."""
+        for part in parts:
+            yield self.read_part(part, columns)
+
+    def read(self, parts: Sequence[Part], columns: Sequence[str] | None = None) -> pa.Table:
+        """Read parts into one table of the ledger's columns, empty where there are none."""
+        names = list(columns) if columns is not None else self.schema.names
+        empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
+        tables = [table.select(names) for table in self.read_parts(parts, names)]
+        return pa.concat_tables([empty, *tables])
+
+    # commits
+
+    def commit(
+        self, snapshot: Snapshot, add: Sequence[Part], remove: Sequence[Part] = ()
+    ) -> Snapshot:
+        """Make parts visible, and others vanish, in one step, if nobody came first.
+
+        Returns
+        -------
+        The snapshot that holds the commit.
+
+        Raises
+        ------
+        Stale
+            If the ledger is no longer as in ``snapshot``; nothing was changed.
+        StoreFull, StoreReadOnly
+        """
+        table = self._open()
+        if table is None:
+            table = self._create()
+        if snapshot.version > 0 and table.version() < snapshot.version:
+            raise CorruptStore(f"{self.path}/_delta_log", "its newest entries are gone")
+        if table.version() != max(snapshot.version, 0):
+            raise Stale(self.path)
+        version = table.version()
+        now_ms = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = [self._add(part, now_ms) for part in add]
+        actions += [
+            RemoveAction(part.path, True, now_ms, part.size, self._partition_values(part.key))
+            for part in remove
+        ]
+        log = self._log_path(version)
+        properties = CommitProperties(
+            custom_metadata={CHAIN: digest_bytes(self.root.read(log))},
+            max_commit_retries=0,
+            app_transactions=[Transaction(APP_ID, version + 1)],
+        )
+        try:
+            table.create_write_transaction(
+                actions,
+                "append",
+                self.schema,
+                partition_by=[self.partition] if self.partition else None,
+                commit_properties=properties,
+                post_commithook_properties=PostCommitHookProperties(
+                    create_checkpoint=True, cleanup_expired_logs=False
+                ),
+            )
+        except (CommitFailedError, DeltaError, OSError) as error:
+            if self._committed(version + 1, add):
+                # The entry was written before something after it (a checkpoint) failed.
+                pass
+            elif self.root.size(self._log_path(version + 1)) is not None:
+                raise Stale(self.path) from error
+            else:
+                self.root.replace(
+                    f"{self.path}/.room", b"\0" * 4096
+                )  # names a full or read-only disk
+                self.root.delete(f"{self.path}/.room")
+                raise
+        gone = {part.path for part in remove}
+        kept = [part for part in snapshot.parts if part.path not in gone]
+        return Snapshot(version + 1, tuple(sorted([*kept, *add], key=lambda part: part.path)))
+
+    def _create(self) -> DeltaTable:
+        uri, options = self.root.delta(self.path)
+        self.root.replace(f"{self.path}/.room", b"\0" * 4096)
+        self.root.delete(f"{self.path}/.room")
+        try:
+            DeltaTable.create(
+                uri,
+                self.schema,
+                mode="ignore",
+                partition_by=[self.partition] if self.partition else None,
+                configuration={"delta.dataSkippingNumIndexedCols": "1"},
+                storage_options=options,
+            )
+        except (DeltaError, OSError):
+            if self._open() is None:  # else: two writers began at the same moment
+                raise
+        table = self._open()
+        if table is None:
+            raise CorruptStore(self.path, "vanished while it was made")
+        return table
+
+    def _log_path(self, version: int) -> str:
+        return f"{self.path}/_delta_log/{version:020d}.json"
+
+    def _committed(self, version: int, add: Sequence[Part]) -> bool:
+        try:
+            entry = self.root.read(self._log_path(version)).decode()
+        except FileNotFoundError:
+            return False
+        return bool(add) and all(json.dumps(part.path)[1:-1] in entry for part in add)
+
+    def _partition_values(self, key: str | None) -> dict[str, str | None]:
+        return {self.partition: key} if self.partition else {}
+
+    def _add(self, part: Part, now_ms: int) -> AddAction:
+        first = self.schema.names[0]
+        stats = {
+            "numRecords": part.rows,
+            "minValues": {first: part.low},
+            "maxValues": {first: part.high},
+            "nullCount": {first: 0},
+        }
+        values = self._partition_values(part.key)
+        return AddAction(part.path, part.size, values, now_ms, True, json.dumps(stats))

@@ -1,0 +1,280 @@
+"""Pixels at rest: OME-Zarr 0.5 stacks, written shard by shard, read with every check on.
+
+A shard is assembled aside and published once under its final name (a link or a conditional put),
+so that it appears whole or not at all. Reading checks what Zarr leaves silent: metadata against
+its digest, and a shard's presence and size against the catalog; the chunks' own checksums (zstd)
+and that of the shard's index (crc32c) do the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore
+
+from engine.errors import AlignmentError, AlreadyExists, Conflict, CorruptStore, MissingObject
+from engine.store.catalog import ShardRow
+from engine.store.digests import digest_bytes
+from engine.store.ome import group_attributes
+from engine.store.root import Root
+from engine.store.stacking import StackPlan, level_shapes
+
+ZSTD_LEVEL = 1
+"""Compression level: pixels are noisy, higher levels cost much and save little."""
+
+PIPELINE = {
+    "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
+    "codec_pipeline.chunk_concurrent_maximum": 1,  # a worker owns its threads, not the machine
+    "threading.max_workers": 1,
+}
+ABSENT = np.uint64(2**64 - 1)
+"""Offset by which a shard's index marks a chunk that is not stored (zarr v3 sharding codec)."""
+
+OPEN_ARRAYS = 64
+"""Arrays that one process keeps open; each is a few kilobytes of metadata."""
+
+
+def stack_path(stack: str) -> str:
+    """Return the path of a stack, relative to the cohort."""
+    return f"pixels/{stack}.zarr"
+
+
+def shard_key(grid: Sequence[int], index: int) -> str:
+    """Return the Zarr key of a shard from its C-order index in the shard grid.
+
+    Examples
+    --------
+    >>> shard_key((2, 1, 3, 3), 10)
+    'c/1/0/0/1'
+    """
+    if not 0 <= index < math.prod(grid):
+        raise AlignmentError(index, f"a grid of {tuple(grid)} shards")
+    return "c/" + "/".join(str(int(i)) for i in np.unravel_index(index, grid))
+
+
+def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
+    """Write the metadata of a stack, all levels, and return their rows for the catalog."""
+    shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
+    path = stack_path(plan.name)
+    rows = []
+    with root.staging() as folder:
+        group = zarr.create_group(
+            LocalStore(folder / "stack.zarr"),
+            zarr_format=3,
+            attributes=group_attributes(plan.name, shapes, plan.spacing_um),
+        )
+        names = ("t", "c", "z", "y", "x") if plan.kind == "series" else ("t", "c", "y", "x")
+        for level, shape in enumerate(shapes):
+            group.create_array(
+                str(level),
+                shape=shape,
+                dtype=plan.dtype,
+                chunks=plan.chunk,
+                shards=plan.shard,
+                compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+                fill_value=0,
+                dimension_names=names,
+            )
+        for level in [*range(len(shapes)), -1]:  # the group last: a viewer finds whole stacks
+            name = "zarr.json" if level < 0 else f"{level}/zarr.json"
+            data = (folder / "stack.zarr" / name).read_bytes()
+            root.create(f"{path}/{name}", data)
+            digest = digest_bytes(data)
+            rows.append(ShardRow(f"{path}/{name}", plan.name, level, -1, digest, len(data), -1))
+    return rows
+
+
+def count_chunks(shard: bytes | memoryview, chunks: int) -> int:
+    """Return how many chunks a shard stores, from the index at its end (zarr v3 sharding codec)."""
+    index = np.frombuffer(shard, "<u8", chunks * 2, len(shard) - 4 - chunks * 16)
+    return int(np.count_nonzero(index[::2] != ABSENT))
+
+
+class StackWriter:
+    """Writes whole shards of one level of a stack.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    stack
+        Name of a stack made by `create_stack`.
+    level
+        Level of the pyramid.
+    """
+
+    def __init__(self, root: Root, stack: str, level: int = 0) -> None:
+        self._root = root
+        self._stack = stack
+        self._level = level
+        self._base = f"{stack_path(stack)}/{level}"
+        self.metadata: dict[str, Any] = json.loads(root.read(f"{self._base}/zarr.json"))
+        self.shape = tuple(self.metadata["shape"])
+        self.shard = tuple(self.metadata["chunk_grid"]["configuration"]["chunk_shape"])
+        inner = tuple(self.metadata["codecs"][0]["configuration"]["chunk_shape"])
+        self.chunks = math.prod(s // i for s, i in zip(self.shard, inner, strict=True))
+        self.grid = tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
+
+    def write(self, index: int, pixels: NDArray[Any]) -> ShardRow:
+        """Publish one shard, once; a second attempt with the same pixels finds it done.
+
+        Parameters
+        ----------
+        index
+            C-order index in the shard grid.
+        pixels
+            Array of the shard's shape, or smaller at the end of an axis.
+
+        Raises
+        ------
+        Conflict
+            If the shard is there with other pixels.
+        StoreFull, StoreReadOnly
+        """
+        key = shard_key(self.grid, index)
+        path = f"{self._base}/{key}"
+        with self._root.staging() as folder:
+            assembled = self._assemble(folder, pixels)
+            if not assembled.exists():  # every chunk is blank, and blank chunks are not stored
+                return self._row(path, index, b"", 0)
+            data = assembled.read_bytes()
+            try:
+                self._root.create_from(path, assembled)
+            except AlreadyExists:
+                data = self._adopt(path, data, pixels)
+        return self._row(path, index, data, count_chunks(data, self.chunks))
+
+    def _row(self, path: str, index: int, data: bytes, chunks: int) -> ShardRow:
+        digest = digest_bytes(data)
+        return ShardRow(path, self._stack, self._level, index, digest, len(data), chunks)
+
+    def describe(self) -> ShardRow:
+        """Return the catalog's row of the level's own metadata."""
+        data = self._root.read(f"{self._base}/zarr.json")
+        digest = digest_bytes(data)
+        path = f"{self._base}/zarr.json"
+        return ShardRow(path, self._stack, self._level, -1, digest, len(data), -1)
+
+    def _assemble(self, folder: Path, pixels: NDArray[Any]) -> Path:
+        (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
+        with zarr.config.set(PIPELINE):
+            array = zarr.open_array(LocalStore(folder), mode="r+")
+            array[tuple(slice(0, n) for n in pixels.shape)] = pixels
+        return folder / shard_key((1,) * len(self.shard), 0)
+
+    def _adopt(self, path: str, mine: bytes, pixels: NDArray[Any]) -> bytes:
+        """Take over what an earlier attempt at this shard published, if it is the same."""
+        there = self._root.read(path)
+        if there == mine:
+            return there
+        with self._root.staging() as folder:
+            (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
+            target = folder / shard_key((1,) * len(self.shard), 0)
+            target.parent.mkdir(parents=True)
+            target.write_bytes(there)
+            with zarr.config.set(PIPELINE):
+                array = zarr.open_array(LocalStore(folder), mode="r")
+                same = np.array_equal(array[tuple(slice(0, n) for n in pixels.shape)], pixels)
+        if not same:
+            raise Conflict(path)
+        return there
+
+
+class StackReader:
+    """Reads pixels of a cohort, checked against the catalog's rows of their files.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    files
+        Catalog rows by path: of the metadata and shards that will be read, at least.
+    """
+
+    def __init__(self, root: Root, files: Mapping[str, ShardRow]) -> None:
+        self._root = root
+        self._files = files
+        self._arrays: OrderedDict[str, zarr.Array[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def array(self, stack: str, level: int = 0) -> zarr.Array[Any]:
+        """Return a level as a Zarr array whose metadata were checked.
+
+        Raises
+        ------
+        MissingObject, CorruptStore
+        """
+        path = f"{stack_path(stack)}/{level}"
+        with self._lock:
+            if path not in self._arrays:
+                self._check_metadata(f"{path}/zarr.json")
+                with zarr.config.set(PIPELINE):
+                    self._arrays[path] = zarr.open_array(self._root.zarr_store(path), mode="r")
+                if len(self._arrays) > OPEN_ARRAYS:
+                    self._arrays.popitem(last=False)
+            return self._arrays[path]
+
+    def _check_metadata(self, path: str) -> None:
+        row = self._files.get(path)
+        if row is None:
+            raise CorruptStore(path, "is not in the catalog")
+        if digest_bytes(self._root.read(path)) != row.digest:
+            raise CorruptStore(path, "its bytes do not match the catalog's digest")
+
+    def check_shard(self, path: str) -> bool:
+        """Tell whether a shard holds any chunk, and raise where its file is not as catalogued."""
+        row = self._files.get(path)
+        if row is None:
+            raise CorruptStore(path, "is not in the catalog")
+        size = self._root.size(path)
+        if size is None and row.chunks:
+            raise MissingObject(path)
+        if (size or 0) != row.size:
+            raise CorruptStore(path, f"has {size or 0} bytes, but the catalog says {row.size}")
+        return row.chunks > 0
+
+    def read(self, stack: str, index: tuple[slice | int, ...], level: int = 0) -> NDArray[Any]:
+        """Read pixels, every shard that they touch checked.
+
+        Parameters
+        ----------
+        index
+            One int or slice (step 1) for each axis of the level.
+
+        Raises
+        ------
+        MissingObject
+            If a shard that the catalog lists is not there.
+        CorruptStore
+            If metadata, a shard or a chunk differ from what was written.
+        """
+        array = self.array(stack, level)
+        box = [
+            (i, i + 1) if isinstance(i, int) else i.indices(n)[:2]
+            for i, n in zip(index, array.shape, strict=True)
+        ]
+        shard = array.shards or array.chunks
+        touched = [range(lo // s, -(-hi // s)) for (lo, hi), s in zip(box, shard, strict=True)]
+        for corner in np.ndindex(*(len(r) for r in touched)):
+            key = "/".join(str(r[i]) for r, i in zip(touched, corner, strict=True))
+            self.check_shard(f"{stack_path(stack)}/{level}/c/{key}")
+        try:
+            return np.asarray(array[index])
+        except MemoryError:
+            raise
+        except Exception as error:
+            # zarr and zarrs raise many types for bad checksums; their texts hold no pixels.
+            where = f"{stack_path(stack)}/{level}"
+            raise CorruptStore(
+                where, f"a chunk can't be decoded ({type(error).__name__})"
+            ) from None

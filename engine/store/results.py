@@ -1,0 +1,81 @@
+"""Results of an operation: a ledger partitioned by key, and what each key stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from engine.errors import AlreadyExists, CorruptStore, MissingObject
+from engine.store.ledger import Ledger
+from engine.store.root import Root
+
+DONE, FAILED = "done", "failed"
+
+
+def result_schema(objects: pa.Schema) -> pa.Schema:
+    """Return the columns of an operation's results.
+
+    One row per image (or block of a giant one), inputs and key; ``objects`` is a list of structs.
+    """
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("key", pa.string()),
+            ("inputs", pa.string()),
+            ("block", pa.int32()),
+            ("status", pa.string()),
+            ("reason", pa.string()),
+            ("attempts", pa.int32()),
+            ("elapsed_s", pa.float64()),
+            ("worker", pa.string()),
+            ("device", pa.string()),
+            ("objects", pa.list_(pa.struct(list(objects)))),
+        ]
+    )
+
+
+PLANNED = ("image_id", "inputs", "block", "status")
+"""Columns that a plan reads."""
+
+
+def results_ledger(root: Root, operation: str, version: int, objects: pa.Schema) -> Ledger:
+    """Return the ledger of one operation's version."""
+    return Ledger(root, f"results/{operation}/v{version}", result_schema(objects), "key")
+
+
+def _key_path(operation: str, version: int, key: str) -> str:
+    return f"results/{operation}/v{version}/_keys/{key}.json"
+
+
+def record_key(root: Root, identity: Mapping[str, Any], key: str) -> None:
+    """Write down, once, what a key was made of, so that a later plan can say what changed."""
+    path = _key_path(identity["operation"], identity["version"], key)
+    try:
+        root.create(path, json.dumps(dict(identity), indent=2, sort_keys=True).encode())
+    except AlreadyExists:
+        pass
+
+
+def read_key(root: Root, operation: str, version: int, key: str) -> dict[str, Any] | None:
+    """Return what a key was made of, or None where that was never written down."""
+    path = _key_path(operation, version, key)
+    try:
+        return dict(json.loads(root.read(path)))
+    except MissingObject:
+        return None
+    except ValueError:
+        raise CorruptStore(path, "is not the JSON that the engine wrote") from None
+
+
+def versions_there(root: Root, operation: str) -> list[int]:
+    """Return the versions of an operation that have results, oldest first."""
+    prefix = f"results/{operation}/"
+    found = set()
+    for entry in root.list(prefix):
+        name = entry.path[len(prefix) :].split("/", 1)[0]
+        if name.startswith("v") and name[1:].isdigit():
+            found.add(int(name[1:]))
+    return sorted(found)
