@@ -18,8 +18,8 @@ def spacing_from_density(y: float, x: float, unit_um: float) -> tuple[float, flo
     """Turn pixels per unit into a spacing, or None where the density is not a calibration.
 
     Most programs write 72 or 300 dpi with no camera or stage behind it. Taking that for a spacing
-    would give every measured length a wrong unit, so densities of `PRINT_DPI` (to 1 %) and those
-    that are not positive and finite count as unknown.
+    would give every measured length a wrong unit, so densities of `PRINT_DPI` (to 1 %), one
+    pixel per unit, and those that are not positive and finite count as unknown.
 
     Parameters
     ----------
@@ -40,6 +40,8 @@ def spacing_from_density(y: float, x: float, unit_um: float) -> tuple[float, flo
     True
     """
     if not (math.isfinite(y) and math.isfinite(x) and y > 0 and x > 0):
+        return None
+    if y == x == 1:
         return None
     spacing = unit_um / y, unit_um / x
     if not all(math.isfinite(step) and step > 0 for step in spacing):

@@ -93,11 +93,14 @@ def real_path(root: Path, path: str) -> Path:
     SourceUnreadable
         ``outside_root`` if ``path`` is absolute, climbs with ``..`` or holds a NUL.
     """
+    return root / unescape_path(_check_path(path))
+
+
+def _check_path(path: str) -> str:
     relative = unescape_path(path)
-    parts = relative.split("/")
-    if relative.startswith("/") or ".." in parts or "\0" in relative:
+    if relative.startswith("/") or ".." in relative.split("/") or "\0" in relative:
         raise SourceUnreadable("outside_root", "the path leads out of the source's root")
-    return root / relative
+    return path
 
 
 def open_file(root: Path, path: str) -> BinaryIO:
@@ -113,11 +116,26 @@ def open_file(root: Path, path: str) -> BinaryIO:
     SourceUnreadable
         ``vanished``, ``unreadable``, ``outside_root`` (it has become a link), ``not_a_file``.
     """
-    place = real_path(root, path)
+    *folders, name = unescape_path(_check_path(path)).split("/")
+    # Each step is opened by itself, since a folder may become a link after it was listed.
+    step = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     # Without O_NONBLOCK, opening a pipe that took the file's place would wait for ever.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    last = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(place, flags)
+        at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for folder in folders:
+            above = at
+            try:
+                at = os.open(folder, step, dir_fd=above)
+            finally:
+                os.close(above)
+        try:
+            descriptor = os.open(name, last, dir_fd=at)
+        finally:
+            os.close(at)
+    except NotADirectoryError:
+        # Linux says so of a link where a folder is due, too (O_DIRECTORY comes first).
+        raise SourceUnreadable("outside_root", "a folder has become a link or a file") from None
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise SourceUnreadable("outside_root", "the file has become a link") from None

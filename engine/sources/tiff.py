@@ -27,6 +27,7 @@ from engine.sources.tiff_layout import (
     NO_COMPRESSION,
     STREAM_SEGMENT_BYTES,
     Layout,
+    check_lists,
     read_layout,
 )
 from engine.sources.tiff_metadata import (
@@ -43,6 +44,7 @@ from engine.sources.tiff_metadata import (
 
 _SUBFILE, _OLD_SUBFILE, _RESOLUTION_UNIT, _XMP = 254, 255, 296, 700
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType, section 8
+_XMP_START_BYTES = 64 * 1024  # Ventana's mark is in the first lines
 _NDPI, _STK = 65420, 33629  # private fields of Hamamatsu and MetaMorph
 
 
@@ -122,6 +124,7 @@ def _read_pages(tiff: TiffFile, *, imagej: bool) -> list[_Page]:
             _refuse_vendors(ifd)
         layout = read_layout(ifd, imagej=imagej)
         layout = known.setdefault(layout, layout)
+        check_lists(ifd, layout)
         kind = ifd.number(_SUBFILE, 0)
         image = not kind & (_REDUCED | _MASK) and ifd.number(_OLD_SUBFILE, 1) != 2
         if pages and pages[0].layout.tiled and layout.yx != pages[0].layout.yx:
@@ -136,7 +139,7 @@ def _refuse_vendors(ifd: Ifd) -> None:
     """Refuse formats that look like TIFF, but whose planes are not where TIFF has them."""
     if _STK in ifd.fields and ifd.fields[_STK][1] > 1:
         raise SourceUnreadable("unsupported", "a MetaMorph stack (STK)")
-    if b"iScan" in ifd.content(_XMP)[:65536]:
+    if b"iScan" in ifd.content(_XMP, _XMP_START_BYTES):
         raise SourceUnreadable("unsupported", "a Ventana whole slide (BIF)")
 
 
@@ -190,8 +193,9 @@ def _describe(
     plane = Plane(
         fragment, shape, layout.result_dtype, group.spacing_um, group.place, group.series, streams
     )
-    check_size(min(plane.nbytes, layout.segment_bytes) if streams else plane.nbytes, limit)
-    if not streams:
-        # A small page in one huge tile decodes the tile.
-        check_size(layout.segment_bytes, limit)
+    # A small page in one huge tile decodes the whole tile; a strip that is split is never whole.
+    at_once = layout.row_bytes if layout.split else layout.segment_bytes
+    check_size(at_once if streams else max(at_once, plane.nbytes), limit)
+    if layout.stored_bytes > tiff.size:
+        raise SourceUnreadable("truncated", "the page is longer than the file")
     return plane

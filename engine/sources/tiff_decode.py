@@ -101,7 +101,7 @@ class _SegmentReader:
         self._ifd = ifd
         self._layout = layout
         self._segments = segments
-        self._tables = ifd.content(JPEG_TABLES, 1024**2) if layout.compression == JPEG else b""
+        self._tables = ifd.content(JPEG_TABLES) if layout.compression == JPEG else b""
         self._stored = np.dtype(layout.dtype).newbyteorder(ifd.tiff.order)
 
     def rows(self, index: int, start: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:

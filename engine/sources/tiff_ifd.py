@@ -104,12 +104,22 @@ class Ifd:
             raise SourceUnreadable("corrupt", f"TIFF field {tag} is not a whole number")
         return int(values[0])
 
-    def content(self, tag: int, most: int = _MAX_TEXT_BYTES) -> bytes:
-        """Return a field of bytes or text, without trailing NULs; empty if absent or longer."""
-        field = self.fields.get(tag)
-        if field is None or field[0] not in (1, 2, 7) or field[1] > most:
+    def content(self, tag: int, first: int | None = None) -> bytes:
+        """Return a field of bytes or text without trailing NULs, or its ``first`` bytes.
+
+        Empty if the field is absent or of numbers.
+
+        Raises
+        ------
+        SourceUnreadable
+            ``unsupported`` if all of it is asked for, but it is longer than any real one.
+        """
+        kind, count, offset = self.fields.get(tag, (0, 0, 0))
+        if kind not in (1, 2, 7) or count == 0:
             return b""
-        return read_span(self.tiff, field[2], field[1]).rstrip(b"\0")
+        if first is None and count > _MAX_TEXT_BYTES:
+            raise SourceUnreadable("unsupported", f"TIFF field {tag} has {count} bytes")
+        return read_span(self.tiff, offset, min(count, first or count)).rstrip(b"\0")
 
 
 def open_tiff(file: BinaryIO) -> TiffFile:

@@ -111,6 +111,14 @@ class Layout:
         return math.prod(self.segment) * self.contiguous * np.dtype(self.dtype).itemsize
 
     @property
+    def stored_bytes(self) -> int:
+        """Bytes that the page takes in the file, at least, where it is not compressed."""
+        if self.compression != NO_COMPRESSION:
+            return 0
+        rows = self.grid[0] * self.segment[0] * self.grid[1] if self.tiled else self.yx[0]
+        return rows * self.row_bytes * (self.samples if self.planar else 1)
+
+    @property
     def result_dtype(self) -> str:
         """Name of the numpy type of the plane's values."""
         return "uint8" if self.palette else self.dtype
@@ -188,6 +196,19 @@ def read_layout(ifd: Ifd, *, imagej: bool = False) -> Layout:
         split=split,
         palette=photometric == PALETTE and not imagej,
     )
+
+
+def check_lists(ifd: Ifd, layout: Layout) -> None:
+    """Refuse a page that claims more strips or tiles than it lists, without reading the lists.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``corrupt``. So a few bytes can't claim a plane of tera-pixels that then streams for ever.
+    """
+    listed = [ifd.fields[tag][1] for tag in (TILE_OFFSETS, STRIP_OFFSETS) if tag in ifd.fields]
+    if not listed or listed[0] < layout.segments:
+        raise SourceUnreadable("corrupt", f"{layout.segments} strips or tiles are not listed")
 
 
 @dataclass(frozen=True, slots=True)
