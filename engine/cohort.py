@@ -142,6 +142,22 @@ class Cohort:
         """Return an operation with the declared parameters, and the given ones before them."""
         return create_operation(name, self.config.operations.get(name, {}), given)
 
+    def declared(self) -> list[Operation]:
+        """Return the operations that cohort.toml declares.
+
+        Raises
+        ------
+        NothingFound
+            If it declares none.
+        """
+        declared = self.config.operations
+        if not declared:
+            raise NothingFound(
+                "cohort.toml declares no operation yet",
+                f"Name one: cohort run {self.root.url} circles --radius-px 10:60",
+            )
+        return [self.operation(name) for name in declared]
+
     def plan(
         self,
         operation: Operation | str,
@@ -226,13 +242,7 @@ class Cohort:
             return [operation]
         if operation is not None:
             return [self.operation(operation)]
-        declared = self.config.operations
-        if not declared:
-            raise NothingFound(
-                "cohort.toml declares no operation yet",
-                f"Name one: cohort run {self.root.url} circles --radius-px 10:60",
-            )
-        return [self.operation(name) for name in declared]
+        return self.declared()
 
     def _run_one(
         self,
@@ -352,7 +362,11 @@ class Cohort:
         ------
         NoTable, CorruptStore
         """
-        return read_table(self.root, name).to_pandas()
+        return self.arrow_table(name).to_pandas()
+
+    def arrow_table(self, name: str) -> pa.Table:
+        """Return a table as Arrow holds it; see `table`."""
+        return read_table(self.root, name)
 
     def images(self, where: str | None = None) -> Images:
         """Return the images as a lazy sequence; each item is an `xarray.DataArray` (c, y, x)."""

@@ -1,0 +1,101 @@
+"""Options that several commands share, and the reading of an operation's parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from engine.errors import ParameterError, UsageError
+from engine.graph.cluster import ClusterOptions
+
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output, progress on the other.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler; by default a local cluster.")
+]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Local worker processes.")]
+ThreadsPerWorker = Annotated[int, typer.Option(metavar="N", help="Threads of a local worker.")]
+MemoryLimit = Annotated[str, typer.Option(metavar="BYTES", help="Of a local worker, e.g. 4GiB.")]
+Where = Annotated[
+    str | None, typer.Option(metavar="CONDITION", help="Only images with, e.g. subject == 's1'.")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N images.")]
+MaxFailed = Annotated[
+    int, typer.Option(metavar="N", help="New failures that are still exit code 0.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterArguments:
+    """The options by which a command says where it computes."""
+
+    scheduler: str | None = None
+    workers: int | None = None
+    threads_per_worker: int = 1
+    memory_limit: str = "auto"
+
+    def options(self) -> ClusterOptions:
+        """Return them as the engine takes them.
+
+        Raises
+        ------
+        UsageError
+            If both a scheduler and the size of a local cluster are given.
+        """
+        if self.scheduler is not None and self.workers is not None:
+            raise UsageError("Give either --scheduler or --workers: a local cluster has its own.")
+        return ClusterOptions(
+            self.scheduler, self.workers, self.threads_per_worker, self.memory_limit
+        )
+
+
+def read_value(text: str) -> Any:
+    """Read a parameter's value: a range ``10:60``, JSON, or plain text.
+
+    Examples
+    --------
+    >>> read_value("10:60"), read_value("0.3"), read_value("bright")
+    ((10.0, 60.0), 0.3, 'bright')
+    """
+    low, colon, high = text.partition(":")
+    if colon:
+        try:
+            return float(low), float(high)
+        except ValueError:
+            return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def read_parameters(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read ``--radius-px 10:60 --polarity=bright`` into parameters by name.
+
+    Raises
+    ------
+    UsageError, ParameterError
+
+    Examples
+    --------
+    >>> read_parameters(["--radius-px", "10:60", "--polarity=bright"])
+    {'radius_px': (10.0, 60.0), 'polarity': 'bright'}
+    """
+    parameters: dict[str, Any] = {}
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise UsageError(f"{word!r} is not an option; write parameters as --name value.")
+        name, equals, text = word[2:].partition("=")
+        if not equals:
+            if not left:
+                raise ParameterError(word, "without a value", "given as --name value")
+            text = left.pop(0)
+        parameters[name.replace("-", "_")] = read_value(text)
+    return parameters

@@ -1,0 +1,101 @@
+"""``cohort phantom``: made images with exactly known truth."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.errors import EngineError, ParameterError
+from engine.phantoms import DiscOptions, write_discs
+from jobs.options import Json, read_value
+from jobs.output import Output
+
+app = typer.Typer(help="Make images with known truth (truth.parquet beside them).")
+
+Range = Annotated[str | None, typer.Option(metavar="LOW:HIGH")]
+
+
+@app.callback()
+def phantoms() -> None:
+    """Make images with known truth (truth.parquet beside them)."""
+
+
+@app.command()
+def discs(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    images: Annotated[int, typer.Option(help="Number of images.")] = 12,
+    size: Annotated[str, typer.Option(metavar="PX", help="Side, or HEIGHTxWIDTH.")] = "1024",
+    placement: Annotated[
+        str, typer.Option(help="adding (grey values add), separate or covering.")
+    ] = "adding",
+    count: Annotated[
+        str | None, typer.Option("--discs", metavar="N", help="Discs an image, N or LOW:HIGH.")
+    ] = None,
+    radius_px: Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Radii, px.")] = None,
+    grey: Annotated[
+        str | None, typer.Option(metavar="LOW:HIGH", help="Of the discs, shares of full scale.")
+    ] = None,
+    background: Annotated[float | None, typer.Option(help="Share of full scale.")] = None,
+    antialias: Annotated[bool | None, typer.Option(help="Soft or hard edges.")] = None,
+    noise: Annotated[float, typer.Option(help="Standard deviation, share of full scale.")] = 0.0,
+    blur_px: Annotated[float, typer.Option(help="Gaussian blur, px.")] = 0.0,
+    uneven: Annotated[float, typer.Option(help="Uneven light, share of full scale.")] = 0.0,
+    distractors: Annotated[int, typer.Option(help="Ellipses and lines an image.")] = 0,
+    dtype: Annotated[str, typer.Option(help="uint8 or uint16.")] = "uint8",
+    seed: Annotated[int, typer.Option(help="The same seed makes the same images.")] = 0,
+    json: Json = False,
+) -> None:
+    """Make images of discs, by default those of a lab with two subjects."""
+    output = Output(json)
+    try:
+        options = DiscOptions(
+            images=images,
+            size=_size(size),
+            placement=placement,  # type: ignore[arg-type]
+            discs=_range("--discs", count, int),
+            radius_px=_range("--radius-px", radius_px, float),
+            grey=_range("--grey", grey, float),
+            background=background,
+            antialias=antialias,
+            noise=noise,
+            blur_px=blur_px,
+            uneven=uneven,
+            distractors=distractors,
+            dtype=dtype,  # type: ignore[arg-type]
+            seed=seed,
+        )
+        truth = write_discs(directory, options)
+        output.result(
+            {"directory": str(directory), "images": images, "truth": str(truth)},
+            f"Made {images} images of discs in {directory}; what they show is in {truth}.",
+        )
+        code = 0
+    except EngineError as error:
+        output.error(error)
+        code = error.exit_code
+    output.close()
+    sys.exit(code)
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        raise ParameterError("--size", text, "a side or HEIGHTxWIDTH, e.g. 512x768") from None
+    if len(sides) > 2:
+        raise ParameterError("--size", text, "a side or HEIGHTxWIDTH, e.g. 512x768")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def _range(name: str, text: str | None, kind: type) -> Any:
+    if text is None:
+        return None
+    value = read_value(text)
+    pair = value if isinstance(value, tuple) else (value, value)
+    try:
+        return tuple(kind(number) for number in pair)
+    except (TypeError, ValueError):
+        raise ParameterError(name, text, "a number or LOW:HIGH") from None
