@@ -4,6 +4,7 @@ A reader knows neither the store nor Dask; it gets a seekable binary file and gi
 """
 
 from engine.sources.base import MAX_DECODED_BYTES, REASONS, OpenSource, Plane, Reader
+from engine.sources.files import FileStat, open_file, real_path, walk_files
 from engine.sources.registry import FORMATS, HEAD_BYTES, Format, claimed_by, open_source
 
 __all__ = [
@@ -11,10 +12,14 @@ __all__ = [
     "HEAD_BYTES",
     "MAX_DECODED_BYTES",
     "REASONS",
+    "FileStat",
     "Format",
     "OpenSource",
     "Plane",
     "Reader",
     "claimed_by",
+    "open_file",
     "open_source",
+    "real_path",
+    "walk_files",
 ]

@@ -177,6 +177,26 @@ def measure_file(file: BinaryIO) -> int:
     return size
 
 
+def read_head(file: BinaryIO, most: int) -> bytes:
+    """Return the first bytes of a file, at least one and up to ``most``.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``empty`` if there are no bytes.
+    """
+    file.seek(0)
+    found = file.read(most)
+    while found and len(found) < most:
+        more = file.read(most - len(found))
+        if not more:
+            break
+        found += more
+    if not found:
+        raise SourceUnreadable("empty", "the file has no bytes")
+    return found
+
+
 def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
     """Return exactly ``count`` bytes from ``offset``.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import imagecodecs
@@ -122,19 +121,25 @@ def keep_pixel_chunks(content: bytes) -> bytes:
         ``truncated`` if a chunk or IEND is missing, ``corrupt`` if a CRC-32 does not match (5.3)
         or a critical chunk is unknown (5.4).
     """
-    kept: list[memoryview] = [memoryview(content)[: len(SIGNATURE)]]
-    spare = False
-    for kind, chunk in _iter_chunks(memoryview(content), len(SIGNATURE)):
-        if _crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+    view = memoryview(content)
+    kept, run = [], 0  # pieces to keep, and where the current one starts
+    offset = len(SIGNATURE)
+    # Slices of bytes, not struct: a file of 512 x 512 has 20 chunks, and this is 3 % of decoding.
+    while offset < len(content):
+        stop = offset + 12 + int.from_bytes(content[offset : offset + 4], "big")
+        if stop > len(content):
+            raise SourceUnreadable("truncated", f"the chunk at offset {offset} is cut")
+        kind = content[offset + 4 : offset + 8]
+        if _crc32(view[offset + 4 : stop - 4]) != int.from_bytes(content[stop - 4 : stop], "big"):
             raise SourceUnreadable("corrupt", "the CRC-32 of a chunk does not match")
-        if kind in _PIXEL_CHUNKS:
-            kept.append(chunk)
-        elif not kind[0] & 0x20:
-            raise SourceUnreadable("corrupt", "a critical chunk is not of this standard")
-        else:
-            spare = True
-        if kind == b"IEND":
-            return b"".join(kept) if spare else content
+        if kind not in _PIXEL_CHUNKS:
+            if not kind[0] & 0x20:
+                raise SourceUnreadable("corrupt", "a critical chunk is not of this standard")
+            kept.append(view[run:offset])
+            run = stop
+        elif kind == b"IEND":
+            return b"".join([*kept, view[run:stop]]) if kept else content
+        offset = stop
     raise SourceUnreadable("truncated", "the end chunk (IEND) is missing")
 
 
@@ -142,19 +147,6 @@ def _crc32(content: memoryview) -> int:
     # libdeflate's CRC-32 is ten times faster than zlib's: 0.3 % of decoding instead of 4 %. It
     # takes any buffer; its stub only says less.
     return imagecodecs.deflate_crc32(content)  # type: ignore[arg-type]
-
-
-def _iter_chunks(content: memoryview, offset: int) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield (type, whole chunk: length, type, data, CRC) until the bytes end."""
-    while offset < len(content):
-        if offset + 12 > len(content):
-            raise SourceUnreadable("truncated", f"the chunk at offset {offset} is cut")
-        (length,) = struct.unpack_from(">I", content, offset)
-        stop = offset + 12 + length
-        if stop > len(content):
-            raise SourceUnreadable("truncated", f"the chunk at offset {offset} is cut")
-        yield bytes(content[offset + 4 : offset + 8]), content[offset:stop]
-        offset = stop
 
 
 def _read_header(file: BinaryIO, size: int) -> _Header:

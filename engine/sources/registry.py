@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import BinaryIO
 
 from engine.errors import SourceUnreadable
-from engine.sources.base import MAX_DECODED_BYTES, OpenSource, Reader, coded, measure_file, read_at
+from engine.sources.base import MAX_DECODED_BYTES, OpenSource, Reader, coded, read_head
 
 HEAD_BYTES = 512
 """How much of a file `claimed_by` is meant to see, bytes; DICOM's mark ends at 132."""
@@ -112,8 +112,7 @@ def open_source(
         With one of `engine.sources.REASONS`, and nothing else.
     """
     with coded("file"):
-        size = measure_file(file)
-        head = read_at(file, 0, min(size, HEAD_BYTES))
+        head = read_head(file, HEAD_BYTES)
     key = claimed_by(name, head)
     if key is None:
         raise SourceUnreadable("not_an_image", "neither first bytes nor suffix are of a format")
