@@ -201,4 +201,6 @@ class Interrupted(EngineError):
 
     def __str__(self) -> str:
         done, left = self.args
-        return f"Stopped: {done} units are done and committed, {left} are left. Run it again to go on."
+        return (
+            f"Stopped: {done} units are done and committed, {left} are left. Run it again to go on."
+        )

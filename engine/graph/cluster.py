@@ -111,9 +111,9 @@ def _local_cluster(wanted: ClusterOptions) -> Iterator[LocalCluster]:
         processes=wanted.processes,
         memory_limit=wanted.memory_limit,
         silence_logs=logging.CRITICAL,
-        host="127.0.0.1",
         dashboard_address="127.0.0.1:8787",
-        **({"preload": [__name__]} if wanted.processes else {}),
+        # Threads of one process talk without a socket, and then a host is refused.
+        **({"preload": [__name__], "host": "127.0.0.1"} if wanted.processes else {}),
     )
     try:
         yield cluster
