@@ -55,13 +55,13 @@ _VOTE_SHARE = 0.75
 """A point casts about 2.5 votes into a window of 3 x 3 cells; half of those that the least support
 promises must be there, as directions are uncertain."""
 
-_LEAST_EVIDENCE = 25.0
+_LEAST_EVIDENCE = 30.0
 """Least log-likelihood ratio of the arcs found against chance (binomial, nats). Edge points in
 noise come in short chains, which doubles what chance reaches; the weakest circle of the accuracy
 contract has over 70."""
 
 _MOST_TURNING = 0.5
-"""See `fit.turning_error`: circles that touch another one of up to twice their size are left to the
+"""See `fit.drop_touching`: circles that touch another one of up to twice their size are left to the
 competition, the rest is rejected here."""
 
 _ROUNDS = 2
@@ -262,9 +262,10 @@ def _fit_and_select(
     member_bins = work.take("member_bins", (room,), np.int64)
     points = work.take("points", (count, GATHERED_COLUMNS), np.float64)
     index = work.take("index", (count,), np.int64)
-    sums = work.take("sums", (MOST_BINS, 2), np.float64)
+    sums = work.take("sums", (MOST_BINS, 3), np.float64)
     filled = np.zeros(2, np.int64)
     variance = smoothing.variance_px2 + _BLUR_VARIANCE_PX2
+    limits = np.array([low, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING])
     for band in votes.make_bands(low, high):
         cell = band.cell_px
         phase_y, phase_x = origin[0] % cell, origin[1] % cell
@@ -322,13 +323,8 @@ def _fit_and_select(
                 band.low_px,
                 band.high_px,
                 cell,
-                low,
-                high,
                 math.sqrt(smoothing.variance_px2),
-                variance,
-                min_support,
-                _LEAST_EVIDENCE,
-                _MOST_TURNING,
+                limits,
                 COSINES,
                 points,
                 index,

@@ -12,13 +12,15 @@ import numpy as np
 
 from engine.kernels._jit import compiled
 from engine.kernels.fit import (
+    P_DISTANCE,
+    P_SINE,
     box_px,
     collect_support,
     count_bins,
+    drop_touching,
     gather,
     refine,
     rough_radius,
-    turning_error,
     visible_bins,
 )
 
@@ -44,12 +46,15 @@ RIM_SUPPORT_SHARE = 0.75
 """A concentric circle, up to 0.4 radii smaller or larger, is a rim or relief of the same object,
 unless it has at least three quarters of the other one's support, as a ring's two edges have."""
 
-LEAST_RADIUS_SHARE = 1.0
-"""Share of the support asked for that must show at the rough radius; the rough centre spreads the
-points over several pixels, and the fit collects them."""
+PAIR_SHARE = 0.5
+"""Of two discs of similar size less than half a radius apart, one covers the other and shows nearly
+all of its edge; where neither does, one uneven edge was fitted twice."""
 
 RADIUS_SLACK_PX = 0.5
 """A disc at the very end of the range of radii may be measured a little outside it."""
+
+AMBIGUOUS_SUPPORT = 0.75
+"""With less than this a fit may lie between two circles: it is tried again from four sides."""
 
 WALK_CELLS = 2.0
 """Cells by which a fit may move the centre: further away another peak looks from nearby, and the
@@ -67,7 +72,140 @@ LEAST_CHANCE = 1e-3
 
 
 @compiled
-def fit_peaks(  # type: ignore[no-untyped-def]
+def judge(
+    points,
+    index,
+    count,
+    nearby,
+    area,
+    y,
+    x,
+    radius,
+    anchor_y,
+    anchor_x,
+    sign,
+    height,
+    width,
+    limits,
+    cosines,
+    sums,
+    table,
+    numbers,
+    members,
+    member_bins,
+    filled,
+):
+    """Append a fitted circle to the candidates if enough of its circumference is on edges.
+
+    Parameters
+    ----------
+    points, index, count
+        See `fit.gather`.
+    nearby, area
+        Number of all edge points in the neighbourhood, and its size, square pixels.
+    y, x, radius
+        The circle, from the anchor, pixels.
+    anchor_y, anchor_x, sign
+        The anchor in the plane, pixels; polarity, +1 or -1.
+    height, width
+        Size of the plane, pixels.
+    limits
+        (6,) float64: smallest and largest radius, pixels; variance of the blur, square pixels;
+        least support; least evidence, nats; most turning error, rad per rad.
+    cosines
+        See `fit.visible_bins`.
+    sums
+        Buffer of `fit.collect_support`.
+    table, numbers, members, member_bins, filled
+        See `fit_peaks`.
+
+    Returns
+    -------
+    The circle's support, or 0 where it was not appended.
+    """
+    if radius <= 0.0:
+        return 0.0
+    corrected = radius + 0.5 * limits[2] / radius
+    if corrected < limits[0] - RADIUS_SLACK_PX or corrected > limits[1] + RADIUS_SLACK_PX:
+        return 0.0
+    # The plane's edges, seen from the anchor.
+    top = -0.5 - anchor_y
+    left = -0.5 - anchor_x
+    bottom = height - 0.5 - anchor_y
+    right = width - 0.5 - anchor_x
+    if y < top or x < left or y > bottom or x > right:
+        return 0.0
+    c = filled[0]
+    if count > members.size - filled[1] or c >= table.shape[0]:
+        filled[0] += 1
+        filled[1] += count
+        return 0.0
+    bins = count_bins(radius)
+    visible = visible_bins(y, x, radius, bins, cosines, top, left, bottom, right)
+    found, residual = collect_support(
+        points,
+        index,
+        count,
+        y,
+        x,
+        radius,
+        bins,
+        sums,
+        members[filled[1] :],
+        member_bins[filled[1] :],
+    )
+    turning = drop_touching(sums, bins, limits[5])
+    arcs = 0
+    for b in range(bins):
+        arcs += 1 if sums[b, 0] > 0.0 else 0
+    support = min(1.0, arcs / max(visible, 1))
+    if support < limits[3] or abs(turning) > limits[5]:
+        return 0.0
+    kept = filled[1]
+    for m in range(filled[1], filled[1] + found):
+        if sums[member_bins[m], 0] > 0.0:
+            members[kept] = members[m]
+            member_bins[kept] = member_bins[m]
+            kept += 1
+    found = kept - filled[1]
+    # Chance that an arc has a point by accident: points around, times the area and the share of
+    # directions that are allowed (mean over the points).
+    allowed = 0.0
+    for i in range(count):
+        allowed += points[i, P_DISTANCE] * points[i, P_SINE]
+    allowed /= count
+    arc = 2.0 * np.pi * radius / bins
+    chance = max(LEAST_CHANCE, (nearby - found) / area * arc * 2.0 * allowed / np.pi)
+    share = min(support, 1.0 - LEAST_CHANCE)
+    if share <= chance:
+        return 0.0
+    # Exponent of the binomial tail (Chernoff's bound): arcs times the Kullback-Leibler divergence.
+    evidence = visible * (
+        share * np.log(share / chance) + (1.0 - share) * np.log((1.0 - share) / (1.0 - chance))
+    )
+    if evidence < limits[4]:
+        return 0.0
+    table[c, C_Y] = y
+    table[c, C_X] = x
+    table[c, C_RADIUS] = radius
+    table[c, C_SUPPORT] = support
+    table[c, C_RESIDUAL] = residual
+    table[c, C_CORRECTED] = corrected
+    numbers[c, I_ANCHOR_Y] = anchor_y
+    numbers[c, I_ANCHOR_X] = anchor_x
+    numbers[c, I_SIGN] = sign
+    numbers[c, I_FIRST] = filled[1]
+    numbers[c, I_COUNT] = found
+    numbers[c, I_BINS] = bins
+    numbers[c, I_VISIBLE] = visible
+    numbers[c, I_ALIVE] = 1
+    filled[0] += 1
+    filled[1] += found
+    return support
+
+
+@compiled
+def fit_peaks(
     pixel,
     value,
     starts,
@@ -80,13 +218,8 @@ def fit_peaks(  # type: ignore[no-untyped-def]
     low,
     high,
     cell,
-    radius_low,
-    radius_high,
     spread,
-    variance,
-    min_support,
-    least_evidence,
-    most_turning,
+    limits,
     cosines,
     points,
     index,
@@ -112,17 +245,10 @@ def fit_peaks(  # type: ignore[no-untyped-def]
         See `votes.find_peaks`; the number of peaks.
     low, high, cell
         The band's radii and cell, pixels.
-    radius_low, radius_high
-        Radii that are asked for, pixels.
     spread
         See `fit.gather`.
-    variance
-        Of the smoothing and a nominal optical blur, square pixels: the gradient of a blurred disc
-        peaks inside its edge by about variance / (2 radius).
-    min_support
-        Least share of the visible circumference with edge points.
-    cosines
-        See `fit.visible_bins`.
+    limits, cosines
+        See `judge`.
     points, index, histogram, sums
         Buffers of `fit`.
     table, numbers, members, member_bins
@@ -131,6 +257,10 @@ def fit_peaks(  # type: ignore[no-untyped-def]
         (2,) int64: candidates and members so far; updated. If they exceed what fits, the rest was
         dropped.
     """
+    nearest = max(1.0, low - GATHER_CELLS * cell)
+    farthest = high + GATHER_CELLS * cell
+    box = box_px(farthest)
+    blur = cell // 2 + 1
     for p in range(peaks):
         anchor_y = anchors[p, 0]
         anchor_x = anchors[p, 1]
@@ -145,95 +275,90 @@ def fit_peaks(  # type: ignore[no-untyped-def]
             anchor_x,
             shift_y,
             shift_x,
-            max(1.0, low - GATHER_CELLS * cell),
-            high + GATHER_CELLS * cell,
+            nearest,
+            farthest,
             spread,
             points,
             index,
         )
         radius, share = rough_radius(
-            points, count, shift_y, shift_x, low - cell, high + cell, cell // 2 + 1, histogram
+            points, count, shift_y, shift_x, low - cell, high + cell, blur, histogram
         )
-        if radius <= 0.0 or share < LEAST_RADIUS_SHARE * min_support:
+        whole = (
+            min(anchor_y, height - 1 - anchor_y) > farthest
+            and min(anchor_x, width - 1 - anchor_x) > farthest
+        )
+        # Of a circle whose centre lies in the plane a quarter is visible at least.
+        if radius <= 0.0 or share < limits[3] * (1.0 if whole else 0.25):
             continue
+        rows = min(anchor_y + box, height - 1) - max(anchor_y - box, 0) + 1
+        columns = min(anchor_x + box, width - 1) - max(anchor_x - box, 0) + 1
+        walk = WALK_CELLS * cell
         y, x, radius = refine(
-            points, count, shift_y, shift_x, radius, 1.0 + cell, WALK_CELLS * cell, FIT_ROUNDS
+            points, count, shift_y, shift_x, radius, shift_y, shift_x, 1.0 + cell, walk, FIT_ROUNDS
         )
-        if radius <= 0.0:
-            continue
-        corrected = radius + 0.5 * variance / radius
-        if corrected < radius_low - RADIUS_SLACK_PX or corrected > radius_high + RADIUS_SLACK_PX:
-            continue
-        top = -0.5 - anchor_y
-        left = -0.5 - anchor_x
-        bottom = height - 0.5 - anchor_y
-        right = width - 0.5 - anchor_x
-        if y < top or x < left or y > bottom or x > right:
-            continue
-        bins = count_bins(radius)
-        visible = visible_bins(y, x, radius, bins, cosines, top, left, bottom, right)
-        room = members.size - filled[1]
-        if count > room or filled[0] >= table.shape[0]:
-            filled[0] += 1
-            filled[1] += count
-            continue
-        found, residual = collect_support(
+        support = judge(
             points,
             index,
             count,
+            nearby,
+            rows * columns,
             y,
             x,
             radius,
-            bins,
+            anchor_y,
+            anchor_x,
+            sign,
+            height,
+            width,
+            limits,
+            cosines,
             sums,
-            members[filled[1] :],
-            member_bins[filled[1] :],
+            table,
+            numbers,
+            members,
+            member_bins,
+            filled,
         )
-        arcs = 0
-        for b in range(bins):
-            arcs += 1 if sums[b, 0] > 0.0 else 0
-        support = min(1.0, arcs / max(visible, 1))
-        if support < min_support:
+        if support == 0.0 or support > AMBIGUOUS_SUPPORT:
             continue
-        turning = turning_error(sums, bins)
-        if abs(turning) > most_turning:
-            continue
-        box = box_px(high + GATHER_CELLS * cell)
-        rows = min(anchor_y + box, height - 1) - max(anchor_y - box, 0) + 1
-        columns = min(anchor_x + box, width - 1) - max(anchor_x - box, 0) + 1
-        density = (nearby - found) / (rows * columns)
-        q = 0.0
-        for i in range(count):
-            q += points[i, 5] * points[i, 6]
-        q /= count
-        chance = min(
-            0.9, max(LEAST_CHANCE, density * (2.0 * np.pi * radius / bins) * 2.0 * q / np.pi)
-        )
-        share = min(support, 0.999)
-        if share <= chance:
-            continue
-        evidence = visible * (
-            share * np.log(share / chance) + (1.0 - share) * np.log((1.0 - share) / (1.0 - chance))
-        )
-        if evidence < least_evidence:
-            continue
-        c = filled[0]
-        table[c, C_Y] = y
-        table[c, C_X] = x
-        table[c, C_RADIUS] = radius
-        table[c, C_SUPPORT] = support
-        table[c, C_RESIDUAL] = residual
-        table[c, C_CORRECTED] = corrected
-        numbers[c, I_ANCHOR_Y] = anchor_y
-        numbers[c, I_ANCHOR_X] = anchor_x
-        numbers[c, I_SIGN] = sign
-        numbers[c, I_FIRST] = filled[1]
-        numbers[c, I_COUNT] = found
-        numbers[c, I_BINS] = bins
-        numbers[c, I_VISIBLE] = visible
-        numbers[c, I_ALIVE] = 1
-        filled[0] += 1
-        filled[1] += found
+        # Two discs that overlap widely share a peak, and the fit may settle between them.
+        for side in range(4):
+            from_y = y + (cell * (side - 1) if side % 2 == 0 else 0)
+            from_x = x + (cell * (side - 2) if side % 2 == 1 else 0)
+            start, share = rough_radius(
+                points, count, from_y, from_x, low - cell, high + cell, 1, histogram
+            )
+            if start <= 0.0:
+                continue
+            other_y, other_x, other_radius = refine(
+                points, count, from_y, from_x, start, shift_y, shift_x, 2.0, walk, FIT_ROUNDS
+            )
+            if abs(other_y - y) + abs(other_x - x) + abs(other_radius - radius) < 1.0:
+                continue
+            judge(
+                points,
+                index,
+                count,
+                nearby,
+                rows * columns,
+                other_y,
+                other_x,
+                other_radius,
+                anchor_y,
+                anchor_x,
+                sign,
+                height,
+                width,
+                limits,
+                cosines,
+                sums,
+                table,
+                numbers,
+                members,
+                member_bins,
+                filled,
+            )
 
 
 @compiled
@@ -267,10 +392,16 @@ def is_shadow(table, a, b, distance):  # type: ignore[no-untyped-def]
     twice = max(SHADOW_PX, TWICE_SHARE * radius)
     if distance <= twice and difference <= twice:
         return True
-    return (
+    if (
         distance <= max(SHADOW_PX, RIM_CENTRE_SHARE * radius)
         and difference <= RIM_WIDTH_SHARE * radius
         and table[a, C_SUPPORT] < RIM_SUPPORT_SHARE * table[b, C_SUPPORT]
+    ):
+        return True
+    return (
+        distance <= PAIR_SHARE * radius
+        and difference <= PAIR_SHARE * radius
+        and table[b, C_SUPPORT] < AMBIGUOUS_SUPPORT
     )
 
 

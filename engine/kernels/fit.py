@@ -12,9 +12,14 @@ import numpy as np
 
 from engine.kernels._jit import compiled
 
-# Columns of the gathered points.
-Y, X, UY, UX, WEIGHT, REACH, SINE = 0, 1, 2, 3, 4, 5, 6
+# Columns of the gathered points: place from the anchor, unit direction to the centre, weight,
+# allowed distance from the circle, allowed sine between direction and radius.
+P_Y, P_X, P_UY, P_UX, P_WEIGHT, P_DISTANCE, P_SINE = range(7)
 GATHERED_COLUMNS = 7
+
+SINE_SD = 2.5
+SINE_TO_VARIANCE = 1.0 / SINE_SD**2
+"""Directions may deviate by 2.5 standard deviations (and a little more)."""
 
 MOST_BINS = 1024
 """Arcs of the largest circles; beyond a radius of 512 px arcs become longer."""
@@ -101,15 +106,15 @@ def gather(
                 continue
             ratio = np.float64(value[i, 4])
             error = spread / ratio
-            points[count, 0] = y
-            points[count, 1] = x
-            points[count, 2] = uy
-            points[count, 3] = ux
+            points[count, P_Y] = y
+            points[count, P_X] = x
+            points[count, P_UY] = uy
+            points[count, P_UX] = ux
             # Inverse variance; 0.25 px is what remains without noise (pixel grid, curvature).
-            points[count, 4] = 1.0 / (0.0625 + error * error)
-            points[count, 5] = min(2.5, 0.8 + 2.0 * error)
+            points[count, P_WEIGHT] = 1.0 / (0.0625 + error * error)
+            points[count, P_DISTANCE] = min(2.5, 0.8 + 2.0 * error)
             # A component's noise over the magnitude is the direction's error, radians.
-            points[count, 6] = min(0.7, 0.2 + 2.5 / ratio)
+            points[count, P_SINE] = min(0.7, 0.2 + SINE_SD / ratio)
             index[count] = i
             count += 1
     return count, nearby
@@ -126,8 +131,8 @@ def rough_radius(points, count, shift_y, shift_x, low, high, blur, histogram):  
     for b in range(bins):
         histogram[b] = 0.0
     for i in range(count):
-        dy = points[i, 0] - shift_y
-        dx = points[i, 1] - shift_x
+        dy = points[i, P_Y] - shift_y
+        dx = points[i, P_X] - shift_x
         b = int(np.sqrt(dy * dy + dx * dx) + 0.5)
         if b < bins:
             histogram[b] += 1.0
@@ -148,15 +153,13 @@ def rough_radius(points, count, shift_y, shift_x, low, high, blur, histogram):  
 
 
 @compiled
-def refine(points, count, y, x, radius, width, walk, rounds):  # type: ignore[no-untyped-def]
+def refine(points, count, y, x, radius, home_y, home_x, width, walk, rounds):  # type: ignore[no-untyped-def]
     """Fit a circle to gathered points; return (y, x, radius).
 
     ``width`` is the first half width of the biweight, pixels; it shrinks to 1.5 px, but never below
     a point's own allowance. A radius of 0 means that the points do not determine a circle, or that
-    its centre lies more than ``walk`` px from the first one in either axis.
+    its centre came more than ``walk`` px away from (home_y, home_x) in either axis.
     """
-    start_y = y
-    start_x = x
     for _ in range(rounds):
         w = 0.0
         wy = 0.0
@@ -168,20 +171,20 @@ def refine(points, count, y, x, radius, width, walk, rounds):  # type: ignore[no
         wyr = 0.0
         wxr = 0.0
         for i in range(count):
-            dy = points[i, 0] - y
-            dx = points[i, 1] - x
+            dy = points[i, P_Y] - y
+            dx = points[i, P_X] - x
             distance = np.sqrt(dy * dy + dx * dx)
             residual = distance - radius
-            allowed = max(width, 1.4 * points[i, 5])
+            allowed = max(width, 1.4 * points[i, P_DISTANCE])
             if abs(residual) >= allowed or distance < 1e-9:
                 continue
             ny = dy / distance
             nx = dx / distance
-            if abs(ny * points[i, 3] - nx * points[i, 2]) > points[i, 6] + width * 0.04:
+            if abs(ny * points[i, P_UX] - nx * points[i, P_UY]) > points[i, P_SINE] + width * 0.04:
                 continue
             share = residual / allowed
             weight = 1.0 - share * share
-            weight *= weight * points[i, 4]
+            weight *= weight * points[i, P_WEIGHT]
             w += weight
             wy += weight * ny
             wx += weight * nx
@@ -213,7 +216,7 @@ def refine(points, count, y, x, radius, width, walk, rounds):  # type: ignore[no
         x += mx
         radius += (wr - my * wy - mx * wx) / w
         width = max(1.5, width * 0.6)
-        if radius <= 0.5 or abs(y - start_y) > walk or abs(x - start_x) > walk:
+        if radius <= 0.5 or abs(y - home_y) > walk or abs(x - home_x) > walk:
             return y, x, 0.0
     return y, x, radius
 
@@ -265,8 +268,8 @@ def collect_support(points, index, count, y, x, radius, bins, sums, members, mem
     bins
         Number of arcs into which it is cut.
     sums
-        (bins or more, 2) float64, written: points of an arc, and the sum of their directions'
-        deviations from the radius, sines.
+        (bins or more, 3) float64, written: points of an arc, and the sums of their directions'
+        deviations from the radius, sines, and of these deviations' variances.
     members, member_bins
         (n,) int64, written: number of the edge point, and its arc.
 
@@ -277,22 +280,24 @@ def collect_support(points, index, count, y, x, radius, bins, sums, members, mem
     for b in range(bins):
         sums[b, 0] = 0.0
         sums[b, 1] = 0.0
+        sums[b, 2] = 0.0
     found = 0
     squares = 0.0
     for i in range(count):
-        dy = points[i, 0] - y
-        dx = points[i, 1] - x
+        dy = points[i, P_Y] - y
+        dx = points[i, P_X] - x
         distance = np.sqrt(dy * dy + dx * dx)
         residual = abs(distance - radius)
-        if residual > points[i, 5] or distance < 1e-9:
+        if residual > points[i, P_DISTANCE] or distance < 1e-9:
             continue
-        cross = (dy * points[i, 3] - dx * points[i, 2]) / distance
-        along = dy * points[i, 2] + dx * points[i, 3]
-        if abs(cross) > points[i, 6] or along > 0.0:
+        cross = (dy * points[i, P_UX] - dx * points[i, P_UY]) / distance
+        along = dy * points[i, P_UY] + dx * points[i, P_UX]
+        if abs(cross) > points[i, P_SINE] or along > 0.0:
             continue
         b = int(pseudo_turn(dy, dx) * bins)
         sums[b, 0] += 1.0
         sums[b, 1] += cross
+        sums[b, 2] += points[i, P_SINE] * points[i, P_SINE] * SINE_TO_VARIANCE
         members[found] = index[i]
         member_bins[found] = b
         found += 1
@@ -301,39 +306,62 @@ def collect_support(points, index, count, y, x, radius, bins, sums, members, mem
 
 
 @compiled
-def turning_error(sums, bins):  # type: ignore[no-untyped-def]
-    """Return how far the edge's normals fail to turn with the radius, rad per rad.
+def drop_touching(sums, bins, most):  # type: ignore[no-untyped-def]
+    """Drop runs of arcs whose normals do not turn with the radius; return the turning error left.
 
-    It is 0 on a circle's own edge, and 1 + r / q where another circle of radius q touches one of
-    radius r from outside (1 - r / q from inside): arcs that are merely touched tell themselves
-    apart, whoever they belong to. Regression of the deviation against the angle, pooled over runs
-    of arcs without gaps.
+    The deviation of an edge's direction from the radius grows by 0 rad per rad on a circle's own
+    edge, and by 1 + r / q where another circle of radius q touches one of radius r from outside
+    (1 - r / q from inside): arcs that are merely touched tell themselves apart, whoever they
+    belong to. A run (arcs without a gap) is dropped if its slope exceeds ``most`` by twice its
+    standard error.
+
+    Parameters
+    ----------
+    sums
+        See `collect_support`; the points of dropped arcs become 0.
+    bins
+        Number of arcs.
+    most
+        Largest turning error of an own edge, rad per rad.
+
+    Returns
+    -------
+    The slope over all runs that are left, pooled, rad per rad.
     """
     angle = 2.0 * np.pi / bins
     upper = 0.0
     lower = 0.0
-    n = 0.0
-    t = 0.0
-    e = 0.0
-    tt = 0.0
-    te = 0.0
+    first = 0
     for b in range(bins + 1):
         if b < bins and sums[b, 0] > 0.0:
-            m = sums[b, 0]
-            n += m
-            t += m * b
-            tt += m * b * b
-            e += sums[b, 1]
-            te += sums[b, 1] * b
-        elif n > 0.0:
-            upper += te - t * e / n
-            lower += tt - t * t / n
+            continue
+        if first < b:
             n = 0.0
             t = 0.0
             e = 0.0
             tt = 0.0
             te = 0.0
-    return upper / (lower * angle) if lower > 0.0 else 0.0
+            variance = 0.0
+            for k in range(first, b):
+                m = sums[k, 0]
+                n += m
+                t += m * k
+                tt += m * k * k
+                e += sums[k, 1]
+                te += sums[k, 1] * k
+                variance += sums[k, 2]
+            above = te - t * e / n
+            below = (tt - t * t / n) * angle
+            slope = abs(above) / below if below > 0.0 else 0.0
+            error = np.sqrt(variance / n / (below * angle)) if below > 0.0 else np.inf
+            if slope > most + 2.0 * error:
+                for k in range(first, b):
+                    sums[k, 0] = 0.0
+            else:
+                upper += above
+                lower += below
+        first = b + 1
+    return upper / lower if lower > 0.0 else 0.0
 
 
 @compiled
