@@ -76,7 +76,7 @@ def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
         if row.shard >= 0 or row.level < 0:
             continue
         array = reader.array(row.stack, row.level)
-        names = array.metadata.dimension_names
+        names = ("t", "c", "z", "y", "x") if array.ndim == 5 else ("t", "c", "y", "x")
         lazy = da.from_zarr(array, chunks=array.shards or array.chunks)
         nodes[f"/{row.stack}/{row.level}"] = xr.Dataset({"pixels": (names, lazy)})
     return xr.DataTree.from_dict(nodes)

@@ -199,12 +199,11 @@ def run_plan(
             admit(record, rows_of_unit(answer.task))
         if copies and not stop():
             copying = Window(client, copy_task, lambda a: (root, operation, a), label="copy-rows")
-            for answer in run_quarantined(
-                copying, copies, split=lambda t: [t], without=lambda t, _: None, idle=idle
+            for copied in run_quarantined(
+                copying, copies, split=lambda _: [], without=lambda task, _: task, idle=idle
             ):
-                task: CopyTask = answer.task
                 done += 1
-                admit(answer.value, [(c.image_id, c.inputs, None) for c in task.copies])
+                admit(copied.value, [(c.image_id, c.inputs, None) for c in copied.task.copies])
     except SchedulerLost:
         publisher.flush()
         raise SchedulerLost(done, left()) from None

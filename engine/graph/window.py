@@ -98,8 +98,8 @@ class Window:
         # The resource is part of the key: a known key would keep its old restriction.
         extra = "".join(f"-{name}{amount:g}" for name, amount in self._resources.items())
         self._label = f"{label}{extra}-{secrets.token_hex(4)}"
-        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self._flight: dict[str, tuple[Any, Future, int]] = {}
+        self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        self._flight: dict[str, tuple[Any, Future[Any], int]] = {}
         self._count = 0
         self._slots = max(1, slots(client, self._resources))
         self._counted = time.monotonic()
@@ -172,10 +172,10 @@ class Window:
             pure=False,
             resources=self._resources or None,
         )
-        self._flight[future.key] = (task, future, tries)
+        self._flight[str(future.key)] = (task, future, tries)
         future.add_done_callback(self._ended.put)
 
-    def _collect(self) -> list[Future]:
+    def _collect(self) -> list[Future[Any]]:
         try:
             found = [self._ended.get(timeout=TICK_S)]
         except queue.Empty:
@@ -186,10 +186,10 @@ class Window:
             except queue.Empty:
                 return found
 
-    def _end(self, future: Future) -> Ended[Any] | None:
+    def _end(self, future: Future[Any]) -> Ended[Any] | None:
         if future.key not in self._flight:
             return None
-        task, _, tries = self._flight[future.key]
+        task, _, tries = self._flight[str(future.key)]
         try:
             if future.status == "finished":
                 value = future.result(timeout=LOST_S)
@@ -198,7 +198,7 @@ class Window:
             else:  # "cancelled" or "lost": the scheduler went away, or forgot us
                 raise FutureCancelledError(future.key, future.status)
         except KilledWorker:
-            del self._flight[future.key]
+            del self._flight[str(future.key)]
             return Ended(task, crashed=True)
         except (FutureCancelledError, CommClosedError, TimeoutError, OSError) as error:
             if isinstance(error, EngineError):
@@ -209,10 +209,10 @@ class Window:
             raise
         except Exception as error:
             raise TaskFailed(type(error).__name__, str(error)) from error
-        del self._flight[future.key]
+        del self._flight[str(future.key)]
         return Ended(task, value)
 
-    def _again(self, future: Future, task: Any, tries: int, error: Exception) -> None:
+    def _again(self, future: Future[Any], task: Any, tries: int, error: Exception) -> None:
         """Submit a task again that the cluster lost, unless the scheduler itself is gone."""
         deadline = time.monotonic() + LOST_S
         while self._client.status != "running" and time.monotonic() < deadline:
@@ -224,7 +224,7 @@ class Window:
             raise SchedulerLost(self.done, len(self._flight)) from error
         if tries >= UNKNOWN_TRIES:
             raise TaskFailed(type(error).__name__, str(error)) from error
-        del self._flight[future.key]
+        del self._flight[str(future.key)]
         self._submit(task, tries + 1)
 
     def _check(self) -> None:

@@ -80,7 +80,7 @@ def _write_level(root: Root, plan: StackPlan, level: int, below: list[ShardRow])
     writer = StackWriter(root, plan.name, level)
     channels, height, width = writer.shape[1:]
     side = GIANT_SHARD_PX
-    rows = []
+    rows: list[ShardRow] = []
     for top in range(0, height, side):
         for left in range(0, width, side):
             rows_below = slice(
@@ -111,7 +111,7 @@ def halve(pixels: NDArray[Any]) -> NDArray[Any]:
     """
     _, height, width = pixels.shape
     even = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-    wide = even.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
+    wide: NDArray[Any] = even.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
     mean = (wide[:, ::2, ::2] + wide[:, 1::2, ::2] + wide[:, ::2, 1::2] + wide[:, 1::2, 1::2]) / 4
     if pixels.dtype.kind in "iub":
         mean = np.floor(mean + 0.5)

@@ -256,7 +256,8 @@ def plan_run(
     for image_id, inputs, block in state:
         if block is None:
             by_inputs.setdefault(inputs, []).append(image_id)
-    cause_of_change, changes = "parameters", {}
+    cause_of_change = "parameters"
+    changes: Mapping[str, Any] = {}
     if other is not None:
         cause_of_change, changes = changed_part(operation.identity, other[0])
 
@@ -264,6 +265,7 @@ def plan_run(
     settled: Counter[str] = Counter()
     copies: list[Copy] = []
     work: dict[tuple[str, int | None], Item] = {}
+    row: Any
     for row in frame.itertuples(index=False):
         blocks = _blocks(row)
         statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]

@@ -141,13 +141,12 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
         order = np.lexsort((found["x"].to_numpy(), found["y"].to_numpy(), numbers))
         numbers = numbers[order]
         found = {name: column.take(pa.array(order)) for name, column in found.items()}
-    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])) if len(numbers) else []
-    counts = np.diff(np.append(starts, len(numbers))) if len(numbers) else []
-    within = np.concatenate([np.arange(1, n + 1) for n in counts]) if len(numbers) else []
+    # Numbers ascend, so an object's rank within its image is its distance from the image's first.
+    within = np.arange(1, len(numbers) + 1) - np.searchsorted(numbers, numbers)
     left = described.take(pa.array(numbers, pa.int64()))
     fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
     columns: dict[str, Any] = {name: left[name] for name in fields}
-    columns[operation.singular] = pa.array(np.asarray(within, np.int64))
+    columns[operation.singular] = pa.array(within, pa.int64())
     # x before y, as people write coordinates.
     names = list(found)
     if {"y", "x"} <= set(names):
@@ -280,7 +279,7 @@ def finish_experiments(operation: Operation, merged: pa.Table) -> pa.Table:
         spread = np.sqrt(frame.pop(f"{name}_m2") / np.maximum(count - 1, 1))
         frame[f"{name}_mean"] = frame[f"{name}_mean"].where(count > 0)
         frame.insert(
-            frame.columns.get_loc(f"{name}_mean") + 1, f"{name}_sd", spread.where(count > 1)
+            list(frame.columns).index(f"{name}_mean") + 1, f"{name}_sd", spread.where(count > 1)
         )
     return pa.Table.from_pandas(frame, preserve_index=False)
 

@@ -250,7 +250,7 @@ def failed_unit(
     part = ledger_of(root, operation).write_part(
         _table(operation, rows, [{} for _ in rows]), operation.key
     )
-    failed = tuple((row["image_id"], reason) for row in rows)
+    failed = tuple((str(row["image_id"]), reason) for row in rows)
     return UnitRecord(unit.number, part, 0, failed, 0.0)
 
 

@@ -43,7 +43,7 @@ def digest_block(block: NDArray[Any]) -> str:
     plain = np.ascontiguousarray(block)
     if plain.dtype.byteorder == ">":
         plain = plain.astype(plain.dtype.newbyteorder("<"))
-    return digest_bytes(memoryview(plain).cast("B") if plain.size else b"")
+    return digest_bytes(plain.data.cast("B") if plain.size else b"")
 
 
 def digest_content(dtype: str, shape: tuple[int, int, int], blocks: Iterable[str]) -> str:

@@ -21,8 +21,8 @@ class Known:
         self._ledger = ledger
         self._parts = {part.path for part in snapshot.parts}
         self._table = current(ledger.read(snapshot.parts))
-        self._by_source = {}
-        self._by_content = {}
+        self._by_source: dict[str, list[int]] = {}
+        self._by_content: dict[str, int] = {}
         self._others: dict[str, ImageRow] = {}
         sources, contents, states = (
             self._table[name].to_pylist() for name in ("source", "content", "state")
