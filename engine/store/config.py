@@ -22,6 +22,7 @@ from engine.errors import (
     MissingObject,
     NoCohort,
 )
+from engine.store.digests import digest_of
 from engine.store.layout import DEFAULT_LAYOUT, Layout
 from engine.store.root import Root
 
@@ -100,10 +101,14 @@ def create_cohort(root: Root) -> Identity:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
-        root.create(JSON, json.dumps(identity, indent=2).encode())
+        root.create(JSON, _identity_bytes(identity))
     except AlreadyExists:
         pass
     return read_identity(root)
+
+
+def _identity_bytes(values: Mapping[str, Any]) -> bytes:
+    return json.dumps({**values, "digest": digest_of(values)}, indent=2).encode()
 
 
 def read_identity(root: Root) -> Identity:
@@ -118,11 +123,15 @@ def read_identity(root: Root) -> Identity:
     except MissingObject:
         raise NoCohort(root.url) from None
     try:
-        values = json.loads(raw)
+        values = dict(json.loads(raw))
         found = int(values["format"])
         cohort_id = str(values["cohort_id"])
+        values.pop("digest")  # of all formats, so that a flipped bit is no other format
+        intact = _identity_bytes(values) == raw
     except (ValueError, KeyError, TypeError):
-        raise CorruptStore(JSON, "is not the JSON that the engine wrote") from None
+        intact = False
+    if not intact:
+        raise CorruptStore(JSON, "is not the JSON that the engine wrote")
     if found > FORMAT:
         raise FormatTooNew(root.url, found, FORMAT)
     return Identity(found, cohort_id)

@@ -3,7 +3,8 @@
 Workers write parts under names of their own; nothing sees a part before a commit names it. A
 commit names the version it was made for, and is refused when another writer came first
 (Delta protocol: the log entry of a version is created once). Each part's name holds the digest of
-its bytes, and each log entry the digest of the one before it, so that a flipped bit is named.
+its bytes, and each log entry the digest of the one before it and of all parts that it leaves
+visible, so that a flipped bit is named (see `engine.store.head`).
 """
 
 from __future__ import annotations
@@ -25,11 +26,18 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from engine.errors import CorruptStore, EngineError
 from engine.store.digests import digest_bytes
+from engine.store.head import (
+    CHAIN,
+    STATE,
+    check_newest,
+    log_path,
+    note_head,
+    read_head,
+    state_digest,
+)
 from engine.store.root import Root
 
 APP_ID = "cohort"
-CHAIN = "cohort.previous"
-"""Name, in a commit's metadata, of the digest of the log entry before it."""
 
 BUSY_TRIES = 200
 """Compare-and-swap attempts before giving up; each loser has seen another writer succeed."""
@@ -114,10 +122,13 @@ class Ledger:
         Raises
         ------
         CorruptStore
-            If the log can't be parsed.
+            If the log can't be parsed, or names other parts than were committed.
         """
+        head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
         table = self._open()
         if table is None:
+            if head is not None:
+                raise CorruptStore(f"{self.path}/_delta_log", "is gone")
             return Snapshot(-1, ())
         try:
             actions = pa.table(table.get_add_actions(flatten=True))
@@ -141,7 +152,9 @@ class Ledger:
                 strict=True,
             )
         )
-        return Snapshot(table.version(), tuple(sorted(parts, key=lambda part: part.path)))
+        version = table.version()
+        check_newest(self.path, head, version, self.root.read(self._log_path(version)), parts)
+        return Snapshot(version, tuple(sorted(parts, key=lambda part: part.path)))
 
     # parts
 
@@ -213,6 +226,7 @@ class Ledger:
             If the ledger is no longer as in ``snapshot``; nothing was changed.
         StoreFull, StoreReadOnly
         """
+        head = read_head(self.root, self.path)
         table = self._open()
         if table is None:
             table = self._create()
@@ -227,9 +241,12 @@ class Ledger:
             RemoveAction(part.path, True, now_ms, part.size, self._partition_values(part.key))
             for part in remove
         ]
-        log = self._log_path(version)
+        gone = {part.path for part in remove}
+        kept = [part for part in snapshot.parts if part.path not in gone]
+        entry = self.root.read(self._log_path(version))
+        check_newest(self.path, head, version, entry, snapshot.parts)
         properties = CommitProperties(
-            custom_metadata={CHAIN: digest_bytes(self.root.read(log))},
+            custom_metadata={CHAIN: digest_bytes(entry), STATE: state_digest([*kept, *add])},
             max_commit_retries=0,
             app_transactions=[Transaction(APP_ID, version + 1)],
         )
@@ -256,8 +273,7 @@ class Ledger:
                 )  # names a full or read-only disk
                 self.root.delete(f"{self.path}/.room")
                 raise
-        gone = {part.path for part in remove}
-        kept = [part for part in snapshot.parts if part.path not in gone]
+        note_head(self.root, self.path, version + 1)
         return Snapshot(version + 1, tuple(sorted([*kept, *add], key=lambda part: part.path)))
 
     def _create(self) -> DeltaTable:
@@ -282,7 +298,7 @@ class Ledger:
         return table
 
     def _log_path(self, version: int) -> str:
-        return f"{self.path}/_delta_log/{version:020d}.json"
+        return log_path(self.path, version)
 
     def _committed(self, version: int, add: Sequence[Part]) -> bool:
         try:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import CorruptStore, MissingObject, NoTable
-from engine.store.digests import digest_bytes
+from engine.store.digests import digest_bytes, digest_of
 from engine.store.root import Root
 
 FOLDER = "tables"
@@ -26,8 +28,56 @@ def table_path(name: str) -> str:
     return f"{FOLDER}/{name}.parquet"
 
 
-def _sidecar_path(name: str) -> str:
+def note_path(name: str) -> str:
+    """Return the path of what is noted beside a table."""
     return f"{FOLDER}/.origin/{name}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is noted beside a table: digests of its bytes, and what it was made of.
+
+    Two digests mean that it was being replaced: the first is the new one's, ``origin`` the old's.
+    """
+
+    digests: tuple[str, ...]
+    origin: dict[str, Any] | None
+
+    def as_bytes(self) -> bytes:
+        """Return the note's file, the same bytes for the same note."""
+        values = {"digests": list(self.digests), "origin": self.origin}
+        return json.dumps({**values, "check": digest_of(values)}).encode()
+
+
+def parse_note(raw: bytes, path: str) -> Note:
+    """Check and return a note.
+
+    Raises
+    ------
+    CorruptStore
+        If it has not the bytes that the engine wrote.
+    """
+    try:
+        values = json.loads(raw)
+        origin = values["origin"]
+        note = Note(tuple(values["digests"]), None if origin is None else dict(origin))
+        intact = note.as_bytes() == raw
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise CorruptStore(path, "is not the JSON that the engine wrote")
+    return note
+
+
+def read_note(root: Root, name: str) -> Note:
+    """Return what is noted beside a table.
+
+    Raises
+    ------
+    MissingObject, CorruptStore
+    """
+    path = note_path(name)
+    return parse_note(root.read(path), path)
 
 
 def read_origin(root: Root, name: str) -> dict[str, Any] | None:
@@ -35,8 +85,8 @@ def read_origin(root: Root, name: str) -> dict[str, Any] | None:
     if root.size(table_path(name)) is None:
         return None
     try:
-        return dict(json.loads(root.read(_sidecar_path(name)))["origin"])
-    except (MissingObject, ValueError, KeyError, TypeError):
+        return read_note(root, name).origin
+    except (MissingObject, CorruptStore):
         return None
 
 
@@ -53,18 +103,25 @@ def read_table(root: Root, name: str) -> pa.Table:
 
     Raises
     ------
-    NoTable, CorruptStore
+    NoTable
+        If it was never made.
+    MissingObject, CorruptStore
+        If it was made, and is gone or differs.
     """
+    there = root.size(table_path(name)) is not None
     try:
-        data = root.read(table_path(name))
-        noted = json.loads(root.read(_sidecar_path(name)))["digests"]
+        note = read_note(root, name)
     except MissingObject:
-        if root.size(table_path(name)) is None:
+        if not there:
             raise NoTable(name, table_names_there(root)) from None
         raise CorruptStore(table_path(name), "has no note of its digest") from None
-    except (ValueError, KeyError, TypeError):
-        raise CorruptStore(_sidecar_path(name), "is not the JSON that the engine wrote") from None
-    if digest_bytes(data) not in noted:
+    if not there and note.origin is None:  # its first writer was killed before it was there
+        raise NoTable(name, table_names_there(root))
+    data = root.read(table_path(name))
+    if digest_bytes(data) not in note.digests:
+        # It may just have been replaced: the note is then newer than the one in hand.
+        note, data = read_note(root, name), root.read(table_path(name))
+    if digest_bytes(data) not in note.digests:
         raise CorruptStore(table_path(name), "its bytes do not match its digest")
     return pq.read_table(pa.BufferReader(data))
 
@@ -117,21 +174,20 @@ def write_table(
             for piece in pieces:
                 writer.write_table(piece.select(schema.names).cast(schema))
         digest = digest_bytes(local.read_bytes())
-        sidecar = _sidecar_path(name)
+        sidecar = note_path(name)
 
         def change(raw: bytes | None) -> bytes | None:
-            old: dict[str, Any] = {}
+            old = Note((), None)
             if raw is not None and root.size(table_path(name)) is not None:
-                old = json.loads(raw)
-            if _newer(old.get("origin", {}), origin):
+                # A table can always be made again, so a broken note is replaced like none.
+                with contextlib.suppress(CorruptStore):
+                    old = parse_note(raw, sidecar)
+            if _newer(old.origin, origin):
                 return None
             # Both digests are valid until the table is replaced, should we be killed in between.
-            both = [digest, *old.get("digests", [])[:1]]
-            root.replace(
-                sidecar, json.dumps({"digests": both, "origin": old.get("origin")}).encode()
-            )
+            root.replace(sidecar, Note((digest, *old.digests), old.origin).as_bytes())
             root.replace_from(table_path(name), local)
-            return json.dumps({"digests": [digest], "origin": dict(origin)}).encode()
+            return Note((digest,), dict(origin)).as_bytes()
 
         return root.update(sidecar, change)
 
