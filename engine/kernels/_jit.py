@@ -5,11 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
+from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., object])
+
+Plane = NDArray[Any]
+Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
+Whole = NDArray[np.int64]
+Whole32 = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
 
 
 def drop_stale_caches(folder: Path) -> int:
@@ -49,5 +58,4 @@ def compiled(function: F) -> F:
     would give other rows on another machine. With ``NUMBA_DISABLE_JIT=1`` the function runs as
     plain Python, which is how coverage sees it.
     """
-    dispatcher: F = numba.njit(nogil=True, cache=True)(function)
-    return dispatcher
+    return cast(F, numba.njit(nogil=True, cache=True)(function))

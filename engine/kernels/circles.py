@@ -1,8 +1,8 @@
 """Circles in a plane: how many, where and how large.
 
 Edge points (`gradient`) vote for centres (`votes`); at each peak a circle is fitted (`fit`); of
-those with enough of their circumference on edges, the better ones take edges away from the others
-(`competition`). Every decision looks at a bounded neighbourhood and at numbers anchored at the
+those with enough of their circumference on edges (`support`, `candidates`), the better ones take
+edges away from the others (`competition`). Every decision looks at a bounded neighbourhood and at numbers anchored at the
 image's origin, so that a tile with its halo gives the same circles as the whole image.
 """
 
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError
-from engine.kernels import competition, gradient, votes
-from engine.kernels.fit import GATHERED_COLUMNS, MOST_BINS
+from engine.kernels import candidates, competition, gradient, votes
+from engine.kernels.fit import GATHERED_COLUMNS
 from engine.kernels.noise import noise_sd as estimate_noise_sd
 from engine.kernels.planes import as_plane
+from engine.kernels.support import MOST_BINS
 from engine.kernels.workspace import Workspace, thread_workspace
 
 Polarity = Literal["bright", "dark", "any"]
@@ -55,13 +56,13 @@ _VOTE_SHARE = 0.75
 """A point casts about 2.5 votes into a window of 3 x 3 cells; half of those that the least support
 promises must be there, as directions are uncertain."""
 
-_LEAST_EVIDENCE = 30.0
-"""Least log-likelihood ratio of the arcs found against chance (binomial, nats). Edge points in
-noise come in short chains, which doubles what chance reaches; the weakest circle of the accuracy
-contract has over 70."""
+_LEAST_EVIDENCE = 20.0
+"""Least exponent of the binomial tail of the arcs found against chance, nats: an image has about
+e^7 peaks, each of which is tried in e^8 distinguishable ways (three parameters), and a false circle
+in e^5 images is welcome to nobody."""
 
 _MOST_TURNING = 0.5
-"""See `fit.drop_touching`: circles that touch another one of up to twice their size are left to the
+"""See `support.drop_touching`: circles that touch another one of up to twice their size are left to the
 competition, the rest is rejected here."""
 
 _ROUNDS = 2
@@ -97,9 +98,9 @@ def halo_px(radius_px: tuple[float, float]) -> int:
     own = 0.0
     for band in votes.make_bands(low, high):
         # From a final centre to its cell, and on to what that cell's peak depends on.
-        walk = (competition.WALK_CELLS + 1.5) * band.cell_px
+        walk = (candidates.WALK_CELLS + 1.5) * band.cell_px
         peak = band.high_px + 5.0 * band.cell_px
-        fit = band.high_px + competition.GATHER_CELLS * band.cell_px + 3.0
+        fit = band.high_px + candidates.GATHER_CELLS * band.cell_px + 3.0
         own = max(own, walk + max(peak, fit))
     return math.ceil(own + smoothing.reach_px + gradient.FILL_PX + _ROUNDS * _reach(high)) + 1
 
@@ -231,7 +232,7 @@ def _find_edges(
             np.float32(_ROUNDING),
             # Without noise every edge is certain.
             np.float32(max(noise, 1e-30)),
-            np.int64(round(2.0 * math.sqrt(smoothing.variance_px2))),
+            round(2.0 * math.sqrt(smoothing.variance_px2)),
             pixel,
             value,
             starts,
@@ -256,8 +257,8 @@ def _fit_and_select(
     pixel, value, starts, count = edges
     height, width = shape
     low, high = radius_px
-    table = work.take("table", (room // 16, competition.CANDIDATE_COLUMNS), np.float64)
-    numbers = work.take("numbers", (room // 16, competition.CANDIDATE_INTEGERS), np.int64)
+    table = work.take("table", (room // 16, candidates.CANDIDATE_COLUMNS), np.float64)
+    numbers = work.take("numbers", (room // 16, candidates.CANDIDATE_INTEGERS), np.int64)
     members = work.take("members", (room,), np.int64)
     member_bins = work.take("member_bins", (room,), np.int64)
     points = work.take("points", (count, GATHERED_COLUMNS), np.float64)
@@ -310,7 +311,7 @@ def _fit_and_select(
                 anchors,
                 shifts,
             )
-            competition.fit_peaks(
+            candidates.fit_peaks(
                 pixel,
                 value,
                 starts,
@@ -336,11 +337,11 @@ def _fit_and_select(
                 member_bins,
                 filled,
             )
-    candidates = int(filled[0])
-    if candidates > table.shape[0] or filled[1] > room:
+    found = int(filled[0])
+    if found > table.shape[0] or filled[1] > room:
         return None
-    table, numbers = table[:candidates], numbers[:candidates]
-    ys = numbers[:, competition.I_ANCHOR_Y] + table[:, competition.C_Y]
+    table, numbers = table[:found], numbers[:found]
+    ys = numbers[:, candidates.I_ANCHOR_Y] + table[:, candidates.C_Y]
     competition.compete(
         table,
         numbers,
@@ -352,18 +353,18 @@ def _fit_and_select(
         _ROUNDS,
         work.take("owner", (count,), np.int64),
         work.take("seen", (MOST_BINS,), np.int64),
-        work.take("verdict", (candidates,), np.int64),
+        work.take("verdict", (found,), np.int64),
     )
-    alive = numbers[:, competition.I_ALIVE] == 1
+    alive = numbers[:, candidates.I_ALIVE] == 1
     circles = np.empty((int(alive.sum()), 4))
-    circles[:, 0] = (numbers[alive, competition.I_ANCHOR_Y] + origin[0]) + table[
-        alive, competition.C_Y
+    circles[:, 0] = (numbers[alive, candidates.I_ANCHOR_Y] + origin[0]) + table[
+        alive, candidates.C_Y
     ]
-    circles[:, 1] = (numbers[alive, competition.I_ANCHOR_X] + origin[1]) + table[
-        alive, competition.C_X
+    circles[:, 1] = (numbers[alive, candidates.I_ANCHOR_X] + origin[1]) + table[
+        alive, candidates.C_X
     ]
-    circles[:, 2] = table[alive, competition.C_CORRECTED]
-    circles[:, 3] = table[alive, competition.C_SUPPORT]
+    circles[:, 2] = table[alive, candidates.C_CORRECTED]
+    circles[:, 3] = table[alive, candidates.C_SUPPORT]
     return circles[np.lexsort((circles[:, 2], circles[:, 1], circles[:, 0]))]
 
 

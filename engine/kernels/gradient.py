@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels._jit import compiled
+from engine.kernels._jit import Bytes, Floats32, Plane, Whole32, compiled
 
 SEGMENT = 32
 """Pixels that are tested at once for any gradient above the threshold; a multiple of the SIMD
@@ -69,7 +69,7 @@ def make_smoothing(sigma_px: float) -> Smoothing:
 
 
 @compiled
-def convert(plane, scale, out, bad):  # type: ignore[no-untyped-def]
+def convert(plane: Plane, scale: np.float32, out: Floats32, bad: Bytes) -> int:
     """Copy a plane as float32 times ``scale``; return how many values are not usable.
 
     ``bad`` (y, x) uint8 marks them; it is written only where there are some.
@@ -92,7 +92,7 @@ def convert(plane, scale, out, bad):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def fill_bad(image, bad, reach):  # type: ignore[no-untyped-def]
+def fill_bad(image: Floats32, bad: Bytes, reach: int) -> None:
     """Give unusable pixels the mean of the usable ones within ``reach`` px, else 0, in place."""
     height, width = image.shape
     for y in range(height):
@@ -110,7 +110,7 @@ def fill_bad(image, bad, reach):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def smooth(image, taps, row, out):  # type: ignore[no-untyped-def]
+def smooth(image: Floats32, taps: Floats32, row: Floats32, out: Floats32) -> None:
     """Smooth a plane by a symmetric kernel in both axes; the border is repeated outwards.
 
     ``taps`` begin with the centre; their number is 1 plus a multiple of 3. ``row`` is a buffer of
@@ -167,7 +167,7 @@ def smooth(image, taps, row, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def magnitude(smoothed, out):  # type: ignore[no-untyped-def]
+def magnitude(smoothed: Floats32, out: Floats32) -> None:
     """Write the gradient's magnitude, value per pixel; 0 on the outermost pixels."""
     height, width = smoothed.shape
     half = np.float32(0.5)
@@ -192,7 +192,17 @@ def magnitude(smoothed, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def find_edges(smoothed, mag, threshold, relative, noise, flank, pixel, value, starts):  # type: ignore[no-untyped-def]
+def find_edges(
+    smoothed: Floats32,
+    mag: Floats32,
+    threshold: np.float32,
+    relative: np.float32,
+    noise: np.float32,
+    flank: int,
+    pixel: Whole32,
+    value: Floats32,
+    starts: Whole32,
+) -> int:
     """List the points where the gradient peaks along its own direction, in raster order.
 
     Parameters

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError
-from engine.kernels._jit import compiled
+from engine.kernels._jit import Floats, Plane, Whole, compiled
 from engine.kernels.planes import as_plane
 
 RING_GAP_PX = 2.0
@@ -35,7 +35,7 @@ MEASURES = np.dtype(
 
 
 @compiled
-def select_middle(values, count):  # type: ignore[no-untyped-def]
+def select_middle(values: Floats, count: int) -> float:
     """Return the median of the first ``count`` values; sorts them."""
     part = values[:count]
     part.sort()
@@ -43,7 +43,7 @@ def select_middle(values, count):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def histogram_middle(histogram, low, high, count):  # type: ignore[no-untyped-def]
+def histogram_middle(histogram: Whole, low: int, high: int, count: int) -> float:
     """Return the median from counts of whole values between ``low`` and ``high``; zeroes them."""
     first = (count - 1) // 2
     second = count // 2
@@ -61,7 +61,16 @@ def histogram_middle(histogram, low, high, count):  # type: ignore[no-untyped-de
 
 
 @compiled
-def measure(plane, circles, neighbours, first, values, histogram, out, flags):  # type: ignore[no-untyped-def]
+def measure(
+    plane: Plane,
+    circles: Floats,
+    neighbours: Whole,
+    first: Whole,
+    values: Floats,
+    histogram: Whole,
+    out: Floats,
+    flags: NDArray[np.bool_],
+) -> None:
     """Write the measures of all circles.
 
     Parameters

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels._jit import compiled
+from engine.kernels._jit import Floats, Floats32, Plane, compiled
 from engine.kernels.planes import as_plane
 
 WINDOW_PX = 64
@@ -39,7 +39,7 @@ _LEAST_NOISY_SHARE = 0.1
 
 
 @compiled
-def measure_windows(plane, samples, out):  # type: ignore[no-untyped-def]
+def measure_windows(plane: Plane, samples: Floats, out: Floats32) -> None:
     """Write each window's noise to ``out`` (rows, columns), NaN where there are too few samples.
 
     ``samples`` is a buffer of float64, one for each sample of a window.

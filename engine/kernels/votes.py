@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.kernels._jit import compiled
+from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
 
 _BAND_RATIO = 1.5
 """Largest over smallest radius of a band: the cell fits both, and a circle within another one
@@ -83,7 +83,18 @@ def accumulator_shape(
 
 
 @compiled
-def cast_votes(pixel, value, count, sign, first, cell_log2, steps, phase_y, phase_x, out):  # type: ignore[no-untyped-def]
+def cast_votes(
+    pixel: Whole32,
+    value: Floats32,
+    count: int,
+    sign: int,
+    first: float,
+    cell_log2: int,
+    steps: int,
+    phase_y: int,
+    phase_x: int,
+    out: Whole32,
+) -> None:
     """Add the votes of all edge points along their gradients to one band's accumulator.
 
     Parameters
@@ -129,7 +140,7 @@ def cast_votes(pixel, value, count, sign, first, cell_log2, steps, phase_y, phas
 
 
 @compiled
-def sum_windows(votes, rows_summed, out):  # type: ignore[no-untyped-def]
+def sum_windows(votes: Whole32, rows_summed: Whole32, out: Whole32) -> None:
     """Write the sum over 3 x 3 cells; ``rows_summed`` is a buffer of one row."""
     rows, columns = votes.shape
     out[0] = 0
@@ -153,8 +164,18 @@ def sum_windows(votes, rows_summed, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def find_peaks(
-    votes, sums, least, cell_log2, phase_y, phase_x, height, width, reach, anchors, shifts
-):  # type: ignore[no-untyped-def]
+    votes: Whole32,
+    sums: Whole32,
+    least: int,
+    cell_log2: int,
+    phase_y: int,
+    phase_x: int,
+    height: int,
+    width: int,
+    reach: float,
+    anchors: Whole,
+    shifts: Floats,
+) -> int:
     """List cells whose window holds the most votes among their neighbours, in raster order.
 
     Parameters
