@@ -1,0 +1,1 @@
+"""Evidence: real files, real processes, real kills."""
