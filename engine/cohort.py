@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,10 +25,13 @@ from engine.graph.reduce import reduce_tables
 from engine.graph.run import RunReport, run_plan
 from engine.images import Images, stack_tree
 from engine.operations.base import Operation
+from engine.operations.history import most_used_key
 from engine.operations.plan import Plan, plan_run
-from engine.operations.registry import create_operation
+from engine.operations.registry import create_operation, is_registered
 from engine.operations.tables import TableSpec
 from engine.operations.unit import ledger_of
+from engine.sources.files import escape_path
+from engine.store.access import require_writable
 from engine.store.catalog import SHARDS, ShardRow, read_images, shards_ledger
 from engine.store.config import (
     CohortConfig,
@@ -118,7 +122,7 @@ class Cohort:
             return [(name, "") for name in config.roots]
         scopes = []
         for source in sources:
-            path = Path(source).absolute()
+            path = Path(os.path.abspath(source))  # noqa: PTH100 - takes out "..", follows no link
             if not path.exists():
                 raise NoSource(str(source))
             located = locate_root(str(path), config)
@@ -133,7 +137,7 @@ class Cohort:
                 located = locate_root(str(path), config)
             if located is None:
                 raise ConfigError("cohort.toml", f"root {name} was not kept")
-            scopes.append(located)
+            scopes.append((located[0], escape_path(located[1])))
         return scopes
 
     # what can be asked
@@ -190,8 +194,6 @@ class Cohort:
 
     def _other_key(self, operation: Operation) -> tuple[Mapping[str, Any], frozenset[str]] | None:
         """Return the identity of the key with the most rows beside this one, and its images."""
-        from engine.operations.history import most_used_key  # noqa: PLC0415
-
         return most_used_key(self.root, operation)
 
     def run(
@@ -262,12 +264,13 @@ class Cohort:
             operation.key,
             selected=plan.selected,
             planned=plan.to_compute,
-            copied=len(plan.copies),
+            copied=plan.causes.get("copy", 0),
             up_to_date=plan.settled.get("done", 0),
             failed_before=plan.settled.get("failed", 0),
             unreadable_sources=plan.unreadable,
         )
         if plan.to_compute:
+            require_writable(self.root)
             run_plan(
                 self.root, operation, plan, client, self._files(), publisher, report,
                 events=events, stop=stop,
@@ -288,11 +291,17 @@ class Cohort:
 
     def _is_declared(self, operation: Operation) -> bool:
         declared = self.config.operations.get(operation.name)
-        if declared is None:
+        if declared is None or not is_registered(operation):
             return False
         return create_operation(operation.name, declared, {}).key == operation.key
 
     def _declare(self, operation: Operation, complete: bool, wanted: bool) -> bool:
+        if not is_registered(operation):  # a later run, by name, would not find it
+            if wanted:
+                raise UsageError(
+                    f"{operation.name} can't be declared: no installed package offers it by name."
+                )
+            return False
         if wanted or (complete and operation.name not in self.config.operations):
             return declare_operation(
                 self.root, operation.name, operation.parameters, replace=wanted

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import dask.array as da
 import numpy as np
 import pyarrow as pa
 import xarray as xr
+from numpy.typing import NDArray
 
 from engine.operations.plan import select_images
 from engine.store.catalog import ShardRow
-from engine.store.pixels import StackReader
+from engine.store.pixels import StackReader, stack_path
 from engine.store.root import Root
 
 
@@ -68,15 +69,46 @@ class Images(Sequence[xr.DataArray]):
         )
 
 
+class Level:
+    """One level of a stack as Dask sees an array: read by the engine's reader, so it is checked.
+
+    Small and picklable; what it needs to read travels to a worker, not the pixels.
+    """
+
+    def __init__(self, root: Root, files: Mapping[str, ShardRow], stack: str, level: int) -> None:
+        self._given = (root, files, stack, level)
+        self._reader = StackReader(root, files)
+        array = self._reader.array(stack, level)
+        self.shape: tuple[int, ...] = array.shape
+        self.ndim = len(self.shape)
+        self.dtype: np.dtype[Any] = array.dtype
+        self.chunks: tuple[int, ...] = array.shards or array.chunks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Level, self._given
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        """Read a box inside one shard, with a slice of step 1 for each axis."""
+        _, files, stack, level = self._given
+        corner = [(s.start or 0) // side for s, side in zip(index, self.chunks, strict=True)]
+        if f"{stack_path(stack)}/{level}/c/{'/'.join(map(str, corner))}" in files:
+            return self._reader.read(stack, index, level)
+        # No plane was ever given a place in it (all were duplicates, say): blank by right.
+        box = [len(range(*s.indices(n))) for s, n in zip(index, self.shape, strict=True)]
+        return np.zeros(box, self.dtype)
+
+
 def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
     """Return a tree with one node per stack and level, ``/<stack>/<level>``, read lazily."""
-    reader = StackReader(root, {row.path: row for row in files})
-    nodes = {}
+    by_level: dict[tuple[str, int], dict[str, ShardRow]] = {}
     for row in files:
-        if row.shard >= 0 or row.level < 0:
-            continue
-        array = reader.array(row.stack, row.level)
-        names = ("t", "c", "z", "y", "x") if array.ndim == 5 else ("t", "c", "y", "x")
-        lazy = da.from_zarr(array, chunks=array.shards or array.chunks)
-        nodes[f"/{row.stack}/{row.level}"] = xr.Dataset({"pixels": (names, lazy)})
+        if row.level >= 0:
+            by_level.setdefault((row.stack, row.level), {})[row.path] = row
+    nodes = {}
+    for (stack, number), rows in sorted(by_level.items()):
+        level = Level(root, rows, stack, number)
+        names = ("t", "c", "z", "y", "x") if level.ndim == 5 else ("t", "c", "y", "x")
+        meta = np.empty((0,) * level.ndim, level.dtype)
+        lazy = da.from_array(level, chunks=level.chunks, name=False, meta=meta)
+        nodes[f"/{stack}/{number}"] = xr.Dataset({"pixels": (names, lazy)})
     return xr.DataTree.from_dict(nodes)

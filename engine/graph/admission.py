@@ -90,10 +90,11 @@ class Admission:
             self._retire(probe.file.source, {probe.file.source})
             self._fail(probe.file, "", probe.reason, probe.detail)
             return False
+        source = probe.file.source
         if not probe.arrivals:
+            self._retire(source, set())  # it may have been an image before
             self.report.ignored += 1
             return False
-        source = probe.file.source
         self._retire(source, {source + arrival.fragment for arrival in probe.arrivals})
         return True
 
@@ -130,7 +131,7 @@ class Admission:
     def settle(self, listing: Listing, gone: Iterable[str]) -> None:
         """Commit what a complete listing shows: problems, sources that are back, or gone."""
         for file, problem in listing.problems:
-            old = self.known.of_source(file.source).get(file.source)
+            old = self.known.image(file.source, file.source)
             if old is None or (old.state, old.reason) != (FAILED, problem):
                 self._retire(file.source, {file.source})
                 self._fail(file, "", problem, None)
@@ -156,7 +157,7 @@ class Admission:
         }
 
     def _version(self, source: str, image_id: str) -> int:
-        old = self.known.of_source(source).get(image_id)
+        old = self.known.image(source, image_id)
         return 1 if old is None else old.version + 1
 
     def _fail(self, file: SourceFile, fragment: str, reason: str, detail: str | None) -> None:
@@ -195,7 +196,7 @@ class Admission:
             self.report.left += 1
             return False
         image_id = arrival.source + arrival.fragment
-        old = self.known.of_source(arrival.source).get(image_id)
+        old = self.known.image(arrival.source, image_id)
         original = self.known.with_content(taken.content)
         spacing = arrival.spacing_um or (None, None)
         row = ImageRow(

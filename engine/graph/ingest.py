@@ -31,6 +31,7 @@ from engine.operations.intake import (
     write_shard,
 )
 from engine.operations.listing import Listing, changes_of, list_sources, vanished
+from engine.store.access import require_writable
 from engine.store.config import CohortConfig
 from engine.store.pixels import create_stack
 from engine.store.root import Root
@@ -110,11 +111,12 @@ class Ingest:
         admission = Admission(self._root, self._config, self._id)
         report = admission.report
         listing = Listing()
-        files = list_sources(self._config, self._scopes, listing)
+        files = list_sources(self._config, self._scopes, admission.known, listing)
         changed = changes_of(files, admission.known, listing, self._rehash)
         rounds = 0
         while not self._stop() and (batch := list(islice(changed, ROUND_FILES))):
             if not rounds:
+                require_writable(self._root)
                 require_slots(self._client, {})
             self._round(admission, batch, rounds)
             rounds += 1

@@ -80,10 +80,9 @@ class Publisher:
             }
         )
 
-    def parts_of(self, image_ids: Iterable[str]) -> dict[str, Part]:
-        """Return the part that holds an image's row, by image_id."""
-        wanted = set(image_ids)
-        return {row[0]: part for row, part in self._place.items() if row[0] in wanted}
+    def parts_of(self, rows: Iterable[RowId]) -> dict[RowId, Part]:
+        """Return the part that holds each row."""
+        return {row: self._place[row] for row in rows}
 
     def add(self, pending: Pending) -> None:
         """Take a part that a worker wrote."""

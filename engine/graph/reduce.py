@@ -24,6 +24,7 @@ from engine.operations.tables import (
     table_names,
 )
 from engine.operations.unit import ledger_of
+from engine.store.access import require_writable
 from engine.store.ledger import Part, Snapshot
 from engine.store.root import Root
 from engine.store.tables import (
@@ -138,6 +139,7 @@ def reduce_tables(
     names = table_names(operation, suffix)
     if all(read_origin(root, name) == dict(origin) for name in names.values()):
         return list(names.values())
+    require_writable(root)
     shown = events or Events()
     token = secrets.token_hex(8)
     shown.start("tables", images.num_rows, "images")

@@ -18,7 +18,7 @@ from engine.graph.publish import Pending, Publisher
 from engine.graph.quarantine import Attempt, run_quarantined
 from engine.graph.window import Window
 from engine.operations.base import Operation
-from engine.operations.copies import CopyTask, copy_rows, pack_copies
+from engine.operations.copies import CopyTask, copy_rows, original_of, pack_copies
 from engine.operations.plan import Item, Plan, Unit, pack_units
 from engine.operations.unit import (
     UnitRecord,
@@ -137,12 +137,12 @@ def run_plan(
     resources = dict(operation.resources)
     slots = require_slots(client, resources)
     units = pack_units(plan.items, slots)
-    copies = pack_copies(plan.copies, publisher.parts_of([copy.of for copy in plan.copies]))
+    copies = pack_copies(plan.copies, publisher.parts_of(map(original_of, plan.copies)))
     record_key(root, operation.identity, plan.key)
     shown.start(operation.name, plan.to_compute, "images")
     files_of = FilesOf(files)
     wanted = [row for unit in units for row in rows_of_unit(unit)]
-    wanted += [(copy.image_id, copy.inputs, None) for copy in plan.copies]
+    wanted += [(copy.image_id, copy.inputs, copy.block) for copy in plan.copies]
     done = 0
 
     def left() -> int:
@@ -203,7 +203,7 @@ def run_plan(
                 copying, copies, split=lambda _: [], without=lambda task, _: task, idle=idle
             ):
                 done += 1
-                admit(copied.value, [(c.image_id, c.inputs, None) for c in copied.task.copies])
+                admit(copied.value, [(c.image_id, c.inputs, c.block) for c in copied.task.copies])
     except SchedulerLost:
         publisher.flush()
         raise SchedulerLost(done, left()) from None

@@ -14,6 +14,9 @@ from engine.store.ledger import Part
 from engine.store.results import FAILED
 from engine.store.root import Root
 
+RowId = tuple[str, str, int | None]
+"""What identifies a row of a key: image_id, inputs, block."""
+
 
 @dataclass(frozen=True, slots=True)
 class CopyTask:
@@ -23,35 +26,37 @@ class CopyTask:
     parts: tuple[Part, ...]
 
 
-def pack_copies(copies: Sequence[Copy], parts: Mapping[str, Part]) -> tuple[CopyTask, ...]:
+def pack_copies(copies: Sequence[Copy], parts: Mapping[RowId, Part]) -> tuple[CopyTask, ...]:
     """Pack copies into tasks, neighbours in the ledger together.
 
     Parameters
     ----------
     parts
-        The part that holds each original's row, by image_id.
+        The part that holds each original's row; see `original_of`.
     """
-    ordered = sorted(copies, key=lambda copy: (parts[copy.of].path, copy.image_id))
-    packs = [ordered[i : i + UNIT_IMAGES] for i in range(0, len(ordered), UNIT_IMAGES)]
+    placed = [(parts[original_of(copy)], copy) for copy in copies]
+    placed.sort(key=lambda pair: (pair[0].path, pair[1].image_id, pair[1].block or 0))
+    packs = [placed[i : i + UNIT_IMAGES] for i in range(0, len(placed), UNIT_IMAGES)]
     return tuple(
         CopyTask(
-            tuple(pack), tuple({parts[copy.of].path: parts[copy.of] for copy in pack}.values())
+            tuple(copy for _, copy in pack), tuple({part.path: part for part, _ in pack}.values())
         )
         for pack in packs
     )
+
+
+def original_of(copy: Copy) -> RowId:
+    """Return what identifies the row that a copy is made of: image_id, inputs, block."""
+    return copy.of, copy.inputs, copy.block
 
 
 def copy_rows(root: Root, operation: Operation, task: CopyTask) -> UnitRecord:
     """Write a part with a row for each copy, equal to the original's but for its name."""
     ledger = ledger_of(root, operation)
     rows = ledger.read(task.parts)
-    places = {
-        pair: n
-        for n, pair in enumerate(
-            zip(rows["image_id"].to_pylist(), rows["inputs"].to_pylist(), strict=True)
-        )
-    }
-    found = rows.take(pa.array([places[copy.of, copy.inputs] for copy in task.copies]))
+    ids = zip(*(rows[name].to_pylist() for name in ("image_id", "inputs", "block")), strict=True)
+    places = {row: n for n, row in enumerate(ids)}
+    found = rows.take(pa.array([places[original_of(copy)] for copy in task.copies]))
     names = pa.array([copy.image_id for copy in task.copies], pa.string())
     found = found.set_column(found.column_names.index("image_id"), "image_id", names)
     part = ledger.write_part(found, operation.key)

@@ -143,6 +143,7 @@ def _probe(
                         plane.dtype,
                         plane.spacing_um or spacing_um,
                         plane.place,
+                        plane.series,
                     )
                     for plane in source.planes
                 )
@@ -181,14 +182,14 @@ def write_shard(root: Root, task: ShardTask) -> ShardRecord:
     ]
     stop = [min(c + s, n) for c, s, n in zip(corner, plan.shard, plan.shape, strict=True)]
     block = np.zeros([b - a for a, b in zip(corner, stop, strict=True)], plan.dtype)
-    taken: list[Taken] = []
+    taken = [Taken(slot.arrival) for slot in slots]
     by_file: dict[str, list[int]] = {}
     for n, slot in enumerate(slots):
         by_file.setdefault(slot.arrival.source, []).append(n)
     for name, members in by_file.items():
         planes = _read_planes(task.files[name], [slots[n].arrival for n in members], task)
         for n, (pixels, result) in zip(members, planes, strict=True):
-            taken.append(result)
+            taken[n] = result
             if pixels is not None:
                 slot = slots[n]
                 _, height, width = pixels.shape

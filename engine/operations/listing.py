@@ -13,7 +13,19 @@ from engine.store.config import CohortConfig
 from engine.store.known import Known
 
 PASSING = frozenset({"vanished", "unreadable", "worker_crash"})
-"""Reasons that may be gone the next time; such a source is opened again though it looks unchanged."""
+"""Reasons that may be gone the next time: such a source is opened again, though it looks the same."""
+
+
+class RootEmpty(NoSource):
+    """A root is an empty folder, although the catalog knows files in it: (path,)."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]} is empty, though the catalog knows files in it. Is its disk mounted? "
+            "Nothing was marked as gone. If all was deleted on purpose, leave any one file there."
+        )
 
 
 @dataclass
@@ -28,7 +40,7 @@ class Listing:
 
 
 def list_sources(
-    config: CohortConfig, scopes: Sequence[tuple[str, str]], listing: Listing
+    config: CohortConfig, scopes: Sequence[tuple[str, str]], known: Known, listing: Listing
 ) -> Iterator[SourceFile]:
     """Yield the files of some scopes, each once, and note those that can't be opened.
 
@@ -39,13 +51,15 @@ def list_sources(
 
     Raises
     ------
-    NoSource
-        If a root is not there: an unmounted disk must not look like an empty one.
+    NoSource, RootEmpty
+        If a root is not there, or has become empty: an unmounted disk must orphan nothing.
     """
     for name, below in scopes:
         base = Path(config.roots[name].path)
         if not base.is_dir():
             raise NoSource(str(base))
+        if _is_empty(base) and any(source.startswith(f"{name}/") for source in known.sources()):
+            raise RootEmpty(str(base))
         for found in walk_files(base, below):
             source = f"{name}/{found.path}"
             if source in listing.seen:
@@ -58,6 +72,13 @@ def list_sources(
                 listing.problems.append((file, found.problem))
             else:
                 yield file
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return next(folder.iterdir(), None) is None
+    except OSError:  # the walk names what is wrong with it
+        return False
 
 
 def changes_of(
@@ -82,8 +103,9 @@ def changes_of(
 def vanished(known: Known, listing: Listing, scopes: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Yield the sources in scope that the catalog knows and the listing did not meet."""
     prefixes = [f"{name}/{below.strip('/')}".rstrip("/") for name, below in scopes]
-    # What lies in a folder that could not be listed may well be there.
-    hidden = tuple(file.source for file, _ in listing.problems if file.source.endswith("/"))
+    # What lies in a folder that could not be listed may well be there; the root itself is "./".
+    folders = (file.source for file, _ in listing.problems if file.source.endswith("/"))
+    hidden = tuple(folder.removesuffix("./") for folder in folders)
     for source in known.sources():
         if source in listing.seen or source.startswith(hidden or ("\0",)):
             continue

@@ -17,10 +17,10 @@ import pyarrow as pa
 from engine.errors import NothingFound, ParameterError, UsageError
 from engine.operations.base import Operation, image_inputs
 from engine.store.catalog import ORPHANED, READY, with_fields
-from engine.store.stacking import GIANT_SHARD_PX
+from engine.store.stacking import GIANT_SHARD_PX, count_blocks
 
 UNIT_IMAGES = 64
-"""Images in a unit at most: at 10 ms each a task of 0.6 s, beside which 1 ms of scheduler is small."""
+"""Images in a unit at most: at 10 ms each, a task of 0.6 s against 1 ms of scheduler."""
 
 UNIT_BYTES = 32 * 1024**2
 """Decoded pixels in a unit at most, bytes, unless a single image has more."""
@@ -82,6 +82,7 @@ class Copy:
     image_id: str
     inputs: str
     of: str
+    block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,10 @@ def select_images(images: pa.Table, where: str | None, limit: int | None) -> pd.
 def filter_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return the rows that a condition holds for, with errors that name the columns there are."""
     try:
-        return frame.query(where, engine="python", local_dict={}, global_dict={})
+        kept = frame.eval(where, engine="python", local_dict={}, global_dict={})
+        if not (isinstance(kept, pd.Series) and pd.api.types.is_bool_dtype(kept)):
+            raise TypeError(where)
+        return frame[kept]
     except Exception as error:  # pandas raises a dozen types for what people mistype
         missing = str(error) if isinstance(error, (NameError, KeyError)) else "it is no condition"
         raise NothingFound(
@@ -252,10 +256,9 @@ def plan_run(
     frame = frame.assign(inputs=image_inputs(operation, kept))
     state = _known(results)
     seen = {image_id for image_id, _, _ in state}
-    by_inputs: dict[str, list[str]] = {}
+    by_inputs: dict[tuple[str, int | None], str] = {}
     for image_id, inputs, block in state:
-        if block is None:
-            by_inputs.setdefault(inputs, []).append(image_id)
+        by_inputs.setdefault((inputs, block), image_id)
     cause_of_change = "parameters"
     changes: Mapping[str, Any] = {}
     if other is not None:
@@ -277,25 +280,25 @@ def plan_run(
         if not needed:
             settled["failed" if "failed" in statuses else "done"] += 1
             continue
-        if "failed" in statuses and retry_failed:
+        sources = {b: by_inputs[row.inputs, b] for b in needed if (row.inputs, b) in by_inputs}
+        failed = [b for b, of in sources.items() if state[of, row.inputs, b] == "failed"]
+        if retry_failed and failed:
             causes["retry"] += 1
-        elif not row.giant and row.inputs in by_inputs:
-            source = by_inputs[row.inputs][0]
-            if not (retry_failed and state.get((source, row.inputs, None)) == "failed"):
-                copies.append(Copy(row.image_id, row.inputs, source))
-                causes["copy"] += 1
-                continue
-            causes["retry"] += 1
+            sources = {b: of for b, of in sources.items() if b not in failed}
+        elif len(sources) == len(needed):
+            causes["copy"] += 1
         elif row.image_id in seen:
             causes["inputs"] += 1
         elif other is not None and row.image_id in other[1]:
             causes[cause_of_change] += 1
         else:
             causes["new"] += 1
+        copies += [Copy(row.image_id, row.inputs, of, block) for block, of in sources.items()]
         for block in needed:
-            known = work.get((row.inputs, block))
-            names = (*known.image_ids, row.image_id) if known else (row.image_id,)
-            work[row.inputs, block] = _item(row, names if not known else names, block, known)
+            if block not in sources:
+                known = work.get((row.inputs, block))
+                names = (*known.image_ids, row.image_id) if known else (row.image_id,)
+                work[row.inputs, block] = _item(row, names, block, known)
     return Plan(
         operation=operation.name,
         key=operation.key,
@@ -326,8 +329,7 @@ def _known(results: pa.Table) -> dict[tuple[str, str, int | None], str]:
 def _blocks(row: Any) -> list[int | None]:
     if not row.giant:
         return [None]
-    across = -(-int(row.width) // GIANT_SHARD_PX)
-    return list(range(-(-int(row.height) // GIANT_SHARD_PX) * across))
+    return list(range(count_blocks(int(row.height), int(row.width))))
 
 
 def _item(row: Any, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:

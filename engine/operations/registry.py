@@ -45,6 +45,14 @@ def find_operation(name: str) -> type[Operation]:
     return there[name]
 
 
+def is_registered(operation: Operation) -> bool:
+    """Tell whether an operation would be found by its name, as one from a notebook is not."""
+    try:
+        return find_operation(operation.name) is type(operation)
+    except NoOperation:
+        return False
+
+
 def create_operation(name: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> Operation:
     """Return an operation: what is given counts before what is declared, and that before defaults.
 

@@ -21,6 +21,7 @@ from engine.store.catalog import FAILED, ORPHANED, RETIRED, field_column
 from engine.store.layout import FIELDS
 from engine.store.results import DONE
 from engine.store.results import FAILED as RESULT_FAILED
+from engine.store.stacking import count_blocks
 
 GROUP = ("date", "subject", "experiment")
 """What an experiment is: the layout's fields that ``<operation>_by_experiment`` groups by."""
@@ -58,23 +59,40 @@ def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
     }
 
 
-def image_columns(images: pa.Table, spec: TableSpec) -> pa.Table:
-    """Return what every table says of an image, from the catalog's rows."""
-    columns = {name: field_column(images, name) for name in spec.fields}
+def _reserved(operation: Operation) -> set[str]:
+    """Return the columns that tables have whatever a cohort's layout and subjects are called."""
+    derived = {f"{q}_{m}" for q in operation.quantities for m in ("mean", "sd", "m2")}
+    counts = {"count", "images", "images_failed", "images_missing"}
+    named = {"source", "orphaned", "image_id", "status", "reason", operation.singular}
+    return {*named, *counts, *derived, *operation.objects.names}
+
+
+def _subjects(operation: Operation, spec: TableSpec) -> pa.Table | None:
+    """Return the subjects' table with names that collide with ours marked ``_of_subject``."""
+    if spec.subjects is None:
+        return None
+    taken = {*_reserved(operation), *spec.fields, "n_done", "n_failed"} - {"subject"}
+    return spec.subjects.rename_columns(
+        [f"{name}_of_subject" if name in taken else name for name in spec.subjects.column_names]
+    )
+
+
+def image_columns(operation: Operation, images: pa.Table, spec: TableSpec) -> pa.Table:
+    """Return what every table says of an image, from the catalog's rows.
+
+    A field of the layout whose name is one of the operation's columns is called ``field_<name>``.
+    """
+    taken = _reserved(operation) - {*FIELDS}
+    columns = {f"field_{n}" if n in taken else n: field_column(images, n) for n in spec.fields}
     columns["source"] = images["source"]
     columns["orphaned"] = pc.equal(images["state"], ORPHANED)
     columns["image_id"] = images["image_id"]
     table = pa.table(columns)
-    if spec.subjects is None:
+    subjects = _subjects(operation, spec)
+    if subjects is None:
         return table
     order = table.append_column("_order", pa.array(np.arange(table.num_rows)))
-    joined = order.join(
-        spec.subjects,
-        keys="subject",
-        join_type="left outer",
-        right_suffix="_of_subject",
-        use_threads=False,
-    )
+    joined = order.join(subjects, keys="subject", join_type="left outer", use_threads=False)
     return joined.sort_by("_order").drop_columns(["_order"])
 
 
@@ -100,14 +118,14 @@ def build_slice(
     ``experiments`` (partial sums, for `merge_experiments`).
     """
     images = images.filter(pc.not_equal(images["state"], RETIRED))
-    described = image_columns(images, spec)
+    described = image_columns(operation, images, spec)
     current = _current_results(operation, images, results)
     objects = _objects(operation, described, current)
     by_image = _by_image(operation, images, described, current, objects)
     return {
         "objects": objects.drop_columns(["_image"]),
         "images": by_image,
-        "experiments": _partial_experiments(operation, by_image, objects),
+        "experiments": _partial_experiments(operation, by_image, objects, spec),
     }
 
 
@@ -123,12 +141,25 @@ def _current_results(operation: Operation, images: pa.Table, results: pa.Table) 
     block = np.array([-1 if b is None else b for b in results["block"].to_pylist()], np.int64)
     order = np.lexsort((block, number))
     kept = order[number[order] >= 0]
+    # A giant image of which blocks are due still is as one without a result.
+    due = _rows_due(images)
+    there = np.bincount(number[kept], minlength=images.num_rows)
+    kept = kept[there[number[kept]] == due[number[kept]]]
     rows = results.take(pa.array(kept))
     return rows.append_column("_image", pa.array(number[kept]))
 
 
+def _rows_due(images: pa.Table) -> np.ndarray[Any, Any]:
+    """Return how many rows each image has when it is complete: one, or one per block."""
+    sides = zip(*(images[name].to_pylist() for name in ("giant", "height", "width")), strict=True)
+    return np.array([count_blocks(y, x) if giant else 1 for giant, y, x in sides], np.int64)
+
+
 def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa.Table:
     """Return one row per object, numbered from 1 within its image, sorted by y, then x."""
+    failed = pc.equal(current["status"], RESULT_FAILED)  # one failed block fails a giant image
+    bad = pc.is_in(current["_image"], value_set=current["_image"].filter(failed))
+    current = current.filter(pc.invert(bad))
     lists = current["objects"].combine_chunks()
     if isinstance(lists, pa.ChunkedArray):
         lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
@@ -171,13 +202,8 @@ def _by_image(
     unreadable = np.array([state == FAILED for state in images["state"].to_pylist()], bool)
     status[unreadable] = UNREADABLE
     reason[unreadable] = np.array(images["reason"].to_pylist(), object)[unreadable]
-    elapsed = np.zeros(total)
-    rows = zip(
-        *(current[name].to_pylist() for name in ("_image", "status", "reason", "elapsed_s")),
-        strict=True,
-    )
-    for number, found, why, seconds in rows:
-        elapsed[number] += seconds
+    rows = zip(*(current[n].to_pylist() for n in ("_image", "status", "reason")), strict=True)
+    for number, found, why in rows:
         if status[number] != RESULT_FAILED:  # one failed block fails a giant image
             status[number], reason[number] = found, why
     complete = status == DONE
@@ -207,9 +233,12 @@ def _moments(
     return mean, np.sqrt(spread / np.maximum(count - 1, 1))
 
 
-def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.Table) -> pa.Table:
+def _partial_experiments(
+    operation: Operation, by_image: pa.Table, objects: pa.Table, spec: TableSpec
+) -> pa.Table:
     """Return counts and moments by experiment, in the form that `merge_experiments` merges."""
-    extra = _subject_columns(by_image, operation)
+    subjects = _subjects(operation, spec)
+    extra = [n for n in subjects.column_names if n != "subject"] if subjects is not None else []
     images = by_image.select([*GROUP, *extra, "status"]).to_pandas()
     images["n_done"] = images["status"] == DONE
     images["n_failed"] = images["status"].isin([RESULT_FAILED, UNREADABLE])
@@ -232,13 +261,6 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
         partial.reset_index().astype({"count": "int64", "images_missing": "int64"}),
         preserve_index=False,
     )
-
-
-def _subject_columns(by_image: pa.Table, operation: Operation) -> list[str]:
-    made = {"status", "reason", "count", "source", "orphaned", "image_id"}
-    made |= {f"{q}_{m}" for q in operation.quantities for m in ("mean", "sd")}
-    names = [n for n in by_image.column_names if n not in made]
-    return names[names.index("name") + 1 :] if "name" in names else []
 
 
 def merge_experiments(operation: Operation, partials: Sequence[pa.Table]) -> pa.Table:

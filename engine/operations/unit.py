@@ -188,17 +188,16 @@ def compute_unit(
     place = where or Where()
     reader = StackReader(root, files)
     rows: list[dict[str, Any]] = []
-    columns: list[Mapping[str, Any]] = []
+    columns: list[dict[str, pa.Array]] = []
     failed: list[tuple[str, str]] = []
     for item, image in read_items(reader, unit.items, operation.halo_px):
         began = time.perf_counter()
-        found: Mapping[str, Any] = {}
+        found: dict[str, pa.Array] = {}
         reason = None
         try:
             if isinstance(image, Exception):
                 raise image
-            found = operation.measure(image)
-            _ = _count(operation, found)
+            found = _arrays(operation, operation.measure(image))
         except (StoreFull, StoreReadOnly):
             raise
         except Exception as error:  # whatever an image does to an operation is its own failure
@@ -254,24 +253,25 @@ def failed_unit(
     return UnitRecord(unit.number, part, 0, failed, 0.0)
 
 
-def _count(operation: Operation, found: Mapping[str, Any]) -> int:
-    lengths = {len(found[name]) for name in operation.objects.names} if found else {0}
-    if len(lengths) != 1:
+def _arrays(operation: Operation, found: Mapping[str, Any]) -> dict[str, pa.Array]:
+    """Check an answer: one column per field of ``objects``, of its type, all of one length."""
+    columns = {spec.name: pa.array(found[spec.name], spec.type) for spec in operation.objects}
+    if len({len(column) for column in columns.values()}) > 1:
         raise ImageFailed("columns_of_different_length")
-    return lengths.pop()
+    return columns
 
 
 def _table(
-    operation: Operation, rows: list[dict[str, Any]], columns: list[Mapping[str, Any]]
+    operation: Operation, rows: list[dict[str, Any]], columns: list[dict[str, pa.Array]]
 ) -> pa.Table:
     """Turn rows and their objects' columns into a part's table, objects as lists of structs."""
     schema = result_schema(operation.objects)
     plain = pa.schema([f for f in schema if f.name not in ("objects", "key")])
-    counts = [_count(operation, found) for found in columns]
+    counts = [len(next(iter(found.values()))) if found else 0 for found in columns]
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
     arrays = []
     for spec in operation.objects:
-        pieces = [pa.array(found[spec.name], spec.type) for found in columns if found]
+        pieces = [found[spec.name] for found in columns if found]
         arrays.append(pa.concat_arrays(pieces) if pieces else pa.array([], spec.type))
     structs = pa.StructArray.from_arrays(arrays, fields=list(operation.objects))
     table = pa.Table.from_pylist(rows, schema=plain)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import fields
 
 import pyarrow as pa
 
-from engine.store.catalog import FAILED, IMAGES, ORPHANED, READY, RETIRED, ImageRow, current
+from engine.store.catalog import FAILED, IMAGES, ORPHANED, READY, ImageRow, current
 from engine.store.ledger import Ledger, Snapshot
 
 
@@ -49,6 +50,15 @@ class Known:
         rows = {row.image_id: row for row in map(self._row, self._by_source.get(source, []))}
         return {**rows, **self._newer_source.get(source, {})}
 
+    def image(self, source: str, image_id: str) -> ImageRow | None:
+        """Return one image of a source, in the time of a look-up however many pages it has."""
+        newer = self._newer_source.get(source, {}).get(image_id)
+        if newer is not None:
+            return newer
+        ids = self._table["image_id"]
+        n = bisect_left(range(len(ids)), image_id, key=lambda i: ids[i].as_py())
+        return self._row(n) if n < len(ids) and ids[n].as_py() == image_id else None
+
     def unchanged(self, source: str, stat: tuple[int, int, int], passing: Container[str]) -> str:
         """Tell whether a source is as catalogued: "unchanged", "returned" (it was gone) or "no".
 
@@ -59,10 +69,13 @@ class Known:
         passing
             Reasons of failures that may be gone now.
         """
-        rows = [n for n in self._by_source.get(source, ()) if self._states[n] != RETIRED]
+        of_source = self._by_source.get(source, ())
+        here = [n for n in of_source if self._states[n] in (READY, FAILED)]
+        # A page that its file lost is orphaned, too, but says nothing of the file as it is now.
+        rows = here or [n for n in of_source if self._states[n] == ORPHANED]
         if not rows or any(self._stats[n] != stat or self._reasons[n] in passing for n in rows):
             return "no"
-        return "returned" if any(self._states[n] == ORPHANED for n in rows) else "unchanged"
+        return "unchanged" if here else "returned"
 
     def with_content(self, content: str) -> ImageRow | None:
         """Return the image whose pixels all images with this content share."""

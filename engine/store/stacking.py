@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ SMALLEST_LEVEL_PX = 1024
 class Arrival:
     """A plane that was found in a source and has no place yet.
 
-    ``shape`` is (c, y, x); ``place`` is (t, z) in a series of the same source, or None.
+    ``shape`` is (c, y, x); ``place`` is (t, z) in one of the source's series, or None.
     """
 
     source: str
@@ -38,6 +38,7 @@ class Arrival:
     dtype: str
     spacing_um: tuple[float, float] | None
     place: tuple[int, int] | None = None
+    series: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -123,21 +124,25 @@ def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tup
     for arrival in flat:
         groups[(arrival.dtype, arrival.spacing_um, arrival.shape)].append(arrival)
     shared: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
-    for (dtype, spacing, shape), members in groups.items():
-        assert isinstance(shape, tuple)  # noqa: S101 - narrows the key's type
+    for kind, members in groups.items():
         if len(members) >= OWN_STACK_IMAGES:
-            shared[(dtype, spacing, shape)] = members
+            shared[kind] = members
         else:
-            bucket = ("bucket", shape[0], bucket_side(shape[1]), bucket_side(shape[2]))
-            shared[(dtype, spacing, bucket)].extend(members)
+            channels, height, width = members[0].shape
+            bucket = ("bucket", channels, bucket_side(height), bucket_side(width))
+            shared[(*kind[:2], bucket)].extend(members)
 
     plans: list[StackPlan] = []
     for members in shared.values():
         plans.append(_plan_stack(f"{ingest}-{len(plans):03d}", members, limits))
     for members in series.values():
         by_kind: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
+        times: Counter[tuple[object, ...]] = Counter()
         for arrival in members:
-            by_kind[(arrival.shape, arrival.dtype)].append(arrival)
+            kind = (arrival.series, arrival.shape, arrival.dtype, arrival.spacing_um)
+            # Metadata may give two planes one place; the second one must not overwrite the first.
+            times[kind, arrival.place] += 1
+            by_kind[(*kind, times[kind, arrival.place])].append(arrival)
         for alike in by_kind.values():
             plans.append(_plan_series(f"{ingest}-{len(plans):03d}", alike, limits))
     for arrival in giants:
@@ -199,6 +204,17 @@ def _plan_giant(name: str, arrival: Arrival) -> StackPlan:
         arrival.spacing_um,
         (Slot(arrival, 0, 0),),
     )
+
+
+def count_blocks(height: int, width: int) -> int:
+    """Return how many shards, which are the blocks of work, a giant image of this size has.
+
+    Examples
+    --------
+    >>> count_blocks(2048, 2049)
+    2
+    """
+    return -(-height // GIANT_SHARD_PX) * -(-width // GIANT_SHARD_PX)
 
 
 def level_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
