@@ -32,6 +32,7 @@ from engine.operations.tables import TableSpec
 from engine.operations.unit import ledger_of
 from engine.sources.files import escape_path
 from engine.store.access import require_writable
+from engine.operations.upkeep import Upkeep
 from engine.store.catalog import SHARDS, ShardRow, read_images, shards_ledger
 from engine.store.config import (
     CohortConfig,
@@ -55,7 +56,7 @@ def never() -> bool:
     return False
 
 
-class Cohort:
+class Cohort(Upkeep):
     """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
 
     Attributes

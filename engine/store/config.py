@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 import uuid
@@ -100,10 +101,8 @@ def create_cohort(root: Root) -> Identity:
         "cohort_id": uuid.uuid4().hex,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    try:
+    with contextlib.suppress(AlreadyExists):
         root.create(JSON, _identity_bytes(identity))
-    except AlreadyExists:
-        pass
     return read_identity(root)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -46,22 +47,21 @@ def results_ledger(root: Root, operation: str, version: int, objects: pa.Schema)
     return Ledger(root, f"results/{operation}/v{version}", result_schema(objects), "key")
 
 
-def _key_path(operation: str, version: int, key: str) -> str:
+def key_path(operation: str, version: int, key: str) -> str:
+    """Return the path of what a key was made of."""
     return f"results/{operation}/v{version}/_keys/{key}.json"
 
 
 def record_key(root: Root, identity: Mapping[str, Any], key: str) -> None:
     """Write down, once, what a key was made of, so that a later plan can say what changed."""
-    path = _key_path(identity["operation"], identity["version"], key)
-    try:
+    path = key_path(identity["operation"], identity["version"], key)
+    with contextlib.suppress(AlreadyExists):
         root.create(path, json.dumps(dict(identity), indent=2, sort_keys=True).encode())
-    except AlreadyExists:
-        pass
 
 
 def read_key(root: Root, operation: str, version: int, key: str) -> dict[str, Any] | None:
     """Return what a key was made of, or None where that was never written down."""
-    path = _key_path(operation, version, key)
+    path = key_path(operation, version, key)
     try:
         return dict(json.loads(root.read(path)))
     except MissingObject:

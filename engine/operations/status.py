@@ -1,0 +1,151 @@
+"""The state of a cohort: what is there, what is missing and what failed, each by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import UsageError
+from engine.operations.base import Operation
+from engine.operations.key_state import Failure, KeyRows, KeyState, unbegun
+from engine.operations.registry import NoOperation, create_operation, find_operation
+from engine.store import catalog
+from engine.store.catalog import read_images
+from engine.store.config import CohortConfig, read_config
+from engine.store.leftovers import all_ledgers
+from engine.store.results import read_key
+from engine.store.root import Root
+
+INGEST = "ingest"
+"""Stands for the operation where a source could not be read."""
+
+PLACE = (
+    "state", "reason", "source", "fields", "content", "channels", "height", "width", "dtype",
+    "spacing_y_um", "spacing_x_um", "stack", "shard", "t", "z", "giant", "noise_sd", "ingest",
+)  # fmt: skip
+"""Columns of the catalog that a plan and a status read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What there is of a cohort, and what is not.
+
+    ``images`` counts by state: ready, failed (a source that can't be read), orphaned (its source
+    is gone) and retired (is no more). ``last_ingest`` is the identifier of the newest ingest that
+    changed anything; it begins with the time, UTC. ``notes`` say what could not be looked at.
+    """
+
+    images: Mapping[str, int]
+    keys: tuple[KeyState, ...]
+    failures: tuple[Failure, ...]
+    last_ingest: str | None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is declared has a result for every image, and current tables."""
+        declared = [key for key in self.keys if key.declared]
+        tables = [table for key in declared for table in key.tables]
+        return (
+            not self.notes
+            and all(key.missing == 0 for key in declared)
+            and all(table.there and not table.stale for table in tables)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the status as plain values."""
+        return {
+            "complete": self.complete,
+            "images": dict(self.images),
+            "operations": [asdict(key) for key in self.keys],
+            "failed": [asdict(failure) for failure in self.failures],
+            "last_ingest": self.last_ingest,
+            "notes": list(self.notes),
+        }
+
+
+def read_status(root: Root) -> Status:
+    """Say what is there, what is missing and what failed; reads no pixels.
+
+    Raises
+    ------
+    CorruptStore, MissingObject, ConfigError
+    """
+    config = read_config(root)
+    snapshot_of_images, images = read_images(root, PLACE)
+    has_pixels = pc.is_in(images["state"], value_set=pa.array([catalog.READY, catalog.ORPHANED]))
+    with_pixels = images.filter(has_pixels)
+    sources = dict(zip(images["image_id"].to_pylist(), images["source"].to_pylist(), strict=True))
+    failures = list(_unreadable(images))
+    keys: list[KeyState] = []
+    declared, notes = _declared(config)
+    for ledger in all_ledgers(root):
+        if not ledger.path.startswith("results/"):
+            continue
+        _, name, folder = ledger.path.split("/")
+        snapshot = ledger.snapshot()
+        for key in sorted({part.key for part in snapshot.parts if part.key is not None}):
+            operation, note = _operation(root, name, int(folder[1:]), key)
+            is_declared = name in declared and declared[name].key == key
+            facts = KeyRows(
+                root, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note
+            )
+            state, failed = facts.read(snapshot_of_images.version, with_pixels, sources)
+            keys.append(state)
+            failures += failed
+    seen = {(state.operation, state.key) for state in keys}
+    for name, operation in declared.items():
+        if (name, operation.key) not in seen:
+            keys.append(unbegun(root, operation, with_pixels))
+    ingests = [name for name in pc.unique(images["ingest"]).to_pylist() if name is not None]
+    return Status(
+        images=dict(sorted(Counter(images["state"].to_pylist()).items())),
+        keys=tuple(sorted(keys, key=lambda s: (s.operation, not s.declared, s.version, s.key))),
+        failures=tuple(sorted(failures, key=lambda f: (f.operation, f.key or "", f.image_id))),
+        last_ingest=max(ingests, default=None),
+        notes=notes,
+    )
+
+
+def _unreadable(images: pa.Table) -> Iterator[Failure]:
+    rows = images.filter(pc.equal(images["state"], catalog.FAILED))
+    for row in rows.select(["image_id", "source", "reason"]).to_pylist():
+        yield Failure(row["image_id"], row["source"], INGEST, None, row["reason"] or "", None)
+
+
+def _declared(config: CohortConfig) -> tuple[dict[str, Operation], tuple[str, ...]]:
+    """Return what cohort.toml declares, by name, and what of it can't be made."""
+    found, notes = {}, []
+    for name, parameters in config.operations.items():
+        try:
+            found[name] = create_operation(name, parameters, {})
+        except UsageError as error:
+            notes.append(f"cohort.toml declares {name}, which can't be run: {error}")
+    return found, tuple(notes)
+
+
+def _operation(
+    root: Root, name: str, version: int, key: str
+) -> tuple[Operation | None, str | None]:
+    """Return the operation that a key stands for, or why there is none."""
+    try:
+        kind = find_operation(name)
+    except NoOperation:
+        return None, f"{name} is not installed: rows are counted, not images"
+    if kind.version != version:
+        return None, f"version {version} is not the installed one: rows are counted, not images"
+    identity = read_key(root, name, version, key)
+    if identity is None:
+        return None, "what this key was made of is not written down: rows are counted, not images"
+    try:
+        operation = kind(**identity["parameters"])
+    except UsageError as error:
+        return None, f"its parameters can't be used any more: {error}"
+    if operation.key != key:  # made from another model's weights, or with parameters since added
+        return None, "the installed operation has other keys: rows are counted, not images"
+    return operation, None

@@ -1,0 +1,184 @@
+"""Check the pixels: every catalogued file against its row, and every image against its stack."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from engine.errors import CorruptStore
+from engine.store.catalog import ORPHANED, READY, ShardRow
+from engine.store.digests import digest_bytes
+from engine.store.pixels import count_chunks, stack_path
+from engine.store.problems import CORRUPT, INCONSISTENT, Problem, guarded
+from engine.store.root import Root
+
+PLACE = ("state", "channels", "height", "width", "dtype", "stack", "shard", "t", "z", "giant")
+"""Columns of the catalog that say where an image's pixels are."""
+
+_Apply = Callable[
+    [Callable[[ShardRow], list[Problem]], Iterable[ShardRow]], Iterator[list[Problem]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What an array's metadata say, as far as files and places are concerned."""
+
+    shape: tuple[int, ...]
+    shard: tuple[int, ...]
+    chunks: int  # in a shard
+    dtype: str
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of shards along each axis."""
+        return tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
+
+
+def parse_level(data: bytes) -> Level:
+    """Read an array's metadata (Zarr v3, sharded).
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, IndexError
+        If they are not such metadata.
+    """
+    values = json.loads(data)
+    shard = tuple(values["chunk_grid"]["configuration"]["chunk_shape"])
+    inner = tuple(values["codecs"][0]["configuration"]["chunk_shape"])
+    chunks = math.prod(s // i for s, i in zip(shard, inner, strict=True))
+    return Level(tuple(values["shape"]), shard, chunks, str(values["data_type"]))
+
+
+def check_files(
+    root: Root, rows: Sequence[ShardRow], levels: dict[tuple[str, int], Level], apply: _Apply
+) -> Iterator[Problem]:
+    """Yield what is wrong with the files that the catalog lists.
+
+    Parameters
+    ----------
+    rows
+        Catalog rows of shards and metadata.
+    levels
+        Filled with the arrays whose metadata are as catalogued, by stack and level.
+    apply
+        Like the built-in ``map``; may work in threads. Each call holds one file in memory.
+    """
+    twice: dict[str, int] = {}
+    for row in rows:
+        twice[row.path] = twice.get(row.path, 0) + 1
+    for path, count in twice.items():
+        if count > 1:
+            yield Problem(path, INCONSISTENT, f"is in the catalog {count} times")
+    for row in rows:
+        if row.shard < 0:
+            yield from guarded(row.path, partial(_metadata, root, row, levels))
+    shards = (row for row in rows if row.shard >= 0)
+    for found in apply(
+        lambda row: list(guarded(row.path, lambda: _shard(root, row, levels))), shards
+    ):
+        yield from found
+
+
+def _read(root: Root, row: ShardRow) -> bytes:
+    data = root.read(row.path)
+    if len(data) != row.size:
+        raise CorruptStore(row.path, f"has {len(data)} bytes, but the catalog says {row.size}")
+    if digest_bytes(data) != row.digest:
+        raise CorruptStore(row.path, "its bytes do not match the catalog's digest")
+    return data
+
+
+def _metadata(root: Root, row: ShardRow, levels: dict[tuple[str, int], Level]) -> Iterator[Problem]:
+    data = _read(root, row)
+    if row.level >= 0:
+        levels[row.stack, row.level] = parse_level(data)
+    yield from ()
+
+
+def _shard(root: Root, row: ShardRow, levels: Mapping[tuple[str, int], Level]) -> Iterator[Problem]:
+    level = levels.get((row.stack, row.level))
+    if level is not None and row.shard >= math.prod(level.grid):
+        text = f"is shard {row.shard} of an array that has {math.prod(level.grid)}"
+        yield Problem(row.path, INCONSISTENT, text)
+    if row.chunks == 0:  # all blank, and blank chunks are not stored
+        if root.size(row.path) is not None:
+            yield Problem(row.path, INCONSISTENT, "is there, but the catalog says it is blank")
+        return
+    data = _read(root, row)
+    if level is None:  # its metadata are named already
+        return
+    stored = count_chunks(data, level.chunks)
+    if stored != row.chunks:
+        text = f"stores {stored} chunks, but the catalog says {row.chunks}"
+        yield Problem(row.path, CORRUPT, text)
+
+
+def check_places(
+    images: pa.Table, rows: Sequence[ShardRow], levels: Mapping[tuple[str, int], Level]
+) -> Iterator[Problem]:
+    """Yield the images whose pixels have no place among the catalogued shards.
+
+    Parameters
+    ----------
+    images
+        Current rows with `PLACE` and ``image_id``.
+    rows, levels
+        Shards of the catalog, and the arrays whose metadata are intact; images in others are not
+        judged, since their metadata are named already.
+    """
+    shards = {(row.stack, row.level, row.shard) for row in rows if row.shard >= 0}
+    stacks = {row.stack for row in rows if row.shard < 0 and row.level == 0}
+    for batch in images.to_batches(max_chunksize=10_000):
+        for image in batch.to_pylist():
+            if image["state"] in (READY, ORPHANED):
+                text = _misplaced(image, shards, stacks, levels)
+                if text is not None:
+                    yield Problem("catalog/images", INCONSISTENT, f"{image['image_id']}: {text}")
+
+
+def _misplaced(
+    image: Mapping[str, object],
+    shards: set[tuple[str, int, int]],
+    stacks: set[str],
+    levels: Mapping[tuple[str, int], Level],
+) -> str | None:
+    """Say what is wrong with the place of an image, or None."""
+    stack, shard, t, z = (image[name] for name in ("stack", "shard", "t", "z"))
+    if not isinstance(stack, str) or not isinstance(shard, int) or not isinstance(t, int):
+        return "has pixels, but no place"
+    if stack not in stacks:
+        return f"its stack {stack} is not in the catalog of shards"
+    level = levels.get((stack, 0))
+    if level is None:
+        return None
+    place = [t, 0, *([z] if isinstance(z, int) else []), 0, 0]
+    size = [1, image["channels"], *([1] if isinstance(z, int) else [])]
+    size += [image["height"], image["width"]]
+    if len(place) != len(level.shape) or not all(
+        isinstance(s, int) and p >= 0 and p + s <= n
+        for p, s, n in zip(place, size, level.shape, strict=True)
+    ):
+        return f"does not lie inside its stack {stack}"
+    if image["dtype"] != level.dtype:
+        return f"is {image['dtype']}, but its stack {stack} is {level.dtype}"
+    wanted = {(stack, 0, shard)}
+    if image["giant"]:
+        mine = [key for key in levels if key[0] == stack]
+        wanted = {(*key, n) for key in mine for n in range(math.prod(levels[key].grid))}
+    else:
+        index = 0
+        for p, s, count in zip(place, level.shard, level.grid, strict=True):
+            index = index * count + p // s
+        if index != shard:
+            return f"is said to be in shard {shard} of {stack}, but lies in {index}"
+    gone = sorted(wanted - shards)
+    if gone:
+        where = ", ".join(f"{stack_path(s)} level {lv} shard {n}" for s, lv, n in gone[:3])
+        return f"its pixels are not in the catalog of shards: {where}"
+    return None
