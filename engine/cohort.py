@@ -30,9 +30,9 @@ from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
 from engine.operations.tables import TableSpec
 from engine.operations.unit import ledger_of
+from engine.operations.upkeep import Upkeep
 from engine.sources.files import escape_path
 from engine.store.access import require_writable
-from engine.operations.upkeep import Upkeep
 from engine.store.catalog import SHARDS, ShardRow, read_images, shards_ledger
 from engine.store.config import (
     CohortConfig,
