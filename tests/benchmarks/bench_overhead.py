@@ -101,9 +101,9 @@ def warm(client: Client) -> None:
     client.run(load)
 
 
-def run_circles(cohort: engine.Cohort, client: Client, limit_key: float) -> tuple[float, float]:
+def run_circles(cohort: engine.Cohort, client: Client, wider_px: float) -> tuple[float, float]:
     """Time a run from plan to last commit, and the tables after it, seconds."""
-    operation = engine.circles(radius_px=(RADIUS_PX[0], RADIUS_PX[1] + limit_key))
+    operation = engine.circles(radius_px=(RADIUS_PX[0], RADIUS_PX[1] + wider_px))
     marks: dict[str, float] = {}
 
     class Marks(engine.Events):
@@ -144,7 +144,7 @@ def main() -> dict[str, float]:
         cohort.run(engine.circles(radius_px=RADIUS_PX), client=client, limit=8)
         for n in range(ROUNDS):
             before = bare_kernel(paths[:SAMPLE])
-            elapsed, tables = run_circles(cohort, client, 0.5 * n)
+            elapsed, tables = run_circles(cohort, client, 0.5 * (n + 1))
             after = bare_kernel(paths[:SAMPLE])
             runs.append(((before + after) / 2, elapsed, tables))
     bare, ours = (statistics.median(side) for side in zip(*ingests, strict=True))
