@@ -46,13 +46,14 @@ bench: $(VENV)/.dev ## Measure against peers, as ratios in one run
 faults: $(VENV)/.dev ## Repeat the fault tests, and print what survived
 	$(BIN)/python -m pytest -m faults tests/distributed
 
+COMPILE = $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-annotate \
+  --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra build
+
 lock: $(BIN)/python ## Resolve all versions anew, with hashes
 	$(PIP) install 'pip-tools>=7.5'
-	$(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --generate-hashes --no-annotate --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra build -o requirements.lock pyproject.toml
-	$(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --generate-hashes --no-annotate --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra build --extra dev \
-	  --constraint requirements.lock -o requirements-dev.lock pyproject.toml
+	$(COMPILE) --upgrade --extra dev -o requirements-dev.lock pyproject.toml
+	rm -f requirements.lock
+	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock pyproject.toml
 
 clean: ## Remove what was set up and measured
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -208,7 +208,7 @@ class Window:
         except EngineError:
             raise
         except Exception as error:
-            raise TaskFailed(type(error).__name__, str(error)) from error
+            raise TaskFailed(type(error).__name__, _first_line(error)) from error
         del self._flight[str(future.key)]
         return Ended(task, value)
 
@@ -223,7 +223,7 @@ class Window:
             # The connection is there, but the scheduler does not know the task: it is a new one.
             raise SchedulerLost(self.done, len(self._flight)) from error
         if tries >= UNKNOWN_TRIES:
-            raise TaskFailed(type(error).__name__, str(error)) from error
+            raise TaskFailed(type(error).__name__, _first_line(error)) from error
         del self._flight[str(future.key)]
         self._submit(task, tries + 1)
 
@@ -246,3 +246,8 @@ class Window:
             self._slots, self._staffed = found, now
         elif now - self._staffed > NO_WORKERS_S:
             raise NoWorkers(NO_WORKERS_S)
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what an error says, without the tracebacks that distributed puts into its text."""
+    return (str(error).splitlines() or [""])[0][:200]
