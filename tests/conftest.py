@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -15,4 +17,8 @@ def client() -> Iterator[Client]:
     """A cluster of threads in this process: fast, and its code counts as covered."""
     options = engine.ClusterOptions(workers=1, threads_per_worker=2, processes=False)
     with engine.connect(options) as connected:
+        with warnings.catch_warnings():
+            # Dask leaks a socket where another cluster has the dashboard's port already.
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
         yield connected

@@ -1,0 +1,224 @@
+"""Where sources are: roots, folders of roots, single files, layouts, and what lies between."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+import engine
+from engine.errors import ConfigError
+from engine.graph.events import Events
+from engine.store.config import CohortConfig, RootConfig, locate_root, new_root_name
+from tests.making import Counting, catalog, grey, night, put, states
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> engine.Cohort:
+    return engine.create(tmp_path / "cohort")
+
+
+def test_a_source_inside_a_known_root_belongs_to_it(
+    cohort: engine.Cohort, tmp_path: Path, client: Client
+) -> None:
+    night(tmp_path / "data")
+    inside = tmp_path / "data" / "d1" / "s0"
+    cohort.ingest(tmp_path / "data" / "d1" / "s1", client=client)
+    assert list(cohort.config.roots) == ["s1"]
+    cohort.ingest(tmp_path / "data", client=client)
+    assert list(cohort.config.roots) == ["s1", "data"]
+    put(inside / "e1" / "late.png", grey(70))
+    (inside / "e1" / "i0.png").unlink()
+    (tmp_path / "data" / "d1" / "s1" / "e1" / "i1.png").unlink()
+    report = cohort.ingest(inside, client=client)
+    # Only what lies in the scope is looked at: i1 is gone too, but nobody asked.
+    assert (report.listed, report.new, report.orphaned) == (2, 1, 1)
+    assert states(cohort)["data/d1/s0/e1/i0.png"] == "orphaned"
+    assert states(cohort)["data/d1/s1/e1/i1.png"] == "ready"
+    assert list(cohort.config.roots) == ["s1", "data"]
+
+
+def test_scopes_end_at_a_folder_not_at_a_prefix(
+    cohort: engine.Cohort, tmp_path: Path, client: Client
+) -> None:
+    put(tmp_path / "data" / "a" / "1.png", grey(1))
+    other = put(tmp_path / "data" / "ab" / "2.png", grey(2))
+    cohort.ingest(tmp_path / "data", client=client)
+    other.unlink()
+    put(tmp_path / "data" / "ab" / "3.png", grey(3))
+    assert cohort.ingest(tmp_path / "data" / "a", client=client).orphaned == 0
+    assert cohort.ingest(tmp_path / "data" / "ab", client=client).orphaned == 1
+
+
+def test_a_single_file(cohort: engine.Cohort, tmp_path: Path, client: Client) -> None:
+    paths = night(tmp_path / "data")
+    report = cohort.ingest(paths[0], client=client)
+    assert (report.listed, report.new) == (1, 1)
+    assert states(cohort) == {"e1/i0.png": "ready"}
+    put(paths[0], grey(90))
+    assert cohort.ingest(paths[0], client=client).changed == 1
+
+
+def test_odd_names_of_files(cohort: engine.Cohort, tmp_path: Path, client: Client) -> None:
+    folder = tmp_path / "data"
+    put(folder / "plain.png", grey(1))
+    for n, name in enumerate(
+        [b"caf\xe9.png", b"back\\slash.png", b"new\nline.png", b"sp ace#0.png"]
+    ):
+        (folder / os.fsdecode(name)).write_bytes(
+            put(tmp_path / "x" / f"{n}.png", grey(10 + n)).read_bytes()
+        )
+    assert cohort.ingest(folder, client=client).new == 5
+    assert sorted(states(cohort)) == [
+        "data/back\\x5cslash.png",
+        "data/caf\\xe9.png",
+        "data/new\\x0aline.png",
+        "data/plain.png",
+        "data/sp ace#0.png",
+    ]
+    # By its own name, too, and nothing beside it is held to be gone.
+    report = cohort.ingest(folder / os.fsdecode(b"back\\slash.png"), client=client)
+    assert (report.listed, report.unchanged, report.orphaned) == (1, 1, 0)
+
+
+def test_two_roots_of_one_name(cohort: engine.Cohort, tmp_path: Path, client: Client) -> None:
+    put(tmp_path / "x" / "data" / "a.png", grey(1))
+    put(tmp_path / "y" / "data" / "a.png", grey(2))
+    report = cohort.ingest(tmp_path / "x" / "data", tmp_path / "y" / "data", client=client)
+    assert report.new == 2
+    assert states(cohort) == {"data/a.png": "ready", "data-2/a.png": "ready"}
+    (tmp_path / "y" / "data" / "a.png").unlink()
+    put(tmp_path / "y" / "data" / "b.png", grey(3))
+    assert cohort.ingest(tmp_path / "x" / "data", client=client).orphaned == 0
+    report = cohort.ingest(client=client)  # all roots
+    assert (report.listed, report.new, report.orphaned) == (2, 1, 1)
+
+
+def test_dots_in_a_path_make_no_second_root(
+    cohort: engine.Cohort, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night(tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "data" / "d1")
+    cohort.ingest("..", client=client)
+    report = cohort.ingest(tmp_path / "data" / "d1" / ".." / "d1", client=client)
+    assert (report.unchanged, report.new) == (4, 0)
+    assert cohort.config.roots == {"data": RootConfig(path=str(tmp_path / "data"))}
+
+
+def test_the_same_file_named_twice_is_taken_once(
+    cohort: engine.Cohort, tmp_path: Path, client: Client
+) -> None:
+    paths = night(tmp_path / "data")
+    report = cohort.ingest(tmp_path / "data", paths[0], paths[0].parent, client=client)
+    assert (report.listed, report.new, report.duplicates) == (4, 4, 0)
+
+
+def test_the_longest_root_counts() -> None:
+    config = CohortConfig(roots={"all": RootConfig(path="/d/"), "part": RootConfig(path="/d/part")})
+    assert locate_root("/d/part/x.png", config) == ("part", "x.png")
+    assert locate_root("/d/other/x.png", config) == ("all", "other/x.png")
+    assert locate_root("/d", config) == ("all", "")
+    assert locate_root("/data/x.png", config) is None
+    assert new_root_name("/x/part", config) == "part-2"
+    assert new_root_name("/x/a b:c", config) == "a-b-c"
+    assert new_root_name("/", config) == "root"
+
+
+def test_layouts_and_what_they_do_not_match(tmp_path: Path, client: Client) -> None:
+    cohort = engine.create(tmp_path / "cohort", layout="{plate}/{subject}_{name}")
+    put(tmp_path / "data" / "run" / "p1" / "s1_a_b.png", grey(1))
+    put(tmp_path / "data" / "top.png", grey(2))
+    cohort.ingest(tmp_path / "data", client=client)
+    rows = catalog(cohort)
+    assert dict(rows["data/run/p1/s1_a_b.png"]["fields"]) == {
+        "plate": "p1",
+        "subject": "s1",
+        "name": "a_b",
+    }
+    assert dict(rows["data/top.png"]["fields"]) == {"name": "top"}
+    operation = Counting(log=str(tmp_path / "log"))
+    (report,) = cohort.run(operation, client=client, where="plate == 'p1'")
+    assert report.published == 1
+    (report,) = cohort.run(operation, client=client)
+    table = cohort.table(report.tables[1]).set_index("name")
+    assert list(table.columns[:4]) == ["date", "subject", "experiment", "plate"]
+    assert table.loc["a_b", ["date", "subject", "plate"]].to_list() == ["", "s1", "p1"]
+    assert table.loc["top", ["subject", "plate"]].to_list() == ["", ""]
+
+
+def test_a_root_of_its_own_layout(cohort: engine.Cohort, tmp_path: Path, client: Client) -> None:
+    put(tmp_path / "a" / "d1" / "s1" / "e1" / "n.png", grey(1))
+    put(tmp_path / "b" / "s2" / "n.png", grey(2))
+    cohort.ingest(tmp_path / "a", client=client)
+    cohort.ingest(tmp_path / "b", client=client, layout="{subject}/{name}")
+    subjects = {dict(row["fields"])["subject"] for row in catalog(cohort).values()}
+    assert subjects == {"s1", "s2"}
+    toml = (tmp_path / "cohort" / "cohort.toml").read_text()
+    assert 'layout = "{subject}/{name}"' in toml
+    with pytest.raises(ConfigError, match="placeholders"):
+        (tmp_path / "c").mkdir()
+        cohort.ingest(tmp_path / "c", client=client, layout="no braces")
+
+
+def test_a_layout_may_use_a_tables_words(tmp_path: Path, client: Client) -> None:
+    cohort = engine.create(tmp_path / "cohort", layout="{count}/{status}/{source}")
+    put(tmp_path / "data" / "five" / "fine" / "here.png", grey(1))
+    cohort.ingest(tmp_path / "data", client=client)
+    (report,) = cohort.run(Counting(log=str(tmp_path / "log")), client=client)
+    row = cohort.table(report.tables[1]).iloc[0]
+    assert (row["count"], row["status"], row["source"]) == (1, "done", "data/five/fine/here.png")
+    assert row[["field_count", "field_status", "field_source"]].to_list() == [
+        "five",
+        "fine",
+        "here",
+    ]
+    assert len(cohort.images("field_source == 'here' and count == 'five'")) == 1
+
+
+def test_spacing_of_a_root_counts_where_a_file_says_none(
+    cohort: engine.Cohort, tmp_path: Path, client: Client
+) -> None:
+    put(tmp_path / "data" / "a.png", grey(1))
+    cohort.ingest(tmp_path / "data", client=client)
+    toml = tmp_path / "cohort" / "cohort.toml"
+    toml.write_text(toml.read_text() + "spacing_um = [0.5, 0.25]\n")
+    put(tmp_path / "data" / "b.png", grey(2))
+    cohort.ingest(client=client)
+    assert catalog(cohort)["data/b.png"]["spacing_y_um"] == 0.5
+    assert catalog(cohort)["data/a.png"]["spacing_y_um"] is None
+    cohort.ingest(client=client, rehash=True)
+    assert catalog(cohort)["data/a.png"]["spacing_x_um"] == 0.25
+
+
+def test_progress_adds_up(cohort: engine.Cohort, tmp_path: Path, client: Client) -> None:
+    class Heard(Events):
+        def __init__(self) -> None:
+            self.total: dict[str, int] = {}
+            self.ended: dict[str, int] = {}
+            self.failed: dict[str, int] = {}
+
+        def start(self, stage: str, total: int, unit: str) -> None:
+            self.total[stage] = self.total.get(stage, 0) + total
+
+        def advance(self, stage: str, count: int, failed: int = 0) -> None:
+            self.ended[stage] = self.ended.get(stage, 0) + count
+            self.failed[stage] = self.failed.get(stage, 0) + failed
+
+    night(tmp_path / "data", 12)
+    (tmp_path / "data" / "bad.png").write_bytes(b"")
+    heard = Heard()
+    cohort.ingest(tmp_path / "data", client=client, events=heard)
+    cohort.run(Counting(log=str(tmp_path / "log"), fails=("i3",)), client=client, events=heard)
+    assert (
+        heard.total
+        == heard.ended
+        == {
+            "headers": 13,
+            "pixels": 12,
+            "counting": 12,
+            "tables": 13,
+        }
+    )
+    assert heard.failed == {"headers": 1, "pixels": 0, "counting": 1, "tables": 0}
