@@ -252,7 +252,7 @@ def fit_peaks(
             index,
         )
         radius, share = rough_radius(
-            points, count, shift_y, shift_x, low - cell, high + cell, blur, histogram
+            points, count, shift_y, shift_x, low - 0.25 * cell, high + 0.25 * cell, blur, histogram
         )
         whole = (
             min(anchor_y, height - 1 - anchor_y) > farthest

@@ -2,8 +2,9 @@
 
 Edge points (`gradient`) vote for centres (`votes`); at each peak a circle is fitted (`fit`); of
 those with enough of their circumference on edges (`support`, `candidates`), the better ones take
-edges away from the others (`competition`). Every decision looks at a bounded neighbourhood and at numbers anchored at the
-image's origin, so that a tile with its halo gives the same circles as the whole image.
+edges away from the others (`competition`). Every decision looks at a bounded neighbourhood and
+at numbers anchored at the image's origin, so that a tile with its halo gives the same circles as
+the whole image.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from engine.kernels import candidates, competition, gradient, votes
 from engine.kernels.fit import GATHERED_COLUMNS
 from engine.kernels.noise import noise_sd as estimate_noise_sd
 from engine.kernels.planes import as_plane
+from engine.kernels.search import search_bands
 from engine.kernels.support import MOST_BINS
 from engine.kernels.workspace import Workspace, thread_workspace
 
@@ -51,19 +53,14 @@ _BLUR_VARIANCE_PX2 = 0.6
 """Optical blur assumed when the radius is corrected for smoothing, square pixels (a pixel's own
 width, 1/12, and an optical spread of 0.7 px)."""
 
-_VOTES_A_POINT = 2.5
-_VOTE_SHARE = 0.75
-"""A point casts about 2.5 votes into a window of 3 x 3 cells; half of those that the least support
-promises must be there, as directions are uncertain."""
-
 _LEAST_EVIDENCE = 20.0
 """Least exponent of the binomial tail of the arcs found against chance, nats: an image has about
 e^7 peaks, each of which is tried in e^8 distinguishable ways (three parameters), and a false circle
 in e^5 images is welcome to nobody."""
 
 _MOST_TURNING = 0.5
-"""See `support.drop_touching`: circles that touch another one of up to twice their size are left to the
-competition, the rest is rejected here."""
+"""See `support.drop_touching`: circles that touch another one of up to twice their size are left to
+the competition, the rest is rejected here."""
 
 _ROUNDS = 2
 _REACH_SHARE = 0.6
@@ -267,76 +264,39 @@ def _fit_and_select(
     filled = np.zeros(2, np.int64)
     variance = smoothing.variance_px2 + _BLUR_VARIANCE_PX2
     limits = np.array([low, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING])
-    for band in votes.make_bands(low, high):
-        cell = band.cell_px
-        phase_y, phase_x = origin[0] % cell, origin[1] % cell
-        cells = votes.accumulator_shape(shape, origin, band)
-        accumulator = work.take("accumulator", cells, np.int32)
-        windows = work.take("windows", cells, np.int32)
-        line = work.take("line", (cells[1],), np.int32)
-        # Of two neighbouring cells at most one is a peak, in each axis.
-        most_peaks = (cells[0] // 2 + 1) * (cells[1] // 2 + 1)
-        anchors = work.take("anchors", (most_peaks, 3), np.int64)
-        shifts = work.take("shifts", (most_peaks, 2), np.float64)
-        histogram = work.take("histogram", (math.ceil(high) + 3 * cell + 16,), np.float64)
-        # One vote more on each side: a circle at the band's end has all of its votes in it.
-        steps = math.ceil((band.high_px - band.low_px) / cell) + 2
-        first = band.low_px - 0.5 * cell
-        promised = min_support * 2.0 * math.pi * band.low_px * _VOTES_A_POINT
-        least = max(4, int(_VOTE_SHARE * promised))
-        for sign in signs:
-            votes.cast_votes(
-                pixel,
-                value,
-                count,
-                sign,
-                first,
-                band.cell_log2,
-                steps,
-                phase_y,
-                phase_x,
-                accumulator,
-            )
-            votes.sum_windows(accumulator, line, windows)
-            peaks = votes.find_peaks(
-                accumulator,
-                windows,
-                least,
-                band.cell_log2,
-                phase_y,
-                phase_x,
-                height,
-                width,
-                band.high_px,
-                anchors,
-                shifts,
-            )
-            candidates.fit_peaks(
-                pixel,
-                value,
-                starts,
-                height,
-                width,
-                sign,
-                anchors,
-                shifts,
-                peaks,
-                band.low_px,
-                band.high_px,
-                cell,
-                math.sqrt(smoothing.variance_px2),
-                limits,
-                COSINES,
-                points,
-                index,
-                histogram,
-                sums,
-                table,
-                numbers,
-                members,
-                member_bins,
-                filled,
-            )
+    bands = votes.make_bands(low, high)
+    rows, columns = votes.most_cells(shape, bands)
+    # Of two neighbouring cells at most one is a peak, in each axis.
+    most_peaks = (rows // 2 + 1) * (columns // 2 + 1)
+    search_bands(
+        pixel,
+        value,
+        count,
+        starts,
+        height,
+        width,
+        origin[0],
+        origin[1],
+        np.array(signs, np.int64),
+        votes.tabulate_bands(bands, min_support),
+        work.take("accumulator", (rows * columns,), np.int32),
+        work.take("windows", (rows * columns,), np.int32),
+        work.take("line", (columns,), np.int32),
+        work.take("anchors", (most_peaks, 3), np.int64),
+        work.take("shifts", (most_peaks, 2), np.float64),
+        math.sqrt(smoothing.variance_px2),
+        limits,
+        COSINES,
+        points,
+        index,
+        work.take("histogram", (math.ceil(high) + 3 * bands[-1].cell_px + 16,), np.float64),
+        sums,
+        table,
+        numbers,
+        members,
+        member_bins,
+        filled,
+    )
     found = int(filled[0])
     if found > table.shape[0] or filled[1] > room:
         return None

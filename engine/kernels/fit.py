@@ -17,6 +17,18 @@ from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
 P_Y, P_X, P_UY, P_UX, P_WEIGHT, P_DISTANCE, P_SINE = range(7)
 GATHERED_COLUMNS = 7
 
+MOST_DISTANCE_PX = 2.5
+"""However noisy, a point further from a circle is not on it."""
+
+ALLOWANCE = 1.4
+"""The fit's weight reaches further than a point's own allowance, as it falls off to 0 there."""
+
+LEAST_WIDTH_PX = 1.5
+"""Half width of the biweight in the end: three times the error of a point in moderate noise."""
+
+SETTLED_PX = 0.005
+"""A fit that moves by less has converged: each step gains an order of magnitude or more."""
+
 SINE_SD = 2.5
 """Directions may deviate by 2.5 standard deviations (and a little more)."""
 
@@ -108,7 +120,7 @@ def gather(
             points[count, P_UX] = ux
             # Inverse variance; 0.25 px is what remains without noise (pixel grid, curvature).
             points[count, P_WEIGHT] = 1.0 / (0.0625 + error * error)
-            points[count, P_DISTANCE] = min(2.5, 0.8 + 2.0 * error)
+            points[count, P_DISTANCE] = min(MOST_DISTANCE_PX, 0.8 + 2.0 * error)
             # A component's noise over the magnitude is the direction's error, radians.
             points[count, P_SINE] = min(0.7, 0.2 + SINE_SD / ratio)
             index[count] = i
@@ -177,6 +189,9 @@ def refine(
     its centre came more than ``walk`` px away from (home_y, home_x) in either axis.
     """
     for _ in range(rounds):
+        farthest = max(width, ALLOWANCE * MOST_DISTANCE_PX)
+        inner = max(0.0, radius - farthest) ** 2
+        outer = (radius + farthest) ** 2
         w = 0.0
         wy = 0.0
         wx = 0.0
@@ -189,13 +204,18 @@ def refine(
         for i in range(count):
             dy = points[i, P_Y] - y
             dx = points[i, P_X] - x
-            distance = np.sqrt(dy * dy + dx * dx)
-            residual = distance - radius
-            allowed = max(width, 1.4 * points[i, P_DISTANCE])
-            if abs(residual) >= allowed or distance < 1e-9:
+            square = dy * dy + dx * dx
+            # Most points are of other edges; these need no root.
+            if square <= inner or square >= outer:
                 continue
-            ny = dy / distance
-            nx = dx / distance
+            distance = np.sqrt(square)
+            residual = distance - radius
+            allowed = max(width, ALLOWANCE * points[i, P_DISTANCE])
+            if abs(residual) >= allowed:
+                continue
+            inverse = 1.0 / distance
+            ny = dy * inverse
+            nx = dx * inverse
             if abs(ny * points[i, P_UX] - nx * points[i, P_UY]) > points[i, P_SINE] + width * 0.04:
                 continue
             share = residual / allowed
@@ -230,8 +250,11 @@ def refine(
             mx *= width / length
         y += my
         x += mx
-        radius += (wr - my * wy - mx * wx) / w
-        width = max(1.5, width * 0.6)
+        grown = (wr - my * wy - mx * wx) / w
+        radius += grown
         if radius <= 0.5 or abs(y - home_y) > walk or abs(x - home_x) > walk:
             return y, x, 0.0
+        if width <= LEAST_WIDTH_PX and abs(my) + abs(mx) + abs(grown) < SETTLED_PX:
+            break
+        width = max(LEAST_WIDTH_PX, width * 0.6)
     return y, x, radius

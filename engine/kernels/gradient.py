@@ -7,6 +7,7 @@ sub-pixel accuracy", INRIA RR-2724 (1995), for the parabola across the edge.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.kernels._jit import Bytes, Floats32, Plane, Whole32, compiled
 
-SEGMENT = 32
+SEGMENT = 16
 """Pixels that are tested at once for any gradient above the threshold; a multiple of the SIMD
 width, and short enough for most segments of a quiet image to be empty."""
 
@@ -47,6 +48,7 @@ class Smoothing:
     reach_px: int
 
 
+@functools.lru_cache(maxsize=64)
 def make_smoothing(sigma_px: float) -> Smoothing:
     """Return the sampled Gaussian of a standard deviation in pixels, cut at 3 sigma or just beyond.
 
@@ -261,14 +263,14 @@ def find_edges(
                         slope = gy / gx
                         t = abs(slope)
                         step = 1 if slope >= 0 else -1
-                        after = line[x + 1] * (1 - t) + mag[y + step, x + 1] * t
-                        before = line[x - 1] * (1 - t) + mag[y - step, x - 1] * t
+                        after = line[x + 1] * (np.float32(1.0) - t) + mag[y + step, x + 1] * t
+                        before = line[x - 1] * (np.float32(1.0) - t) + mag[y - step, x - 1] * t
                     else:
                         slope = gx / gy
                         t = abs(slope)
                         step = 1 if slope >= 0 else -1
-                        after = mag[y + 1, x] * (1 - t) + mag[y + 1, x + step] * t
-                        before = mag[y - 1, x] * (1 - t) + mag[y - 1, x - step] * t
+                        after = mag[y + 1, x] * (np.float32(1.0) - t) + mag[y + 1, x + step] * t
+                        before = mag[y - 1, x] * (np.float32(1.0) - t) + mag[y - 1, x - step] * t
                     if not (here > before and here >= after):
                         continue
                     if here <= relative * abs(smoothed[y, x]):

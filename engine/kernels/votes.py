@@ -9,6 +9,7 @@ radius, since an error of direction moves a vote in proportion to it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,15 @@ the votes at the worst direction error that is served (0.2 rad)."""
 
 _SMALLEST_CELL_LOG2 = 1
 _LARGEST_CELL_LOG2 = 5
+
+B_LOW, B_HIGH, B_CELL_LOG2, B_STEPS, B_LEAST = range(5)
+"""Columns of the table of bands."""
+
+_VOTES_A_POINT = 2.5
+_VOTE_SHARE = 1.25
+_LEAST_VOTES = 4
+"""A point casts about 2.5 votes into a window of 3 x 3 cells; three quarters of those that the
+least support promises must be there, as directions are uncertain."""
 
 FRACTION_BITS = 16
 """Positions of votes are whole numbers of 1 / 65536 px: adding a crop's origin is then exact."""
@@ -50,6 +60,7 @@ class Band:
         return 1 << self.cell_log2
 
 
+@functools.lru_cache(maxsize=64)
 def make_bands(low_px: float, high_px: float) -> tuple[Band, ...]:
     """Cut a range of radii into bands of equal ratio, each with its cell size.
 
@@ -70,15 +81,34 @@ def make_bands(low_px: float, high_px: float) -> tuple[Band, ...]:
     return tuple(bands)
 
 
-def accumulator_shape(
-    shape: tuple[int, int], origin: tuple[int, int], band: Band
-) -> tuple[int, int]:
-    """Return the size in cells, margins included, for a plane at a position in its image."""
-    cell = band.cell_px
-    rows, columns = (
-        (start % cell + size + cell - 1) // cell + 2 * MARGIN_CELLS
-        for start, size in zip(origin, shape, strict=True)
-    )
+def tabulate_bands(bands: tuple[Band, ...], min_support: float) -> Floats:
+    """Return the bands as rows of numbers, with what is needed of their votes.
+
+    Parameters
+    ----------
+    bands
+        See `make_bands`.
+    min_support
+        Least share of a circumference that must show an edge.
+
+    Returns
+    -------
+    Array (n, 5) float64: smallest and largest radius, pixels; cell size, log2 of pixels; votes a
+    point; votes that a window needs.
+    """
+    table = np.empty((len(bands), 5))
+    for row, band in zip(table, bands, strict=True):
+        row[B_LOW], row[B_HIGH], row[B_CELL_LOG2] = band.low_px, band.high_px, band.cell_log2
+        row[B_STEPS] = np.ceil((band.high_px - band.low_px) / band.cell_px) + 2
+        promised = min_support * 2.0 * np.pi * band.low_px * _VOTES_A_POINT
+        row[B_LEAST] = max(_LEAST_VOTES, np.floor(_VOTE_SHARE * promised))
+    return table
+
+
+def most_cells(shape: tuple[int, int], bands: tuple[Band, ...]) -> tuple[int, int]:
+    """Return the rows and columns of the largest accumulator, wherever the plane begins."""
+    cell = min(band.cell_px for band in bands)
+    rows, columns = (-(-size // cell) + 1 + 2 * MARGIN_CELLS for size in shape)
     return rows, columns
 
 
@@ -216,11 +246,12 @@ def find_peaks(
             last = min(columns - 1, first + SEGMENT)
             edge = reach + 4.0 * cell
             inner = (first - 2) * cell - phase_x > edge and width - (last - 2) * cell > edge
-            needed = least * share * (1.0 if inner else 0.5)
+            needed = int(np.ceil(least * share * (1.0 if inner else 0.5)))
             part = line[first:last]
+            floor = np.int32(needed)
             strong = 0
             for column in range(last - first):
-                strong += 1 if part[column] >= needed else 0
+                strong += 1 if part[column] >= floor else 0
             if strong == 0:
                 continue
             for column in range(first, last):

@@ -6,6 +6,7 @@ for its page faults again; kernels that keep their buffers took half the time th
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -24,16 +25,22 @@ class Workspace:
 
     def __init__(self) -> None:
         self._flat: dict[str, NDArray[Any]] = {}
+        self._views: dict[str, NDArray[Any]] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return an uninitialised C-contiguous array; it is valid until the name's next use."""
-        size = int(np.prod(shape, dtype=np.int64))
-        wanted = np.dtype(dtype)
+        view = self._views.get(name)
+        # Most images are of one shape: the view of the last one serves again.
+        if view is not None and view.shape == shape and view.dtype == dtype:
+            return view
+        size = math.prod(shape)
         flat = self._flat.get(name)
-        if flat is None or flat.size < size or flat.dtype != wanted:
-            flat = np.empty(max(size, 1), wanted)
+        if flat is None or flat.size < size or flat.dtype != dtype:
+            flat = np.empty(max(size, 1), dtype)
             self._flat[name] = flat
-        return flat[:size].reshape(shape)
+        view = flat[:size].reshape(shape)
+        self._views[name] = view
+        return view
 
     @property
     def nbytes(self) -> int:
@@ -44,6 +51,7 @@ class Workspace:
         """Give the buffers back if they hold more than a thread should keep."""
         if self.nbytes > _KEPT_BYTES:
             self._flat.clear()
+            self._views.clear()
 
 
 def thread_workspace() -> Workspace:
