@@ -1,0 +1,1 @@
+"""The command line and the scheduled jobs; they call the engine's door."""

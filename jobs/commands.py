@@ -15,18 +15,23 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
 from distributed import Client
-from rich.table import Table
 
 import engine
 from engine import Cohort
 from engine.errors import ParameterError, UsageError
-from engine.graph.admission import IngestReport
 from engine.graph.run import RunReport
-from engine.operations.plan import CAUSES, SETTLED, Plan
 from engine.phantoms import DiscOptions, write_discs
-from engine.sources import REASONS
 from jobs.options import ClusterArguments, read_parameters
 from jobs.output import Output
+from jobs.wording import (
+    experiments_table,
+    gc_lines,
+    ingest_lines,
+    plan_lines,
+    run_lines,
+    status_lines,
+    verify_lines,
+)
 
 INCOMPLETE = 3
 """Exit code of a command that came to its end with more new failures than allowed."""
@@ -74,13 +79,11 @@ def demo(output: Output, directory: Path, cluster: ClusterArguments) -> int:
         operation = cohort.operation("circles", **_demo_parameters(cohort))
         report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
     tables = {name: str(place / "tables" / f"{name}.parquet") for name in report.tables}
-    found = cohort.table("circles")
     output.result(
         {"ingest": taken.as_json(), "run": report.as_json(), "tables": tables},
-        *_ingest_lines(taken),
-        *_run_lines(report),
-        _preview(found),
-        "",
+        *ingest_lines(taken),
+        *run_lines(report),
+        experiments_table(cohort.table("circles_by_experiment")),
         "Look further:",
         f"  pandas.read_parquet('{tables['circles']}')",
         f"  cohort export {place} circles circles.csv",
@@ -93,22 +96,6 @@ def demo(output: Output, directory: Path, cluster: ClusterArguments) -> int:
 
 def _demo_parameters(cohort: Cohort) -> dict[str, Any]:
     return {} if "circles" in cohort.config.operations else {"radius_px": DEMO_RADIUS_PX}
-
-
-def _preview(found: Any) -> Table:
-    columns = ["date", "subject", "experiment", "name", "circle", "x", "y", "radius_px"]
-    columns.append("mean_intensity")
-    table = Table(
-        title=f"{len(found)} circles; the first of each experiment:", title_justify="left"
-    )
-    for name in columns:
-        table.add_column(name, justify="left" if name in columns[:4] else "right")
-    first = found.groupby(columns[:3], sort=True).head(1)[columns]
-    for row in first.itertuples(index=False):
-        table.add_row(
-            *(f"{value:.1f}" if isinstance(value, float) else str(value) for value in row)
-        )
-    return table
 
 
 def ingest(
@@ -135,7 +122,7 @@ def ingest(
         )
     if not report.listed or (report.listed == report.ignored and not report.orphaned):
         output.say(f"No image was found in {', '.join(sources) or 'the roots of cohort.toml'}.")
-    output.result(report.as_json(), *_ingest_lines(report))
+    output.result(report.as_json(), *ingest_lines(report))
     return _code(report.failed + report.left, max_failed)
 
 
@@ -155,7 +142,7 @@ def plan(
         for operation in _operations(cohort, name, arguments)
     ]
     values = {"plans": [made.as_json() for made in plans]}
-    output.result(values, *(line for made in plans for line in _plan_lines(made)))
+    output.result(values, *(line for made in plans for line in plan_lines(made)))
     return 0
 
 
@@ -202,7 +189,7 @@ def run(
                 events=output.events,
                 stop=stop,
             )
-    lines = [line for report in reports for line in _run_lines(report)]
+    lines = [line for report in reports for line in run_lines(report)]
     output.result({"runs": [report.as_json() for report in reports]}, *lines)
     return _code(sum(report.failed for report in reports), max_failed)
 
@@ -233,99 +220,26 @@ def export(output: Output, place: str, name: str, file: Path) -> int:
 def status(output: Output, place: str) -> int:
     """Say what is there, what is missing and what failed."""
     found = engine.open(place).status()
-    output.result(found.as_json(), *found.lines())
+    output.result(found.as_json(), *status_lines(found))
     return 0
 
 
 def verify(output: Output, place: str) -> int:
     """Check every file against the ledgers."""
     report = engine.open(place).verify()
-    output.result(report.as_json(), *report.lines())
-    return 0 if report.clean else 1
+    output.result(report.as_json(), *verify_lines(report))
+    return 0 if report.ok else 1
 
 
 def gc(output: Output, place: str, older_than_h: float, dry_run: bool) -> int:
     """Remove what no commit names."""
-    report = engine.open(place).gc(older_than_s=older_than_h * 3600, dry_run=dry_run)
-    output.result(report.as_json(), *report.lines())
+    if older_than_h < 0:
+        raise ParameterError("--older-than", older_than_h, "a number of hours, 0 or more")
+    left = engine.open(place).gc(older_than_s=older_than_h * 3600, dry_run=dry_run)
+    values = {"dry_run": dry_run, "removed": [one.as_json() for one in left]}
+    output.result(values, *gc_lines(left, dry_run))
     return 0
 
 
 def _code(failed: int, allowed: int) -> int:
     return INCOMPLETE if failed > allowed else 0
-
-
-def _ingest_lines(report: IngestReport) -> list[str]:
-    told = [
-        f"{report.new} new",
-        f"{report.changed} changed",
-        f"{report.unchanged} files unchanged",
-    ]
-    for count, what in (
-        (report.touched, "touched, same pixels"),
-        (report.duplicates, "duplicates of other images"),
-        (report.returned, "back again"),
-        (report.orphaned, "orphaned (source is gone, pixels stay)"),
-        (report.ignored, "files ignored"),
-        (report.left, "left for the next ingest"),
-    ):
-        if count:
-            told.append(f"{count} {what}")
-    lines = [f"Ingested: {', '.join(told)} ({report.elapsed_s:.1f} s)."]
-    if report.failed:
-        lines.append(f"{report.failed} can't be read:")
-    lines += [f"  {n} {code}: {REASONS.get(code, code)}" for code, n in report.reasons.items()]
-    return lines
-
-
-def _plan_lines(plan: Plan) -> list[str]:
-    given = ", ".join(f"{k} {_shown(v)}" for k, v in plan.parameters.items() if v is not None)
-    lines = [f"{plan.operation} ({given}), key {plan.key[:8]}:"]
-    if not plan.to_compute:
-        lines.append(f"  Nothing to do: all of {plan.selected} images are settled.")
-    for cause, count in plan.causes.items():
-        why = CAUSES[cause]
-        if cause in ("parameters", "version", "weights") and plan.changes:
-            why = "; ".join(f"{n} {_shown(a)} -> {_shown(b)}" for n, (a, b) in plan.changes.items())
-        lines.append(f"  {count:>8} to compute: {cause} ({why})")
-    lines += [f"  {count:>8} {SETTLED[state]}" for state, count in plan.settled.items()]
-    if plan.unreadable:
-        lines.append(f"  {plan.unreadable:>8} sources can't be read (cohort status names them)")
-    if plan.orphaned:
-        lines.append(f"  {plan.orphaned:>8} of them orphaned: source gone, pixels kept")
-    return lines
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ":".join(_shown(v) for v in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _run_lines(report: RunReport) -> list[str]:
-    name = f"{report.operation}, key {report.key[:8]}"
-    if not report.planned:
-        lines = [f"{name}: nothing to do, {report.up_to_date} images are up to date."]
-    else:
-        lines = [
-            f"{name}: {report.published} of {report.selected} images computed"
-            + (f" ({report.copied} of them copied)" if report.copied else "")
-            + f", {report.up_to_date} were up to date ({report.elapsed_s:.1f} s)."
-        ]
-    if report.failed:
-        codes = ", ".join(f"{n} {code}" for code, n in report.reasons.items())
-        lines.append(f"  {report.failed} failed: {codes}. cohort status names them.")
-    if report.failed_before:
-        lines.append(f"  {report.failed_before} failed before; --failed tries them again.")
-    if report.unreadable_sources:
-        lines.append(
-            f"  {report.unreadable_sources} sources can't be read; cohort status names them."
-        )
-    if report.declared:
-        lines.append("  These parameters are now the declared ones (cohort.toml).")
-    if report.trial:
-        lines.append(
-            "  A trial: other parameters than the declared ones; --declare makes it current."
-        )
-    lines.append(f"  Tables: {', '.join(report.tables)}")
-    return lines

@@ -24,13 +24,17 @@ from engine.graph.events import Events
 LINE_S = 15.0
 """How often progress is a line where there is no terminal, seconds."""
 
+FILE_COLUMNS = 100
+"""Width of tables where there is no terminal that says its own."""
+
 
 class Output:
     """Standard output for results, standard error for progress and errors."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        width = None if sys.stdout.isatty() else FILE_COLUMNS
+        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
         self._err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._shown: ShownEvents | None = None
 

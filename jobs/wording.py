@@ -1,0 +1,173 @@
+"""How results read: sentences and small tables for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from engine.graph.admission import IngestReport
+from engine.graph.run import RunReport
+from engine.operations.plan import CAUSES, SETTLED, Plan
+from engine.operations.status import Status
+from engine.sources import REASONS
+from engine.store.gc import Leftover
+from engine.store.verify import VerifyReport
+
+NAMED = 20
+"""Failures and problems that are named one by one; --json names all."""
+
+
+def ingest_lines(report: IngestReport) -> list[str]:
+    """Say what an ingest did."""
+    told = [
+        f"{report.new} new",
+        f"{report.changed} changed",
+        f"{report.unchanged} files unchanged",
+    ]
+    for count, what in (
+        (report.touched, "touched, same pixels"),
+        (report.duplicates, "duplicates of other images"),
+        (report.returned, "back again"),
+        (report.orphaned, "orphaned (source is gone, pixels stay)"),
+        (report.ignored, "files ignored"),
+        (report.left, "left for the next ingest"),
+    ):
+        if count:
+            told.append(f"{count} {what}")
+    lines = [f"Ingested: {', '.join(told)} ({report.elapsed_s:.1f} s)."]
+    if report.failed:
+        lines.append(f"{report.failed} can't be read:")
+    lines += [f"  {n} {code}: {REASONS.get(code, code)}" for code, n in report.reasons.items()]
+    return lines
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Say what a run would compute, and why."""
+    given = ", ".join(f"{k} {_shown(v)}" for k, v in plan.parameters.items() if v is not None)
+    lines = [f"{plan.operation} ({given}), key {plan.key[:8]}:"]
+    if not plan.to_compute:
+        lines.append(f"  Nothing to do: all of {plan.selected} images are settled.")
+    for cause, count in plan.causes.items():
+        why = CAUSES[cause]
+        if cause in ("parameters", "version", "weights") and plan.changes:
+            why = "; ".join(f"{n} {_shown(a)} -> {_shown(b)}" for n, (a, b) in plan.changes.items())
+        lines.append(f"  {count:>8} to compute: {cause} ({why})")
+    lines += [f"  {count:>8} {SETTLED[state]}" for state, count in plan.settled.items()]
+    if plan.unreadable:
+        lines.append(f"  {plan.unreadable:>8} sources can't be read (cohort status names them)")
+    if plan.orphaned:
+        lines.append(f"  {plan.orphaned:>8} of them orphaned: source gone, pixels kept")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ":".join(_shown(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def run_lines(report: RunReport) -> list[str]:
+    """Say what a run did."""
+    name = f"{report.operation}, key {report.key[:8]}"
+    if not report.planned:
+        lines = [f"{name}: nothing to do, {report.up_to_date} images are up to date."]
+    else:
+        lines = [
+            f"{name}: {report.published} of {report.selected} images computed"
+            + (f" ({report.copied} of them copied)" if report.copied else "")
+            + f", {report.up_to_date} were up to date ({report.elapsed_s:.1f} s)."
+        ]
+    if report.failed:
+        codes = ", ".join(f"{n} {code}" for code, n in report.reasons.items())
+        lines.append(f"  {report.failed} failed: {codes}. cohort status names them.")
+    if report.failed_before:
+        lines.append(f"  {report.failed_before} failed before; --failed tries them again.")
+    if report.unreadable_sources:
+        lines.append(
+            f"  {report.unreadable_sources} sources can't be read; cohort status names them."
+        )
+    if report.declared:
+        lines.append("  These parameters are now the declared ones (cohort.toml).")
+    if report.trial:
+        lines.append(
+            "  A trial: other parameters than the declared ones; --declare makes it current."
+        )
+    lines.append(f"  Tables: {', '.join(report.tables)}")
+    return lines
+
+
+def status_lines(status: Status) -> list[str]:
+    """Say what is there, what is missing, and what failed, the worst named."""
+    states = ", ".join(f"{count} {state}" for state, count in status.images.items())
+    lines = [f"Images: {states or 'none yet'}."]
+    for key in status.keys:
+        kind = "declared" if key.declared else "trial"
+        missing = "?" if key.missing is None else str(key.missing)
+        lines.append(
+            f"{key.operation}, key {key.key[:8]} ({kind}): {key.done} done, {key.failed} failed, "
+            f"{missing} missing."
+        )
+        stale = [table.name for table in key.tables if table.stale or not table.there]
+        if key.declared and stale:
+            lines.append(f"  Not up to date: {', '.join(stale)}. cohort run makes them.")
+    if status.failures:
+        lines.append(f"{len(status.failures)} failed:")
+    for failure in status.failures[:NAMED]:
+        tried = f", {failure.attempts} attempts" if failure.attempts else ""
+        lines.append(f"  {failure.source}: {failure.operation}, {failure.reason}{tried}")
+    if len(status.failures) > NAMED:
+        lines.append(f"  and {len(status.failures) - NAMED} more; --json names all.")
+    lines += list(status.notes)
+    if status.complete:
+        lines.append("All that is declared is done, and its tables are up to date.")
+    return lines
+
+
+def verify_lines(report: VerifyReport) -> list[str]:
+    """Say whether all is well, and name what is not."""
+    checked = ", ".join(f"{count} {what}" for what, count in report.checked.items())
+    lines = [f"Checked {checked}."]
+    lines += [f"  {p.kind}: {p.path}: {p.text}" for p in report.problems[:NAMED]]
+    if len(report.problems) > NAMED:
+        lines.append(f"  and {len(report.problems) - NAMED} more; --json names all.")
+    if report.leftovers:
+        lines.append(
+            f"{len(report.leftovers)} leftovers that no commit names; cohort gc removes them."
+        )
+    lines.append("All is well." if report.ok else f"{len(report.problems)} problems.")
+    return lines
+
+
+def gc_lines(left: Sequence[Leftover], dry_run: bool) -> list[str]:
+    """Say what was removed, or would be."""
+    done = "Would remove" if dry_run else "Removed"
+    if not left:
+        return [f"{done} nothing: no leftovers of that age."]
+    size = sum(one.size for one in left) / 1024**2
+    kinds = Counter(one.path.split("/", 1)[0] for one in left)
+    told = ", ".join(f"{count} below {name}" for name, count in sorted(kinds.items()))
+    return [f"{done} {len(left)} leftovers ({told}; {size:.1f} MiB)."]
+
+
+def experiments_table(experiments: pd.DataFrame) -> Table:
+    """Show circles by experiment, so that a first look says something."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in ("date", "subject", "experiment"):
+        table.add_column(name, no_wrap=True)
+    for name in ("images", "circles", "radius_px", "intensity"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in experiments.itertuples(index=False):
+        table.add_row(
+            *(
+                str(getattr(row, name))
+                for name in ("date", "subject", "experiment", "images", "count")
+            ),
+            f"{row.radius_px_mean:.1f} ± {row.radius_px_sd:.1f}",
+            f"{row.mean_intensity_mean:.0f} ± {row.mean_intensity_sd:.0f}",
+        )
+    return table
