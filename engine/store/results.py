@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import AlreadyExists, CorruptStore, MissingObject
+from engine.store.digests import digest_of
 from engine.store.ledger import Ledger
 from engine.store.root import Root
 
@@ -60,14 +61,23 @@ def record_key(root: Root, identity: Mapping[str, Any], key: str) -> None:
 
 
 def read_key(root: Root, operation: str, version: int, key: str) -> dict[str, Any] | None:
-    """Return what a key was made of, or None where that was never written down."""
+    """Return what a key was made of, or None where that was never written down.
+
+    Raises
+    ------
+    CorruptStore
+        If it is not what the key is the digest of.
+    """
     path = key_path(operation, version, key)
     try:
-        return dict(json.loads(root.read(path)))
+        identity = dict(json.loads(root.read(path)))
     except MissingObject:
         return None
-    except ValueError:
+    except (ValueError, TypeError):
         raise CorruptStore(path, "is not the JSON that the engine wrote") from None
+    if digest_of(identity) != key:
+        raise CorruptStore(path, "is not what the key is the digest of")
+    return identity
 
 
 def versions_there(root: Root, operation: str) -> list[int]:
