@@ -87,15 +87,22 @@ class Level:
     def __reduce__(self) -> tuple[Any, ...]:
         return Level, self._given
 
-    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
-        """Read a box inside one shard, with a slice of step 1 for each axis."""
+    def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        """Read a box inside one shard: an int or a slice for each axis."""
         _, files, stack, level = self._given
-        corner = [(s.start or 0) // side for s, side in zip(index, self.chunks, strict=True)]
+        ranges = [
+            range(i, i + 1) if isinstance(i, (int, np.integer)) else range(*i.indices(n))
+            for i, n in zip(index, self.shape, strict=True)
+        ]
+        box = tuple(slice(min(r), max(r) + 1) if r else slice(0, 0) for r in ranges)
+        corner = [s.start // side for s, side in zip(box, self.chunks, strict=True)]
         if f"{stack_path(stack)}/{level}/c/{'/'.join(map(str, corner))}" in files:
-            return self._reader.read(stack, index, level)
-        # No plane was ever given a place in it (all were duplicates, say): blank by right.
-        box = [len(range(*s.indices(n))) for s, n in zip(index, self.shape, strict=True)]
-        return np.zeros(box, self.dtype)
+            pixels = self._reader.read(stack, box, level)
+        else:  # no plane was ever given a place in it (all were duplicates, say)
+            pixels = np.zeros([s.stop - s.start for s in box], self.dtype)
+        return pixels[
+            tuple(slice(None, None, i.step) if isinstance(i, slice) else 0 for i in index)
+        ]
 
 
 def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
@@ -109,6 +116,6 @@ def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
         level = Level(root, rows, stack, number)
         names = ("t", "c", "z", "y", "x") if level.ndim == 5 else ("t", "c", "y", "x")
         meta = np.empty((0,) * level.ndim, level.dtype)
-        lazy = da.from_array(level, chunks=level.chunks, name=False, meta=meta)
+        lazy = da.from_array(level, chunks=level.chunks, name=False, fancy=False, meta=meta)
         nodes[f"/{stack}/{number}"] = xr.Dataset({"pixels": (names, lazy)})
     return xr.DataTree.from_dict(nodes)

@@ -144,7 +144,7 @@ def test_a_giant_is_done_when_all_its_blocks_are(made: Any, client: Client, tmp_
     ledger = publisher._ledger
     # Take one block away, as if the run had been killed before its commit.
     snapshot = ledger.snapshot()
-    (part, *_) = [p for p in snapshot.of_key(operation.key)]
+    part = snapshot.of_key(operation.key)[0]
     rows = ledger.read_part(part)
     rest = rows.filter([b != 3 for b in rows["block"].to_pylist()])
     others = [p for p in snapshot.parts if p.path != part.path]

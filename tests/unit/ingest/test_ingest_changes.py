@@ -37,7 +37,7 @@ _opened: list[str] | None = None
 
 def _listen(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and _opened is not None and isinstance(arguments[0], (str, bytes)):
-        _opened.append(os.fsdecode(os.path.basename(arguments[0])))
+        _opened.append(Path(os.fsdecode(arguments[0])).name)
 
 
 sys.addaudithook(_listen)  # CPython tells it of every file opened by any thread of the process

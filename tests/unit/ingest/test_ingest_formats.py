@@ -67,7 +67,7 @@ def mixture(
 
 
 def test_every_plane_reads_as_it_was_written(mixture: Any) -> None:
-    cohort, _ = mixture
+    cohort, made = mixture
     images = cohort.images()
     assert len(images) == len(made)
     for found in images:

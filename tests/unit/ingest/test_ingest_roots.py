@@ -157,8 +157,8 @@ def test_a_root_of_its_own_layout(cohort: engine.Cohort, tmp_path: Path, client:
     assert subjects == {"s1", "s2"}
     toml = (tmp_path / "cohort" / "cohort.toml").read_text()
     assert 'layout = "{subject}/{name}"' in toml
+    (tmp_path / "c").mkdir()
     with pytest.raises(ConfigError, match="placeholders"):
-        (tmp_path / "c").mkdir()
         cohort.ingest(tmp_path / "c", client=client, layout="no braces")
 
 
