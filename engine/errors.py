@@ -144,6 +144,17 @@ class StoreReadOnly(EngineError, PermissionError):
         return f"No permission to write at {self.args[0]}. Check its owner, mode and mount."
 
 
+class StoreUnreachable(EngineError, ConnectionError):
+    """The object store can't be used: (url, what is wrong)."""
+
+    def __str__(self) -> str:
+        url, problem = self.args
+        return (
+            f"Can't use the store at {url} ({problem}). Check the URL, the network, the endpoint "
+            "(AWS_ENDPOINT_URL) and the credentials."
+        )
+
+
 class Conflict(EngineError):
     """Another writer won too often: (what,)."""
 
