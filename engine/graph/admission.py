@@ -251,10 +251,10 @@ class Admission:
         first = self._snapshot
 
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
-            left = list(rows)
             if snapshot is not first:
                 self.known.refresh(snapshot)
-                left = [row for row in map(self._rebased, rows) if row is not None]
+            # Also where nobody came in between now: another ingest may have before the last commit.
+            left = [row for row in map(self._rebased, rows) if row is not None]
             return ([self._images.write_part(image_table(left))] if left else []), []
 
         self._snapshot = commit_rows(self._images, first, prepare)

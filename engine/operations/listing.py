@@ -12,7 +12,7 @@ from engine.sources.files import walk_files
 from engine.store.config import CohortConfig
 from engine.store.known import Known
 
-PASSING = frozenset({"vanished", "unreadable", "worker_crash"})
+PASSING = frozenset({"vanished", "unreadable"})
 """Reasons that may be gone the next time: such a source is opened again, though it looks the same."""
 
 

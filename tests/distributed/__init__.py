@@ -1,0 +1,1 @@
+"""Faults: real drivers, workers and schedulers, killed for real."""

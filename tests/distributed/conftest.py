@@ -1,0 +1,253 @@
+"""A lab for faults: tiny images, a cohort of them, a zygote, a cluster, and what is right."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import engine
+from engine.phantoms import DiscOptions, write_discs
+from tests.distributed.invariants import (
+    Calls,
+    check_files,
+    check_once,
+    check_outside,
+    comparable,
+    listing,
+    result_rows,
+    tables,
+)
+from tests.distributed.processes import REPOSITORY, Cluster, Driver, Ended, Zygote
+
+IMAGES = 48
+
+SHARD_IMAGES = 4
+"""So few that the images are in 12 shards."""
+
+TOML = f"""\
+layout = "{{date}}/{{subject}}/{{experiment}}/{{name}}"
+
+[limits]
+shard_images = {SHARD_IMAGES}
+"""
+
+
+@dataclass
+class Lab:
+    """One cohort under test, beside it what is watched for leaks."""
+
+    zygote: Zygote
+    folder: Path
+    images: Path
+    place: Path
+    calls: Calls
+    right: Right | None = None
+    cluster: Cluster | None = None
+
+    def __post_init__(self) -> None:
+        self._images_before = listing(self.images)
+        self._home_before = listing(self.zygote.folder / "home")
+
+    def _where(self, how: dict[str, Any]) -> list[str]:
+        if how.get("threads"):
+            return []
+        if workers := how.pop("workers", None):
+            return ["--workers", str(workers), "--memory-limit", "0"]
+        assert self.cluster is not None
+        return ["--scheduler", self.cluster.address]
+
+    def start_ingest(self, **how: Any) -> Driver:
+        """Start an ingest of the images."""
+        where = self._where(how)
+        return self.zygote.start(
+            "ingest", self.place, self.images, *where, place=str(self.place), **how
+        )
+
+    def start(self, *argv: str, operation: str = "probe", **how: Any) -> Driver:
+        """Start a run of the operation for tests."""
+        where = self._where(how)
+        return self.zygote.start(
+            "run", self.place, operation, "--calls", self.calls.path, *argv, *where,
+            place=str(self.place), **how,
+        )  # fmt: skip
+
+    def run(self, *argv: str, **how: Any) -> Ended:
+        """Run the operation for tests to its end."""
+        return self.start(*argv, **how).wait()
+
+    def check(self, *argv: str, key: str | None = None, calls: int = 0, **how: Any) -> Ended:
+        """Check I1 to I4 and I6 of the operation for tests; runs it once more."""
+        check_once(self.place, key)
+        before = self.calls.all()
+        again = self.run(*argv, **how)
+        assert again.code == 0, again.err
+        assert again.run["planned"] == again.run["published"] == 0
+        assert self.calls.all() == before, "I2: a re-run computed something"
+        check_files(self.place)
+        if self.right is not None:
+            assert comparable(result_rows(self.place, key)) == self.right.rows
+            if key is None:
+                self.right.check_tables(self.place)
+        check_outside(self.images, self._images_before)
+        check_outside(self.zygote.folder / "home", self._home_before)
+        assert not any((self.zygote.folder / "cwd").iterdir())
+        return again
+
+    def sources(self) -> list[str]:
+        """Return the names of all sources, as the catalog has them."""
+        return sorted(
+            f"{self.images.name}/{path.relative_to(self.images)}"
+            for path in self.images.rglob("*.png")
+        )
+
+
+@dataclass
+class Right:
+    """What a run without any fault gives."""
+
+    rows: list[dict[str, Any]]
+    tables: dict[str, pd.DataFrame]
+
+    def check_tables(self, place: Path) -> None:
+        """Check that a cohort's tables are the same, order included."""
+        for name, found in tables(place).items():
+            pd.testing.assert_frame_equal(found, self.tables[name])
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    """Return a generator whose seed is printed where a test fails; COHORT_TEST_SEED sets it."""
+    seed = int(os.environ.get("COHORT_TEST_SEED", time.time_ns() % 2**31))
+    print(f"COHORT_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of all processes: a home of its own, and a plugin by its path."""
+    folder = tmp_path_factory.mktemp("environment")
+    plugin = folder / "plugin" / "operations_for_tests-1.0.dist-info"
+    plugin.mkdir(parents=True)
+    (plugin / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: operations-for-tests\nVersion: 1.0\n"
+    )
+    (plugin / "entry_points.txt").write_text(
+        "[cohort.operations]\n"
+        "probe = tests.operations_for_tests:Probe\n"
+        "probe_gpu = tests.operations_for_tests:ProbeGpu\n"
+    )
+    (plugin.parent / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if any('multiprocessing.forkserver' in word for word in sys.orig_argv):\n"
+        "    import engine.graph.run, tests.operations_for_tests\n"
+    )
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("PATH", "LANG", "LC_", "COV"))}
+    return {
+        **kept,
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "PYTHONPATH": f"{REPOSITORY}:{plugin.parent}",
+    }
+
+
+@pytest.fixture(scope="session")
+def session_zygote(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> Iterator[Zygote]:
+    """Start the zygote."""
+    folder = tmp_path_factory.mktemp("drivers")
+    for name in ("cwd", "home", "tmp"):
+        (folder / name).mkdir()
+    own = {**environment, "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+    zygote = Zygote(folder, own)
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture
+def zygote(session_zygote: Zygote) -> Iterator[Zygote]:
+    """Return the zygote; what a test left running is ended."""
+    yield session_zygote
+    session_zygote.end_drivers()
+
+
+@pytest.fixture(scope="session")
+def session_cluster(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> Iterator[Cluster]:
+    """Start a scheduler and two workers for all tests that do not kill them for good."""
+    cluster = Cluster(tmp_path_factory.mktemp("clusters") / "shared", environment)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the images."""
+    folder = tmp_path_factory.mktemp("images") / "lab"
+    write_discs(
+        folder,
+        DiscOptions(
+            images=IMAGES, size=64, placement="separate", discs=(1, 3), radius_px=(4, 8),
+            noise=0.05, seed=7,
+        ),
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def template(
+    tmp_path_factory: pytest.TempPathFactory, session_zygote: Zygote, images: Path
+) -> tuple[Path, Right]:
+    """Ingest the images once, and run the operation once: what is right."""
+    folder = tmp_path_factory.mktemp("template")
+    lab = Lab(session_zygote, folder, images, folder / "cohort", Calls(folder / "calls"))
+    declare(lab.place)
+    taken = lab.start_ingest(threads=1).wait()
+    assert taken.code == 0, taken.err
+    shutil.copytree(lab.place, folder / "ingested")
+    done = lab.run(threads=1)
+    assert done.code == 0, done.err
+    assert sorted(lab.calls.all()) == lab.sources()
+    return folder / "ingested", Right(comparable(result_rows(lab.place)), tables(lab.place))
+
+
+def declare(place: Path) -> None:
+    """Make a cohort whose shards are small."""
+    engine.create(place)
+    (place / "cohort.toml").write_text(TOML)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, zygote: Zygote, images: Path, template: tuple[Path, Right]) -> Lab:
+    """Return a lab whose images are ingested, and nothing computed."""
+    ingested, right = template
+    place = tmp_path / "cohort"
+    shutil.copytree(ingested, place)
+    return Lab(zygote, tmp_path, images, place, Calls(tmp_path / "calls"), right)
+
+
+@pytest.fixture
+def shared_lab(lab: Lab, session_cluster: Cluster) -> Lab:
+    """Return the same, on the shared cluster."""
+    lab.cluster = session_cluster
+    return lab
+
+
+@pytest.fixture
+def empty_lab(tmp_path: Path, zygote: Zygote, images: Path, template: tuple[Path, Right]) -> Lab:
+    """Return a lab of which nothing is ingested."""
+    place = tmp_path / "cohort"
+    declare(place)
+    return Lab(zygote, tmp_path, images, place, Calls(tmp_path / "calls"), template[1])

@@ -1,0 +1,94 @@
+"""Scripted crashes: kill this process at its n-th rename or commit below a cohort.
+
+What makes a thing appear under its name is counted: a link, a rename, the commit of a ledger. The
+product needs no hook: the functions of the standard library and of deltalake are replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deltalake import DeltaTable
+
+BEFORE, AFTER = "before", "after"
+
+
+class Counter:
+    """Counts the points that were passed, and kills at one of them."""
+
+    def __init__(self, place: str, point: int | None, when: str, log: str | None) -> None:
+        self._place = place
+        self._point = point
+        self._when = when
+        self._log = log
+        self._passed = 0
+        self._lock = threading.Lock()
+
+    def passing(self, name: str, target: str) -> int:
+        """Count a point, and return its number."""
+        with self._lock:
+            self._passed += 1
+            number = self._passed
+            if self._log is not None:
+                with Path(self._log).open("a") as log:
+                    log.write(f"{number} {name} {target}\n")
+        if self._when == BEFORE and number == self._point:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    def passed(self, number: int) -> None:
+        """Say that a point was passed without an error."""
+        if self._when == AFTER and number == self._point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrap_path(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function (source, target)."""
+
+        def wrapped(source: Any, target: Any, *rest: Any, **named: Any) -> Any:
+            path = os.fsdecode(target)
+            if not path.startswith(self._place):
+                return function(source, target, *rest, **named)
+            number = self.passing(name, path.removeprefix(self._place))
+            found = function(source, target, *rest, **named)
+            self.passed(number)
+            return found
+
+        return wrapped
+
+    def wrap_commit(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function that commits."""
+
+        def wrapped(*given: Any, **named: Any) -> Any:
+            number = self.passing(name, "")
+            found = function(*given, **named)
+            self.passed(number)
+            return found
+
+        return wrapped
+
+
+def install(place: str, crash: tuple[int, str] | None, log: str | None) -> None:
+    """Count from now on.
+
+    Parameters
+    ----------
+    place
+        The cohort's folder.
+    crash
+        The point's number, from 1, and whether to die before or after it.
+    log
+        File to which each point's number and name are appended.
+    """
+    point, when = crash or (None, BEFORE)
+    counter = Counter(place, point, when, log)
+    for name in ("link", "rename", "replace"):
+        setattr(os, name, counter.wrap_path(name, getattr(os, name)))
+    create = counter.wrap_commit("create", DeltaTable.create)
+    DeltaTable.create = staticmethod(create)  # type: ignore[method-assign, assignment]
+    commit = counter.wrap_commit("commit", DeltaTable.create_write_transaction)
+    DeltaTable.create_write_transaction = commit  # type: ignore[method-assign]
