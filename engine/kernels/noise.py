@@ -160,7 +160,7 @@ def noise_sd(plane: NDArray[Any]) -> float:
 
     Examples
     --------
-    >>> plane = np.random.default_rng(0).normal(100, 5, (256, 256))
+    >>> plane = np.random.default_rng(0).normal(100, 5, (512, 512))
     >>> abs(noise_sd(plane) - 5) < 0.5
     True
     """

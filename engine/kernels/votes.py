@@ -39,6 +39,9 @@ least support promises must be there, as directions are uncertain."""
 FRACTION_BITS = 16
 """Positions of votes are whole numbers of 1 / 65536 px: adding a crop's origin is then exact."""
 
+LOBE_RATIO = 1.3
+"""A peak two cells from another one with 1.3 times its votes is that one's side lobe."""
+
 SEGMENT = 32
 """Cells that are tested at once for any window with enough votes."""
 
@@ -268,6 +271,15 @@ def find_peaks(
                     or below[column] > here
                     or below[column + 1] > here
                 ):
+                    continue
+                # Two cells away only a clearly stronger one counts: two discs may overlap so far.
+                lobe = LOBE_RATIO * here
+                beaten = False
+                for j in range(max(-2, -row), min(3, rows - row)):
+                    for i in range(max(-2, -column), min(3, columns - column)):
+                        if sums[row + j, column + i] > lobe:
+                            beaten = True
+                if beaten:
                     continue
                 total = 0
                 moment_y = 0
