@@ -319,4 +319,7 @@ class Ledger:
             "nullCount": {first: 0},
         }
         values = self._partition_values(part.key)
-        return AddAction(part.path, part.size, values, now_ms, True, json.dumps(stats))
+        # As it is, not escaped: Delta's reader makes other characters of escaped surrogate pairs,
+        # and parts are chosen by these bounds.
+        text = json.dumps(stats, ensure_ascii=False)
+        return AddAction(part.path, part.size, values, now_ms, True, text)

@@ -1,0 +1,272 @@
+"""One suite for every operation: what the engine relies on, whatever is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import tifffile
+from distributed import Client
+from numpy.typing import NDArray
+
+import engine
+from engine.errors import ParameterError
+from engine.geometry import plan_tiles
+from engine.operations.base import INPUTS, Image, Operation
+from engine.store.results import result_schema
+from tests.making import Counting, computed, discs, grey, put
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation and what is known of it."""
+
+    name: str
+    make: Callable[..., Operation]
+    given: dict[str, Any]
+    other: dict[str, Any]
+    wrong: dict[str, Any]
+    neutral: dict[str, Any] = field(default_factory=dict)
+    local: bool = True
+    """Whether an answer for blocks, put together, is the answer for the whole."""
+
+
+CASES = [
+    Case(
+        "circles",
+        engine.circles,
+        {"radius_px": (8.0, 25.0), "polarity": "bright"},
+        {"radius_px": (8.0, 24.0)},
+        {"radius_px": (25.0, 8.0)},
+    ),
+    Case(
+        "counting",
+        Counting,
+        {"log": os.devnull, "copies": 2},
+        {"copies": 3},
+        {"copies": -1},
+        neutral={"log": "/dev/zero", "batch": 7},
+        local=False,
+    ),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def operation(case: Case) -> Operation:
+    return case.make(**case.given)
+
+
+def test_it_says_what_it_is(operation: Operation, case: Case) -> None:
+    assert operation.name == case.name
+    assert operation.version >= 1
+    assert set(operation.inputs) <= set(INPUTS)
+    assert set(operation.quantities) <= set(operation.objects.names)
+    assert set(operation.neutral) <= set(type(operation).model_fields)
+    assert len(operation.key) == 32
+    assert operation.halo_px >= 0
+    json.dumps(operation.identity, allow_nan=False)
+    assert result_schema(operation.objects).field("objects").type.value_type == pa.struct(
+        list(operation.objects)
+    )
+
+
+def test_it_is_small_frozen_and_pickles(operation: Operation) -> None:
+    data = pickle.dumps(operation)
+    assert len(data) < 2_000
+    back = pickle.loads(data)
+    assert (back, back.key) == (operation, operation.key)
+    with pytest.raises(ValueError, match="frozen"):
+        operation.version_of = 3  # type: ignore[attr-defined]
+
+
+def test_its_key_is_the_same_in_every_process(operation: Operation, case: Case) -> None:
+    turned = dict(reversed(list(case.given.items())))
+    assert case.make(**turned).key == operation.key
+    program = (
+        "import sys, pickle; o = pickle.loads(bytes.fromhex(sys.argv[1])); print(o.key, end='')"
+    )
+    key = subprocess.run(
+        [sys.executable, "-c", program, pickle.dumps(operation).hex()],
+        env={**os.environ, "PYTHONHASHSEED": "12345"},  # ours is another one
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert key == operation.key
+
+
+def test_its_key_holds_what_changes_the_answer(operation: Operation, case: Case) -> None:
+    assert case.make(**{**case.given, **case.other}).key != operation.key
+    assert case.make(**{**case.given, **case.neutral}).key == operation.key
+
+    class Next(type(operation)):  # type: ignore[misc]
+        version = operation.version + 1
+
+    assert Next(**case.given).key != operation.key
+
+
+def test_its_parameters_are_checked_and_named(case: Case) -> None:
+    ((name, value),) = case.wrong.items()
+    with pytest.raises(ParameterError, match=name) as error:
+        case.make(**{**case.given, name: value})
+    assert error.value.exit_code == 2
+    with pytest.raises(ParameterError, match=f"one of the parameters of {case.name}"):
+        case.make(**case.given, no_such_parameter=1)
+
+
+def test_its_parameters_survive_toml(operation: Operation, case: Case, tmp_path: Path) -> None:
+    from engine.store.config import declare_operation
+
+    cohort = engine.create(tmp_path / "cohort")
+    assert declare_operation(cohort.root, case.name, operation.parameters, replace=False)
+    assert case.make(**cohort.config.operations[case.name]).key == operation.key
+
+
+def columns_of(operation: Operation, image: Image) -> pd.DataFrame:
+    found = operation.measure(image)
+    assert {len(found[name]) for name in operation.objects.names} in [{n} for n in range(10_000)]
+    arrays = {f.name: pa.array(found[f.name], f.type) for f in operation.objects}
+    return pa.table(arrays).to_pandas()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("value", [0, 200])
+def test_a_blank_image_is_answered_for(operation: Operation, dtype: str, value: int) -> None:
+    found = columns_of(operation, Image(np.full((1, 70, 90), value, dtype)))
+    if operation.name == "circles":
+        assert len(found) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 200), (3, 40, 50), (4, 33, 65)])
+def test_odd_shapes_are_answered_for(operation: Operation, shape: tuple[int, ...]) -> None:
+    columns_of(operation, Image(grey(1, shape)))
+
+
+def test_the_answer_does_not_change(operation: Operation) -> None:
+    pixels = discs(3)[None]
+    before = pixels.copy()
+    first = columns_of(operation, Image(pixels))
+    columns_of(operation, Image(discs(4)[None]))  # nothing is left over from another image
+    pd.testing.assert_frame_equal(columns_of(operation, Image(pixels)), first)
+    assert np.array_equal(pixels, before)
+    pixels.flags.writeable = False
+    pd.testing.assert_frame_equal(columns_of(operation, Image(pixels)), first)
+
+
+def test_blocks_with_their_halo_give_the_answer_of_the_whole(
+    operation: Operation, case: Case
+) -> None:
+    if not case.local:
+        pytest.skip(f"{case.name} measures whole blocks")
+    plane = discs(5, (500, 700), radii=tuple(np.linspace(9, 24, 30)))
+    noise = (2.0,)
+    whole = columns_of(operation, Image(plane[None], noise))
+    blocks = [
+        columns_of(
+            operation,
+            Image(
+                plane[None][:, *tile.read.slices].copy(),
+                noise,
+                origin=tile.read.start,
+                write=tile.write,
+            ),
+        )
+        for tile in plan_tiles(plane.shape, (256, 256), operation.halo_px)
+    ]
+    assert len(whole) >= 15
+    together = pd.concat([b for b in blocks if len(b)]).sort_values(["y", "x"], ignore_index=True)
+    pd.testing.assert_frame_equal(together, whole.sort_values(["y", "x"], ignore_index=True))
+
+
+def fail_with(kind: type[Exception]) -> Callable[..., Any]:
+    def measure(self: Operation, image: Image) -> Any:
+        if image.pixels.max() == 255:  # the bad one
+            raise kind("CANARY of the file")
+        return {spec.name: [] for spec in self.objects}
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (engine.ImageFailed, "CANARY of the file"),  # its argument is the code
+        (ZeroDivisionError, "zero_division_error"),
+        (RecursionError, "recursion_error"),
+        (MemoryError, "memory_error"),
+        (OSError, "oserror"),
+        (StopIteration, "stop_iteration"),
+    ],
+)
+def test_an_exception_is_a_failed_row_with_a_code(
+    operation: Operation,
+    client: Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Exception],
+    code: str,
+) -> None:
+    for n in range(3):
+        pixels: NDArray[Any] = grey(n, (30, 30))
+        pixels[0, 0] = 255 if n == 1 else 0
+        put(tmp_path / "data" / f"i{n}.png", pixels)
+    cohort = engine.create(tmp_path / "cohort")
+    cohort.ingest(tmp_path / "data", client=client)
+    monkeypatch.setattr(type(operation), "measure", fail_with(kind))
+    (report,) = cohort.run(operation, client=client)
+    assert (report.published, report.failed, dict(report.reasons)) == (3, 1, {code: 1})
+    rows = cohort.table(f"{report.tables[1]}").set_index("name")
+    assert rows["status"].to_dict() == {"i0": "done", "i1": "failed", "i2": "done"}
+    assert rows.loc["i1", "reason"] == code
+
+
+class Looking(Counting):
+    """Keeps what it is given; for workers in this process."""
+
+    name: ClassVar[str] = "looking"
+    seen: ClassVar[list[Image]] = []
+
+    def measure(self, image: Image) -> Any:
+        self.seen.append(image)
+        return super().measure(image)
+
+
+def test_what_it_is_given_of_an_image(client: Client, tmp_path: Path) -> None:
+    """An operation sees pixels, noise, spacing and the name, and nothing else of a file."""
+    (tmp_path / "data").mkdir()
+    pixels = grey(9, (50, 60), "uint16")
+    tifffile.imwrite(
+        tmp_path / "data" / "a.tif",
+        pixels,
+        resolution=(10000, 20000),
+        resolutionunit="CENTIMETER",
+    )
+    cohort = engine.create(tmp_path / "cohort")
+    cohort.ingest(tmp_path / "data", client=client)
+    Looking.seen.clear()
+    cohort.run(Looking(log=str(tmp_path / "log")), client=client)
+    (image,) = Looking.seen
+    assert np.array_equal(image.pixels, pixels[None])
+    assert image.spacing_um == (0.5, 1.0)
+    assert (image.origin, image.source) == ((0, 0), "data/a.tif")
+    assert image.write is not None
+    assert image.write.shape == (50, 60)
+    assert len(image.noise_sd) == 1
+    assert computed(tmp_path / "log") == ["data/a.tif"]
