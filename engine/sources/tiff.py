@@ -1,59 +1,78 @@
-"""TIFF: TIFF 6.0, BigTIFF, OME-TIFF and ImageJ stacks.
+"""TIFF: TIFF 6.0, BigTIFF, OME-TIFF and ImageJ stacks, read by tifffile and imagecodecs.
 
-Rules: a page is an image, unless OME-XML or ImageJ say that pages are channels of one image, or
+Pages: a page is an image, unless OME-XML or ImageJ say that pages are channels of one image, or
 z and t of a series. Reduced pages, masks and sub-directories (thumbnails, pyramid levels) are not
 images; where the first page is tiled, neither are later pages of another size (the levels, label
-and overview of a whole slide). Spacing is OME's, else ImageJ's, else that of a resolution in cm or
-inch that is not a printer's. How values are read: `tiff_layout`. One page that can't be
-read makes the whole file fail, since a file is one source.
+and overview of a whole slide). One page that can't be read makes the whole file fail, since a file
+is one source. Spacing is OME's, else ImageJ's, else that of a resolution in cm or inch that is not
+a printer's.
+
+Values: as tifffile gives them (2-8 bit in uint8, 9-16 bit in uint16), but 1 bit gives uint8 0 and
+255. Unsigned integers stored with white as zero are inverted, so that brighter is larger in every
+plane. Palettes of up to 8 bit become RGB (uint8), except in files of ImageJ, where the palette is
+a display table and the indices are the measurement. YCbCr is read where JPEG converts it. CMYK,
+CIELab, raw mosaics, complex numbers, mixed depths and volumes in one page are ``unsupported``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+import math
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from io import BufferedReader
+from typing import Any, BinaryIO, cast
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
 from engine.sources.base import OpenSource, Plane, PlanesSource, check_size, coded
 from engine.sources.density import UM_PER_CM, UM_PER_INCH, spacing_from_density
-from engine.sources.tiff_decode import decode_region
-from engine.sources.tiff_ifd import Ifd, TiffFile, iter_ifds, open_tiff, read_ifd
-from engine.sources.tiff_layout import (
-    DESCRIPTION,
-    NO_COMPRESSION,
-    STREAM_SEGMENT_BYTES,
-    Layout,
-    check_lists,
-    read_layout,
-)
+from engine.sources.tiff_checks import SteadyFile, check_directories, watched
 from engine.sources.tiff_metadata import (
     Group,
     group_imagej,
     group_ome,
     imagej_count,
     imagej_spacing,
-    is_imagej,
     is_ome,
-    parse_imagej,
-    read_density,
+)
+from engine.sources.tiff_pages import (
+    NO_COMPRESSION,
+    Segments,
+    check_page,
+    decode_region,
+    dtype_of,
+    find_segments,
+    finish_values,
+    is_palette,
 )
 
-_SUBFILE, _OLD_SUBFILE, _RESOLUTION_UNIT, _XMP = 254, 255, 296, 700
-_REDUCED, _MASK = 1, 4  # bits of NewSubfileType, section 8
+STREAM_SEGMENT_BYTES = 128 * 1024**2
+"""Largest strip or tile, bytes decoded, of a plane that streams; one is held at a time."""
+
 _XMP_START_BYTES = 64 * 1024  # Ventana's mark is in the first lines
-_NDPI, _STK = 65420, 33629  # private fields of Hamamatsu and MetaMorph
+_XMP, _LSM, _NDPI = 700, 34412, 65420
+_HELD_PAGES = 4  # a slide's page holds its list of a million tiles; channels are read in turn
+# tifffile's own repairs for these reload all pages; what is needed of them is in the plain pages.
+_PLAIN: dict[str, Any] = dict.fromkeys(("is_lsm", "is_scanimage", "is_ndpi"), False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page of the chain; ``shift`` is where ImageJ puts the data of one without a directory."""
+    """A page of the chain; ``shift`` is where ImageJ puts the data of one without a directory.
 
-    offset: int
-    layout: Layout
+    ``at_once`` is the size of its smallest part that is decoded alone, bytes.
+    """
+
+    index: int
+    shape: tuple[int, int, int]
+    dtype: str
+    streams: bool
+    at_once: int
     image: bool
     shift: int = 0
 
@@ -63,13 +82,32 @@ class TiffSource(PlanesSource):
 
     format = "TIFF"
 
-    def __init__(
-        self, tiff: TiffFile, planes: tuple[Plane, ...], images: list[tuple[_Page, ...]], limit: int
-    ) -> None:
-        super().__init__(planes)
-        self._tiff = tiff
-        self._images = images
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._raw = file
+        self._file = SteadyFile(file)
         self._limit = limit
+        self._page = lru_cache(_HELD_PAGES)(self._load_page)
+        count = check_directories(file, self._file.size)
+        with watched(self._file):
+            # Buffered, since tifffile reads the fields one by one.
+            self._tiff = tifffile.TiffFile(
+                BufferedReader(self._file), mode="r", name="source.tif", _multifile=False, **_PLAIN
+            )
+            self._imagej = bool(self._tiff.is_imagej)
+            pages = self._read_pages(count)
+            groups = self._group(pages)
+        self._images = [[pages[i] for i in group.pages] for group in groups]
+        super().__init__(
+            tuple(
+                _describe(group, image, f"#{i}" if len(groups) > 1 else "", limit)
+                for i, (group, image) in enumerate(zip(groups, self._images, strict=True))
+            )
+        )
+
+    def close(self) -> None:
+        """Let go of the pages. May be called twice."""
+        self._page.cache_clear()
+        self._tiff.close()
 
     def _decode(self, index: int) -> NDArray[Any]:
         plane = self.planes[index]
@@ -78,19 +116,95 @@ class TiffSource(PlanesSource):
         return self._decode_region(index, Region((0, 0), plane.shape[1:]))
 
     def _decode_region(self, index: int, region: Region) -> NDArray[Any]:
-        pages = self._images[index]
-        parts = (
-            decode_region(read_ifd(self._tiff, page.offset), page.layout, region, page.shift)
-            for page in pages
-        )
-        if len(pages) == 1:
-            return next(parts)
-        plane = self.planes[index]
+        plane, pages = self.planes[index], self._images[index]
         pixels = np.empty((plane.shape[0], *region.shape), plane.dtype)
         step = plane.shape[0] // len(pages)
-        for i, part in enumerate(parts):
-            pixels[i * step : (i + 1) * step] = part
+        with watched(self._file):
+            for i, known in enumerate(pages):
+                page, segments = self._page(known.index, known.shift)
+                part = decode_region(page, segments, self._raw, region)
+                part = finish_values(page, part, palette=is_palette(page) and not self._imagej)
+                if len(pages) == 1:
+                    return part
+                pixels[i * step : (i + 1) * step] = part
         return pixels
+
+    def _parse_page(self, index: int) -> tifffile.TiffPage:
+        # A copy, since tifffile keeps the first page, and `find_segments` may cut it anew.
+        return copy(cast(tifffile.TiffPage, self._tiff.pages[index]))
+
+    def _load_page(self, index: int, shift: int) -> tuple[tifffile.TiffPage, Segments]:
+        page = self._parse_page(index)
+        return page, find_segments(page, self._file.size, self._limit, shift)
+
+    def _read_pages(self, count: int) -> list[_Page]:
+        pages: list[_Page] = []
+        for index in range(count):
+            page = self._parse_page(index)
+            check_page(page)
+            if index == 0:
+                self._refuse_vendors(page)
+            found = self._describe_page(index, page)
+            if pages and self._tiff.pages.first.is_tiled and found.shape[1:] != pages[0].shape[1:]:
+                found = replace(found, image=False)
+            pages.append(found)
+            if _NDPI in page.tags:
+                break  # its other pages are levels, map and overview of the slide
+        return pages
+
+    def _describe_page(self, index: int, page: tifffile.TiffPage, shift: int = 0) -> _Page:
+        segments = find_segments(page, self._file.size, self._limit, shift)
+        palette = is_palette(page) and not self._imagej
+        at_once = math.prod(segments.size) * page.shaped[4] * dtype_of(page).itemsize
+        return _Page(
+            index,
+            (3 if palette else page.samplesperpixel, page.imagelength, page.imagewidth),
+            "uint8" if palette or page.bitspersample == 1 else dtype_of(page).name,
+            len(segments.offsets) > 1 and at_once <= STREAM_SEGMENT_BYTES,
+            at_once,
+            not (page.is_reduced or page.is_mask),
+            shift,
+        )
+
+    def _refuse_vendors(self, page: tifffile.TiffPage) -> None:
+        """Refuse formats that look like TIFF, but whose planes are not where TIFF has them."""
+        if b"iScan" in (page.tags.valueof(_XMP) or b"")[:_XMP_START_BYTES]:
+            raise SourceUnreadable("unsupported", "a Ventana whole slide (BIF)")
+        if self._file.size >= 2**32 and (_LSM in page.tags or _NDPI in page.tags):
+            raise SourceUnreadable("unsupported", "LSM or NDPI with offsets beyond 32 bits")
+
+    def _group(self, pages: list[_Page]) -> list[Group]:
+        first = self._tiff.pages.first
+        text = first.tags.valueof(270, default="")
+        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        density = _read_density(first)
+        groups: list[Group] | None = None
+        if is_ome(text):
+            groups = group_ome(text, len(pages), first.samplesperpixel)
+            spacing = None
+        elif self._imagej:
+            fields = self._tiff.imagej_metadata or {}
+            self._add_hidden_pages(pages, imagej_count(fields, "images"))
+            groups = group_imagej(fields, len(pages))
+            spacing = imagej_spacing(str(fields.get("unit", "")), density)
+        else:
+            unit = {2: UM_PER_INCH, 3: UM_PER_CM}.get(first.tags.valueof(296, default=2))
+            spacing = spacing_from_density(*density, unit) if unit and density else None
+        if groups is None:
+            shown = [i for i, page in enumerate(pages) if page.image] or [0]
+            groups = [Group((i,)) for i in shown]
+        return [replace(group, spacing_um=group.spacing_um or spacing) for group in groups]
+
+    def _add_hidden_pages(self, pages: list[_Page], count: int) -> None:
+        """Add what ImageJ stores after the first page without directories (stacks over 4 GB)."""
+        page = self._tiff.pages.first
+        if len(pages) != 1 or count == 1:
+            return
+        if page.compression != NO_COMPRESSION or page.is_tiled:
+            raise SourceUnreadable("truncated", f"{count} pages are due, one is there")
+        if count * page.nbytes > self._file.size:
+            raise SourceUnreadable("truncated", f"{count} pages are due, the file is too short")
+        pages.extend(replace(pages[0], shift=i * page.nbytes) for i in range(1, count))
 
 
 class TiffReader:
@@ -99,103 +213,33 @@ class TiffReader:
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
         """Read the directories and the metadata. Raises nothing but `SourceUnreadable`."""
         with coded("TIFF"):
-            tiff = open_tiff(file)
-            first = read_ifd(tiff, tiff.first) if tiff.first else None
-            description = first.content(DESCRIPTION) if first is not None else b""
-            pages = _read_pages(tiff, imagej=is_imagej(description))
-            groups = _group(tiff, description, pages)
-            planes, images = [], []
-            for number, group in enumerate(groups):
-                chosen = tuple(pages[i] for i in group.pages)
-                fragment = f"#{number}" if len(groups) > 1 else ""
-                planes.append(_describe(tiff, group, chosen, fragment, max_decoded_bytes))
-                images.append(chosen)
-            return TiffSource(tiff, tuple(planes), images, max_decoded_bytes)
+            return TiffSource(file, max_decoded_bytes)
 
 
 reader = TiffReader()
 
 
-def _read_pages(tiff: TiffFile, *, imagej: bool) -> list[_Page]:
-    pages: list[_Page] = []
-    known: dict[Layout, Layout] = {}  # pages are mostly alike: hold one layout, not 100,000
-    for ifd in iter_ifds(tiff):
-        if not pages:
-            _refuse_vendors(ifd)
-        layout = read_layout(ifd, imagej=imagej)
-        layout = known.setdefault(layout, layout)
-        check_lists(ifd, layout)
-        kind = ifd.number(_SUBFILE, 0)
-        image = not kind & (_REDUCED | _MASK) and ifd.number(_OLD_SUBFILE, 1) != 2
-        if pages and pages[0].layout.tiled and layout.yx != pages[0].layout.yx:
-            image = False
-        pages.append(_Page(ifd.offset, layout, image))
-        if _NDPI in ifd.fields:
-            break  # its other pages are levels, map and overview of the slide
-    return pages
-
-
-def _refuse_vendors(ifd: Ifd) -> None:
-    """Refuse formats that look like TIFF, but whose planes are not where TIFF has them."""
-    if _STK in ifd.fields and ifd.fields[_STK][1] > 1:
-        raise SourceUnreadable("unsupported", "a MetaMorph stack (STK)")
-    if b"iScan" in ifd.content(_XMP, _XMP_START_BYTES):
-        raise SourceUnreadable("unsupported", "a Ventana whole slide (BIF)")
-
-
-def _group(tiff: TiffFile, description: bytes, pages: list[_Page]) -> list[Group]:
-    first = read_ifd(tiff, pages[0].offset)
-    groups: list[Group] | None = None
-    spacing = None
-    if is_ome(description):
-        groups = group_ome(description, len(pages), pages[0].layout.samples)
-    elif is_imagej(description):
-        fields = parse_imagej(description)
-        _add_hidden_pages(tiff, pages, imagej_count(fields))
-        groups = group_imagej(fields, len(pages))
-        spacing = imagej_spacing(fields, first)
-    else:
-        unit = {2: UM_PER_INCH, 3: UM_PER_CM}.get(first.number(_RESOLUTION_UNIT, 2))
-        density = read_density(first)
-        spacing = spacing_from_density(*density, unit) if unit and density else None
-    if groups is None:
-        shown = [i for i, page in enumerate(pages) if page.image] or [0]
-        groups = [Group((i,)) for i in shown]
-    return [
-        Group(group.pages, group.place, group.series, group.spacing_um or spacing)
-        for group in groups
-    ]
-
-
-def _add_hidden_pages(tiff: TiffFile, pages: list[_Page], count: int) -> None:
-    """Add the planes that ImageJ stores after the first without directories (stacks over 4 GB)."""
-    layout = pages[0].layout
-    if len(pages) != 1 or count == 1:
-        return
-    if layout.compression != NO_COMPRESSION or layout.tiled:
-        raise SourceUnreadable("truncated", f"{count} pages are due, one is there")
-    nbytes = layout.yx[0] * layout.row_bytes * (layout.samples if layout.planar else 1)
-    if count * nbytes > tiff.size:
-        raise SourceUnreadable("truncated", f"{count} pages are due, the file is too short")
-    offset = pages[0].offset
-    pages.extend(_Page(offset, layout, True, i * nbytes) for i in range(1, count))
-
-
-def _describe(
-    tiff: TiffFile, group: Group, pages: tuple[_Page, ...], fragment: str, limit: int
-) -> Plane:
-    layout = pages[0].layout
-    if any(page.layout != layout for page in pages):
+def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Plane:
+    first = pages[0]
+    if any((page.shape, page.dtype) != (first.shape, first.dtype) for page in pages):
         raise SourceUnreadable("corrupt", "the channels of an image differ in size or type")
-    shape = layout.channels * len(pages), *layout.yx
-    many = layout.segments > 1 and layout.segment_bytes <= STREAM_SEGMENT_BYTES
-    streams = layout.split or many
+    shape = first.shape[0] * len(pages), *first.shape[1:]
+    streams = all(page.streams for page in pages)
     plane = Plane(
-        fragment, shape, layout.result_dtype, group.spacing_um, group.place, group.series, streams
+        fragment, shape, first.dtype, group.spacing_um, group.place, group.series, streams
     )
-    # A small page in one huge tile decodes the whole tile; a strip that is split is never whole.
-    at_once = layout.row_bytes if layout.split else layout.segment_bytes
+    # A small page in one huge tile decodes the whole tile; a strip that is cut is never whole.
+    at_once = max(page.at_once for page in pages)
     check_size(at_once if streams else max(at_once, plane.nbytes), limit)
-    if layout.stored_bytes > tiff.size:
-        raise SourceUnreadable("truncated", "the page is longer than the file")
     return plane
+
+
+def _read_density(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Return YResolution and XResolution, pixels per unit; tifffile gives 1 where there is none."""
+    found = []
+    for tag in (283, 282):
+        value = page.tags.valueof(tag)
+        if not (isinstance(value, tuple) and len(value) == 2 and min(value) > 0):
+            return None
+        found.append(value[0] / value[1])
+    return found[0], found[1]
