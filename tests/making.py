@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import imageio.v3 as iio
 import numpy as np
 import pyarrow as pa
+from distributed import Client
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -17,6 +21,18 @@ import engine
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.store.catalog import read_images
 from engine.store.digests import digest_bytes
+
+
+@contextmanager
+def connect_quietly(options: engine.ClusterOptions) -> Iterator[Client]:
+    """Connect, though Dask leaks a socket where another cluster has the dashboard's port."""
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            connected = stack.enter_context(engine.connect(options))
+            gc.collect()
+        yield connected
+
 
 LAYOUT = "{date}/{subject}/{experiment}/{name}"
 

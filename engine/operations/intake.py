@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import Conflict, SourceUnreadable
+from engine.errors import AlignmentError, Conflict, SourceUnreadable
 from engine.kernels.colour import luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.sources import HEAD_BYTES, OpenSource, claimed_by, open_source
@@ -87,6 +87,12 @@ class ShardTask:
     max_decoded_bytes: int
     trial: bool = False
     """Whether the planes are only decoded, to find out whether that kills the worker."""
+
+    def __post_init__(self) -> None:
+        """Check that no other task's shard is touched."""
+        for slot in self.plan.slots:
+            if slot.shard != self.shard:
+                raise AlignmentError((slot.t, slot.z), f"shard {self.shard} of {self.plan.name}")
 
 
 @dataclass(frozen=True, slots=True)

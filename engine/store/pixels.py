@@ -133,16 +133,24 @@ class StackWriter:
         index
             C-order index in the shard grid.
         pixels
-            Array of the shard's shape, or smaller at the end of an axis.
+            Array of the shard's shape, cut off where the level ends.
 
         Raises
         ------
+        AlignmentError
+            If the array is not that of one whole shard.
         Conflict
             If the shard is there with other pixels.
         StoreFull, StoreReadOnly
         """
         key = shard_key(self.grid, index)
         path = f"{self._base}/{key}"
+        corner = [
+            int(i) * s for i, s in zip(np.unravel_index(index, self.grid), self.shard, strict=True)
+        ]
+        due = tuple(min(s, n - c) for c, s, n in zip(corner, self.shard, self.shape, strict=True))
+        if pixels.shape != due:
+            raise AlignmentError(pixels.shape, f"{path}, of {due} pixels")
         with self._root.staging() as folder:
             assembled = self._assemble(folder, pixels)
             if not assembled.exists():  # every chunk is blank, and blank chunks are not stored

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.errors import AlignmentError
 from engine.store.config import Limits
 
 OWN_STACK_IMAGES = 8
@@ -58,7 +59,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class StackPlan:
-    """One OME-Zarr image to make, axes t,c,y,x (stack, giant) or t,c,z,y,x (series)."""
+    """One OME-Zarr image to make, axes t,c,y,x (stack, giant) or t,c,z,y,x (series).
+
+    Raises
+    ------
+    AlignmentError
+        If chunks do not fill a shard, or a plane lies in another shard than the one it is given to:
+        then two tasks would write one shard.
+    """
 
     name: str
     kind: str
@@ -68,6 +76,18 @@ class StackPlan:
     dtype: str
     spacing_um: tuple[float, float] | None
     slots: tuple[Slot, ...]
+
+    def __post_init__(self) -> None:
+        """Check that work is cut where shards end."""
+        if any(s % c for s, c in zip(self.shard, self.chunk, strict=True)):
+            raise AlignmentError(self.chunk, f"stack {self.name}, whose shards are {self.shard}")
+        grid = self.grid
+        for slot in self.slots:
+            index = slot.t // self.shard[0] * math.prod(grid[1:])
+            if slot.z is not None:
+                index += slot.z // self.shard[2]
+            if slot.shard != index:
+                raise AlignmentError((slot.t, slot.z), f"shard {slot.shard} of stack {self.name}")
 
     @property
     def grid(self) -> tuple[int, ...]:
