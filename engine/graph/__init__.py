@@ -1,0 +1,1 @@
+"""The only place that imports Dask's scheduler: clusters, ingest, runs and reductions."""

@@ -230,7 +230,7 @@ class Admission:
                 self.report.duplicates += original.image_id != image_id
         self._rows.append(row)
         self.known.add([row])
-        return row.stack == task.plan.name
+        return (row.stack, row.shard) == (task.plan.name, slot.shard)
 
     # commits
 

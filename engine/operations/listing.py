@@ -13,7 +13,7 @@ from engine.store.config import CohortConfig
 from engine.store.known import Known
 
 PASSING = frozenset({"vanished", "unreadable"})
-"""Reasons that may be gone the next time: such a source is opened again, though it looks the same."""
+"""Reasons that may be gone the next time: such a source is opened again."""
 
 
 class RootEmpty(NoSource):

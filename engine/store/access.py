@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from engine.store.root import Root
+import secrets
 
-PROBE = ".writable"
-PROBE_BYTES = 4096
-"""Size of what is written to find out, bytes: a block of common file systems."""
+from engine.store.refusals import PROBE_BYTES
+from engine.store.root import STAGING, Root
 
 
 def require_writable(root: Root) -> None:
@@ -16,5 +15,7 @@ def require_writable(root: Root) -> None:
     ------
     StoreReadOnly, StoreFull
     """
-    root.replace(PROBE, b"\0" * PROBE_BYTES)
-    root.delete(PROBE)
+    # Where leftovers may be: a writer that is killed in between leaves nothing elsewhere.
+    probe = f"{STAGING}/{secrets.token_hex(8)}"
+    root.create(probe, b"\0" * PROBE_BYTES)
+    root.delete(probe)

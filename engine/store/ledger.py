@@ -9,7 +9,6 @@ visible, so that a flipped bit is named (see `engine.store.head`).
 
 from __future__ import annotations
 
-import io
 import json
 import secrets
 import time
@@ -19,7 +18,6 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
@@ -35,6 +33,7 @@ from engine.store.head import (
     read_head,
     state_digest,
 )
+from engine.store.parquet import read_parquet, write_parquet
 from engine.store.root import Root
 
 APP_ID = "cohort"
@@ -169,9 +168,7 @@ class Ledger:
             Value of the partition column for all of them.
         """
         rows = rows.select(self.part_schema.names).cast(self.part_schema)
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd", write_page_checksum=True)
-        data = buffer.getvalue()
+        data = write_parquet(rows)
         folder = f"{self.partition}={key}/" if self.partition else ""
         path = f"{folder}{secrets.token_hex(6)}-{digest_bytes(data)}.parquet"
         self.root.create(f"{self.path}/{path}", data)
@@ -190,7 +187,7 @@ class Ledger:
         if digest_bytes(data) != part.path.rsplit("-", 1)[-1].removesuffix(".parquet"):
             raise CorruptStore(f"{self.path}/{part.path}", "its bytes do not match its digest")
         wanted = [n for n in columns if n != self.partition] if columns is not None else None
-        rows = pq.read_table(pa.BufferReader(data), columns=wanted, use_threads=False)
+        rows = read_parquet(data, wanted)
         if self.partition and (columns is None or self.partition in columns):
             rows = rows.append_column(self.partition, pa.array([part.key] * len(rows), pa.string()))
         return rows

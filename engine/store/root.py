@@ -1,146 +1,194 @@
-"""TEMPORARY local root until the real one lands (same interface)."""
+"""Where a cohort's bytes live: a folder, or a prefix of an object store.
+
+Objects are published whole under their final names; nothing here ever changes one in place.
+"""
 
 from __future__ import annotations
-import contextlib, errno, fcntl, os, secrets, shutil
+
+import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zarr.storage import LocalStore
-from engine.errors import AlreadyExists, MissingObject, StoreFull, StoreReadOnly
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from zarr.abc.store import Store
+from zarr.storage import StorePath
+
+from engine.errors import ParameterError
+
+STAGING = ".staging"
+"""Folder below a root where things are written aside, and where a killed writer's remain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """An object as listed: its path relative to the root (posix), size in bytes, and age."""
+
     path: str
     size: int
     modified_s: float
 
 
-@dataclass(frozen=True)
-class Root:
-    url: str
+class Root(Protocol):
+    """Where a cohort lives. Small, picklable (workers reopen it) and safe with threads.
 
-    def _p(self, path):
-        return Path(self.url) / path
+    Paths are relative to the root, with slashes. One that would leave it is refused with
+    `ParameterError` by every method. Writing raises `StoreFull` or `StoreReadOnly` where that is
+    what is wrong, and then nothing is visible that was not before.
+    """
 
-    @contextlib.contextmanager
-    def _errs(self, path):
-        try:
-            yield
-        except FileExistsError:
-            raise AlreadyExists(path) from None
-        except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreFull(path) from None
-            if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                raise StoreReadOnly(path) from None
-            raise
+    @property
+    def url(self) -> str:
+        """The folder's absolute path, or the URL of the prefix, without a slash at its end."""
+        ...
 
-    def read(self, path, start=0, length=None):
-        try:
-            with self._p(path).open("rb") as f:
-                f.seek(start)
-                return f.read(-1 if length is None else length)
-        except (FileNotFoundError, NotADirectoryError):
-            raise MissingObject(path) from None
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return the bytes of an object, or a part of them; fewer where it ends before.
 
-    def size(self, path):
-        try:
-            return self._p(path).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        Raises
+        ------
+        MissingObject
+        """
+        ...
 
-    def list(self, prefix=""):
-        base = self._p(prefix)
-        if not base.is_dir() and not prefix:
-            return
-        for d, _, fs in os.walk(base if base.is_dir() else base.parent):
-            for f in fs:
-                p = Path(d) / f
-                rel = p.relative_to(self.url).as_posix()
-                if rel.startswith(prefix):
-                    with contextlib.suppress(FileNotFoundError):
-                        st = p.stat()
-                        yield Entry(rel, st.st_size, st.st_mtime)
+    def size(self, path: str) -> int | None:
+        """Return an object's size, bytes, or None where it is not there."""
+        ...
 
-    def _tmp(self, data):
-        s = self._p(".staging")
-        s.mkdir(parents=True, exist_ok=True)
-        t = s / secrets.token_hex(8)
-        with t.open("xb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        return t
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield all objects below a folder (a path that ends with a slash, or ``""``)."""
+        ...
 
-    def create(self, path, data):
-        with self._errs(path):
-            t = self._tmp(data)
-            try:
-                self._p(path).parent.mkdir(parents=True, exist_ok=True)
-                os.link(t, self._p(path))
-            finally:
-                t.unlink()
+    def create(self, path: str, data: bytes | memoryview) -> None:
+        """Publish an object that is not there yet: durable, and all or nothing.
 
-    def create_from(self, path, local_file):
-        with self._errs(path):
-            self._p(path).parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(local_file, os.O_RDONLY)
-            os.fsync(fd)
-            os.close(fd)
-            os.link(local_file, self._p(path))
-            os.unlink(local_file)
+        Raises
+        ------
+        AlreadyExists
+            If it is there. Of several writers exactly one succeeds.
+        """
+        ...
 
-    def replace(self, path, data):
-        with self._errs(path):
-            t = self._tmp(data)
-            self._p(path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(t, self._p(path))
+    def create_from(self, path: str, local_file: Path) -> None:
+        """Do as `create` does with a file that was made aside, e.g. in `staging`.
 
-    def replace_from(self, path, local_file):
-        with self._errs(path):
-            self._p(path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(local_file, self._p(path))
+        A local root takes the file itself, which is then no longer at its old place.
+        """
+        ...
 
-    def update(self, path, change):
-        with self._errs(path):
-            self._p(".staging").mkdir(parents=True, exist_ok=True)
-            with (self._p(".staging") / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                try:
-                    old = self.read(path)
-                except MissingObject:
-                    old = None
-                new = change(old)
-                if new is None:
-                    return False
-                self.replace(path, new)
-                return True
+    def replace(self, path: str, data: bytes | memoryview) -> None:
+        """Publish an object in place of what may be there: durable, and all or nothing."""
+        ...
 
-    def delete(self, path):
-        with contextlib.suppress(FileNotFoundError):
-            self._p(path).unlink()
+    def replace_from(self, path: str, local_file: Path) -> None:
+        """Do as `replace` does with a file that was made aside; see `create_from`."""
+        ...
 
-    @contextlib.contextmanager
-    def staging(self):
-        s = self._p(".staging") / secrets.token_hex(8)
-        with self._errs(".staging"):
-            s.mkdir(parents=True)
-        try:
-            yield s
-        finally:
-            shutil.rmtree(s, ignore_errors=True)
+    def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
+        """Change an object by what it holds now; of two writers, one changes what the other left.
 
-    def zarr_store(self, path, read_only=True):
-        return LocalStore(self._p(path), read_only=read_only)
+        Parameters
+        ----------
+        path
+            What to change.
+        change
+            Gives the new bytes for the old ones (None where the object is not there), or None to
+            leave all as it is. It may be called again after another writer came first, and must
+            neither update anything itself nor write ``path`` by other means.
 
-    def delta(self, path):
-        return str(self._p(path)), {}
+        Returns
+        -------
+        Whether it was written.
 
-    def local_path(self, path):
-        return self._p(path)
+        Raises
+        ------
+        Conflict
+            If others came first very often.
+        """
+        ...
+
+    def delete(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        ...
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """Give a private local folder to assemble files in, removed afterwards.
+
+        Errors that leave the block are raised as `StoreFull` or `StoreReadOnly` where the folder
+        can't be written to, whatever a library made of that.
+        """
+        ...
+
+    def zarr_store(self, path: str, read_only: bool = True) -> Store | StorePath:
+        """Return what Zarr opens the array or group at a path from."""
+        ...
+
+    def delta(self, path: str) -> tuple[str, dict[str, str]]:
+        """Return the URI and the storage options with which deltalake opens a table."""
+        ...
+
+    def local_path(self, path: str) -> Path | None:
+        """Return where an object or folder is, or None where there are no local files."""
+        ...
 
 
-def open_root(url):
-    return Root(os.path.abspath(url))
+def check_path(path: str) -> None:
+    """Refuse a path that is not one of an object below a root.
+
+    Raises
+    ------
+    ParameterError
+
+    Examples
+    --------
+    >>> check_path("tables/circles.parquet")
+    >>> check_path("../b")
+    Traceback (most recent call last):
+    ...
+    engine.errors.ParameterError: path is '../b', but must be a relative path inside the cohort.
+    """
+    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ParameterError("path", path, "a relative path inside the cohort")
+
+
+def as_folder(path: str) -> str:
+    """Return a checked path of a folder, with a slash at its end; ``""`` is the root.
+
+    Examples
+    --------
+    >>> as_folder("a/b"), as_folder("a/b/"), as_folder("")
+    ('a/b/', 'a/b/', '')
+    """
+    if not path:
+        return ""
+    folder = path.removesuffix("/")
+    check_path(folder)
+    return folder + "/"
+
+
+def open_root(url: str | Path) -> Root:
+    """Return the root at a path, made absolute, or at a URL such as ``s3://bucket/prefix``.
+
+    Nothing is read or written. Object stores take their settings from the environment of each
+    process: ``AWS_ENDPOINT_URL``, ``AWS_ALLOW_HTTP``, ``AWS_ACCESS_KEY_ID`` and so on.
+
+    Raises
+    ------
+    ParameterError
+        If no such store is known.
+    """
+    # The backends import from here; and a cohort in a folder does not need obstore.
+    if isinstance(url, str) and "://" in url:
+        parts = urlsplit(url)
+        if parts.scheme != "file":
+            from engine.store.objects import open_object_root
+
+            return open_object_root(url)
+        url = unquote(parts.path)
+    if not str(url) or "\0" in str(url):
+        raise ParameterError("url", str(url), "a folder, or a URL such as s3://bucket/prefix")
+    from engine.store.local import LocalRoot
+
+    return LocalRoot(os.path.abspath(url))  # noqa: PTH100 - takes out "..", follows no link

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import CorruptStore, MissingObject, NoTable
 from engine.store.digests import digest_bytes, digest_of
+from engine.store.parquet import read_parquet, write_parquet
 from engine.store.root import Root
 
 FOLDER = "tables"
@@ -123,21 +123,19 @@ def read_table(root: Root, name: str) -> pa.Table:
         note, data = read_note(root, name), root.read(table_path(name))
     if digest_bytes(data) not in note.digests:
         raise CorruptStore(table_path(name), "its bytes do not match its digest")
-    return pq.read_table(pa.BufferReader(data))
+    return read_parquet(data)
 
 
 def write_fragment(root: Root, token: str, name: str, rows: pa.Table) -> str:
     """Write a piece of a table where workers find it, and return its path."""
-    buffer = io.BytesIO()
-    pq.write_table(rows, buffer, compression="zstd", write_page_checksum=True)
     path = f"{FRAGMENTS}/{token}/{name}.parquet"
-    root.replace(path, buffer.getvalue())
+    root.replace(path, write_parquet(rows))
     return path
 
 
 def read_fragment(root: Root, path: str) -> pa.Table:
     """Read a piece of a table."""
-    return pq.read_table(pa.BufferReader(root.read(path)), page_checksum_verification=True)
+    return read_parquet(root.read(path))
 
 
 def drop_fragments(root: Root, token: str) -> None:

@@ -8,9 +8,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from engine.errors import CorruptStore
 from engine.store.digests import digest_bytes
 from engine.store.head import (
@@ -23,6 +20,7 @@ from engine.store.head import (
     read_head,
 )
 from engine.store.ledger import Ledger, Snapshot
+from engine.store.parquet import read_parquet
 from engine.store.problems import CORRUPT, INCONSISTENT, MISSING, Problem, guarded, problem_of
 from engine.store.root import Root
 
@@ -124,7 +122,7 @@ def _checkpoints(
             data = ledger.root.read(path)
             if name in noted and digest_bytes(data) != noted[name]:
                 raise CorruptStore(path, "its bytes do not match the digest that was noted")
-            adds = pq.read_table(pa.BufferReader(data), columns=["add"])["add"]
+            adds = read_parquet(data, ["add"])["add"]
             added = len(adds) - adds.null_count
             facts[name] = {"size": len(adds), "sizeInBytes": len(data), "numOfAddFiles": added}
             yield from ()
