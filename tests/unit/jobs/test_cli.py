@@ -1,0 +1,162 @@
+"""The command line as people and their scripts use it: real processes, exit codes, sentences."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pandas as pd
+import pytest
+import skimage.data
+
+from engine.store.catalog import images_ledger
+from engine.store.results import results_ledger
+from engine.store.root import open_root
+
+HERE = Path(__file__).resolve().parents[3]
+
+
+def cohort(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as a shell would."""
+    return subprocess.run(
+        [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )
+
+
+def values(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the one JSON object on standard output."""
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def versions(place: Path) -> tuple[int, int]:
+    """Return the versions of the catalog and of the circles' ledger."""
+    root = open_root(place)
+    from engine.operations.circles import OBJECTS
+
+    results = results_ledger(root, "circles", 1, OBJECTS).snapshot().version
+    return images_ledger(root).snapshot().version, results
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("cli")
+    return folder / "demo", values(cohort("demo", "demo", "--json", folder=folder))
+
+
+def test_the_demo_makes_all_tables(demo: tuple[Path, dict[str, Any]]) -> None:
+    place, said = demo
+    assert said["ingest"]["new"] == 12
+    assert said["run"]["published"] == 12
+    assert said["run"]["failed"] == 0
+    circles = pd.read_parquet(place / "cohort" / "tables" / "circles.parquet")
+    assert list(circles.columns[:8]) == [
+        "date", "subject", "experiment", "name", "circle", "x", "y", "radius_px",
+    ]  # fmt: skip
+    assert len(pd.read_parquet(place / "cohort/tables/circles_by_image.parquet")) == 12
+
+
+def test_a_second_ingest_and_run_compute_nothing(demo: tuple[Path, dict[str, Any]]) -> None:
+    place, _ = demo
+    before = versions(place / "cohort")
+    taken = values(cohort("ingest", "cohort", "--json", folder=place))
+    assert (taken["new"], taken["changed"], taken["unchanged"]) == (0, 0, 12)
+    done = cohort("run", "cohort", folder=place)
+    assert done.returncode == 0
+    assert "nothing to do" in done.stdout
+    assert versions(place / "cohort") == before
+
+
+def test_status_and_verify_say_that_all_is_well(demo: tuple[Path, dict[str, Any]]) -> None:
+    place, _ = demo
+    status = values(cohort("status", "cohort", "--json", folder=place))
+    assert status["complete"] is True
+    assert status["failed"] == []
+    assert values(cohort("verify", "cohort", "--json", folder=place))["ok"] is True
+
+
+def test_a_plan_says_which_parameter_changed(demo: tuple[Path, dict[str, Any]]) -> None:
+    place, _ = demo
+    before = versions(place / "cohort")
+    done = cohort("plan", "cohort", "circles", "--radius-px", "15:50", folder=place)
+    assert done.returncode == 0
+    assert "radius_px 15:65 -> 15:50" in done.stdout
+    assert versions(place / "cohort") == before
+
+
+def test_coins_go_through_the_same_commands(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    iio.imwrite(tmp_path / "photos" / "coins.png", skimage.data.coins())
+    assert values(cohort("ingest", "c", "photos", "--json", folder=tmp_path))["new"] == 1
+    run = cohort("run", "c", "circles", "--radius-px", "15:35", "--json", folder=tmp_path)
+    assert values(run)["runs"][0]["declared"] is True
+    assert (
+        values(cohort("export", "c", "circles", "out.csv", "--json", folder=tmp_path))["rows"] == 24
+    )
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["name"] for row in rows} == {"coins"}
+    assert all(np.isfinite(float(row["mean_intensity"])) for row in rows)
+    assert [int(row["circle"]) for row in rows] == list(range(1, 25))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["run", "nowhere"], 2, "No cohort at"),
+        (["ingest", "new", "nowhere"], 2, "No file or folder at nowhere"),
+        (["run", "cohort", "circles", "--radius-px", "60:10"], 2, "radius_px"),
+        (["run", "cohort", "circles", "--radius", "1:2"], 2, "radius_px, polarity"),
+        (["run", "cohort", "squares"], 2, "circles"),
+        (["plan", "cohort", "circles", "--where", "subjet == 's1'"], 2, "subject"),
+        (["run", "cohort", "--scheduler", "tcp://127.0.0.1:9"], 1, "No Dask scheduler answers"),
+        (["export", "cohort", "circle", "x.csv"], 2, "circles_by_image"),
+        (["export", "cohort", "circles", "x.xls"], 2, ".csv"),
+        (["demo", "cohort"], 2, "cohort"),
+        (["run", "cohort", "circles", "--limit", "0"], 2, "--limit"),
+        (["gc", "cohort", "--older-than", "-1"], 2, "--older-than"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_an_exit_code(
+    demo: tuple[Path, dict[str, Any]], arguments: list[str], code: int, told: str
+) -> None:
+    place, _ = demo
+    done = cohort(*arguments, folder=place)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (place / "new").exists()
+
+
+def test_a_later_format_is_refused(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "cohort.json").write_text('{"format": 99, "cohort_id": "x"}')
+    done = cohort("status", tmp_path, "--json", folder=tmp_path)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"] == "FormatTooNew"
+    assert "upgrade" in done.stderr.lower()
+
+
+def test_failures_over_the_limit_are_exit_code_3(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    iio.imwrite(tmp_path / "in" / "good.png", np.zeros((32, 32), np.uint8))
+    assert cohort("ingest", "c", "in", folder=tmp_path).returncode == 3
+    (tmp_path / "in" / "broken.png").write_bytes(b"still none")
+    assert cohort("ingest", "c", "in", "--max-failed", "1", folder=tmp_path).returncode == 0
+    status = values(cohort("status", "c", "--json", folder=tmp_path))
+    assert [(f["source"], f["reason"]) for f in status["failed"]] == [
+        ("in/broken.png", "not_an_image")
+    ]
