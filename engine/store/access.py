@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+from engine.errors import StoreFull, StoreReadOnly
 from engine.store.refusals import PROBE_BYTES
 from engine.store.root import STAGING, Root
 
@@ -17,5 +18,8 @@ def require_writable(root: Root) -> None:
     """
     # Where leftovers may be: a writer that is killed in between leaves nothing elsewhere.
     probe = f"{STAGING}/{secrets.token_hex(8)}"
-    root.create(probe, b"\0" * PROBE_BYTES)
-    root.delete(probe)
+    try:
+        root.create(probe, b"\0" * PROBE_BYTES)
+        root.delete(probe)
+    except (StoreFull, StoreReadOnly) as error:
+        raise type(error)(root.url) from error  # it is about the place, not about the probe
