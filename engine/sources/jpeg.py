@@ -79,6 +79,8 @@ class JpegReader:
         """Read the frame header. Raises nothing but `SourceUnreadable`."""
         with coded("JPEG"):
             size = measure_file(file)
+            # The whole file is read to decode it, so it is held to the limit as well.
+            check_size(size, max_decoded_bytes + _SPARE_BYTES)
             frame = _read_frame(file, size)
             plane = Plane(
                 "", (frame.components, *frame.yx), "uint8" if frame.bits == 8 else "uint16"
@@ -86,8 +88,6 @@ class JpegReader:
             check_size(
                 plane.nbytes * (_PROGRESSIVE_FACTOR if frame.progressive else 1), max_decoded_bytes
             )
-            # The whole file is read to decode it, so it is held to the limit as well.
-            check_size(size, max_decoded_bytes + _SPARE_BYTES)
             return JpegSource(file, plane, size)
 
 
@@ -164,39 +164,18 @@ def _next_segment(content: bytes, offset: int) -> tuple[int, int, int]:
 
 
 def _read_frame(file: BinaryIO, size: int) -> Frame:
-    head = read_at(file, 0, min(size, _HEADER_BYTES))
-    if not head.startswith(b"\xff\xd8\xff"):
-        raise SourceUnreadable("not_an_image", "the JPEG start marker is missing")
-    offset = 2
-    for _ in range(_MAX_SEGMENTS):
-        # Metadata may fill megabytes; only their lengths are read.
-        window = head[offset:] if offset + 64 <= len(head) else b""
-        if not window:
-            window = read_at(file, offset, min(64, size - offset)) if offset < size else b""
-        code, length, skip = _peek_segment(window)
-        if code in _SOF_DECODED:
-            return _parse_sof(code, window[skip + 2 : skip + length])
-        _refuse(code)
-        offset += skip + length
-    raise SourceUnreadable("corrupt", "too many segments before the frame header")
-
-
-def _peek_segment(window: bytes) -> tuple[int, int, int]:
-    """Return (marker code, length, bytes of marker and fill) without needing the whole segment."""
-    skip = 0
-    while skip < len(window) and window[skip] == 0xFF:
-        skip += 1
-    if skip + 3 > len(window):
-        raise SourceUnreadable("truncated", "the file ends within its header")
-    if skip == 0 or window[skip] < 0xC0:
-        raise SourceUnreadable("corrupt", "a marker is due in the header, but is not there")
-    code = window[skip]
-    if code in _ALONE:
-        return code, 0, skip + 1
-    (length,) = struct.unpack_from(">H", window, skip + 1)
-    if length < 2:
-        raise SourceUnreadable("corrupt", "a segment of the header has no length")
-    return code, length, skip + 1
+    most = _HEADER_BYTES
+    while True:
+        head = read_at(file, 0, min(size, most))
+        if not head.startswith(b"\xff\xd8\xff"):
+            raise SourceUnreadable("not_an_image", "the JPEG start marker is missing")
+        try:
+            return parse_frame(head)
+        except SourceUnreadable as error:
+            # Metadata may fill megabytes.
+            if error.reason != "truncated" or most >= size:
+                raise
+        most *= 16
 
 
 def _refuse(code: int) -> None:

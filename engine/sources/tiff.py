@@ -68,10 +68,8 @@ class _Page:
     ``at_once`` is the size of its smallest part that is decoded alone, bytes.
     """
 
+    plane: Plane
     index: int
-    shape: tuple[int, int, int]
-    dtype: str
-    streams: bool
     at_once: int
     image: bool
     shift: int = 0
@@ -144,27 +142,25 @@ class TiffSource(PlanesSource):
             check_page(page)
             if index == 0:
                 self._refuse_vendors(page)
-            found = self._describe_page(index, page)
-            if pages and self._tiff.pages.first.is_tiled and found.shape[1:] != pages[0].shape[1:]:
-                found = replace(found, image=False)
-            pages.append(found)
+            pages.append(self._describe_page(index, page))
             if _NDPI in page.tags:
                 break  # its other pages are levels, map and overview of the slide
+        if self._tiff.pages.first.is_tiled:
+            yx = pages[0].plane.shape[1:]
+            return [replace(p, image=p.image and p.plane.shape[1:] == yx) for p in pages]
         return pages
 
-    def _describe_page(self, index: int, page: tifffile.TiffPage, shift: int = 0) -> _Page:
-        segments = find_segments(page, self._file.size, self._limit, shift)
-        palette = is_palette(page) and not self._imagej
+    def _describe_page(self, index: int, page: tifffile.TiffPage) -> _Page:
+        segments = find_segments(page, self._file.size, self._limit)
         at_once = math.prod(segments.size) * page.shaped[4] * dtype_of(page).itemsize
-        return _Page(
-            index,
+        palette = is_palette(page) and not self._imagej
+        plane = Plane(
+            "",
             (3 if palette else page.samplesperpixel, page.imagelength, page.imagewidth),
             "uint8" if palette or page.bitspersample == 1 else dtype_of(page).name,
-            len(segments.offsets) > 1 and at_once <= STREAM_SEGMENT_BYTES,
-            at_once,
-            not (page.is_reduced or page.is_mask),
-            shift,
+            streams=len(segments.offsets) > 1 and at_once <= STREAM_SEGMENT_BYTES,
         )
+        return _Page(plane, index, at_once, not (page.is_reduced or page.is_mask))
 
     def _refuse_vendors(self, page: tifffile.TiffPage) -> None:
         """Refuse formats that look like TIFF, but whose planes are not where TIFF has them."""
@@ -220,17 +216,21 @@ reader = TiffReader()
 
 
 def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Plane:
-    first = pages[0]
-    if any((page.shape, page.dtype) != (first.shape, first.dtype) for page in pages):
+    first = pages[0].plane
+    if any((p.plane.shape, p.plane.dtype) != (first.shape, first.dtype) for p in pages):
         raise SourceUnreadable("corrupt", "the channels of an image differ in size or type")
-    shape = first.shape[0] * len(pages), *first.shape[1:]
-    streams = all(page.streams for page in pages)
-    plane = Plane(
-        fragment, shape, first.dtype, group.spacing_um, group.place, group.series, streams
+    plane = replace(
+        first,
+        fragment=fragment,
+        shape=(first.shape[0] * len(pages), *first.shape[1:]),
+        spacing_um=group.spacing_um,
+        place=group.place,
+        series=group.series,
+        streams=all(page.plane.streams for page in pages),
     )
     # A small page in one huge tile decodes the whole tile; a strip that is cut is never whole.
     at_once = max(page.at_once for page in pages)
-    check_size(at_once if streams else max(at_once, plane.nbytes), limit)
+    check_size(at_once if plane.streams else max(at_once, plane.nbytes), limit)
     return plane
 
 

@@ -27,7 +27,7 @@ from engine.sources.base import measure_file, read_at
 from engine.sources.jpeg import parse_frame
 
 JPEG = 7
-JPEG2000 = (33003, 33005, 34712)
+JPEG2000 = (33005, 34712)
 
 MAX_PAGES = 100_000
 """Pages of one file; a longer chain is taken for damage (opening takes 30 s at this number)."""
@@ -62,7 +62,7 @@ _said: ContextVar[list[str] | None] = ContextVar("_said", default=None)
 class SteadyFile(io.RawIOBase):
     """The caller's file for tifffile: complete reads, errors that are kept, no name, no handle.
 
-    tifffile takes an `OSError` for the end of the list of pages. Without name and handle it can't
+    tifffile takes a failing read for the end of the list of pages. Without name and handle it can't
     open the files that the metadata names.
     """
 
@@ -70,7 +70,7 @@ class SteadyFile(io.RawIOBase):
         self._file = file
         self._at = 0
         self.size = measure_file(file)
-        self.failure: OSError | None = None
+        self.failure: OSError | SourceUnreadable | None = None
 
     def readable(self) -> bool:
         """Say yes."""
@@ -89,7 +89,7 @@ class SteadyFile(io.RawIOBase):
         """Fill the buffer, but for the end of the file."""
         try:
             found = read_at(self._file, self._at, max(0, min(len(buffer), self.size - self._at)))
-        except OSError as error:
+        except (OSError, SourceUnreadable) as error:
             self.failure = error
             raise
         buffer[: len(found)] = found
@@ -122,6 +122,7 @@ def watched(file: SteadyFile) -> Iterator[None]:
         The one that tifffile swallowed.
     """
     said: list[str] = []
+    file.failure = None
     # A program's own set-up of logging may have turned the library's logger off.
     _LOG.disabled = False
     if _LOG.getEffectiveLevel() > logging.WARNING:

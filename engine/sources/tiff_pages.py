@@ -20,7 +20,8 @@ from engine.sources.tiff_checks import JPEG, JPEG2000, check_embedded
 
 NO_COMPRESSION, _CCITT = 1, (2, 3, 4)
 # None, CCITT, LZW, JPEG, Deflate, PackBits, JPEG 2000, LZMA, Zstandard. tifffile knows more, but
-# gives their decoders no limit, so that a tile of a kilobyte could fill the memory.
+# gives their decoders no limit, so that a tile of a kilobyte could fill the memory. JPEG 2000 of
+# kind 33003 (Aperio) is YCbCr that it does not convert.
 _COMPRESSIONS = (NO_COMPRESSION, *_CCITT, 5, JPEG, 8, 32946, 32773, *JPEG2000, 34925, 34926, 50000)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
 _WHOLE_BYTES = (8, 16, 32, 64)  # bits of a value
@@ -93,9 +94,10 @@ def check_page(page: tifffile.TiffPage) -> None:
         photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _MASK)
         or (photometric == _RGB and samples >= 3)
         or (photometric == _PALETTE and samples == 1 and bits <= 8)
-        or (photometric == _YCBCR and samples == 3 and embedded)
+        or (photometric == _YCBCR and samples == 3 and compression == JPEG)
     )
-    if not colour:
+    # Without JPEG nobody puts subsampled colour together again.
+    if not colour or (page.is_subsampled and compression != JPEG):
         raise SourceUnreadable("unsupported", f"photometric {photometric}, {samples} samples")
     if (compression in _CCITT and (samples, bits) != (1, 1)) or (
         embedded and not (samples in (1, 3) and 8 <= bits <= 16 and kind == "u")
@@ -146,6 +148,8 @@ def find_segments(page: tifffile.TiffPage, size: int, limit: int, shift: int = 0
     counts = np.array(page.databytecounts[:due], np.int64)
     if (offsets <= 0).any() or (counts <= 0).any():
         raise SourceUnreadable("corrupt", "a strip or tile is missing")
+    if bare and planes * y * row > size:
+        raise SourceUnreadable("truncated", "the page is longer than the file")
     if bare:
         # The stored size is known, and some writers give that of the whole file.
         rows = np.full(grid[0], high)

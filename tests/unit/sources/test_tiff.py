@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import struct
 import warnings
 from pathlib import Path
@@ -403,6 +404,100 @@ def test_a_region_reads_only_what_it_touches(options: dict[str, Any]) -> None:
         part = source.read_region(0, Region((1000, 1000), (1100, 1100)))
     assert np.array_equal(part[0], pixels[1000:1100, 1000:1100])
     assert file.taken < 1_000_000
+
+
+def _with_fields(count: int, tag: int, kind: int, values: int) -> bytes:
+    """A page of 8 x 8 with ``count`` more fields that all point to the same values."""
+    fields = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    fields += [(273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 8), (279, 4, 1, 64)]
+    fields += [(tag, kind, values, 72)] * count
+    entries = b"".join(struct.pack("<HHII", *field) for field in sorted(fields))
+    body = bytes(64) + b"x" * (values * {2: 1, 3: 2}[kind])
+    first = 8 + len(body)
+    return (
+        b"II*\0"
+        + struct.pack("<I", first)
+        + body
+        + struct.pack("<H", len(fields))
+        + (entries + bytes(4))
+    )
+
+
+def test_fields_that_share_their_values_are_not_read() -> None:
+    assert read(_with_fields(1, 270, 2, 1000))[0].shape == (1, 8, 8)
+    for content in (_with_fields(4000, 270, 2, 60_000), _with_fields(4000, 347, 3, 30_000)):
+        with pytest.raises(SourceUnreadable, match="larger than the file"):
+            planes(content)
+    with pytest.raises(SourceUnreadable, match="unsupported"):
+        planes(_with_fields(1, 330, 3, 5_000_000))
+
+
+def test_unknown_fields_are_skipped_but_cut_ones_are_not() -> None:
+    content = _with_fields(1, 60_000, 2, 8)
+    entry = content.index(struct.pack("<HHI", 60_000, 2, 8))
+    odd = content[: entry + 2] + struct.pack("<H", 99) + content[entry + 4 :]
+    assert read(odd)[0].shape == (1, 8, 8)
+    cut = content[: entry + 4] + struct.pack("<I", 2**30) + content[entry + 8 :]
+    with pytest.raises(SourceUnreadable, match="truncated"):
+        planes(cut)
+
+
+def test_slides_of_hamamatsu_are_read_in_tiles() -> None:
+    """NDPI holds one JPEG strip; its restart intervals, listed in a field, are the tiles."""
+    image = Image.open(DATA / "camera.png").crop((0, 0, 128, 64))
+    out = io.BytesIO()
+    image.save(out, "JPEG", restart_marker_blocks=8)
+    jpeg = out.getvalue()
+    starts = [jpeg.index(b"\xff\xda") + 10]
+    starts += [
+        i + 2
+        for i in range(starts[0], len(jpeg))
+        if jpeg[i] == 0xFF and 0xD0 <= jpeg[i + 1] <= 0xD7
+    ]
+    extra = [
+        (271, "s", 0, "Hamamatsu", True),
+        (65420, "I", 1, 1, True),
+        (65426, "I", len(starts), starts, True),
+    ]
+    made = io.BytesIO()
+    with tifffile.TiffWriter(made) as file:
+        file.write(
+            iter([jpeg]),
+            shape=(64, 128),
+            dtype=np.uint8,
+            compression="jpeg",
+            rowsperstrip=64,
+            photometric="minisblack",
+            metadata=None,
+            extratags=extra,
+        )
+    with open_source(made, "a.ndpi") as source:
+        assert source.planes[0].streams
+        whole = source.read(0)
+        part = source.read_region(0, Region((9, 60), (30, 70)))
+    assert np.array_equal(whole[0], np.asarray(Image.open(io.BytesIO(jpeg))))
+    assert np.array_equal(part, whole[:, 9:30, 60:70])
+
+
+def test_what_tifffile_says_counts_even_where_its_logger_is_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("tifffile")
+    level = logger.level
+    content = write(noise((Y, X), "u1"), metadata=None)
+    (at,) = struct.unpack_from("<I", content, 4)
+    entry = content.index(struct.pack("<HHI", 279, 4, 1), at)
+    broken = content[:entry] + struct.pack("<H", 280) + content[entry + 2 :]  # no byte counts
+    try:
+        for logger.disabled, logger.level in ((True, 0), (False, logging.CRITICAL), (False, 0)):
+            with pytest.raises(SourceUnreadable, match="corrupt"):
+                planes(broken)
+            assert not caplog.records
+    finally:
+        logger.disabled = False
+        logger.setLevel(level)
+    logger.warning("of another user of tifffile")
+    assert [record.message for record in caplog.records] == ["of another user of tifffile"]
 
 
 def test_nothing_is_said(capfd: pytest.CaptureFixture[str]) -> None:
