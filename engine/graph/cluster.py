@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -105,29 +106,37 @@ def _local_cluster(wanted: ClusterOptions) -> Iterator[LocalCluster]:
     warnings.filterwarnings("ignore", message="Port .* is already in use")
     cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     workers = wanted.workers or max(1, cores // wanted.threads_per_worker)
-    cluster = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=wanted.threads_per_worker,
-        processes=wanted.processes,
-        memory_limit=wanted.memory_limit,
-        silence_logs=logging.CRITICAL,
-        dashboard_address="127.0.0.1:8787",
-        # Threads of one process talk without a socket, and then a host is refused.
-        **({"preload": [__name__], "host": "127.0.0.1"} if wanted.processes else {}),
-    )
+    with _ctrl_c_left_to_us():
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=wanted.threads_per_worker,
+            processes=wanted.processes,
+            memory_limit=wanted.memory_limit,
+            silence_logs=logging.CRITICAL,
+            dashboard_address="127.0.0.1:8787",
+            # Threads of one process talk without a socket, and then a host is refused.
+            **({"host": "127.0.0.1"} if wanted.processes else {}),
+        )
     try:
         yield cluster
     finally:
         cluster.close(timeout=20)
 
 
-def dask_setup(worker: Any) -> None:
-    """Run in each worker process that we start: leave Ctrl-C to the driver.
+@contextmanager
+def _ctrl_c_left_to_us() -> Iterator[None]:
+    """Start threads and processes that never see Ctrl-C; one that comes meanwhile waits.
 
     A terminal sends it to every process in the foreground; workers that obeyed it would take the
-    tasks in flight with them.
+    tasks in flight with them. The mask is inherited by the thread that starts workers, and by each
+    worker from its first moment (POSIX.1-2017, pthread_sigmask and exec).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it takes the mask off the thread in which it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def slots(client: Client, resources: dict[str, float]) -> int:

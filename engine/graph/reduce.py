@@ -1,4 +1,4 @@
-"""Reduce results into tables: slices on workers, merged as a tree, each file replaced at the end."""
+"""Reduce results into tables: slices on workers, merged as a tree, each file replaced at last."""
 
 from __future__ import annotations
 

@@ -25,7 +25,6 @@ from engine.operations.unit import (
     Where,
     compute_unit,
     failed_unit,
-    ledger_of,
     shards_read,
 )
 from engine.store.catalog import ShardRow
@@ -87,7 +86,14 @@ def unit_task(
     where = Where(str(worker.name), "cpu")
     unit = attempt.task
     return compute_unit(
-        root, operation, unit, files, attempts=attempt.number, where=where, trial=unit.number < 0
+        root,
+        operation,
+        unit,
+        files,
+        attempts=attempt.number,
+        where=where,
+        trial=unit.number < 0,
+        computed=distributed.secede,  # the next unit computes while this one's part is written
     )
 
 

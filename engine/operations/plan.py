@@ -19,13 +19,14 @@ from engine.operations.base import Operation, image_inputs
 from engine.store.catalog import ORPHANED, READY, with_fields
 from engine.store.stacking import GIANT_SHARD_PX, count_blocks
 
-UNIT_IMAGES = 64
-"""Images in a unit at most: at 10 ms each, a task of 0.6 s against 1 ms of scheduler."""
+UNIT_IMAGES = 128
+"""Images in a unit at most: at 3-10 ms each, a task of about a second, against which the
+milliseconds that a task and its part cost are small."""
 
-UNIT_BYTES = 32 * 1024**2
+UNIT_BYTES = 64 * 1024**2
 """Decoded pixels in a unit at most, bytes, unless a single image has more."""
 
-UNITS_A_SLOT = 4
+UNITS_A_SLOT = 8
 """Units that each slot should get at least, where there are images enough, to share work evenly."""
 
 CAUSES = {

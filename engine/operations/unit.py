@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +160,7 @@ def compute_unit(
     attempts: int = 1,
     where: Where | None = None,
     trial: bool = False,
+    computed: Callable[[], None] = lambda: None,
 ) -> UnitRecord | None:
     """Answer for every item of a unit and write the rows as one part, not yet visible.
 
@@ -179,6 +180,8 @@ def compute_unit(
         Worker and device, for the record.
     trial
         Whether the answers are thrown away: it is only asked whether they kill the worker.
+    computed
+        Called when all is computed and only the part is left to write, which is waiting for a disk.
 
     Raises
     ------
@@ -222,6 +225,7 @@ def compute_unit(
             columns.append(found)
     if trial:
         return None
+    computed()
     part = ledger_of(root, operation).write_part(_table(operation, rows, columns), operation.key)
     compute_s = sum(row["elapsed_s"] for row in rows)
     return UnitRecord(unit.number, part, len(rows) - len(failed), tuple(failed), compute_s)
