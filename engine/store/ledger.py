@@ -9,6 +9,7 @@ visible, so that a flipped bit is named (see `engine.store.head`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -22,7 +23,7 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from engine.errors import CorruptStore, EngineError
+from engine.errors import AlreadyExists, CorruptStore, EngineError
 from engine.store.digests import digest_bytes
 from engine.store.head import (
     CHAIN,
@@ -274,21 +275,20 @@ class Ledger:
         return Snapshot(version + 1, tuple(sorted([*kept, *add], key=lambda part: part.path)))
 
     def _create(self) -> DeltaTable:
-        uri, options = self.root.delta(self.path)
         self.root.replace(f"{self.path}/.room", b"\0" * 4096)
         self.root.delete(f"{self.path}/.room")
-        try:
+        # Made aside and put in place by us, once: of two writers that begin at the same moment,
+        # Delta's own way of creating a table lets the second one commit an empty version 1.
+        with self.root.staging() as folder:
             DeltaTable.create(
-                uri,
+                str(folder / "ledger"),
                 self.schema,
-                mode="ignore",
                 partition_by=[self.partition] if self.partition else None,
                 configuration={"delta.dataSkippingNumIndexedCols": "1"},
-                storage_options=options,
             )
-        except (DeltaError, OSError):
-            if self._open() is None:  # else: two writers began at the same moment
-                raise
+            entry = (folder / "ledger" / log_path("", 0).strip("/")).read_bytes()
+        with contextlib.suppress(AlreadyExists):
+            self.root.create(self._log_path(0), entry)
         table = self._open()
         if table is None:
             raise CorruptStore(self.path, "vanished while it was made")

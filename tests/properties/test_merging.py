@@ -146,6 +146,31 @@ def test_writers_who_race_all_succeed_once(tmp_path: Path) -> None:
     assert sorted(found) == sorted(f"{w}-{n}" for w in range(8) for n in range(5))
 
 
+@pytest.mark.parametrize("turn", range(10))
+def test_writers_who_begin_together_make_one_ledger(tmp_path: Path, turn: int) -> None:
+    """The very first commits race, too: a table is created once."""
+    start = threading.Barrier(6)
+    made: list[int] = []
+
+    def write(writer: int) -> None:
+        ledger = ledger_at(tmp_path)
+        part = ledger.write_part(rows(str(writer)), "k")
+        start.wait()
+
+        def prepare(now: Snapshot) -> tuple[list[Part], list[Part]]:
+            return [part], []
+
+        made.append(commit_rows(ledger, Snapshot(-1, ()), prepare).version)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == list(range(1, 7))
+    assert len(ledger_at(tmp_path).snapshot().parts) == 6
+
+
 def test_a_commit_for_an_older_version_changes_nothing(tmp_path: Path) -> None:
     ledger = ledger_at(tmp_path)
     first = ledger.snapshot()
