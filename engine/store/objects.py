@@ -210,8 +210,8 @@ class ObjectRoot:
             raise StoreUnreachable(self.url, type(error).__name__) from error
 
 
-class Stale(Exception):  # noqa: N818 - no error for callers: it only leads to the next attempt
-    """What was to be replaced is gone."""
+class Stale(Exception):
+    """What was to be replaced is gone: no error for callers, it leads to the next attempt."""
 
 
 @cache

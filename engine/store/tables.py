@@ -22,6 +22,9 @@ FRAGMENTS = f"{FOLDER}/.fragments"
 VERSIONS = ("catalog", "results")
 """Entries of a table's origin that only ever grow."""
 
+MOST_COMING = 8
+"""Announced tables that a note keeps; writers of one table at one moment are one or two."""
+
 
 def table_path(name: str) -> str:
     """Return the path of a table, relative to the cohort."""
@@ -37,15 +40,40 @@ def note_path(name: str) -> str:
 class Note:
     """What is noted beside a table: digests of its bytes, and what it was made of.
 
-    Two digests mean that it was being replaced: the first is the new one's, ``origin`` the old's.
+    ``coming`` are the digests and origins that writers announced who have not said yet that theirs
+    is in place; they may be, so ``digests`` are those that are valid beside the settled one.
     """
 
-    digests: tuple[str, ...]
-    origin: dict[str, Any] | None
+    settled: tuple[str, ...] = ()
+    origin: dict[str, Any] | None = None
+    coming: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """All digests that the table may have."""
+        return (*(digest for digest, _ in self.coming), *self.settled)
+
+    def is_newer(self, origin: Mapping[str, Any]) -> bool:
+        """Tell whether somebody made, or is about to place, a table of newer versions."""
+        return any(_newer(o, origin) for o in (self.origin, *(o for _, o in self.coming)))
+
+    def announce(self, digest: str, origin: Mapping[str, Any]) -> Note:
+        """Return the note that also allows a table that is about to be placed."""
+        others = tuple(one for one in self.coming if one[0] != digest)
+        return Note(self.settled, self.origin, ((digest, dict(origin)), *others))
+
+    def settle(self, digest: str, origin: Mapping[str, Any]) -> Note:
+        """Return the note of a table that was placed.
+
+        Older ones that were announced before see it, and give way; others may come still.
+        """
+        coming = ((d, o) for d, o in self.coming if d != digest and not _newer(origin, o))
+        return Note((digest,), dict(origin), tuple(coming)[:MOST_COMING])
 
     def as_bytes(self) -> bytes:
         """Return the note's file, the same bytes for the same note."""
-        values = {"digests": list(self.digests), "origin": self.origin}
+        coming = [[digest, origin] for digest, origin in self.coming]
+        values = {"digests": list(self.settled), "origin": self.origin, "coming": coming}
         return json.dumps({**values, "check": digest_of(values)}).encode()
 
 
@@ -60,7 +88,8 @@ def parse_note(raw: bytes, path: str) -> Note:
     try:
         values = json.loads(raw)
         origin = values["origin"]
-        note = Note(tuple(values["digests"]), None if origin is None else dict(origin))
+        coming = tuple((str(digest), dict(made_of)) for digest, made_of in values["coming"])
+        note = Note(tuple(values["digests"]), None if origin is None else dict(origin), coming)
         intact = note.as_bytes() == raw
     except (ValueError, KeyError, TypeError):
         intact = False
@@ -171,23 +200,37 @@ def write_table(
             writer.write_table(first.cast(schema))
             for piece in pieces:
                 writer.write_table(piece.select(schema.names).cast(schema))
-        digest = digest_bytes(local.read_bytes())
-        sidecar = note_path(name)
+        data = local.read_bytes()
+    digest = digest_bytes(data)
+    sidecar = note_path(name)
 
-        def change(raw: bytes | None) -> bytes | None:
-            old = Note((), None)
-            if raw is not None and root.size(table_path(name)) is not None:
-                # A table can always be made again, so a broken note is replaced like none.
-                with contextlib.suppress(CorruptStore):
-                    old = parse_note(raw, sidecar)
-            if _newer(old.origin, origin):
-                return None
-            # Both digests are valid until the table is replaced, should we be killed in between.
-            root.replace(sidecar, Note((digest, *old.digests), old.origin).as_bytes())
-            root.replace_from(table_path(name), local)
-            return Note((digest,), dict(origin)).as_bytes()
+    def noted(raw: bytes | None) -> Note:
+        # A table can always be made again, so a broken note is replaced like none.
+        with contextlib.suppress(CorruptStore):
+            if raw is not None:
+                note = parse_note(raw, sidecar)
+                there = root.size(table_path(name)) is not None
+                return note if there else Note(coming=note.coming)
+        return Note()
 
-        return root.update(sidecar, change)
+    def announce(raw: bytes | None) -> bytes | None:
+        note = noted(raw)
+        return None if note.is_newer(origin) else note.announce(digest, origin).as_bytes()
+
+    def place(_: bytes | None) -> bytes | None:
+        # Called after the table in place was read, and its put fails if that was replaced since:
+        # so whoever places a newer one is seen here, or makes this one ask again.
+        note = noted(root.read(sidecar))
+        return None if note.is_newer(origin) else data
+
+    def settle(raw: bytes | None) -> bytes | None:
+        note = noted(raw)
+        return None if note.is_newer(origin) else note.settle(digest, origin).as_bytes()
+
+    placed = root.update(sidecar, announce) and root.update(table_path(name), place)
+    if placed:
+        root.update(sidecar, settle)
+    return placed
 
 
 def _newer(there: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
