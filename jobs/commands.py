@@ -74,7 +74,7 @@ def demo(output: Output, directory: Path, cluster: ClusterArguments) -> int:
     images, place = directory / "data" / "acquisitions", directory / "cohort"
     write_discs(images, DiscOptions())
     cohort = engine.create(place)
-    with working(output, cluster) as client, interruptible(output) as stop:
+    with interruptible(output) as stop, working(output, cluster) as client:
         taken = cohort.ingest(images, client=client, events=output.events, stop=stop)
         operation = cohort.operation("circles", **_demo_parameters(cohort))
         report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
@@ -116,7 +116,7 @@ def ingest(
         cohort = engine.create(place, layout=layout)
     else:
         cohort = engine.open(place)
-    with working(output, cluster) as client, interruptible(output) as stop:
+    with interruptible(output) as stop, working(output, cluster) as client:
         report = cohort.ingest(
             *sources, client=client, layout=layout, rehash=rehash, events=output.events, stop=stop
         )
@@ -177,7 +177,7 @@ def run(
     cohort = engine.open(place)
     operations = _operations(cohort, name, arguments)
     reports: list[RunReport] = []
-    with working(output, cluster) as client, interruptible(output) as stop:
+    with interruptible(output) as stop, working(output, cluster) as client:
         for operation in operations:
             reports += cohort.run(
                 operation,
