@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 import xarray as xr
 from distributed import Client
 
@@ -44,10 +43,10 @@ from engine.store.config import (
     read_config,
     read_identity,
 )
-from engine.store.digests import digest_bytes
 from engine.store.layout import FIELDS
 from engine.store.results import read_key
 from engine.store.root import Root, open_root
+from engine.store.subjects import read_subjects
 from engine.store.tables import read_table, table_names_there
 
 
@@ -320,7 +319,7 @@ class Cohort(Upkeep):
         events: Events | None,
     ) -> list[str]:
         config = self.config
-        subjects, digest = self._subjects(config)
+        subjects, digest = read_subjects(self.root, config)
         names = {n for root in config.roots for n in config.layout_of(root).names} - {*FIELDS}
         spec = TableSpec((*FIELDS, *sorted(names)), subjects)
         origin = {
@@ -337,27 +336,6 @@ class Cohort(Upkeep):
             self.root, operation, client, images, publisher.snapshot, origin, spec,
             suffix=suffix, events=events,
         )  # fmt: skip
-
-    def _subjects(self, config: CohortConfig) -> tuple[pa.Table | None, str | None]:
-        if config.subjects is None:
-            return None, None
-        path = Path(config.subjects)
-        local = self.root.local_path("")
-        if not path.is_absolute() and local is not None:
-            path = local / path
-        try:
-            data = path.read_bytes()
-            kinds = pyarrow.csv.ConvertOptions(column_types={"subject": pa.string()})
-            table = pyarrow.csv.read_csv(pa.BufferReader(data), convert_options=kinds)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ConfigError(
-                "cohort.toml, subjects", f"{config.subjects} can't be read: {type(error).__name__}"
-            ) from None
-        if "subject" not in table.column_names:
-            raise ConfigError("cohort.toml, subjects", f"{path.name} has no column 'subject'")
-        if len(set(table["subject"].to_pylist())) != table.num_rows:
-            raise ConfigError("cohort.toml, subjects", f"{path.name} names a subject twice")
-        return table, digest_bytes(data)
 
     # what comes out
 
