@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,16 +185,12 @@ class Cohort(Upkeep):
             operation,
             images,
             publisher.planned(),
-            other=self._other_key(operation),
+            other=most_used_key(self.root, operation),
             where=where,
             limit=limit,
             retry_failed=retry_failed,
         )
         return publisher, plan, (catalog.version, images)
-
-    def _other_key(self, operation: Operation) -> tuple[Mapping[str, Any], frozenset[str]] | None:
-        """Return the identity of the key with the most rows beside this one, and its images."""
-        return most_used_key(self.root, operation)
 
     def run(
         self,
