@@ -24,6 +24,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from engine.errors import AlreadyExists, CorruptStore, EngineError
+from engine.store.access import require_writable
 from engine.store.digests import digest_bytes
 from engine.store.head import (
     CHAIN,
@@ -35,6 +36,7 @@ from engine.store.head import (
     state_digest,
 )
 from engine.store.parquet import read_parquet, write_parquet
+from engine.store.refusals import refusal
 from engine.store.root import Root
 
 APP_ID = "cohort"
@@ -260,23 +262,24 @@ class Ledger:
                 ),
             )
         except (CommitFailedError, DeltaError, OSError) as error:
-            if self._committed(version + 1, add):
-                # The entry was written before something after it (a checkpoint) failed.
-                pass
-            elif self.root.size(self._log_path(version + 1)) is not None:
-                raise Stale(self.path) from error
-            else:
-                self.root.replace(
-                    f"{self.path}/.room", b"\0" * 4096
-                )  # names a full or read-only disk
-                self.root.delete(f"{self.path}/.room")
+            # It may have been written before something after it (a checkpoint) failed.
+            if not self._committed(version + 1, add):
+                self._name_failure(version + 1, error)
                 raise
         note_head(self.root, self.path, version + 1)
         return Snapshot(version + 1, tuple(sorted([*kept, *add], key=lambda part: part.path)))
 
+    def _name_failure(self, version: int, error: Exception) -> None:
+        """Raise what stopped a commit, if that can be told."""
+        if self.root.size(self._log_path(version)) is not None:
+            raise Stale(self.path) from error
+        # A small file may well find the room that the entry did not: so what it says comes first.
+        named = refusal(error, f"{self.root.url}/{self.path}")
+        if named is not None:
+            raise named from error
+        require_writable(self.root)
+
     def _create(self) -> DeltaTable:
-        self.root.replace(f"{self.path}/.room", b"\0" * 4096)
-        self.root.delete(f"{self.path}/.room")
         # Made aside and put in place by us, once: of two writers that begin at the same moment,
         # Delta's own way of creating a table lets the second one commit an empty version 1.
         with self.root.staging() as folder:
