@@ -44,8 +44,7 @@ from engine.store.config import (
     read_identity,
 )
 from engine.store.layout import FIELDS
-from engine.store.results import read_key
-from engine.store.root import Root, open_root
+from engine.store.root import STAGING, Root, open_root
 from engine.store.subjects import read_subjects
 from engine.store.tables import read_table, table_names_there
 
@@ -389,7 +388,8 @@ def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
         If the folder holds other things.
     """
     root = open_root(url)
-    if root.size("cohort.json") is None and next(iter(root.list("")), None) is not None:
+    others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # not leftovers
+    if root.size("cohort.json") is None and next(others, None) is not None:
         raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")
     create_cohort(root)
     if root.size("cohort.toml") is None:
@@ -397,4 +397,4 @@ def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
     return Cohort(root)
 
 
-__all__ = ["Cohort", "create_cohort_at", "open_cohort", "read_key"]
+__all__ = ["Cohort", "create_cohort_at", "open_cohort"]
