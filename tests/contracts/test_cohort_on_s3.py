@@ -1,0 +1,121 @@
+"""A whole cohort in an object store: ingest, run, tables, status, verify, gc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from distributed import Client
+
+import engine
+from engine.store.root import open_root
+from engine.store.tables import note_path, read_note, read_table, write_table
+from tests.making import LAYOUT, discs, put
+
+IMAGES = 12
+VARYING = ["elapsed_s", "attempts", "worker", "device"]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with discs, and one that can't be read."""
+    folder = tmp_path_factory.mktemp("sources")
+    for n in range(IMAGES):
+        put(folder / "d1" / f"s{n % 3}" / "e1" / f"i{n}.png", discs(n))
+    (folder / "d1" / "s0" / "e1" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Client]:
+    """A cluster of two processes."""
+    with engine.connect(engine.ClusterOptions(workers=2, threads_per_worker=1)) as connected:
+        yield connected
+
+
+def compute(url: str, sources: Path, client: Client) -> engine.Cohort:
+    """Make a cohort and ask for its circles."""
+    cohort = engine.create(url, layout=LAYOUT)
+    report = cohort.ingest(sources, client=client)
+    assert (report.taken, report.failed, report.left) == (IMAGES, 1, 0)
+    (run,) = cohort.run(engine.circles(radius_px=(8, 24)), client=client)
+    assert (run.planned, run.published, run.failed) == (IMAGES, IMAGES, 0)
+    return cohort
+
+
+def stable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without what tells of the run, in a fixed order."""
+    kept = table.drop(columns=[name for name in VARYING if name in table.columns])
+    return kept.sort_values(list(kept.columns)).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def plain(sources: Path, client: Client, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The table that the same images give in a folder."""
+    place = tmp_path_factory.mktemp("plain") / "c"
+    return stable(compute(str(place), sources, client).table("circles"))
+
+
+# tornado leaves a socket open where the dashboard's port is taken by somebody else's cluster.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("cluster", ["client", "workers"], ids=["threads", "processes"])
+def test_a_cohort_lives_in_an_object_store(
+    cluster: str,
+    bucket: str,
+    sources: Path,
+    plain: pd.DataFrame,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    url = f"{bucket}/{tmp_path.name}"
+    connected = request.getfixturevalue(cluster)
+    cohort = compute(url, sources, connected)
+    pd.testing.assert_frame_equal(stable(cohort.table("circles")), plain)
+    assert len(plain) >= IMAGES
+
+    again = engine.open(url)
+    report = again.ingest(client=connected)
+    assert (report.taken, report.unchanged) == (0, IMAGES + 1)
+    (run,) = again.run("circles", client=connected)
+    assert (run.planned, run.up_to_date) == (0, IMAGES)
+
+    image = again.images()[0]
+    assert image.shape == (1, 128, 128)
+    assert int(image.max()) > 100
+    assert again.verify().problems == ()
+    status = again.status().as_json()
+    assert "torn.png" in str(status)
+    assert again.gc(older_than_s=0) is not None
+    assert again.verify().problems == ()
+    assert [e.path for e in again.root.list(".staging/")] == []
+
+
+def test_a_table_is_never_replaced_by_an_older_one(bucket: str, tmp_path: Path) -> None:
+    for root in (open_root(tmp_path / "c"), open_root(f"{bucket}/{tmp_path.name}")):
+        origin = {"key": "k", "catalog": 2, "results": 2}
+
+        def write(n: int, root=root, **changed: int) -> bool:  # type: ignore[no-untyped-def]
+            made_of = {"key": "k", "catalog": 2, "results": 2, **changed}
+            return write_table(root, "t", iter([pa.table({"n": [n]})]), made_of)
+
+        assert write(1)
+        assert write(2)  # the same versions: the last one stays
+        assert not write(3, results=1)
+        assert read_table(root, "t")["n"].to_pylist() == [2]
+        # A newer one that was announced, and whose writer was killed before it was in place.
+        newer = {**origin, "results": 3}
+        root.update(
+            note_path("t"),
+            lambda _, root=root, newer=newer: (  # type: ignore[misc]
+                read_note(root, "t").announce("0" * 32, newer).as_bytes()
+            ),
+        )
+        assert read_table(root, "t")["n"].to_pylist() == [2]
+        assert not write(4)
+        assert write(5, results=3)
+        assert read_table(root, "t")["n"].to_pylist() == [5]
+        assert write(6, results=4)
+        assert len(read_note(root, "t").digests) == 1

@@ -1,0 +1,254 @@
+"""Faults 10 and 11 on real small disks: full or read-only is named, and nothing half is visible."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from distributed import Client
+
+import engine
+from engine.errors import AlreadyExists, StoreFull, StoreReadOnly
+from engine.store.access import require_writable
+from engine.store.config import Limits
+from engine.store.ledger import Ledger
+from engine.store.pixels import StackReader, StackWriter, create_stack
+from engine.store.root import Root, open_root
+from engine.store.stacking import Arrival, plan_stacks
+from tests.contracts.small_disks import fill, mount, small_disk
+from tests.making import LAYOUT, discs, put
+
+RADII = {"radius_px": (8, 24)}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    with small_disk(tmp_path / "disk") as found:
+        yield found
+
+
+def visible(root: Root) -> set[str]:
+    return {entry.path for entry in root.list()}
+
+
+def writers(root: Root, made: Path) -> dict[str, Callable[[], object]]:
+    """All ways to write 8 KiB, by name."""
+    body = b"\1" * 8192
+
+    def assemble() -> None:
+        with root.staging() as folder:
+            (folder / "x").write_bytes(body)
+
+    return {
+        "create": lambda: root.create("new/created", body),
+        "create_from": lambda: root.create_from("new/from", made),
+        "replace": lambda: root.replace("there", body),
+        "replace_from": lambda: root.replace_from("there", made),
+        "update": lambda: root.update("there", lambda old: body),
+        "staging": assemble,
+    }
+
+
+def test_a_full_disk_is_named_and_nothing_is_visible(disk: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.write_bytes(b"\1" * 8192)
+    root = open_root(disk / "c")
+    root.create("there", b"old")
+    filling = fill(disk, leave=4096)
+    for name, write in writers(root, made).items():
+        with pytest.raises(StoreFull, match=str(disk)) as caught:
+            write()
+        assert type(pickle.loads(pickle.dumps(caught.value))) is StoreFull, name
+        assert root.read("there") == b"old", name
+    with pytest.raises(AlreadyExists):
+        root.create("there", b"\1" * 8192)  # no room is needed to say so
+    assert visible(root) - {".staging/lock"} == {"there"}
+    filling.unlink()
+    for write in writers(root, made).values():
+        made.write_bytes(b"\1" * 8192)
+        write()
+    assert root.read("there") == b"\1" * 8192
+    assert visible(root) - {".staging/lock"} == {"there", "new/created", "new/from"}
+
+
+def test_a_read_only_disk_is_named(disk: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.write_bytes(b"\1" * 8192)
+    root = open_root(disk / "c")
+    root.create("there", b"old")
+    mount(disk, "remount,ro")
+    for write in writers(root, made).values():
+        with pytest.raises(StoreReadOnly, match=str(disk)):
+            write()
+    with pytest.raises(StoreReadOnly):
+        root.delete("there")
+    with pytest.raises(StoreReadOnly, match=root.url):
+        require_writable(root)
+    assert root.read("there") == b"old"
+    assert made.exists()
+    mount(disk, "remount,rw")
+    require_writable(root)
+    assert visible(root) == {"there"}
+
+
+def test_a_shard_is_whole_or_the_disk_is_full(disk: Path) -> None:
+    """Whatever room there is, zarrs' file is right or its failure is named."""
+    root = open_root(disk / "c")
+    arrivals = [Arrival("r/i.png", f"{n}", (1, 128, 128), "uint8", None) for n in range(8)]
+    limits = Limits(shard_images=8)
+    pixels = np.random.default_rng(0).integers(1, 255, (1, 1, 128, 128), "uint8")
+    outcomes = set()
+    for free in range(0, 40 * 1024, 2048):
+        (plan,) = plan_stacks(arrivals, f"s{free}", limits)
+        rows = {row.path: row for row in create_stack(root, plan)}
+        filling = fill(disk, leave=free)
+        writer = StackWriter(root, plan.name)
+        try:
+            row = writer.write(0, pixels)
+        except StoreFull:
+            outcomes.add("full")
+            assert not list(root.list(f"pixels/{plan.name}.zarr/0/c/"))
+        else:
+            outcomes.add("written")
+            assert row.chunks == 1
+            reader = StackReader(root, {**rows, row.path: row})
+            assert np.array_equal(
+                reader.read(plan.name, (0, slice(0, 1), slice(0, 128), slice(0, 128))), pixels[0]
+            )
+            root.delete(row.path)
+        filling.unlink()
+    assert outcomes == {"full", "written"}
+
+
+def test_a_commit_to_a_full_disk_is_named(disk: Path) -> None:
+    """deltalake's entry needs more than the 4 KiB that a probe would find."""
+    root = open_root(disk / "c")
+    ledger = Ledger(root, "results/x/v1", pa.schema([("image_id", pa.string())]))
+    rows = pa.table({"image_id": ["a"]})
+    for leave in (0, 4096):
+        filling = fill(disk, leave)
+        with pytest.raises(StoreFull):
+            ledger.commit(ledger.snapshot(), [])
+        assert ledger.snapshot().parts == ()
+        filling.unlink()
+    first = ledger.commit(ledger.snapshot(), [ledger.write_part(rows)])
+    parts = [ledger.write_part(rows) for _ in range(60)]
+    for leave in range(0, 16384, 4096):
+        filling = fill(disk, leave)
+        with pytest.raises(StoreFull):
+            ledger.commit(first, parts)
+        assert ledger.snapshot() == first
+        filling.unlink()
+    assert len(ledger.commit(first, parts).parts) == 61
+
+
+# a whole cohort
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images that compress badly: about 150 KiB as shards."""
+    folder = tmp_path_factory.mktemp("sources")
+    for n in range(12):
+        put(folder / "d1" / f"s{n % 3}" / "e1" / f"i{n}.png", discs(n))
+    return folder
+
+
+def test_a_cohort_names_a_full_disk_and_goes_on(
+    tmp_path: Path, sources: Path, client: Client
+) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        cohort = engine.create(disk / "c", layout=LAYOUT)
+        operation = engine.circles(**RADII)
+        full = 0
+        for leave in (0, 40, 80, 120, 160, 200, 300):
+            filling = fill(disk, leave * 1024)
+            try:
+                cohort.ingest(sources, client=client)
+            except StoreFull:
+                full += 1
+            filling.unlink()
+            report = cohort.verify()
+            assert report.problems == (), report.problems
+        assert full >= 3
+        assert cohort.ingest(sources, client=client).left == 0
+        assert len(cohort.images()) == 12
+        full = 0
+        for leave in (0, 8, 16, 32, 64, 128):
+            filling = fill(disk, leave * 1024)
+            try:
+                cohort.run(operation, client=client)
+            except StoreFull:
+                full += 1
+            filling.unlink()
+            assert [p for p in cohort.verify().problems if p.kind != "stale"] == []
+        assert full >= 3
+        cohort.run(operation, client=client)
+        assert cohort.status().complete
+        assert cohort.verify().problems == ()
+        for image in cohort.images():
+            name = image.attrs["source"].rsplit("/", 1)[-1]
+            assert np.array_equal(image.to_numpy()[0], discs(int(name[1:-4])))
+        plain = engine.create(tmp_path / "plain", layout=LAYOUT)
+        plain.ingest(sources, client=client)
+        plain.run(operation, client=client)
+        mine, other = (
+            c.table("circles").drop(
+                columns=["elapsed_s", "attempts", "worker", "device"], errors="ignore"
+            )
+            for c in (cohort, plain)
+        )
+        by = ["image_id", *(c for c in mine.columns if c != "image_id")]
+        assert mine.sort_values(by).to_csv(index=False) == other.sort_values(by).to_csv(index=False)
+
+
+def test_a_cohort_is_made_where_a_killed_writer_began_one(tmp_path: Path) -> None:
+    place = tmp_path / "c"
+    (place / ".staging" / "0123").mkdir(parents=True)
+    (place / ".staging" / "0123" / "cohort.json").write_bytes(b"{")
+    engine.create(place)
+    other = tmp_path / "other"
+    put(other / "mine.png", discs(0))
+    with pytest.raises(engine.EngineError, match="not empty"):
+        engine.create(other)
+
+
+def cohort_command(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+    command = "from jobs.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", command, *map(str, argv), "--workers", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "TERM": "dumb"},
+    )
+
+
+def test_the_command_ends_with_1_on_a_full_or_read_only_disk(
+    tmp_path: Path, sources: Path, client: Client
+) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        cohort = engine.create(disk / "c", layout=LAYOUT)
+        cohort.ingest(sources, client=client)
+        filling = fill(disk, leave=24 * 1024)
+        ended = cohort_command("run", disk / "c", "circles", "--radius-px", "8:24")
+        assert ended.returncode == 1, ended.stderr
+        assert f"No space left at {disk}" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        filling.unlink()
+        mount(disk, "remount,ro")
+        ended = cohort_command("run", disk / "c", "circles", "--radius-px", "8:24")
+        assert ended.returncode == 1, ended.stderr
+        assert f"No permission to write at {disk}" in ended.stderr
+        mount(disk, "remount,rw")
+        (run,) = cohort.run(engine.circles(**RADII), client=client)
+        assert (run.published, run.failed) == (run.planned, 0)

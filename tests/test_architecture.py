@@ -1,0 +1,131 @@
+"""What holds for the code as a whole: layers, errors, sizes, docstrings, what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pickle
+import pkgutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine
+import jobs
+from engine.errors import EngineError
+
+TOP = Path(__file__).resolve().parents[1]
+FILES = sorted(path for name in ("engine", "jobs") for path in (TOP / name).rglob("*.py"))
+
+MOST_LINES = 400
+"""House rule: about 300 lines a file, seldom over 400."""
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "AlignmentError": (3, "a grid of 2 shards"),
+    "AlreadyExists": ("pixels/x",),
+    "ConfigError": ("cohort.toml, limits", "must be positive"),
+    "Conflict": ("cohort.toml",),
+    "CorruptStore": ("pixels/x", "its bytes do not match"),
+    "EngineError": ("anything",),
+    "FormatTooNew": ("/c", 9, 1),
+    "ImageFailed": ("no_tissue",),
+    "Incomplete": (1, 12),
+    "Interrupted": (3, 4),
+    "MissingObject": ("pixels/x",),
+    "NoCohort": ("/c",),
+    "NoOperation": ("circels", ("circles",)),
+    "NoSource": ("/nights",),
+    "NoTable": ("circels", ("circles",)),
+    "NoWorkerForResource": ("gpu", 1.0, 4),
+    "NoWorkers": (30.0,),
+    "NothingFound": ("No image fits", "Check --where"),
+    "ParameterError": ("radius_px", (5, 1), "growing"),
+    "RootEmpty": ("/nights",),
+    "SchedulerLost": (3, 4),
+    "SchedulerUnreachable": ("tcp://127.0.0.1:1",),
+    "SourceUnreadable": ("truncated", "ends early"),
+    "Stale": ("catalog/images",),
+    "StoreFull": ("/c",),
+    "StoreReadOnly": ("/c",),
+    "StoreUnreachable": ("s3://bucket/c", "there is no such bucket"),
+    "TaskFailed": ("KeyError", "'x'"),
+    "TilingError": ("a tile is empty",),
+    "UsageError": ("Give one or the other",),
+    "WorkerKeepsDying": (3,),
+}
+"""Arguments with which each error can be made; a new error needs a row."""
+
+
+def modules() -> Iterator[str]:
+    """Yield the names of all modules."""
+    for package in (engine, jobs):
+        yield package.__name__
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            yield found.name
+
+
+def all_errors() -> list[type[EngineError]]:
+    """Return our errors, by name, once every module that may hold some is imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in modules():
+            importlib.import_module(name)
+    found: list[type[EngineError]] = [EngineError]
+    for kind in found:
+        found += [sub for sub in kind.__subclasses__() if sub not in found]
+    ours = [kind for kind in found if kind.__module__.split(".")[0] in ("engine", "jobs")]
+    return sorted(ours, key=lambda kind: kind.__name__)
+
+
+def imported(statement: str) -> set[str]:
+    """Return the names of the modules that a fresh process has after a statement."""
+    code = f"{statement}; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_layers_hold() -> None:
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_every_error_travels_with_its_text() -> None:
+    kinds = all_errors()
+    names = [kind.__name__ for kind in kinds]
+    assert len(set(names)) == len(names)
+    assert set(names) == set(ARGUMENTS), "ARGUMENTS needs a row for each error, and no other"
+    for kind in kinds:
+        error = kind(*ARGUMENTS[kind.__name__])
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is kind
+        assert again.args == error.args == ARGUMENTS[kind.__name__]
+        assert str(again) == str(error) != ""
+        assert again.exit_code in (1, 2, 130)
+
+
+def test_importing_the_engine_imports_no_torch() -> None:
+    assert not {"torch", "monai", "onnxruntime"} & imported("import engine")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
+def test_a_file_keeps_to_the_house_rules(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    tree = ast.parse(text)
+    if text.strip():
+        assert ast.get_docstring(tree), "a file says what it is for"
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in tree.body:
+        if isinstance(node, kinds) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+    if path.is_relative_to(TOP / "engine"):
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+                assert call.func.id != "print", f"line {call.lineno} prints"
