@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from engine.store.ledger import Ledger
 from engine.store.pixels import StackReader, StackWriter, create_stack
 from engine.store.root import Root, open_root
 from engine.store.stacking import Arrival, plan_stacks
+from jobs.cli import main
 from tests.contracts.small_disks import fill, mount, small_disk
 from tests.making import LAYOUT, discs, put
 
@@ -221,34 +221,65 @@ def test_a_cohort_is_made_where_a_killed_writer_began_one(tmp_path: Path) -> Non
         engine.create(other)
 
 
-def cohort_command(*argv: str | Path) -> subprocess.CompletedProcess[str]:
-    command = "from jobs.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", command, *map(str, argv), "--workers", "1"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "TERM": "dumb"},
-    )
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str | Path
+) -> tuple[int, str]:
+    """Run a command here, and return its exit code and standard error."""
+    monkeypatch.setattr(sys, "argv", ["cohort", *map(str, argv)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(str(ended.value.code)), capsys.readouterr().err
 
 
-def test_the_command_ends_with_1_on_a_full_or_read_only_disk(
-    tmp_path: Path, sources: Path, client: Client
+def test_commands_end_with_1_on_a_full_or_read_only_disk(
+    tmp_path: Path,
+    sources: Path,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         cohort = engine.create(disk / "c", layout=LAYOUT)
-        cohort.ingest(sources, client=client)
-        filling = fill(disk, leave=24 * 1024)
-        ended = cohort_command("run", disk / "c", "circles", "--radius-px", "8:24")
+        here = ("--scheduler", client.scheduler.address)
+        ingest = ("ingest", disk / "c", sources, *here)
+        run = ("run", disk / "c", "circles", "--radius-px", "8:24", *here)
+
+        def full(leave: int, *argv: str | Path) -> None:
+            filling = fill(disk, leave)
+            code, said = in_process(monkeypatch, capsys, *argv)
+            assert (code, "No space left at " + str(disk) in said) == (1, True), said
+            assert "Traceback" not in said
+            filling.unlink()
+
+        def read_only(*argv: str | Path) -> None:
+            mount(disk, "remount,ro")
+            code, said = in_process(monkeypatch, capsys, *argv)
+            assert (code, "No permission to write at " + str(disk) in said) == (1, True), said
+            mount(disk, "remount,rw")
+
+        full(0, *ingest)
+        full(64 * 1024, *ingest)
+        read_only(*ingest)
+        assert in_process(monkeypatch, capsys, *ingest)[0] == 0
+        full(0, *run)
+        full(24 * 1024, *run)
+        read_only(*run)
+        code = "from jobs.cli import main; main()"
+        filling = fill(disk, 24 * 1024)
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            code,
+            *map(str, run[:-2]),
+            "--workers",
+            "1",
+        ]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert ended.returncode == 1, ended.stderr
         assert f"No space left at {disk}" in ended.stderr
-        assert "Traceback" not in ended.stderr
         filling.unlink()
-        mount(disk, "remount,ro")
-        ended = cohort_command("run", disk / "c", "circles", "--radius-px", "8:24")
-        assert ended.returncode == 1, ended.stderr
-        assert f"No permission to write at {disk}" in ended.stderr
-        mount(disk, "remount,rw")
-        (run,) = cohort.run(engine.circles(**RADII), client=client)
-        assert (run.published, run.failed) == (run.planned, 0)
+        assert in_process(monkeypatch, capsys, *run)[0] == 0
+        assert cohort.status().complete
+        assert cohort.verify().problems == ()
