@@ -96,6 +96,7 @@ with engine.connect(options) as client:
 def test_a_read_only_store_is_refused_before_the_first_task(
     cohort: engine.Cohort, tmp_path: Path, client: Client, log: str
 ) -> None:
+    cohort.run(Counting(log=log, copies=2), client=client, limit=3)  # its key is noted already
     cohort.run(Counting(log=log), client=client)
     computed(log)
     put(tmp_path / "data" / "new.png", grey(60))
