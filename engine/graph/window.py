@@ -219,9 +219,8 @@ class Window:
             time.sleep(TICK_S)
         if self._client.status != "running":
             raise SchedulerLost(self.done, len(self._flight)) from error
-        if isinstance(error, FutureCancelledError):
-            # The connection is there, but the scheduler does not know the task: it is a new one.
-            raise SchedulerLost(self.done, len(self._flight)) from error
+        # The scheduler is there, or there again: the result died with its worker before it was
+        # fetched, or a new scheduler does not know the task.
         if tries >= UNKNOWN_TRIES:
             raise TaskFailed(type(error).__name__, _first_line(error)) from error
         del self._flight[str(future.key)]

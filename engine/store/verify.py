@@ -256,8 +256,10 @@ class _Verification:
                 raise CorruptStore(path, "its bytes do not match its digest")
         metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
         origin = json.loads(metadata[b"cohort.origin"])
-        # With two digests the table was being replaced, and the note still has the old origin.
-        if len(note.digests) == 1 and origin != note.origin:
+        # With two digests the table was being replaced, and the note still has the old origin; with
+        # none it was being made for the first time. The next run makes it again.
+        made = note.origin is not None and len(note.digests) == 1
+        if made and origin != note.origin:
             yield Problem(sidecar, INCONSISTENT, f"says another origin than {FOLDER}/{name} does")
         yield from self._origin(path, origin)
 
