@@ -96,6 +96,8 @@ def local_config() -> dict[str, Any]:
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": MALLOC_KEEP_BYTES,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": MALLOC_KEEP_BYTES,
         "distributed.worker.use-file-locking": False,
+        # The workers' profiler looks at their stacks; ten times a second is often enough.
+        "distributed.worker.profile.interval": "100ms",
         "distributed.admin.large-graph-warning-threshold": "100MB",
     }
 
