@@ -41,6 +41,15 @@ shard_images = {SHARD_IMAGES}
 """
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the repetitions to ``-m faults``."""
+    if config.getoption("markexpr"):
+        return
+    repetitions = [item for item in items if item.get_closest_marker("faults")]
+    config.hook.pytest_deselected(items=repetitions)
+    items[:] = [item for item in items if item not in repetitions]
+
+
 @dataclass
 class Lab:
     """One cohort under test, beside it what is watched for leaks."""
