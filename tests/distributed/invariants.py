@@ -25,7 +25,7 @@ VARYING = ["elapsed_s", "attempts", "worker", "device"]
 
 def ledger_rows(place: Path, path: str) -> list[dict[str, Any]]:
     """Return the rows of a ledger as Delta's own log and plain Parquet files give them."""
-    if not (place / path / "_delta_log").exists():
+    if not any((place / path / "_delta_log").glob("*.json")):  # begun, and killed at once
         return []
     files = DeltaTable(str(place / path)).file_uris()
     rows: list[dict[str, Any]] = []
