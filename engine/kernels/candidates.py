@@ -206,7 +206,7 @@ def fit_peaks(
     Parameters
     ----------
     pixel, value, starts
-        Edge points, see `gradient.find_edges`.
+        Edge points, see `edges.find_edges`.
     height, width
         Size of the plane, pixels.
     sign

@@ -1,6 +1,6 @@
 """Circles in a plane: how many, where and how large.
 
-Edge points (`gradient`) vote for centres (`votes`); at each peak a circle is fitted (`fit`); of
+Edge points (`edges`) vote for centres (`votes`); at each peak a circle is fitted (`fit`); of
 those with enough of their circumference on edges (`support`, `candidates`), the better ones take
 edges away from the others (`competition`). Every decision looks at a bounded neighbourhood and
 at numbers anchored at the image's origin, so that a tile with its halo gives the same circles as
@@ -9,18 +9,20 @@ the whole image.
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError
-from engine.kernels import candidates, competition, gradient, votes
+from engine.kernels import candidates, edges, gradient, votes
 from engine.kernels.fit import GATHERED_COLUMNS
 from engine.kernels.noise import noise_sd as estimate_noise_sd
 from engine.kernels.planes import as_plane
-from engine.kernels.search import search_bands
+from engine.kernels.search import ROUNDS, search_circles
 from engine.kernels.support import MOST_BINS
 from engine.kernels.workspace import Workspace, thread_workspace
 
@@ -62,7 +64,6 @@ _MOST_TURNING = 0.5
 """See `support.drop_touching`: circles that touch another one of up to twice their size are left to
 the competition, the rest is rejected here."""
 
-_ROUNDS = 2
 _REACH_SHARE = 0.6
 """Circles of one polarity share arcs if their radii differ by less than half of the larger one
 (`_MOST_TURNING`), so their centres are less than about 0.6 largest radii apart."""
@@ -99,7 +100,7 @@ def halo_px(radius_px: tuple[float, float]) -> int:
         peak = band.high_px + 5.0 * band.cell_px
         fit = band.high_px + candidates.GATHER_CELLS * band.cell_px + 3.0
         own = max(own, walk + max(peak, fit))
-    return math.ceil(own + smoothing.reach_px + gradient.FILL_PX + _ROUNDS * _reach(high)) + 1
+    return math.ceil(own + smoothing.reach_px + edges.FILL_PX + ROUNDS * _reach(high)) + 1
 
 
 def detect_circles(
@@ -170,25 +171,54 @@ def detect_circles(
     if min(image.shape) < 3:
         return np.empty((0, 4))
     work = thread_workspace()
-    smoothing = gradient.make_smoothing(_sigma(low))
-    edges = _find_edges(image, noise_sd, smoothing, work)
+    plan = _make_plan(image.shape, low, high, polarity, min_support)
+    points = _find_edges(image, noise_sd, plan.smoothing, work)
     room = _FIRST_ROOM
     while True:
-        found = _fit_and_select(
-            edges,
-            image.shape,
-            (low, high),
-            smoothing,
-            SIGNS[polarity],
-            min_support,
-            origin,
-            room,
-            work,
-        )
+        found = _search(points, plan, origin, room, work)
         if found is not None:
             work.shrink()
             return found
         room *= 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What follows from a plane's size and the parameters: most images of a cohort share it."""
+
+    shape: tuple[int, int]
+    smoothing: gradient.Smoothing
+    spread: float
+    signs: NDArray[np.int64]
+    bands: NDArray[np.float64]
+    limits: NDArray[np.float64]
+    cells: tuple[int, int]
+    most_peaks: int
+    histogram_bins: int
+    reach_px: float
+
+
+@functools.lru_cache(maxsize=64)
+def _make_plan(
+    shape: tuple[int, int], low: float, high: float, polarity: str, min_support: float
+) -> _Plan:
+    smoothing = gradient.make_smoothing(_sigma(low))
+    bands = votes.make_bands(low, high)
+    rows, columns = votes.most_cells(shape, bands)
+    variance = smoothing.variance_px2 + _BLUR_VARIANCE_PX2
+    return _Plan(
+        shape=shape,
+        smoothing=smoothing,
+        spread=math.sqrt(smoothing.variance_px2),
+        signs=np.array(SIGNS[polarity], np.int64),
+        bands=votes.tabulate_bands(bands, min_support),
+        limits=np.array([low, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING]),
+        cells=(rows, columns),
+        # Of two neighbouring cells at most one is a peak, in each axis.
+        most_peaks=(rows // 2 + 1) * (columns // 2 + 1),
+        histogram_bins=math.ceil(high) + 3 * bands[-1].cell_px + 16,
+        reach_px=_reach(high),
+    )
 
 
 _FIRST_ROOM = 1 << 17
@@ -208,28 +238,37 @@ def _find_edges(
     scale = math.ldexp(1.0, -exponent)
     least_sd = _QUANTUM_SD if image.dtype.kind in "ui" else 0.0
     noise = max(noise_sd * scale, least_sd) * smoothing.noise_gain
-    plane = work.take("plane", (height, width), np.float32)
-    smoothed = work.take("smoothed", (height, width), np.float32)
-    bad = work.take("bad", (height, width), np.uint8)
+    rows = height if is_float else edges.RING_ROWS
+    blocks = -(-width // edges.COLUMN_BLOCK)
+    plane = work.take("plane", (rows, width), np.float32)
+    bad = work.take("bad", (rows, width), np.uint8)
     row = work.take("row", (width + 2 * smoothing.taps.size,), np.float32)
-    if gradient.convert(image, np.float32(scale), plane, bad) > 0:
-        gradient.fill_bad(plane, bad, gradient.FILL_PX)
-    gradient.smooth(plane, smoothing.taps, row, smoothed)
-    steepness = plane
-    gradient.magnitude(smoothed, steepness)
-    starts = work.take("starts", (height, -(-width // gradient.COLUMN_BLOCK) + 1), np.int32)
+    smoothed = work.take("smoothed", (edges.RING_ROWS, width), np.float32)
+    mag = work.take("mag", (edges.RING_ROWS, blocks * edges.COLUMN_BLOCK), np.float32)
+    columns = work.take("columns", (blocks * edges.COLUMN_BLOCK + 1,), np.int32)
+    ends = work.take("ends", (blocks,), np.int32)
+    starts = work.take("starts", (height, blocks + 1), np.int32)
     room = height * width // 8 + 1024
     while True:
         pixel = work.take("pixel", (room, 2), np.int32)
         value = work.take("value", (room, 5), np.float32)
-        count = gradient.find_edges(
-            smoothed,
-            steepness,
-            np.float32(_THRESHOLD_SD * noise),
+        count = edges.find_edges(
+            image,
+            not is_float,
+            np.float32(scale),
+            smoothing.taps,
+            np.float32(_THRESHOLD_SD * noise).view(np.int32),
             np.float32(_ROUNDING),
             # Without noise every edge is certain.
             np.float32(max(noise, 1e-30)),
             round(2.0 * math.sqrt(smoothing.variance_px2)),
+            plane,
+            bad,
+            row,
+            smoothed,
+            mag,
+            columns,
+            ends,
             pixel,
             value,
             starts,
@@ -239,93 +278,49 @@ def _find_edges(
         room = count
 
 
-def _fit_and_select(
-    edges: _Edges,
-    shape: tuple[int, int],
-    radius_px: tuple[float, float],
-    smoothing: gradient.Smoothing,
-    signs: tuple[int, ...],
-    min_support: float,
-    origin: tuple[int, int],
-    room: int,
-    work: Workspace,
+def _search(
+    found_edges: _Edges, plan: _Plan, origin: tuple[int, int], room: int, work: Workspace
 ) -> NDArray[np.float64] | None:
     """Return the circles, or None if there is not room for all candidates' points."""
-    pixel, value, starts, count = edges
-    height, width = shape
-    low, high = radius_px
-    table = work.take("table", (room // 16, candidates.CANDIDATE_COLUMNS), np.float64)
-    numbers = work.take("numbers", (room // 16, candidates.CANDIDATE_INTEGERS), np.int64)
-    members = work.take("members", (room,), np.int64)
-    member_bins = work.take("member_bins", (room,), np.int64)
-    points = work.take("points", (count, GATHERED_COLUMNS), np.float64)
-    index = work.take("index", (count,), np.int64)
-    sums = work.take("sums", (MOST_BINS, 3), np.float64)
-    filled = np.zeros(2, np.int64)
-    variance = smoothing.variance_px2 + _BLUR_VARIANCE_PX2
-    limits = np.array([low, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING])
-    bands = votes.make_bands(low, high)
-    rows, columns = votes.most_cells(shape, bands)
-    # Of two neighbouring cells at most one is a peak, in each axis.
-    most_peaks = (rows // 2 + 1) * (columns // 2 + 1)
-    search_bands(
+    pixel, value, starts, count = found_edges
+    most = room // 16
+    rows, columns = plan.cells
+    circles = work.take("circles", (most, 4), np.float64)
+    found = search_circles(
         pixel,
         value,
         count,
         starts,
-        height,
-        width,
+        plan.shape[0],
+        plan.shape[1],
         origin[0],
         origin[1],
-        np.array(signs, np.int64),
-        votes.tabulate_bands(bands, min_support),
+        plan.signs,
+        plan.bands,
         work.take("accumulator", (rows * columns,), np.int32),
         work.take("windows", (rows * columns,), np.int32),
         work.take("line", (columns,), np.int32),
-        work.take("anchors", (most_peaks, 3), np.int64),
-        work.take("shifts", (most_peaks, 2), np.float64),
-        math.sqrt(smoothing.variance_px2),
-        limits,
+        work.take("anchors", (plan.most_peaks, 3), np.int64),
+        work.take("shifts", (plan.most_peaks, 2), np.float64),
+        plan.spread,
+        plan.limits,
         COSINES,
-        points,
-        index,
-        work.take("histogram", (math.ceil(high) + 3 * bands[-1].cell_px + 16,), np.float64),
-        sums,
-        table,
-        numbers,
-        members,
-        member_bins,
-        filled,
-    )
-    found = int(filled[0])
-    if found > table.shape[0] or filled[1] > room:
-        return None
-    table, numbers = table[:found], numbers[:found]
-    ys = numbers[:, candidates.I_ANCHOR_Y] + table[:, candidates.C_Y]
-    competition.compete(
-        table,
-        numbers,
-        np.argsort(ys, kind="stable"),
-        members,
-        member_bins,
-        min_support,
-        _reach(high),
-        _ROUNDS,
-        work.take("owner", (count,), np.int64),
+        work.take("points", (pixel.shape[0], GATHERED_COLUMNS), np.float64),
+        work.take("histogram", (plan.histogram_bins,), np.float64),
+        work.take("sums", (MOST_BINS, 3), np.float64),
+        work.take("table", (most, candidates.CANDIDATE_COLUMNS), np.float64),
+        work.take("numbers", (most, candidates.CANDIDATE_INTEGERS), np.int64),
+        # Edge points gathered; members and their arcs; who owns an edge point; arcs seen; verdicts.
+        work.take("index", (pixel.shape[0],), np.int64),
+        work.take("members", (room,), np.int64),
+        work.take("member_bins", (room,), np.int64),
+        work.take("owner", (pixel.shape[0],), np.int64),
         work.take("seen", (MOST_BINS,), np.int64),
-        work.take("verdict", (found,), np.int64),
+        work.take("verdict", (most,), np.int64),
+        plan.reach_px,
+        circles,
     )
-    alive = numbers[:, candidates.I_ALIVE] == 1
-    circles = np.empty((int(alive.sum()), 4))
-    circles[:, 0] = (numbers[alive, candidates.I_ANCHOR_Y] + origin[0]) + table[
-        alive, candidates.C_Y
-    ]
-    circles[:, 1] = (numbers[alive, candidates.I_ANCHOR_X] + origin[1]) + table[
-        alive, candidates.C_X
-    ]
-    circles[:, 2] = table[alive, candidates.C_CORRECTED]
-    circles[:, 3] = table[alive, candidates.C_SUPPORT]
-    return circles[np.lexsort((circles[:, 2], circles[:, 1], circles[:, 0]))]
+    return None if found < 0 else circles[:found].copy()
 
 
 COSINES: NDArray[np.float64] = np.cos(np.arange(4 * MOST_BINS) * (2.0 * np.pi / (4 * MOST_BINS)))

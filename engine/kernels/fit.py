@@ -60,7 +60,7 @@ def gather(
     Parameters
     ----------
     pixel, value, starts
-        Edge points, see `gradient.find_edges`.
+        Edge points, see `edges.find_edges`.
     sign
         +1: the gradient points to the centre (bright circles); -1: away from it.
     anchor_y, anchor_x, shift_y, shift_x

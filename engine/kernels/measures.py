@@ -33,6 +33,9 @@ MEASURES = np.dtype(
 )
 """Fields of `measure_circles`, in grey levels where not said otherwise."""
 
+_GREY_LEVELS = {"u1": 1 << 8, "u2": 1 << 16}
+"""Types with so few values that their counts give the median."""
+
 
 @compiled
 def select_middle(values: Floats, count: int) -> float:
@@ -58,6 +61,26 @@ def histogram_middle(histogram: Whole, low: int, high: int, count: int) -> float
         if upper < 0 and below > second:
             upper = value
     return 0.5 * (lower + upper)
+
+
+@compiled
+def list_neighbours(circles: Floats, outer: Floats, neighbours: Whole, first: Whole) -> None:
+    """List, circle by circle, the others that reach within its ``outer`` radius.
+
+    ``first`` (n + 1,) is written: where each list begins; ``neighbours`` as far as it has room.
+    """
+    count = 0
+    for c in range(circles.shape[0]):
+        first[c] = count
+        for n in range(circles.shape[0]):
+            dy = circles[n, 0] - circles[c, 0]
+            dx = circles[n, 1] - circles[c, 1]
+            reach = outer[c] + circles[n, 2]
+            if n != c and dy * dy + dx * dx < reach * reach:
+                if count < neighbours.size:
+                    neighbours[count] = n
+                count += 1
+    first[circles.shape[0]] = count
 
 
 @compiled
@@ -226,8 +249,9 @@ def measure_circles(plane: NDArray[Any], circles: NDArray[np.float64]) -> NDArra
     flags = np.empty(len(rows), np.bool_)
     if len(rows):
         most = int((2 * np.ceil(rows[:, 2].max()) + 1) ** 2)
-        whole = image.dtype in (np.dtype(np.uint8), np.dtype(np.uint16))
-        histogram = np.zeros(np.iinfo(image.dtype).max + 1 if whole else 0, np.int64)
+        grey_levels = _GREY_LEVELS.get(image.dtype.str[1:], 0)
+        whole = grey_levels > 0
+        histogram = np.zeros(grey_levels, np.int64)
         values = np.empty(0 if whole else min(most, image.size))
         neighbours, first = _ring_neighbours(rows)
         measure(image, rows, neighbours, first, values, histogram, table, flags)
@@ -241,11 +265,9 @@ def _ring_neighbours(rows: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDAr
     """Return, one after the other, the circles that reach into each one's ring."""
     radius = rows[:, 2]
     outer = radius + RING_GAP_PX + np.maximum(RING_LEAST_PX, RING_SHARE * radius)
-    lists = []
-    for c in range(len(rows)):
-        distance = np.hypot(rows[:, 0] - rows[c, 0], rows[:, 1] - rows[c, 1])
-        near = np.flatnonzero(distance < outer[c] + radius)
-        lists.append(near[near != c])
     first = np.zeros(len(rows) + 1, np.int64)
-    first[1:] = np.cumsum([len(part) for part in lists])
-    return np.concatenate(lists).astype(np.int64), first
+    # Room for all pairs would be the square of thousands of circles: count first.
+    list_neighbours(rows, outer, np.empty(0, np.int64), first)
+    neighbours = np.empty(first[-1], np.int64)
+    list_neighbours(rows, outer, neighbours, first)
+    return neighbours, first

@@ -34,7 +34,7 @@ SAMPLE_TO_SD = 1.0 / (0.6744897501960817 * 12.0)
 """Median of the absolute value of a normal variable over its standard deviation; and that of a
 sample in white noise of standard deviation 1: 6 of the operator, times 2 of a sum of 4 pixels."""
 
-_LEAST_NOISY_SHARE = 0.1
+LEAST_NOISY_SHARE = 0.1
 """If fewer windows than this show any noise, they hold edges of an image that has none."""
 
 
@@ -78,6 +78,29 @@ def measure_windows(plane: Plane, samples: Floats, out: Floats32) -> None:
             part.sort()
             median = 0.5 * (part[(count - 1) // 2] + part[count // 2])
             out[row, column] = median * SAMPLE_TO_SD
+
+
+@compiled
+def merge_windows(windows: Floats32) -> float:
+    """Return the median of those windows that show noise, 0 if hardly any does; see `merge_noise`.
+
+    ``windows`` (n,) float32 is left as it is.
+    """
+    noisy = np.empty(windows.size)
+    count = 0
+    known = 0
+    for i in range(windows.size):
+        if windows[i] < np.inf:
+            known += 1
+            if windows[i] > 0.0:
+                noisy[count] = windows[i]
+                count += 1
+    if count == 0 or count < LEAST_NOISY_SHARE * known:
+        return 0.0
+    part = noisy[:count]
+    part.sort()
+    # The lower of two middle ones: a mean of two could round differently in float32 and float64.
+    return part[(count - 1) // 2]
 
 
 def estimate_noise_windows(plane: NDArray[Any]) -> NDArray[np.float32]:
@@ -132,13 +155,10 @@ def merge_noise(*windows: NDArray[np.float32]) -> float:
     >>> merge_noise(np.float32([3, np.nan]), np.float32([[5], [4]]))
     4.0
     """
-    values = np.concatenate([np.ravel(part) for part in windows]) if windows else np.empty(0)
-    values = values[np.isfinite(values)]
-    noisy = np.sort(values[values > 0])
-    if noisy.size == 0 or noisy.size < _LEAST_NOISY_SHARE * values.size:
+    if not windows:
         return 0.0
-    # The lower of two middle ones: a mean of two could round differently in float32 and float64.
-    return float(noisy[(noisy.size - 1) // 2])
+    values = np.concatenate([np.ravel(part) for part in windows])
+    return float(merge_windows(values.astype(np.float32, copy=False)))
 
 
 def noise_sd(plane: NDArray[Any]) -> float:
@@ -164,4 +184,4 @@ def noise_sd(plane: NDArray[Any]) -> float:
     >>> abs(noise_sd(plane) - 5) < 0.5
     True
     """
-    return merge_noise(estimate_noise_windows(plane))
+    return float(merge_windows(estimate_noise_windows(plane).ravel()))

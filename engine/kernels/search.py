@@ -1,12 +1,24 @@
-"""All bands of radii, one after the other, in one compiled call.
+"""From edge points to circles in one compiled call.
 
 Calls from Python into eight kernels a band cost more than some of the kernels themselves.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
-from engine.kernels.candidates import fit_peaks
+from engine.kernels.candidates import (
+    C_CORRECTED,
+    C_SUPPORT,
+    C_X,
+    C_Y,
+    I_ALIVE,
+    I_ANCHOR_X,
+    I_ANCHOR_Y,
+    fit_peaks,
+)
+from engine.kernels.competition import compete
 from engine.kernels.votes import (
     B_CELL_LOG2,
     B_HIGH,
@@ -18,6 +30,9 @@ from engine.kernels.votes import (
     find_peaks,
     sum_windows,
 )
+
+ROUNDS = 2
+"""How often those that survived the competition compete again; each adds its reach to the halo."""
 
 
 @compiled
@@ -55,7 +70,7 @@ def search_bands(
     Parameters
     ----------
     pixel, value, count, starts
-        Edge points, see `gradient.find_edges`.
+        Edge points, see `edges.find_edges`.
     height, width, origin_y, origin_x
         Size of the plane, and place of its first pixel in the image, pixels.
     signs
@@ -136,3 +151,147 @@ def search_bands(
                 filled,
             )
     return total
+
+
+@compiled
+def list_circles(
+    table: Floats, numbers: Whole, order: Whole, origin_y: int, origin_x: int, out: Floats
+) -> int:
+    """Write the candidates that are alive: y, x, radius, support; sorted by the first three.
+
+    ``order`` (n,) int64 sorts the candidates by y, but for the last bit.
+    """
+    count = 0
+    for i in range(order.size):
+        c = order[i]
+        if numbers[c, I_ALIVE] == 0:
+            continue
+        y = (numbers[c, I_ANCHOR_Y] + origin_y) + table[c, C_Y]
+        x = (numbers[c, I_ANCHOR_X] + origin_x) + table[c, C_X]
+        radius = table[c, C_CORRECTED]
+        # The origin may round y, so that two of them are the same only now.
+        place = count
+        while place > 0 and (
+            out[place - 1, 0] > y
+            or (
+                out[place - 1, 0] == y
+                and (
+                    out[place - 1, 1] > x or (out[place - 1, 1] == x and out[place - 1, 2] > radius)
+                )
+            )
+        ):
+            for k in range(4):
+                out[place, k] = out[place - 1, k]
+            place -= 1
+        out[place, 0] = y
+        out[place, 1] = x
+        out[place, 2] = radius
+        out[place, 3] = table[c, C_SUPPORT]
+        count += 1
+    return count
+
+
+@compiled
+def search_circles(
+    pixel: Whole32,
+    value: Floats32,
+    count: int,
+    starts: Whole32,
+    height: int,
+    width: int,
+    origin_y: int,
+    origin_x: int,
+    signs: Whole,
+    bands: Floats,
+    accumulator: Whole32,
+    windows: Whole32,
+    line: Whole32,
+    anchors: Whole,
+    shifts: Floats,
+    spread: float,
+    limits: Floats,
+    cosines: Floats,
+    points: Floats,
+    histogram: Floats,
+    sums: Floats,
+    table: Floats,
+    numbers: Whole,
+    index: Whole,
+    members: Whole,
+    member_bins: Whole,
+    owner: Whole,
+    seen: Whole,
+    verdict: Whole,
+    reach: float,
+    out: Floats,
+) -> int:
+    """Search all bands, let the candidates compete, and list the circles.
+
+    Parameters
+    ----------
+    pixel, value, count, starts, height, width, origin_y, origin_x, signs, bands
+        See `search_bands`.
+    accumulator, windows, line, anchors, shifts, spread, limits, cosines, points, histogram, sums
+        See there.
+    table, numbers, index, members, member_bins
+        Buffers, see there.
+    owner, seen, verdict, reach
+        See `competition.compete`; ``owner`` has room for all edge points.
+    out
+        (n, 4) float64, written: see `list_circles`.
+
+    Returns
+    -------
+    The number of circles, or -1 where the buffers have no room for all candidates.
+    """
+    filled = np.zeros(2, np.int64)
+    search_bands(
+        pixel,
+        value,
+        count,
+        starts,
+        height,
+        width,
+        origin_y,
+        origin_x,
+        signs,
+        bands,
+        accumulator,
+        windows,
+        line,
+        anchors,
+        shifts,
+        spread,
+        limits,
+        cosines,
+        points,
+        index,
+        histogram,
+        sums,
+        table,
+        numbers,
+        members,
+        member_bins,
+        filled,
+    )
+    found = filled[0]
+    if found > table.shape[0] or filled[1] > members.size:
+        return -1
+    ys = np.empty(found)
+    for c in range(found):
+        ys[c] = numbers[c, I_ANCHOR_Y] + table[c, C_Y]
+    order = np.argsort(ys, kind="mergesort")
+    compete(
+        table,
+        numbers,
+        order,
+        members,
+        member_bins,
+        limits[3],
+        reach,
+        ROUNDS,
+        owner[:count],
+        seen,
+        verdict,
+    )
+    return list_circles(table, numbers, order, origin_y, origin_x, out)

@@ -133,7 +133,7 @@ def cast_votes(
     Parameters
     ----------
     pixel, value, count
-        Edge points, see `gradient.find_edges`.
+        Edge points, see `edges.find_edges`.
     sign
         +1: centres lie up the gradient (bright circles); -1: down.
     first
@@ -153,8 +153,8 @@ def cast_votes(
     half = 32768
     stride = np.float32(sign) * np.float32(1 << cell_log2) * one
     start = np.float32(sign) * np.float32(first) * one
-    inner_rows = rows - 4
-    inner_columns = columns - 4
+    end_y = np.int64(rows - 2 * MARGIN_CELLS) << shift
+    end_x = np.int64(columns - 2 * MARGIN_CELLS) << shift
     for i in range(count):
         step_y = np.int64(stride * value[i, 2])
         step_x = np.int64(stride * value[i, 3])
@@ -163,11 +163,23 @@ def cast_votes(
         x = ((np.int64(pixel[i, 1]) + phase_x) << 16) + half
         y += np.int64(value[i, 0] * one) + np.int64(start * value[i, 2])
         x += np.int64(value[i, 1] * one) + np.int64(start * value[i, 3])
+        last_y = y + (steps - 1) * step_y
+        last_x = x + (steps - 1) * step_x
+        if (
+            min(y, last_y) >= 0
+            and min(x, last_x) >= 0
+            and max(y, last_y) < end_y
+            and max(x, last_x) < end_x
+        ):
+            # All of the line lies in the plane, as nearly all of them do.
+            for _ in range(steps):
+                out[np.uint64((y >> shift) + 2), np.uint64((x >> shift) + 2)] += 1
+                y += step_y
+                x += step_x
+            continue
         for _ in range(steps):
-            row = y >> shift
-            column = x >> shift
-            if 0 <= row < inner_rows and 0 <= column < inner_columns:
-                out[row + 2, column + 2] += 1
+            if 0 <= y < end_y and 0 <= x < end_x:
+                out[(y >> shift) + 2, (x >> shift) + 2] += 1
             y += step_y
             x += step_x
 
@@ -237,6 +249,7 @@ def find_peaks(
     room = anchors.shape[0]
     count = 0
     cell = 1 << cell_log2
+    edge = reach + 4.0 * cell
     for row in range(1, rows - 1):
         line = sums[row]
         above = sums[row - 1]
@@ -245,18 +258,24 @@ def find_peaks(
         # one window more than the cell's own, since the centroid decides in the end.
         middle = (row - 2) * cell + 0.5 * cell - phase_y
         share = min(1.0, 0.5 + 0.5 * max(0.0, min(middle, height - middle) - 2.0 * cell) / reach)
+        floor = np.int32(np.ceil(least * share * 0.5))
+        strong = np.int32(0)
+        for column in range(columns):
+            strong |= np.int32(line[np.uint64(column)] >= floor)
+        if strong == 0:
+            continue
         for first in range(1, columns - 1, SEGMENT):
             last = min(columns - 1, first + SEGMENT)
-            edge = reach + 4.0 * cell
-            inner = (first - 2) * cell - phase_x > edge and width - (last - 2) * cell > edge
-            needed = int(np.ceil(least * share * (1.0 if inner else 0.5)))
-            part = line[first:last]
-            floor = np.int32(needed)
-            strong = 0
-            for column in range(last - first):
-                strong += 1 if part[column] >= floor else 0
+            strong = np.int32(0)
+            if last - first == SEGMENT:
+                for column in range(SEGMENT):
+                    strong |= np.int32(line[np.uint64(first + column)] >= floor)
+            else:
+                strong = np.int32(1)
             if strong == 0:
                 continue
+            inner = (first - 2) * cell - phase_x > edge and width - (last - 2) * cell > edge
+            needed = int(np.ceil(least * share * (1.0 if inner else 0.5)))
             for column in range(first, last):
                 here = line[column]
                 if here < needed:
