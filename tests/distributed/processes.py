@@ -239,7 +239,8 @@ class Cluster:
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file),
             "--no-dashboard",
         )  # fmt: skip
-        wait_for(file.exists, "the scheduler")
+        # The file is there before its last line is: it counts once it is whole.
+        wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"), "the scheduler")
         self.address = str(json.loads(file.read_text())["address"])
         self.nannies = [self._start_workers(workers)]
 
