@@ -149,7 +149,9 @@ def check_path(path: str) -> None:
     ...
     engine.errors.ParameterError: path is '../b', but must be a relative path inside the cohort.
     """
-    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+    # A backslash separates folders for who opens the same share from Windows.
+    odd = "\0" in path or "\\" in path
+    if odd or any(part in ("", ".", "..") for part in path.split("/")):
         raise ParameterError("path", path, "a relative path inside the cohort")
 
 

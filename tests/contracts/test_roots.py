@@ -181,7 +181,10 @@ def test_threads_count_without_losing_any(root: Root) -> None:
     assert root.read("n") == b"40"
 
 
-@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a//x", "a/./x", "a\0b", "", "a/"])
+@pytest.mark.parametrize(
+    "path",
+    ["../x", "/x", "a/../../x", "a//x", "a/./x", "a\0b", "", "a/", "..\\x", "a\\..\\..\\x", "\\x"],
+)
 def test_no_path_leaves_the_root(root: Root, path: str, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.write_bytes(b"1")
