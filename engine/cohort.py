@@ -14,7 +14,7 @@ import pyarrow as pa
 import xarray as xr
 from distributed import Client
 
-from engine.errors import ConfigError, NoSource, NothingFound, UsageError
+from engine.errors import ConfigError, NoSource, NothingFound, ParameterError, UsageError
 from engine.graph.admission import IngestReport
 from engine.graph.cluster import ClusterOptions, connect
 from engine.graph.events import Events
@@ -252,6 +252,8 @@ class Cohort(Upkeep):
         events: Events | None,
         stop: Callable[[], bool],
     ) -> RunReport:
+        if declare and (where is not None or limit is not None):
+            raise ParameterError("--declare", "with --where or --limit", "asked of all images")
         began = time.perf_counter()
         publisher, plan, (catalog, images) = self._plan(operation, where, limit, retry_failed)
         report = RunReport(
@@ -270,7 +272,7 @@ class Cohort(Upkeep):
                 self.root, operation, plan, client, self._files(), publisher, report,
                 events=events, stop=stop,
             )  # fmt: skip
-        complete = where is None and limit is None
+        complete = where is None and limit is None and plan.selected > 0
         report.declared = self._declare(operation, complete, declare)
         report.trial = not self._is_declared(operation)
         report.tables = self._reduce(
@@ -395,6 +397,3 @@ def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
     if root.size("cohort.toml") is None:
         declare_roots(root, {}, layout)
     return Cohort(root)
-
-
-__all__ = ["Cohort", "create_cohort_at", "open_cohort"]

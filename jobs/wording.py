@@ -27,7 +27,7 @@ def ingest_lines(report: IngestReport) -> list[str]:
     told = [
         f"{report.new} new",
         f"{report.changed} changed",
-        f"{report.unchanged} files unchanged",
+        f"{report.unchanged} unchanged",
     ]
     for count, what in (
         (report.touched, "touched, same pixels"),
@@ -41,7 +41,7 @@ def ingest_lines(report: IngestReport) -> list[str]:
             told.append(f"{count} {what}")
     lines = [f"Ingested: {', '.join(told)} ({report.elapsed_s:.1f} s)."]
     if report.failed:
-        lines.append(f"{report.failed} can't be read:")
+        lines.append(f"{report.failed} can't be read (cohort status names them):")
     lines += [f"  {n} {code}: {REASONS.get(code, code)}" for code, n in report.reasons.items()]
     return lines
 
@@ -50,7 +50,9 @@ def plan_lines(plan: Plan) -> list[str]:
     """Say what a run would compute, and why."""
     given = ", ".join(f"{k} {_shown(v)}" for k, v in plan.parameters.items() if v is not None)
     lines = [f"{plan.operation} ({given}), key {plan.key[:8]}:"]
-    if not plan.to_compute:
+    if not plan.selected:
+        lines.append("  No image is selected.")
+    elif not plan.to_compute:
         lines.append(f"  Nothing to do: all of {plan.selected} images are settled.")
     for cause, count in plan.causes.items():
         why = CAUSES[cause]
@@ -74,7 +76,9 @@ def _shown(value: Any) -> str:
 def run_lines(report: RunReport) -> list[str]:
     """Say what a run did."""
     name = f"{report.operation}, key {report.key[:8]}"
-    if not report.planned:
+    if not report.selected:
+        lines = [f"{name}: no image is selected."]
+    elif not report.planned:
         lines = [f"{name}: nothing to do, {report.up_to_date} images are up to date."]
     else:
         lines = [
@@ -123,6 +127,10 @@ def status_lines(status: Status) -> list[str]:
     if len(status.failures) > NAMED:
         lines.append(f"  and {len(status.failures) - NAMED} more; --json names all.")
     lines += list(status.notes)
+    if not any(key.declared for key in status.keys):
+        lines.append(
+            "Nothing is declared yet; a first complete run does: cohort run COHORT circles"
+        )
     if status.complete:
         lines.append("All that is declared is done, and its tables are up to date.")
     return lines

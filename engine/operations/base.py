@@ -118,7 +118,9 @@ class Operation(BaseModel):
                 raise ParameterError(
                     name, parameters.get(name), f"one of the parameters of {self.name}: {known}"
                 ) from None
-            message = first["msg"].removeprefix("Value error, ")
+            message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            if first["type"] == "tuple_type":
+                message = "a range, e.g. 10:60"
             value = parameters.get(str(first["loc"][0])) if first["loc"] else parameters
             raise ParameterError(name, value, message) from None
 
@@ -176,9 +178,23 @@ class Operation(BaseModel):
 
     def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
         """Turn the answer for one image into a table with one numbered row per object."""
-        frame = pd.DataFrame({name: found[name] for name in self.objects.names})
+        names = in_reading_order(self.objects.names)
+        frame = pd.DataFrame({name: found[name] for name in names})
         frame.insert(0, self.singular, np.arange(1, len(frame) + 1))
         return frame
+
+
+def in_reading_order(names: Sequence[str]) -> list[str]:
+    """Return column names with x before y, as people write coordinates; arrays have y first.
+
+    Examples
+    --------
+    >>> in_reading_order(["y", "x", "radius_px"])
+    ['x', 'y', 'radius_px']
+    """
+    if not {"x", "y"} <= set(names):
+        return list(names)
+    return ["x", "y", *(name for name in names if name not in ("x", "y"))]
 
 
 def image_inputs(operation: Operation, images: pa.Table) -> list[str]:

@@ -48,11 +48,12 @@ class Status:
 
     @property
     def complete(self) -> bool:
-        """Whether all that is declared has a result for every image, and current tables."""
+        """Whether something is declared, and all of it has results and tables that are current."""
         declared = [key for key in self.keys if key.declared]
         tables = [table for key in declared for table in key.tables]
         return (
             not self.notes
+            and bool(declared)
             and all(key.missing == 0 for key in declared)
             and all(table.there and not table.stale for table in tables)
         )

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.operations.base import Operation, image_inputs
+from engine.operations.base import Operation, image_inputs, in_reading_order
 from engine.store.catalog import FAILED, ORPHANED, RETIRED, field_column
 from engine.store.layout import FIELDS
 from engine.store.results import DONE
@@ -62,7 +62,7 @@ def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
 def _reserved(operation: Operation) -> set[str]:
     """Return the columns that tables have whatever a cohort's layout and subjects are called."""
     derived = {f"{q}_{m}" for q in operation.quantities for m in ("mean", "sd", "m2")}
-    counts = {"count", "images", "images_failed", "images_missing"}
+    counts = {"count", "images", "images_failed", "images_missing", "images_orphaned"}
     named = {"source", "orphaned", "image_id", "status", "reason", operation.singular}
     return {*named, *counts, *derived, *operation.objects.names}
 
@@ -178,11 +178,7 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
     columns: dict[str, Any] = {name: left[name] for name in fields}
     columns[operation.singular] = pa.array(within, pa.int64())
-    # x before y, as people write coordinates.
-    names = list(found)
-    if {"y", "x"} <= set(names):
-        names = ["x", "y", *(n for n in names if n not in ("y", "x"))]
-    columns.update({name: found[name] for name in names})
+    columns.update({name: found[name] for name in in_reading_order(list(found))})
     columns.update({name: left[name] for name in ("source", "orphaned", "image_id")})
     columns["_image"] = pa.array(numbers, pa.int64())
     return pa.table(columns)
@@ -239,7 +235,7 @@ def _partial_experiments(
     """Return counts and moments by experiment, in the form that `merge_experiments` merges."""
     subjects = _subjects(operation, spec)
     extra = [n for n in subjects.column_names if n != "subject"] if subjects is not None else []
-    images = by_image.select([*GROUP, *extra, "status"]).to_pandas()
+    images = by_image.select([*GROUP, *extra, "status", "orphaned"]).to_pandas()
     images["n_done"] = images["status"] == DONE
     images["n_failed"] = images["status"].isin([RESULT_FAILED, UNREADABLE])
     groups = images.groupby(list(GROUP), sort=True, dropna=False)
@@ -247,6 +243,7 @@ def _partial_experiments(
         images=("status", "size"),
         images_failed=("n_failed", "sum"),
         images_missing=("status", lambda s: int((s == MISSING).sum())),
+        images_orphaned=("orphaned", "sum"),
         **{name: (name, "first") for name in extra},
     )
     found = objects.select([*GROUP, *operation.quantities]).to_pandas()
@@ -258,7 +255,9 @@ def _partial_experiments(
     filled = ["count", *(f"{q}_{m}" for q in operation.quantities for m in ("mean", "m2"))]
     partial[filled] = partial[filled].fillna(0)
     return pa.Table.from_pandas(
-        partial.reset_index().astype({"count": "int64", "images_missing": "int64"}),
+        partial.reset_index().astype(
+            {"count": "int64", "images_missing": "int64", "images_orphaned": "int64"}
+        ),
         preserve_index=False,
     )
 
@@ -280,7 +279,7 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
     both = a.index.union(b.index, sort=True)
     a_counts, b_counts = a["count"].reindex(both).fillna(0), b["count"].reindex(both).fillna(0)
     merged = a.reindex(both).combine_first(b.reindex(both))[list(a.columns)]
-    for name in ("images", "images_failed", "images_missing", "count"):
+    for name in ("images", "images_failed", "images_missing", "images_orphaned", "count"):
         total = a[name].reindex(both).fillna(0) + b[name].reindex(both).fillna(0)
         merged[name] = total.astype("int64")
     whole = np.maximum(a_counts + b_counts, 1)

@@ -152,7 +152,10 @@ def parse_config(raw: bytes | None) -> CohortConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{TOML}, {where}", first["msg"]) from None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = f"is not known. Entries: {', '.join(CohortConfig.model_fields)}"
+        raise ConfigError(f"{TOML}, {where}", message) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(TOML, f"is not TOML: {error}") from None
     return config
