@@ -40,6 +40,10 @@ DEMO_RADIUS_PX = (15.0, 65.0)
 """Radii that the demo's discs have, with room on both sides, pixels."""
 
 
+DEMO_FOLDERS = {"data", "cohort"}
+"""What a demo makes in its folder."""
+
+
 @contextmanager
 def interruptible(output: Output) -> Iterator[Callable[[], bool]]:
     """Let the first Ctrl-C (or SIGTERM) end work in good order, and a second one at once."""
@@ -72,6 +76,9 @@ def working(output: Output, cluster: ClusterArguments) -> Iterator[Client]:
 def demo(output: Output, directory: Path, cluster: ClusterArguments) -> int:
     """Make images, ingest them, find their circles, and say where to look."""
     images, place = directory / "data" / "acquisitions", directory / "cohort"
+    there = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
+    if there - DEMO_FOLDERS:
+        raise ParameterError("DIR", str(directory), "a new or empty folder, or that of a demo")
     write_discs(images, DiscOptions())
     cohort = engine.create(place)
     with interruptible(output) as stop, working(output, cluster) as client:
