@@ -17,6 +17,7 @@ import pytest
 import skimage.data
 
 from engine.store.catalog import images_ledger
+from engine.store.config import _identity_bytes
 from engine.store.results import results_ledger
 from engine.store.root import open_root
 
@@ -142,7 +143,8 @@ def test_mistakes_get_one_sentence_and_an_exit_code(
 
 
 def test_a_later_format_is_refused(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    (tmp_path / "cohort.json").write_text('{"format": 99, "cohort_id": "x"}')
+    later = {"format": 99, "cohort_id": "x", "created": "2040-01-01T00:00:00+00:00"}
+    (tmp_path / "cohort.json").write_bytes(_identity_bytes(later))
     done = cohort("status", tmp_path, "--json", folder=tmp_path)
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"] == "FormatTooNew"
