@@ -207,7 +207,7 @@ class Window:
             return None
         except EngineError:
             raise
-        except Exception as error:
+        except Exception as error:  # a fault of ours or of a worker's environment, never an image's
             raise TaskFailed(type(error).__name__, _first_line(error)) from error
         del self._flight[str(future.key)]
         return Ended(task, value)

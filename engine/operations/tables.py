@@ -6,7 +6,7 @@ whatever computed the results, so tables are identical for any number of workers
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -303,8 +303,3 @@ def finish_experiments(operation: Operation, merged: pa.Table) -> pa.Table:
             list(frame.columns).index(f"{name}_mean") + 1, f"{name}_sd", spread.where(count > 1)
         )
     return pa.Table.from_pandas(frame, preserve_index=False)
-
-
-def metadata_of(values: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """Return key-value metadata for a Parquet file."""
-    return {f"cohort.{name}".encode(): str(value).encode() for name, value in values.items()}
