@@ -14,6 +14,7 @@ from engine.graph.cluster import ClusterOptions, connect
 from engine.graph.events import Events
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
+from engine.operations.outlines import Outline
 
 __all__ = [
     "ClusterOptions",
@@ -23,6 +24,7 @@ __all__ = [
     "Image",
     "ImageFailed",
     "Operation",
+    "Outline",
     "circles",
     "connect",
     "create",

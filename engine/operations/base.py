@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
+from engine.operations.outlines import Outline, outline_objects
 from engine.store.digests import digest_of
 
 INPUTS = ("content", "spacing", "annotation")
@@ -175,6 +176,19 @@ class Operation(BaseModel):
         Called when a run is planned, so that an edited annotation is a new input.
         """
         return None
+
+    def outlines(self, found: Mapping[str, NDArray[Any]]) -> list[Outline]:
+        """Return what quality control draws over an image for the objects found in it.
+
+        By default circles where objects have y, x and radius_px, small marks where they have only
+        y and x, and nothing else. Must not depend on anything but the objects.
+
+        Parameters
+        ----------
+        found
+            The columns of ``objects`` for one whole image, each of one length.
+        """
+        return outline_objects(found)
 
     def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
         """Turn the answer for one image into a table with one numbered row per object."""

@@ -270,3 +270,16 @@ def test_what_it_is_given_of_an_image(client: Client, tmp_path: Path) -> None:
     assert image.write.shape == (50, 60)
     assert len(image.noise_sd) == 1
     assert computed(tmp_path / "log") == ["data/a.tif"]
+
+
+def test_its_outlines_are_finite_polygons_or_marks(operation: Operation) -> None:
+    table = columns_of(operation, Image(discs(3)[None]))
+    outlines = operation.outlines({name: table[name].to_numpy() for name in table.columns})
+    if operation.name == "circles":
+        assert len(outlines) == len(table) > 0
+    for outline in outlines:
+        assert outline.points.ndim == 2
+        assert outline.points.shape[1] == 2
+        assert np.isfinite(outline.points).all()
+    none = {spec.name: np.array([], spec.type.to_pandas_dtype()) for spec in operation.objects}
+    assert operation.outlines(none) == []

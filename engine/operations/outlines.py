@@ -1,0 +1,74 @@
+"""Outlines: how what was found in an image is shown on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAGITTA_PX = 0.1
+"""How far a circle's polygon may lie inside the circle, pixels: less than one sees."""
+
+MOST_CORNERS = 180
+"""Corners of a circle's polygon at most; reached at a radius of some 650 pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """One closed line over an image, or, of a single point, a small mark.
+
+    Attributes
+    ----------
+    points
+        (n, 2) float, (y, x) in pixels of the whole image; pixel centres are whole numbers. The
+        last point is joined with the first. A single point is drawn as a mark of fixed size.
+    label
+        What kind of thing it is, e.g. ``"endocardium"``: kinds get colours of their own.
+    """
+
+    points: NDArray[np.float64]
+    label: str = ""
+
+
+def circle_points(y: float, x: float, radius_px: float) -> NDArray[np.float64]:
+    """Return a polygon (n, 2), (y, x), that is a circle to within `SAGITTA_PX`.
+
+    Examples
+    --------
+    >>> points = circle_points(10.0, 20.0, 5.0)
+    >>> bool(np.allclose(np.hypot(points[:, 0] - 10, points[:, 1] - 20), 5))
+    True
+    """
+    bend = math.acos(max(0.0, 1.0 - SAGITTA_PX / max(radius_px, SAGITTA_PX)))
+    corners = min(MOST_CORNERS, max(8, math.ceil(math.pi / bend)))
+    angles = np.arange(corners) * (2 * math.pi / corners)
+    return np.stack([y + radius_px * np.sin(angles), x + radius_px * np.cos(angles)], axis=1)
+
+
+def outline_objects(found: Mapping[str, NDArray[Any]]) -> list[Outline]:
+    """Return circles for objects with y, x and radius_px, marks for those with y and x only.
+
+    Objects without a place have no outline, and neither have those whose place is not finite.
+
+    Examples
+    --------
+    >>> place = {"y": np.array([3.0]), "x": np.array([4.0])}
+    >>> [len(outline.points) for outline in outline_objects(place)]
+    [1]
+    >>> outline_objects({"mean": np.array([1.0])})
+    []
+    """
+    if not {"y", "x"} <= set(found):
+        return []
+    y, x = (np.asarray(found[name], np.float64) for name in ("y", "x"))
+    seen = np.isfinite(y) & np.isfinite(x)
+    if "radius_px" not in found:
+        return [Outline(np.array([[cy, cx]])) for cy, cx in zip(y[seen], x[seen], strict=True)]
+    radius = np.asarray(found["radius_px"], np.float64)
+    seen &= np.isfinite(radius) & (radius > 0)
+    places = zip(y[seen], x[seen], radius[seen], strict=True)
+    return [Outline(circle_points(float(cy), float(cx), float(r))) for cy, cx, r in places]
