@@ -1,19 +1,20 @@
-"""What each command does: calls the engine, and says what came of it."""
+"""The commands of daily life: each calls the engine, and says what came of it."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
+import typer
 from distributed import Client
 
 import engine
@@ -21,7 +22,15 @@ from engine import Cohort
 from engine.errors import ParameterError, UsageError
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
-from jobs.options import ClusterArguments, read_parameters
+from jobs.app import app, command
+from jobs.options import (
+    ClusterArguments,
+    CohortPath,
+    MaxFailed,
+    OperationName,
+    Selection,
+    read_parameters,
+)
 from jobs.output import Output
 from jobs.wording import (
     experiments_table,
@@ -73,8 +82,14 @@ def working(output: Output, cluster: ClusterArguments) -> Iterator[Client]:
         yield client
 
 
-def demo(output: Output, directory: Path, cluster: ClusterArguments) -> int:
-    """Make images, ingest them, find their circles, and say where to look."""
+@command(app)
+def demo(
+    output: Output,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    *,
+    cluster: ClusterArguments,
+) -> int:
+    """Make images, find their circles, and say where to look."""
     images, place = directory / "data" / "acquisitions", directory / "cohort"
     there = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
     if there - DEMO_FOLDERS:
@@ -105,17 +120,29 @@ def _demo_parameters(cohort: Cohort) -> dict[str, Any]:
     return {} if "circles" in cohort.config.operations else {"radius_px": DEMO_RADIUS_PX}
 
 
+@command(app)
 def ingest(
     output: Output,
-    place: str,
-    sources: Sequence[str],
-    cluster: ClusterArguments,
+    place: CohortPath,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="SOURCE", help="Files or folders.")
+    ] = None,
     *,
-    layout: str | None,
-    rehash: bool,
-    max_failed: int,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="What the folders mean, e.g. {date}/{subject}/{experiment}/{name}."),
+    ] = None,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Open all files, also those that look unchanged.")
+    ] = False,
+    max_failed: MaxFailed = 0,
+    cluster: ClusterArguments,
 ) -> int:
-    """Take what is new or changed."""
+    """Take what is new or changed.
+
+    Makes the cohort where there is none. Without SOURCE it takes all that cohort.toml names.
+    """
+    sources = sources or []
     if sources:
         for source in sources:
             if not Path(source).exists():
@@ -133,33 +160,33 @@ def ingest(
     return _code(report.failed + report.left, max_failed)
 
 
+@command(app, parameters=True)
 def plan(
     output: Output,
-    place: str,
-    name: str | None,
-    arguments: Sequence[str],
-    where: str | None,
-    limit: int | None,
-    retry_failed: bool,
+    context: typer.Context,
+    place: CohortPath,
+    operation: OperationName = None,
+    *,
+    selection: Selection,
 ) -> int:
-    """Say what a run would compute, and why."""
+    """Say what a run would compute, and why; computes nothing.
+
+    An operation's parameters are options too, e.g. --radius-px 10:60.
+    """
     cohort = engine.open(place)
     plans = [
-        cohort.plan(operation, where=where, limit=limit, retry_failed=retry_failed)
-        for operation in _operations(cohort, name, arguments)
+        cohort.plan(wanted, **selection.asked()) for wanted in _wanted(cohort, operation, context)
     ]
     values = {"plans": [made.as_json() for made in plans]}
     output.result(values, *(line for made in plans for line in plan_lines(made)))
     return 0
 
 
-def _operations(
-    cohort: Cohort, name: str | None, arguments: Sequence[str]
-) -> list[engine.Operation]:
+def _wanted(cohort: Cohort, name: str | None, context: typer.Context) -> list[engine.Operation]:
     # `cohort run C --radius-px 1:2` reads its first parameter as the operation's name.
     if name is not None and name.startswith("--"):
         raise UsageError(f"Name the operation before its parameters, e.g. circles {name} ...")
-    given = read_parameters(arguments)
+    given = read_parameters(context.args)
     if name is None:
         if given:
             raise UsageError("Name the operation whose parameters these are, e.g. circles.")
@@ -167,31 +194,33 @@ def _operations(
     return [cohort.operation(name, **given)]
 
 
+@command(app, parameters=True)
 def run(
     output: Output,
-    place: str,
-    name: str | None,
-    arguments: Sequence[str],
-    cluster: ClusterArguments,
+    context: typer.Context,
+    place: CohortPath,
+    operation: OperationName = None,
     *,
-    where: str | None,
-    limit: int | None,
-    retry_failed: bool,
-    declare: bool,
-    max_failed: int,
+    selection: Selection,
+    declare: Annotated[
+        bool, typer.Option("--declare", help="Make these parameters the current ones.")
+    ] = False,
+    max_failed: MaxFailed = 0,
+    cluster: ClusterArguments,
 ) -> int:
-    """Compute what lacks a result, and make the tables."""
+    """Compute what lacks a result, and make the tables.
+
+    An operation's parameters are options too, e.g. --radius-px 10:60.
+    """
     cohort = engine.open(place)
-    operations = _operations(cohort, name, arguments)
+    operations = _wanted(cohort, operation, context)
     reports: list[RunReport] = []
     with interruptible(output) as stop, working(output, cluster) as client:
-        for operation in operations:
+        for wanted in operations:
             reports += cohort.run(
-                operation,
+                wanted,
                 client=client,
-                where=where,
-                limit=limit,
-                retry_failed=retry_failed,
+                **selection.asked(),
                 declare=declare,
                 events=output.events,
                 stop=stop,
@@ -201,48 +230,67 @@ def run(
     return _code(sum(report.failed for report in reports), max_failed)
 
 
-def export(output: Output, place: str, name: str, file: Path) -> int:
-    """Write a table to a file."""
+@command(app)
+def export(
+    output: Output,
+    place: CohortPath,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="E.g. circles_by_image.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".csv, .parquet or .arrow.")],
+) -> int:
+    """Write a table to a file; the suffix says which kind."""
     writers: dict[str, Callable[[pa.Table, Path], None]] = {
-        ".csv": lambda table, path: pyarrow.csv.write_csv(table, path),
-        ".parquet": lambda table, path: pq.write_table(table, path),
-        ".arrow": lambda table, path: pyarrow.feather.write_feather(table, path),
+        ".csv": lambda rows, path: pyarrow.csv.write_csv(rows, path),
+        ".parquet": lambda rows, path: pq.write_table(rows, path),
+        ".arrow": lambda rows, path: pyarrow.feather.write_feather(rows, path),
     }
     if file.suffix not in writers:
         raise ParameterError("FILE", str(file), f"a name ending in {', '.join(writers)}")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {file.parent}; make it first.")
-    table = engine.open(place).arrow_table(name)
+    rows = engine.open(place).arrow_table(table)
     try:
-        writers[file.suffix](table.replace_schema_metadata(None), file)
+        writers[file.suffix](rows.replace_schema_metadata(None), file)
     except PermissionError:
         raise UsageError(f"No permission to write {file}.") from None
     output.result(
-        {"table": name, "rows": table.num_rows, "file": str(file)},
-        f"Wrote {table.num_rows} rows of {name} to {file}.",
+        {"table": table, "rows": rows.num_rows, "file": str(file)},
+        f"Wrote {rows.num_rows} rows of {table} to {file}.",
     )
     return 0
 
 
-def status(output: Output, place: str) -> int:
+@command(app)
+def status(output: Output, place: CohortPath) -> int:
     """Say what is there, what is missing and what failed."""
     found = engine.open(place).status()
     output.result(found.as_json(), *status_lines(found))
     return 0
 
 
-def verify(output: Output, place: str) -> int:
-    """Check every file against the ledgers."""
+@command(app)
+def verify(output: Output, place: CohortPath) -> int:
+    """Check every file against the ledgers.
+
+    Exit code 1 where something is wrong.
+    """
     report = engine.open(place).verify()
     output.result(report.as_json(), *verify_lines(report))
     return 0 if report.ok else 1
 
 
-def gc(output: Output, place: str, older_than_h: float, dry_run: bool) -> int:
-    """Remove what no commit names."""
-    if older_than_h < 0:
-        raise ParameterError("--older-than", older_than_h, "a number of hours, 0 or more")
-    left = engine.open(place).gc(older_than_s=older_than_h * 3600, dry_run=dry_run)
+@command(app)
+def gc(
+    output: Output,
+    place: CohortPath,
+    older_than: Annotated[
+        float, typer.Option("--older-than", metavar="HOURS", help="Leave what is younger.")
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> int:
+    """Remove what no commit names: leftovers of runs that were killed."""
+    if older_than < 0:
+        raise ParameterError("--older-than", older_than, "a number of hours, 0 or more")
+    left = engine.open(place).gc(older_than_s=older_than * 3600, dry_run=dry_run)
     values = {"dry_run": dry_run, "removed": [one.as_json() for one in left]}
     output.result(values, *gc_lines(left, dry_run))
     return 0

@@ -12,6 +12,11 @@ import typer
 from engine.errors import ParameterError, UsageError
 from engine.graph.cluster import ClusterOptions
 
+CohortPath = Annotated[str, typer.Argument(metavar="COHORT", help="Folder or URL of a cohort.")]
+OperationName = Annotated[
+    str | None,
+    typer.Argument(metavar="OPERATION", help="What is asked; all that is declared by default."),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output, progress on the other.")
 ]
@@ -25,6 +30,7 @@ Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Only images with, e.g. subject == 's1'.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N images.")]
+Retry = Annotated[bool, typer.Option("--failed", help="Also try again what failed before.")]
 MaxFailed = Annotated[
     int, typer.Option(metavar="N", help="New failures that are still exit code 0.")
 ]
@@ -34,10 +40,10 @@ MaxFailed = Annotated[
 class ClusterArguments:
     """The options by which a command says where it computes."""
 
-    scheduler: str | None = None
-    workers: int | None = None
-    threads_per_worker: int = 1
-    memory_limit: str = "auto"
+    scheduler: Scheduler = None
+    workers: Workers = None
+    threads_per_worker: ThreadsPerWorker = 1
+    memory_limit: MemoryLimit = "auto"
 
     def options(self) -> ClusterOptions:
         """Return them as the engine takes them.
@@ -52,6 +58,19 @@ class ClusterArguments:
         return ClusterOptions(
             self.scheduler, self.workers, self.threads_per_worker, self.memory_limit
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The options by which a command says which images it is about."""
+
+    where: Where = None
+    limit: Limit = None
+    failed: Retry = False
+
+    def asked(self) -> dict[str, Any]:
+        """Return them as `engine.Cohort.plan` and ``run`` take them."""
+        return {"where": self.where, "limit": self.limit, "retry_failed": self.failed}
 
 
 def read_value(text: str) -> Any:

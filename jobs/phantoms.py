@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from engine.errors import EngineError, ParameterError
+from engine.errors import ParameterError
 from engine.phantoms import DiscOptions, write_discs
-from jobs.options import Json, read_value
+from jobs.app import command
+from jobs.options import read_value
 from jobs.output import Output
 
 app = typer.Typer(help="Make images with known truth (truth.parquet beside them).")
@@ -23,8 +23,9 @@ def phantoms() -> None:
     """Make images with known truth (truth.parquet beside them)."""
 
 
-@app.command()
+@command(app)
 def discs(
+    output: Output,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     images: Annotated[int, typer.Option(help="Number of images.")] = 12,
     size: Annotated[str, typer.Option(metavar="PX", help="Side, or HEIGHTxWIDTH.")] = "1024",
@@ -46,38 +47,30 @@ def discs(
     distractors: Annotated[int, typer.Option(help="Ellipses and lines an image.")] = 0,
     dtype: Annotated[str, typer.Option(help="uint8 or uint16.")] = "uint8",
     seed: Annotated[int, typer.Option(help="The same seed makes the same images.")] = 0,
-    json: Json = False,
-) -> None:
+) -> int:
     """Make images of discs, by default those of a lab with two subjects."""
-    output = Output(json)
-    try:
-        options = DiscOptions(
-            images=images,
-            size=_size(size),
-            placement=placement,  # type: ignore[arg-type]
-            discs=_range("--discs", count, int),
-            radius_px=_range("--radius-px", radius_px, float),
-            grey=_range("--grey", grey, float),
-            background=background,
-            antialias=antialias,
-            noise=noise,
-            blur_px=blur_px,
-            uneven=uneven,
-            distractors=distractors,
-            dtype=dtype,  # type: ignore[arg-type]
-            seed=seed,
-        )
-        truth = write_discs(directory, options)
-        output.result(
-            {"directory": str(directory), "images": images, "truth": str(truth)},
-            f"Made {images} images of discs in {directory}; what they show is in {truth}.",
-        )
-        code = 0
-    except EngineError as error:
-        output.error(error)
-        code = error.exit_code
-    output.close()
-    sys.exit(code)
+    options = DiscOptions(
+        images=images,
+        size=_size(size),
+        placement=placement,  # type: ignore[arg-type]
+        discs=_range("--discs", count, int),
+        radius_px=_range("--radius-px", radius_px, float),
+        grey=_range("--grey", grey, float),
+        background=background,
+        antialias=antialias,
+        noise=noise,
+        blur_px=blur_px,
+        uneven=uneven,
+        distractors=distractors,
+        dtype=dtype,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    truth = write_discs(directory, options)
+    output.result(
+        {"directory": str(directory), "images": images, "truth": str(truth)},
+        f"Made {images} images of discs in {directory}; what they show is in {truth}.",
+    )
+    return 0
 
 
 def _size(text: str) -> int | tuple[int, int]:
