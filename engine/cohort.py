@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -171,11 +171,17 @@ class Cohort(Upkeep):
     ) -> Plan:
         """Say what a run would compute, and why; computes nothing."""
         wanted = self.operation(operation) if isinstance(operation, str) else operation
-        _, plan, _ = self._plan(wanted, where, limit, retry_failed)
+        other = most_used_key(self.root, wanted)
+        _, plan, _ = self._plan(wanted, where, limit, retry_failed, other)
         return plan
 
     def _plan(
-        self, operation: Operation, where: str | None, limit: int | None, retry_failed: bool
+        self,
+        operation: Operation,
+        where: str | None,
+        limit: int | None,
+        retry_failed: bool,
+        other: tuple[Mapping[str, Any], frozenset[str]] | None = None,
     ) -> tuple[Publisher, Plan, tuple[int, pa.Table]]:
         catalog, images = read_images(self.root)
         ledger = ledger_of(self.root, operation)
@@ -184,7 +190,7 @@ class Cohort(Upkeep):
             operation,
             images,
             publisher.planned(),
-            other=most_used_key(self.root, operation),
+            other=other,
             where=where,
             limit=limit,
             retry_failed=retry_failed,

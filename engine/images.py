@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from engine.operations.plan import select_images
-from engine.store.catalog import ShardRow
+from engine.store.catalog import ShardRow, with_fields
 from engine.store.pixels import StackReader, stack_path
 from engine.store.root import Root
 
@@ -23,7 +23,7 @@ class Images(Sequence[xr.DataArray]):
     def __init__(
         self, root: Root, images: pa.Table, files: Sequence[ShardRow], where: str | None
     ) -> None:
-        self.frame = select_images(images, where, None).reset_index(drop=True)
+        self.frame = with_fields(select_images(images, where, None)).to_pandas()
         self._reader = StackReader(root, {row.path: row for row in files})
 
     def __len__(self) -> int:

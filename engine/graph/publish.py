@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from engine.errors import EngineError
-from engine.operations.unit import UnitRecord
+from engine.operations.unit import RowId, UnitRecord
 from engine.store.catalog import commit_rows
 from engine.store.ledger import Ledger, Part, Snapshot
-from engine.store.results import FAILED, PLANNED
-
-RowId = tuple[str, str, int | None]
-"""What identifies a row of a key: image_id, inputs, block."""
+from engine.store.results import DONE, FAILED, PLANNED
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +20,12 @@ class Pending:
 
     record: UnitRecord
     rows: tuple[RowId, ...]
+
+    @property
+    def statuses(self) -> dict[RowId, str]:
+        """The rows, and what they say became of their images."""
+        failed = dict(self.record.failed)
+        return {row: FAILED if row in failed else DONE for row in self.rows}
 
 
 class Publisher:
@@ -48,6 +51,7 @@ class Publisher:
         self._place: dict[RowId, Part] = {}
         self._status: dict[RowId, str] = {}
         self._seen: set[str] = set()
+        self._told: dict[str, dict[RowId, str]] = {}  # rows of parts that this run wrote
         self._taken: set[RowId] = set()
         self.rows_published = 0
         self.failures_published = 0
@@ -55,18 +59,22 @@ class Publisher:
         self._taken.clear()  # what was there when the run was planned may be replaced by it
 
     def _learn(self, snapshot: Snapshot) -> None:
-        """Read the rows of parts not read before; what they settle is not published again."""
+        """Take in the rows of parts not seen before; what they settle is not published again."""
         for part in snapshot.of_key(self._key):
             if part.path in self._seen:
                 continue
             self._seen.add(part.path)
-            rows = self._ledger.read_part(part, PLANNED)
-            for *ids, status in zip(*(rows[name].to_pylist() for name in PLANNED), strict=True):
-                row: RowId = (ids[0], ids[1], ids[2])
+            told = self._told.pop(part.path, None)
+            for row, status in (self._statuses(part) if told is None else told).items():
                 if self._status.get(row) != status:
                     self._taken.add(row)
                 self._place[row] = part
                 self._status[row] = status
+
+    def _statuses(self, part: Part) -> dict[RowId, str]:
+        rows = self._ledger.read_part(part, PLANNED)
+        *ids, statuses = (rows[name].to_pylist() for name in PLANNED)
+        return dict(zip(zip(*ids, strict=True), statuses, strict=True))
 
     def planned(self) -> pa.Table:
         """Return the rows of the key as a plan reads them."""
@@ -87,6 +95,7 @@ class Publisher:
     def add(self, pending: Pending) -> None:
         """Take a part that a worker wrote."""
         self._pending.append(pending)
+        self._told[pending.record.part.path] = pending.statuses
 
     def flush(self, *, quietly: bool = False) -> None:
         """Commit what waits.
@@ -135,10 +144,7 @@ class Publisher:
 
     def _rest(self, part: Part, gone: set[RowId]) -> Part | None:
         """Return a committed part without the rows that are replaced."""
-        rows = self._ledger.read_part(part, PLANNED)
-        names = ("image_id", "inputs", "block")
-        there: set[RowId] = set(zip(*(rows[n].to_pylist() for n in names), strict=True))
-        left = there - gone
+        left = self._statuses(part).keys() - gone
         return self._rewritten(part, left) if left else None
 
     def _rewritten(self, part: Part, kept: set[RowId]) -> Part:

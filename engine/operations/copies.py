@@ -9,13 +9,10 @@ import pyarrow as pa
 
 from engine.operations.base import Operation
 from engine.operations.plan import UNIT_IMAGES, Copy
-from engine.operations.unit import UnitRecord, ledger_of
+from engine.operations.unit import RowId, UnitRecord, ledger_of
 from engine.store.ledger import Part
 from engine.store.results import FAILED
 from engine.store.root import Root
-
-RowId = tuple[str, str, int | None]
-"""What identifies a row of a key: image_id, inputs, block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +58,8 @@ def copy_rows(root: Root, operation: Operation, task: CopyTask) -> UnitRecord:
     found = found.set_column(found.column_names.index("image_id"), "image_id", names)
     part = ledger.write_part(found, operation.key)
     failed = tuple(
-        (row["image_id"], row["reason"])
-        for row in found.select(["image_id", "status", "reason"]).to_pylist()
+        ((row["image_id"], row["inputs"], row["block"]), row["reason"])
+        for row in found.drop_columns(["objects"]).to_pylist()
         if row["status"] == FAILED
     )
     return UnitRecord(-1, part, len(found) - len(failed), failed, 0.0)

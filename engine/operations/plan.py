@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.errors import NothingFound, ParameterError, UsageError
 from engine.operations.base import Operation, image_inputs
-from engine.store.catalog import ORPHANED, READY, with_fields
+from engine.store.catalog import FAILED, ORPHANED, READY, with_fields
 from engine.store.stacking import GIANT_SHARD_PX, count_blocks
 
 UNIT_IMAGES = 128
@@ -47,11 +48,12 @@ SETTLED = {
 """Why an image needs nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One image, or one block of a giant one, to compute once for all its names.
 
     ``image_ids`` are all images with these inputs; ``block`` is the shard's index, or None.
+    A tuple, since all images of a run travel to workers as such: a frozen dataclass takes six
+    times as long to pickle.
     """
 
     image_ids: tuple[str, ...]
@@ -158,13 +160,13 @@ class Plan:
         }
 
 
-def select_images(images: pa.Table, where: str | None, limit: int | None) -> pd.DataFrame:
-    """Return the images that a run speaks of, by image_id: those with pixels.
+def select_images(images: pa.Table, where: str | None, limit: int | None) -> pa.Table:
+    """Return the catalog's rows of the images that a run speaks of: those with pixels.
 
     Parameters
     ----------
     images
-        The catalog's current rows.
+        The catalog's current rows, by image_id.
     where
         A condition on the catalog's columns and the layout's fields in pandas' query syntax,
         e.g. ``subject == 's1'``.
@@ -176,15 +178,18 @@ def select_images(images: pa.Table, where: str | None, limit: int | None) -> pd.
     UsageError
         If the condition names a column that is not there, or is not one.
     """
-    frame: pd.DataFrame = with_fields(images).to_pandas()
-    frame = frame[frame["state"].isin([READY, ORPHANED])]
-    if where is not None:
-        frame = filter_rows(frame, where)
-    if limit is not None:
-        if limit < 1:
-            raise ParameterError("--limit", limit, "at least 1")
-        frame = frame.head(limit)
-    return frame
+    ready = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    if where is None:
+        kept = images.filter(ready)
+    else:
+        frame = with_fields(images).to_pandas()
+        chosen = filter_rows(frame[ready.to_numpy()], where)
+        kept = images.take(pa.array(chosen.index.to_numpy(), pa.int64()))
+    if limit is None:
+        return kept
+    if limit < 1:
+        raise ParameterError("--limit", limit, "at least 1")
+    return kept.slice(0, limit)
 
 
 def filter_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -251,10 +256,8 @@ def plan_run(
     retry_failed
         Whether images that failed are tried again.
     """
-    unreadable = int(np.count_nonzero(np.asarray(images["state"].to_pylist(), object) == "failed"))
-    frame = select_images(images, where, limit)
-    kept = images.take(pa.array(frame.index.to_numpy(), pa.int64()))
-    frame = frame.assign(inputs=image_inputs(operation, kept))
+    kept = select_images(images, where, limit)
+    rows = _rows(kept, image_inputs(operation, kept))
     state = _known(results)
     seen = {image_id for image_id, _, _ in state}
     by_inputs: dict[tuple[str, int | None], str] = {}
@@ -269,8 +272,7 @@ def plan_run(
     settled: Counter[str] = Counter()
     copies: list[Copy] = []
     work: dict[tuple[str, int | None], Item] = {}
-    row: Any
-    for row in frame.itertuples(index=False):
+    for row in rows:
         blocks = _blocks(row)
         statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]
         needed = [
@@ -304,11 +306,11 @@ def plan_run(
         operation=operation.name,
         key=operation.key,
         parameters=operation.parameters,
-        selected=len(frame),
+        selected=len(rows),
         causes={name: causes[name] for name in CAUSES if causes[name]},
         settled={name: settled[name] for name in SETTLED if settled[name]},
-        unreadable=unreadable,
-        orphaned=int((frame["state"] == ORPHANED).sum()),
+        unreadable=_count(images, FAILED),
+        orphaned=_count(kept, ORPHANED),
         items=tuple(
             sorted(
                 work.values(),
@@ -316,7 +318,7 @@ def plan_run(
             )
         ),
         copies=tuple(copies),
-        images=tuple(frame["image_id"]),
+        images=tuple(row.image_id for row in rows),
         changes=changes if causes[cause_of_change] else {},
     )
 
@@ -327,27 +329,56 @@ def _known(results: pa.Table) -> dict[tuple[str, str, int | None], str]:
     return {(i, n, b): s for i, n, b, s in zip(*columns, strict=True)}
 
 
-def _blocks(row: Any) -> list[int | None]:
+class _Row(NamedTuple):
+    """What a plan reads of an image: its inputs, and columns of the catalog."""
+
+    inputs: str
+    image_id: str
+    source: str
+    giant: bool
+    stack: str
+    shard: int
+    t: int
+    z: int | None
+    channels: int
+    height: int
+    width: int
+    dtype: str
+    noise_sd: list[float]
+    spacing_y_um: float | None
+    spacing_x_um: float | None
+
+
+def _rows(images: pa.Table, inputs: Sequence[str]) -> list[_Row]:
+    """Return rows of the catalog as values, a column at a time: there may be a million."""
+    columns = (images[name].to_pylist() for name in _Row._fields[1:])
+    return list(map(_Row._make, zip(inputs, *columns, strict=True)))
+
+
+def _count(images: pa.Table, state: str) -> int:
+    return int(pc.sum(pc.equal(images["state"], state)).as_py() or 0)
+
+
+def _blocks(row: _Row) -> list[int | None]:
     if not row.giant:
         return [None]
-    return list(range(count_blocks(int(row.height), int(row.width))))
+    return list(range(count_blocks(row.height, row.width)))
 
 
-def _item(row: Any, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:
+def _item(row: _Row, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:
     place = known or row
+    spacing = row.spacing_y_um, row.spacing_x_um
     return Item(
         image_ids=names,
         inputs=row.inputs,
         stack=place.stack,
-        shard=int(place.shard),
-        t=int(place.t),
-        z=None if place.z is None or pd.isna(place.z) else int(place.z),
-        shape=(int(row.channels), int(row.height), int(row.width)),
+        shard=place.shard,
+        t=place.t,
+        z=place.z,
+        shape=(row.channels, row.height, row.width),
         dtype=row.dtype,
-        noise_sd=tuple(float(sd) for sd in row.noise_sd),
-        spacing_um=None
-        if pd.isna(row.spacing_y_um)
-        else (float(row.spacing_y_um), float(row.spacing_x_um)),
+        noise_sd=tuple(row.noise_sd),
+        spacing_um=None if spacing[0] is None or spacing[1] is None else (spacing[0], spacing[1]),
         source=row.source,
         block=block,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,15 @@ from engine.store.stacking import GIANT_SHARD_PX
 READ_AT_ONCE_BYTES = 64 * 1024**2
 """A run of neighbours in a shard is read in one go up to this size, bytes."""
 
+RowId = tuple[str, str, int | None]
+"""What identifies a row of a key: image_id, inputs, block."""
+
+Columns = Mapping[str, "NDArray[Any] | pa.Array"]
+"""The objects found in one image: a column for each field."""
+
+Kind = tuple[str, pa.DataType, "np.dtype[Any] | None"]
+"""Name and type of a field, and numpy's type that is the same, where there is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnitRecord:
@@ -38,7 +47,7 @@ class UnitRecord:
     unit: int
     part: Part
     done: int
-    failed: tuple[tuple[str, str], ...]  # image_id, reason
+    failed: tuple[tuple[RowId, str], ...]  # with the reason
     compute_s: float
 
 
@@ -48,6 +57,16 @@ class Where:
 
     worker: str = "local"
     device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an item's image gave: its objects, or, where it failed, none and a reason."""
+
+    item: Item
+    found: Columns
+    reason: str | None
+    elapsed_s: float
 
 
 def ledger_of(root: Root, operation: Operation) -> Ledger:
@@ -190,98 +209,117 @@ def compute_unit(
     """
     place = where or Where()
     reader = StackReader(root, files)
-    rows: list[dict[str, Any]] = []
-    columns: list[dict[str, pa.Array]] = []
-    failed: list[tuple[str, str]] = []
+    objects = [(spec.name, spec.type, _plain(spec.type)) for spec in operation.objects]
+    answers: list[Answer] = []
     for item, image in read_items(reader, unit.items, operation.halo_px):
         began = time.perf_counter()
-        found: dict[str, pa.Array] = {}
+        found: Columns = {}
         reason = None
         try:
             if isinstance(image, Exception):
                 raise image
-            found = _arrays(operation, operation.measure(image))
+            found = _checked(objects, operation.measure(image))
         except (StoreFull, StoreReadOnly):
             raise
         except Exception as error:  # whatever an image does to an operation is its own failure
-            reason, found = reason_of(error), {}
-        elapsed = time.perf_counter() - began
-        for image_id in item.image_ids:
-            if reason is not None:
-                failed.append((image_id, reason))
-            rows.append(
-                {
-                    "image_id": image_id,
-                    "inputs": item.inputs,
-                    "block": item.block,
-                    "status": DONE if reason is None else FAILED,
-                    "reason": reason,
-                    "attempts": attempts,
-                    "elapsed_s": elapsed,
-                    "worker": place.worker,
-                    "device": place.device,
-                }
-            )
-            columns.append(found)
+            reason = reason_of(error)
+        answers.append(Answer(item, found, reason, time.perf_counter() - began))
     if trial:
         return None
     computed()
-    part = ledger_of(root, operation).write_part(_table(operation, rows, columns), operation.key)
-    compute_s = sum(row["elapsed_s"] for row in rows)
-    return UnitRecord(unit.number, part, len(rows) - len(failed), tuple(failed), compute_s)
+    return _record(root, operation, unit, answers, attempts, place)
 
 
 def failed_unit(
     root: Root, operation: Operation, unit: Unit, *, reason: str, attempts: int
 ) -> UnitRecord:
     """Write rows for items that can't be answered for, such as those that kill their worker."""
-    rows = [
-        {
-            "image_id": image_id,
-            "inputs": item.inputs,
-            "block": item.block,
-            "status": FAILED,
-            "reason": reason,
-            "attempts": attempts,
-            "elapsed_s": 0.0,
-            "worker": "",
-            "device": "",
-        }
-        for item in unit.items
-        for image_id in item.image_ids
-    ]
+    answers = [Answer(item, {}, reason, 0.0) for item in unit.items]
+    return _record(root, operation, unit, answers, attempts, Where("", ""))
+
+
+def _record(
+    root: Root,
+    operation: Operation,
+    unit: Unit,
+    answers: Sequence[Answer],
+    attempts: int,
+    where: Where,
+) -> UnitRecord:
+    """Write the answers of a unit as one part, a row for each name that an image has."""
+    named = [(name, answer) for answer in answers for name in answer.item.image_ids]
     part = ledger_of(root, operation).write_part(
-        _table(operation, rows, [{} for _ in rows]), operation.key
+        _table(operation, named, attempts, where), operation.key
     )
-    failed = tuple((str(row["image_id"]), reason) for row in rows)
-    return UnitRecord(unit.number, part, 0, failed, 0.0)
+    failed = tuple(
+        ((name, answer.item.inputs, answer.item.block), answer.reason)
+        for name, answer in named
+        if answer.reason is not None
+    )
+    elapsed_s = sum(answer.elapsed_s for _, answer in named)
+    return UnitRecord(unit.number, part, len(named) - len(failed), failed, elapsed_s)
 
 
-def _arrays(operation: Operation, found: Mapping[str, Any]) -> dict[str, pa.Array]:
-    """Check an answer: one column per field of ``objects``, of its type, all of one length."""
-    columns = {spec.name: pa.array(found[spec.name], spec.type) for spec in operation.objects}
+def _plain(kind: pa.DataType) -> np.dtype[Any] | None:
+    """Return numpy's type that is the same as Arrow's, where there is one."""
+    is_plain = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return np.dtype(kind.to_pandas_dtype()) if is_plain else None
+
+
+def _checked(objects: Sequence[Kind], found: Mapping[str, Any]) -> Columns:
+    """Check an answer: one column per field of ``objects``, of its type, all of one length.
+
+    Arrays stay numpy's until those of the whole unit become Arrow's at once, which takes as long
+    as one of them.
+    """
+    columns: dict[str, NDArray[Any] | pa.Array] = {}
+    for name, kind, plain in objects:
+        values = found[name]
+        if plain is not None and isinstance(values, np.ndarray) and values.ndim == 1:
+            fits = np.can_cast(values.dtype, plain)
+            columns[name] = values.astype(plain, copy=False) if fits else pa.array(values, kind)
+        else:
+            columns[name] = pa.array(values, kind)
     if len({len(column) for column in columns.values()}) > 1:
         raise ImageFailed("columns_of_different_length")
     return columns
 
 
+def _column(pieces: Sequence[NDArray[Any] | pa.Array], kind: pa.DataType) -> pa.Array:
+    """Return the columns of several images as one."""
+    if pieces and all(isinstance(piece, np.ndarray) for piece in pieces):
+        return pa.array(np.concatenate(pieces), kind)
+    return pa.concat_arrays([pa.array([], kind), *(pa.array(piece, kind) for piece in pieces)])
+
+
 def _table(
-    operation: Operation, rows: list[dict[str, Any]], columns: list[dict[str, pa.Array]]
+    operation: Operation, named: Sequence[tuple[str, Answer]], attempts: int, where: Where
 ) -> pa.Table:
-    """Turn rows and their objects' columns into a part's table, objects as lists of structs."""
-    schema = result_schema(operation.objects)
-    plain = pa.schema([f for f in schema if f.name not in ("objects", "key")])
-    counts = [len(next(iter(found.values()))) if found else 0 for found in columns]
+    """Turn answers into a part's table, objects as lists of structs."""
+    answers = [answer for _, answer in named]
+    found = [answer.found for answer in answers if answer.found]
+    counts = [len(next(iter(a.found.values()))) if a.found else 0 for a in answers]
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    arrays = []
-    for spec in operation.objects:
-        pieces = [found[spec.name] for found in columns if found]
-        arrays.append(pa.concat_arrays(pieces) if pieces else pa.array([], spec.type))
-    structs = pa.StructArray.from_arrays(arrays, fields=list(operation.objects))
-    table = pa.Table.from_pylist(rows, schema=plain)
-    return table.append_column(
-        schema.field("objects"),
-        pa.ListArray.from_arrays(offsets, structs).cast(schema.field("objects").type),
+    fields = list(operation.objects)
+    objects = [_column([f[spec.name] for f in found], spec.type) for spec in fields]
+    columns: dict[str, Any] = {
+        "image_id": [name for name, _ in named],
+        "inputs": [answer.item.inputs for answer in answers],
+        "block": [answer.item.block for answer in answers],
+        "status": [DONE if answer.reason is None else FAILED for answer in answers],
+        "reason": [answer.reason for answer in answers],
+        "attempts": [attempts] * len(named),
+        "elapsed_s": [answer.elapsed_s for answer in answers],
+        "worker": [where.worker] * len(named),
+        "device": [where.device] * len(named),
+        "objects": pa.ListArray.from_arrays(
+            offsets, pa.StructArray.from_arrays(objects, fields=fields)
+        ),
+    }
+    schema = result_schema(operation.objects)
+    plain = pa.schema([field for field in schema if field.name != "key"])
+    return pa.table(
+        {name: pa.array(columns[name], plain.field(name).type) for name in plain.names}, plain
     )
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,12 @@ def _open_array(store: Store | StorePath, mode: Literal["r", "r+"]) -> zarr.Arra
     pipeline = PIPELINE if isinstance(store, LocalStore) else OBJECT_PIPELINE
     with _CONFIG, zarr.config.set(pipeline):
         return zarr.open_array(store, mode=mode)
+
+
+@lru_cache(maxsize=OPEN_ARRAYS)
+def _open_level(root: Root, path: str, digest: str) -> zarr.Array[Any]:
+    """Open a level to read, once a process; ``digest`` is that of its metadata as just checked."""
+    return _open_array(root.zarr_store(path), "r")
 
 
 def stack_path(stack: str) -> str:
@@ -224,8 +230,7 @@ class StackReader:
     def __init__(self, root: Root, files: Mapping[str, ShardRow]) -> None:
         self._root = root
         self._files = files
-        self._arrays: OrderedDict[str, zarr.Array[Any]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._checked: dict[str, str] = {}
 
     def array(self, stack: str, level: int = 0) -> zarr.Array[Any]:
         """Return a level as a Zarr array whose metadata were checked.
@@ -235,20 +240,17 @@ class StackReader:
         MissingObject, CorruptStore
         """
         path = f"{stack_path(stack)}/{level}"
-        with self._lock:
-            if path not in self._arrays:
-                self._check_metadata(f"{path}/zarr.json")
-                self._arrays[path] = _open_array(self._root.zarr_store(path), "r")
-                if len(self._arrays) > OPEN_ARRAYS:
-                    self._arrays.popitem(last=False)
-            return self._arrays[path]
+        if path not in self._checked:
+            self._checked[path] = self._check_metadata(f"{path}/zarr.json")
+        return _open_level(self._root, path, self._checked[path])
 
-    def _check_metadata(self, path: str) -> None:
+    def _check_metadata(self, path: str) -> str:
         row = self._files.get(path)
         if row is None:
             raise CorruptStore(path, "is not in the catalog")
         if digest_bytes(self._root.read(path)) != row.digest:
             raise CorruptStore(path, "its bytes do not match the catalog's digest")
+        return row.digest
 
     def check_shard(self, path: str) -> bool:
         """Tell whether a shard holds any chunk, and raise where its file is not as catalogued."""

@@ -44,6 +44,8 @@ class Root(Protocol):
         """The folder's absolute path, or the URL of the prefix, without a slash at its end."""
         ...
 
+    def __hash__(self) -> int: ...
+
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Return the bytes of an object, or a part of them; fewer where it ends before.
 
