@@ -43,6 +43,7 @@ from engine.store.config import (
     read_config,
     read_identity,
 )
+from engine.store.head import state_digest
 from engine.store.layout import FIELDS
 from engine.store.root import STAGING, Root, open_root
 from engine.store.subjects import read_subjects
@@ -331,6 +332,7 @@ class Cohort(Upkeep):
             "key": operation.key,
             "catalog": catalog,
             "results": publisher.snapshot.version,
+            "parts": state_digest(publisher.snapshot.of_key(operation.key)),
             "subjects": digest,
             "fields": list(spec.fields),
         }

@@ -53,7 +53,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "StoreFull": ("/c",),
     "StoreReadOnly": ("/c",),
     "StoreUnreachable": ("s3://bucket/c", "there is no such bucket"),
-    "TaskFailed": ("KeyError", "'x'"),
+    "TaskFailed": ("KeyError",),
     "TilingError": ("a tile is empty",),
     "UsageError": ("Give one or the other",),
     "WorkerKeepsDying": (3,),

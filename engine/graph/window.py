@@ -7,7 +7,6 @@ handing over all of them, and its memory does not depend on how many there are.
 
 from __future__ import annotations
 
-import logging
 import queue
 import secrets
 import time
@@ -22,8 +21,6 @@ from distributed.scheduler import KilledWorker
 
 from engine.errors import EngineError, NoWorkers, SchedulerLost
 from engine.graph.cluster import slots
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -47,12 +44,15 @@ UNKNOWN_TRIES = 5
 
 
 class TaskFailed(EngineError):
-    """A task failed by a fault of ours or of the environment: (type, text)."""
+    """A task failed by a fault of ours or of the environment: (type of the exception,).
+
+    What the exception says stays on the worker: it may hold what a file said (invariant 9).
+    """
 
     def __str__(self) -> str:
-        kind, text = self.args
         return (
-            f"A task failed with {kind}: {text}. Nothing of it was recorded; see the workers' log."
+            f"A task failed with {self.args[0]}. Nothing of it was recorded; the workers' log says "
+            "more."
         )
 
 
@@ -208,7 +208,7 @@ class Window:
         except EngineError:
             raise
         except Exception as error:  # a fault of ours or of a worker's environment, never an image's
-            raise TaskFailed(type(error).__name__, _first_line(error)) from error
+            raise TaskFailed(type(error).__name__) from None
         del self._flight[str(future.key)]
         return Ended(task, value)
 
@@ -222,7 +222,7 @@ class Window:
         # The scheduler is there, or there again: the result died with its worker before it was
         # fetched, or a new scheduler does not know the task.
         if tries >= UNKNOWN_TRIES:
-            raise TaskFailed(type(error).__name__, _first_line(error)) from error
+            raise TaskFailed(type(error).__name__) from None
         del self._flight[str(future.key)]
         self._submit(task, tries + 1)
 
@@ -245,8 +245,3 @@ class Window:
             self._slots, self._staffed = found, now
         elif now - self._staffed > NO_WORKERS_S:
             raise NoWorkers(NO_WORKERS_S)
-
-
-def _first_line(error: BaseException) -> str:
-    """Return what an error says, without the tracebacks that distributed puts into its text."""
-    return (str(error).splitlines() or [""])[0][:200]

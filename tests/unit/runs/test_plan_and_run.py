@@ -277,6 +277,9 @@ def test_tables_are_left_alone_when_nothing_changed(
     cohort.ingest(client=client)  # nothing new: no new version of the catalog
     cohort.run(Counting(log=log), client=client)
     assert stamps() == before
+    cohort.run(Counting(log=log, copies=2), client=client)  # another key of the same ledger
+    cohort.run(Counting(log=log), client=client)
+    assert stamps() == before
     put(data / "d1" / "s0" / "e1" / "new.png", grey(50))
     cohort.ingest(client=client)
     cohort.run(Counting(log=log), client=client)
