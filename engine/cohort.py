@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
-import xarray as xr
 from distributed import Client
 
 from engine.errors import ConfigError, NoSource, NothingFound, ParameterError, UsageError
@@ -48,6 +47,9 @@ from engine.store.layout import FIELDS
 from engine.store.root import STAGING, Root, open_root
 from engine.store.subjects import read_subjects
 from engine.store.tables import read_table, table_names_there
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def never() -> bool:

@@ -1,14 +1,16 @@
-"""Images and stacks as xarray sees them; pixels are read when asked for."""
+"""Images and stacks as xarray sees them; pixels are read when asked for.
+
+xarray and dask.array are imported where they are used: together they take a third of the time that
+``import engine`` would, and neither workers nor the command line need them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import dask.array as da
 import numpy as np
 import pyarrow as pa
-import xarray as xr
 from numpy.typing import NDArray
 
 from engine.operations.plan import select_images
@@ -16,8 +18,11 @@ from engine.store.catalog import ShardRow, with_fields
 from engine.store.pixels import StackReader, stack_path
 from engine.store.root import Root
 
+if TYPE_CHECKING:
+    import xarray as xr
 
-class Images(Sequence[xr.DataArray]):
+
+class Images(Sequence["xr.DataArray"]):
     """The images of a cohort that have pixels, by image_id; each is read when it is asked for."""
 
     def __init__(
@@ -50,6 +55,8 @@ class Images(Sequence[xr.DataArray]):
         return self._read(rows.iloc[0])
 
     def _read(self, row: Any) -> xr.DataArray:
+        import xarray as xr
+
         box = (slice(0, int(row.channels)), slice(0, int(row.height)), slice(0, int(row.width)))
         place: tuple[int | slice, ...] = (int(row.t), *box)
         if row.z is not None and not np.isnan(row.z):
@@ -107,6 +114,9 @@ class Level:
 
 def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
     """Return a tree with one node per stack and level, ``/<stack>/<level>``, read lazily."""
+    import dask.array as da
+    import xarray as xr
+
     by_level: dict[tuple[str, int], dict[str, ShardRow]] = {}
     for row in files:
         if row.level >= 0:
