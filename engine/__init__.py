@@ -10,14 +10,13 @@ from engine.cohort import Cohort
 from engine.cohort import create_cohort_at as create
 from engine.cohort import open_cohort as open  # noqa: A004 - engine.open reads as it should
 from engine.errors import EngineError
-from engine.graph.cluster import ClusterOptions, connect
+from engine.graph.cluster import Cluster as cluster  # noqa: N813 - used as a verb
 from engine.graph.events import Events
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
 from engine.operations.outlines import Outline
 
 __all__ = [
-    "ClusterOptions",
     "Cohort",
     "EngineError",
     "Events",
@@ -26,7 +25,7 @@ __all__ = [
     "Operation",
     "Outline",
     "circles",
-    "connect",
+    "cluster",
     "create",
     "open",
 ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,10 @@ from distributed import Client
 
 from engine.errors import ConfigError, NoSource, NothingFound, ParameterError, UsageError
 from engine.graph.admission import IngestReport
-from engine.graph.cluster import ClusterOptions, connect
+from engine.graph.cluster import client_or_local
 from engine.graph.events import Events
 from engine.graph.ingest import Ingest
+from engine.graph.notebook import events_here
 from engine.graph.publish import Publisher
 from engine.graph.reduce import reduce_tables
 from engine.graph.run import RunReport, run_plan
@@ -102,15 +102,18 @@ class Cohort(Upkeep):
             Pattern for the folders of new roots, e.g. ``{subject}/{name}``.
         rehash
             Open all files, also those that look unchanged.
+        events
+            Receives progress; by default a notebook shows it, and a script is silent.
 
         Raises
         ------
         NoSource, NothingFound
         """
         scopes = self._scopes(sources, layout)
-        with _client(client) as working:
+        shown = events or events_here()
+        with client_or_local(client, shown) as working:
             ingest = Ingest(
-                self.root, self.config, working, scopes, rehash=rehash, events=events, stop=stop
+                self.root, self.config, working, scopes, rehash=rehash, events=shown, stop=stop
             )
             return ingest.run()
 
@@ -226,6 +229,8 @@ class Cohort(Upkeep):
             Try images again that failed.
         declare
             Make these parameters the current ones.
+        events
+            Receives progress; by default a notebook shows it, and a script is silent.
 
         Returns
         -------
@@ -237,9 +242,10 @@ class Cohort(Upkeep):
             If nothing is declared and nothing given.
         """
         wanted = self._wanted(operation)
-        with _client(client) as working:
+        shown = events or events_here()
+        with client_or_local(client, shown) as working:
             return [
-                self._run_one(o, working, where, limit, retry_failed, declare, events, stop)
+                self._run_one(o, working, where, limit, retry_failed, declare, shown, stop)
                 for o in wanted
             ]
 
@@ -370,15 +376,6 @@ class Cohort(Upkeep):
     def stacks(self) -> xr.DataTree:
         """Return all stacks as a lazy tree with one node per stack and level."""
         return stack_tree(self.root, self._files())
-
-
-@contextmanager
-def _client(client: Client | None) -> Iterator[Client]:
-    if client is not None:
-        yield client
-        return
-    with connect(ClusterOptions()) as own:
-        yield own
 
 
 def open_cohort(url: str | Path) -> Cohort:

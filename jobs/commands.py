@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +75,8 @@ def interruptible(output: Output) -> Iterator[Callable[[], bool]]:
 @contextmanager
 def working(output: Output, cluster: ClusterArguments) -> Iterator[Client]:
     """Give a client for a command, and say where its dashboard is."""
-    with engine.connect(cluster.options()) as client:
-        if client.dashboard_link and sys.stderr.isatty():
+    with cluster.open() as client:
+        if client.dashboard_link:
             output.say(f"Dashboard: {client.dashboard_link}")
         yield client
 

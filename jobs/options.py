@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+import engine
 from engine.errors import ParameterError, UsageError
-from engine.graph.cluster import ClusterOptions
 
 CohortPath = Annotated[str, typer.Argument(metavar="COHORT", help="Folder or URL of a cohort.")]
 OperationName = Annotated[
@@ -21,11 +21,16 @@ Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output, progress on the other.")
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler; by default a local cluster.")
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of a Dask scheduler; by default a local cluster."),
 ]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Local worker processes.")]
-ThreadsPerWorker = Annotated[int, typer.Option(metavar="N", help="Threads of a local worker.")]
-MemoryLimit = Annotated[str, typer.Option(metavar="BYTES", help="Of a local worker, e.g. 4GiB.")]
+ThreadsPerWorker = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads of a local worker; 1 by default.")
+]
+MemoryLimit = Annotated[
+    str | None, typer.Option(metavar="BYTES", help="Of a local worker, e.g. 4GiB.")
+]
 Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Only images with, e.g. subject == 's1'.")
 ]
@@ -42,21 +47,22 @@ class ClusterArguments:
 
     scheduler: Scheduler = None
     workers: Workers = None
-    threads_per_worker: ThreadsPerWorker = 1
-    memory_limit: MemoryLimit = "auto"
+    threads_per_worker: ThreadsPerWorker = None
+    memory_limit: MemoryLimit = None
 
-    def options(self) -> ClusterOptions:
-        """Return them as the engine takes them.
+    def open(self) -> engine.cluster:
+        """Open the cluster, to be closed by the caller.
 
         Raises
         ------
         UsageError
             If both a scheduler and the size of a local cluster are given.
         """
-        if self.scheduler is not None and self.workers is not None:
-            raise UsageError("Give either --scheduler or --workers: a local cluster has its own.")
-        return ClusterOptions(
-            self.scheduler, self.workers, self.threads_per_worker, self.memory_limit
+        return engine.cluster(
+            self.scheduler or "local",
+            workers=self.workers,
+            threads_per_worker=self.threads_per_worker,
+            memory_limit=self.memory_limit,
         )
 
 

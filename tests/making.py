@@ -24,12 +24,12 @@ from engine.store.digests import digest_bytes
 
 
 @contextmanager
-def connect_quietly(options: engine.ClusterOptions) -> Iterator[Client]:
+def connect_quietly(**how: Any) -> Iterator[Client]:
     """Connect, though Dask leaks a socket where another cluster has the dashboard's port."""
     with ExitStack() as stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            connected = stack.enter_context(engine.connect(options))
+            connected = stack.enter_context(engine.cluster(**how))
             gc.collect()
         yield connected
 

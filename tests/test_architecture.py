@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "Incomplete": (1, 12),
     "Interrupted": (3, 4),
     "MissingObject": ("pixels/x",),
+    "NoCertificate": ("tls://127.0.0.1:1",),
     "NoCohort": ("/c",),
     "NoOperation": ("circels", ("circles",)),
     "NoSource": ("/nights",),
@@ -56,6 +57,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "TaskFailed": ("KeyError",),
     "TilingError": ("a tile is empty",),
     "UsageError": ("Give one or the other",),
+    "VersionMismatch": ("tcp://127.0.0.1:1", "dask is 1 on the scheduler, 2 here"),
     "WorkerKeepsDying": (3,),
 }
 """Arguments with which each error can be made; a new error needs a row."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
+from dask.utils import format_bytes, parse_bytes
 from distributed import Client, LocalCluster
+from distributed.versions import VersionMismatchWarning
 
-from engine.errors import NoWorkerForResource, NoWorkers, ParameterError, UsageError
+from engine.errors import EngineError, NoWorkerForResource, NoWorkers, ParameterError, UsageError
+from engine.graph.events import Events, counted
+from engine.graph.versions import require_same_versions
 
 MALLOC_KEEP_BYTES = str(256 * 1024**2)
 """Freed memory that a worker's allocator keeps, bytes.
@@ -31,6 +36,19 @@ WORKERS_S = 20.0
 """How long to wait for a first worker, and for one with a resource, seconds (fault 22: 30 s)."""
 
 
+class NoCertificate(UsageError):
+    """A scheduler that speaks TLS was named, and no certificates: (address,)."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]} asks for certificates, and none are configured. Name them for Dask: "
+            "distributed.comm.tls.ca-file, .client.cert and .client.key, e.g. as "
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE."
+        )
+
+
 class SchedulerUnreachable(UsageError, ConnectionError):
     """No scheduler answers: (address,)."""
 
@@ -44,48 +62,183 @@ class SchedulerUnreachable(UsageError, ConnectionError):
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterOptions:
-    """How to get a cluster: the address of one, or the size of a local one."""
+class Wanted:
+    """What was asked for; ``None`` where nothing was said."""
 
-    scheduler: str | None = None
-    workers: int | None = None
-    threads_per_worker: int = 1
-    memory_limit: str = "auto"
-    processes: bool = True
+    where: str
+    workers: int | None
+    threads_per_worker: int | None
+    memory_limit: str | float | None
+    resources: Mapping[str, float]
+    processes: bool
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if self.workers is not None and self.workers < 1:
-            raise ParameterError("--workers", self.workers, "at least 1")
-        if self.threads_per_worker < 1:
-            raise ParameterError("--threads-per-worker", self.threads_per_worker, "at least 1")
+        for name in ("workers", "threads_per_worker"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ParameterError(name, count, "at least 1")
+        if self.memory_limit not in (None, "auto"):
+            try:
+                parse_bytes(self.memory_limit)
+            except ValueError:
+                expected = "'auto' or a size of one worker such as '4GiB'; 0 is no limit"
+                raise ParameterError("memory_limit", self.memory_limit, expected) from None
 
 
-@contextmanager
-def connect(options: ClusterOptions | None = None) -> Iterator[Client]:
-    """Give a client, and close what was opened for it, and only that.
+class Cluster:
+    """A Dask cluster to work on, open from the moment it is made.
+
+    Parameters
+    ----------
+    where
+        ``"local"`` starts workers on this machine; an address, ``tcp://host:8786`` or ``tls://...``
+        (with the certificates that Dask's configuration names, ``distributed.comm.tls``), uses
+        what is there.
+    workers
+        Local worker processes; as many as fit the cores that this process may use by default.
+    threads_per_worker
+        Threads of a local worker; 1 by default.
+    memory_limit
+        Of a local worker, bytes or e.g. ``"4GiB"``; by default the machine's memory is shared.
+    resources
+        What work will ask for, e.g. ``{"GPU": 1}``. Each local worker offers it, so give as many
+        workers as there are GPUs; at an address, a worker that offers it must be there.
+    processes
+        Whether local workers are processes; threads of this one are slower and easier to debug.
+
+    Attributes
+    ----------
+    client
+        A `distributed.Client`; it does not become Dask's default one.
 
     Raises
     ------
     SchedulerUnreachable
-        If an address was given at which none answers.
+        If no scheduler answers at the address.
+    VersionMismatch
+        If scheduler or workers run another Python, Dask or engine than this process.
+    NoWorkers, NoWorkerForResource
+        If ``resources`` were asked of an address and nobody offers them.
+
+    Examples
+    --------
+    >>> with engine.cluster("local", workers=2) as client:  # doctest: +SKIP
+    ...     cohort.run(client=client)
+
+    In a notebook, ``cluster = engine.cluster("local")`` stays open until ``cluster.close()``.
     """
-    wanted = options or ClusterOptions()
-    if wanted.scheduler is not None:
+
+    def __init__(
+        self,
+        where: str = "local",
+        *,
+        workers: int | None = None,
+        threads_per_worker: int | None = None,
+        memory_limit: str | float | None = None,
+        resources: Mapping[str, float] | None = None,
+        processes: bool = True,
+    ) -> None:
+        wanted = Wanted(
+            where, workers, threads_per_worker, memory_limit, dict(resources or {}), processes
+        )
+        kind = where.partition("://")[0]
+        if kind not in KINDS:
+            expected = "'local', or a scheduler's address such as 'tcp://host:8786' or 'tls://...'"
+            raise ParameterError("where", where, expected)
+        with ExitStack() as stack:
+            self.client: Client = stack.enter_context(KINDS[kind](wanted))
+            self._opened = stack.pop_all()
+        self.where = where
+
+    def close(self) -> None:
+        """Close what was opened, and only that: a scheduler that was there goes on."""
+        self._opened.close()
+
+    def __enter__(self) -> Client:
+        return self.client
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """Where to watch it; None where it has no dashboard, or is closed."""
+        return self.client.dashboard_link if self.client.status == "running" else None
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.where!r}: {self._told()}>"
+
+    def _repr_html_(self) -> str:
+        link = self.dashboard_link
+        dashboard = f' &middot; <a href="{link}" target="_blank">dashboard</a>' if link else ""
+        return f"<b>{html.escape(self.where)}</b>: {self._told()}{dashboard}"
+
+    def _told(self) -> str:
+        if self.client.status != "running":
+            return "closed"
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        threads = sum(worker["nthreads"] for worker in workers)
+        memory = sum(worker["memory_limit"] or 0 for worker in workers)
+        told = f"{counted(len(workers), 'workers')}, {counted(threads, 'threads')}"
+        return f"{told}, {format_bytes(memory)}" if memory else told
+
+
+@contextmanager
+def _at_address(wanted: Wanted) -> Iterator[Client]:
+    sizes = ("workers", "threads_per_worker", "memory_limit")
+    if given := [name for name in sizes if getattr(wanted, name) is not None]:
+        raise UsageError(
+            f"{given[0]} is of a local cluster; {wanted.where} has its own. Leave one of them out."
+        )
+    with ExitStack() as stack:
         try:
-            client = Client(wanted.scheduler, timeout=CONNECT_S, set_as_default=False)
+            with warnings.catch_warnings():  # we compare versions ourselves, and say it shorter
+                warnings.simplefilter("ignore", VersionMismatchWarning)
+                client = stack.enter_context(
+                    Client(wanted.where, timeout=CONNECT_S, set_as_default=False)
+                )
+            require_same_versions(client, wanted.where)
+        except EngineError:
+            raise
         except (OSError, TimeoutError, ValueError, ImportError) as error:
-            raise SchedulerUnreachable(wanted.scheduler) from error
-        with client:
-            yield client
-        return
-    with (
-        dask.config.set(local_config()),
-        warnings.catch_warnings(),
-        _local_cluster(wanted) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+            raise SchedulerUnreachable(wanted.where) from error
+        except (TypeError, RuntimeError) as error:  # tls:// without certificates
+            raise NoCertificate(wanted.where) from error
+        if wanted.resources:
+            require_slots(client, dict(wanted.resources))
         yield client
+
+
+@contextmanager
+def _local(wanted: Wanted) -> Iterator[Client]:
+    with dask.config.set(local_config()), ExitStack() as stack:
+        with warnings.catch_warnings():
+            # The dashboard falls back to a free port by itself, with a warning that helps nobody.
+            warnings.filterwarnings("ignore", message="Port .* is already in use")
+            cluster = stack.enter_context(_local_cluster(wanted))
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        yield client
+
+
+KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Client]]] = {
+    "local": _local,
+    "tcp": _at_address,
+    "tls": _at_address,
+}
+"""How each kind of cluster is opened, by what ``where`` begins with."""
+
+
+@contextmanager
+def client_or_local(client: Client | None, events: Events) -> Iterator[Client]:
+    """Give the client, or where there is none that of a local cluster for this block."""
+    if client is not None:
+        yield client
+        return
+    with Cluster("local") as own:
+        if own.dashboard_link:
+            events.note(f"Dashboard: {own.dashboard_link}")
+        yield own
 
 
 def local_config() -> dict[str, Any]:
@@ -103,17 +256,16 @@ def local_config() -> dict[str, Any]:
 
 
 @contextmanager
-def _local_cluster(wanted: ClusterOptions) -> Iterator[LocalCluster]:
-    # The dashboard falls back to a free port by itself, with a warning that helps nobody.
-    warnings.filterwarnings("ignore", message="Port .* is already in use")
+def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
     cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    workers = wanted.workers or max(1, cores // wanted.threads_per_worker)
+    threads = wanted.threads_per_worker or 1
     with _ctrl_c_left_to_us():
         cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=wanted.threads_per_worker,
+            n_workers=wanted.workers or max(1, cores // threads),
+            threads_per_worker=threads,
             processes=wanted.processes,
-            memory_limit=wanted.memory_limit,
+            memory_limit="auto" if wanted.memory_limit is None else wanted.memory_limit,
+            resources=dict(wanted.resources) or None,
             silence_logs=logging.CRITICAL,
             dashboard_address="127.0.0.1:8787",
             # Threads of one process talk without a socket, and then a host is refused.

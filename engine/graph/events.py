@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
+
 
 class Events:
     """Receives what happens; this one ignores it all. Subclasses show it."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        """Begin a stage, or enlarge it, by ``total`` things called ``unit``."""
+        """Begin a stage, or enlarge it, by ``total`` things called ``unit``, a plural."""
 
     def advance(self, stage: str, count: int, failed: int = 0) -> None:
         """Count things of a stage as ended, some of them as failed."""
@@ -17,3 +20,117 @@ class Events:
 
     def note(self, text: str) -> None:
         """Say something once, in a sentence."""
+
+
+def counted(count: float, plural: str) -> str:
+    """Return a count and its noun.
+
+    Examples
+    --------
+    >>> counted(1, "images"), counted(1200, "images")
+    ('1 image', '1,200 images')
+    """
+    return f"{count:,.0f} {plural.removesuffix('s') if count == 1 else plural}"
+
+
+def told_s(seconds: float) -> str:
+    """Return a duration as people say it.
+
+    Examples
+    --------
+    >>> [told_s(s) for s in (0.04, 7.26, 90, 7500)]
+    ['0.0 s', '7.3 s', '1 min 30 s', '2 h 05 min']
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+@dataclass(slots=True)
+class Stage:
+    """How far a stage is. It may begin, end and be enlarged several times."""
+
+    name: str
+    unit: str
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    running: bool = False
+    _spent_s: float = field(default=0.0, repr=False)
+    _since: float = field(default=0.0, repr=False)
+
+    def enlarge(self, total: int) -> None:
+        """Go on, with more to do."""
+        self.total += total
+        if not self.running:
+            self.running, self._since = True, time.monotonic()
+
+    def end(self) -> None:
+        """Stop the clock."""
+        self._spent_s, self.running = self.elapsed_s, False
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time spent in it, seconds."""
+        return self._spent_s + (time.monotonic() - self._since if self.running else 0.0)
+
+    @property
+    def rate(self) -> str:
+        """Things a second, or a minute where they are slow; "" as long as there are none."""
+        per_s = self.done / max(self.elapsed_s, 1e-3)
+        if not self.done:
+            return ""
+        return f"{per_s:.3g}/s" if per_s >= 1 else f"{per_s * 60:.2g}/min"
+
+    @property
+    def time(self) -> str:
+        """Time left while it runs, and time spent once it ended; "" where nothing is known."""
+        if not self.running or self.done >= self.total:
+            return told_s(self.elapsed_s)
+        if not self.done:
+            return ""
+        return f"{told_s(self.elapsed_s / self.done * (self.total - self.done))} left"
+
+    @property
+    def failures(self) -> str:
+        """How many failed; "" where none did."""
+        return f"{self.failed:,} failed" if self.failed else ""
+
+    def __str__(self) -> str:
+        of = f"{self.done:,} of " if self.done < self.total else ""
+        told = (f"{of}{counted(self.total, self.unit)}", self.rate, self.time, self.failures)
+        return f"{self.name}: {', '.join(filter(None, told))}"
+
+
+class Counted(Events):
+    """Events that keep the count of each stage in ``stages`` and show a stage when it changed."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, Stage] = {}
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        """Begin a stage, or enlarge it."""
+        known = self.stages.setdefault(stage, Stage(stage, unit))
+        known.enlarge(total)
+        self.show(known)
+
+    def advance(self, stage: str, count: int, failed: int = 0) -> None:
+        """Count things of a stage as ended, some of them as failed."""
+        known = self.stages[stage]
+        known.done += count
+        known.failed += failed
+        self.show(known)
+
+    def finish(self, stage: str) -> None:
+        """End a stage."""
+        known = self.stages[stage]
+        known.end()
+        self.show(known)
+
+    def show(self, stage: Stage) -> None:
+        """Show a stage that changed."""

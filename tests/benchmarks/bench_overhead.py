@@ -146,7 +146,7 @@ def main() -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool,
-        engine.connect(engine.ClusterOptions(workers=PROCESSES)) as client,
+        engine.cluster(workers=PROCESSES) as client,
     ):
         warm(client)
         bare_ingest(pool, paths[: 2 * SHARD_IMAGES])

@@ -32,7 +32,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Client]:
     """A cluster of two processes."""
-    with engine.connect(engine.ClusterOptions(workers=2, threads_per_worker=1)) as connected:
+    with engine.cluster(workers=2) as connected:
         yield connected
 
 

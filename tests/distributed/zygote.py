@@ -54,11 +54,11 @@ def _prepare(request: dict[str, Any]) -> None:
 
         crashpoints.install(request["place"], request.get("crash"), request.get("count"))
     if threads := request.get("threads"):
-        from engine.graph.cluster import ClusterOptions
+        import engine
         from jobs.options import ClusterArguments
 
-        options = ClusterOptions(workers=1, threads_per_worker=threads, processes=False)
-        ClusterArguments.options = lambda _: options  # type: ignore[method-assign]
+        how = {"workers": 1, "threads_per_worker": threads, "processes": False}
+        ClusterArguments.open = lambda _: engine.cluster(**how)  # type: ignore[method-assign]
     if (commit_s := request.get("commit_s")) is not None:
         import engine.graph.ingest
         import engine.graph.run

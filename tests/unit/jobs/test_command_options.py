@@ -42,5 +42,5 @@ def test_a_stray_word_is_named() -> None:
 
 
 def test_a_scheduler_and_local_workers_exclude_each_other() -> None:
-    with pytest.raises(UsageError, match="--workers"):
-        ClusterArguments(scheduler="tcp://127.0.0.1:1", workers=2).options()
+    with pytest.raises(UsageError, match="workers"):
+        ClusterArguments(scheduler="tcp://127.0.0.1:1", workers=2).open()

@@ -75,8 +75,7 @@ from tests.making import Counting
 place, log = Path(sys.argv[1]), sys.argv[2]
 opened = []
 sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == "open" else None)
-options = engine.ClusterOptions(workers=1, processes=False)
-with engine.connect(options) as client:
+with engine.cluster(workers=1, processes=False) as client:
     cohort = engine.open(place / "cohort")
     for ask in (
         lambda: cohort.ingest(client=client),
@@ -314,7 +313,7 @@ def test_bombs_are_too_large_and_harm_no_worker(tmp_path: Path) -> None:
     cohort = engine.create(tmp_path / "cohort")
     toml = tmp_path / "cohort" / "cohort.toml"
     toml.write_text(toml.read_text() + "\n[limits]\nmax_decoded_bytes = 50000000\n")
-    with connect_quietly(engine.ClusterOptions(workers=1)) as workers:
+    with connect_quietly(workers=1) as workers:
         cohort.ingest(data / "d1", client=workers)  # all that is imported is
         before = workers.run(rss_bytes)
         report = cohort.ingest(data, client=workers)

@@ -1,0 +1,85 @@
+"""How progress looks: bars on a terminal, and a line every so often where there is none."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from engine.graph.events import Counted, Stage
+
+LINE_S = 30.0
+"""How often a stage is a line where there is no terminal, seconds."""
+
+
+class Shown(Counted):
+    """Progress on a console, until it is closed."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        self.console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+def shown_on(console: Console) -> Shown:
+    """Return what fits a console: bars need one that can go back in a line."""
+    bars = console.is_terminal and not console.is_dumb_terminal
+    return Bars(console) if bars else Lines(console)
+
+
+class Bars(Shown):
+    """A bar for each stage, with its rate, the time left and the failures."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._tasks: dict[str, TaskID] = {}
+        narrow = Column(no_wrap=True)
+        self._bars = Progress(
+            TextColumn("{task.description}", table_column=narrow, markup=False),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8, max_width=40)),
+            TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True, justify="right")),
+            TextColumn("{task.fields[stage].rate}", style="cyan", table_column=narrow),
+            TextColumn("{task.fields[stage].time}", table_column=narrow),
+            TextColumn("{task.fields[stage].failures}", style="red", table_column=narrow),
+            console=console,
+            expand=True,
+            redirect_stdout=False,
+        )
+
+    def show(self, stage: Stage) -> None:
+        """Move its bar; the time left goes on by itself."""
+        count = f"{stage.done:,}/{stage.total:,} {stage.unit}"
+        if stage.name not in self._tasks:
+            self._bars.start()
+            self._tasks[stage.name] = self._bars.add_task(stage.name, stage=stage, count=count)
+        self._bars.update(
+            self._tasks[stage.name], completed=stage.done, total=max(stage.total, 1), count=count
+        )
+
+    def close(self) -> None:
+        """Leave the terminal as it was, the bars as they are."""
+        self._bars.stop()
+
+
+class Lines(Shown):
+    """A sentence for a stage every `LINE_S`, and when it ended."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._said_s: dict[str, float] = {}
+
+    def show(self, stage: Stage) -> None:
+        """Say how far it is, if the last time is long enough ago."""
+        now = time.monotonic()
+        due = now - self._said_s.setdefault(stage.name, now) >= LINE_S
+        if due or not stage.running:
+            self._said_s[stage.name] = now
+            self.console.print(str(stage), markup=False)
