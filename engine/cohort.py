@@ -14,7 +14,7 @@ from distributed import Client
 
 from engine.errors import ConfigError, NoSource, NothingFound, ParameterError, UsageError
 from engine.graph.admission import IngestReport
-from engine.graph.cluster import client_or_local
+from engine.graph.cluster import client_or_own
 from engine.graph.events import Events
 from engine.graph.ingest import Ingest
 from engine.graph.notebook import events_here
@@ -111,7 +111,7 @@ class Cohort(Upkeep):
         """
         scopes = self._scopes(sources, layout)
         shown = events or events_here()
-        with client_or_local(client, shown) as working:
+        with client_or_own(client, shown) as working:
             ingest = Ingest(
                 self.root, self.config, working, scopes, rehash=rehash, events=shown, stop=stop
             )
@@ -128,9 +128,9 @@ class Cohort(Upkeep):
         scopes = []
         for source in sources:
             path = Path(os.path.abspath(source))  # noqa: PTH100 - takes out "..", follows no link
-            if not path.exists():
-                raise NoSource(str(source))
             located = locate_root(str(path), config)
+            if not path.exists() and (located is None or located[1]):  # a root says more itself
+                raise NoSource(str(source))
             if located is None:
                 base = path if path.is_dir() else path.parent
                 name = new_root_name(str(base), config)
@@ -243,7 +243,7 @@ class Cohort(Upkeep):
         """
         wanted = self._wanted(operation)
         shown = events or events_here()
-        with client_or_local(client, shown) as working:
+        with client_or_own(client, shown) as working:
             return [
                 self._run_one(o, working, where, limit, retry_failed, declare, shown, stop)
                 for o in wanted

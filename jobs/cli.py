@@ -8,7 +8,7 @@ from __future__ import annotations
 from jobs import commands, phantoms
 from jobs.app import app
 
-__all__ = ["commands", "main"]
+__all__ = ["app", "commands", "main"]
 
 app.add_typer(phantoms.app, name="phantom")
 

@@ -19,9 +19,11 @@ from distributed import Client
 import engine
 from engine import Cohort
 from engine.errors import ParameterError, UsageError
+from engine.graph.events import counted
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
 from jobs.app import app, command
+from jobs.nightly import INCOMPLETE, Step, run_nightly
 from jobs.options import (
     ClusterArguments,
     CohortPath,
@@ -38,11 +40,9 @@ from jobs.wording import (
     plan_lines,
     run_lines,
     status_lines,
+    step_lines,
     verify_lines,
 )
-
-INCOMPLETE = 3
-"""Exit code of a command that came to its end with more new failures than allowed."""
 
 DEMO_RADIUS_PX = (15.0, 65.0)
 """Radii that the demo's discs have, with room on both sides, pixels."""
@@ -230,6 +230,36 @@ def run(
 
 
 @command(app)
+def nightly(
+    output: Output,
+    place: CohortPath,
+    *,
+    max_failed: MaxFailed = 0,
+    cluster: ClusterArguments,
+) -> int:
+    """Ingest, run all that is declared, and say what came of it.
+
+    For schedules: whatever happens, standard output gets one line of JSON, and the log goes to
+    standard error. A step that fails does not keep the others from being tried.
+    """
+    output.as_json = True
+
+    def ended(step: Step, report: object) -> None:
+        if step.message is not None:
+            output.say(f"{step.step} failed: {step.message}")
+        for line in step_lines(report):
+            output.say(line)
+
+    cohort = engine.open(place)
+    with interruptible(output) as stop, working(output, cluster) as client:
+        summary = run_nightly(
+            cohort, client, events=output.events, max_failed=max_failed, stop=stop, ended=ended
+        )
+    output.result(summary.as_json())
+    return summary.exit_code
+
+
+@command(app)
 def export(
     output: Output,
     place: CohortPath,
@@ -253,7 +283,7 @@ def export(
         raise UsageError(f"No permission to write {file}.") from None
     output.result(
         {"table": table, "rows": rows.num_rows, "file": str(file)},
-        f"Wrote {rows.num_rows} rows of {table} to {file}.",
+        f"Wrote {counted(rows.num_rows, 'rows')} of {table} to {file}.",
     )
     return 0
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import ParameterError
+from engine.graph.events import counted
 from engine.phantoms import DiscOptions, write_discs
 from jobs.app import command
 from jobs.options import read_value
@@ -68,7 +69,7 @@ def discs(
     truth = write_discs(directory, options)
     output.result(
         {"directory": str(directory), "images": images, "truth": str(truth)},
-        f"Made {images} images of discs in {directory}; what they show is in {truth}.",
+        f"Made {counted(images, 'images')} of discs in {directory}; what they show is in {truth}.",
     )
     return 0
 

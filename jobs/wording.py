@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from engine.graph.admission import IngestReport
+from engine.graph.events import counted, told_s
 from engine.graph.run import RunReport
 from engine.operations.plan import CAUSES, SETTLED, Plan
 from engine.operations.status import Status
@@ -31,19 +32,36 @@ def ingest_lines(report: IngestReport) -> list[str]:
     ]
     for count, what in (
         (report.touched, "touched, same pixels"),
-        (report.duplicates, "duplicates of other images"),
+        (report.duplicates, "with the pixels of another image"),
         (report.returned, "back again"),
         (report.orphaned, "orphaned (source is gone, pixels stay)"),
-        (report.ignored, "files ignored"),
         (report.left, "left for the next ingest"),
     ):
         if count:
-            told.append(f"{count} {what}")
-    lines = [f"Ingested: {', '.join(told)} ({report.elapsed_s:.1f} s)."]
+            told.append(f"{count:,} {what}")
+    if report.ignored:
+        told.append(f"{counted(report.ignored, 'files')} ignored")
+    lines = [f"Ingested: {', '.join(told)} ({told_s(report.elapsed_s)})."]
     if report.failed:
-        lines.append(f"{report.failed} can't be read (cohort status names them):")
-    lines += [f"  {n} {code}: {REASONS.get(code, code)}" for code, n in report.reasons.items()]
+        lines.append(f"{counted(report.failed, 'sources')} can't be read; cohort status names all:")
+    for code, count in report.reasons.items():
+        named = [one["source"] for one in report.failed_first if one["reason"] == code]
+        lines.append(f"  {count:,} {code}: {_some(named, count)}. {REASONS.get(code, '')}".rstrip())
+    if report.unmatched:
+        many = "does" if report.unmatched == 1 else "do"
+        lines.append(
+            f"{counted(report.unmatched, 'images')} {many} not match the layout, so subject, date "
+            f"and so on are empty: {_some(report.unmatched_first, report.unmatched)}. If that is "
+            "not meant, change layout in cohort.toml, then: cohort ingest COHORT --rehash"
+        )
     return lines
+
+
+def _some(first: Sequence[str], count: int) -> str:
+    if not first:
+        return f"{count:,} more"
+    more = f" and {count - len(first):,} more" if count > len(first) else ""
+    return ", ".join(sorted(first)) + more
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -53,7 +71,7 @@ def plan_lines(plan: Plan) -> list[str]:
     if not plan.selected:
         lines.append("  No image is selected.")
     elif not plan.to_compute:
-        lines.append(f"  Nothing to do: all of {plan.selected} images are settled.")
+        lines.append(f"  Nothing to do: {counted(plan.selected, 'images')}, all settled.")
     for cause, count in plan.causes.items():
         why = CAUSES[cause]
         if cause in ("parameters", "version", "weights") and plan.changes:
@@ -61,7 +79,8 @@ def plan_lines(plan: Plan) -> list[str]:
         lines.append(f"  {count:>8} to compute: {cause} ({why})")
     lines += [f"  {count:>8} {SETTLED[state]}" for state, count in plan.settled.items()]
     if plan.unreadable:
-        lines.append(f"  {plan.unreadable:>8} sources can't be read (cohort status names them)")
+        noun = counted(plan.unreadable, "sources").split()[1]
+        lines.append(f"  {plan.unreadable:>8} {noun} can't be read (cohort status names them)")
     if plan.orphaned:
         lines.append(f"  {plan.orphaned:>8} of them orphaned: source gone, pixels kept")
     return lines
@@ -79,12 +98,13 @@ def run_lines(report: RunReport) -> list[str]:
     if not report.selected:
         lines = [f"{name}: no image is selected."]
     elif not report.planned:
-        lines = [f"{name}: nothing to do, {report.up_to_date} images are up to date."]
+        lines = [f"{name}: nothing to do, {counted(report.up_to_date, 'images')} up to date."]
     else:
         lines = [
-            f"{name}: {report.published} of {report.selected} images computed"
-            + (f" ({report.copied} of them copied)" if report.copied else "")
-            + f", {report.up_to_date} were up to date ({report.elapsed_s:.1f} s)."
+            f"{name}: {report.published:,} of {counted(report.selected, 'images')} computed"
+            + (f" ({report.copied:,} of them copied)" if report.copied else "")
+            + (f", {report.up_to_date:,} up to date before" if report.up_to_date else "")
+            + f" ({told_s(report.elapsed_s)})."
         ]
     if report.failed:
         codes = ", ".join(f"{n} {code}" for code, n in report.reasons.items())
@@ -93,21 +113,29 @@ def run_lines(report: RunReport) -> list[str]:
         lines.append(f"  {report.failed_before} failed before; --failed tries them again.")
     if report.unreadable_sources:
         lines.append(
-            f"  {report.unreadable_sources} sources can't be read; cohort status names them."
+            f"  {counted(report.unreadable_sources, 'sources')} can't be read; cohort status names "
+            "which."
         )
     if report.declared:
         lines.append("  These parameters are now the declared ones (cohort.toml).")
     if report.trial:
         lines.append(
-            "  A trial: other parameters than the declared ones; --declare makes it current."
+            "  These are not the declared parameters, so this is a trial; --declare makes it current."
         )
     lines.append(f"  Tables: {', '.join(report.tables)}")
     return lines
 
 
+def step_lines(report: object) -> list[str]:
+    """Say what a step of a job did, by the kind of its report."""
+    if isinstance(report, IngestReport):
+        return ingest_lines(report)
+    return run_lines(report) if isinstance(report, RunReport) else []
+
+
 def status_lines(status: Status) -> list[str]:
     """Say what is there, what is missing, and what failed, the worst named."""
-    states = ", ".join(f"{count} {state}" for state, count in status.images.items())
+    states = ", ".join(f"{count:,} {state}" for state, count in status.images.items())
     lines = [f"Images: {states or 'none yet'}."]
     for key in status.keys:
         kind = "declared" if key.declared else "trial"
@@ -126,7 +154,7 @@ def status_lines(status: Status) -> list[str]:
         lines.append(f"  {failure.source}: {failure.operation}, {failure.reason}{tried}")
     if len(status.failures) > NAMED:
         lines.append(f"  and {len(status.failures) - NAMED} more; --json names all.")
-    lines += list(status.notes)
+    lines += [*status.notes, *status.absent]
     if not any(key.declared for key in status.keys):
         lines.append(
             "Nothing is declared yet; a first complete run does: cohort run COHORT circles"
@@ -138,16 +166,17 @@ def status_lines(status: Status) -> list[str]:
 
 def verify_lines(report: VerifyReport) -> list[str]:
     """Say whether all is well, and name what is not."""
-    checked = ", ".join(f"{count} {what}" for what, count in report.checked.items())
+    checked = ", ".join(counted(n, what.replace("_", " ")) for what, n in report.checked.items())
     lines = [f"Checked {checked}."]
     lines += [f"  {p.kind}: {p.path}: {p.text}" for p in report.problems[:NAMED]]
     if len(report.problems) > NAMED:
         lines.append(f"  and {len(report.problems) - NAMED} more; --json names all.")
     if report.leftovers:
         lines.append(
-            f"{len(report.leftovers)} leftovers that no commit names; cohort gc removes them."
+            f"{counted(len(report.leftovers), 'leftovers')} that no commit names; cohort gc "
+            "removes what is old enough."
         )
-    lines.append("All is well." if report.ok else f"{len(report.problems)} problems.")
+    lines.append("All is well." if report.ok else f"{counted(len(report.problems), 'problems')}.")
     return lines
 
 
@@ -159,7 +188,7 @@ def gc_lines(left: Sequence[Leftover], dry_run: bool) -> list[str]:
     size = sum(one.size for one in left) / 1024**2
     kinds = Counter(one.path.split("/", 1)[0] for one in left)
     told = ", ".join(f"{count} below {name}" for name, count in sorted(kinds.items()))
-    return [f"{done} {len(left)} leftovers ({told}; {size:.1f} MiB)."]
+    return [f"{done} {counted(len(left), 'leftovers')} ({told}; {size:.1f} MiB)."]
 
 
 def experiments_table(experiments: pd.DataFrame) -> Table:

@@ -47,6 +47,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "NothingFound": ("No image fits", "Check --where"),
     "ParameterError": ("radius_px", (5, 1), "growing"),
     "RootEmpty": ("/nights",),
+    "RootGone": ("nights", "/nights"),
     "SchedulerLost": (3, 4),
     "SchedulerUnreachable": ("tcp://127.0.0.1:1",),
     "SourceUnreadable": ("truncated", "ends early"),

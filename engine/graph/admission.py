@@ -28,13 +28,18 @@ from engine.store.ledger import Part, Snapshot
 from engine.store.root import Root
 from engine.store.stacking import Slot
 
+NAMED = 5
+"""Failed sources, and those that do not match the layout, that a report names; it counts all."""
+
 
 @dataclass
 class IngestReport:
     """What an ingest did. ``failed`` counts the sources and images that newly can't be read.
 
     ``new``, ``changed``, ``touched`` (other times, same pixels), ``duplicates`` (same pixels as
-    another image, part of new or changed) and ``returned`` (were gone) count images.
+    another image, part of new or changed) and ``returned`` (were gone) count images. ``unmatched``
+    counts new and changed ones whose path the layout does not match. The first of these, and the
+    first that failed, are named in ``unmatched_first`` and ``failed_first`` (source and reason).
     """
 
     listed: int = 0
@@ -48,8 +53,11 @@ class IngestReport:
     orphaned: int = 0
     failed: int = 0
     left: int = 0
+    unmatched: int = 0
     elapsed_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    failed_first: list[dict[str, str]] = field(default_factory=list)
+    unmatched_first: list[str] = field(default_factory=list)
 
     @property
     def taken(self) -> int:
@@ -58,7 +66,7 @@ class IngestReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts as plain values."""
-        values = {name: value for name, value in vars(self).items() if name != "reasons"}
+        values = dict(vars(self))
         return {**values, "elapsed_s": round(self.elapsed_s, 3), "reasons": dict(self.reasons)}
 
 
@@ -175,6 +183,8 @@ class Admission:
         )
         self.report.failed += 1
         self.report.reasons[reason] += 1
+        if len(self.report.failed_first) < NAMED:
+            self.report.failed_first.append({"source": image_id, "reason": reason})
 
     def _retire(self, source: str, kept: set[str]) -> None:
         """End the rows of a source's images that are no more."""
@@ -225,12 +235,21 @@ class Admission:
         else:
             self.report.changed += old is not None
             self.report.new += old is None
+            self._match(file.source)
             if original is not None:
                 row = _placed_like(row, original, original.image_id)
                 self.report.duplicates += original.image_id != image_id
         self._rows.append(row)
         self.known.add([row])
         return (row.stack, row.shard) == (task.plan.name, slot.shard)
+
+    def _match(self, source: str) -> None:
+        """Count a source that the layout says nothing about."""
+        name, _, path = source.partition("/")
+        if self._config.layout_of(name).match(path) is None:
+            self.report.unmatched += 1
+            if len(self.report.unmatched_first) < NAMED:
+                self.report.unmatched_first.append(source)
 
     # commits
 

@@ -230,13 +230,13 @@ KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Client]]] = {
 
 
 @contextmanager
-def client_or_local(client: Client | None, events: Events) -> Iterator[Client]:
+def client_or_own(client: Client | None, events: Events | None = None) -> Iterator[Client]:
     """Give the client, or where there is none that of a local cluster for this block."""
     if client is not None:
         yield client
         return
     with Cluster("local") as own:
-        if own.dashboard_link:
+        if events is not None and own.dashboard_link:
             events.note(f"Dashboard: {own.dashboard_link}")
         yield own
 

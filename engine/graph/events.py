@@ -117,7 +117,8 @@ class Counted(Events):
         """Begin a stage, or enlarge it."""
         known = self.stages.setdefault(stage, Stage(stage, unit))
         known.enlarge(total)
-        self.show(known)
+        if known.total:
+            self.show(known)
 
     def advance(self, stage: str, count: int, failed: int = 0) -> None:
         """Count things of a stage as ended, some of them as failed."""
@@ -130,7 +131,8 @@ class Counted(Events):
         """End a stage."""
         known = self.stages[stage]
         known.end()
-        self.show(known)
+        if known.total:
+            self.show(known)
 
     def show(self, stage: Stage) -> None:
         """Show a stage that changed."""

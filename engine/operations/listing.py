@@ -16,6 +16,19 @@ PASSING = frozenset({"vanished", "unreadable"})
 """Reasons that may be gone the next time: such a source is opened again."""
 
 
+class RootGone(NoSource):
+    """A declared root is not there: (name, path)."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        name, path = self.args
+        return (
+            f"The root {name!r} of cohort.toml is not there: {path}. Is its disk mounted? Nothing "
+            f"was marked as gone. If it moved, change its path in cohort.toml, [roots.{name}]."
+        )
+
+
 class RootEmpty(NoSource):
     """A root is an empty folder, although the catalog knows files in it: (path,)."""
 
@@ -51,13 +64,13 @@ def list_sources(
 
     Raises
     ------
-    NoSource, RootEmpty
+    RootGone, RootEmpty
         If a root is not there, or has become empty: an unmounted disk must orphan nothing.
     """
     for name, below in scopes:
         base = Path(config.roots[name].path)
         if not base.is_dir():
-            raise NoSource(str(base))
+            raise RootGone(name, str(base))
         if _is_empty(base) and any(source.startswith(f"{name}/") for source in known.sources()):
             raise RootEmpty(str(base))
         for found in walk_files(base, below):

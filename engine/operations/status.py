@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.errors import UsageError
+from engine.errors import ConfigError, UsageError
 from engine.operations.base import Operation
 from engine.operations.key_state import Failure, KeyRows, KeyState, unbegun
 from engine.operations.registry import NoOperation, create_operation, find_operation
@@ -20,6 +21,7 @@ from engine.store.config import CohortConfig, read_config
 from engine.store.leftovers import all_ledgers
 from engine.store.results import read_key
 from engine.store.root import Root
+from engine.store.subjects import read_subjects
 
 INGEST = "ingest"
 """Stands for the operation where a source could not be read."""
@@ -37,7 +39,8 @@ class Status:
 
     ``images`` counts by state: ready, failed (a source that can't be read), orphaned (its source
     is gone) and retired (is no more). ``last_ingest`` is the identifier of the newest ingest that
-    changed anything; it begins with the time, UTC. ``notes`` say what could not be looked at.
+    changed anything; it begins with the time, UTC. ``notes`` say what could not be looked at,
+    ``absent`` what cohort.toml names and is not there: the next ingest or run will miss it.
     """
 
     images: Mapping[str, int]
@@ -45,6 +48,7 @@ class Status:
     failures: tuple[Failure, ...]
     last_ingest: str | None
     notes: tuple[str, ...] = field(default=())
+    absent: tuple[str, ...] = field(default=())
 
     @property
     def complete(self) -> bool:
@@ -67,6 +71,7 @@ class Status:
             "failed": [asdict(failure) for failure in self.failures],
             "last_ingest": self.last_ingest,
             "notes": list(self.notes),
+            "absent": list(self.absent),
         }
 
 
@@ -110,7 +115,19 @@ def read_status(root: Root) -> Status:
         failures=tuple(sorted(failures, key=lambda f: (f.operation, f.key or "", f.image_id))),
         last_ingest=max(ingests, default=None),
         notes=notes,
+        absent=tuple(_absent(root, config)),
     )
+
+
+def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
+    """Say which sources and tables that cohort.toml names are not there."""
+    for name, declared in config.roots.items():
+        if not Path(declared.path).is_dir():
+            yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
+    try:
+        read_subjects(root, config)
+    except ConfigError as error:
+        yield f"The subjects can't be joined: {error}"
 
 
 def _unreadable(images: pa.Table) -> Iterator[Failure]:

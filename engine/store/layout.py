@@ -56,9 +56,19 @@ class Layout:
         """Names of the placeholders, in order."""
         return tuple(_PLACEHOLDER.findall(self.pattern))
 
+    def match(self, path: str) -> dict[str, str] | None:
+        """Return the fields of a path, or None where it does not match."""
+        folder, stem = _split(path)
+        match = self._regex.fullmatch(f"{folder}/{stem}" if folder else stem)
+        return match.groupdict() if match else None
+
     def fields(self, path: str) -> dict[str, str]:
         """Return the fields of a path; of one that does not match, only its name."""
-        folder, _, last = path.rpartition("/")
-        stem = last.rsplit(".", 1)[0] if "." in last[1:] else last
-        match = self._regex.fullmatch(f"{folder}/{stem}" if folder else stem)
-        return match.groupdict() if match else {"name": stem}
+        found = self.match(path)
+        return {"name": _split(path)[1]} if found is None else found
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the folder of a path, and its last name without suffix."""
+    folder, _, last = path.rpartition("/")
+    return folder, last.rsplit(".", 1)[0] if "." in last[1:] else last
