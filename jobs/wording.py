@@ -120,7 +120,7 @@ def run_lines(report: RunReport) -> list[str]:
         lines.append("  These parameters are now the declared ones (cohort.toml).")
     if report.trial:
         lines.append(
-            "  These are not the declared parameters, so this is a trial; --declare makes it current."
+            "  Not the declared parameters, so this is a trial; --declare makes it current."
         )
     lines.append(f"  Tables: {', '.join(report.tables)}")
     return lines

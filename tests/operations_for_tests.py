@@ -72,6 +72,21 @@ class ProbeGpu(Probe):
     resources: ClassVar[Mapping[str, float]] = {"GPU": 1}
 
 
+def install_below(folder: Path) -> Path:
+    """Make a folder that, on ``PYTHONPATH``, installs these operations; return it."""
+    metadata = folder / "operations_for_tests-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: operations-for-tests\nVersion: 1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(
+        "[cohort.operations]\n"
+        "probe = tests.operations_for_tests:Probe\n"
+        "probe_gpu = tests.operations_for_tests:ProbeGpu\n"
+    )
+    return folder
+
+
 def count_call(path: str, source: str) -> None:
     """Append a line in one write, so that lines of several processes do not mix."""
     if not path:

@@ -27,6 +27,7 @@ from tests.distributed.invariants import (
     tables,
 )
 from tests.distributed.processes import REPOSITORY, Cluster, Driver, Ended, Zygote
+from tests.operations_for_tests import install_below
 
 IMAGES = 48
 
@@ -144,17 +145,8 @@ def rng() -> random.Random:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the environment of all processes: a home of its own, and a plugin by its path."""
     folder = tmp_path_factory.mktemp("environment")
-    plugin = folder / "plugin" / "operations_for_tests-1.0.dist-info"
-    plugin.mkdir(parents=True)
-    (plugin / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: operations-for-tests\nVersion: 1.0\n"
-    )
-    (plugin / "entry_points.txt").write_text(
-        "[cohort.operations]\n"
-        "probe = tests.operations_for_tests:Probe\n"
-        "probe_gpu = tests.operations_for_tests:ProbeGpu\n"
-    )
-    (plugin.parent / "sitecustomize.py").write_text(
+    plugin = install_below(folder / "plugin")
+    (plugin / "sitecustomize.py").write_text(
         "import sys\n"
         "if any('multiprocessing.forkserver' in word for word in sys.orig_argv):\n"
         "    import engine.graph.run, tests.operations_for_tests\n"
@@ -166,7 +158,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **kept,
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
-        "PYTHONPATH": f"{REPOSITORY}:{plugin.parent}",
+        "PYTHONPATH": f"{REPOSITORY}:{plugin}",
     }
 
 
