@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.operations.plan import select_images
+from engine.operations.selection import select_images
 from engine.store.catalog import ShardRow, with_fields
 from engine.store.pixels import StackReader, stack_path
 from engine.store.root import Root

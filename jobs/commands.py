@@ -18,10 +18,11 @@ from distributed import Client
 
 import engine
 from engine import Cohort
-from engine.errors import ParameterError, UsageError
+from engine.errors import NoSource, NothingFound, ParameterError, UsageError
 from engine.graph.events import counted
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
+from engine.sources.files import walk_files
 from jobs.app import app, command
 from jobs.nightly import INCOMPLETE, Step, run_nightly
 from jobs.options import (
@@ -47,6 +48,9 @@ from jobs.wording import (
 DEMO_RADIUS_PX = (15.0, 65.0)
 """Radii that the demo's discs have, with room on both sides, pixels."""
 
+
+FORMATS = "PNG, TIFF or JPEG"
+"""What can be ingested, in words."""
 
 DEMO_FOLDERS = {"data", "cohort"}
 """What a demo makes in its folder."""
@@ -143,9 +147,8 @@ def ingest(
     """
     sources = sources or []
     if sources:
-        for source in sources:
-            if not Path(source).exists():
-                raise engine.errors.NoSource(source)
+        for source in sources:  # before a cohort is made for nothing
+            require_files(source)
         cohort = engine.create(place, layout=layout)
     else:
         cohort = engine.open(place)
@@ -153,10 +156,27 @@ def ingest(
         report = cohort.ingest(
             *sources, client=client, layout=layout, rehash=rehash, events=output.events, stop=stop
         )
-    if not report.listed or (report.listed == report.ignored and not report.orphaned):
-        output.say(f"No image was found in {', '.join(sources) or 'the roots of cohort.toml'}.")
+    if report.listed == report.ignored and not report.orphaned:
+        output.say(
+            f"No image was found in {', '.join(sources) or 'the roots of cohort.toml'}: of "
+            f"{counted(report.listed, 'files')} none is {FORMATS}."
+        )
     output.result(report.as_json(), *ingest_lines(report))
     return _code(report.failed + report.left, max_failed)
+
+
+def require_files(source: str) -> None:
+    """Refuse a source in which there is nothing at all.
+
+    Raises
+    ------
+    NoSource, NothingFound
+    """
+    path = Path(source)
+    if not path.exists():
+        raise NoSource(source)
+    if path.is_dir() and next(walk_files(path), None) is None:
+        raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")
 
 
 @command(app, parameters=True)
@@ -213,6 +233,8 @@ def run(
     """
     cohort = engine.open(place)
     operations = _wanted(cohort, operation, context)
+    if selection.where is not None or selection.limit is not None:
+        cohort.plan(operations[0], **selection.asked())  # refused before a cluster is started
     reports: list[RunReport] = []
     with interruptible(output) as stop, working(output, cluster) as client:
         for wanted in operations:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import logging
 import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -15,7 +17,8 @@ from typing import Any
 
 import dask
 from dask.utils import format_bytes, parse_bytes
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
+from distributed.comm.core import connect as connect_comm
 from distributed.versions import VersionMismatchWarning
 
 from engine.errors import EngineError, NoWorkerForResource, NoWorkers, ParameterError, UsageError
@@ -144,8 +147,10 @@ class Cluster:
         )
         kind = where.partition("://")[0]
         if kind not in KINDS:
-            expected = "'local', or a scheduler's address such as 'tcp://host:8786' or 'tls://...'"
-            raise ParameterError("where", where, expected)
+            raise UsageError(
+                f"{where!r} is no cluster: give 'local', or the address of a scheduler with its "
+                f"protocol, e.g. tcp://{where.rpartition('://')[2]}"
+            )
         with ExitStack() as stack:
             self.client: Client = stack.enter_context(KINDS[kind](wanted))
             self._opened = stack.pop_all()
@@ -193,6 +198,7 @@ def _at_address(wanted: Wanted) -> Iterator[Client]:
         )
     with ExitStack() as stack:
         try:
+            _shake_hands(wanted.where)
             with warnings.catch_warnings():  # we compare versions ourselves, and say it shorter
                 warnings.simplefilter("ignore", VersionMismatchWarning)
                 client = stack.enter_context(
@@ -208,6 +214,20 @@ def _at_address(wanted: Wanted) -> Iterator[Client]:
         if wanted.resources:
             require_slots(client, dict(wanted.resources))
         yield client
+
+
+def _shake_hands(address: str) -> None:
+    """Talk to a scheduler once; Dask's client would wait for ever for one that never answers."""
+
+    async def talk() -> None:
+        arguments = Security().get_connection_args("client")
+        talking = connect_comm(address, timeout=CONNECT_S, **arguments)
+        comm = await asyncio.wait_for(talking, CONNECT_S)
+        await comm.close()
+
+    # In a thread: a notebook's own has a running loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, talk()).result()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine.errors import EngineError, ParameterError
+from engine.errors import EngineError, ParameterError, UsageError
 from engine.geometry import YX, Region
 from engine.operations.outlines import Outline, outline_objects
 from engine.store.digests import digest_of
@@ -116,8 +116,8 @@ class Operation(BaseModel):
             name = ".".join(str(part) for part in first["loc"]) or self.name
             known = ", ".join(type(self).model_fields)
             if first["type"] == "extra_forbidden":
-                raise ParameterError(
-                    name, parameters.get(name), f"one of the parameters of {self.name}: {known}"
+                raise UsageError(
+                    f"{self.name} has no parameter {name!r}. Its parameters: {known}."
                 ) from None
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             if first["type"] == "tuple_type":

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.errors import NothingFound, ParameterError, UsageError
+from engine.errors import UsageError
 from engine.operations.base import Operation, image_inputs
-from engine.store.catalog import FAILED, ORPHANED, READY, with_fields
+from engine.operations.selection import select_images
+from engine.store.catalog import FAILED, ORPHANED
 from engine.store.stacking import GIANT_SHARD_PX, count_blocks
 
 UNIT_IMAGES = 128
@@ -158,53 +158,6 @@ class Plan:
             "orphaned": self.orphaned,
             "changes": {name: list(pair) for name, pair in self.changes.items()},
         }
-
-
-def select_images(images: pa.Table, where: str | None, limit: int | None) -> pa.Table:
-    """Return the catalog's rows of the images that a run speaks of: those with pixels.
-
-    Parameters
-    ----------
-    images
-        The catalog's current rows, by image_id.
-    where
-        A condition on the catalog's columns and the layout's fields in pandas' query syntax,
-        e.g. ``subject == 's1'``.
-    limit
-        Take the first so many.
-
-    Raises
-    ------
-    UsageError
-        If the condition names a column that is not there, or is not one.
-    """
-    ready = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
-    if where is None:
-        kept = images.filter(ready)
-    else:
-        frame = with_fields(images).to_pandas()
-        chosen = filter_rows(frame[ready.to_numpy()], where)
-        kept = images.take(pa.array(chosen.index.to_numpy(), pa.int64()))
-    if limit is None:
-        return kept
-    if limit < 1:
-        raise ParameterError("--limit", limit, "at least 1")
-    return kept.slice(0, limit)
-
-
-def filter_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the rows that a condition holds for, with errors that name the columns there are."""
-    try:
-        kept = frame.eval(where, engine="python", local_dict={}, global_dict={})
-        if not (isinstance(kept, pd.Series) and pd.api.types.is_bool_dtype(kept)):
-            raise TypeError(where)
-        return frame[kept]
-    except Exception as error:  # pandas raises a dozen types for what people mistype
-        missing = str(error) if isinstance(error, (NameError, KeyError)) else "it is no condition"
-        raise NothingFound(
-            f"--where {where!r} can't be used: {missing}".rstrip("."),
-            f"Columns: {', '.join(frame.columns)}. Example: --where \"subject == 's1'\"",
-        ) from None
 
 
 def changed_part(new: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

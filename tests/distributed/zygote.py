@@ -59,6 +59,10 @@ def _prepare(request: dict[str, Any]) -> None:
 
         how = {"workers": 1, "threads_per_worker": threads, "processes": False}
         ClusterArguments.open = lambda _: engine.cluster(**how)  # type: ignore[method-assign]
+    if (connect_s := request.get("connect_s")) is not None:
+        import engine.graph.cluster
+
+        engine.graph.cluster.CONNECT_S = connect_s
     if (commit_s := request.get("commit_s")) is not None:
         import engine.graph.ingest
         import engine.graph.run

@@ -17,7 +17,6 @@ import pytest
 import skimage.data
 
 from engine.store.catalog import images_ledger
-from engine.store.config import _identity_bytes
 from engine.store.results import results_ledger
 from engine.store.root import open_root
 
@@ -114,41 +113,13 @@ def test_coins_go_through_the_same_commands(tmp_path: Path) -> None:
     assert [int(row["circle"]) for row in rows] == list(range(1, 25))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "told"),
-    [
-        (["run", "nowhere"], 2, "No cohort at"),
-        (["ingest", "new", "nowhere"], 2, "No file or folder at nowhere"),
-        (["run", "cohort", "circles", "--radius-px", "60:10"], 2, "radius_px"),
-        (["run", "cohort", "circles", "--radius", "1:2"], 2, "radius_px, polarity"),
-        (["run", "cohort", "squares"], 2, "circles"),
-        (["plan", "cohort", "circles", "--where", "subjet == 's1'"], 2, "subject"),
-        (["run", "cohort", "--scheduler", "tcp://127.0.0.1:9"], 1, "No Dask scheduler answers"),
-        (["export", "cohort", "circle", "x.csv"], 2, "circles_by_image"),
-        (["export", "cohort", "circles", "x.xls"], 2, ".csv"),
-        (["demo", "cohort"], 2, "cohort"),
-        (["run", "cohort", "circles", "--limit", "0"], 2, "--limit"),
-        (["gc", "cohort", "--older-than", "-1"], 2, "--older-than"),
-    ],
-)
-def test_mistakes_get_one_sentence_and_an_exit_code(
-    demo: tuple[Path, dict[str, Any]], arguments: list[str], code: int, told: str
+def test_a_folder_of_other_things_is_no_place_for_a_demo(
+    demo: tuple[Path, dict[str, Any]],
 ) -> None:
     place, _ = demo
-    done = cohort(*arguments, folder=place)
-    assert done.returncode == code, done.stderr
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (place / "new").exists()
-
-
-def test_a_later_format_is_refused(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    later = {"format": 99, "cohort_id": "x", "created": "2040-01-01T00:00:00+00:00"}
-    (tmp_path / "cohort.json").write_bytes(_identity_bytes(later))
-    done = cohort("status", tmp_path, "--json", folder=tmp_path)
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["error"] == "FormatTooNew"
-    assert "upgrade" in done.stderr.lower()
+    done = cohort("demo", "cohort", folder=place)
+    assert done.returncode == 2
+    assert "a new or empty folder" in done.stderr
 
 
 def test_failures_over_the_limit_are_exit_code_3(tmp_path: Path) -> None:

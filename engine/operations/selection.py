@@ -1,0 +1,74 @@
+"""Which images are meant: a condition on the catalog's columns, and a number."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import NothingFound, ParameterError
+from engine.store.catalog import IMAGES, ORPHANED, READY, with_fields
+
+ABOUT = ("source", "channels", "height", "width", "dtype")
+"""Columns of the catalog that people ask for, beside the fields of the layout."""
+
+
+def select_images(images: pa.Table, where: str | None, limit: int | None) -> pa.Table:
+    """Return the catalog's rows of the images that a run speaks of: those with pixels.
+
+    Parameters
+    ----------
+    images
+        The catalog's current rows, by image_id.
+    where
+        A condition on the catalog's columns and the layout's fields in pandas' query syntax,
+        e.g. ``subject == 's1'``.
+    limit
+        Take the first so many.
+
+    Raises
+    ------
+    UsageError
+        If the condition names a column that is not there, or is not one.
+    """
+    ready = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    if where is None:
+        kept = images.filter(ready)
+    else:
+        frame = with_fields(images).to_pandas()
+        chosen = filter_rows(frame[ready.to_numpy()], where)
+        kept = images.take(pa.array(chosen.index.to_numpy(), pa.int64()))
+    if limit is None:
+        return kept
+    if limit < 1:
+        raise ParameterError("--limit", limit, "at least 1")
+    return kept.slice(0, limit)
+
+
+def filter_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return the rows that a condition holds for, with errors that name the columns there are."""
+    try:
+        kept = frame.eval(where, engine="python", local_dict={}, global_dict={})
+        if not (isinstance(kept, pd.Series) and pd.api.types.is_bool_dtype(kept)):
+            raise TypeError(where)
+        return frame[kept]
+    except Exception as error:  # pandas raises a dozen types for what people mistype
+        raise NothingFound(
+            f"--where {where!r} can't be used: {_why_not(error, frame)}",
+            "Example: --where \"subject == 's1'\"",
+        ) from None
+
+
+def _why_not(error: Exception, frame: pd.DataFrame) -> str:
+    """Say which name of a condition is no column, and which it may have been."""
+    name = re.search("'(.+?)'", str(error)) if isinstance(error, (NameError, KeyError)) else None
+    if name is None:
+        return "it is no condition"
+    close = difflib.get_close_matches(name[1], list(frame.columns), n=1)
+    meant = f"did you mean {close[0]!r}" if close else "text is written in quotes"
+    fields = [column for column in frame.columns if column not in IMAGES.names]
+    known = ", ".join([*fields, *ABOUT])
+    return f"there is no column {name[1]!r} ({meant}; columns: {known} and more)"
