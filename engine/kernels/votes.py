@@ -36,9 +36,6 @@ _LEAST_VOTES = 4
 """A point casts about 2.5 votes into a window of 3 x 3 cells; three quarters of those that the
 least support promises must be there, as directions are uncertain."""
 
-FRACTION_BITS = 16
-"""Positions of votes are whole numbers of 1 / 65536 px: adding a crop's origin is then exact."""
-
 LOBE_RATIO = 1.3
 """A peak two cells from another one with 1.3 times its votes is that one's side lobe."""
 
