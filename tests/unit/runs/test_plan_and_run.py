@@ -452,6 +452,32 @@ def test_wrong_answers_fail_their_image_alone(
     assert rows["reason"].drop("i5").str.fullmatch("[a-z_]+").all()
 
 
+class Mixed(Counting):
+    """Gives each image's columns as another kind of sequence."""
+
+    def measure(self, image: engine.Image) -> Any:
+        whole = np.arange(4, dtype=np.int32)
+        answers: dict[str, Any] = {
+            "0": {"mean": [0, 1.5], "n": (0, 1)},
+            "1": {"mean": whole, "n": whole[::2].astype(float).repeat(2)},
+            "2": {"mean": np.array([1.5], np.float32), "n": np.array([3], np.uint8)},
+            "3": {"mean": pa.array([2.5]), "n": pd.Series([4])},
+            "4": {"mean": [], "n": np.array([], np.int64)},
+        }
+        return answers.get(Path(image.source).stem[-1], {"mean": [None], "n": [2**60 + 1]})
+
+
+def test_answers_may_be_any_sequences(cohort: engine.Cohort, client: Client, log: str) -> None:
+    (run,) = cohort.run(Mixed(log=log), client=client)
+    assert (run.published, run.failed) == (6, 0)
+    found = cohort.arrow_table(run.tables[0]).select(["name", "mean", "n"]).to_pylist()
+    assert [tuple(row.values()) for row in sorted(found, key=lambda row: row["name"])] == [
+        ("i0", 0.0, 0), ("i0", 1.5, 1),
+        ("i1", 0.0, 0), ("i1", 1.0, 0), ("i1", 2.0, 2), ("i1", 3.0, 2),
+        ("i2", 1.5, 3), ("i3", 2.5, 4), ("i5", None, 2**60 + 1),
+    ]  # fmt: skip
+
+
 def test_results_do_not_depend_on_how_work_was_cut(tmp_path: Path, client: Client) -> None:
     """Invariant 8: same pixels, same rows, in one ingest or in three, in one run or in three."""
     paths = [put(tmp_path / "data" / f"i{n}.png", discs(n)) for n in range(6)]
