@@ -22,6 +22,9 @@ from engine.store.root import open_root
 
 HERE = Path(__file__).resolve().parents[3]
 
+ONE = ("--workers", "1")
+"""One worker where it is not in question how many: each takes seconds to start."""
+
 
 def cohort(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a shell would."""
@@ -100,8 +103,8 @@ def test_a_plan_says_which_parameter_changed(demo: tuple[Path, dict[str, Any]]) 
 def test_coins_go_through_the_same_commands(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     iio.imwrite(tmp_path / "photos" / "coins.png", skimage.data.coins())
-    assert values(cohort("ingest", "c", "photos", "--json", folder=tmp_path))["new"] == 1
-    run = cohort("run", "c", "circles", "--radius-px", "15:35", "--json", folder=tmp_path)
+    assert values(cohort("ingest", "c", "photos", "--json", *ONE, folder=tmp_path))["new"] == 1
+    run = cohort("run", "c", "circles", "--radius-px", "15:35", "--json", *ONE, folder=tmp_path)
     assert values(run)["runs"][0]["declared"] is True
     assert (
         values(cohort("export", "c", "circles", "out.csv", "--json", folder=tmp_path))["rows"] == 24
@@ -126,9 +129,9 @@ def test_failures_over_the_limit_are_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "broken.png").write_bytes(b"no image")
     iio.imwrite(tmp_path / "in" / "good.png", np.zeros((32, 32), np.uint8))
-    assert cohort("ingest", "c", "in", folder=tmp_path).returncode == 3
+    assert cohort("ingest", "c", "in", *ONE, folder=tmp_path).returncode == 3
     (tmp_path / "in" / "broken.png").write_bytes(b"still none")
-    assert cohort("ingest", "c", "in", "--max-failed", "1", folder=tmp_path).returncode == 0
+    assert cohort("ingest", "c", "in", "--max-failed", "1", *ONE, folder=tmp_path).returncode == 0
     status = values(cohort("status", "c", "--json", folder=tmp_path))
     assert [(f["source"], f["reason"]) for f in status["failed"]] == [
         ("in/broken.png", "not_an_image")
