@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from distributed import Client
 
-from engine.errors import ConfigError, NoSource, NothingFound, ParameterError, UsageError
+from engine.errors import NothingFound, ParameterError, UsageError
 from engine.graph.admission import IngestReport
 from engine.graph.cluster import client_or_own
 from engine.graph.events import Events
@@ -26,10 +25,10 @@ from engine.operations.base import Operation
 from engine.operations.history import most_used_key
 from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
+from engine.operations.scopes import scopes_of
 from engine.operations.tables import TableSpec
 from engine.operations.unit import ledger_of
 from engine.operations.upkeep import Upkeep
-from engine.sources.files import escape_path
 from engine.store.access import require_writable
 from engine.store.catalog import SHARDS, ShardRow, read_images, shards_ledger
 from engine.store.config import (
@@ -37,8 +36,6 @@ from engine.store.config import (
     create_cohort,
     declare_operation,
     declare_roots,
-    locate_root,
-    new_root_name,
     read_config,
     read_identity,
 )
@@ -109,41 +106,13 @@ class Cohort(Upkeep):
         ------
         NoSource, NothingFound
         """
-        scopes = self._scopes(sources, layout)
+        scopes = scopes_of(self.root, sources, layout)
         shown = events or events_here()
         with client_or_own(client, shown) as working:
             ingest = Ingest(
                 self.root, self.config, working, scopes, rehash=rehash, events=shown, stop=stop
             )
             return ingest.run()
-
-    def _scopes(self, sources: Sequence[str | Path], layout: str | None) -> list[tuple[str, str]]:
-        config = self.config
-        if not sources:
-            if not config.roots:
-                raise NothingFound(
-                    "cohort.toml names no sources", "Give one: cohort ingest COHORT SOURCE"
-                )
-            return [(name, "") for name in config.roots]
-        scopes = []
-        for source in sources:
-            path = Path(os.path.abspath(source))  # noqa: PTH100 - takes out "..", follows no link
-            located = locate_root(str(path), config)
-            if not path.exists() and (located is None or located[1]):  # a root says more itself
-                raise NoSource(str(source))
-            if located is None:
-                base = path if path.is_dir() else path.parent
-                name = new_root_name(str(base), config)
-                entry: dict[str, Any] = {"path": str(base)}
-                if layout is not None:
-                    entry["layout"] = layout
-                declare_roots(self.root, {name: entry}, None)
-                config = self.config
-                located = locate_root(str(path), config)
-            if located is None:
-                raise ConfigError("cohort.toml", f"root {name} was not kept")
-            scopes.append((located[0], escape_path(located[1])))
-        return scopes
 
     # what can be asked
 

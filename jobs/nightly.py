@@ -6,14 +6,15 @@ once do no harm, and after one that was killed the next goes on from what is com
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from distributed import Client
@@ -22,8 +23,6 @@ from engine import Cohort, Events
 from engine.errors import EngineError, Interrupted, NoWorkers, SchedulerLost
 from engine.operations.key_state import Failure
 from engine.operations.status import INGEST, Status
-
-log = logging.getLogger(__name__)
 
 NAMED = 100
 """Failures that a summary names, those of this night first; ``cohort status --json`` names all."""
@@ -181,9 +180,11 @@ def _run_step(name: str, work: Callable[[], Any]) -> tuple[Step, Any, Exception 
         step.error, step.message = type(error).__name__, str(error)
     except Exception as error:  # a fault of ours: it hides nothing of the other steps
         cause = error
-        log.exception("Step %s of the nightly job failed", name)
         step.code, step.error = 1, type(error).__name__
-        step.message = (str(error).splitlines() or [""])[0]
+        # Its text may hold what a file said: the type and the place are told.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        step.message = f"a fault of the program, {step.error} in {where}; please report it."
     else:
         if not isinstance(report, Status):
             step.report = report.as_json()

@@ -85,7 +85,8 @@ class Stage:
         per_s = self.done / max(self.elapsed_s, 1e-3)
         if not self.done:
             return ""
-        return f"{per_s:.3g}/s" if per_s >= 1 else f"{per_s * 60:.2g}/min"
+        rate, unit = (per_s, "s") if per_s >= 1 else (per_s * 60, "min")
+        return f"{rate:,.0f}/{unit}" if rate >= 99.95 else f"{rate:.3g}/{unit}"
 
     @property
     def time(self) -> str:

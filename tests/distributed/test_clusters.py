@@ -1,0 +1,72 @@
+"""engine.cluster: one way to a client, and what was opened is closed, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+
+import pytest
+
+import engine
+from engine.errors import NoWorkerForResource, ParameterError, UsageError
+from engine.graph.cluster import NoCertificate, SchedulerUnreachable
+from tests.distributed.processes import Cluster, is_alive, wait_for
+from tests.making import connect_quietly
+
+
+def test_a_scheduler_that_was_there_goes_on(session_cluster: Cluster) -> None:
+    cluster = engine.cluster(session_cluster.address)
+    client = cluster.client
+    assert client.submit(os.getpid, pure=False).result() in session_cluster.workers()
+    assert "2 workers, 2 threads" in cluster._repr_html_()
+    cluster.close()
+    cluster.close()
+    assert client.status == "closed"
+    assert "closed" in repr(cluster)
+    with engine.cluster(session_cluster.address) as again:
+        assert again.submit(sum, [1, 2]).result() == 3
+
+
+def test_a_slot_for_a_gpu_is_asked_for(session_cluster: Cluster) -> None:
+    with pytest.raises(NoWorkerForResource, match="GPU"):
+        engine.cluster(session_cluster.address, resources={"GPU": 1})
+
+
+def test_local_workers_end_with_it_and_the_port_may_be_taken() -> None:
+    taken = None
+    with suppress(OSError):  # it may be taken already
+        taken = socket.create_server(("127.0.0.1", 8787))
+    with connect_quietly(where="local", workers=1, resources={"GPU": 1}) as client:
+        worker = client.submit(os.getpid, resources={"GPU": 1}, pure=False).result()
+        assert ":8787/" not in client.dashboard_link
+    wait_for(lambda: not is_alive(worker), "the end of the worker", 20)
+    if taken is not None:
+        taken.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "how", "kind", "told"),
+    [
+        ("kubernets", {}, UsageError, "tcp://kubernets"),
+        ("tcp://127.0.0.1:1", {"workers": 2}, UsageError, "workers is of a local cluster"),
+        ("tcp://127.0.0.1:1", {"memory_limit": "1GiB"}, UsageError, "memory_limit"),
+        ("local", {"workers": 0}, ParameterError, "workers"),
+        ("local", {"threads_per_worker": -1}, ParameterError, "threads_per_worker"),
+        ("local", {"memory_limit": "much"}, ParameterError, "memory_limit"),
+        ("tls://127.0.0.1:1", {}, NoCertificate, "distributed.comm.tls"),
+    ],
+)
+def test_what_can_not_be_is_refused_at_once(
+    where: str, how: dict[str, object], kind: type[Exception], told: str
+) -> None:
+    with pytest.raises(kind, match=told):
+        engine.cluster(where, **how)  # type: ignore[arg-type]
+
+
+def test_a_program_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.graph.cluster.CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(SchedulerUnreachable, match=address):
+            engine.cluster(address)

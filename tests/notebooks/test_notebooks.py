@@ -1,0 +1,68 @@
+"""The notebooks run from a clean kernel, show what they promise, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+def outputs(notebook: Any, kind: str) -> list[str]:
+    """Return all outputs of a kind, e.g. ``text/plain``."""
+    cells = (cell for cell in notebook.cells if cell.cell_type == "code")
+    found = (output.get("data", {}) for cell in cells for output in cell.outputs)
+    return [str(data[kind]) for data in found if kind in data]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Execute the notebook about circles in folders of its own."""
+    folder = tmp_path_factory.mktemp("notebook")
+    for name in ("cwd", "tmp", "home"):
+        (folder / name).mkdir()
+    own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+    notebook = nbformat.read(REPOSITORY / "notebooks" / "circles.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        where = {"metadata": {"path": str(folder / "cwd")}}
+        nbclient.NotebookClient(notebook, timeout=240, resources=where).execute()
+    return notebook, folder
+
+
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own: event loops, sockets
+def test_circles_runs_from_a_clean_kernel(executed: tuple[Any, Path]) -> None:
+    notebook, folder = executed
+    texts = outputs(notebook, "text/plain")
+    assert len(outputs(notebook, "image/png")) == 4
+    assert "{'new': 16}" in texts
+    assert "{'done': 16}" in texts
+    assert any("circles: 16 images" in text for text in texts), "progress is shown by default"
+    assert any("2 workers" in html for html in outputs(notebook, "text/html")), "the cluster"
+    left = [p for name in ("cwd", "tmp") for p in (folder / name).rglob("*") if p.is_file()]
+    assert left == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_what_is_stored_was_run_in_order(path: Path) -> None:
+    """A reader on a code host sees outputs; they are small, and of no machine."""
+    text = path.read_text()
+    notebook = json.loads(text)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = [output["output_type"] for cell in cells for output in cell["outputs"]]
+    assert kinds
+    assert set(kinds) <= {"display_data", "execute_result"}, "no error, and nothing printed"
+    assert len(text) < 500_000
+    assert not any(word in text for word in ("/tmp", "/home", "/root", "/Users"))
