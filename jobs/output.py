@@ -59,7 +59,10 @@ class Output:
     def interrupted(self) -> None:
         """Say that a second Ctrl-C ended it at once."""
         self._quiet()
-        self._err.print("cohort: stopped at once; what was committed stays.", markup=False)
+        told = "stopped at once; what was committed stays. Run it again to go on."
+        if self.as_json:
+            sys.stdout.write(json.dumps({"error": "KeyboardInterrupt", "message": told}) + "\n")
+        self._err.print(f"cohort: {told}", markup=False)
 
     def _quiet(self) -> None:
         if self._shown is not None:
