@@ -14,6 +14,7 @@ from engine.graph.cluster import Cluster as cluster  # noqa: N813 - used as a ve
 from engine.graph.events import Events
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
+from engine.operations.function import from_function
 from engine.operations.outlines import Outline
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "circles",
     "cluster",
     "create",
+    "from_function",
     "open",
 ]

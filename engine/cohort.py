@@ -12,6 +12,7 @@ import pyarrow as pa
 from distributed import Client
 
 from engine.errors import NothingFound, ParameterError, UsageError
+from engine.functions import Functions
 from engine.graph.admission import IngestReport
 from engine.graph.cluster import client_or_own
 from engine.graph.events import Events
@@ -54,7 +55,7 @@ def never() -> bool:
     return False
 
 
-class Cohort(Upkeep):
+class Cohort(Functions, Upkeep):
     """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
 
     Attributes

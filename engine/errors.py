@@ -194,6 +194,28 @@ class NoWorkerForResource(EngineError):
         )
 
 
+class MissingPackage(EngineError, ImportError):
+    """The scheduler or a worker lacks what an operation imports: (module,)."""
+
+    def __str__(self) -> str:
+        return (
+            f"The scheduler or a worker can't import {self.args[0]}, which the operation needs. "
+            "Install the same packages there as here, the operation's own among them, and start "
+            "them again; no image was failed for it."
+        )
+
+
+class ColumnsChanged(UsageError):
+    """An operation has other columns than its results so far: (ledger, columns there, columns)."""
+
+    def __str__(self) -> str:
+        ledger, there, now = self.args
+        return (
+            f"{ledger} holds objects with the columns {there}; the operation now has {now}. Other "
+            "columns are another version: raise it by 1."
+        )
+
+
 class NoTable(EngineError, FileNotFoundError):
     """A table was asked for that is not there: (name, names that are there)."""
 

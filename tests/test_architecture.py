@@ -28,6 +28,7 @@ MOST_LINES = 400
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "AlignmentError": (3, "a grid of 2 shards"),
     "AlreadyExists": ("pixels/x",),
+    "ColumnsChanged": ("results/spots/v1", "y (double)", "x (double)"),
     "ConfigError": ("cohort.toml, limits", "must be positive"),
     "Conflict": ("cohort.toml",),
     "CorruptStore": ("pixels/x", "its bytes do not match"),
@@ -37,6 +38,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "Incomplete": (1, 12),
     "Interrupted": (3, 4),
     "MissingObject": ("pixels/x",),
+    "MissingPackage": ("x",),
     "NoCertificate": ("tls://127.0.0.1:1",),
     "NoCohort": ("/c",),
     "NoOperation": ("circels", ("circles",)),
@@ -44,6 +46,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "NoTable": ("circels", ("circles",)),
     "NoWorkerForResource": ("gpu", 1.0, 4),
     "NoWorkers": (30.0,),
+    "NotPortable": ("spots", "cannot pickle a lock"),
     "NothingFound": ("No image fits", "Check --where"),
     "ParameterError": ("radius_px", (5, 1), "growing"),
     "RootEmpty": ("/nights",),

@@ -41,9 +41,15 @@ class Publisher:
         Where to.
     snapshot
         The ledger as it was planned with.
+
+    Raises
+    ------
+    ColumnsChanged
+        If the ledger was begun with other columns: nothing is computed that can't be published.
     """
 
     def __init__(self, ledger: Ledger, key: str, snapshot: Snapshot) -> None:
+        ledger.require_columns()
         self._ledger = ledger
         self._key = key
         self.snapshot = snapshot

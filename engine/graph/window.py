@@ -19,7 +19,7 @@ from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from engine.errors import EngineError, NoWorkers, SchedulerLost
+from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
 from engine.graph.cluster import slots
 
 T = TypeVar("T")
@@ -208,6 +208,8 @@ class Window:
         except EngineError:
             raise
         except Exception as error:  # a fault of ours or of a worker's environment, never an image's
+            if lacking := _import_error(error):
+                raise MissingPackage(lacking.name or "a module") from None
             raise TaskFailed(type(error).__name__) from None
         del self._flight[str(future.key)]
         return Ended(task, value)
@@ -245,3 +247,10 @@ class Window:
             self._slots, self._staffed = found, now
         elif now - self._staffed > NO_WORKERS_S:
             raise NoWorkers(NO_WORKERS_S)
+
+
+def _import_error(error: BaseException | None) -> ImportError | None:
+    """Return the import that failed on the scheduler or a worker, where that was the cause."""
+    while error is not None and not isinstance(error, ImportError):
+        error = error.__cause__
+    return error

@@ -170,6 +170,21 @@ class Operation(BaseModel):
             image too, under the exception's name.
         """
 
+    def prepare(self) -> None:
+        """Load what all images need (a model, a function), once on each worker.
+
+        An error here is the environment's: it ends the run and fails no image.
+        """
+
+    def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
+        """Answer for one array (y, x), (c, y, x) or (y, x, 3): how people tune parameters.
+
+        Returns
+        -------
+        One row per object: its number, from 1, and the columns of ``objects``.
+        """
+        return self.frame(self.measure(Image.of(array)))
+
     def annotation(self, source: str) -> str | None:
         """Return the digest of what people drew on a source, if "annotation" is in ``inputs``.
 

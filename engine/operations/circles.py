@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
@@ -132,12 +131,3 @@ class Circles(Operation):
         if channels in (3, 4):
             return luminance(image.pixels), noise.get(channels)
         raise ImageFailed("channel_needed")
-
-    def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
-        """Answer for one array (y, x), (c, y, x) or (y, x, 3): how people tune parameters.
-
-        Returns
-        -------
-        One row per circle: its number, from 1, and the columns of `OBJECTS`.
-        """
-        return self.frame(self.measure(Image.of(array)))

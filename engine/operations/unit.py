@@ -1,7 +1,8 @@
 """Compute one unit: read its pixels, answer for each image, write one durable part.
 
 Runs without a cluster. A failing image gets a row with a reason code; its siblings are not
-affected. Only what concerns the store (no room, no permission) ends the unit.
+affected. Only what concerns the store (no room, no permission) or the environment (a package is
+not there) ends the unit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.errors import CorruptStore, EngineError, MissingObject, StoreFull, StoreReadOnly
+from engine.errors import (
+    CorruptStore,
+    EngineError,
+    MissingObject,
+    MissingPackage,
+    StoreFull,
+    StoreReadOnly,
+)
 from engine.geometry import Region
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.plan import Item, Unit
@@ -204,10 +212,11 @@ def compute_unit(
 
     Raises
     ------
-    StoreFull, StoreReadOnly
+    StoreFull, StoreReadOnly, MissingPackage
         Anything that concerns a single image becomes a row instead.
     """
     place = where or Where()
+    operation.prepare()
     reader = StackReader(root, files)
     objects = [(spec.name, spec.type, _plain(spec.type)) for spec in operation.objects]
     answers: list[Answer] = []
@@ -221,6 +230,8 @@ def compute_unit(
             found = _checked(objects, operation.measure(image))
         except (StoreFull, StoreReadOnly):
             raise
+        except ImportError as error:  # it would fail all images alike, on this worker only
+            raise MissingPackage(error.name or "a module") from None
         except Exception as error:  # whatever an image does to an operation is its own failure
             reason = reason_of(error)
         answers.append(Answer(item, found, reason, time.perf_counter() - began))
