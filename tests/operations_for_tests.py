@@ -25,7 +25,8 @@ class Probe(Operation):
     calls
         File to which each call appends the image's source, one write a call.
     sick
-        JSON file, by source: ``kill`` kills the process, ``fail`` fails the image. May vanish.
+        JSON file, by source: ``kill`` kills the process, ``fail`` fails the image, ``stop`` stops
+        the process, the first time. May vanish.
     pause_s
         How long each call takes, so that there is time to kill something.
     """
@@ -50,6 +51,8 @@ class Probe(Operation):
         harm = _read(self.sick).get(image.source)
         if harm == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if harm == "stop" and first_time(f"{self.sick}.stopped"):
+            os.kill(os.getpid(), signal.SIGSTOP)
         if harm == "fail":
             raise ImageFailed("told_to")
         plane = image.pixels[0]
@@ -72,6 +75,13 @@ class ProbeGpu(Probe):
     resources: ClassVar[Mapping[str, float]] = {"GPU": 1}
 
 
+class ProbeTpu(Probe):
+    """The same, of workers that nobody has."""
+
+    name: ClassVar[str] = "probe_tpu"
+    resources: ClassVar[Mapping[str, float]] = {"TPU": 1}
+
+
 def install_below(folder: Path) -> Path:
     """Make a folder that, on ``PYTHONPATH``, installs these operations; return it."""
     metadata = folder / "operations_for_tests-1.0.dist-info"
@@ -83,6 +93,7 @@ def install_below(folder: Path) -> Path:
         "[cohort.operations]\n"
         "probe = tests.operations_for_tests:Probe\n"
         "probe_gpu = tests.operations_for_tests:ProbeGpu\n"
+        "probe_tpu = tests.operations_for_tests:ProbeTpu\n"
     )
     return folder
 
@@ -96,6 +107,15 @@ def count_call(path: str, source: str) -> None:
         os.write(file, (source + "\n").encode())
     finally:
         os.close(file)
+
+
+def first_time(path: str) -> bool:
+    """Tell whether nobody asked before, in whatever process."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _read(path: str) -> dict[str, str]:

@@ -6,8 +6,8 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tests.distributed.invariants import (
     tables,
 )
 from tests.distributed.processes import REPOSITORY, Cluster, Driver, Ended, Zygote
+from tests.distributed.survival import FILE, Survival, Trial
 from tests.operations_for_tests import install_below
 
 IMAGES = 48
@@ -51,9 +52,57 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in repetitions]
 
 
+SURVIVAL = pytest.StashKey[Survival]()
+PASSED = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the table of what survived."""
+    config.stash[SURVIVAL] = Survival()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep a test's outcome for its fixtures; one that was skipped has none."""
+    report = yield
+    if report.when == "call" and not report.skipped:
+        item.stash[PASSED] = report.passed
+    return report
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table after repetitions, and write it down."""
+    survival = config.stash[SURVIVAL]
+    if "fault" not in config.getoption("markexpr") or not survival.lines:
+        return
+    terminalreporter.section("what survived")
+    for line in survival.text():
+        terminalreporter.write_line(line)
+    survival.write()
+    terminalreporter.write_line(f"written to {FILE.relative_to(REPOSITORY)}")
+
+
+@pytest.fixture
+def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
+    """Count what a test loses, in the line that its mark ``fault`` names."""
+    found = Trial()
+    yield found
+    mark = request.node.get_closest_marker("fault")
+    passed = request.node.stash.get(PASSED, None)
+    if mark is not None and passed is not None:
+        request.config.stash[SURVIVAL].add(*mark.args, found, passed)
+
+
 @dataclass
 class Lab:
-    """One cohort under test, beside it what is watched for leaks."""
+    """One cohort under test, beside it what is watched for leaks.
+
+    ``operation`` is the one that is asked and checked; ``trial`` counts what is lost.
+    """
 
     zygote: Zygote
     folder: Path
@@ -62,8 +111,11 @@ class Lab:
     calls: Calls
     right: Right | None = None
     cluster: Cluster | None = None
+    operation: str = "probe"
+    trial: Trial = field(default_factory=Trial)
 
     def __post_init__(self) -> None:
+        self._twice = 0
         self._images_before = listing(self.images)
         self._home_before = listing(self.zygote.folder / "home")
 
@@ -82,11 +134,12 @@ class Lab:
             "ingest", self.place, self.images, *where, place=str(self.place), **how
         )
 
-    def start(self, *argv: str, operation: str = "probe", **how: Any) -> Driver:
+    def start(self, *argv: str, operation: str | None = None, **how: Any) -> Driver:
         """Start a run of the operation for tests."""
         where = self._where(how)
+        asked = operation or self.operation
         return self.zygote.start(
-            "run", self.place, operation, "--calls", self.calls.path, *argv, *where,
+            "run", self.place, asked, "--calls", self.calls.path, *argv, *where,
             place=str(self.place), **how,
         )  # fmt: skip
 
@@ -94,23 +147,49 @@ class Lab:
         """Run the operation for tests to its end."""
         return self.start(*argv, **how).wait()
 
-    def check(self, *argv: str, key: str | None = None, calls: int = 0, **how: Any) -> Ended:
-        """Check I1 to I4 and I6 of the operation for tests; runs it once more."""
-        check_once(self.place, key)
+    def check(self, *argv: str, key: str | None = None, again: int = 0, **how: Any) -> Ended:
+        """Check I1 to I4 and I6 of the operation for tests; runs it once more.
+
+        ``again`` is how many calls there were that somebody asked for a second time.
+        """
+        self._measure(key, again)
+        check_once(self.place, key, operation=self.operation)
         before = self.calls.all()
-        again = self.run(*argv, **how)
-        assert again.code == 0, again.err
-        assert again.run["planned"] == again.run["published"] == 0
+        ended = self.run(*argv, **how)
+        assert ended.code == 0, ended.err
+        assert ended.run["planned"] == ended.run["published"] == 0
         assert self.calls.all() == before, "I2: a re-run computed something"
         check_files(self.place)
         if self.right is not None:
-            assert comparable(result_rows(self.place, key)) == self.right.rows
+            assert comparable(self.rows(key)) == self.right.rows
             if key is None:
-                self.right.check_tables(self.place)
+                self.right.check_tables(self.place, self.operation)
         check_outside(self.images, self._images_before)
         check_outside(self.zygote.folder / "home", self._home_before)
         assert not any((self.zygote.folder / "cwd").iterdir())
-        return again
+        return ended
+
+    def rows(self, key: str | None = None) -> list[dict[str, Any]]:
+        """Return the rows of the operation for tests."""
+        return result_rows(self.place, key, operation=self.operation)
+
+    def _measure(self, key: str | None, again: int) -> None:
+        """Count what is missing, wrong or double, and what was computed twice."""
+        calls = self.calls.all()
+        twice = len(calls) - len(set(calls)) - again
+        self.trial.recomputed += max(0, twice - self._twice)
+        self._twice = twice
+        rows = comparable(self.rows(key))
+        there = {row["image_id"] for row in rows}
+        self.trial.lost += len(set(self.sources()) - there)
+        self.trial.silent += len(rows) - len(there)
+        if self.right is not None:
+            self.trial.silent += sum(row not in self.right.rows for row in rows)
+
+    def forget_calls(self) -> None:
+        """Begin to count calls anew."""
+        self.calls.path.unlink(missing_ok=True)
+        self._twice = 0
 
     def sources(self) -> list[str]:
         """Return the names of all sources, as the catalog has them."""
@@ -127,9 +206,9 @@ class Right:
     rows: list[dict[str, Any]]
     tables: dict[str, pd.DataFrame]
 
-    def check_tables(self, place: Path) -> None:
+    def check_tables(self, place: Path, operation: str) -> None:
         """Check that a cohort's tables are the same, order included."""
-        for name, found in tables(place).items():
+        for name, found in tables(place, operation).items():
             pd.testing.assert_frame_equal(found, self.tables[name])
 
 
@@ -188,7 +267,8 @@ def session_cluster(
     tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 ) -> Iterator[Cluster]:
     """Start a scheduler and two workers for all tests that do not kill them for good."""
-    cluster = Cluster(tmp_path_factory.mktemp("clusters") / "shared", environment)
+    folder = tmp_path_factory.mktemp("clusters") / "shared"
+    cluster = Cluster(folder, environment, options=("--resources", "GPU=1"))
     yield cluster
     cluster.close()
 
@@ -231,12 +311,14 @@ def declare(place: Path) -> None:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, zygote: Zygote, images: Path, template: tuple[Path, Right]) -> Lab:
+def lab(
+    tmp_path: Path, zygote: Zygote, images: Path, template: tuple[Path, Right], trial: Trial
+) -> Lab:
     """Return a lab whose images are ingested, and nothing computed."""
     ingested, right = template
     place = tmp_path / "cohort"
     shutil.copytree(ingested, place)
-    return Lab(zygote, tmp_path, images, place, Calls(tmp_path / "calls"), right)
+    return Lab(zygote, tmp_path, images, place, Calls(tmp_path / "calls"), right, trial=trial)
 
 
 @pytest.fixture
@@ -247,8 +329,11 @@ def shared_lab(lab: Lab, session_cluster: Cluster) -> Lab:
 
 
 @pytest.fixture
-def empty_lab(tmp_path: Path, zygote: Zygote, images: Path, template: tuple[Path, Right]) -> Lab:
+def empty_lab(
+    tmp_path: Path, zygote: Zygote, images: Path, template: tuple[Path, Right], trial: Trial
+) -> Lab:
     """Return a lab of which nothing is ingested."""
     place = tmp_path / "cohort"
     declare(place)
-    return Lab(zygote, tmp_path, images, place, Calls(tmp_path / "calls"), template[1])
+    calls = Calls(tmp_path / "calls")
+    return Lab(zygote, tmp_path, images, place, calls, template[1], trial=trial)

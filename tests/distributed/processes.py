@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +219,10 @@ class Zygote:
 
 
 class Cluster:
-    """A scheduler and workers, started by Dask's own commands."""
+    """A scheduler and workers, started by Dask's own commands.
+
+    Without a nanny nobody ends a worker that does not answer, or starts another one.
+    """
 
     def __init__(
         self,
@@ -227,11 +230,13 @@ class Cluster:
         environment: dict[str, str],
         *,
         workers: int = 2,
-        preload: str | None = None,
+        options: Sequence[str] = (),
+        nanny: bool = True,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
-        self._environment = {**environment, **CLUSTER_SETTINGS}
-        self._preload = ["--preload", preload] if preload else []
+        self._environment = {**environment, **CLUSTER_SETTINGS, **(settings or {})}
+        self._options = options
         folder.mkdir(parents=True)
         file = folder / "scheduler.json"
         self._log = (folder / "log").open("w")
@@ -242,7 +247,9 @@ class Cluster:
         # The file is there before its last line is: it counts once it is whole.
         wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"), "the scheduler")
         self.address = str(json.loads(file.read_text())["address"])
-        self.nannies = [self._start_workers(workers)]
+        self._nanny = nanny
+        counts = [workers] if nanny else [1] * workers
+        self.nannies = [self._start_workers(count) for count in counts]
 
     def _dask(self, *argv: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dask", *argv]
@@ -260,11 +267,13 @@ class Cluster:
         return self._dask(
             "worker", self.address, "--nworkers", str(workers), "--nthreads", "1",
             "--no-dashboard", "--local-directory", str(self._folder), "--death-timeout", "30",
-            "--memory-limit", "0", *self._preload,
+            "--memory-limit", "0", "--nanny" if self._nanny else "--no-nanny", *self._options,
         )  # fmt: skip
 
     def workers(self) -> list[int]:
         """Return the ids of the worker processes, not those of their nannies."""
+        if not self._nanny:
+            return [process.pid for process in self.nannies if is_alive(process.pid)]
         return [pid for nanny in self.nannies for pid in worker_pids(nanny.pid)]
 
     def close(self) -> None:

@@ -39,15 +39,17 @@ def _resume(lab: Lab, how: dict[str, int]) -> tuple[int, int]:
     resumed = lab.run(**how)
     assert resumed.code == 0, resumed.err
     again = lab.calls.all()[len(before) :]
+    lab.trial.lost += len(kept - _committed(lab.place))
     assert sorted(again) == sorted(set(lab.sources()) - kept), "recomputed what was committed"
     lab.check(**how)
     return len(kept), len(set(again) & set(before))
 
 
+@pytest.mark.fault(5, "driver killed at a random moment")
 @pytest.mark.parametrize(
-    "trial", [0, *(pytest.param(n, marks=pytest.mark.faults) for n in range(1, 10))]
+    "turn", [0, *(pytest.param(n, marks=pytest.mark.faults) for n in range(1, 10))]
 )
-def test_killed_at_a_random_moment(shared_lab: Lab, rng: random.Random, trial: int) -> None:
+def test_killed_at_a_random_moment(shared_lab: Lab, rng: random.Random, turn: int) -> None:
     lab = shared_lab
     driver = lab.start("--pause-s", "0.1", commit_s=0.2)
     enough = rng.randint(1, IMAGES - 12)
@@ -64,11 +66,13 @@ def _resume_beside_the_dead(lab: Lab) -> tuple[int, int]:
     resumed = lab.run()
     assert resumed.code == 0, resumed.err
     again = lab.calls.all()[len(before) :]
+    lab.trial.lost += len(kept - _committed(lab.place))
     assert set(lab.sources()) - kept <= set(again)
     lab.check()
     return len(kept), len(set(again) & set(before))
 
 
+@pytest.mark.fault(5, "driver killed with its local workers")
 def test_workers_die_with_a_local_driver(lab: Lab) -> None:
     driver = lab.start("--pause-s", "0.1", workers=2, commit_s=0.2)
     wait_for(lambda: result_rows(lab.place) or driver.poll() is not None, "a commit")
@@ -91,6 +95,7 @@ def _points(log: Path, rng: random.Random, every: bool) -> list[tuple[int, str]]
 EVERY = [False, pytest.param(True, marks=[pytest.mark.faults, pytest.mark.timeout(3000)])]
 
 
+@pytest.mark.fault(5, "run killed at each rename and commit")
 @pytest.mark.parametrize("every", EVERY)
 def test_a_run_killed_at_each_point(lab: Lab, rng: random.Random, every: bool) -> None:
     untouched = lab.folder / "untouched"
@@ -102,7 +107,8 @@ def test_a_run_killed_at_each_point(lab: Lab, rng: random.Random, every: bool) -
     for point in _points(log, rng, every):
         shutil.rmtree(lab.place)
         shutil.copytree(untouched, lab.place)
-        lab.calls.path.unlink(missing_ok=True)
+        lab.forget_calls()
+        lab.trial.trials += 1
         code = lab.run(threads=1, commit_s=COMMIT_S, crash=point).code
         assert code in (-9, 0)  # threads share the work otherwise each time: it may pass fewer
         died += code == -9
@@ -111,6 +117,7 @@ def test_a_run_killed_at_each_point(lab: Lab, rng: random.Random, every: bool) -
     assert died
 
 
+@pytest.mark.fault(5, "ingest killed at each rename and commit")
 @pytest.mark.parametrize("every", EVERY)
 def test_an_ingest_killed_at_each_point(
     empty_lab: Lab, rng: random.Random, every: bool, template: tuple[Path, Right]
@@ -121,11 +128,12 @@ def test_an_ingest_killed_at_each_point(
     log = lab.folder / "points"
     assert lab.start_ingest(threads=1, commit_s=COMMIT_S, count=str(log)).wait().code == 0
     names = log.read_text().splitlines()
-    right = _catalogued(template[0])
+    right = catalogued(template[0])
     died = 0
     for point in _points(log, rng, every):
         shutil.rmtree(lab.place)
         shutil.copytree(empty, lab.place)
+        lab.trial.trials += 1
         code = lab.start_ingest(threads=1, commit_s=COMMIT_S, crash=point).wait().code
         assert code in (-9, 0)
         died += code == -9
@@ -134,8 +142,11 @@ def test_an_ingest_killed_at_each_point(
         resumed = lab.start_ingest(threads=1).wait()
         assert resumed.code == 0, resumed.err
         assert resumed.values["new"] == IMAGES - kept
+        found = catalogued(lab.place)
+        lab.trial.lost += len(right.keys() - found.keys())
+        lab.trial.silent += len(found.items() - right.items())
         check_catalog_once(lab.place, IMAGES)
-        assert _catalogued(lab.place) == right
+        assert found == right
         again = lab.start_ingest(threads=1).wait()
         assert again.code == 0
         assert again.values["unchanged"] == IMAGES
@@ -150,5 +161,6 @@ def test_an_ingest_killed_at_each_point(
     assert comparable(result_rows(lab.place)) == lab.right.rows
 
 
-def _catalogued(place: Path) -> dict[str, str]:
+def catalogued(place: Path) -> dict[str, str]:
+    """Return the content of each image that an ingest committed."""
     return {r["image_id"]: r["content"] for r in ledger_rows(place, "catalog/images")}

@@ -66,8 +66,9 @@ def test_a_second_one_stops_at_once(lab: Lab) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("trial", range(8))
-def test_at_any_moment(lab: Lab, rng: random.Random, trial: int, number: int) -> None:
+@pytest.mark.fault(5, "driver told to stop (SIGINT, SIGTERM)")
+@pytest.mark.parametrize("turn", range(8))
+def test_at_any_moment(lab: Lab, rng: random.Random, turn: int, number: int) -> None:
     driver = lab.start("--pause-s", "0.02", workers=2)
     after_s = rng.uniform(0.3, 12)
     time.sleep(after_s)

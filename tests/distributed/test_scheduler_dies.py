@@ -15,10 +15,18 @@ from tests.distributed.processes import Cluster, kill, wait_for
 
 LOST_S = 30.0
 
+SELECTIONS = [
+    pytest.param(selection, marks=pytest.mark.faults)
+    for selection in (("--limit", "1"), ("--where", "subject != 'nobody'"), ("--declare",))
+]
 
-@pytest.mark.parametrize("trial", [0, *(pytest.param(n, marks=pytest.mark.faults) for n in (1, 2))])
+
+@pytest.mark.fault(4, "scheduler killed")
+@pytest.mark.parametrize(
+    "turn", [0, *(pytest.param(n, marks=pytest.mark.faults) for n in (1, 2, 3, 4))]
+)
 def test_the_scheduler_is_killed(
-    lab: Lab, rng: random.Random, tmp_path: Path, environment: dict[str, str], trial: int
+    lab: Lab, rng: random.Random, tmp_path: Path, environment: dict[str, str], turn: int
 ) -> None:
     lab.cluster = Cluster(tmp_path / "first", environment)
     try:
@@ -61,6 +69,7 @@ def _counts(text: str) -> tuple[str, str]:
 
 
 @pytest.mark.faults
+@pytest.mark.fault(4, "scheduler killed during an ingest")
 def test_the_scheduler_is_killed_during_ingest(
     empty_lab: Lab, tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -84,14 +93,18 @@ def test_the_scheduler_is_killed_during_ingest(
     lab.check(threads=1)
 
 
-def test_no_worker_has_the_resource(shared_lab: Lab) -> None:
+@pytest.mark.fault(22, "no worker has the resource")
+@pytest.mark.parametrize("selection", [(), *SELECTIONS])
+def test_no_worker_has_the_resource(shared_lab: Lab, selection: tuple[str, ...]) -> None:
     lab = shared_lab
-    ended = lab.run(operation="probe_gpu")
+    ended = lab.run(*selection, operation="probe_tpu")
     assert ended.code == 1, ended.err
     assert ended.values["error"] == "NoWorkerForResource"
     assert ended.elapsed_s < LOST_S
     assert lab.calls.all() == []
-    assert result_rows(lab.place, operation="probe_gpu") == []
+    assert result_rows(lab.place, operation="probe_tpu") == []
+    done = lab.run("--limit", "1", operation="probe_gpu")  # that one is there
+    assert done.code == 0, done.err
 
 
 @pytest.mark.faults

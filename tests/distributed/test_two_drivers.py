@@ -22,8 +22,9 @@ from tests.distributed.processes import Cluster
 TRIALS = [0, *(pytest.param(n, marks=pytest.mark.faults) for n in range(1, 6))]
 
 
-@pytest.mark.parametrize("trial", TRIALS)
-def test_the_same_operation_twice(shared_lab: Lab, trial: int) -> None:
+@pytest.mark.fault(8, "two drivers, the same operation")
+@pytest.mark.parametrize("turn", TRIALS)
+def test_the_same_operation_twice(shared_lab: Lab, turn: int) -> None:
     lab = shared_lab
     drivers = [lab.start("--pause-s", "0.02", commit_s=0.1) for _ in range(2)]
     ended = [driver.wait() for driver in drivers]
@@ -34,8 +35,9 @@ def test_the_same_operation_twice(shared_lab: Lab, trial: int) -> None:
     lab.check()
 
 
-@pytest.mark.parametrize("trial", TRIALS)
-def test_failed_images_retried_twice(shared_lab: Lab, rng: random.Random, trial: int) -> None:
+@pytest.mark.fault(8, "two drivers retry the same images")
+@pytest.mark.parametrize("turn", TRIALS)
+def test_failed_images_retried_twice(shared_lab: Lab, rng: random.Random, turn: int) -> None:
     lab = shared_lab
     harm = dict.fromkeys(rng.sample(lab.sources(), 9), "fail")
     sick = write_sick(lab.folder / "sick.json", harm)
@@ -52,14 +54,15 @@ def test_failed_images_retried_twice(shared_lab: Lab, rng: random.Random, trial:
     drivers = [lab.start("--failed", commit_s=0.1) for _ in range(2)]
     ended = [driver.wait() for driver in drivers]
     assert [e.code for e in ended] == [0, 0], [e.err for e in ended]
-    lab.check()
+    lab.check(again=2 * 9)  # what failed was asked for twice more
 
 
-@pytest.mark.parametrize("trial", TRIALS)
-def test_two_ingests(empty_lab: Lab, session_cluster: Cluster, tmp_path: Path, trial: int) -> None:
+@pytest.mark.fault(8, "two ingests")
+@pytest.mark.parametrize("turn", TRIALS)
+def test_two_ingests(empty_lab: Lab, session_cluster: Cluster, tmp_path: Path, turn: int) -> None:
     lab = empty_lab
     lab.cluster = session_cluster
-    if trial % 2:  # nor is there a cohort yet
+    if turn % 2:  # nor is there a cohort yet
         lab.place = tmp_path / "nothing"
     drivers = [lab.start_ingest(commit_s=0.1) for _ in range(2)]
     ended = [driver.wait() for driver in drivers]
@@ -73,8 +76,9 @@ def test_two_ingests(empty_lab: Lab, session_cluster: Cluster, tmp_path: Path, t
     lab.check()
 
 
-@pytest.mark.parametrize("trial", TRIALS)
-def test_different_parameters(shared_lab: Lab, trial: int) -> None:
+@pytest.mark.fault(9, "two drivers, other parameters")
+@pytest.mark.parametrize("turn", TRIALS)
+def test_different_parameters(shared_lab: Lab, turn: int) -> None:
     lab = shared_lab
     drivers = [lab.start("--scale", scale, commit_s=0.1) for scale in ("1", "2")]
     ended = [driver.wait() for driver in drivers]
@@ -88,9 +92,9 @@ def test_different_parameters(shared_lab: Lab, trial: int) -> None:
         ]
     assert sorted(e.run["trial"] for e in ended) == [False, True]
     right, lab.right = lab.right, None
-    lab.check("--scale", "2", key=probe_key(scale=2.0))
+    lab.check("--scale", "2", key=probe_key(scale=2.0), again=IMAGES)
     lab.right = right
-    lab.check("--scale", "1", key=probe_key(scale=1.0))
+    lab.check("--scale", "1", key=probe_key(scale=1.0), again=IMAGES)
     declared = "1" if not ended[0].run["trial"] else "2"
     names = {table for e in ended for table in e.run["tables"]}
     print(f"scale {declared} declared itself; {sorted(names)}")

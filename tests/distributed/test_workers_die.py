@@ -23,6 +23,8 @@ from tests.distributed.processes import Cluster, Driver, kill, wait_for, worker_
 
 KILLS = 5
 
+FAULTS = pytest.mark.faults
+
 
 def _kill_workers(lab: Lab, driver: Driver, rng: random.Random, parents: list[int]) -> int:
     """Kill a random worker whenever some more images were computed; return how many died."""
@@ -45,7 +47,9 @@ def _workers(driver: Driver, parents: list[int]) -> list[int]:
     return found or ([] if driver.poll() is None else [driver.pid])
 
 
-def test_workers_are_killed(shared_lab: Lab, rng: random.Random) -> None:
+@pytest.mark.fault(1, "workers killed, five times")
+@pytest.mark.parametrize("turn", [0, *(pytest.param(n, marks=FAULTS) for n in range(1, 5))])
+def test_workers_are_killed(shared_lab: Lab, rng: random.Random, turn: int) -> None:
     lab = shared_lab
     assert lab.cluster is not None
     driver = lab.start("--pause-s", "0.2")
@@ -60,8 +64,9 @@ def test_workers_are_killed(shared_lab: Lab, rng: random.Random) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("trial", range(5))
-def test_local_workers_are_killed(lab: Lab, rng: random.Random, trial: int) -> None:
+@pytest.mark.fault(1, "workers killed, five times")
+@pytest.mark.parametrize("turn", range(5))
+def test_local_workers_are_killed(lab: Lab, rng: random.Random, turn: int) -> None:
     driver = lab.start("--pause-s", "0.2", workers=2)
     kills = _kill_workers(lab, driver, rng, [driver.pid])
     ended = driver.wait()
@@ -71,7 +76,8 @@ def test_local_workers_are_killed(lab: Lab, rng: random.Random, trial: int) -> N
     lab.check(threads=1)
 
 
-@pytest.mark.parametrize("poisons", [1, pytest.param(3, marks=pytest.mark.faults)])
+@pytest.mark.fault(2, "images that kill their worker")
+@pytest.mark.parametrize("poisons", [1, *(pytest.param(n, marks=FAULTS) for n in (1, 2, 2, 3, 3))])
 def test_an_image_kills_its_worker(shared_lab: Lab, rng: random.Random, poisons: int) -> None:
     lab = shared_lab
     assert lab.right is not None
@@ -90,15 +96,17 @@ def test_an_image_kills_its_worker(shared_lab: Lab, rng: random.Random, poisons:
     deaths = Counter(lab.calls.all())
     print(f"deaths: {[deaths[source] for source in poison]}, {len(lab.calls.all())} calls")
     right, lab.right = lab.right, None
+    # Units of the poison are tried whole and image by image: that is what finding it costs.
     lab.check("--sick", str(sick))
     sick.unlink()
     lab.right = right
     healed = lab.run("--failed")
     assert healed.code == 0, healed.err
     assert healed.run["published"] == poisons
-    lab.check()
+    lab.check(again=poisons)
 
 
+@pytest.mark.fault(2, "files that kill their worker")
 def test_a_source_kills_its_worker(
     empty_lab: Lab, tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -110,8 +118,8 @@ def test_a_source_kills_its_worker(
     for path in sorted(lab.images.rglob("*.png"))[:12]:
         (more / path.name).write_bytes(path.read_bytes())
     lab.images = more
-    preload = "tests.distributed.deadly_format"
-    lab.cluster = Cluster(tmp_path / "cluster", environment, preload=preload)
+    preload = ("--preload", "tests.distributed.deadly_format")
+    lab.cluster = Cluster(tmp_path / "cluster", environment, options=preload)
     try:
         ended = lab.start_ingest().wait()
         assert ended.code == 3, ended.err

@@ -68,6 +68,10 @@ def _prepare(request: dict[str, Any]) -> None:
         import engine.graph.run
 
         engine.graph.run.COMMIT_S = engine.graph.ingest.COMMIT_S = commit_s
+    if (unit_images := request.get("unit_images")) is not None:
+        import engine.operations.plan
+
+        engine.operations.plan.UNIT_IMAGES = unit_images
 
 
 def poll(pid: int) -> int | None:

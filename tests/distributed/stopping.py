@@ -1,0 +1,47 @@
+"""Stops a worker (SIGSTOP) just before it writes, once; workers load it (dask --preload).
+
+The environment says before what (``STOP_AT``), and names the file that tells whether it happened
+and, beside it, what became of the write when the worker went on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import engine.graph.reduce
+from engine.store.ledger import Ledger
+from engine.store.pixels import StackWriter
+from tests.operations_for_tests import first_time
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "part": (Ledger, "write_part"),
+    "shard": (StackWriter, "write"),
+    "table": (engine.graph.reduce, "write_table"),
+}
+"""What is written, and the function that does."""
+
+
+def _stopping(function: Callable[..., Any], marker: Path) -> Callable[..., Any]:
+    def stopping(*given: Any, **named: Any) -> Any:
+        if not first_time(str(marker)):
+            return function(*given, **named)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        outcome = "written"
+        try:
+            return function(*given, **named)
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            marker.with_suffix(".outcome").write_text(outcome)
+
+    return stopping
+
+
+if "STOP_AT" in os.environ:
+    owner, name = PLACES[os.environ["STOP_AT"]]
+    setattr(owner, name, _stopping(getattr(owner, name), Path(os.environ["STOP_ONCE"])))

@@ -1,0 +1,91 @@
+"""Fault 6: a worker stops (SIGSTOP) past its time to live, and writes when others did its work."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.distributed.conftest import IMAGES, Lab, Right
+from tests.distributed.invariants import check_catalog_once, check_files
+from tests.distributed.processes import Cluster, Driver, is_alive, kill, wait_for
+from tests.distributed.test_driver_dies import catalogued
+
+GONE_S = 15.0
+
+TURNS = [
+    ("part", False),
+    *(
+        pytest.param(what, early, marks=pytest.mark.faults)
+        for what in ("part", "shard", "table")
+        for early in (False, True, True)
+    ),
+]
+
+
+def _stopped(cluster: Cluster, driver: Driver) -> list[int]:
+    """Return the worker that stopped; nobody else where the driver came to its end."""
+    there = [psutil.Process(pid) for pid in cluster.workers()]
+    found = [process.pid for process in there if process.status() == psutil.STATUS_STOPPED]
+    return found or ([] if driver.poll() is None else [driver.pid])
+
+
+@pytest.mark.fault(6, "worker stopped past its time to live, then writing")
+@pytest.mark.parametrize(("what", "early"), TURNS)
+def test_a_worker_writes_too_late(
+    empty_lab: Lab,
+    template: tuple[Path, Right],
+    rng: random.Random,
+    tmp_path: Path,
+    environment: dict[str, str],
+    what: str,
+    early: bool,
+) -> None:
+    lab = empty_lab
+    marker = tmp_path / "stop.once"
+    settings = {
+        # Dask gives a worker at least ten heartbeats, which is five seconds here.
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "1s",
+        "STOP_AT": what,
+        "STOP_ONCE": str(marker),
+    }
+    if what != "shard":
+        assert lab.start_ingest(threads=2).wait().code == 0
+    preload = ("--preload", "tests.distributed.stopping")
+    # A nanny would end a worker that does not answer: nobody would write late.
+    lab.cluster = Cluster(
+        tmp_path / "cluster", environment, options=preload, nanny=False, settings=settings
+    )
+    try:
+        if what == "shard":
+            driver = lab.start_ingest(commit_s=0.2)
+        else:
+            # Where it goes on early, the others still work.
+            driver = lab.start("--pause-s", "0.4" if early else "0.02", commit_s=0.2)
+        (victim,) = wait_for(lambda: _stopped(lab.cluster, driver), "a worker that stops")  # type: ignore[arg-type]
+        assert victim != driver.pid
+        if early:
+            time.sleep(rng.uniform(3, GONE_S))
+            kill(victim, signal.SIGCONT)
+        ended = driver.wait()
+        assert ended.code == 0, ended.err
+        kill(victim, signal.SIGCONT)
+        outcome = marker.with_suffix(".outcome")
+        # It may come to the next of its tasks before it learns that the scheduler gave it up.
+        wait_for(lambda: not is_alive(victim), "the end of the late worker")
+        print(f"late: {outcome.read_text() if outcome.exists() else 'ended before it wrote'}")
+        if what == "shard":
+            check_catalog_once(lab.place, IMAGES)
+            assert catalogued(lab.place) == catalogued(template[0])
+            check_files(lab.place)
+            assert lab.run().code == 0
+        else:
+            assert ended.run["published"] == IMAGES
+            assert ended.run["failed"] == 0
+        lab.check()
+    finally:
+        lab.cluster.close()
