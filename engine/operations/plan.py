@@ -214,8 +214,11 @@ def plan_run(
     state = _known(results)
     seen = {image_id for image_id, _, _ in state}
     by_inputs: dict[tuple[str, int | None], str] = {}
-    for image_id, inputs, block in state:
-        by_inputs.setdefault((inputs, block), image_id)
+    for (image_id, inputs, block), status in state.items():
+        # A result counts before a failure of the same pixels, which an older name may have kept;
+        # which of them is met first depends on the names of parts.
+        if status == "done" or (inputs, block) not in by_inputs:
+            by_inputs[inputs, block] = image_id
     cause_of_change = "parameters"
     changes: Mapping[str, Any] = {}
     if other is not None:

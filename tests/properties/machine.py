@@ -1,0 +1,372 @@
+"""Fault 25: a cohort and a dictionary go through the same, whatever it is, and stay the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import imageio.v3 as iio
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import engine
+from engine.errors import CorruptStore, MissingObject
+from engine.operations.unit import ledger_of
+from engine.store.catalog import read_images
+from engine.store.problems import STALE
+from engine.store.verify import VerifyReport
+from tests.making import computed
+from tests.properties.model import (
+    BROKEN,
+    CONTENTS,
+    DIGESTS,
+    MARKS,
+    ROOT,
+    Asked,
+    File,
+    Known,
+    Model,
+    answer,
+)
+from tests.properties.standin import Killed, dying, here
+
+MEMORY = Path("/dev/shm")
+"""A file system in memory where there is one: nothing here needs to survive a power cut."""
+
+PLACES = ("s1/a.png", "s1/b.png", "s2/a.png", "s2/c.png")
+NAMES = st.sampled_from(PLACES)
+SHOWN = st.integers(0, len(CONTENTS) - 1)
+SCALES = st.sampled_from([1, 2])
+LIMITS = st.sampled_from([None, None, 1, 2])
+ACTIONS = st.sampled_from(["ingest", "run", "gc"])
+
+MOST_POINTS = 40
+"""Renames, links, removals and commits at which a death is tried; an ingest or run has fewer."""
+
+
+class Machine(RuleBasedStateMachine):
+    """A cohort with at most four images, and what must be in it."""
+
+    deaths: ClassVar[Counter[str]] = Counter()
+    damages: ClassVar[Counter[str]] = Counter()
+    examples: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).examples += 1
+        base = MEMORY if os.access(MEMORY, os.W_OK) else None
+        self.folder = Path(tempfile.mkdtemp(prefix="cohort-machine-", dir=base))
+        self.sources = self.folder / ROOT
+        self.sources.mkdir()
+        (self.sources / "notes.txt").write_text("so that the root is never empty")
+        self.place = self.folder / "cohort"
+        self.log = self.folder / "calls"
+        self.model = Model()
+        self.writings = 0
+        self.resources = ExitStack()
+        self.client = self.resources.enter_context(here())
+
+    @initialize(shown=st.lists(SHOWN, max_size=3))
+    def create(self, shown: list[int]) -> None:
+        """Make the cohort, and name its sources."""
+        for name, content in zip(PLACES, shown, strict=False):
+            self.put(name, content)
+        self.cohort = engine.create(self.place, layout="{subject}/{name}")
+        self.cohort.ingest(self.sources, client=self.client)
+        self.model.catalog = self.model.ingested()
+
+    def teardown(self) -> None:
+        """Let all come to its end, which is clean; then nothing is left to do."""
+        try:
+            if hasattr(self, "cohort"):
+                self._come_to_an_end()
+        finally:
+            self.resources.close()
+            shutil.rmtree(self.folder)
+
+    # files
+
+    @rule(name=NAMES, shown=SHOWN)
+    def put(self, name: str, shown: int) -> None:
+        """Add or change a file."""
+        self._write(name, iio.imwrite("<bytes>", CONTENTS[shown], extension=".png"), shown)
+
+    @rule(name=NAMES, how=st.sampled_from([*BROKEN, "cut"]), shown=SHOWN)
+    def break_file(self, name: str, how: str, shown: int) -> None:
+        """Put a file in place that can't be read."""
+        whole = iio.imwrite("<bytes>", CONTENTS[shown], extension=".png")
+        self._write(name, BROKEN.get(how, whole[:45]), None)
+
+    def _write(self, name: str, data: bytes, shown: int | None) -> None:
+        path = self.sources / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        self.writings += 1
+        self.model.files[f"{ROOT}/{name}"] = File(shown, self.writings)
+
+    @precondition(lambda self: self.model.files)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        """Remove a file."""
+        name = data.draw(st.sampled_from(sorted(self.model.files)))
+        (self.folder / name).unlink()
+        del self.model.files[name]
+
+    @rule(shown=SHOWN)
+    def sicken_or_heal(self, shown: int) -> None:
+        """Let the operation fail on what shows this, or let it no longer."""
+        self.model.sick ^= {shown}
+
+    # what people do
+
+    @rule()
+    def ingest(self) -> None:
+        """Take what changed."""
+        report = self.cohort.ingest(client=self.client)
+        assert report.left == 0
+        self.model.catalog = self.model.ingested()
+
+    @rule(scale=SCALES, limit=LIMITS, retry=st.booleans())
+    def run(self, scale: int, limit: int | None, retry: bool) -> None:
+        """Compute what lacks a result, and nothing else (I2)."""
+        rows, calls = self.model.computed(scale, limit, retry)
+        operation = self._operation(scale)
+        computed(self.log)
+        (report,) = self.cohort.run(operation, client=self.client, limit=limit, retry_failed=retry)
+        assert [int(n) for n in computed(self.log)] == calls
+        self.model.rows[scale] = rows
+        assert report.selected == len(self.model.selected(limit))
+        self._check_tables(report.tables, scale)
+
+    @rule()
+    def verify(self) -> None:
+        """All is well (I3), and the pixels are those of the files (I4)."""
+        self._check_whole()
+
+    def _check_whole(self) -> VerifyReport:
+        report = self.cohort.verify()
+        self._check_clean(report)
+        for image in self.cohort.images():
+            shown = self.model.catalog[image.attrs["image_id"]].content
+            assert shown is not None
+            assert np.array_equal(image.values[0], CONTENTS[shown])
+        return report
+
+    @rule()
+    def gc(self) -> None:
+        """Remove what no commit names."""
+        self.cohort.gc(older_than_s=0)
+        assert self._leftovers() == set()
+
+    # what happens to them
+
+    @rule(
+        action=ACTIONS, point=st.integers(1, MOST_POINTS), after=st.booleans(), scale=SCALES,
+        retry=st.booleans(), name=NAMES, shown=SHOWN,
+    )  # fmt: skip
+    def kill(
+        self, action: str, point: int, after: bool, scale: int, retry: bool, name: str, shown: int
+    ) -> None:
+        """Die at a point; each row is then as before or as it was to be, and all is clean."""
+        if action == "ingest":
+            self.put(name, shown)  # so that there is something to do
+        before, target = self.model.catalog, self.model.ingested()
+        rows, _ = self.model.computed(scale, None, retry)
+        with dying(str(self.place), point, after) as died:
+            try:
+                if action == "ingest":
+                    self.cohort.ingest(client=self.client)
+                elif action == "gc":
+                    self.cohort.gc(older_than_s=0)
+                else:
+                    self.cohort.run(self._operation(scale), client=self.client, retry_failed=retry)
+            except Killed:
+                assert died()
+        type(self).deaths[f"{action}{'' if died() else ', to its end'}"] += 1
+        if action == "ingest":
+            self.model.catalog = _settled(self._catalog(), before, target)
+        elif action == "run":
+            self._settle_rows(scale, rows)
+        self._check_clean(self.cohort.verify())
+
+    @precondition(lambda self: self.model.catalog)
+    @rule(
+        data=st.data(), delete=st.booleans(), bit=st.integers(0, 2**20), scale=SCALES,
+    )  # fmt: skip
+    def damage(self, data: st.DataObject, delete: bool, bit: int, scale: int) -> None:
+        """Flip a bit of a file, or delete it, in a copy: it is named, and nobody reads it."""
+        copy = self.folder / "copy"
+        shutil.copytree(self.place, copy)
+        try:
+            path = data.draw(st.sampled_from(self._kept_files(copy, delete)))
+            _harm(copy / path, None if delete else bit)
+            type(self).damages["deleted" if delete else "flipped"] += 1
+            try:
+                cohort = engine.open(copy)
+            except engine.EngineError:
+                assert path == "cohort.json"
+                return
+            _check_named(cohort.verify(), path)
+            self._check_copy(cohort, scale)
+        finally:
+            shutil.rmtree(copy)
+
+    def _kept_files(self, place: Path, delete: bool) -> list[str]:
+        """Return what the engine wrote and needs: all but leftovers, and what people write."""
+        left = {*self._leftovers(), "cohort.toml"}
+        there = (p.relative_to(place).as_posix() for p in sorted(place.rglob("*")) if p.is_file())
+        return [
+            path
+            for path in there
+            if path not in left
+            and not path.startswith((".staging/", "tables/.fragments/"))
+            and not (delete and path.endswith("_head.json"))  # losing it loses nothing
+        ]
+
+    def _check_copy(self, cohort: engine.Cohort, scale: int) -> None:
+        """Whatever is read or computed of a damaged cohort is right, or refused, or failed."""
+        operation = self._operation(scale)
+        try:
+            self._check_tables_right(cohort)
+            cohort.run(operation, client=self.client)
+            rows = _rows(cohort, operation)
+            images = {image_id: known.content for image_id, known in self._catalog(cohort).items()}
+        except (CorruptStore, MissingObject):
+            return
+        assert images == {n: k.content for n, k in self.model.catalog.items()}
+        for (_, shown), (status, objects) in rows.items():
+            if status == "done":
+                assert objects == _objects(shown, scale)
+
+    def _check_tables_right(self, cohort: engine.Cohort) -> None:
+        for name in cohort.tables():
+            left, right = cohort.arrow_table(name), self.cohort.arrow_table(name)
+            assert left.equals(right)
+
+    # the same as the model
+
+    @invariant()
+    def the_catalog_is_the_model(self) -> None:
+        """I1 of ingest."""
+        if hasattr(self, "cohort"):
+            found = {n: (k.state, k.content) for n, k in self._catalog().items()}
+            assert found == {n: (k.state, k.content) for n, k in self.model.catalog.items()}
+
+    @invariant()
+    def the_results_are_the_model(self) -> None:
+        """I1 and I4 of runs."""
+        for scale, rows in self.model.rows.items():
+            found = _rows(self.cohort, self._operation(scale))
+            assert {row: status for row, (status, _) in found.items()} == rows
+            for (_, shown), (status, objects) in found.items():
+                assert objects == (_objects(shown, scale) if status == "done" else [])
+
+    def _operation(self, scale: int) -> Asked:
+        sick = tuple(MARKS[shown] for shown in sorted(self.model.sick))
+        return Asked(scale=scale, calls=str(self.log), sick=sick)
+
+    def _catalog(self, cohort: engine.Cohort | None = None) -> dict[str, Known]:
+        _, images = read_images((cohort or self.cohort).root)
+        return {
+            row["image_id"]: Known(
+                row["state"],
+                None if row["content"] is None else DIGESTS.index(row["content"]),
+                0,
+            )
+            for row in images.to_pylist()
+        }
+
+    def _settle_rows(self, scale: int, target: dict[tuple[str, int], str]) -> None:
+        before = self.model.rows.get(scale, {})
+        found = {r: s for r, (s, _) in _rows(self.cohort, self._operation(scale)).items()}
+        for row in before.keys() | target.keys() | found.keys():
+            assert found.get(row) in (before.get(row), target.get(row)), row
+        self.model.rows[scale] = found
+
+    def _check_clean(self, report: VerifyReport) -> None:
+        assert [p for p in report.problems if p.kind != STALE] == []
+
+    def _check_tables(self, names: list[str], scale: int) -> None:
+        objects, by_image, _ = (self.cohort.table(name) for name in names)
+        rows = self.model.rows[scale]
+        expected = {}
+        for image_id, known in self.model.catalog.items():
+            if known.state == "failed":
+                expected[image_id] = "unreadable"
+            elif known.content is not None:
+                expected[image_id] = rows.get((image_id, known.content), "missing")
+        assert dict(zip(by_image["image_id"], by_image["status"], strict=True)) == expected
+        values = {
+            image_id: _objects(shown, scale)
+            for image_id, shown in self.model.selected(None)
+            if expected[image_id] == "done"
+        }
+        found: dict[str, list[dict[str, float]]] = {image_id: [] for image_id in values}
+        for row in objects.to_dict("records"):
+            found[row["image_id"]].append({"y": row["y"], "value": row["value"]})
+        assert found == values
+
+    def _come_to_an_end(self) -> None:
+        self.model.sick = set()
+        self.ingest()
+        self.run(1, None, True)
+        self.run(1, None, True)  # which computes nothing, as the model knows
+        assert {self.model.rows[1][row] for row in self.model.selected(None)} <= {"done"}
+        again = self.cohort.ingest(client=self.client)
+        assert (again.new, again.changed, again.touched, again.failed) == (0, 0, 0, 0)
+        self.gc()
+        report = self._check_whole()
+        assert report.leftovers == ()
+        self.the_results_are_the_model()
+
+    def _leftovers(self) -> set[str]:
+        return {left.path for left in self.cohort.gc(older_than_s=0, dry_run=True)}
+
+
+def _settled(
+    found: dict[str, Known], before: dict[str, Known], target: dict[str, Known]
+) -> dict[str, Known]:
+    """Return the catalog after a death: of each image, what was before or what was to be."""
+    for name in before.keys() | target.keys() | found.keys():
+        there = (n and (n.state, n.content) for n in (found.get(name),))
+        allowed = [n and (n.state, n.content) for n in (before.get(name), target.get(name))]
+        assert next(there) in allowed, name
+    return found
+
+
+def _objects(shown: int, scale: int) -> list[dict[str, float]]:
+    columns = answer(CONTENTS[shown], scale)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _rows(
+    cohort: engine.Cohort, operation: Asked
+) -> dict[tuple[str, int], tuple[str, list[dict[str, float]]]]:
+    """Return status and objects of each row, none of which is there twice."""
+    ledger = ledger_of(cohort.root, operation)
+    rows: list[dict[str, Any]] = ledger.read(ledger.snapshot().of_key(operation.key)).to_pylist()
+    found = {(r["image_id"], DIGESTS.index(r["inputs"])): (r["status"], r["objects"]) for r in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def _harm(path: Path, bit: int | None) -> None:
+    if bit is None:
+        path.unlink()
+        return
+    data = bytearray(path.read_bytes())
+    at = bit % (len(data) * 8)
+    data[at // 8] ^= 1 << at % 8
+    path.write_bytes(data)
+
+
+def _check_named(report: VerifyReport, path: str) -> None:
+    own = {path, path.split("/_delta_log/")[0] + "/_delta_log"}
+    named = [p for p in report.problems if p.kind in ("corrupt", "missing") and p.path in own]
+    assert named, (path, report.problems)

@@ -1,0 +1,152 @@
+"""A cluster that is this thread, and a death that is an exception: thousands of runs a minute.
+
+What is asked of Dask is little (see `engine.graph.window`), so the real driver, the real tasks and
+the real store run here; only sockets, processes and time are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from deltalake import DeltaTable
+
+import engine.graph.ingest
+import engine.graph.run
+
+WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
+
+
+class Killed(BaseException):
+    """This process died here; nothing that it does afterwards reaches the disk."""
+
+
+class Ended:
+    """A task that was executed when it was submitted."""
+
+    def __init__(self, key: str, function: Callable[..., Any], given: tuple[Any, ...]) -> None:
+        self.key = key
+        self._error: Exception | None = None
+        try:
+            self._value = function(*given)
+        except Exception as error:
+            self._error = error
+
+    @property
+    def status(self) -> str:
+        """Say how it ended."""
+        return "finished" if self._error is None else "error"
+
+    def result(self, timeout: float) -> Any:
+        """Return its value."""
+        return self._value
+
+    def exception(self, timeout: float) -> Exception | None:
+        """Return what it raised."""
+        return self._error
+
+    def add_done_callback(self, call: Callable[[Any], None]) -> None:
+        """Call at once."""
+        call(self)
+
+
+class Here:
+    """A client whose only worker is this thread."""
+
+    status = "running"
+
+    def submit(
+        self, function: Callable[..., Any], *given: Any, key: str, pure: bool, resources: Any
+    ) -> Ended:
+        """Execute a task."""
+        return Ended(key, function, given)
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        """Describe the worker."""
+        return {"workers": {"here": {"nthreads": 1, "resources": {}}}}
+
+    def wait_for_workers(self, count: int, timeout: float) -> None:
+        """Wait for nobody."""
+
+    def cancel(self, futures: list[Any]) -> None:
+        """Cancel nothing: all ended when they were submitted."""
+
+
+@contextmanager
+def here() -> Iterator[Any]:
+    """Give the client; within, tasks find their worker, and all that ends is committed at once."""
+    worker = SimpleNamespace(name="here")
+    dask = SimpleNamespace(get_worker=lambda: worker, secede=lambda: None)
+    with (
+        patch.object(engine.graph.run, "distributed", dask),
+        patch.object(engine.graph.run, "COMMIT_S", -1.0),
+        patch.object(engine.graph.ingest, "COMMIT_S", -1.0),
+    ):
+        yield Here()
+
+
+@contextmanager
+def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
+    """Die at the n-th rename, link, removal or commit below a folder, before or after it.
+
+    Yields
+    ------
+    Tells whether it died: there may be fewer points.
+    """
+    passed = 0
+    dead = False
+    mine = threading.get_ident()
+
+    def gone(*paths: Any) -> bool:
+        """Tell whether who calls is dead: this thread, or another one that works for it."""
+        return dead and (threading.get_ident() == mine or below(*paths))
+
+    def passing() -> bool:
+        nonlocal passed, dead
+        passed += 1
+        if passed == point and not after:
+            dead = True
+            raise Killed
+        return passed == point
+
+    def wrapped(function: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            nonlocal dead
+            if gone(*given[:2]):
+                raise Killed
+            last = counts(*given) and passing()
+            found = function(*given, **named)
+            if last:
+                dead = True
+                raise Killed
+            return found
+
+        return call
+
+    def below(*paths: Any) -> bool:
+        named = (os.fsdecode(p) for p in paths if isinstance(p, (str, bytes, os.PathLike)))
+        return any(path.startswith(place) for path in named)
+
+    with ExitStack() as stack:
+        for name in ("link", "rename", "replace", "unlink"):
+            new = wrapped(getattr(os, name), below)
+            stack.enter_context(patch.object(os, name, new))
+        for name in ("mkdir", "rmdir"):
+            new = wrapped(getattr(os, name), lambda *_: False)
+            stack.enter_context(patch.object(os, name, new))
+        opened = os.open
+
+        def opening(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+            if flags & WRITES and gone(path):
+                raise Killed
+            return opened(path, flags, *rest, **named)
+
+        stack.enter_context(patch.object(os, "open", opening))
+        commit = wrapped(DeltaTable.create_write_transaction, lambda *_: True)
+        stack.enter_context(patch.object(DeltaTable, "create_write_transaction", commit))
+        yield lambda: dead
