@@ -1,10 +1,11 @@
-"""An object store for the contracts' tests."""
+"""An object store and a cluster for the contracts' tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from distributed import Client, Scheduler, SpecCluster, Worker
 
 from tests.contracts.contenders import Contenders
 from tests.contracts.object_server import serve, settings
@@ -28,3 +29,19 @@ def contenders() -> Iterator[Contenders]:
     found = Contenders()
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def staffed() -> Iterator[Client]:
+    """A cluster in this process: one worker that has a GPU, so to speak, and one that has not."""
+    workers = {
+        name: {"cls": Worker, "options": {"nthreads": 1, "resources": resources}}
+        for name, resources in (("with-gpu", {"GPU": 1}), ("without", {}))
+    }
+    options = {"protocol": "inproc://", "dashboard": False, "dashboard_address": ":0"}
+    scheduler = {"cls": Scheduler, "options": options}
+    with (
+        SpecCluster(workers=workers, scheduler=scheduler) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,41 +24,8 @@ from engine.errors import ParameterError
 from engine.geometry import plan_tiles
 from engine.operations.base import INPUTS, Image, Operation
 from engine.store.results import result_schema
+from tests.contracts.cases import CASES, Case
 from tests.making import Counting, computed, discs, grey, put
-
-
-@dataclass(frozen=True)
-class Case:
-    """An operation and what is known of it."""
-
-    name: str
-    make: Callable[..., Operation]
-    given: dict[str, Any]
-    other: dict[str, Any]
-    wrong: dict[str, Any]
-    neutral: dict[str, Any] = field(default_factory=dict)
-    local: bool = True
-    """Whether an answer for blocks, put together, is the answer for the whole."""
-
-
-CASES = [
-    Case(
-        "circles",
-        engine.circles,
-        {"radius_px": (8.0, 25.0), "polarity": "bright"},
-        {"radius_px": (8.0, 24.0)},
-        {"radius_px": (25.0, 8.0)},
-    ),
-    Case(
-        "counting",
-        Counting,
-        {"log": os.devnull, "copies": 2},
-        {"copies": 3},
-        {"copies": -1},
-        neutral={"log": "/dev/zero", "batch": 7},
-        local=False,
-    ),
-]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
@@ -95,31 +61,39 @@ def test_it_is_small_frozen_and_pickles(operation: Operation) -> None:
         operation.version_of = 3  # type: ignore[attr-defined]
 
 
-def test_its_key_is_the_same_in_every_process(operation: Operation, case: Case) -> None:
-    turned = dict(reversed(list(case.given.items())))
-    assert case.make(**turned).key == operation.key
+def test_its_key_is_the_same_in_every_process() -> None:
+    made = [case.make(**case.given) for case in CASES]
+    for case, operation in zip(CASES, made, strict=True):
+        assert case.make(**dict(reversed(list(case.given.items())))).key == operation.key
     program = (
-        "import sys, pickle; o = pickle.loads(bytes.fromhex(sys.argv[1])); print(o.key, end='')"
+        "import sys, pickle; print(*(o.key for o in pickle.loads(bytes.fromhex(sys.argv[1]))))"
     )
-    key = subprocess.run(
-        [sys.executable, "-c", program, pickle.dumps(operation).hex()],
+    keys = subprocess.run(
+        [sys.executable, "-c", program, pickle.dumps(made).hex()],
         env={**os.environ, "PYTHONHASHSEED": "12345"},  # ours is another one
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
-    ).stdout
-    assert key == operation.key
+    ).stdout.split()
+    assert keys == [operation.key for operation in made]
 
 
 def test_its_key_holds_what_changes_the_answer(operation: Operation, case: Case) -> None:
     assert case.make(**{**case.given, **case.other}).key != operation.key
     assert case.make(**{**case.given, **case.neutral}).key == operation.key
 
+    assert newer(operation, case).key != operation.key
+
+
+def newer(operation: Operation, case: Case) -> Operation:
+    if case.newer is not None:
+        return case.newer(**case.given)
+
     class Next(type(operation)):  # type: ignore[misc]
         version = operation.version + 1
 
-    assert Next(**case.given).key != operation.key
+    return Next(**case.given)  # type: ignore[no-any-return]
 
 
 def test_its_parameters_are_checked_and_named(case: Case) -> None:
@@ -217,7 +191,7 @@ def fail_with(kind: type[Exception]) -> Callable[..., Any]:
 )
 def test_an_exception_is_a_failed_row_with_a_code(
     operation: Operation,
-    client: Client,
+    staffed: Client,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: type[Exception],
@@ -228,9 +202,9 @@ def test_an_exception_is_a_failed_row_with_a_code(
         pixels[0, 0] = 255 if n == 1 else 0
         put(tmp_path / "data" / f"i{n}.png", pixels)
     cohort = engine.create(tmp_path / "cohort")
-    cohort.ingest(tmp_path / "data", client=client)
+    cohort.ingest(tmp_path / "data", client=staffed)
     monkeypatch.setattr(type(operation), "measure", fail_with(kind))
-    (report,) = cohort.run(operation, client=client)
+    (report,) = cohort.run(operation, client=staffed)
     assert (report.published, report.failed, dict(report.reasons)) == (3, 1, {code: 1})
     rows = cohort.table(f"{report.tables[1]}").set_index("name")
     assert rows["status"].to_dict() == {"i0": "done", "i1": "failed", "i2": "done"}

@@ -1,0 +1,144 @@
+"""The operations that the contracts are held against: ours, a package's, and a notebook's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import engine
+from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.function import from_function
+from tests.making import Counting
+from tests.operations_for_tests import count_call
+
+BAD = 255
+"""First pixel of an image on which the two strangers fail."""
+
+ABOVE = 195
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation and what is known of it.
+
+    Attributes
+    ----------
+    given, other, wrong, neutral
+        Parameters: some, others that make another key, one that can't be, and some that make none.
+    newer
+        Makes the next version; by default a subclass.
+    local
+        Whether an answer for blocks, put together, is the answer for the whole.
+    count
+        How many objects are right for an image, None where it fails; not known of circles.
+    installed
+        Whether a package could offer it by name.
+    """
+
+    name: str
+    make: Callable[..., Operation]
+    given: dict[str, Any]
+    other: dict[str, Any]
+    wrong: dict[str, Any]
+    neutral: dict[str, Any] = field(default_factory=dict)
+    newer: Callable[..., Operation] | None = None
+    local: bool = True
+    count: Callable[[NDArray[Any]], int | None] | None = None
+    installed: bool = True
+
+
+class Spots(Operation):
+    """Bright pixels, on workers with a GPU; images with a certain first pixel fail."""
+
+    name: ClassVar[str] = "spots"
+    objects: ClassVar[pa.Schema] = pa.schema([("y", pa.float64()), ("x", pa.float64())])
+    resources: ClassVar[Mapping[str, float]] = {"GPU": 1}
+    singular: ClassVar[str] = "spot"
+    neutral: ClassVar[frozenset[str]] = frozenset({"calls"})
+
+    above: int = ABOVE
+    calls: str = ""
+
+    def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+        """Return the place of each bright pixel."""
+        count_call(self.calls, image.source)
+        y, x = bright(image.pixels, self.above)
+        y, x = y + image.origin[0], x + image.origin[1]
+        if image.write is not None:
+            places = zip(y, x, strict=True)
+            mine = np.fromiter((image.write.holds(*place) for place in places), bool)
+            y, x = y[mine], x[mine]
+        return {"y": y, "x": x}
+
+
+def spots(image: NDArray[Any], above: int = ABOVE) -> dict[str, NDArray[Any]]:
+    """Return the same, as somebody would write it in a notebook."""
+    y, x = bright(image, above)
+    return {"y": y, "x": x}
+
+
+def bright(pixels: NDArray[Any], above: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the places of bright pixels of the first channel."""
+    if pixels[0, 0, 0] == BAD:
+        raise ImageFailed("bad_first_pixel")
+    y, x = np.nonzero(pixels[0] > above)
+    return y, x
+
+
+def count_bright(plane: NDArray[Any]) -> int | None:
+    """Return how many there are, None where the image fails."""
+    return None if plane[0, 0] == BAD else int((plane > ABOVE).sum())
+
+
+def mapped(version: int = 1, **parameters: Any) -> Operation:
+    """Make an operation of the function."""
+    return from_function(
+        spots, name="mapped_spots", version=version, schema={"y": float, "x": float},
+        parameters=parameters, resources={"GPU": 1}, singular="spot", halo_px=3,
+    )  # fmt: skip
+
+
+CASES = [
+    Case(
+        "circles",
+        engine.circles,
+        {"radius_px": (8.0, 25.0), "polarity": "bright"},
+        {"radius_px": (8.0, 24.0)},
+        {"radius_px": (25.0, 8.0)},
+    ),
+    Case(
+        "counting",
+        Counting,
+        {"log": os.devnull, "copies": 2},
+        {"copies": 3},
+        {"copies": -1},
+        neutral={"log": "/dev/zero", "batch": 7},
+        local=False,
+        count=lambda plane: 2,
+    ),
+    Case(
+        "spots",
+        Spots,
+        {"above": ABOVE},
+        {"above": 20},
+        {"above": "much"},
+        neutral={"calls": os.devnull},
+        count=count_bright,
+    ),
+    Case(
+        "mapped_spots",
+        mapped,
+        {"above": ABOVE},
+        {"above": 20},
+        {"above": "much"},
+        newer=lambda **given: mapped(2, **given),
+        count=count_bright,
+        installed=False,
+    ),
+]
