@@ -1,0 +1,108 @@
+"""docs/operations.md is run as it stands: by hand in a notebook, installed, and built in."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+
+import engine
+from engine.operations import registry
+from tests.making import LAYOUT, night, put
+
+TEXT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+
+
+def blocks(language: str, heading: str) -> list[str]:
+    """Return the code of one language below a heading of the page."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```", section, re.M | re.S)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, client: Client) -> engine.Cohort:
+    night(tmp_path / "data", 4)
+    put(tmp_path / "data" / "d1" / "s1" / "e1" / "small.png", np.zeros((4, 60), np.uint8))
+    made = engine.create(tmp_path / "COHORT", layout=LAYOUT)
+    made.ingest(tmp_path / "data", client=client)
+    return made
+
+
+def test_a_function_from_a_notebook(
+    cohort: engine.Cohort,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On worker processes, which know nothing of the notebook."""
+    (code,) = blocks("python", "A function from a notebook")
+    monkeypatch.chdir(tmp_path)
+    told: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(code, "notebook", "exec"), told)
+    report = told["report"]
+    assert (report.published, dict(report.reasons)) == (5, {"smaller_than_a_cell": 1})
+    table = cohort.table(report.tables[0])
+    assert len(table) == 4
+    first = cohort.images()[0]
+    expected = told["texture"](first.values, cell_px=8)
+    assert table.set_index("name").loc[first.name, "contrast"] == expected["contrast"]
+    assert "brightness" in capsys.readouterr().out
+
+
+def test_a_class_in_a_package(cohort: engine.Cohort, tmp_path: Path) -> None:
+    (code,) = blocks("python", "A class in your own package")
+    (project,) = blocks("toml", "A class in your own package")
+    (commands,) = blocks("sh", "A class in your own package")
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "sharpness.py").write_text(code)
+    (package / "pyproject.toml").write_text(project)
+    install, run = commands.splitlines()
+    assert install == "pip install ."
+    where = ["--no-deps", "--no-build-isolation", "--quiet", "--target", str(tmp_path / "site")]
+    subprocess.run([sys.executable, "-m", *install.split(), *where], cwd=package, check=True)
+    cohort_command = str(Path(sys.executable).parent / "cohort")
+    ended = subprocess.run(
+        [cohort_command, *run.split()[1:], "--workers", "1", "--max-failed", "0"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert cohort.config.operations == {"sharpness": {"channel": 0}}
+    table = cohort.table("sharpness_by_image")
+    assert table["sharpness_mean"].notna().all()
+
+
+def test_a_built_in_one(
+    cohort: engine.Cohort, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, case = blocks("python", "A pull request")
+    module = types.ModuleType("engine.operations.saturation")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(code, "saturation.py", "exec"), module.__dict__)
+    kind: Any = module.__dict__["Saturation"]
+    monkeypatch.setitem(registry.BUILT_IN, "saturation", kind)
+    exec(compile(case, "cases.py", "exec"), {})
+    (report,) = cohort.run("saturation", client=client)
+    assert (report.published, report.failed, report.declared) == (5, 0, True)
+    assert set(cohort.table("saturation")["share"]) == {0.0}
+    assert kind()(np.full((4, 5), 255, np.uint8))["share"].tolist() == [1.0]
+
+
+def test_the_table_of_ways_names_what_there_is() -> None:
+    assert callable(engine.Cohort.map)
+    assert callable(engine.from_function)
+    names = ("inputs", "resources", "neutral", "weights", "halo_px", "prepare", "outlines")
+    for name in names:
+        assert f"`{name}`" in TEXT
+        assert hasattr(engine.Operation, name)
