@@ -48,7 +48,7 @@ bench: $(VENV)/.dev ## Measure against peers, as ratios in one run
 	$(BIN)/python -m tests.benchmarks
 
 faults: $(VENV)/.dev ## Repeat the fault tests, and print what survived
-	$(BIN)/python -m pytest -m faults -rP tests/distributed
+	$(BIN)/python -m pytest -m "faults or fault" tests/distributed
 
 COMPILE = $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-annotate \
   --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra build

@@ -94,7 +94,8 @@ class Operation(BaseModel):
         Parameters that can't change the answer (a batch size), left out of the key.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Infinite values and "not a number" are all the same in a key, so they are no parameters.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     version: ClassVar[int] = 1

@@ -43,6 +43,9 @@ WIDER = {
 }
 """Delta Lake has no unsigned numbers and no half floats (Delta protocol, primitive types)."""
 
+MOST_BYTES = 1024**2
+"""What a function may carry, bytes: it travels with every task."""
+
 
 class NotPortable(UsageError):
     """A function can't be sent to workers: (name, what is in the way)."""
@@ -51,7 +54,7 @@ class NotPortable(UsageError):
         name, problem = self.args
         return (
             f"The function {name} can't be sent to workers ({problem}). Make what it uses (an open "
-            "file, a lock, a client) inside the function."
+            "file, a lock, a model) inside the function."
         )
 
 
@@ -216,7 +219,8 @@ def from_function(
     settled, labelled = _settle(function, name, dict(parameters or {}))
     values = {field: getattr(settled, field) for field in type(settled).model_fields}
     try:
-        stated = json.dumps(settled.parameters, sort_keys=True, allow_nan=False)
+        json.dumps(values, allow_nan=False)
+        stated = json.dumps(settled.parameters, sort_keys=True)
     except (ValueError, TypeError):
         raise ParameterError("parameters", values, "plain values: numbers, texts, lists") from None
     numbers = [
@@ -299,11 +303,14 @@ def _settle(
 
 
 def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:
+    called = getattr(function, "__name__", type(function).__name__)
     try:
-        return cloudpickle.dumps((function, values))
+        code = cloudpickle.dumps((function, values))
     except Exception as error:  # whatever its objects raise that can't be pickled
-        called = getattr(function, "__name__", type(function).__name__)
         raise NotPortable(called, (str(error).splitlines() or [""])[0][:200]) from error
+    if len(code) > MOST_BYTES:
+        raise NotPortable(called, f"it carries {len(code):,} bytes of what it refers to")
+    return code
 
 
 def as_labelled(image: Image) -> xr.DataArray:

@@ -105,6 +105,15 @@ def test_its_parameters_are_checked_and_named(case: Case) -> None:
         case.make(**case.given, no_such_parameter=1)
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_numbers_without_end_are_no_parameters(value: str) -> None:
+    """Keys could not tell them apart."""
+    with pytest.raises(ParameterError, match="finite"):
+        engine.circles(radius_px=(8.0, float(value)))
+    with pytest.raises(ParameterError, match="finite"):
+        engine.circles(min_support=float(value))
+
+
 def test_its_parameters_survive_toml(operation: Operation, case: Case, tmp_path: Path) -> None:
     from engine.store.config import declare_operation
 

@@ -20,7 +20,7 @@ UNITS = 200
 
 KILLS = 5
 
-PAUSE_S = 0.02
+PAUSE_S = 0.01
 
 SMALL = TOML.replace("shard_images = 4", "shard_images = 1")
 """One image is one shard, and with ``unit_images`` one unit."""
@@ -65,7 +65,7 @@ def test_units_that_need_a_gpu(
     calls = Calls(tmp_path / "calls")
     lab = Lab(zygote, tmp_path, many.images, place, calls, None, session_cluster)
     lab.operation, lab.trial = "probe_gpu", trial
-    driver = lab.start("--pause-s", str(PAUSE_S), unit_images=1, commit_s=0.2)
+    driver = lab.start("--pause-s", str(PAUSE_S), unit_images=1, commit_s=0.5)
     kills = 0
     for _ in range(KILLS):
         enough = len(calls.all()) + rng.randint(5, UNITS // (KILLS + 2))
