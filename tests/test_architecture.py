@@ -28,6 +28,7 @@ MOST_LINES = 400
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "AlignmentError": (3, "a grid of 2 shards"),
     "AlreadyExists": ("pixels/x",),
+    "BrokenOperation": ("sharpness", "sharpness:Sharpness", "ImportError: no module x"),
     "ColumnsChanged": ("results/spots/v1", "y (double)", "x (double)"),
     "ConfigError": ("cohort.toml, limits", "must be positive"),
     "Conflict": ("cohort.toml",),

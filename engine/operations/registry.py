@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from engine.errors import UsageError
@@ -24,10 +25,40 @@ class NoOperation(UsageError):
         return f"No operation is called {name!r}. Operations: {', '.join(there)}."
 
 
+class BrokenOperation(NoOperation):
+    """A package offers an operation that can't be used: (name, entry point, what is wrong)."""
+
+    def __str__(self) -> str:
+        name, value, problem = self.args
+        return (
+            f"The operation {name!r} is offered as {value}, which can't be used: {problem}. "
+            "Install its package again, or ask its author."
+        )
+
+
 def operations() -> dict[str, type[Operation]]:
-    """Return all operations by name; those of packages can't replace ours."""
-    found = {point.name: point.load() for point in entry_points(group=GROUP)}
+    """Return all operations by name; those of packages can't replace ours.
+
+    What a package offers and can't be loaded is left out: it is in the way of nothing else.
+    """
+    found = {}
+    for point in entry_points(group=GROUP):
+        with contextlib.suppress(BrokenOperation):
+            found[point.name] = _loaded(point)
     return {**found, **BUILT_IN}
+
+
+def _loaded(point: EntryPoint) -> type[Operation]:
+    try:
+        kind = point.load()
+    except Exception as error:  # whatever a foreign module does when it is imported
+        problem = f"{type(error).__name__}: {error}"
+        raise BrokenOperation(point.name, point.value, problem) from error
+    if not (isinstance(kind, type) and issubclass(kind, Operation)):
+        raise BrokenOperation(point.name, point.value, "it is no class of engine.Operation")
+    if kind.name != point.name:
+        raise BrokenOperation(point.name, point.value, f"it calls itself {kind.name!r}")
+    return kind
 
 
 def find_operation(name: str) -> type[Operation]:
@@ -35,14 +66,14 @@ def find_operation(name: str) -> type[Operation]:
 
     Raises
     ------
-    NoOperation
+    NoOperation, BrokenOperation
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    there = operations()
-    if name not in there:
-        raise NoOperation(name, sorted(there))
-    return there[name]
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        raise NoOperation(name, sorted({*points, *BUILT_IN}))
+    return _loaded(points[name])
 
 
 def is_registered(operation: Operation) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from engine import Image, ImageFailed, circles, from_function
 from engine.errors import ParameterError
 from engine.geometry import Region
+from engine.operations import registry
 from engine.operations.function import NotPortable
+from tests.contracts.cases import Spots
 
 
 def bright(
@@ -156,3 +159,29 @@ def test_what_has_a_radius_is_drawn_as_circles_are() -> None:
     found = {name: np.array([value]) for name, value in zip(schema, (20.0, 30.0, 5.0), strict=True)}
     (one,), (other,) = operation.outlines(found), circles().outlines(found)
     assert np.array_equal(one.points, other.points)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("not_there:Kind", "ModuleNotFoundError: No module named 'not_there'"),
+        ("engine:NoSuchKind", "AttributeError"),
+        ("engine:open", "no class of engine.Operation"),
+        ("tests.contracts.cases:Spots", "it calls itself 'spots'"),
+    ],
+)
+def test_a_broken_package_is_named_and_in_nobodys_way(
+    monkeypatch: pytest.MonkeyPatch, value: str, problem: str
+) -> None:
+    points = [
+        EntryPoint("broken", value, registry.GROUP),
+        EntryPoint("spots", "tests.contracts.cases:Spots", registry.GROUP),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    with pytest.raises(registry.BrokenOperation, match=problem) as broken:
+        registry.find_operation("broken")
+    assert value in str(broken.value)
+    assert registry.find_operation("spots") is Spots
+    assert set(registry.operations()) == {"circles", "spots"}
+    with pytest.raises(registry.NoOperation, match="broken, circles, spots"):
+        registry.find_operation("spost")

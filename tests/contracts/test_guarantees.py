@@ -14,7 +14,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 import engine
-from engine.errors import ColumnsChanged, NoWorkerForResource, UsageError
+from engine.errors import ColumnsChanged, MissingPackage, NoWorkerForResource, UsageError
 from engine.operations import registry
 from engine.operations.base import Operation
 from engine.operations.unit import ledger_of
@@ -260,3 +260,16 @@ def test_map_counts_calls_and_versions(
         ColumnsChanged, match=r"mean .double., bright .int32.; .* mean .double.. Oth"
     ):
         cohort.map(mean, name="means", schema={"mean": float}, client=client)
+
+
+def test_what_the_workers_lack_fails_no_image(cohort: engine.Cohort, client: Client) -> None:
+    def needy(image: NDArray[Any]) -> dict[str, Any]:
+        import nowhere  # type: ignore[import-not-found]
+
+        return {"one": nowhere.one(image)}
+
+    with pytest.raises(MissingPackage, match="No module named 'nowhere'"):
+        cohort.map(needy, name="needy", schema={"one": float}, client=client)
+    assert cohort.plan(engine.from_function(needy, name="needy", schema={"one": float})).causes == {
+        "new": IMAGES
+    }
