@@ -10,6 +10,7 @@ import pyarrow as pa
 from engine.errors import EngineError
 from engine.operations.unit import RowId, UnitRecord
 from engine.store.catalog import commit_rows
+from engine.store.columns import require_columns
 from engine.store.ledger import Ledger, Part, Snapshot
 from engine.store.results import DONE, FAILED, PLANNED
 
@@ -44,12 +45,12 @@ class Publisher:
 
     Raises
     ------
-    ColumnsChanged
+    ColumnsChanged, CorruptStore
         If the ledger was begun with other columns: nothing is computed that can't be published.
     """
 
     def __init__(self, ledger: Ledger, key: str, snapshot: Snapshot) -> None:
-        ledger.require_columns()
+        require_columns(ledger)
         self._ledger = ledger
         self._key = key
         self.snapshot = snapshot

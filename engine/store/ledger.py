@@ -20,11 +20,10 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from engine.errors import AlreadyExists, ColumnsChanged, CorruptStore, EngineError
+from engine.errors import AlreadyExists, CorruptStore, EngineError
 from engine.store.access import require_writable
 from engine.store.digests import digest_bytes
 from engine.store.head import (
@@ -158,18 +157,6 @@ class Ledger:
         version = table.version()
         check_newest(self.path, head, version, self.root.read(self._log_path(version)), parts)
         return Snapshot(version, tuple(sorted(parts, key=lambda part: part.path)))
-
-    def require_columns(self) -> None:
-        """Check that the ledger, where there is one, was begun with these columns.
-
-        Raises
-        ------
-        ColumnsChanged
-        """
-        table = self._open()
-        if table is not None and table.schema() != DeltaSchema.from_arrow(self.schema):
-            there = pa.schema(table.schema().to_arrow())
-            raise ColumnsChanged(self.path, _described(there), _described(self.schema))
 
     # parts
 
@@ -336,10 +323,3 @@ class Ledger:
         # and parts are chosen by these bounds.
         text = json.dumps(stats, ensure_ascii=False)
         return AddAction(part.path, part.size, values, now_ms, True, text)
-
-
-def _described(schema: pa.Schema) -> str:
-    """Return columns as people read them; of results, those of the objects."""
-    if "objects" in schema.names:
-        schema = pa.schema(list(schema.field("objects").type.value_type))
-    return ", ".join(f"{field.name} ({field.type})" for field in schema)

@@ -14,7 +14,13 @@ from distributed import Client
 from numpy.typing import NDArray
 
 import engine
-from engine.errors import ColumnsChanged, MissingPackage, NoWorkerForResource, UsageError
+from engine.errors import (
+    ColumnsChanged,
+    CorruptStore,
+    MissingPackage,
+    NoWorkerForResource,
+    UsageError,
+)
 from engine.operations import registry
 from engine.operations.base import Operation
 from engine.operations.unit import ledger_of
@@ -273,3 +279,19 @@ def test_what_the_workers_lack_fails_no_image(cohort: engine.Cohort, client: Cli
     assert cohort.plan(engine.from_function(needy, name="needy", schema={"one": float})).causes == {
         "new": IMAGES
     }
+
+
+def test_a_flipped_bit_in_a_schema_is_no_change_of_columns(
+    cohort: engine.Cohort, client: Client
+) -> None:
+    operation = CASES[1].make(**CASES[1].given)
+    cohort.run(operation, client=client)
+    entry = Path(cohort.root.url, "results/counting/v1/_delta_log", f"{0:020d}.json")
+    whole = entry.read_bytes()
+    for old, new in ((b"worker", b"vorker"), (b'mean\\"', b'meam\\"'), (b"double", b"dnuble")):
+        assert old in whole
+        entry.write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(CorruptStore, match=entry.name):
+            cohort.plan(operation)
+    entry.write_bytes(whole)
+    assert cohort.plan(operation).to_compute == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.unit.store.test_verify import (
 
 __all__ = ["made", "small", "truth"]  # fixtures
 
-FLIPS = 60
+FLIPS = int(os.environ.get("COHORT_TEST_FLIPS", "60"))
 """For each kind of file."""
 
 

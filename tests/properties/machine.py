@@ -34,7 +34,7 @@ from tests.properties.model import (
     Model,
     answer,
 )
-from tests.properties.standin import Killed, dying, here
+from tests.properties.standin import Killed, dying, here, meanwhile
 
 MEMORY = Path("/dev/shm")
 """A file system in memory where there is one: nothing here needs to survive a power cut."""
@@ -193,6 +193,45 @@ class Machine(RuleBasedStateMachine):
             self.model.catalog = _settled(self._catalog(), before, target)
         elif action == "run":
             self._settle_rows(scale, rows)
+        self._check_clean(self.cohort.verify())
+
+    @rule(
+        name=NAMES, shown=SHOWN, point=st.integers(1, MOST_POINTS), scale=SCALES, other=SCALES,
+        what=st.sampled_from(["ingest, ingest", "run, run", "run, ingest"]),
+    )  # fmt: skip
+    def two_at_once(
+        self, name: str, shown: int, point: int, scale: int, other: int, what: str
+    ) -> None:
+        """Let two drivers work at the same cohort: both end, and leave what one would have."""
+        self.put(name, shown)
+        first, second = what.split(", ")
+        if first == second == "run":
+            self.ingest()
+        rows, calls = self.model.computed(scale, None, False)
+        computed(self.log)
+
+        def act(action: str, scale: int) -> None:
+            cohort = engine.open(self.place)
+            if action == "ingest":
+                cohort.ingest(client=self.client)
+            else:
+                cohort.run(self._operation(scale), client=self.client)
+
+        with meanwhile(str(self.place), point, lambda: act(second, other)) as came:
+            act(first, scale)
+            if not came():
+                act(second, other)
+        if "run" in what:
+            self.model.rows[scale] = rows
+            found = [int(n) for n in computed(self.log)]
+        if what == "run, run":
+            rows, more = self.model.computed(other, None, False)
+            self.model.rows[other] = rows
+            assert set(found) == {*calls, *more}
+            assert max(Counter(found).values(), default=0) <= 2
+        if "ingest" in what:
+            self.model.catalog = self.model.ingested()
+        type(self).deaths[f"{what}{'' if came() else ', one after the other'}"] += 1
         self._check_clean(self.cohort.verify())
 
     @precondition(lambda self: self.model.catalog)

@@ -1,4 +1,4 @@
-"""A cluster that is this thread, and a death that is an exception: thousands of runs a minute.
+"""A cluster that is this thread; a death, and another driver, at any point that is wanted.
 
 What is asked of Dask is little (see `engine.graph.window`), so the real driver, the real tasks and
 the real store run here; only sockets, processes and time are left out.
@@ -6,10 +6,12 @@ the real store run here; only sockets, processes and time are left out.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -18,6 +20,9 @@ from deltalake import DeltaTable
 
 import engine.graph.ingest
 import engine.graph.run
+
+POINTS = ("link", "rename", "replace", "unlink")
+"""Functions of `os` by which something appears or vanishes; a ledger's commit is another point."""
 
 WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
 
@@ -90,6 +95,11 @@ def here() -> Iterator[Any]:
         yield Here()
 
 
+def _below(place: str, *paths: Any) -> bool:
+    named = (os.fsdecode(p) for p in paths if isinstance(p, (str, bytes, os.PathLike)))
+    return any(path.startswith(place) for path in named)
+
+
 @contextmanager
 def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
     """Die at the n-th rename, link, removal or commit below a folder, before or after it.
@@ -104,7 +114,7 @@ def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
 
     def gone(*paths: Any) -> bool:
         """Tell whether who calls is dead: this thread, or another one that works for it."""
-        return dead and (threading.get_ident() == mine or below(*paths))
+        return dead and (threading.get_ident() == mine or _below(place, *paths))
 
     def passing() -> bool:
         nonlocal passed, dead
@@ -128,13 +138,9 @@ def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
 
         return call
 
-    def below(*paths: Any) -> bool:
-        named = (os.fsdecode(p) for p in paths if isinstance(p, (str, bytes, os.PathLike)))
-        return any(path.startswith(place) for path in named)
-
     with ExitStack() as stack:
-        for name in ("link", "rename", "replace", "unlink"):
-            new = wrapped(getattr(os, name), below)
+        for name in POINTS:
+            new = wrapped(getattr(os, name), partial(_below, place))
             stack.enter_context(patch.object(os, name, new))
         for name in ("mkdir", "rmdir"):
             new = wrapped(getattr(os, name), lambda *_: False)
@@ -150,3 +156,48 @@ def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
         commit = wrapped(DeltaTable.create_write_transaction, lambda *_: True)
         stack.enter_context(patch.object(DeltaTable, "create_write_transaction", commit))
         yield lambda: dead
+
+
+@contextmanager
+def meanwhile(place: str, point: int, other: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Let another driver do something, all of it, just before the n-th point of this one.
+
+    While this one holds a lock the other one would wait; then it comes at the next point.
+
+    Yields
+    ------
+    Tells whether the other one came.
+    """
+    passed = held = 0
+    came = False
+
+    def passing() -> None:
+        nonlocal passed, came
+        passed += 1
+        if passed >= point and not came and not held:
+            came = True
+            other()
+
+    def wrapped(function: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            if counts(*given):
+                passing()
+            return function(*given, **named)
+
+        return call
+
+    lock = fcntl.flock
+
+    def locking(descriptor: int, how: int) -> None:
+        nonlocal held
+        lock(descriptor, how)
+        held += 1 if how & fcntl.LOCK_EX else -1
+
+    with ExitStack() as stack:
+        for name in POINTS:
+            new = wrapped(getattr(os, name), partial(_below, place))
+            stack.enter_context(patch.object(os, name, new))
+        commit = wrapped(DeltaTable.create_write_transaction, lambda *_: True)
+        stack.enter_context(patch.object(DeltaTable, "create_write_transaction", commit))
+        stack.enter_context(patch.object(fcntl, "flock", locking))
+        yield lambda: came
