@@ -290,7 +290,7 @@ def test_a_flipped_bit_in_a_schema_is_no_change_of_columns(
     whole = entry.read_bytes()
     for old, new in ((b"worker", b"vorker"), (b'mean\\"', b'meam\\"'), (b"double", b"dnuble")):
         assert old in whole
-        entry.write_bytes(whole.replace(old, new, 1))
+        entry.write_bytes(whole.replace(old, new))
         with pytest.raises(CorruptStore, match=entry.name):
             cohort.plan(operation)
     entry.write_bytes(whole)
