@@ -291,7 +291,7 @@ def test_a_flipped_bit_in_a_schema_is_no_change_of_columns(
     for old, new in ((b"worker", b"vorker"), (b'mean\\"', b'meam\\"'), (b"double", b"dnuble")):
         assert old in whole
         entry.write_bytes(whole.replace(old, new))
-        with pytest.raises(CorruptStore, match=entry.name):
+        with pytest.raises(CorruptStore, match="_delta_log"):
             cohort.plan(operation)
     entry.write_bytes(whole)
     assert cohort.plan(operation).to_compute == 0
