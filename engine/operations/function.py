@@ -9,17 +9,17 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import xarray as xr
 from numpy.typing import NDArray
 from pydantic import ConfigDict, create_model
 
@@ -27,6 +27,9 @@ from engine.errors import ParameterError, UsageError
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.registry import NoOperation, find_operation
 from engine.store.layout import FIELDS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 """What a function's results and tables can be called: a name that every file system takes."""
@@ -299,7 +302,8 @@ def _settle(
             raise ParameterError("function", field, "a parameter of another name: it is taken")
     checked = create_model(name, __base__=_Parameters, **fields)
     checked.name = name
-    return checked(**given), hints.get(image.name) is xr.DataArray
+    xarray = sys.modules.get("xarray")  # it is there where somebody wrote its name
+    return checked(**given), xarray is not None and hints.get(image.name) is xarray.DataArray
 
 
 def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:
@@ -315,6 +319,8 @@ def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:
 
 def as_labelled(image: Image) -> xr.DataArray:
     """Return an image as an `xarray.DataArray` (c, y, x), in micrometres where that is known."""
+    import xarray as xr
+
     coordinates = {}
     if image.spacing_um is not None:
         for axis, name in enumerate(("y", "x")):

@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from engine import Image, ImageFailed, circles, from_function
-from engine.errors import ParameterError
+from engine.errors import ParameterError, UsageError
 from engine.geometry import Region
 from engine.operations import registry
 from engine.operations.function import NotPortable
@@ -44,14 +44,14 @@ GIVEN: dict[str, Any] = {"name": "bright", "schema": {"share": float}}
         ({"schema": {"a": "much"}}, "a dtype"),
         ({"schema": {"source": str}}, "tables have a column called so"),
         ({"schema": {"object": int}}, "tables have a column called so"),
-        ({"parameters": {"abvoe": 3}}, "one of the parameters of bright: above, span"),
+        ({"parameters": {"abvoe": 3}}, "no parameter 'abvoe'. Its parameters: above, span"),
         ({"parameters": {"above": "much"}}, "above is 'much'"),
         ({"parameters": {"above": float("nan")}}, "a finite number"),
         ({"quantities": ["shares"]}, "out of share"),
     ],
 )
 def test_what_is_wrong_is_named(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(ParameterError, match=said):
+    with pytest.raises(UsageError, match=said):
         from_function(bright, **{**GIVEN, **changed})
 
 

@@ -82,7 +82,8 @@ def test_units_that_need_a_gpu(
     assert ended.run["failed"] == 0, ended.run["reasons"]
     print(f"{kills} kills, {len(calls.all()) - UNITS} of {UNITS} images computed twice")
     assert many.right is not None
-    renamed = [{**row, "key": lab.rows()[0]["key"]} for row in many.right.rows]
+    key = lab.rows()[0]["key"]
+    renamed = [{**row, "key": key} for row in many.right.rows]
     lab.right = Right(renamed, many.right.tables)
     lab.check()
 

@@ -219,8 +219,8 @@ class Machine(RuleBasedStateMachine):
 
         with meanwhile(str(self.place), point, lambda: act(second, other)) as came:
             act(first, scale)
-            if not came():
-                act(second, other)
+        if not came():
+            act(second, other)
         if "run" in what:
             self.model.rows[scale] = rows
             found = [int(n) for n in computed(self.log)]
