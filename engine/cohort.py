@@ -19,7 +19,8 @@ from engine.graph.events import Events
 from engine.graph.ingest import Ingest
 from engine.graph.notebook import events_here
 from engine.graph.publish import Publisher
-from engine.graph.reduce import reduce_tables
+from engine.graph.qc_door import QualityControl
+from engine.graph.reduce import make_tables
 from engine.graph.run import RunReport, run_plan
 from engine.images import Images, stack_tree
 from engine.operations.base import Operation
@@ -27,7 +28,6 @@ from engine.operations.history import most_used_key
 from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
 from engine.operations.scopes import scopes_of
-from engine.operations.tables import TableSpec
 from engine.operations.unit import ledger_of
 from engine.operations.upkeep import Upkeep
 from engine.store.access import require_writable
@@ -40,10 +40,7 @@ from engine.store.config import (
     read_config,
     read_identity,
 )
-from engine.store.head import state_digest
-from engine.store.layout import FIELDS
 from engine.store.root import STAGING, Root, open_root
-from engine.store.subjects import read_subjects
 from engine.store.tables import read_table, table_names_there
 
 if TYPE_CHECKING:
@@ -55,7 +52,7 @@ def never() -> bool:
     return False
 
 
-class Cohort(Functions, Upkeep):
+class Cohort(Functions, Upkeep, QualityControl):
     """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
 
     Attributes
@@ -260,9 +257,10 @@ class Cohort(Functions, Upkeep):
         complete = where is None and limit is None and plan.selected > 0
         report.declared = self._declare(operation, complete, declare)
         report.trial = not self._is_declared(operation)
-        report.tables = self._reduce(
-            operation, client, catalog, images, publisher, report.trial, events
-        )
+        report.tables = make_tables(
+            self.root, self.config, operation, client, (catalog, images), publisher.snapshot,
+            trial=report.trial, events=events,
+        )  # fmt: skip
         report.elapsed_s = time.perf_counter() - began
         return report
 
@@ -289,36 +287,6 @@ class Cohort(Functions, Upkeep):
                 self.root, operation.name, operation.parameters, replace=wanted
             )
         return False
-
-    def _reduce(
-        self,
-        operation: Operation,
-        client: Client,
-        catalog: int,
-        images: pa.Table,
-        publisher: Publisher,
-        trial: bool,
-        events: Events | None,
-    ) -> list[str]:
-        config = self.config
-        subjects, digest = read_subjects(self.root, config)
-        names = {n for root in config.roots for n in config.layout_of(root).names} - {*FIELDS}
-        spec = TableSpec((*FIELDS, *sorted(names)), subjects)
-        origin = {
-            "operation": operation.name,
-            "version": operation.version,
-            "key": operation.key,
-            "catalog": catalog,
-            "results": publisher.snapshot.version,
-            "parts": state_digest(publisher.snapshot.of_key(operation.key)),
-            "subjects": digest,
-            "fields": list(spec.fields),
-        }
-        suffix = f"@{operation.key[:8]}" if trial else ""
-        return reduce_tables(
-            self.root, operation, client, images, publisher.snapshot, origin, spec,
-            suffix=suffix, events=events,
-        )  # fmt: skip
 
     # what comes out
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from engine.graph.admission import IngestReport
 from engine.graph.events import counted, told_s
+from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.operations.plan import CAUSES, SETTLED, Plan
 from engine.operations.status import Status
@@ -130,7 +131,28 @@ def step_lines(report: object) -> list[str]:
     """Say what a step of a job did, by the kind of its report."""
     if isinstance(report, IngestReport):
         return ingest_lines(report)
+    if isinstance(report, QcReport):
+        return qc_lines(report)
     return run_lines(report) if isinstance(report, RunReport) else []
+
+
+def qc_lines(report: QcReport) -> list[str]:
+    """Say what pictures were made, and where to look."""
+    name = f"{report.operation}, key {report.key[:8]}"
+    if report.made:
+        told = f"{counted(report.made, 'pictures')} made, {report.up_to_date} were up to date"
+        lines = [f"{name}: {told} ({told_s(report.elapsed_s)})."]
+    else:
+        lines = [f"{name}: nothing to make, {report.up_to_date} pictures are up to date."]
+    if report.failed:
+        codes = ", ".join(f"{n} {code}" for code, n in report.reasons.items())
+        lines.append(f"  {report.failed} images can't be shown: {codes}.")
+    if report.unusual:
+        lines.append(
+            f"  {report.unusual} of {report.images} images are unusual; the page says why."
+        )
+    lines.append(f"  Open in a browser: {report.page}")
+    return lines
 
 
 def status_lines(status: Status) -> list[str]:

@@ -25,8 +25,12 @@ from engine.operations.tables import (
 )
 from engine.operations.unit import ledger_of
 from engine.store.access import require_writable
+from engine.store.config import CohortConfig
+from engine.store.head import state_digest
+from engine.store.layout import FIELDS
 from engine.store.ledger import Part, Snapshot
 from engine.store.root import Root
+from engine.store.subjects import read_subjects
 from engine.store.tables import (
     concat_fragments,
     drop_fragments,
@@ -105,6 +109,48 @@ def assemble_task(
     if task.kind == "experiments":
         pieces = (finish_experiments(operation, piece) for piece in pieces)
     return write_table(root, task.name, pieces, origin)
+
+
+def make_tables(
+    root: Root,
+    config: CohortConfig,
+    operation: Operation,
+    client: Client,
+    catalog: tuple[int, pa.Table],
+    results: Snapshot,
+    *,
+    trial: bool,
+    events: Events | None = None,
+) -> list[str]:
+    """Make an operation's tables as a cohort declares them; see `reduce_tables`.
+
+    Parameters
+    ----------
+    catalog
+        Its version, and its current rows by image_id.
+    results
+        Snapshot of the operation's ledger.
+    trial
+        Whether the parameters are others than the declared ones.
+    """
+    version, images = catalog
+    subjects, digest = read_subjects(root, config)
+    names = {n for name in config.roots for n in config.layout_of(name).names} - {*FIELDS}
+    spec = TableSpec((*FIELDS, *sorted(names)), subjects)
+    origin = {
+        "operation": operation.name,
+        "version": operation.version,
+        "key": operation.key,
+        "catalog": version,
+        "results": results.version,
+        "parts": state_digest(results.of_key(operation.key)),
+        "subjects": digest,
+        "fields": list(spec.fields),
+    }
+    suffix = f"@{operation.key[:8]}" if trial else ""
+    return reduce_tables(
+        root, operation, client, images, results, origin, spec, suffix=suffix, events=events
+    )
 
 
 def reduce_tables(

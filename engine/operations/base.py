@@ -90,6 +90,10 @@ class Operation(BaseModel):
     singular, quantities
         What one object is called in tables (its number's column), and which columns of ``objects``
         are averaged by image and by experiment.
+    watched
+        Further columns of ``objects`` whose distribution and extremes quality control shows.
+    captions
+        What columns are called there, with their unit: ``{"radius_px": "radius, px"}``.
     neutral
         Parameters that can't change the answer (a batch size), left out of the key.
     """
@@ -104,6 +108,8 @@ class Operation(BaseModel):
     resources: ClassVar[Mapping[str, float]] = {}
     singular: ClassVar[str] = "object"
     quantities: ClassVar[tuple[str, ...]] = ()
+    watched: ClassVar[tuple[str, ...]] = ()
+    captions: ClassVar[Mapping[str, str]] = {}
     neutral: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, **parameters: Any) -> None:

@@ -82,6 +82,12 @@ class Circles(Operation):
     objects: ClassVar[pa.Schema] = OBJECTS
     singular: ClassVar[str] = "circle"
     quantities: ClassVar[tuple[str, ...]] = ("radius_px", "mean_intensity")
+    watched: ClassVar[tuple[str, ...]] = ("support",)
+    captions: ClassVar[Mapping[str, str]] = {
+        "radius_px": "radius, px",
+        "mean_intensity": "mean intensity, grey levels",
+        "support": "support, share of the edge that was seen",
+    }
 
     radius_px: tuple[float, float] = (10.0, 60.0)
     polarity: Literal["bright", "dark", "any"] = "any"

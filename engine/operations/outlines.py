@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,18 @@ class Outline:
     label: str = ""
 
 
+def corners_of(radius_px: float) -> int:
+    """Return how many corners make a polygon a circle of some radius, to within `SAGITTA_PX`.
+
+    Examples
+    --------
+    >>> corners_of(2.0), corners_of(45.0), corners_of(1e6)
+    (10, 48, 180)
+    """
+    bend = math.acos(max(0.0, 1.0 - SAGITTA_PX / max(radius_px, SAGITTA_PX)))
+    return min(MOST_CORNERS, max(8, math.ceil(math.pi / bend)))
+
+
 def circle_points(y: float, x: float, radius_px: float) -> NDArray[np.float64]:
     """Return a polygon (n, 2), (y, x), that is a circle to within `SAGITTA_PX`.
 
@@ -43,10 +55,20 @@ def circle_points(y: float, x: float, radius_px: float) -> NDArray[np.float64]:
     >>> bool(np.allclose(np.hypot(points[:, 0] - 10, points[:, 1] - 20), 5))
     True
     """
-    bend = math.acos(max(0.0, 1.0 - SAGITTA_PX / max(radius_px, SAGITTA_PX)))
-    corners = min(MOST_CORNERS, max(8, math.ceil(math.pi / bend)))
+    return next(_circles(np.array([y]), np.array([x]), np.array([radius_px])))
+
+
+def _circles(
+    y: NDArray[np.float64], x: NDArray[np.float64], radius_px: NDArray[np.float64]
+) -> Iterator[NDArray[np.float64]]:
+    """Yield polygons of as many corners as the largest needs, so that all are made at once."""
+    if not len(y):
+        return
+    corners = corners_of(float(radius_px.max()))
     angles = np.arange(corners) * (2 * math.pi / corners)
-    return np.stack([y + radius_px * np.sin(angles), x + radius_px * np.cos(angles)], axis=1)
+    points = np.stack([np.sin(angles), np.cos(angles)], axis=1) * radius_px[:, None, None]
+    points += np.stack([y, x], axis=1)[:, None, :]
+    yield from points
 
 
 def outline_objects(found: Mapping[str, NDArray[Any]]) -> list[Outline]:
@@ -70,5 +92,4 @@ def outline_objects(found: Mapping[str, NDArray[Any]]) -> list[Outline]:
         return [Outline(np.array([[cy, cx]])) for cy, cx in zip(y[seen], x[seen], strict=True)]
     radius = np.asarray(found["radius_px"], np.float64)
     seen &= np.isfinite(radius) & (radius > 0)
-    places = zip(y[seen], x[seen], radius[seen], strict=True)
-    return [Outline(circle_points(float(cy), float(cx), float(r))) for cy, cx, r in places]
+    return [Outline(points) for points in _circles(y[seen], x[seen], radius[seen])]

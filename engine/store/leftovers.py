@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import pyarrow as pa
@@ -12,10 +12,11 @@ import pyarrow as pa
 from engine.errors import CorruptStore, MissingObject
 from engine.store.catalog import images_ledger, shards_ledger
 from engine.store.ledger import Ledger
+from engine.store.pictures import folder_of_picture, folders_there, paths_of, read_noted
 from engine.store.results import results_ledger, versions_there
 from engine.store.root import Entry, Root
 
-PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", ".staging/")
+PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", "qc/", ".staging/")
 """Where leftovers can be. Nothing outside of these is ever taken for one."""
 
 LOCK = ".staging/lock"
@@ -34,10 +35,14 @@ ASIDE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What commits name, by area; an area whose ledger can't be read is None: all may be named."""
+    """What commits name, by area; an area whose ledger can't be read is None: all may be named.
+
+    ``pictures`` are named by the note in their folder, for which the same holds.
+    """
 
     pixels: frozenset[str] | None
     parts: dict[str, frozenset[str] | None]
+    pictures: dict[str, frozenset[str] | None] = field(default_factory=dict)
 
     def leaves(self, path: str) -> bool:
         """Tell whether a file is ours, and no commit names it."""
@@ -48,6 +53,9 @@ class Named:
         if match := PART.fullmatch(path):
             named = self.parts.get(match["ledger"], frozenset())
             return named is not None and path not in named
+        if (folder := folder_of_picture(path)) is not None:
+            shown = self.pictures.get(folder, frozenset())
+            return shown is not None and path not in shown
         return ASIDE.fullmatch(path) is not None
 
 
@@ -76,7 +84,12 @@ def read_named(root: Root) -> Named:
     return Named(
         _or_none(lambda: shards.read(shards.snapshot().parts, ["path"])["path"].to_pylist()),
         {ledger.path: _or_none(partial(_part_paths, ledger)) for ledger in all_ledgers(root)},
+        {folder: _or_none(partial(_picture_paths, root, folder)) for folder in folders_there(root)},
     )
+
+
+def _picture_paths(root: Root, folder: str) -> Iterable[str]:
+    return paths_of(read_noted(root, folder).values(), folder)
 
 
 def _part_paths(ledger: Ledger) -> list[str]:

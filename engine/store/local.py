@@ -79,15 +79,15 @@ class LocalRoot:
 
     # writing
 
-    def create(self, path: str, data: bytes | memoryview) -> None:
-        """Publish an object that is not there yet, durably."""
+    def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
+        """Publish an object that is not there yet; durably, unless it can be made again."""
         target = self._place(path)
         with refusals_named(self._named(path)):
             if os.path.lexists(target):  # also where no room is left to write it aside
                 raise AlreadyExists(path)
-            aside = self._write_aside(data)
+            aside = self._write_aside(data, durable)
             try:
-                self._link(aside, target, path)
+                self._link(aside, target, path, durable)
             finally:
                 aside.unlink(missing_ok=True)
 
@@ -162,14 +162,15 @@ class LocalRoot:
 
     # how
 
-    def _write_aside(self, data: bytes | memoryview) -> Path:
+    def _write_aside(self, data: bytes | memoryview, durable: bool = True) -> Path:
         aside = Path(self.url, STAGING, secrets.token_hex(8))
         descriptor = _open_in_folder(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             left = memoryview(data).cast("B")
             while len(left):
                 left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
@@ -195,7 +196,7 @@ class LocalRoot:
         finally:
             aside.unlink(missing_ok=True)
 
-    def _link(self, source: Path, target: Path, path: str) -> None:
+    def _link(self, source: Path, target: Path, path: str, durable: bool = True) -> None:
         def link() -> None:
             try:
                 os.link(source, target)
@@ -209,7 +210,7 @@ class LocalRoot:
                         raise AlreadyExists(path) from None
                     source.rename(target)
 
-        _into_folder(target.parent, link)
+        _into_folder(target.parent, link, durable)
 
     def _rename(self, source: Path, target: Path) -> None:
         _into_folder(target.parent, lambda: source.replace(target))
@@ -249,7 +250,7 @@ def _open_in_folder(path: Path, flags: int) -> int:
         return os.open(path, flags, 0o666)
 
 
-def _into_folder(folder: Path, publish: Callable[[], object]) -> None:
+def _into_folder(folder: Path, publish: Callable[[], object], durable: bool = True) -> None:
     """Publish a name in a folder that may have to be made, durably."""
     for tries in range(LINK_TRIES):
         _make_folder(folder)
@@ -259,7 +260,8 @@ def _into_folder(folder: Path, publish: Callable[[], object]) -> None:
         except FileNotFoundError:
             if tries == LINK_TRIES - 1:
                 raise
-    _sync_folder(folder)
+    if durable:
+        _sync_folder(folder)
 
 
 def _make_folder(folder: Path) -> None:

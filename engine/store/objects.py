@@ -94,7 +94,7 @@ class ObjectRoot:
 
     # writing
 
-    def create(self, path: str, data: bytes | memoryview) -> None:
+    def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Publish an object that is not there yet."""
         self._create(path, bytes(data))
 

@@ -63,8 +63,14 @@ class Root(Protocol):
         """Yield all objects below a folder (a path that ends with a slash, or ``""``)."""
         ...
 
-    def create(self, path: str, data: bytes | memoryview) -> None:
+    def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Publish an object that is not there yet: durable, and all or nothing.
+
+        Parameters
+        ----------
+        durable
+            False for what can be made again: it may be gone or torn after a loss of power, and
+            nobody waits for a disk.
 
         Raises
         ------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import CorruptStore, MissingObject, NoTable
-from engine.store.digests import digest_bytes, digest_of
+from engine.store.digests import DIGEST_CHARS, digest_bytes, digest_of
 from engine.store.parquet import read_parquet, write_parquet
 from engine.store.root import Root
 
@@ -21,6 +23,9 @@ FRAGMENTS = f"{FOLDER}/.fragments"
 
 VERSIONS = ("catalog", "results")
 """Entries of a table's origin that only ever grow."""
+
+CHECK_BYTES = 8 * 1024**2
+"""Bytes that are read at once where a table is checked and not kept."""
 
 MOST_COMING = 8
 """Announced tables that a note keeps; writers of one table at one moment are one or two."""
@@ -244,3 +249,58 @@ def concat_fragments(root: Root, paths: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the pieces of a table, one at a time."""
     for path in paths:
         yield read_fragment(root, path)
+
+
+class _Ranged(io.RawIOBase):
+    """An object of a store as a file that can be read from anywhere."""
+
+    def __init__(self, root: Root, path: str) -> None:
+        super().__init__()
+        self._root, self._path, self._at = root, path, 0
+        size = root.size(path)
+        if size is None:
+            raise MissingObject(path)
+        self._size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        data = self._root.read(self._path, self._at, left if size < 0 else min(size, left))
+        self._at += len(data)
+        return data
+
+
+@contextlib.contextmanager
+def open_table(root: Root, name: str) -> Iterator[pq.ParquetFile]:
+    """Open a table to be read a part at a time, once all of its bytes were checked.
+
+    Raises
+    ------
+    NoTable, MissingObject, CorruptStore
+    """
+    path = table_path(name)
+    if root.size(path) is None:
+        raise NoTable(name, table_names_there(root))
+    with _Ranged(root, path) as raw:
+        hashed = hashlib.sha256()
+        while data := raw.read(CHECK_BYTES):
+            hashed.update(data)
+        if hashed.hexdigest()[:DIGEST_CHARS] not in read_note(root, name).digests:
+            raise CorruptStore(path, "its bytes do not match its digest")
+        raw.seek(0)
+        with pq.ParquetFile(
+            pa.PythonFile(raw, "r"), page_checksum_verification=True, pre_buffer=False
+        ) as file:
+            yield file

@@ -22,6 +22,7 @@ from engine.store.config import JSON, TOML, read_config, read_identity
 from engine.store.digests import digest_bytes
 from engine.store.ledger import Ledger, Snapshot
 from engine.store.leftovers import Named, all_ledgers, list_ours
+from engine.store.pictures import folders_there
 from engine.store.problems import CORRUPT, INCONSISTENT, MISSING, STALE, Problem, guarded
 from engine.store.root import Root
 from engine.store.tables import FOLDER, note_path, parse_note, table_names_there, table_path
@@ -34,6 +35,7 @@ from engine.store.verify_parts import (
     check_unknown,
     known_images,
 )
+from engine.store.verify_pictures import check_pictures
 from engine.store.verify_pixels import PLACE, Level, check_files, check_places
 
 THREADS = 4
@@ -118,6 +120,7 @@ class _Verification:
         self._snapshots: dict[str, Snapshot] = {}
         self._rows: list[ShardRow] | None = None
         self._facts: dict[str, list[PartFacts]] = {}
+        self._shown: dict[str, frozenset[str] | None] = {}
 
     def run(self) -> VerifyReport:
         there = list_ours(self._root)  # before the ledgers are read; see `find_leftovers`
@@ -129,6 +132,7 @@ class _Verification:
         for ledger in ledgers:
             problems += guarded(ledger.path, partial(self._results, ledger))
         problems += self._tables()
+        problems += self._pictures()
         named = self._named(ledgers)
         leftovers = sorted(entry.path for entry in there if named.leaves(entry.path))
         return VerifyReport(tuple(sorted(set(problems))), tuple(leftovers), dict(self._checked))
@@ -230,7 +234,20 @@ class _Verification:
             paths = None if there is None else {f"{ledger.path}/{p.path}" for p in there.parts}
             parts[ledger.path] = None if paths is None else frozenset(paths)
         rows = self._rows
-        return Named(None if rows is None else frozenset(row.path for row in rows), parts)
+        pixels = None if rows is None else frozenset(row.path for row in rows)
+        return Named(pixels, parts, self._shown)
+
+    # pictures
+
+    def _pictures(self) -> Iterator[Problem]:
+        for folder in folders_there(self._root):
+            found: set[str] = set()
+            self._shown[folder] = frozenset()
+            check = partial(check_pictures, self._root, folder, self._pool.map, found)
+            yield from guarded(folder, check, partial(self._shown.__setitem__, folder, None))
+            if self._shown[folder] is not None:
+                self._shown[folder] = frozenset(found)
+            self._checked["pictures"] += len(found)
 
     # tables
 

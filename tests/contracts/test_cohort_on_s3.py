@@ -1,4 +1,4 @@
-"""A whole cohort in an object store: ingest, run, tables, status, verify, gc."""
+"""A whole cohort in an object store: ingest, run, tables, pictures, status, verify, gc."""
 
 from __future__ import annotations
 
@@ -81,6 +81,11 @@ def test_a_cohort_lives_in_an_object_store(
     assert (report.taken, report.unchanged) == (0, IMAGES + 1)
     (run,) = again.run("circles", client=connected)
     assert (run.planned, run.up_to_date) == (0, IMAGES)
+
+    (shown,) = again.qc(client=connected)
+    assert (shown.shown, shown.made, shown.failed) == (IMAGES, IMAGES + 3, 0)
+    assert again.root.size("qc/circles/index.html")
+    assert again.qc(client=connected)[0].made == 0
 
     image = again.images()[0]
     assert image.shape == (1, 128, 128)

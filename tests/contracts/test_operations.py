@@ -266,3 +266,26 @@ def test_its_outlines_are_finite_polygons_or_marks(operation: Operation) -> None
         assert np.isfinite(outline.points).all()
     none = {spec.name: np.array([], spec.type.to_pandas_dtype()) for spec in operation.objects}
     assert operation.outlines(none) == []
+
+
+def test_it_can_be_looked_at(operation: Operation, client: Client, tmp_path: Path) -> None:
+    """Whatever is asked, there is a page with a picture of each image and what was found in it."""
+    from engine.store.pictures import OVERLAY, read_noted
+
+    images = [discs(1), discs(2), grey(3, (60, 70, 3)), np.zeros((50, 40), np.uint16)]
+    for n, pixels in enumerate(images):
+        put(tmp_path / "data" / "d" / f"s{n % 2}" / "e" / f"i{n}.png", pixels)
+    cohort = engine.create(tmp_path / "cohort")
+    cohort.ingest(tmp_path / "data", client=client)
+    cohort.run(operation, client=client)
+    (report,) = cohort.qc(operation, client=client)
+    assert (report.shown, report.failed) == (len(images), 0)
+    folder = Path(report.page).parent
+    assert "i3" in (folder / "index.html").read_text()
+    noted = read_noted(cohort.root, f"qc/{folder.name}")
+    assert len({name for kind, name in noted if kind == OVERLAY}) == len(images)
+    if operation.name == "circles":
+        assert sum(picture.outlines for picture in noted.values()) >= 4
+    (again,) = cohort.qc(operation, client=client)
+    assert (again.made, again.page_made) == (0, False)
+    assert cohort.verify().problems == ()

@@ -91,6 +91,14 @@ def test_status_and_verify_say_that_all_is_well(demo: tuple[Path, dict[str, Any]
     assert values(cohort("verify", "cohort", "--json", folder=place))["ok"] is True
 
 
+def test_pictures_are_made_once(demo: tuple[Path, dict[str, Any]]) -> None:
+    place, said = demo
+    assert (said["qc"]["shown"], said["qc"]["made"], said["qc"]["failed"]) == (12, 16, 0)
+    assert Path(said["qc"]["page"]).is_file()
+    (again,) = values(cohort("qc", "cohort", "--json", folder=place))["qc"]
+    assert (again["made"], again["up_to_date"], again["page_made"]) == (0, 16, False)
+
+
 def test_a_plan_says_which_parameter_changed(demo: tuple[Path, dict[str, Any]]) -> None:
     place, _ = demo
     before = versions(place / "cohort")

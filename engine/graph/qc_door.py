@@ -1,0 +1,89 @@
+"""The method of a cohort that makes pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from distributed import Client
+
+from engine.errors import NothingFound
+from engine.graph.cluster import client_or_own
+from engine.graph.events import Events
+from engine.graph.notebook import events_here
+from engine.graph.qc import QcReport, make_pictures
+from engine.graph.reduce import make_tables
+from engine.operations.base import Operation
+from engine.operations.unit import ledger_of
+from engine.store.catalog import ShardRow, read_images
+from engine.store.config import read_config
+from engine.store.root import Root
+
+
+class QualityControl:
+    """Shows people what was found, so that they can trust the tables."""
+
+    root: Root
+
+    if TYPE_CHECKING:  # what a cohort has
+
+        def _wanted(self, operation: Operation | str | None) -> list[Operation]: ...
+        def _is_declared(self, operation: Operation) -> bool: ...
+        def _files(self) -> Sequence[ShardRow]: ...
+
+    def qc(
+        self,
+        operation: Operation | str | None = None,
+        *,
+        client: Client | None = None,
+        everything: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[QcReport]:
+        """Make pictures of results, and a page that shows them: ``qc/<operation>/index.html``.
+
+        Only what is missing or stale is made. Nothing is computed of the operation itself; its
+        tables are made again where they are older than its results.
+
+        Parameters
+        ----------
+        operation
+            Whose results; by default of all that cohort.toml declares.
+        client
+            Where the work is done; a local cluster by default.
+        everything
+            Whether each image gets an overlay where there are more than 1,000 of them.
+
+        Returns
+        -------
+        One report per operation.
+
+        Raises
+        ------
+        NothingFound
+            If nothing is declared and nothing given, or there are no results yet.
+        """
+        wanted = self._wanted(operation)
+        shown = events or events_here()
+        files = self._files()
+        reports = []
+        with client_or_own(client, shown) as working:
+            for one in wanted:
+                catalog, images = read_images(self.root)
+                results = ledger_of(self.root, one).snapshot()
+                if not results.of_key(one.key):
+                    raise NothingFound(
+                        f"{one.name} has no results with these parameters",
+                        f"Make them first: cohort run {self.root.url} {one.name}",
+                    )
+                trial = not self._is_declared(one)
+                make_tables(
+                    self.root, read_config(self.root), one, working, (catalog.version, images), results,
+                    trial=trial, events=shown,
+                )  # fmt: skip
+                report = make_pictures(
+                    self.root, one, working, images, results, files,
+                    trial=trial, everything=everything, events=shown, stop=stop,
+                )  # fmt: skip
+                reports.append(report)
+        return reports

@@ -1,0 +1,257 @@
+"""What quality control knows of an operation's results: its tables, read by columns.
+
+Of objects no more than a slice of the table is in memory; of images a few columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine.operations.base import Operation
+from engine.operations.tables import GROUP, table_names
+from engine.store.results import DONE, FAILED
+from engine.store.root import Root
+from engine.store.tables import open_table
+
+BINS = 24
+"""Bins of a histogram, about: widths are 1, 2 or 5 times a power of ten."""
+
+COUNT = "count"
+"""The measure that every operation has: how many objects an image shows."""
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How a measure is distributed, by subject.
+
+    Attributes
+    ----------
+    measure
+        Name of the column.
+    edges
+        Of the bins, one more than these.
+    counts
+        (subjects, bins).
+    means
+        Of each subject, not finite where it has none.
+    """
+
+    measure: str
+    edges: Floats
+    counts: Whole
+    means: Floats
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The results of an operation, one entry an image, in the order of the tables.
+
+    Attributes
+    ----------
+    columns
+        image_id, source, the layout's fields, status and reason, as lists of Arrow.
+    status
+        As in the table.
+    subject, experiment
+        Number of each image's subject and experiment; ``subjects`` and ``experiments`` are their
+        names, the latter (date, subject, experiment).
+    measures
+        By name: of each image the count of its objects, or the mean of a column over them; not
+        finite where there are none.
+    objects
+        How many in all.
+    histograms
+        One a measure; the count's is of images, the others are of objects.
+    """
+
+    columns: pa.Table
+    status: NDArray[np.object_]
+    subjects: tuple[str, ...]
+    subject: Whole
+    experiments: tuple[tuple[str, str, str], ...]
+    experiment: Whole
+    measures: Mapping[str, Floats]
+    objects: int
+    histograms: tuple[Histogram, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @property
+    def computed(self) -> NDArray[np.bool_]:
+        """Which images have a result, done or failed."""
+        return np.isin(self.status, [DONE, FAILED])
+
+
+def nice_edges(low: float, high: float) -> Floats:
+    """Return some `BINS` edges at round numbers that hold a range.
+
+    Examples
+    --------
+    >>> nice_edges(0.2, 3.9)[[0, 1, -1]].round(1).tolist()
+    [0.2, 0.4, 4.0]
+    """
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return np.array([0.0, 1.0])
+    if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-9):  # all alike
+        side = max(0.05 * abs(low), 1e-3)
+        low, high = low - side, high + side
+    rough = (high - low) / BINS
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = power * next(n for n in (1, 2, 5, 10) if n * power >= rough * (1 - 1e-9))
+    first = np.floor(low / step + 1e-9)
+    # What lies on the last edge is in the last bin, so a share of 1 has no bin above it.
+    bins = max(1, int(np.ceil(high / step - 1e-9) - first))
+    return np.round((first + np.arange(bins + 1)) * step, 12)
+
+
+def whole_edges(low: float, high: float) -> Floats:
+    """Return edges halfway between whole numbers, `BINS` of them or fewer, but at least five bins.
+
+    Examples
+    --------
+    >>> whole_edges(3, 5).tolist()
+    [1.5, 2.5, 3.5, 4.5, 5.5, 6.5]
+    """
+    missing = max(0.0, 4.0 - (high - low))
+    low -= min(low, np.ceil(missing / 2))
+    high = max(high, low + 4.0)
+    step = max(1.0, np.ceil((high - low + 1) / BINS))
+    bins = int((high - low) // step) + 1
+    return low - 0.5 + np.arange(bins + 1) * step
+
+
+def read_facts(root: Root, operation: Operation, suffix: str = "") -> Facts:
+    """Read what the tables of an operation say.
+
+    Raises
+    ------
+    NoTable, CorruptStore, MissingObject
+    """
+    names = table_names(operation, suffix)
+    wanted = ["image_id", "source", *GROUP, "name", "status", "reason", COUNT]
+    means = [f"{name}_mean" for name in operation.quantities]
+    with open_table(root, names["images"]) as file:
+        images = file.read([*wanted, *means], use_threads=False)
+    subjects, subject = _numbered([images["subject"]])
+    experiments, experiment = _numbered([images[name] for name in GROUP])
+    measures = {COUNT: _floats(images[COUNT])}
+    for name in operation.quantities:
+        measures[name] = _floats(images[f"{name}_mean"])
+    watched = [n for n in operation.watched if n in operation.objects.names]
+    with open_table(root, names["objects"]) as file:
+        of_objects, watched_means = _read_objects(
+            file, (*operation.quantities, *watched), measures[COUNT], subject, len(subjects)
+        )
+        objects = file.metadata.num_rows
+    measures.update({name: watched_means[name] for name in watched})
+    return Facts(
+        images.select(["image_id", "source", *GROUP, "name", "status", "reason"]),
+        _repeated(images["status"]),
+        tuple(name for (name,) in subjects),
+        subject,
+        tuple((a, b, c) for a, b, c in experiments),
+        experiment,
+        measures,
+        objects,
+        (_count_histogram(measures[COUNT], subject, len(subjects)), *of_objects),
+    )
+
+
+def _repeated(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    """Return a column of few distinct texts; equal ones are one object."""
+    encoded = column.combine_chunks().dictionary_encode()
+    texts = np.array(encoded.dictionary.to_pylist(), object)
+    return texts[encoded.indices.to_numpy()] if len(texts) else np.empty(0, object)
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _numbered(columns: Sequence[pa.ChunkedArray]) -> tuple[list[tuple[str, ...]], Whole]:
+    """Return the distinct rows of some columns, sorted, and the number of each row's."""
+    parts = [column.combine_chunks().dictionary_encode() for column in columns]
+    codes = np.zeros(len(columns[0]), np.int64)
+    for part in parts:
+        codes = codes * (len(part.dictionary) + 1) + part.indices.to_numpy(zero_copy_only=False)
+    _, first, number = np.unique(codes, return_index=True, return_inverse=True)
+    rows = [tuple(str(column[int(n)].as_py()) for column in columns) for n in first]
+    order = sorted(range(len(rows)), key=lambda n: rows[n])
+    rank = np.empty(len(rows), np.int64)
+    rank[order] = np.arange(len(rows))
+    return [rows[n] for n in order], rank[number.ravel()]
+
+
+def _count_histogram(count: Floats, subject: Whole, subjects: int) -> Histogram:
+    known = np.isfinite(count)
+    low, high = (float(count[known].min()), float(count[known].max())) if known.any() else (0.0, 0)
+    edges = whole_edges(low, high)
+    counts, sums = _tally(count[known], subject[known], subjects, edges)
+    return Histogram(COUNT, edges, counts, _mean(sums, counts.sum(axis=1)))
+
+
+def _tally(values: Floats, subject: Whole, subjects: int, edges: Floats) -> tuple[Whole, Floats]:
+    bins = len(edges) - 1
+    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
+    counts = np.bincount(subject * bins + place, minlength=subjects * bins)
+    sums = np.bincount(subject, values, minlength=subjects)
+    return counts.reshape(subjects, bins).astype(np.int64), sums.astype(np.float64)
+
+
+def _mean(sums: Floats, count: NDArray[Any]) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums / count, np.float64)
+
+
+def _range(file: pq.ParquetFile, name: str) -> tuple[float, float]:
+    """Return the least and greatest value of a column, from what the file says of its slices."""
+    low, high = np.inf, -np.inf
+    for group in range(file.metadata.num_row_groups):
+        columns = file.metadata.row_group(group)
+        for number in range(columns.num_columns):
+            told = columns.column(number).statistics
+            if columns.column(number).path_in_schema == name and told and told.has_min_max:
+                low, high = min(low, float(told.min)), max(high, float(told.max))
+    return low, high
+
+
+def _read_objects(
+    file: pq.ParquetFile, names: Sequence[str], count: Floats, subject: Whole, subjects: int
+) -> tuple[list[Histogram], dict[str, Floats]]:
+    """Return histograms of columns of objects, and each image's mean of them."""
+    edges = {name: nice_edges(*_range(file, name)) for name in names}
+    counts = {name: np.zeros((subjects, len(edges[name]) - 1), np.int64) for name in names}
+    sums = {name: np.zeros(subjects) for name in names}
+    by_image = {name: np.zeros((2, len(count))) for name in names}
+    # Objects lie in the order of their images, so the counts say whose each is.
+    ends = np.cumsum(np.nan_to_num(count)).astype(np.int64)
+    start = 0
+    for group in range(file.metadata.num_row_groups):
+        rows = file.read_row_group(group, columns=list(names), use_threads=False)
+        image = np.searchsorted(ends, np.arange(start, start + rows.num_rows), side="right")
+        start += rows.num_rows
+        for name in names:
+            values = _floats(rows[name])
+            known = np.isfinite(values)
+            values, whose = values[known], image[known]
+            more, total = _tally(values, subject[whose], subjects, edges[name])
+            counts[name] += more
+            sums[name] += total
+            by_image[name][0] += np.bincount(whose, values, minlength=len(count))
+            by_image[name][1] += np.bincount(whose, minlength=len(count))
+    histograms = [
+        Histogram(name, edges[name], counts[name], _mean(sums[name], counts[name].sum(axis=1)))
+        for name in names
+    ]
+    return histograms, {name: _mean(*by_image[name]) for name in names}

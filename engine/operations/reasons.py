@@ -1,0 +1,86 @@
+"""Reason codes in words: why an image failed, and what to do about it."""
+
+from __future__ import annotations
+
+from engine.sources import REASONS
+
+AGAIN = "Then: cohort run COHORT {operation} --failed"
+
+OF_SOURCES = {
+    "empty": "Copy the file again from where it was made, then: cohort ingest COHORT",
+    "not_an_image": "Give it the suffix of what it is, or move it out of the folder.",
+    "truncated": "Copy the file again (the first copy was cut short), then: cohort ingest COHORT",
+    "corrupt": "Copy the file again; if it stays so, it was damaged where it was made.",
+    "too_large": "Raise max_decoded_bytes under [limits] in cohort.toml, or save it as tiled TIFF.",
+    "unsupported": "Save it in another variant, e.g. as plain TIFF or PNG.",
+    "unreadable": "Check the file's owner and mode, and its disk; the next ingest tries it again.",
+    "vanished": "Nothing, if it was meant to be deleted; the next ingest looks again.",
+    "outside_root": "Copy the file itself into the folder, or ingest the folder it is in.",
+    "link_loop": "Remove the link.",
+    "not_a_file": "Move it out of the folder.",
+}
+"""What to do about sources that can't be read."""
+
+OF_RESULTS = {
+    "worker_crash": (
+        "Computing it ended its worker, alone and three times.",
+        "Give workers more memory (--memory-limit), or look at the image. " + AGAIN,
+    ),
+    "worker_crash_ingest": (
+        "Decoding it ended its worker.",
+        "Save it anew with another program, then: cohort ingest COHORT",
+    ),
+    "missing_pixels": (
+        "Its stored pixels are not there.",
+        "cohort verify COHORT names the file; put it back from a copy. " + AGAIN,
+    ),
+    "corrupt_pixels": (
+        "Its stored pixels are damaged.",
+        "cohort verify COHORT names the file; put it back from a copy. " + AGAIN,
+    ),
+    "no_such_channel": (
+        "It has no channel of that number.",
+        "Choose another --channel, or leave these images out with --where.",
+    ),
+    "channel_needed": (
+        "It has several channels that are no colours, and none was chosen.",
+        "Choose one: cohort run COHORT {operation} --channel 0",
+    ),
+    "columns_of_different_length": (
+        "The operation gave columns of different lengths.",
+        "A fault of the operation, not of the image; report it to its author.",
+    ),
+    "memory_error": (
+        "There was not enough memory for it.",
+        "Give workers more (--memory-limit). " + AGAIN,
+    ),
+}
+"""What happened, and what to do, where an operation failed."""
+
+
+def explain(reason: str, operation: str, *, of_source: bool) -> tuple[str, str]:
+    """Return what a reason code means and what to do, a sentence each.
+
+    Parameters
+    ----------
+    of_source
+        Whether the source could not be read; else the operation failed.
+
+    Examples
+    --------
+    >>> explain("zero_division_error", "circles", of_source=False)[0]
+    'The operation failed with: zero division error.'
+    """
+    if of_source and reason in OF_SOURCES:
+        return REASONS[reason], OF_SOURCES[reason]
+    code = f"{reason}_ingest" if of_source and reason == "worker_crash" else reason
+    if code in OF_RESULTS:
+        told, advice = OF_RESULTS[code]
+        return told, advice.format(operation=operation)
+    words = reason.replace("_", " ") or "no reason given"
+    what = "Reading" if of_source else "The operation"
+    return (
+        f"{what} failed with: {words}.",
+        "Try it on this image alone, in Python: "
+        f'cohort.operation("{operation}")(cohort.images().by_id(IMAGE_ID).values)',
+    )

@@ -1,0 +1,263 @@
+"""Pictures for quality control: files named by their content, and a note of what each shows.
+
+A picture is written once under a name that holds the digest of its bytes, so that one that is made
+again stands beside the old one and an open page stays whole; what no note names any more is a
+leftover. All of it can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from engine.errors import AlreadyExists, CorruptStore, MissingObject
+from engine.store.digests import DIGEST_CHARS, digest_bytes
+from engine.store.parquet import read_parquet, write_parquet
+from engine.store.root import Root
+
+FOLDER = "qc"
+INDEX = "index.html"
+NOTE = ".note"
+
+OVERLAYS, THUMBS, MONTAGES, EXPERIMENTS = "overlays", "thumbs", "montages", "experiments"
+
+SLUG_CHARS = 48
+"""Characters of a name that a file's name begins with, so that people recognise it."""
+
+_PICTURE = re.compile(
+    rf"{FOLDER}/(?P<folder>[^/]+)/(?:[a-z]+)/(?:[\w-]+/)?[\w-]+-(?P<digest>[0-9a-f]{{32}})"
+    r"\.(?:jpg|html)",
+    re.ASCII,
+)
+
+OVERLAY, MONTAGE, PAGE = "overlay", "montage", "page"
+"""Kinds of what a note names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a note says of one picture.
+
+    Attributes
+    ----------
+    kind, name
+        What it shows: an image by its image_id, or an experiment.
+    made_of
+        Digest of all that it was made of; another one makes it again.
+    path, size
+        The file, relative to the folder of pictures, and its size, bytes.
+    thumb, thumb_size
+        The small one of it; "" where there is none.
+    height, width
+        Of the file, pixels.
+    low, high
+        Grey values shown as black and white; None for RGB, which is shown as it is.
+    outlines
+        How many were found; ``labels`` are their kinds, in the order of their colours.
+    scale
+        Pixels of the image for one pixel of the picture.
+    """
+
+    kind: str
+    name: str
+    made_of: str
+    path: str
+    size: int
+    thumb: str = ""
+    thumb_size: int = 0
+    height: int = 0
+    width: int = 0
+    low: float | None = None
+    high: float | None = None
+    outlines: int = 0
+    labels: tuple[str, ...] = ()
+    scale: float = 1.0
+
+    @property
+    def files(self) -> tuple[tuple[str, int], ...]:
+        """Its files and their sizes."""
+        both = ((self.path, self.size), (self.thumb, self.thumb_size))
+        return tuple((path, size) for path, size in both if path)
+
+
+SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("name", pa.string()),
+        ("made_of", pa.string()),
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("thumb", pa.string()),
+        ("thumb_size", pa.int64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("outlines", pa.int64()),
+        ("labels", pa.list_(pa.string())),
+        ("scale", pa.float64()),
+    ]
+)
+
+Noted = dict[tuple[str, str], Picture]
+"""Pictures by kind and name."""
+
+
+def slug(text: str) -> str:
+    """Return a short name that every file system takes, of any text.
+
+    Examples
+    --------
+    >>> slug("2018-03-01 s1/exp 1"), slug("<script>"), slug("")
+    ('2018-03-01-s1-exp-1', 'script', '_')
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:SLUG_CHARS].strip("-")
+    return plain or "_"
+
+
+def folder_of(operation: str, suffix: str = "") -> str:
+    """Return the folder of an operation's pictures; ``suffix`` is "@<key8>" for a trial."""
+    return f"{FOLDER}/{operation}{suffix}"
+
+
+def publish_picture(root: Root, folder: str, path: str, data: bytes, ending: str = "jpg") -> str:
+    """Write a picture under a name that holds the digest of its bytes, and return the name.
+
+    Parameters
+    ----------
+    folder
+        Of the operation's pictures.
+    path
+        What the name begins with, relative to the folder.
+    """
+    name = f"{path}-{digest_bytes(data)}.{ending}"
+    with contextlib.suppress(AlreadyExists):
+        # Waiting for the disk took longer than drawing; what a loss of power tears, verify names.
+        root.create(f"{folder}/{name}", data, durable=False)
+    return name
+
+
+def note_bytes(pictures: Iterable[Picture]) -> bytes:
+    """Return a note's file: the digest of what follows, and a Parquet table."""
+    rows = sorted(pictures, key=lambda picture: (picture.kind, picture.name))
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    data = write_parquet(table)
+    return digest_bytes(data).encode() + data
+
+
+def parse_note(raw: bytes, path: str) -> Noted:
+    """Check and return a note.
+
+    Raises
+    ------
+    CorruptStore
+        If it has not the bytes that the engine wrote.
+    """
+    data = raw[DIGEST_CHARS:]
+    if digest_bytes(data).encode() != raw[:DIGEST_CHARS]:
+        raise CorruptStore(path, "its bytes do not match its digest; cohort qc makes it again")
+    rows = read_parquet(data).to_pylist()
+    found = [Picture(**{**row, "labels": tuple(row["labels"])}) for row in rows]
+    return {(picture.kind, picture.name): picture for picture in found}
+
+
+def read_noted(root: Root, folder: str) -> Noted:
+    """Return the pictures that are noted, none where there is no note.
+
+    Raises
+    ------
+    CorruptStore
+    """
+    path = f"{folder}/{NOTE}"
+    try:
+        return parse_note(root.read(path), path)
+    except MissingObject:
+        return {}
+
+
+def write_noted(root: Root, folder: str, noted: Noted, known: Noted) -> None:
+    """Replace the note; what another writer noted since ``known`` was read stays noted.
+
+    Parameters
+    ----------
+    noted
+        The pictures there are now.
+    known
+        The note as it was when the work began.
+    """
+    path = f"{folder}/{NOTE}"
+
+    def change(raw: bytes | None) -> bytes | None:
+        others: Noted = {}
+        if raw is not None:
+            with contextlib.suppress(CorruptStore):  # a broken one is replaced like none
+                others = parse_note(raw, path)
+        added = {name: one for name, one in others.items() if known.get(name) != one}
+        new = note_bytes({**added, **noted}.values())
+        return None if new == raw else new
+
+    root.update(path, change)
+
+
+def folders_there(root: Root) -> list[str]:
+    """Return the folders of pictures that a cohort has."""
+    names = {entry.path.split("/")[1] for entry in root.list(f"{FOLDER}/")}
+    return [f"{FOLDER}/{name}" for name in sorted(names)]
+
+
+def files_there(root: Root, folder: str) -> dict[str, int]:
+    """Return the files of a folder of pictures with their sizes, paths relative to it."""
+    return {entry.path[len(folder) + 1 :]: entry.size for entry in root.list(f"{folder}/")}
+
+
+def is_there(picture: Picture, files: Mapping[str, int]) -> bool:
+    """Tell whether all files of a picture are there, whole."""
+    return all(files.get(path) == size for path, size in picture.files)
+
+
+def folder_of_picture(path: str) -> str | None:
+    """Return the folder of pictures that a file is in, or None if the engine gave no such name.
+
+    Examples
+    --------
+    >>> folder_of_picture("qc/circles/overlays/a/b-" + 32 * "0" + ".jpg")
+    'qc/circles'
+    >>> folder_of_picture("qc/circles/mine.jpg") is None
+    True
+    """
+    match = _PICTURE.fullmatch(path)
+    return None if match is None else f"{FOLDER}/{match['folder']}"
+
+
+def digest_in(path: str) -> str:
+    """Return the digest that a picture's name holds."""
+    return path.rsplit("-", 1)[-1].split(".", 1)[0]
+
+
+def paths_of(pictures: Iterable[Picture], folder: str) -> frozenset[str]:
+    """Return the paths of all files of some pictures, relative to the cohort."""
+    return frozenset(f"{folder}/{path}" for one in pictures for path, _ in one.files)
+
+
+def sealed(page: str) -> bytes:
+    """Return a page's file, which ends with the digest of all before."""
+    data = page.encode()
+    return data + f"<!-- digest {digest_bytes(data)} -->\n".encode()
+
+
+def page_problem(data: bytes) -> str | None:
+    """Say what is wrong with a page's bytes, if anything is.
+
+    Examples
+    --------
+    >>> page_problem(sealed("<p>all</p>")), page_problem(b"<p>all</p>")
+    (None, 'its bytes do not match its digest')
+    """
+    at = data.rfind(b"<!-- digest ")
+    if at >= 0 and sealed(data[:at].decode(errors="replace")) == data:
+        return None
+    return "its bytes do not match its digest"
