@@ -65,7 +65,7 @@ class QualityControl:
         """
         wanted = self._wanted(operation)
         shown = events or events_here()
-        files = self._files()
+        files, config = self._files(), read_config(self.root)
         reports = []
         with client_or_own(client, shown) as working:
             for one in wanted:
@@ -78,7 +78,7 @@ class QualityControl:
                     )
                 trial = not self._is_declared(one)
                 make_tables(
-                    self.root, read_config(self.root), one, working, (catalog.version, images), results,
+                    self.root, config, one, working, (catalog.version, images), results,
                     trial=trial, events=shown,
                 )  # fmt: skip
                 report = make_pictures(
