@@ -265,6 +265,7 @@ class Machine(RuleBasedStateMachine):
             for path in there
             if path not in left
             and not path.startswith((".staging/", "tables/.fragments/"))
+            and not _only_begun(place / path)
             and not (delete and path.endswith("_head.json"))  # losing it loses nothing
         ]
 
@@ -393,6 +394,11 @@ def _rows(
     found = {(r["image_id"], DIGESTS.index(r["inputs"])): (r["status"], r["objects"]) for r in rows}
     assert len(found) == len(rows)
     return found
+
+
+def _only_begun(path: Path) -> bool:
+    """Tell whether a file is the log of a ledger without a commit: it holds nothing yet."""
+    return path.parent.name == "_delta_log" and len(list(path.parent.glob("*.json"))) == 1
 
 
 def _harm(path: Path, bit: int | None) -> None:
