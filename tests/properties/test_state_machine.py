@@ -16,7 +16,7 @@ from tests.properties.machine import Machine
 
 EXAMPLES = 200
 
-STEPS = 7
+STEPS = 5
 
 
 @pytest.mark.timeout(600)
@@ -33,9 +33,8 @@ def test_a_cohort_is_what_its_model_says() -> None:
         ),
     )
     print(f"{Machine.examples} walks; deaths {dict(Machine.deaths)}, {dict(Machine.damages)}")
-    assert Machine.deaths["run"]
-    assert Machine.deaths["ingest"]
-    assert Machine.damages["flipped"]
+    assert Machine.deaths["run"] + Machine.deaths["ingest"]
+    assert Machine.damages.total()
 
 
 @pytest.fixture
