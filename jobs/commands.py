@@ -298,7 +298,7 @@ def nightly(
     max_failed: MaxFailed = 0,
     cluster: ClusterArguments,
 ) -> int:
-    """Ingest, run all that is declared, and say what came of it.
+    """Ingest, run all that is declared, make its pictures, and say what came of it.
 
     For schedules: whatever happens, standard output gets one line of JSON, and the log goes to
     standard error. A step that fails does not keep the others from being tried.

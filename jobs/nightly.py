@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from distributed import Client
 
 from engine import Cohort, Events
-from engine.errors import EngineError, Interrupted, NoWorkers, SchedulerLost
+from engine.errors import EngineError, Interrupted, NothingFound, NoWorkers, SchedulerLost
+from engine.graph.qc import QcReport
 from engine.operations.key_state import Failure
 from engine.operations.status import INGEST, Status
 
@@ -157,6 +158,8 @@ def _steps(cohort: Cohort, **how: Any) -> dict[str, Callable[[], Any]]:
     steps = steps or {"ingest": partial(cohort.ingest, **how)}
     for name in config.operations:
         steps[f"run {name}"] = partial(_run_one, cohort, name, how)
+    for name in config.operations:
+        steps[f"qc {name}"] = partial(_show_one, cohort, name, how)
     if not config.operations:
         steps["run"] = cohort.declared
     return steps
@@ -164,6 +167,13 @@ def _steps(cohort: Cohort, **how: Any) -> dict[str, Callable[[], Any]]:
 
 def _run_one(cohort: Cohort, name: str, how: dict[str, Any]) -> Report:
     return cohort.run(name, **how)[0]
+
+
+def _show_one(cohort: Cohort, name: str, how: dict[str, Any]) -> Report:
+    try:
+        return cohort.qc(name, **how)[0]
+    except NothingFound:  # the run has said why there are no results
+        return QcReport(name, cohort.operation(name).key)
 
 
 def _run_step(name: str, work: Callable[[], Any]) -> tuple[Step, Any, Exception | None]:

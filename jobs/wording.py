@@ -151,7 +151,8 @@ def qc_lines(report: QcReport) -> list[str]:
         lines.append(
             f"  {report.unusual} of {report.images} images are unusual; the page says why."
         )
-    lines.append(f"  Open in a browser: {report.page}")
+    if report.page:
+        lines.append(f"  Open in a browser: {report.page}")
     return lines
 
 

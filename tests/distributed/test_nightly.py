@@ -71,6 +71,7 @@ def test_a_second_night_computes_only_what_is_new(zygote: Zygote, tmp_path: Path
     first, computed = night()
     assert (first.code, len(computed)) == (0, 6), first.err
     assert first.values["complete"]
+    assert steps(first)["qc probe"]["report"]["failed"] == 0
     for n in (7, 8):
         put(images / "d2/s2/e1" / f"{n}.png", grey(n))
     (images / "d2/s2/e1/broken.png").write_bytes(b"no image")
@@ -112,8 +113,8 @@ def test_nothing_declared_is_said(zygote: Zygote, tmp_path: Path) -> None:
     assert zygote.run("nightly", tmp_path / "nowhere", threads=1).code == 2
 
 
-@pytest.mark.parametrize("trial", TRIALS)
-def test_two_at_once_do_no_harm(nightly: Start, empty_lab: Lab, trial: int) -> None:
+@pytest.mark.parametrize("turn", TRIALS)
+def test_two_at_once_do_no_harm(nightly: Start, empty_lab: Lab, turn: int) -> None:
     lab = empty_lab
     ended = [driver.wait() for driver in [nightly(threads=1, commit_s=0.1) for _ in range(2)]]
     assert [one.code for one in ended] == [0, 0], [one.err for one in ended]
@@ -125,9 +126,9 @@ def test_two_at_once_do_no_harm(nightly: Start, empty_lab: Lab, trial: int) -> N
     lab.check(threads=1)
 
 
-@pytest.mark.parametrize("trial", TRIALS)
+@pytest.mark.parametrize("turn", TRIALS)
 def test_one_killed_half_way_does_no_harm(
-    nightly: Start, empty_lab: Lab, rng: random.Random, trial: int
+    nightly: Start, empty_lab: Lab, rng: random.Random, turn: int
 ) -> None:
     lab = empty_lab
     declare(lab.place, lab.images, lab.calls, pause_s=0.05)
@@ -156,5 +157,5 @@ def test_a_stop_is_told_and_the_rest_is_for_the_next_night(nightly: Start, empty
     ended = driver.wait()
     assert ended.code == 130
     assert steps(ended)["run probe"]["error"] == "Interrupted"
-    assert ended.values["skipped"] == ["run circles"]
+    assert ended.values["skipped"] == ["run circles", "qc probe", "qc circles"]
     assert sorted(lab.calls.all()) == [row["image_id"] for row in result_rows(lab.place)]

@@ -12,6 +12,8 @@ import engine
 from engine.errors import NoWorkers, SchedulerLost, StoreFull
 from jobs.nightly import Summary, run_nightly
 
+AFTER = ["run circles", "qc circles"]
+
 
 def night(small: Any, client: Client, **how: Any) -> Summary:
     summary = run_nightly(small.cohort, client, events=engine.Events(), **how)
@@ -22,8 +24,9 @@ def night(small: Any, client: Client, **how: Any) -> Summary:
 def test_all_well(small: Any, client: Client) -> None:
     summary = night(small, client)
     assert [(step.step, step.code) for step in summary.steps] == [
-        ("ingest sources", 0), ("run circles", 0),
+        ("ingest sources", 0), ("run circles", 0), ("qc circles", 0),
     ]  # fmt: skip
+    assert (small.path / "qc/circles/index.html").is_file()
     assert (summary.exit_code, summary.complete, summary.newly_failed) == (0, True, 0)
     named = {(one["operation"], one["reason"], one["new"]) for one in summary.failures}
     assert named == {("ingest", "truncated", False), ("circles", "channel_needed", False)}
@@ -33,8 +36,8 @@ def test_all_well(small: Any, client: Client) -> None:
 @pytest.mark.parametrize(
     ("error", "others"),
     [
-        (StoreFull("/c"), ["run circles"]),
-        (KeyError("Jane Doe"), ["run circles"]),
+        (StoreFull("/c"), AFTER),
+        (KeyError("Jane Doe"), AFTER),
         (SchedulerLost(1, 2), []),
         (NoWorkers(20.0), []),
     ],
@@ -55,7 +58,7 @@ def test_a_step_that_fails_is_named(
     first, *rest = summary.steps
     assert (first.code, first.error) == (1, type(error).__name__)
     assert [step.step for step in rest] == others
-    assert summary.skipped == [step for step in ["run circles"] if step not in others]
+    assert summary.skipped == [step for step in AFTER if step not in others]
     assert summary.exit_code == 1
     assert first.message
     assert "Jane" not in json.dumps(summary.as_json()), "a fault's text may hold what a file said"
