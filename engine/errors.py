@@ -105,6 +105,17 @@ class SourceUnreadable(EngineError, ValueError):
         return f"{reason}: {detail}"
 
 
+class MissingExtra(EngineError, ImportError):
+    """A package is needed that only an extra brings: (package, extra, what for)."""
+
+    def __str__(self) -> str:
+        package, extra, purpose = self.args
+        return (
+            f"{package} is needed {purpose}, and is not installed. Install it with: "
+            f"pip install 'cohort-engine[{extra}]'"
+        )
+
+
 class CorruptStore(EngineError, ValueError):
     """Stored data differ from what the ledger says: (path, what is wrong)."""
 

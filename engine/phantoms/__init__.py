@@ -2,9 +2,12 @@
 
 ``options`` says what can be asked for, ``discs`` draws an image by its number, ``placing`` lays
 the discs out, ``drawing`` turns shapes into pixels, ``writing`` makes files and the table of
-truth, ``scoring`` compares found circles with true ones.
+truth, ``scoring`` compares found circles with true ones. ``cine`` draws a beating ventricle and
+``cine_files`` writes it as DICOM, with contours.
 """
 
+from engine.phantoms.cine import CineFrame, CineOptions, draw_cine_frame, make_heart
+from engine.phantoms.cine_files import write_cine
 from engine.phantoms.discs import DiscImage, draw_disc_image
 from engine.phantoms.options import DiscOptions
 from engine.phantoms.placing import Placement
@@ -12,12 +15,17 @@ from engine.phantoms.scoring import Score, match_circles, merge_scores
 from engine.phantoms.writing import write_discs
 
 __all__ = [
+    "CineFrame",
+    "CineOptions",
     "DiscImage",
     "DiscOptions",
     "Placement",
     "Score",
+    "draw_cine_frame",
     "draw_disc_image",
+    "make_heart",
     "match_circles",
     "merge_scores",
+    "write_cine",
     "write_discs",
 ]
