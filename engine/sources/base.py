@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ParameterError, SourceUnreadable
 from engine.geometry import YX, Region
+from engine.header import Header
 
 MAX_DECODED_BYTES = 2 * 1024**3
 """Default limit of one decoded plane, bytes (design: more is ``too_large``)."""
@@ -31,10 +32,12 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "corrupt": "The file contradicts its checksums or its format.",
         "too_large": "Decoded, it would be larger than the limit, and it can't be read in tiles.",
         "unsupported": "The format allows this variant, but no reader here decodes it.",
+        "not_installed": "The packages that read this format are not installed.",
         "unreadable": "The file can't be read: permission, or an error of the disk or network.",
         "vanished": "The file was listed, but is gone.",
         "outside_root": "A symbolic link leads out of the source's root; it is not followed.",
         "link_loop": "A symbolic link leads to a folder that holds it, or to itself.",
+        "no_pixels": "A DICOM object of another kind (report, contours, directory); it is ignored.",
         "not_a_file": "A pipe, socket or device, which has no bytes to ingest.",
     }
 )
@@ -61,6 +64,8 @@ class Plane:
         Which of the file's series ``place`` is in; an OME-TIFF may hold several.
     streams
         Whether `read_region` works without decoding the whole plane.
+    header
+        What a medical image's header says, see `Header`; its identity is not hidden yet.
     """
 
     fragment: str
@@ -70,6 +75,7 @@ class Plane:
     place: tuple[int, int] | None = None
     series: int = 0
     streams: bool = False
+    header: Header | None = None
 
     @property
     def nbytes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from engine.errors import SourceUnreadable
 from engine.sources.base import MAX_DECODED_BYTES, OpenSource, Reader, coded, read_head
@@ -26,11 +26,34 @@ class Format:
         Lower case, with the dot; used when no format knows the first bytes.
     module
         Imported when first needed, so that a missing extra harms only its own format.
+    extra
+        What to install where the module's packages are missing.
+    confidential
+        Whether its files name patients, so that not even their paths may be written down.
     """
 
     begins: Callable[[bytes], bool]
     suffixes: tuple[str, ...]
     module: str
+    extra: str | None = None
+    confidential: bool = False
+
+
+_GROUPS = (b"\x08\0", b"\x02\0", b"\0\x08")
+_VRS = frozenset(b"AE AS CS DA DT IS LO OB OW PN SH SQ ST TM UI UL UN US".split())
+_MOST_FIRST_BYTES = 256
+
+
+def _begins_dicom(head: bytes) -> bool:
+    if head[128:132] == b"DICM":  # PS3.10, 7.1
+        return True
+    # Older files lack preamble and mark, and begin with an element of group 2 or 8.
+    if head[:2] not in _GROUPS or len(head) < 8:
+        return False
+    order: Literal["little", "big"] = "big" if head[:2] == b"\0\x08" else "little"
+    if int.from_bytes(head[2:4], order) > 0x1199:
+        return False
+    return head[4:6] in _VRS or int.from_bytes(head[4:8], order) <= _MOST_FIRST_BYTES
 
 
 def _begins_png(head: bytes) -> bool:
@@ -48,6 +71,14 @@ def _begins_jpeg(head: bytes) -> bool:
 
 
 FORMATS: dict[str, Format] = {
+    # First, so that a file that is DICOM and something else at once stays confidential.
+    "dicom": Format(
+        _begins_dicom,
+        (".dcm", ".dicom", ".ima"),
+        "engine.sources.dicom",
+        extra="dicom",
+        confidential=True,
+    ),
     "png": Format(_begins_png, (".png",), "engine.sources.png"),
     "tiff": Format(_begins_tiff, (".tif", ".tiff", ".btf", ".tf8"), "engine.sources.tiff"),
     "jpeg": Format(_begins_jpeg, (".jpg", ".jpeg", ".jpe", ".jfif"), "engine.sources.jpeg"),
@@ -127,12 +158,14 @@ def reader_of(key: str) -> Reader:
     Raises
     ------
     SourceUnreadable
-        ``unsupported`` if the packages that its module needs are not installed.
+        ``not_installed`` if the packages that its module needs are not installed.
     """
     try:
         reader: Reader = import_module(FORMATS[key].module).reader
     except ImportError:
+        extra = FORMATS[key].extra
+        hint = "" if extra is None else f": pip install 'cohort-engine[{extra}]'"
         raise SourceUnreadable(
-            "unsupported", f"the packages to read {key} are not installed"
+            "not_installed", f"the packages to read {key} are not installed{hint}"
         ) from None
     return reader

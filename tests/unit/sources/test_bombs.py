@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.dicom_bombs import DICOM_BOMBS
+
 MIB = 1024**2
 LIMIT = 256 * MIB
 
@@ -27,7 +29,7 @@ import json, os, resource, sys
 import imagecodecs, numpy
 from engine.errors import SourceUnreadable
 from engine.sources import open_source
-import engine.sources.png, engine.sources.tiff, engine.sources.jpeg
+import engine.sources.png, engine.sources.tiff, engine.sources.jpeg, engine.sources.dicom
 
 def attempt(path):
     found = []
@@ -190,6 +192,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], set[str], int]] = {
     "tiff field of 4 billion values": (_tags, {"truncated"}, 20),
     "ome-xml of entities": (_entities, {"corrupt"}, 20),
     "jpeg 65000 x 65000": (lambda: _jpeg(65_000, 65_000), {"too_large"}, 20),
+    **DICOM_BOMBS,
 }
 
 

@@ -1,0 +1,86 @@
+"""What the header of a medical image says of a plane: facts that are kept, and who it is of.
+
+Only numbers and terms that the standard enumerates are facts; no text of a file is one. Identifiers
+stand apart in `Identity`, which shows none of them, and are replaced by pseudonyms before anything
+is written (`engine.privacy`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Identifiers of a plane: as the file has them, or pseudonyms (`Header.hidden`)."""
+
+    patient: str = field(repr=False)
+    study: str = field(repr=False)
+    series: str = field(repr=False)
+    instance: str = field(repr=False)
+    frame_of_reference: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Facts of one plane.
+
+    Attributes
+    ----------
+    identity
+        Whose it is.
+    hidden
+        Whether ``identity`` holds pseudonyms; nothing else is ever written.
+    instance, frame
+        InstanceNumber, and the frame's number in a file of several, from 0.
+    position_mm
+        Centre of the first pixel in the patient, mm (x, y, z of DICOM's patient system).
+    orientation
+        Directions of a row and of a column, unit vectors, six numbers.
+    thickness_mm, distance_mm
+        Of a slice; of slices from centre to centre. As the header says; positions count before.
+    time_ms
+        Time within the beat or the sequence, ms.
+    order
+        Temporal position, where the header numbers them.
+    rescale
+        (slope, intercept) from stored values to modality units; None where the header has neither.
+    terms
+        Further facts by name, as text: terms of the standard and numbers.
+    findings
+        Codes of what is odd, see `FINDINGS`.
+    """
+
+    identity: Identity
+    hidden: bool = False
+    instance: int | None = None
+    frame: int | None = None
+    position_mm: tuple[float, float, float] | None = None
+    orientation: tuple[float, ...] | None = None
+    thickness_mm: float | None = None
+    distance_mm: float | None = None
+    time_ms: float | None = None
+    order: int | None = None
+    rescale: tuple[float, float] | None = None
+    terms: tuple[tuple[str, str], ...] = ()
+    findings: tuple[str, ...] = ()
+
+
+FINDINGS = {
+    "study_date_invalid": "StudyDate is no date, e.g. 20120000.",
+    "no_patient_id": "PatientID is missing or empty; the study stands for the patient.",
+    "spacing_invalid": "The pixel spacing is no pair of positive numbers.",
+    "orientation_invalid": "The orientation is not two unit vectors at a right angle.",
+    "rescale_partial": "Slope or intercept is missing; 1 or 0 stands for it.",
+    "rescale_invalid": "Slope or intercept is no number; stored values are the units.",
+    "modality_lut": "A table, not slope and intercept, leads to modality units; it is not applied.",
+    "frame_of_reference_differs": "The series has planes of several frames of reference.",
+    "mixed_geometry": "The series has planes of several sizes, spacings or orientations.",
+    "slice_gap": "Slices are missing: a distance is 1.5 times the usual one or more.",
+    "uneven_slices": "The distances of slices differ by more than 2 %.",
+    "shifted_slices": "Slices are shifted within their plane by more than half a pixel.",
+    "missing_planes": "Some slices have fewer phases than others.",
+    "duplicate_plane": "Another plane of the series has its position and time.",
+    "copied_instance": "Another file has its SOPInstanceUID.",
+}
+"""What may be odd about a plane or its series, by code (column ``findings`` of the catalog)."""

@@ -1,0 +1,173 @@
+"""Keyed pseudonyms: whose image it is stays secret, and the same stays the same.
+
+A pseudonym is the first 80 bits of HMAC-SHA256 (RFC 2104) of a kind and a value. Without the key
+nobody can try out names; with it, the same patient is the same patient every night. The key comes
+from a file or the environment, is held by the driver alone (it can't be pickled, so it never
+reaches a worker, a log or the store), and is recognised by a digest in cohort.toml.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NoReturn
+
+from engine.errors import EngineError, UsageError
+from engine.header import Header, Identity
+
+KEY_FILE, KEY = "COHORT_PSEUDONYM_KEY_FILE", "COHORT_PSEUDONYM_KEY"
+"""Environment variables: a file that holds the key, or the key itself."""
+
+LEAST_KEY_BYTES = 16
+"""A shorter key could be guessed."""
+
+DIGITS = 20
+"""Hexadecimal digits of a pseudonym: 80 bits, so that a million of them never meet by chance."""
+
+_HELD = 65_536  # folders' names that are remembered while a tree is walked
+
+
+class NoPseudonymKey(UsageError):
+    """A confidential source needs a key, and there is none that can be used: (what is wrong,)."""
+
+    def __str__(self) -> str:
+        return (
+            f"Confidential sources (DICOM) need a key for pseudonyms: {self.args[0]}. Make one "
+            "once, keep it safe and outside of the cohort, and use it every night: "
+            "python3 -c 'import secrets; print(secrets.token_hex(32))' > pseudonyms.key; "
+            f"chmod 600 pseudonyms.key; export {KEY_FILE}=$PWD/pseudonyms.key"
+        )
+
+
+class OtherPseudonymKey(EngineError):
+    """The key is not the one that the cohort's pseudonyms were made with: (url,)."""
+
+    def __str__(self) -> str:
+        return (
+            f"The key in {KEY_FILE} or {KEY} is not the one that the pseudonyms of {self.args[0]} "
+            "were made with: every patient would become another one. Give the first key."
+        )
+
+
+class Pseudonyms:
+    """Makes pseudonyms with one key.
+
+    Parameters
+    ----------
+    key
+        At least `LEAST_KEY_BYTES` bytes.
+
+    Examples
+    --------
+    >>> names = Pseudonyms(b"sixteen bytes or more")
+    >>> names.of("patient", "Doe") == names.of("patient", "Doe") != names.of("study", "Doe")
+    True
+    >>> names
+    Pseudonyms(...)
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < LEAST_KEY_BYTES:
+            raise NoPseudonymKey(f"this one has {len(key)} bytes, {LEAST_KEY_BYTES} are needed")
+        self._key = key
+        self._component = lru_cache(_HELD)(self._hide_component)
+
+    def __repr__(self) -> str:
+        return "Pseudonyms(...)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key of pseudonyms is never pickled: it stays with the driver")
+
+    @property
+    def check(self) -> str:
+        """Digest by which the key is recognised; nothing follows from it."""
+        return self._digest("check", "")[:32]
+
+    def of(self, kind: str, value: str) -> str:
+        """Return the pseudonym of a value; the same value of another kind has another one."""
+        return self._digest(kind, value)[:DIGITS]
+
+    def path(self, path: str, suffixes: tuple[str, ...] = ()) -> str:
+        """Return a path all of whose components are pseudonyms, each made by itself.
+
+        Parameters
+        ----------
+        path
+            Relative, with ``/``.
+        suffixes
+            Suffixes that are kept where the last component ends in one, in lower case.
+
+        Examples
+        --------
+        >>> names = Pseudonyms(b"sixteen bytes or more")
+        >>> hidden = names.path("Doe/1.DCM", (".dcm",))
+        >>> hidden.startswith(names.path("Doe") + "/"), hidden.endswith(".dcm")
+        (True, True)
+        """
+        *folders, last = path.split("/")
+        kept = next((s for s in suffixes if last.lower().endswith(s)), "")
+        return "/".join([*map(self._component, folders), self._component(last) + kept])
+
+    def hide(self, header: Header) -> Header:
+        """Return a header whose identity is made of pseudonyms."""
+        known = header.identity
+        # Without a number, the study stands for the patient: two unknown ones are not one.
+        patient = _same_text(known.patient)
+        named = ("patient", patient) if patient else ("patient of study", known.study)
+        hidden = Identity(
+            patient=self.of(*named),
+            study=self.of("study", known.study),
+            series=self.of("series", known.series),
+            instance=self.of("instance", known.instance),
+            frame_of_reference=self.of("frame of reference", known.frame_of_reference),
+        )
+        return replace(header, identity=hidden, hidden=True)
+
+    def _hide_component(self, name: str) -> str:
+        return name if name in ("", ".") else self._digest("path", name)[:16]
+
+    def _digest(self, kind: str, value: str) -> str:
+        text = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
+        return hmac.new(self._key, text, hashlib.sha256).hexdigest()
+
+
+def _same_text(text: str) -> str:
+    """Return what two ways to write one patient's number have in common."""
+    return unicodedata.normalize("NFC", text).strip(" \0\t\r\n")
+
+
+def read_key(environment: Mapping[str, str] = os.environ, outside: str | None = None) -> Pseudonyms:
+    """Return the pseudonyms of the key that the environment names.
+
+    Parameters
+    ----------
+    environment
+        Holds `KEY_FILE` or `KEY`.
+    outside
+        A folder that must not hold the key's file: the cohort.
+
+    Raises
+    ------
+    NoPseudonymKey
+        If there is none, it can't be read, is too short, or lies in the cohort.
+    """
+    file, text = environment.get(KEY_FILE), environment.get(KEY)
+    if file:
+        place = Path(file).resolve()
+        if outside is not None and place.is_relative_to(Path(outside).resolve()):
+            raise NoPseudonymKey(f"the file that {KEY_FILE} names lies in the cohort")
+        try:
+            return Pseudonyms(place.read_bytes().strip())
+        except OSError as error:
+            raise NoPseudonymKey(
+                f"the file that {KEY_FILE} names can't be read ({type(error).__name__})"
+            ) from None
+    if text:
+        return Pseudonyms(text.strip().encode())
+    raise NoPseudonymKey(f"neither {KEY_FILE} nor {KEY} is set")

@@ -1,0 +1,290 @@
+"""The facts of a DICOM header that are kept: an allow-list (PS3.3, PS3.6); all else is not read.
+
+A fact is a number, or a term that the standard enumerates; a text with any other content is
+dropped, whatever its element. So nothing that a person typed gets past this file, except for the
+identifiers in `Identity`, which become pseudonyms.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import date
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from pydicom._uid_dict import UID_dictionary
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+
+from engine.header import Header, Identity
+
+# ruff: noqa: SIM905 - long lists of words read better as such
+
+UM_PER_MM = 1000.0
+
+RIGHT_ANGLE = 1e-2
+"""How far an orientation's vectors may be from unit length and a right angle."""
+
+MODALITIES = frozenset(
+    "AR ASMT AU BDUS BI BMD CR CT CTPROTOCOL DG DOC DX ECG EPS ES FID GM HC HD IO IOL IVOCT IVUS "
+    "KER KO LEN LS MG MR M3D NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX "
+    "REG RESP RF RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR "
+    "SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC".split()
+)  # PS3.3, C.7.3.1.1.1
+_TERMS: Mapping[str, tuple[str, frozenset[str]]] = MappingProxyType(
+    {
+        "modality": ("Modality", MODALITIES),
+        "photometric": (
+            "PhotometricInterpretation",
+            frozenset(
+                {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422",
+                 "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB"}
+            ),
+        ),
+        "patient_position": (
+            "PatientPosition",
+            frozenset("HFP HFS HFDR HFDL FFDR FFDL FFP FFS LFP LFS RFP RFS AFDR AFDL PFDR".split()),
+        ),
+        "units": ("RescaleType", frozenset("OD HU US MGML Z_EFF ED EDW HU_MOD PCT".split())),
+    }
+)  # fmt: skip
+_NUMBERS = MappingProxyType(
+    {
+        "field_t": "MagneticFieldStrength",
+        "echo_ms": "EchoTime",
+        "repetition_ms": "RepetitionTime",
+        "flip_deg": "FlipAngle",
+        "kvp": "KVP",
+        "beat_ms": "NominalInterval",
+        "bits_stored": "BitsStored",
+        "window_center": "WindowCenter",
+        "window_width": "WindowWidth",
+    }
+)
+_KEYWORDS = (
+    "SOPClassUID SOPInstanceUID StudyDate Modality PatientID SliceThickness SpacingBetweenSlices "
+    "PatientPosition TriggerTime FrameTime StudyInstanceUID SeriesInstanceUID InstanceNumber "
+    "TemporalPositionIdentifier ImagePositionPatient ImageOrientationPatient FrameOfReferenceUID "
+    "SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns "
+    "PixelSpacing BitsAllocated BitsStored PixelRepresentation RescaleIntercept RescaleSlope "
+    "RescaleType ModalityLUTSequence GridFrameOffsetVector SharedFunctionalGroupsSequence "
+    "PerFrameFunctionalGroupsSequence RedPaletteColorLookupTableDescriptor "
+    "GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor "
+    "RedPaletteColorLookupTableData GreenPaletteColorLookupTableData "
+    "BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData "
+    "SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData "
+    "ExtendedOffsetTable ExtendedOffsetTableLengths"
+).split()
+
+TAGS = [tag_for_keyword(name) for name in (*_KEYWORDS, *_NUMBERS.values())]
+"""Elements that are read at all."""
+
+_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")  # also as ACR-NEMA wrote it
+
+
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
+    """Return the finite numbers of an element; None where it is missing, or holds anything else."""
+    try:
+        value = dataset.get(keyword)
+        if value is None or value == "":
+            return None
+        found = tuple(float(v) for v in (value if hasattr(value, "__iter__") else [value]))
+    except Exception:  # a value that can't be converted raises many types, with its text
+        return None
+    return found if found and all(math.isfinite(v) for v in found) else None
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """Return the first number of an element, or None."""
+    found = numbers(dataset, keyword)
+    return found[0] if found else None
+
+
+def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int | None:
+    """Return the whole number of an element that fits 32 bits, or the default."""
+    found = number(dataset, keyword)
+    if found is None or abs(found) >= 2**31:
+        return default
+    return int(found)
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return the text of an element, of any encoding; for identifiers, to be hashed."""
+    try:
+        value = dataset.get_item(keyword).value
+    except (KeyError, AttributeError):
+        return ""
+    if isinstance(value, bytes):
+        # Raw, so that an odd character set can neither fail nor be quoted in a warning.
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            value = value.decode("latin-1")
+    return str(value or "").strip(" \0")
+
+
+def spacing_um(dataset: Dataset, measures: Dataset) -> tuple[float, float] | None:
+    """Return the pixel spacing (y, x), micrometres: between rows, between columns."""
+    found = numbers(measures, "PixelSpacing") or numbers(dataset, "PixelSpacing")
+    if found is None or len(found) != 2 or min(found) <= 0:
+        return None
+    return found[0] * UM_PER_MM, found[1] * UM_PER_MM
+
+
+def read_headers(dataset: Dataset, count: int) -> Iterator[tuple[Header, Any]]:
+    """Yield the header and the pixel spacing (y, x; micrometres or None) of each frame."""
+    shared = _first(dataset, "SharedFunctionalGroupsSequence")
+    frames = _items(dataset, "PerFrameFunctionalGroupsSequence")
+    offsets = numbers(dataset, "GridFrameOffsetVector") or ()
+    step = number(dataset, "FrameTime")
+    common = _read_frame(dataset, shared, _NOTHING)
+    for n in range(count):
+        own = frames[n] if n < len(frames) else _NOTHING
+        header, spacing = common if own is _NOTHING else _read_frame(dataset, shared, own)
+        if count > 1:
+            time = header.time_ms
+            if time is None and step is not None:
+                time = n * step
+            position = header.position_mm
+            if len(offsets) == count and position and header.orientation:
+                # Frames of a dose lie along the normal (PS3.3, C.8.8.3.2).
+                reach = offsets[n] - offsets[0]
+                way = [reach * v for v in _normal(header.orientation)]
+                position = (position[0] + way[0], position[1] + way[1], position[2] + way[2])
+            header = replace(header, frame=n, time_ms=time, position_mm=position)
+        yield header, spacing
+
+
+_NOTHING = Dataset()
+
+
+def _read_frame(
+    dataset: Dataset, shared: Dataset, own: Dataset
+) -> tuple[Header, tuple[float, float] | None]:
+    """Return a frame's header and spacing: its own groups count before shared ones."""
+    identity = Identity(
+        patient=text(dataset, "PatientID"),
+        study=text(dataset, "StudyInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"),
+        instance=text(dataset, "SOPInstanceUID"),
+        frame_of_reference=text(dataset, "FrameOfReferenceUID"),
+    )
+    findings = list(_findings(dataset, identity))
+    position = _group(dataset, shared, own, "PlanePositionSequence", "ImagePositionPatient", 3)
+    orientation = _group(
+        dataset, shared, own, "PlaneOrientationSequence", "ImageOrientationPatient", 6
+    )
+    if orientation is not None and not _is_orientation(orientation):
+        orientation = None
+        findings.append("orientation_invalid")
+    measures = _first(own, "PixelMeasuresSequence") or _first(shared, "PixelMeasuresSequence")
+    spacing = spacing_um(dataset, measures)
+    if spacing is None and ("PixelSpacing" in measures or "PixelSpacing" in dataset):
+        findings.append("spacing_invalid")
+    rescale, problem = _rescale(dataset, shared, own)
+    if problem is not None:
+        findings.append(problem)
+    beat = _first(own, "CardiacSynchronizationSequence")
+    time = number(beat, "NominalCardiacTriggerDelayTime")
+    order = whole(_first(own, "FrameContentSequence"), "TemporalPositionIndex")
+    header = Header(
+        identity,
+        instance=whole(dataset, "InstanceNumber"),
+        position_mm=None if position is None else (position[0], position[1], position[2]),
+        orientation=orientation,
+        thickness_mm=number(measures, "SliceThickness") or number(dataset, "SliceThickness"),
+        distance_mm=number(measures, "SpacingBetweenSlices")
+        or number(dataset, "SpacingBetweenSlices"),
+        time_ms=time if time is not None else number(dataset, "TriggerTime"),
+        order=order if order is not None else whole(dataset, "TemporalPositionIdentifier"),
+        rescale=rescale,
+        terms=tuple(_terms(dataset)),
+        findings=tuple(findings),
+    )
+    return header, spacing
+
+
+def _normal(orientation: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.cross(orientation[:3], orientation[3:]))
+
+
+def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    try:
+        return list(dataset.get(keyword) or ())
+    except Exception:  # a broken sequence is none
+        return []
+
+
+def _first(dataset: Dataset, keyword: str) -> Dataset:
+    found = _items(dataset, keyword)
+    return found[0] if found else _NOTHING
+
+
+def _group(
+    dataset: Dataset, shared: Dataset, own: Dataset, group: str, keyword: str, count: int
+) -> tuple[float, ...] | None:
+    for place in (_first(own, group), _first(shared, group), dataset):
+        found = numbers(place, keyword)
+        if found is not None and len(found) == count:
+            return found
+    return None
+
+
+def _is_orientation(values: tuple[float, ...]) -> bool:
+    row, column = np.asarray(values[:3]), np.asarray(values[3:])
+    lengths = [abs(float(np.linalg.norm(v)) - 1) for v in (row, column)]
+    return max(*lengths, abs(float(row @ column))) < RIGHT_ANGLE
+
+
+def _rescale(
+    dataset: Dataset, shared: Dataset, own: Dataset
+) -> tuple[tuple[float, float] | None, str | None]:
+    """Return (slope, intercept) and a finding; as pydicom's `apply_modality_lut` has it."""
+    if _items(dataset, "ModalityLUTSequence"):
+        return None, "modality_lut"
+    group = "PixelValueTransformationSequence"
+    places = (_first(own, group), _first(shared, group), dataset)
+    place = next((p for p in places if "RescaleSlope" in p or "RescaleIntercept" in p), None)
+    if place is None:
+        return None, None
+    slope, intercept = number(place, "RescaleSlope"), number(place, "RescaleIntercept")
+    for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if value is None and text(place, keyword):
+            return None, "rescale_invalid"
+    problem = "rescale_partial" if None in (slope, intercept) else None
+    return (1.0 if slope is None else slope, intercept or 0.0), problem
+
+
+def _terms(dataset: Dataset) -> Iterator[tuple[str, str]]:
+    for name, (keyword, allowed) in _TERMS.items():
+        found = text(dataset, keyword)
+        if found in allowed:
+            yield name, found
+    for name, keyword in (("sop_class", "SOPClassUID"),):
+        found = text(dataset, keyword)
+        if found in UID_dictionary:
+            yield name, found
+    for name, keyword in _NUMBERS.items():
+        value = number(dataset, keyword)
+        if value is not None:
+            yield name, f"{value:g}"
+
+
+def _findings(dataset: Dataset, identity: Identity) -> Iterator[str]:
+    if not identity.patient:
+        yield "no_patient_id"
+    day = text(dataset, "StudyDate")
+    if day and not _is_date(day):
+        yield "study_date_invalid"
+
+
+def _is_date(value: str) -> bool:
+    match = _DATE.fullmatch(value)
+    try:
+        return match is not None and bool(date(*map(int, match.groups())))
+    except ValueError:
+        return False
