@@ -103,13 +103,19 @@ class Cohort(Functions, Upkeep, QualityControl):
         Raises
         ------
         NoSource, NothingFound
+        NoPseudonymKey, OtherPseudonymKey
+            If a root is confidential and the key is missing or another one.
         """
-        scopes = scopes_of(self.root, sources, layout)
+        scopes = scopes_of(self.root, sources, layout, self.pseudonyms)
+        config = self.config
+        hidden = any(config.roots[name].confidential for name, _ in scopes)
+        pseudonyms = self.pseudonyms() if hidden else None
         shown = events or events_here()
         with client_or_own(client, shown) as working:
             ingest = Ingest(
-                self.root, self.config, working, scopes, rehash=rehash, events=shown, stop=stop
-            )
+                self.root, config, working, scopes,
+                pseudonyms=pseudonyms, rehash=rehash, events=shown, stop=stop,
+            )  # fmt: skip
             return ingest.run()
 
     # what can be asked
@@ -307,9 +313,18 @@ class Cohort(Functions, Upkeep, QualityControl):
         """Return a table as Arrow holds it; see `table`."""
         return read_table(self.root, name)
 
-    def images(self, where: str | None = None) -> Images:
-        """Return the images as a lazy sequence; each item is an `xarray.DataArray` (c, y, x)."""
-        return Images(self.root, read_images(self.root)[1], self._files(), where)
+    def images(self, where: str | None = None, *, stored: bool = False) -> Images:
+        """Return the images as a lazy sequence; each item is an `xarray.DataArray` (c, y, x).
+
+        Parameters
+        ----------
+        where
+            A condition on the catalog's columns.
+        stored
+            Give stored values also where the header tells of slope and intercept; by default those
+            are applied (float64), e.g. to Hounsfield units.
+        """
+        return Images(self.root, read_images(self.root)[1], self._files(), where, stored=stored)
 
     def stacks(self) -> xr.DataTree:
         """Return all stacks as a lazy tree with one node per stack and level."""

@@ -26,10 +26,17 @@ class Images(Sequence["xr.DataArray"]):
     """The images of a cohort that have pixels, by image_id; each is read when it is asked for."""
 
     def __init__(
-        self, root: Root, images: pa.Table, files: Sequence[ShardRow], where: str | None
+        self,
+        root: Root,
+        images: pa.Table,
+        files: Sequence[ShardRow],
+        where: str | None,
+        *,
+        stored: bool = False,
     ) -> None:
         self.frame = with_fields(select_images(images, where, None)).to_pandas()
         self._reader = StackReader(root, {row.path: row for row in files})
+        self._stored = stored
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -62,6 +69,8 @@ class Images(Sequence["xr.DataArray"]):
         if row.z is not None and not np.isnan(row.z):
             place = (int(row.t), box[0], int(row.z), *box[1:])
         pixels = self._reader.read(row.stack, place)
+        if not self._stored and not np.isnan(row.rescale_slope):
+            pixels = pixels * row.rescale_slope + row.rescale_intercept  # PS3.3, C.11.1.1.2
         names = [n for n in ("date", "subject", "experiment", "name") if n in row.index]
         known = {name: row[name] for name in names}
         coords = {}

@@ -20,9 +20,9 @@ import engine
 from engine import Cohort
 from engine.errors import NoSource, NothingFound, ParameterError, UsageError
 from engine.graph.events import counted
-from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
+from engine.sources.dicomweb import is_dicomweb
 from engine.sources.files import walk_files
 from jobs.app import app, command
 from jobs.nightly import INCOMPLETE, Step, run_nightly
@@ -40,7 +40,7 @@ from jobs.wording import (
     gc_lines,
     ingest_lines,
     plan_lines,
-    qc_lines,
+    reveal_lines,
     run_lines,
     status_lines,
     step_lines,
@@ -51,8 +51,14 @@ DEMO_RADIUS_PX = (15.0, 65.0)
 """Radii that the demo's discs have, with room on both sides, pixels."""
 
 
-FORMATS = "PNG, TIFF or JPEG"
+FORMATS = "PNG, TIFF, JPEG or DICOM"
 """What can be ingested, in words."""
+
+WITHHELD = (
+    "{} DICOM files lie in a root that is not confidential: nothing of them was taken or written "
+    "down. Give their folder as a root of its own, or set confidential = true below [roots.NAME] "
+    "in cohort.toml, which renames all files of that root (docs/privacy.md)."
+)
 
 DEMO_FOLDERS = {"data", "cohort"}
 """What a demo makes in its folder."""
@@ -94,7 +100,7 @@ def demo(
     *,
     cluster: ClusterArguments,
 ) -> int:
-    """Make images, find their circles, show them, and say where to look."""
+    """Make images, find their circles, and say where to look."""
     images, place = directory / "data" / "acquisitions", directory / "cohort"
     there = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
     if there - DEMO_FOLDERS:
@@ -105,19 +111,12 @@ def demo(
         taken = cohort.ingest(images, client=client, events=output.events, stop=stop)
         operation = cohort.operation("circles", **_demo_parameters(cohort))
         report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
-        shown = cohort.qc(operation, client=client, events=output.events, stop=stop)[0]
     tables = {name: str(place / "tables" / f"{name}.parquet") for name in report.tables}
     output.result(
-        {
-            "ingest": taken.as_json(),
-            "run": report.as_json(),
-            "tables": tables,
-            "qc": shown.as_json(),
-        },
+        {"ingest": taken.as_json(), "run": report.as_json(), "tables": tables},
         *ingest_lines(taken),
         *run_lines(report),
         experiments_table(cohort.table("circles_by_experiment")),
-        *qc_lines(shown),
         "Look further:",
         f"  pandas.read_parquet('{tables['circles']}')",
         f"  cohort export {place} circles circles.csv",
@@ -125,7 +124,7 @@ def demo(
         f"  cohort plan {place} circles --radius-px 15:50   # what a change would recompute",
         f"  cohort ingest {place} && cohort run {place}     # tomorrow: only what is new",
     )
-    return _code(report.failed + taken.failed + shown.failed, 0)
+    return _code(report.failed + taken.failed, 0)
 
 
 def _demo_parameters(cohort: Cohort) -> dict[str, Any]:
@@ -137,7 +136,8 @@ def ingest(
     output: Output,
     place: CohortPath,
     sources: Annotated[
-        list[str] | None, typer.Argument(metavar="SOURCE", help="Files or folders.")
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="Files, folders, dicomweb+https://..."),
     ] = None,
     *,
     layout: Annotated[
@@ -157,7 +157,8 @@ def ingest(
     sources = sources or []
     if sources:
         for source in sources:  # before a cohort is made for nothing
-            require_files(source)
+            if not is_dicomweb(source):
+                require_files(source)
         cohort = engine.create(place, layout=layout)
     else:
         cohort = engine.open(place)
@@ -165,13 +166,15 @@ def ingest(
         report = cohort.ingest(
             *sources, client=client, layout=layout, rehash=rehash, events=output.events, stop=stop
         )
+    if report.withheld:
+        output.say(WITHHELD.format(report.withheld))
     if report.listed == report.ignored and not report.orphaned:
         output.say(
             f"No image was found in {', '.join(sources) or 'the roots of cohort.toml'}: of "
             f"{counted(report.listed, 'files')} none is {FORMATS}."
         )
     output.result(report.as_json(), *ingest_lines(report))
-    return _code(report.failed + report.left, max_failed)
+    return _code(report.failed + report.left + report.withheld, max_failed)
 
 
 def require_files(source: str) -> None:
@@ -260,36 +263,6 @@ def run(
     return _code(sum(report.failed for report in reports), max_failed)
 
 
-@command(app, parameters=True)
-def qc(
-    output: Output,
-    context: typer.Context,
-    place: CohortPath,
-    operation: OperationName = None,
-    *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="An overlay of each image, however many there are.")
-    ] = False,
-    max_failed: MaxFailed = 0,
-    cluster: ClusterArguments,
-) -> int:
-    """Make pictures of what was found, and a page that shows them.
-
-    An operation's parameters are options too, e.g. --radius-px 10:60.
-    """
-    cohort = engine.open(place)
-    reports: list[QcReport] = []
-    operations = _wanted(cohort, operation, context)
-    with interruptible(output) as stop, working(output, cluster) as client:
-        for wanted in operations:
-            reports += cohort.qc(
-                wanted, client=client, everything=everything, events=output.events, stop=stop
-            )
-    lines = [line for report in reports for line in qc_lines(report)]
-    output.result({"qc": [report.as_json() for report in reports]}, *lines)
-    return _code(sum(report.failed for report in reports), max_failed)
-
-
 @command(app)
 def nightly(
     output: Output,
@@ -350,8 +323,20 @@ def export(
 
 
 @command(app)
-def status(output: Output, place: CohortPath) -> int:
+def status(
+    output: Output,
+    place: CohortPath,
+    *,
+    reveal: Annotated[
+        Path | None,
+        typer.Option(metavar="SOURCE", help="Say what a file is called here; needs the key."),
+    ] = None,
+) -> int:
     """Say what is there, what is missing and what failed."""
+    if reveal is not None:
+        rows = engine.open(place).reveal(reveal)
+        output.result({"revealed": rows}, *reveal_lines(rows))
+        return 0
     found = engine.open(place).status()
     output.result(found.as_json(), *status_lines(found))
     return 0

@@ -198,7 +198,7 @@ def _run_step(name: str, work: Callable[[], Any]) -> tuple[Step, Any, Exception 
     else:
         if not isinstance(report, Status):
             step.report = report.as_json()
-            step.failed = report.failed + getattr(report, "left", 0)
+            step.failed = sum(getattr(report, n, 0) for n in ("failed", "left", "withheld"))
     step.elapsed_s = round(time.perf_counter() - began, 3)
     return step, report, cause
 

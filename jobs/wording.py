@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from engine.graph.admission import IngestReport
 from engine.graph.events import counted, told_s
 from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
+from engine.header import FINDINGS
 from engine.operations.plan import CAUSES, SETTLED, Plan
 from engine.operations.status import Status
 from engine.sources import REASONS
@@ -37,6 +38,7 @@ def ingest_lines(report: IngestReport) -> list[str]:
         (report.returned, "back again"),
         (report.orphaned, "orphaned (source is gone, pixels stay)"),
         (report.left, "left for the next ingest"),
+        (report.withheld, "withheld (they name patients, their root is not confidential)"),
     ):
         if count:
             told.append(f"{count:,} {what}")
@@ -55,7 +57,21 @@ def ingest_lines(report: IngestReport) -> list[str]:
             f"and so on are empty: {_some(report.unmatched_first, report.unmatched)}. If that is "
             "not meant, change layout in cohort.toml, then: cohort ingest COHORT --rehash"
         )
+    if report.findings:
+        lines.append("Odd (column findings of the catalog):")
+    lines += [f"  {n:,} {code}: {FINDINGS.get(code, code)}" for code, n in report.findings.items()]
     return lines
+
+
+def reveal_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what files are called in the catalog."""
+    lines = [
+        f"{row['path']}: {row['source']}, image {row['image_id']}, {row['state']}"
+        + (f" ({row['reason']})" if row["reason"] else "")
+        + (f", subject {row['subject']}" if row["subject"] else "")
+        for row in rows
+    ]
+    return lines or ["There is no file."]
 
 
 def _some(first: Sequence[str], count: int) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from engine.errors import UsageError
 from engine.operations.intake import Probe, ShardRecord, ShardTask, SourceFile, Taken
 from engine.operations.listing import Listing
+from engine.privacy import Pseudonyms
 from engine.store.catalog import (
     FAILED,
     ORPHANED,
@@ -26,7 +28,7 @@ from engine.store.config import CohortConfig
 from engine.store.known import Known
 from engine.store.ledger import Part, Snapshot
 from engine.store.root import Root
-from engine.store.stacking import Slot
+from engine.store.stacking import Arrival, Slot
 
 NAMED = 5
 """Failed sources, and those that do not match the layout, that a report names; it counts all."""
@@ -40,6 +42,8 @@ class IngestReport:
     another image, part of new or changed) and ``returned`` (were gone) count images. ``unmatched``
     counts new and changed ones whose path the layout does not match. The first of these, and the
     first that failed, are named in ``unmatched_first`` and ``failed_first`` (source and reason).
+    ``withheld`` counts confidential files in roots that are not, of which nothing was written down,
+    and ``findings`` images about which something is odd (`engine.header.FINDINGS`).
     """
 
     listed: int = 0
@@ -53,9 +57,11 @@ class IngestReport:
     orphaned: int = 0
     failed: int = 0
     left: int = 0
+    withheld: int = 0
     unmatched: int = 0
     elapsed_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
     failed_first: list[dict[str, str]] = field(default_factory=list)
     unmatched_first: list[str] = field(default_factory=list)
 
@@ -66,8 +72,8 @@ class IngestReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts as plain values."""
-        values = dict(vars(self))
-        return {**values, "elapsed_s": round(self.elapsed_s, 3), "reasons": dict(self.reasons)}
+        values = {n: dict(v) if isinstance(v, Counter) else v for n, v in vars(self).items()}
+        return {**values, "elapsed_s": round(self.elapsed_s, 3)}
 
 
 class Admission:
@@ -77,10 +83,20 @@ class Admission:
     points to those that are there (``duplicate_of``). The first one catalogued is the original.
     """
 
-    def __init__(self, root: Root, config: CohortConfig, ingest: str) -> None:
+    def __init__(
+        self,
+        root: Root,
+        config: CohortConfig,
+        ingest: str,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
         self._root = root
         self._config = config
         self._ingest = ingest
+        self._pseudonyms = pseudonyms
+        self._holders: dict[str, str] = {}  # sources of instances that came in
+        self.gone: Callable[[str], bool] = lambda _: False
+        """Tells whether a source is known to be no more, once all were listed."""
         self._images = images_ledger(root)
         self._shards = shards_ledger(root)
         self._snapshot = self._images.snapshot()
@@ -92,19 +108,53 @@ class Admission:
 
     # what comes in
 
-    def header(self, probe: Probe) -> bool:
-        """Take note of a source's header; tell whether it has planes to read."""
+    def header(self, probe: Probe) -> tuple[Arrival, ...]:
+        """Take note of a source's header; return its planes to read, their identities hidden."""
         if probe.reason is not None:
             self._retire(probe.file.source, {probe.file.source})
-            self._fail(probe.file, "", probe.reason, probe.detail)
-            return False
+            self._fail(probe.file, probe.file.source, probe.reason, probe.detail)
+            return ()
         source = probe.file.source
         if not probe.arrivals:
             self._retire(source, set())  # it may have been an image before
-            self.report.ignored += 1
-            return False
-        self._retire(source, {source + arrival.fragment for arrival in probe.arrivals})
-        return True
+            self.report.withheld += probe.withheld
+            self.report.ignored += not probe.withheld
+            return ()
+        arrivals = tuple(self._hidden(arrival) for arrival in probe.arrivals)
+        self._retire(source, {arrival.image_id for arrival in arrivals})
+        return arrivals
+
+    def _hidden(self, arrival: Arrival) -> Arrival:
+        """Replace who a plane is of by pseudonyms; a second file of an instance says so."""
+        if arrival.header is None:
+            return arrival
+        if self._pseudonyms is None:
+            raise UsageError("Headers of patients are never taken without pseudonyms.")
+        header = self._pseudonyms.hide(arrival.header)
+        held = self._holder(header.identity.instance + arrival.fragment)
+        if held not in (None, arrival.source):
+            # Named by its place too, so that neither replaces the other night after night.
+            place = arrival.source.rpartition("/")[2][:8]
+            folder = arrival.source.rpartition("/")[0].rpartition("/")[2][:8]
+            identity = replace(
+                header.identity,
+                instance=f"{header.identity.instance}~{folder}{place}",
+                series=f"{header.identity.series}~",
+            )
+            findings = (*header.findings, "copied_instance")
+            header = replace(header, identity=identity, findings=findings)
+        arrival = replace(arrival, header=header)
+        self._holders[arrival.image_id] = arrival.source
+        return arrival
+
+    def _holder(self, image_id: str) -> str | None:
+        """Return the source that has an image already, unless that source is gone."""
+        if image_id in self._holders:
+            return self._holders[image_id]
+        row = self.known.holder(image_id)
+        if row is None or row.state in (ORPHANED, RETIRED) or self.gone(row.source):
+            return None
+        return row.source
 
     def open_stacks(self, metadata: Mapping[str, Sequence[ShardRow]]) -> None:
         """Take note of the stacks that were made; their metadata are catalogued when used."""
@@ -126,7 +176,7 @@ class Admission:
     def poison(self, file: SourceFile, slot: Slot) -> None:
         """Take note of a plane whose decoding kills workers."""
         detail = "decoding it kills the worker"
-        self._fail(file, slot.arrival.fragment, "worker_crash", detail)
+        self._fail(file, slot.arrival.image_id, "worker_crash", detail)
         self.report.left -= 1
 
     def close_stacks(self) -> None:
@@ -142,7 +192,7 @@ class Admission:
             old = self.known.image(file.source, file.source)
             if old is None or (old.state, old.reason) != (FAILED, problem):
                 self._retire(file.source, {file.source})
-                self._fail(file, "", problem, None)
+                self._fail(file, file.source, problem, None)
         for source in listing.returned:
             for row in self.known.of_source(source).values():
                 if row.state == ORPHANED:
@@ -168,8 +218,7 @@ class Admission:
         old = self.known.image(source, image_id)
         return 1 if old is None else old.version + 1
 
-    def _fail(self, file: SourceFile, fragment: str, reason: str, detail: str | None) -> None:
-        image_id = file.source + fragment
+    def _fail(self, file: SourceFile, image_id: str, reason: str, detail: str | None) -> None:
         self._rows.append(
             ImageRow(
                 image_id,
@@ -191,6 +240,8 @@ class Admission:
         for image_id, row in self.known.of_source(source).items():
             if image_id in kept or row.state in (ORPHANED, RETIRED):
                 continue
+            if self._holders.get(image_id, source) != source:  # the instance has moved
+                continue
             state = ORPHANED if row.state == READY else RETIRED
             self._rows.append(replace(row, state=state, version=row.version + 1))
             self.report.orphaned += state == ORPHANED
@@ -200,12 +251,12 @@ class Admission:
         arrival = slot.arrival
         file = task.files[arrival.source]
         if taken.reason is not None:
-            self._fail(file, arrival.fragment, taken.reason, taken.detail)
+            self._fail(file, arrival.image_id, taken.reason, taken.detail)
             return False
         if taken.content is None:  # it changed while it was read
             self.report.left += 1
             return False
-        image_id = arrival.source + arrival.fragment
+        image_id = arrival.image_id
         old = self.known.image(arrival.source, image_id)
         original = self.known.with_content(taken.content)
         spacing = arrival.spacing_um or (None, None)
@@ -227,17 +278,25 @@ class Admission:
             z=slot.z,
             giant=task.plan.kind == "giant",
             noise_sd=taken.noise_sd,
-            **self._about(file),
+            **{**self._about(file), **header_columns(arrival)},
         )
+        self.report.findings.update(row.findings)
         if old is not None and old.content == taken.content:
             row = _placed_like(row, old, old.duplicate_of)
+            if row.series == old.series:  # alone, a plane says less of its series than before
+                row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
             self.report.touched += 1
         else:
             self.report.changed += old is not None
             self.report.new += old is None
-            self._match(file.source)
+            if arrival.header is None:  # else its fields are the header's
+                self._match(file.source)
             if original is not None:
-                row = _placed_like(row, original, original.image_id)
+                if _keeps_its_place(slot):
+                    of = None if original.image_id == image_id else original.image_id
+                    row = replace(row, duplicate_of=of)
+                else:
+                    row = _placed_like(row, original, original.image_id)
                 self.report.duplicates += original.image_id != image_id
         self._rows.append(row)
         self.known.add([row])
@@ -286,6 +345,46 @@ class Admission:
             return row
         same = (other.state, other.content, other.reason) == (row.state, row.content, row.reason)
         return None if same else replace(row, version=other.version + 1)
+
+
+def header_columns(arrival: Arrival) -> dict[str, Any]:
+    """Return what the catalog keeps of a header; the fields of the layout are its own, too."""
+    header, lattice = arrival.header, arrival.lattice
+    if header is None:
+        return {}
+    if not header.hidden:
+        raise UsageError("The identity of a header is never written down.")
+    identity = header.identity
+    number = "" if header.instance is None else f"-{header.instance}"
+    frame = "" if header.frame is None else f"-{header.frame}"
+    slope, intercept = header.rescale or (None, None)
+    return {
+        "fields": {
+            "date": "",
+            "subject": identity.patient,
+            "experiment": identity.study,
+            "name": f"{identity.series[:8]}{number}{frame}",
+        },
+        "series": identity.series,
+        "instance": header.instance,
+        "time_ms": header.time_ms,
+        "spacing_z_um": None if lattice is None else lattice.distance_um,
+        "position_mm": header.position_mm,
+        "orientation": header.orientation,
+        "rescale_slope": slope,
+        "rescale_intercept": intercept,
+        "header": {**dict(header.terms), "frame_of_reference": identity.frame_of_reference},
+        "findings": header.findings,
+    }
+
+
+def _keeps_its_place(slot: Slot) -> bool:
+    """Tell whether pixels that are known are kept again: a series is whole in its own stack.
+
+    A copy of a file is no new plane; it points to the first one like any other duplicate.
+    """
+    header = slot.arrival.header
+    return slot.z is not None and header is not None and "~" not in header.identity.instance
 
 
 def _placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:

@@ -30,7 +30,9 @@ from engine.operations.intake import (
     probe_files,
     write_shard,
 )
-from engine.operations.listing import Listing, changes_of, list_sources, vanished
+from engine.operations.listing import Listing, changes_of, gone_test, list_sources, vanished
+from engine.operations.series import arrange_series
+from engine.privacy import Pseudonyms
 from engine.store.access import require_writable
 from engine.store.config import CohortConfig
 from engine.store.pixels import create_stack
@@ -71,6 +73,8 @@ class Ingest:
         Where the work is done.
     scopes
         (root name, path below it) to take; "" is the whole root.
+    pseudonyms
+        For confidential roots; stays with the driver.
     rehash
         Open all files, also those that look unchanged.
     stop
@@ -84,6 +88,7 @@ class Ingest:
         client: Client,
         scopes: Sequence[tuple[str, str]],
         *,
+        pseudonyms: Pseudonyms | None = None,
         rehash: bool = False,
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -92,6 +97,7 @@ class Ingest:
         self._config = config
         self._client = client
         self._scopes = scopes
+        self._pseudonyms = pseudonyms
         self._rehash = rehash
         self._events = events or Events()
         self._stop = stop
@@ -108,22 +114,25 @@ class Ingest:
             If a scope is not there: an unmounted disk orphans nothing.
         """
         began = time.perf_counter()
-        admission = Admission(self._root, self._config, self._id)
+        admission = Admission(self._root, self._config, self._id, self._pseudonyms)
         report = admission.report
         listing = Listing()
-        files = list_sources(self._config, self._scopes, admission.known, listing)
+        files = list_sources(self._config, self._scopes, admission.known, listing, self._pseudonyms)
         changed = changes_of(files, admission.known, listing, self._rehash)
         rounds = 0
         while not self._stop() and (batch := list(islice(changed, ROUND_FILES))):
             if not rounds:
                 require_writable(self._root)
                 require_slots(self._client, {})
+            if len(batch) < ROUND_FILES:  # so all is listed, and what was not met is gone
+                admission.gone = gone_test(listing, self._config, self._scopes, self._pseudonyms)
             self._round(admission, batch, rounds)
             rounds += 1
         report.listed, report.unchanged = listing.listed, listing.unchanged
         if self._stop():
             raise Interrupted(report.taken, report.left)
-        admission.settle(listing, vanished(admission.known, listing, self._scopes))
+        gone = vanished(admission.known, listing, self._config, self._scopes, self._pseudonyms)
+        admission.settle(listing, gone)
         report.elapsed_s = time.perf_counter() - began
         return report
 
@@ -131,16 +140,21 @@ class Ingest:
         arrivals: list[Arrival] = []
         sources: dict[str, SourceFile] = {}
         self._events.start("headers", len(files), "files")
+        probes: list[Probe] = []
         for probe in self._probe(files):
             self._events.advance("headers", 1, failed=int(probe.reason is not None))
-            if admission.header(probe):
+            probes.append(probe)
+        for probe in sorted(probes, key=lambda p: p.file.source):
+            taken = admission.header(probe)
+            if taken:
                 sources[probe.file.source] = probe.file
-                arrivals += probe.arrivals
+                arrivals += taken
         self._events.finish("headers")
         if self._stop():
             admission.report.left += len(files)
             return
         arrivals.sort(key=lambda a: (a.source, len(a.fragment), a.fragment))
+        arrivals = arrange_series(arrivals)
         plans = plan_stacks(arrivals, f"{self._id}-{number}", self._config.limits)
         admission.open_stacks({plan.name: create_stack(self._root, plan) for plan in plans})
         self._events.start("pixels", len(arrivals), "images")

@@ -19,8 +19,10 @@ from engine.geometry import YX, Region
 from engine.operations.outlines import Outline, outline_objects
 from engine.store.digests import digest_of
 
-INPUTS = ("content", "spacing", "annotation")
+INPUTS = ("content", "spacing", "rescale", "annotation")
 """What an operation can declare that it reads of an image."""
+
+RESCALE = ("slope", "intercept")
 
 
 class ImageFailed(EngineError, ValueError):
@@ -43,6 +45,8 @@ class Image:
         and RGBA one more, that of the luminance. Empty where it is not known.
     spacing_um
         Pixel spacing (y, x), micrometres, or None.
+    rescale
+        (slope, intercept) from stored values to modality units, or None where they are the same.
     origin
         Position (y, x) of the first pixel within the whole image, pixels.
     write
@@ -57,6 +61,7 @@ class Image:
     origin: YX = (0, 0)
     write: Region | None = None
     source: str = ""
+    rescale: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Image:
@@ -239,7 +244,7 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
     Parameters
     ----------
     images
-        Catalog rows with ``content``, ``source`` and the spacing's columns.
+        Catalog rows with ``content``, ``source`` and the columns of spacing and rescale.
     """
     contents: list[str] = images["content"].to_pylist()
     if operation.inputs == ("content",):
@@ -248,6 +253,9 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
         "content": lambda: contents,
         "spacing": lambda: list(
             zip(*(images[f"spacing_{axis}_um"].to_pylist() for axis in "yx"), strict=True)
+        ),
+        "rescale": lambda: list(
+            zip(*(images[f"rescale_{part}"].to_pylist() for part in RESCALE), strict=True)
         ),
         "annotation": lambda: [operation.annotation(s) for s in images["source"].to_pylist()],
     }

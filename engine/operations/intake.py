@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from engine.errors import AlignmentError, Conflict, SourceUnreadable
 from engine.kernels.colour import luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
-from engine.sources import HEAD_BYTES, OpenSource, claimed_by, open_source
+from engine.sources import FORMATS, HEAD_BYTES, OpenSource, claimed_by, open_source
+from engine.sources.dicomweb import is_dicomweb, open_instance
 from engine.sources.files import open_file, real_path
 from engine.store.catalog import ShardRow
 from engine.store.digests import digest_plane
@@ -40,23 +41,30 @@ class Stat:
 class SourceFile:
     """A source: its name in the catalog, where it is, and how it looked when it was listed.
 
-    ``path`` is relative to the folder ``base``, escaped as `engine.sources.files` does it.
+    ``path`` is relative to the folder ``base``, escaped as `engine.sources.files` does it. Neither
+    is shown, since Dask writes the arguments of a failed task to the worker's log. ``source`` is
+    made of pseudonyms where the root is ``confidential``.
     """
 
     source: str
-    base: str
-    path: str
+    base: str = field(repr=False)
+    path: str = field(repr=False)
     stat: Stat
+    confidential: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a source's header says: its planes, or a reason code, or neither: it is ignored."""
+    """What a source's header says: its planes, or a reason code, or neither: it is ignored.
+
+    ``withheld`` is a confidential file in a root that is not: nothing of it may be written down.
+    """
 
     file: SourceFile
     arrivals: tuple[Arrival, ...] = ()
     reason: str | None = None
     detail: str | None = None
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +112,16 @@ class ShardRecord:
     taken: tuple[Taken, ...]
 
 
+def open_listed(base: str, path: str) -> BinaryIO:
+    """Open a listed source of a folder or a PACS; see `open_file` and `open_instance`."""
+    return open_instance(base, path) if is_dicomweb(base) else open_file(Path(base), path)
+
+
 @contextmanager
 def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
     """Open a source; whatever is wrong with it is a `SourceUnreadable`."""
     with (
-        open_file(Path(file.base), file.path) as handle,
+        open_listed(file.base, file.path) as handle,
         open_source(handle, file.source, max_decoded_bytes=max_decoded_bytes) as source,
     ):
         yield source
@@ -137,9 +150,12 @@ def _probe(
     file: SourceFile, max_decoded_bytes: int, spacing_um: tuple[float, float] | None
 ) -> Probe:
     try:
-        with open_file(Path(file.base), file.path) as handle:
-            if claimed_by(file.source, handle.read(HEAD_BYTES)) is None:
+        with open_listed(file.base, file.path) as handle:
+            key = claimed_by(file.source, handle.read(HEAD_BYTES))
+            if key is None:
                 return Probe(file)
+            if FORMATS[key].confidential and not file.confidential:
+                return Probe(file, withheld=True)
             with open_source(handle, file.source, max_decoded_bytes=max_decoded_bytes) as source:
                 arrivals = tuple(
                     Arrival(
@@ -150,11 +166,14 @@ def _probe(
                         plane.spacing_um or spacing_um,
                         plane.place,
                         plane.series,
+                        plane.header,
                     )
                     for plane in source.planes
                 )
         return Probe(file, arrivals)
     except SourceUnreadable as error:
+        if error.reason == "no_pixels":
+            return Probe(file)
         return Probe(file, reason=error.reason, detail=str(error.args[1]))
 
 
@@ -168,6 +187,8 @@ def noise_of(pixels: NDArray[Any]) -> list[NDArray[np.float32]]:
 
 def stat_now(file: SourceFile) -> Stat | None:
     """Return how a source looks now, or None where it is gone."""
+    if is_dicomweb(file.base):  # an instance never changes
+        return file.stat
     try:
         found = os.lstat(real_path(Path(file.base), file.path))
     except OSError:

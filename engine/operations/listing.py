@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from engine.errors import NoSource
+from engine.errors import NoSource, SourceUnreadable
 from engine.operations.intake import SourceFile, Stat
-from engine.sources.files import walk_files
+from engine.privacy import Pseudonyms
+from engine.sources import FORMATS, HEAD_BYTES, claimed_by
+from engine.sources.dicomweb import is_dicomweb, walk_instances
+from engine.sources.files import FileStat, open_file, walk_files
 from engine.store.config import CohortConfig
 from engine.store.known import Known
 
-PASSING = frozenset({"vanished", "unreadable"})
+PASSING = frozenset({"vanished", "unreadable", "not_installed"})
 """Reasons that may be gone the next time: such a source is opened again."""
+
+
+SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
+"""What is kept of a confidential file's name: the suffix of a format."""
 
 
 class RootGone(NoSource):
@@ -52,8 +60,38 @@ class Listing:
     seen: set[str] = field(default_factory=set)
 
 
+def source_name(root: str, path: str, pseudonyms: Pseudonyms | None) -> str:
+    """Return a file's name in the catalog: root and path, or pseudonyms of its components."""
+    return f"{root}/{path if pseudonyms is None else pseudonyms.path(path, SUFFIXES)}"
+
+
+def holds_confidential(base: Path) -> bool:
+    """Tell whether a folder holds a file that names a patient, by suffix or first bytes.
+
+    Files under the suffix of another format are not opened; a confidential one among them is met,
+    and withheld, when it is read.
+    """
+    for found in walk_files(base):
+        if found.problem is not None:
+            continue
+        key = claimed_by(found.path, b"")
+        if key is None:
+            try:
+                with open_file(base, found.path) as file:
+                    key = claimed_by(found.path, file.read(HEAD_BYTES))
+            except (SourceUnreadable, OSError):
+                continue
+        if key is not None and FORMATS[key].confidential:
+            return True
+    return False
+
+
 def list_sources(
-    config: CohortConfig, scopes: Sequence[tuple[str, str]], known: Known, listing: Listing
+    config: CohortConfig,
+    scopes: Sequence[tuple[str, str]],
+    known: Known,
+    listing: Listing,
+    pseudonyms: Pseudonyms | None = None,
 ) -> Iterator[SourceFile]:
     """Yield the files of some scopes, each once, and note those that can't be opened.
 
@@ -61,6 +99,8 @@ def list_sources(
     ----------
     scopes
         (root name, path below it); "" is the whole root.
+    pseudonyms
+        For confidential roots.
 
     Raises
     ------
@@ -68,23 +108,36 @@ def list_sources(
         If a root is not there, or has become empty: an unmounted disk must orphan nothing.
     """
     for name, below in scopes:
-        base = Path(config.roots[name].path)
-        if not base.is_dir():
-            raise RootGone(name, str(base))
-        if _is_empty(base) and any(source.startswith(f"{name}/") for source in known.sources()):
-            raise RootEmpty(str(base))
-        for found in walk_files(base, below):
-            source = f"{name}/{found.path}"
+        base = config.roots[name].path
+        names = pseudonyms if config.roots[name].confidential else None
+        for found in _walk(name, base, below, known):
+            source = source_name(name, found.path, names)
             if source in listing.seen:
                 continue
             listing.seen.add(source)
             stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
-            file = SourceFile(source, str(base), found.path, stat)
+            file = SourceFile(source, base, found.path, stat, names is not None)
             listing.listed += 1
             if found.problem is not None:
                 listing.problems.append((file, found.problem))
             else:
                 yield file
+
+
+def _walk(name: str, place: str, below: str, known: Known) -> Iterator[FileStat]:
+    if is_dicomweb(place):
+        found = walk_instances(place)
+        first = next(found, None)
+        empty = first is None
+        files: Iterator[FileStat] = chain([] if first is None else [first], found)
+    else:
+        base = Path(place)
+        if not base.is_dir():
+            raise RootGone(name, place)
+        empty, files = _is_empty(base), walk_files(base, below)
+    if empty and any(source.startswith(f"{name}/") for source in known.sources()):
+        raise RootEmpty(place)
+    yield from files
 
 
 def _is_empty(folder: Path) -> bool:
@@ -113,14 +166,38 @@ def changes_of(
             listing.returned.append(file.source)
 
 
-def vanished(known: Known, listing: Listing, scopes: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield the sources in scope that the catalog knows and the listing did not meet."""
-    prefixes = [f"{name}/{below.strip('/')}".rstrip("/") for name, below in scopes]
+def gone_test(
+    listing: Listing,
+    config: CohortConfig,
+    scopes: Sequence[tuple[str, str]],
+    pseudonyms: Pseudonyms | None = None,
+) -> Callable[[str], bool]:
+    """Return what tells whether a source in scope was not met by a complete listing."""
+    prefixes = []
+    for name, below in scopes:
+        names = pseudonyms if config.roots[name].confidential else None
+        below = below.strip("/")
+        prefixes.append(source_name(name, below, names).rstrip("/"))
+        if names is not None:  # a folder whose name ends like a file's
+            prefixes.append(f"{name}/{names.path(below)}".rstrip("/"))
     # What lies in a folder that could not be listed may well be there; the root itself is "./".
     folders = (file.source for file, _ in listing.problems if file.source.endswith("/"))
     hidden = tuple(folder.removesuffix("./") for folder in folders)
-    for source in known.sources():
+
+    def gone(source: str) -> bool:
         if source in listing.seen or source.startswith(hidden or ("\0",)):
-            continue
-        if any(source == prefix or source.startswith(prefix + "/") for prefix in prefixes):
-            yield source
+            return False
+        return any(source == prefix or source.startswith(prefix + "/") for prefix in prefixes)
+
+    return gone
+
+
+def vanished(
+    known: Known,
+    listing: Listing,
+    config: CohortConfig,
+    scopes: Sequence[tuple[str, str]],
+    pseudonyms: Pseudonyms | None = None,
+) -> Iterator[str]:
+    """Yield the sources in scope that the catalog knows and the listing did not meet."""
+    return filter(gone_test(listing, config, scopes, pseudonyms), known.sources())

@@ -68,6 +68,7 @@ class Item(NamedTuple):
     spacing_um: tuple[float, float] | None
     source: str
     block: int | None = None
+    rescale: tuple[float, float] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -303,6 +304,8 @@ class _Row(NamedTuple):
     noise_sd: list[float]
     spacing_y_um: float | None
     spacing_x_um: float | None
+    rescale_slope: float | None
+    rescale_intercept: float | None
 
 
 def _rows(images: pa.Table, inputs: Sequence[str]) -> list[_Row]:
@@ -324,6 +327,7 @@ def _blocks(row: _Row) -> list[int | None]:
 def _item(row: _Row, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:
     place = known or row
     spacing = row.spacing_y_um, row.spacing_x_um
+    rescale = row.rescale_slope, row.rescale_intercept
     return Item(
         image_ids=names,
         inputs=row.inputs,
@@ -337,6 +341,7 @@ def _item(row: _Row, names: tuple[str, ...], block: int | None, known: Item | No
         spacing_um=None if spacing[0] is None or spacing[1] is None else (spacing[0], spacing[1]),
         source=row.source,
         block=block,
+        rescale=None if rescale[0] is None or rescale[1] is None else (rescale[0], rescale[1]),
     )
 
 

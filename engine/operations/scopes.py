@@ -1,38 +1,49 @@
-"""What an ingest looks at: sources that people name, as places inside declared roots."""
+"""Which roots, and which parts of them, an ingest takes; new ones are declared in cohort.toml."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, NoSource, NothingFound
+from engine.operations.listing import holds_confidential
+from engine.privacy import Pseudonyms
+from engine.sources.dicomweb import is_dicomweb
 from engine.sources.files import escape_path
-from engine.store.config import declare_roots, locate_root, new_root_name, read_config
+from engine.store.config import CohortConfig, declare_roots, locate_root, new_root_name, read_config
 from engine.store.root import Root
+
+CONFIDENTIAL_ROOT = "dicom"
+"""Name of a new root with confidential files: that of its folder may be a patient's."""
 
 
 def scopes_of(
-    root: Root, sources: Sequence[str | Path], layout: str | None
+    root: Root,
+    sources: Sequence[str | Path],
+    layout: str | None,
+    pseudonyms: Callable[[], Pseudonyms],
 ) -> list[tuple[str, str]]:
-    """Return (root name, path below it) of each source; "" is the whole root.
+    """Return (root name, path below it) for each source, or for all declared roots.
+
+    A source inside a declared root belongs to it; another one becomes a new root, which is
+    confidential if it holds any DICOM file.
 
     Parameters
     ----------
     root
         Where the cohort lives.
     sources
-        Files or folders; none stand for all declared roots. One outside of them is declared.
+        Files, folders, or DICOMweb services (``dicomweb+https://host/path``).
     layout
         Pattern for the folders of new roots.
+    pseudonyms
+        Called before a confidential root is declared; raises where there is no key.
 
     Raises
     ------
-    NoSource
-        If a source is not there. A declared root that is gone is left to the listing.
-    NothingFound
-        If none is given and none declared.
+    NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
     """
     config = read_config(root)
     if not sources:
@@ -43,20 +54,50 @@ def scopes_of(
         return [(name, "") for name in config.roots]
     scopes = []
     for source in sources:
+        if is_dicomweb(str(source)):
+            scopes.append((_declare_service(root, str(source).rstrip("/"), pseudonyms), ""))
+            config = read_config(root)
+            continue
         path = Path(os.path.abspath(source))  # noqa: PTH100 - takes out "..", follows no link
         located = locate_root(str(path), config)
-        if not path.exists() and (located is None or located[1]):
+        if not path.exists() and (located is None or located[1]):  # a root says more itself
             raise NoSource(str(source))
         if located is None:
-            base = path if path.is_dir() else path.parent
-            name = new_root_name(str(base), config)
-            entry: dict[str, Any] = {"path": str(base)}
-            if layout is not None:
-                entry["layout"] = layout
-            declare_roots(root, {name: entry}, None)
+            _declare_root(root, config, path, layout, pseudonyms)
             config = read_config(root)
             located = locate_root(str(path), config)
         if located is None:
-            raise ConfigError("cohort.toml", f"root {name} was not kept")
+            raise ConfigError("cohort.toml", "a new root was not kept")
         scopes.append((located[0], escape_path(located[1])))
     return scopes
+
+
+def _declare_service(root: Root, url: str, pseudonyms: Callable[[], Pseudonyms]) -> str:
+    """Return the name of a DICOMweb service's root, which is confidential whatever it holds."""
+    config = read_config(root)
+    for name, known in config.roots.items():
+        if known.path == url:
+            return name
+    pseudonyms()
+    name = new_root_name("dicomweb", config)
+    declare_roots(root, {name: {"path": url, "confidential": True}}, None)
+    return name
+
+
+def _declare_root(
+    root: Root,
+    config: CohortConfig,
+    path: Path,
+    layout: str | None,
+    pseudonyms: Callable[[], Pseudonyms],
+) -> None:
+    base = path if path.is_dir() else path.parent
+    entry: dict[str, Any] = {"path": str(base)}
+    name = new_root_name(str(base), config)
+    if layout is not None:
+        entry["layout"] = layout
+    if holds_confidential(base):
+        pseudonyms()  # without a key nothing is written, not even the root
+        name = new_root_name(CONFIDENTIAL_ROOT, config)
+        entry["confidential"] = True
+    declare_roots(root, {name: entry}, None)

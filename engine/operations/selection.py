@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from engine.errors import NothingFound, ParameterError
 from engine.store.catalog import IMAGES, ORPHANED, READY, with_fields
 
-ABOUT = ("source", "channels", "height", "width", "dtype")
+ABOUT = ("source", "series", "instance", "channels", "height", "width", "dtype")
 """Columns of the catalog that people ask for, beside the fields of the layout."""
 
 

@@ -15,6 +15,7 @@ from engine.errors import ConfigError, UsageError
 from engine.operations.base import Operation
 from engine.operations.key_state import Failure, KeyRows, KeyState, unbegun
 from engine.operations.registry import NoOperation, create_operation, find_operation
+from engine.sources.dicomweb import is_dicomweb
 from engine.store import catalog
 from engine.store.catalog import read_images
 from engine.store.config import CohortConfig, read_config
@@ -29,6 +30,7 @@ INGEST = "ingest"
 PLACE = (
     "state", "reason", "source", "fields", "content", "channels", "height", "width", "dtype",
     "spacing_y_um", "spacing_x_um", "stack", "shard", "t", "z", "giant", "noise_sd", "ingest",
+    "rescale_slope", "rescale_intercept",
 )  # fmt: skip
 """Columns of the catalog that a plan and a status read."""
 
@@ -122,7 +124,7 @@ def read_status(root: Root) -> Status:
 def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
     """Say which sources and tables that cohort.toml names are not there."""
     for name, declared in config.roots.items():
-        if not Path(declared.path).is_dir():
+        if not is_dicomweb(declared.path) and not Path(declared.path).is_dir():
             yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
     try:
         read_subjects(root, config)

@@ -174,7 +174,15 @@ def read_items(
                 continue
             yield (
                 item,
-                Image(pixels, item.noise_sd, item.spacing_um, read.start, write, item.source),
+                Image(
+                    pixels,
+                    item.noise_sd,
+                    item.spacing_um,
+                    read.start,
+                    write,
+                    item.source,
+                    item.rescale,
+                ),
             )
 
 

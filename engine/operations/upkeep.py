@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from engine.operations.registry import operations
+from engine.operations.reveal import reveal_rows
 from engine.operations.status import Status, read_status
+from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
+from engine.store.config import declare_key_check, read_config
 from engine.store.gc import OLDER_THAN_S, Leftover, collect, plan_gc
 from engine.store.root import Root
 from engine.store.verify import VerifyReport, verify_cohort
@@ -13,6 +19,41 @@ class Upkeep:
     """The methods of a cohort that need no cluster and compute nothing."""
 
     root: Root
+
+    def pseudonyms(self) -> Pseudonyms:
+        """Return the pseudonyms of this cohort, made with the key that the environment names.
+
+        Raises
+        ------
+        NoPseudonymKey, OtherPseudonymKey
+        """
+        url = self.root.url
+        names = read_key(outside=None if "://" in url else url)
+        if declare_key_check(self.root, names.check) != names.check:
+            raise OtherPseudonymKey(url)
+        return names
+
+    def reveal(self, source: str | Path) -> tuple[dict[str, Any], ...]:
+        """Return the catalog's rows of a file, or of all files in a folder.
+
+        Nothing that is stored leads from a pseudonym to a file: names are hashed again on the spot.
+
+        Parameters
+        ----------
+        source
+            A file or folder inside a root of cohort.toml.
+
+        Returns
+        -------
+        For each image: the file's ``path`` as given, ``source``, ``image_id``, ``state``,
+        ``reason``, ``subject`` and ``series``; a file that is not in the catalog has one row, of
+        state "unknown".
+
+        Raises
+        ------
+        NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
+        """
+        return tuple(reveal_rows(self.root, read_config(self.root), source, self.pseudonyms))
 
     def status(self) -> Status:
         """Say what is there, what is missing and what failed, each by name."""

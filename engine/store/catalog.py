@@ -50,8 +50,22 @@ IMAGES = pa.schema(
         ("noise_sd", pa.list_(pa.float64())),
         ("duplicate_of", pa.string()),
         ("ingest", pa.string()),
+        # What medical images have beside.
+        ("series", pa.string()),
+        ("instance", pa.int32()),
+        ("time_ms", pa.float64()),
+        ("spacing_z_um", pa.float64()),
+        ("position_mm", pa.list_(pa.float64())),
+        ("orientation", pa.list_(pa.float64())),
+        ("rescale_slope", pa.float64()),
+        ("rescale_intercept", pa.float64()),
+        ("header", pa.map_(pa.string(), pa.string())),
+        ("findings", pa.list_(pa.string())),
     ]
 )
+
+LISTS = ("noise_sd", "position_mm", "orientation", "findings")
+"""Columns of `IMAGES` that hold lists."""
 
 SHARDS = pa.schema(
     [
@@ -96,6 +110,16 @@ class ImageRow:
     noise_sd: tuple[float, ...] = ()
     duplicate_of: str | None = None
     ingest: str | None = None
+    series: str | None = None
+    instance: int | None = None
+    time_ms: float | None = None
+    spacing_z_um: float | None = None
+    position_mm: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
+    rescale_slope: float | None = None
+    rescale_intercept: float | None = None
+    header: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +154,10 @@ def shards_ledger(root: Root) -> Ledger:
 def image_table(rows: Sequence[ImageRow]) -> pa.Table:
     """Turn rows into a table of `IMAGES`."""
     columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(ImageRow)}
-    columns["fields"] = [list(row.fields.items()) for row in rows]
-    columns["noise_sd"] = [list(row.noise_sd) for row in rows]
+    for name in ("fields", "header"):
+        columns[name] = [list(getattr(row, name).items()) for row in rows]
+    for name in LISTS:
+        columns[name] = [None if v is None else list(v) for v in columns[name]]
     return pa.table(columns, schema=pa.schema([IMAGES.field(n) for n in columns])).select(
         IMAGES.names
     )

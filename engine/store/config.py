@@ -43,6 +43,17 @@ class RootConfig(BaseModel):
     layout: str | None = None
     spacing_um: tuple[float, float] | None = None
     """Pixel size (y, x), micrometres, for files that do not say it themselves."""
+    confidential: bool = False
+    """Names of its files are never written down, only pseudonyms; a root with DICOM must be so."""
+
+
+class PseudonymsConfig(BaseModel):
+    """What is known of the key of pseudonyms."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key_check: str
+    """Digest by which the key is recognised."""
 
 
 class Limits(BaseModel):
@@ -69,6 +80,7 @@ class CohortConfig(BaseModel):
     subjects: str | None = None
     """A CSV file with a column ``subject`` whose other columns join the tables."""
     limits: Limits = Limits()
+    pseudonyms: PseudonymsConfig | None = None
     roots: dict[str, RootConfig] = Field(default_factory=dict)
     operations: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -190,6 +202,28 @@ def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: st
         return None if new == raw else new
 
     root.update(TOML, change)
+
+
+def declare_key_check(root: Root, check: str) -> str:
+    """Write down by what the key of pseudonyms is recognised; the first of two writers wins.
+
+    Returns
+    -------
+    What is written there now.
+    """
+
+    def change(raw: bytes | None) -> bytes | None:
+        if parse_config(raw).pseudonyms is not None:
+            return None
+        document = tomlkit.parse(raw.decode()) if raw is not None else tomlkit.document()
+        entry = tomlkit.table()
+        entry["key_check"] = check
+        document["pseudonyms"] = entry
+        return tomlkit.dumps(document).encode()
+
+    root.update(TOML, change)
+    found = read_config(root).pseudonyms
+    return "" if found is None else found.key_check
 
 
 def declare_operation(

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pyarrow as pa
 
-from engine.store.catalog import FAILED, IMAGES, ORPHANED, READY, ImageRow, current
+from engine.store.catalog import FAILED, IMAGES, LISTS, ORPHANED, READY, ImageRow, current
 from engine.store.ledger import Ledger, Snapshot
 
 
@@ -41,6 +41,7 @@ class Known:
         )
         self._newer_content: dict[str, ImageRow] = {}
         self._newer_source: dict[str, dict[str, ImageRow]] = {}
+        self._newer_id: dict[str, ImageRow] = {}
 
     def _row(self, n: int) -> ImageRow:
         return rows_of(self._table.slice(n, 1))[0]
@@ -58,6 +59,10 @@ class Known:
         ids = self._table["image_id"]
         n = bisect_left(range(len(ids)), image_id, key=lambda i: ids[i].as_py())
         return self._row(n) if n < len(ids) and ids[n].as_py() == image_id else None
+
+    def holder(self, image_id: str) -> ImageRow | None:
+        """Return the image of this name, whatever its source."""
+        return self._newer_id.get(image_id) or self.image("", image_id)
 
     def unchanged(self, source: str, stat: tuple[int, int, int], passing: Container[str]) -> str:
         """Tell whether a source is as catalogued: "unchanged", "returned" (it was gone) or "no".
@@ -94,6 +99,7 @@ class Known:
         """Take note of rows that were committed."""
         for row in rows:
             self._newer_source.setdefault(row.source, {})[row.image_id] = row
+            self._newer_id[row.image_id] = row
             known = row.content is None or row.content in self._by_content
             if row.state == READY and row.content is not None and not known:
                 self._newer_content.setdefault(row.content, row)
@@ -119,7 +125,9 @@ def rows_of(table: pa.Table) -> list[ImageRow]:
     names = [field.name for field in fields(ImageRow)]
     rows = []
     for values in table.select([n for n in IMAGES.names if n in names]).to_pylist():
-        values["fields"] = dict(values["fields"] or ())
-        values["noise_sd"] = tuple(values["noise_sd"] or ())
+        for name in ("fields", "header"):
+            values[name] = dict(values[name] or ())
+        for name in LISTS:
+            values[name] = None if values[name] is None else tuple(values[name])
         rows.append(ImageRow(**values))
     return rows

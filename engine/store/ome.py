@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from engine.store.stacking import Lattice
+
 AXES = {
     "t": {"name": "t", "type": "time"},
     "c": {"name": "c", "type": "channel"},
@@ -15,7 +17,10 @@ AXES = {
 
 
 def group_attributes(
-    name: str, shapes: Sequence[tuple[int, ...]], spacing_um: tuple[float, float] | None
+    name: str,
+    shapes: Sequence[tuple[int, ...]],
+    spacing_um: tuple[float, float] | None,
+    lattice: Lattice | None = None,
 ) -> dict[str, Any]:
     """Return the attributes of an image group.
 
@@ -28,6 +33,9 @@ def group_attributes(
     spacing_um
         Pixel spacing (y, x) of the finest level, micrometres; None where it is not known, and
         then the axes have no unit.
+    lattice
+        Of a series: steps in time and across slices, and its place in the patient. The translation
+        is along the image's own axes; how they lie in the patient is the attribute ``dicom``.
     """
     names = ("t", "c", "z", "y", "x") if len(shapes[0]) == 5 else ("t", "c", "y", "x")
     axes = [dict(AXES[axis]) for axis in names]
@@ -48,4 +56,24 @@ def group_attributes(
     multiscale = {"name": name, "axes": axes, "datasets": datasets}
     if len(shapes) > 1:
         multiscale["type"] = "mean"
-    return {"ome": {"version": "0.5", "multiscales": [multiscale]}}
+    attributes: dict[str, Any] = {"ome": {"version": "0.5", "multiscales": [multiscale]}}
+    if lattice is not None and len(names) == 5:
+        _place_in_patient(axes, transforms, lattice)  # a series has one level
+        if lattice.orientation is not None:
+            attributes["dicom"] = {
+                "ImageOrientationPatient": list(lattice.orientation),
+                "ImagePositionPatient": list(lattice.position_mm or ()),
+            }
+    return attributes
+
+
+def _place_in_patient(
+    axes: list[dict[str, str]], transforms: list[dict[str, Any]], lattice: Lattice
+) -> None:
+    scale = transforms[0]["scale"]
+    if lattice.step_ms:
+        axes[0]["unit"], scale[0] = "millisecond", lattice.step_ms
+    if lattice.distance_um:
+        axes[2]["unit"], scale[2] = "micrometer", lattice.distance_um
+    if lattice.origin_um is not None and lattice.distance_um:
+        transforms.append({"type": "translation", "translation": [0.0, 0.0, *lattice.origin_um]})

@@ -91,7 +91,7 @@ def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
         group = zarr.create_group(
             LocalStore(folder / "stack.zarr"),
             zarr_format=3,
-            attributes=group_attributes(plan.name, shapes, plan.spacing_um),
+            attributes=group_attributes(plan.name, shapes, plan.spacing_um, plan.lattice),
         )
         names = ("t", "c", "z", "y", "x") if plan.kind == "series" else ("t", "c", "y", "x")
         for level, shape in enumerate(shapes):

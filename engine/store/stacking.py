@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine.errors import AlignmentError
+from engine.header import Header
 from engine.store.config import Limits
 
 OWN_STACK_IMAGES = 8
@@ -27,10 +28,27 @@ SMALLEST_LEVEL_PX = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Lattice:
+    """Where the planes of a series are in time and in the patient.
+
+    ``step_ms`` is the time between phases, ``distance_um`` that of slices; ``origin_um`` the first
+    pixel's centre (z, y, x) along the image's own axes. ``position_mm`` and ``orientation`` are
+    those of the first slice, as DICOM has them.
+    """
+
+    step_ms: float | None = None
+    distance_um: float | None = None
+    origin_um: tuple[float, float, float] | None = None
+    position_mm: tuple[float, float, float] | None = None
+    orientation: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """A plane that was found in a source and has no place yet.
 
-    ``shape`` is (c, y, x); ``place`` is (t, z) in one of the source's series, or None.
+    ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series is a file's, by
+    number, or, where there is a ``header``, one of several files, by name.
     """
 
     source: str
@@ -39,7 +57,14 @@ class Arrival:
     dtype: str
     spacing_um: tuple[float, float] | None
     place: tuple[int, int] | None = None
-    series: int = 0
+    series: int | str = 0
+    header: Header | None = field(default=None, repr=False)
+    lattice: Lattice | None = None
+
+    @property
+    def image_id(self) -> str:
+        """Name of the image: the pseudonym of its instance, or that of its source."""
+        return (self.header.identity.instance if self.header else self.source) + self.fragment
 
     @property
     def nbytes(self) -> int:
@@ -76,6 +101,7 @@ class StackPlan:
     dtype: str
     spacing_um: tuple[float, float] | None
     slots: tuple[Slot, ...]
+    lattice: Lattice | None = None
 
     def __post_init__(self) -> None:
         """Check that work is cut where shards end."""
@@ -129,12 +155,13 @@ def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tup
     Stacks in a fixed order. A shape that at least `OWN_STACK_IMAGES` arrivals share gets its own
     stack; rarer shapes of one bucket (see `bucket_side`) are padded to the largest among them.
     """
-    series: dict[str, list[Arrival]] = defaultdict(list)
+    series: dict[tuple[str, int | str], list[Arrival]] = defaultdict(list)
     giants: list[Arrival] = []
     flat: list[Arrival] = []
     for arrival in arrivals:
         if arrival.place is not None:
-            series[arrival.source].append(arrival)
+            of_files = arrival.header is not None
+            series["" if of_files else arrival.source, arrival.series].append(arrival)
         elif arrival.nbytes > limits.giant_bytes:
             giants.append(arrival)
         else:
@@ -159,7 +186,9 @@ def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tup
         by_kind: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
         times: Counter[tuple[object, ...]] = Counter()
         for arrival in members:
-            kind = (arrival.series, arrival.shape, arrival.dtype, arrival.spacing_um)
+            # Spacings of several files may differ in their last digit, see `arrange_series`.
+            spacing = None if arrival.header is not None else arrival.spacing_um
+            kind = (arrival.shape, arrival.dtype, spacing)
             # Metadata may give two planes one place; the second one must not overwrite the first.
             times[kind, arrival.place] += 1
             by_kind[(*kind, times[kind, arrival.place])].append(arrival)
@@ -209,6 +238,7 @@ def _plan_series(name: str, members: Sequence[Arrival], limits: Limits) -> Stack
             Slot(arrival, (t // frames) * across + z // depth, t, z)
             for arrival, (t, z) in zip(members, places, strict=True)
         ),
+        members[0].lattice,
     )
 
 
