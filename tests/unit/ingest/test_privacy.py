@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def write_all(folder: Path) -> None:
     """Write files that carry the canary everywhere, some of which fail."""
     for n in range(3):
         ds = make(
-            np.random.default_rng(n).integers(0, 99, (40, 40)).astype("<i2"),
+            np.random.default_rng(n).integers(0, 99, (40, 40)).astype(np.uint8),
             InstanceNumber=n,
             ImagePositionPatient=[0, 0, n],
             SOPInstanceUID=f"1.2.{CANARY}.{n}",
@@ -243,7 +244,11 @@ def test_a_root_with_any_dicom_is_confidential_as_a_whole(
 
 
 def test_dicom_that_comes_to_another_root_is_withheld(
-    cohort: engine.Cohort, tmp_path: Path, client: Client, capfd: pytest.CaptureFixture[str]
+    cohort: engine.Cohort,
+    tmp_path: Path,
+    client: Client,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put(tmp_path / "data" / "a.png", grey(1))
     cohort.ingest(tmp_path / "data", client=client)
@@ -252,10 +257,8 @@ def test_dicom_that_comes_to_another_root_is_withheld(
     report = cohort.ingest(client=client)
     assert (report.withheld, report.new, report.failed) == (2, 0, 0)
     assert CANARY not in all_text(Path(cohort.root.url))
-    cluster = ClusterArguments(scheduler=client.scheduler.address)
-    code = commands.ingest(
-        Output(False), cohort.root.url, [], cluster, layout=None, rehash=False, max_failed=0
-    )
+    monkeypatch.setattr(commands, "working", lambda *_: nullcontext(client))
+    code = commands.ingest(Output(False), cohort.root.url, cluster=ClusterArguments())
     assert code == 3
     assert "2 DICOM files lie in a root that is not confidential" in capfd.readouterr().err
     toml = Path(cohort.root.url) / "cohort.toml"
