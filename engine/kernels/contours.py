@@ -1,0 +1,221 @@
+"""Contours as arrays: what a polygon covers, how large it is and where it lies.
+
+A contour is one or more rings; a ring is an array (n, 2) of points y, x in pixels, and closes
+itself: its last point is joined to its first, whether or not that is written twice. Coordinates are
+those of the whole engine: the centre of the first pixel is (0, 0), so it covers -0.5 to 0.5.
+
+Inside is what a ray leaves an odd number of times (even-odd), over all rings together: a ring
+within a ring is a hole, whichever way either turns. A pixel is inside if its centre is. Of a centre
+on the outline itself, the left and top ones are inside, the right and bottom ones are not, so that
+polygons that share an edge never share a pixel nor leave one out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ParameterError
+from engine.geometry import YX
+from engine.kernels._jit import Bytes, Floats, compiled
+
+Rings = Sequence[NDArray[np.float64]]
+"""A contour: arrays (n, 2) of y, x, pixels; holes are rings like any other."""
+
+
+@compiled
+def _toggle(edges: Floats, parity: Bytes) -> None:
+    """Flip, for each edge and row, the pixel from which on the edge lies to the left.
+
+    ``edges`` (n, 4) are y, x, y, x; ``parity`` (height, width + 1) is zero at first. The exclusive
+    or along a row is then the mask.
+    """
+    height, columns = parity.shape
+    for n in range(len(edges)):
+        y0, x0, y1, x1 = edges[n]
+        if y0 == y1:
+            continue
+        if y0 > y1:  # from top to bottom, so that both neighbours of a shared edge round alike
+            y0, x0, y1, x1 = y1, x1, y0, x0
+        if y1 <= 0 or y0 > height - 1:
+            continue
+        first = max(0, math.ceil(y0))
+        last = min(height, math.ceil(y1))  # half-open: y0 <= y < y1
+        slope = (x1 - x0) / (y1 - y0)
+        for y in range(first, last):
+            x = x0 + (y - y0) * slope
+            column = 0
+            if x > 0:
+                column = columns - 1 if x > columns - 1 else math.ceil(x)
+            parity[y, column] ^= 1
+
+
+@compiled
+def _accumulate(parity: Bytes, mask: Bytes) -> None:
+    height, width = mask.shape
+    for y in range(height):
+        inside = np.uint8(0)
+        for x in range(width):
+            inside ^= parity[y, x]
+            mask[y, x] = inside
+
+
+def edges_of(rings: Rings) -> NDArray[np.float64]:
+    """Return the edges of all rings (n, 4): y, x of where each begins and ends, pixels.
+
+    Raises
+    ------
+    ParameterError
+        If a ring is not an array (n, 2), or holds what is not a finite number.
+    """
+    found = [np.empty((0, 4))]
+    for ring in rings:
+        points = np.asarray(ring, np.float64)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ParameterError("rings", points.shape, "arrays of shape (n, 2), y and x")
+        if not np.isfinite(points).all():
+            raise ParameterError("rings", "not finite", "finite numbers")
+        found.append(np.hstack([points, np.roll(points, -1, axis=0)]))
+    return np.concatenate(found)
+
+
+def fill_contour(rings: Rings, shape: YX, *, origin: float = 0.0) -> NDArray[np.bool_]:
+    """Return the pixels whose centre is inside a contour, by the even-odd rule.
+
+    Parameters
+    ----------
+    rings
+        Arrays (n, 2) of y, x; see the module.
+    shape
+        Of the mask (y, x), pixels. What lies outside of it is cut off.
+    origin
+        The coordinate that stands for the centre of the first pixel: 0 here, 1 where people count
+        from one (MATLAB), 0.5 where the first pixel covers 0 to 1 (QuPath).
+
+    Returns
+    -------
+    (y, x), True inside.
+
+    Examples
+    --------
+    >>> square = np.array([[0.5, 0.5], [0.5, 3.5], [2.5, 3.5], [2.5, 0.5]])
+    >>> fill_contour([square], (4, 5)).astype(int)
+    array([[0, 0, 0, 0, 0],
+           [0, 1, 1, 1, 0],
+           [0, 1, 1, 1, 0],
+           [0, 0, 0, 0, 0]])
+    >>> int(fill_contour([square + 1], (4, 5), origin=1).sum())
+    6
+    """
+    height, width = shape
+    if height < 1 or width < 1:
+        raise ParameterError("shape", shape, "positive")
+    edges = edges_of(rings)
+    if origin:
+        edges -= origin
+    parity = np.zeros((height, width + 1), np.uint8)
+    _toggle(edges, parity)
+    mask = np.empty((height, width), np.uint8)
+    _accumulate(parity, mask)
+    return mask.view(np.bool_)
+
+
+def ring_area_px(ring: NDArray[Any]) -> float:
+    """Return the signed area of a ring by the shoelace formula, pixels squared.
+
+    Positive where it runs from x to y, clockwise as pictures are shown (y down). Where a ring
+    crosses itself, parts count with the sign of their turn.
+
+    Examples
+    --------
+    >>> ring_area_px(np.array([[0, 0], [0, 4], [3, 4], [3, 0]]))
+    12.0
+    """
+    points = np.asarray(ring, np.float64)
+    if len(points) < 3:
+        return 0.0
+    y, x = (points - points[0]).T  # near the origin, where differences lose no digits
+    return float(0.5 * (x @ np.roll(y, -1) - np.roll(x, -1) @ y))
+
+
+def area_px(rings: Rings) -> float:
+    """Return the area of a contour, pixels squared: the outer rings without their holes.
+
+    A ring is a hole if its first point is inside an odd number of the others (even-odd), so the
+    direction of a ring means nothing. For rings that neither cross nor touch.
+
+    Examples
+    --------
+    >>> outer = np.array([[0.0, 0], [0, 10], [10, 10], [10, 0]])
+    >>> area_px([outer, outer / 2 + 1])
+    75.0
+    """
+    total = 0.0
+    for n, ring in enumerate(rings):
+        others = [other for m, other in enumerate(rings) if m != n]
+        hole = others and holds_point(others, float(ring[0][0]), float(ring[0][1]))
+        total += -abs(ring_area_px(ring)) if hole else abs(ring_area_px(ring))
+    return abs(total)
+
+
+def area_mm2(rings: Rings, spacing_mm: tuple[float, float]) -> float:
+    """Return the area of a contour in square millimetres, from the polygon and not from a mask.
+
+    Parameters
+    ----------
+    spacing_mm
+        Distance of rows and of columns, millimetres (DICOM's Pixel Spacing, PS3.3, 10.7.1.3).
+
+    Examples
+    --------
+    >>> area_mm2([np.array([[0.0, 0], [0, 4], [3, 4], [3, 0]])], (2.0, 0.5))
+    12.0
+    """
+    return area_px(rings) * spacing_mm[0] * spacing_mm[1]
+
+
+def holds_point(rings: Rings, y: float, x: float) -> bool:
+    """Tell whether a point is inside a contour, by the rule of `fill_contour`."""
+    edges = edges_of(rings)
+    edges = edges[(edges[:, 0] <= y) != (edges[:, 2] <= y)]
+    upwards = edges[:, 0] > edges[:, 2]
+    edges[upwards] = edges[upwards][:, [2, 3, 0, 1]]
+    y0, x0, y1, x1 = edges.T
+    return bool(np.count_nonzero(x0 + (y - y0) * ((x1 - x0) / (y1 - y0)) <= x) % 2)
+
+
+def centroid(rings: Rings) -> tuple[float, float]:
+    """Return the centre of gravity (y, x) of what a contour covers, pixels.
+
+    Of a contour without area, that of its points.
+
+    Examples
+    --------
+    >>> centroid([np.array([[0.0, 0], [0, 4], [3, 4], [3, 0]])])
+    (1.5, 2.0)
+    """
+    total, moment = 0.0, np.zeros(2)
+    for n, ring in enumerate(rings):
+        points = np.asarray(ring, np.float64)
+        area = ring_area_px(points)
+        if area == 0.0:
+            continue
+        others = [other for m, other in enumerate(rings) if m != n]
+        hole = others and holds_point(others, points[0, 0], points[0, 1])
+        near = points - points[0]
+        after = np.roll(near, -1, axis=0)
+        cross = near[:, 1] * after[:, 0] - after[:, 1] * near[:, 0]
+        centre = points[0] + ((near + after) * cross[:, None]).sum(axis=0) / (6.0 * area)
+        weight = -abs(area) if hole else abs(area)
+        total += weight
+        moment += weight * centre
+    if total == 0.0:
+        everything = np.concatenate([np.asarray(ring, np.float64) for ring in rings])
+        y, x = everything.mean(axis=0)
+    else:
+        y, x = moment / total
+    return float(y), float(x)
