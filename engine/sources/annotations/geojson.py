@@ -1,0 +1,211 @@
+"""GeoJSON as QuPath writes and reads it (RFC 7946, with pixels for coordinates).
+
+QuPath's first pixel covers 0 to 1, so its centre is at 0.5. A file belongs to the image that it is
+named after: ``slide.tif.geojson`` or ``slide.geojson`` to ``slide.tif``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ParameterError, SourceUnreadable
+from engine.kernels.contours import Rings, holds_point, ring_area_px
+from engine.sources.annotations.base import (
+    Drawing,
+    Target,
+    checked_ring,
+    number_option,
+    numbered,
+)
+
+SUFFIXES = (".geojson", ".geojson.json")
+
+ORIGIN = 0.5
+"""Where QuPath has the centre of the first pixel."""
+
+UNCLASSIFIED = "annotation"
+"""Structure of a feature without a class or name."""
+
+
+@dataclass(frozen=True)
+class GeoJsonReader:
+    """Reads polygons.
+
+    Parameters
+    ----------
+    origin
+        The coordinate of the first pixel's centre; see `fill_contour`.
+    """
+
+    origin: float = ORIGIN
+
+    @property
+    def context(self) -> str:
+        """Options, as text."""
+        return repr(self.origin)
+
+    def claims(self, path: str) -> bool:
+        """Tell the files by their suffix."""
+        return path.lower().endswith(SUFFIXES)
+
+    def read(self, path: str, data: bytes) -> list[Drawing]:
+        """Read the polygons of one image; those of one class are numbered.
+
+        Raises
+        ------
+        SourceUnreadable
+        """
+        if not data.strip():
+            raise SourceUnreadable("empty", "there is nothing in it")
+        stem = next(path[: -len(s)] for s in reversed(SUFFIXES) if path.lower().endswith(s))
+        target = Target((stem, f"{stem}.*"))
+        try:
+            features = list(_features(json.loads(data)))
+            drawings = [
+                Drawing(target, _structure(feature), self._rings(feature.get("geometry")))
+                for feature in features
+            ]
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, SourceUnreadable):
+                raise
+            raise SourceUnreadable("not_numbers", "it is not JSON") from None
+        except (TypeError, KeyError, AttributeError, IndexError):
+            raise SourceUnreadable("corrupt", "it is not GeoJSON") from None
+        if not drawings:
+            raise SourceUnreadable("empty", "there is no feature in it")
+        return numbered(drawings)
+
+    def _rings(self, geometry: Any) -> tuple[NDArray[np.float64], ...]:
+        kind = geometry["type"]
+        if kind == "Polygon":
+            polygons = [geometry["coordinates"]]
+        elif kind == "MultiPolygon":
+            polygons = geometry["coordinates"]
+        elif kind in ("LineString", "MultiLineString"):
+            raise SourceUnreadable("unclosed", "a line is no outline")
+        else:
+            raise SourceUnreadable("unsupported", "only polygons are read")
+        rings = tuple(self._ring(ring) for polygon in polygons for ring in polygon)
+        if not rings:
+            raise SourceUnreadable("too_few_points", "a polygon has no ring")
+        return rings
+
+    def _ring(self, positions: Any) -> NDArray[np.float64]:
+        for position in positions:
+            if not isinstance(position, Sequence) or isinstance(position, str):
+                raise SourceUnreadable("corrupt", "a position is not a list")
+            if len(position) < 2:
+                raise SourceUnreadable("odd_count", "a position has one number")
+            if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in position):
+                raise SourceUnreadable("not_numbers", "a position is not made of numbers")
+        points = np.array([position[:2] for position in positions], np.float64).reshape(-1, 2)
+        if len(points) > 1 and np.isfinite(points).all() and (points[0] != points[-1]).any():
+            raise SourceUnreadable("unclosed", "the last position of a ring is not the first")
+        return checked_ring(points[:, ::-1] - self.origin)
+
+
+def _features(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the features of a collection, of a list of them (older QuPath), or the only one."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _features(one)
+    elif value["type"] == "FeatureCollection":
+        yield from value["features"]
+    elif value["type"] == "Feature":
+        yield value
+    else:
+        yield {"geometry": value}
+
+
+def _structure(feature: Mapping[str, Any]) -> str:
+    properties = feature.get("properties") or {}
+    classified = properties.get("classification") or {}
+    name = classified.get("name") or properties.get("name")
+    return str(name) if name else UNCLASSIFIED
+
+
+def write_geojson(
+    contours: Mapping[str, Rings], *, origin: float = ORIGIN, objects: str = "annotation"
+) -> bytes:
+    """Return contours as a FeatureCollection that QuPath reads, one feature a structure.
+
+    Coordinates are written with all their digits, so reading them gives the same masks bit by bit
+    wherever ``origin`` is a sum of halves, and points within a rounding of the last digit.
+
+    Parameters
+    ----------
+    contours
+        Rings by structure, pixels.
+    origin
+        The coordinate to give the first pixel's centre.
+    objects
+        QuPath's kind of object.
+    """
+    features = []
+    for structure, rings in contours.items():
+        polygons = [
+            [_positions(ring, origin) for ring in polygon] for polygon in polygons_of(rings)
+        ]
+        geometry: dict[str, Any] = {"type": "Polygon", "coordinates": polygons[0]}
+        if len(polygons) > 1:
+            geometry = {"type": "MultiPolygon", "coordinates": polygons}
+        properties = {"objectType": objects, "classification": {"name": structure.split("#")[0]}}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    collection = {"type": "FeatureCollection", "features": features}
+    return json.dumps(collection, allow_nan=False).encode()
+
+
+def polygons_of(rings: Rings) -> list[list[NDArray[np.float64]]]:
+    """Group the rings of a contour into polygons, each an outer ring and then its holes.
+
+    Outer rings run counter-clockwise in the sense of RFC 7946 (y up), holes the other way.
+    """
+    depth, owners = [], []
+    for n, ring in enumerate(rings):
+        around = [
+            m for m, o in enumerate(rings) if m != n and holds_point([o], ring[0][0], ring[0][1])
+        ]
+        depth.append(len(around))
+        # Among the outer rings around a hole, its own is the innermost: the smallest.
+        owners.append(min(around, key=lambda m: abs(ring_area_px(rings[m])), default=n))
+    found: dict[int, list[NDArray[np.float64]]] = {
+        n: [_turned(ring, outer=True)] for n, ring in enumerate(rings) if depth[n] % 2 == 0
+    }
+    for n, ring in enumerate(rings):
+        if depth[n] % 2:
+            found[owners[n]].append(_turned(ring, outer=False))
+    return list(found.values())
+
+
+def _turned(ring: NDArray[np.float64], *, outer: bool) -> NDArray[np.float64]:
+    return ring if (ring_area_px(ring) > 0) == outer else ring[::-1]
+
+
+def _positions(ring: NDArray[np.float64], origin: float) -> list[list[float]]:
+    closed = np.vstack([ring, ring[:1]]) + origin
+    return [[x, y] for y, x in closed.tolist()]
+
+
+def create(folder: Path, options: Mapping[str, object]) -> GeoJsonReader:
+    """Return a reader.
+
+    Parameters
+    ----------
+    options
+        ``origin``, a number.
+
+    Raises
+    ------
+    ParameterError
+    """
+    unknown = set(options) - {"origin"}
+    if unknown:
+        raise ParameterError(min(unknown), options[min(unknown)], "origin")
+    return GeoJsonReader(number_option(options, "origin", ORIGIN))
