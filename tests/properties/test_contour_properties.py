@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import points_in_poly
@@ -32,6 +32,7 @@ def centres() -> NDArray[np.float64]:
     return np.stack(np.mgrid[: SHAPE[0], : SHAPE[1]], axis=-1).reshape(-1, 2).astype(float)
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_a_mask_holds_the_centres_that_another_implementation_finds_inside(seed: int) -> None:
     """Any polygon, crossing itself and leaving the image; no centre lies on an outline."""
@@ -40,6 +41,7 @@ def test_a_mask_holds_the_centres_that_another_implementation_finds_inside(seed:
     assert (fill_contour([points], SHAPE) == inside).all()
 
 
+@settings(deadline=None)
 @given(SEEDS, SEEDS)
 def test_rings_together_are_the_exclusive_or_of_each(first: int, second: int) -> None:
     one, other = star(first), star(second)
@@ -47,6 +49,7 @@ def test_rings_together_are_the_exclusive_or_of_each(first: int, second: int) ->
     assert (fill_contour([one, other], SHAPE) == both).all()
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(1, 30))
 def test_parts_of_a_polygon_share_no_pixel_and_leave_none_out(seed: int, cut: int) -> None:
     """On a grid of half pixels, where centres lie on outlines all the time."""
@@ -57,6 +60,7 @@ def test_parts_of_a_polygon_share_no_pixel_and_leave_none_out(seed: int, cut: in
     assert (filled[0] ^ filled[1] == fill_contour([ring], SHAPE)).all()
 
 
+@settings(deadline=None)
 @given(SEEDS)
 def test_the_area_of_a_mask_is_that_of_its_polygon_to_within_its_outline(seed: int) -> None:
     ring = star(seed)
@@ -68,6 +72,7 @@ def test_the_area_of_a_mask_is_that_of_its_polygon_to_within_its_outline(seed: i
     assert fine == pytest.approx(area_px([ring]), abs=0.05 * length)
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(0, 40), st.floats(-1e4, 1e4), st.floats(0.1, 10))
 def test_the_shoelace_knows_no_beginning_place_or_turn(
     seed: int, start: int, move: float, factor: float
@@ -83,6 +88,7 @@ def test_the_shoelace_knows_no_beginning_place_or_turn(
     assert centroid([np.roll(ring, start, axis=0) + 7]) == pytest.approx((y + 7, x + 7), rel=1e-6)
 
 
+@settings(deadline=None)
 @given(SEEDS, SEEDS)
 def test_what_a_contour_holds_is_a_share(first: int, second: int) -> None:
     one, other = [star(first)], [star(second)]
@@ -96,6 +102,7 @@ def test_what_a_contour_holds_is_a_share(first: int, second: int) -> None:
     assert share_inside(one, large) == 1.0
 
 
+@settings(deadline=None)
 @given(SEEDS, st.floats(0.0, 1.0))
 def test_a_traced_mask_is_filled_as_it_was(seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((13, 17)) < share
@@ -104,6 +111,7 @@ def test_a_traced_mask_is_filled_as_it_was(seed: int, share: float) -> None:
     assert sum(map(ring_area_px, rings)) == mask.sum() == pytest.approx(area_px(rings))
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(0, 40))
 def test_a_canonical_ring_is_the_same_from_any_start(seed: int, start: int) -> None:
     ring = star(seed)
