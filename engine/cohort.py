@@ -25,6 +25,7 @@ from engine.graph.run import RunReport, run_plan
 from engine.images import Images, stack_tree
 from engine.operations.base import Operation
 from engine.operations.history import most_used_key
+from engine.operations.inputs import origin_of_inputs, read_inputs
 from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
 from engine.operations.scopes import scopes_of
@@ -162,7 +163,7 @@ class Cohort(Functions, Upkeep, QualityControl):
         retry_failed: bool,
         other: tuple[Mapping[str, Any], frozenset[str]] | None = None,
     ) -> tuple[Publisher, Plan, tuple[int, pa.Table]]:
-        catalog, images = read_images(self.root)
+        catalog, images = read_inputs(self.root, operation)
         ledger = ledger_of(self.root, operation)
         publisher = Publisher(ledger, operation.key, ledger.snapshot())
         plan = plan_run(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import UsageError
+from engine.graph.annotate import AnnotationReport
 from engine.operations.intake import Probe, ShardRecord, ShardTask, SourceFile, Taken
 from engine.operations.listing import Listing
 from engine.privacy import Pseudonyms
@@ -64,6 +65,7 @@ class IngestReport:
     findings: Counter[str] = field(default_factory=Counter)
     failed_first: list[dict[str, str]] = field(default_factory=list)
     unmatched_first: list[str] = field(default_factory=list)
+    annotations: AnnotationReport | None = None
 
     @property
     def taken(self) -> int:
@@ -73,6 +75,7 @@ class IngestReport:
     def as_json(self) -> dict[str, Any]:
         """Return the counts as plain values."""
         values = {n: dict(v) if isinstance(v, Counter) else v for n, v in vars(self).items()}
+        values["annotations"] = self.annotations and self.annotations.as_json()
         return {**values, "elapsed_s": round(self.elapsed_s, 3)}
 
 

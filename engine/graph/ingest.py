@@ -17,6 +17,7 @@ from distributed import Client
 
 from engine.errors import Interrupted
 from engine.graph.admission import Admission, IngestReport
+from engine.graph.annotate import AnnotationIngest
 from engine.graph.cluster import require_slots
 from engine.graph.events import Events
 from engine.graph.quarantine import Attempt, run_quarantined
@@ -133,6 +134,10 @@ class Ingest:
             raise Interrupted(report.taken, report.left)
         gone = vanished(admission.known, listing, self._config, self._scopes, self._pseudonyms)
         admission.settle(listing, gone)
+        drawn = AnnotationIngest(
+            self._root, self._config, self._client, self._id, events=self._events, stop=self._stop
+        )
+        report.annotations = drawn.run()
         report.elapsed_s = time.perf_counter() - began
         return report
 

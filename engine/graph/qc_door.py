@@ -14,8 +14,9 @@ from engine.graph.notebook import events_here
 from engine.graph.qc import QcReport, make_pictures
 from engine.graph.reduce import make_tables
 from engine.operations.base import Operation
+from engine.operations.inputs import read_inputs
 from engine.operations.unit import ledger_of
-from engine.store.catalog import ShardRow, read_images
+from engine.store.catalog import ShardRow
 from engine.store.config import read_config
 from engine.store.root import Root
 
@@ -69,7 +70,7 @@ class QualityControl:
         reports = []
         with client_or_own(client, shown) as working:
             for one in wanted:
-                catalog, images = read_images(self.root)
+                catalog, images = read_inputs(self.root, one)
                 results = ledger_of(self.root, one).snapshot()
                 if not results.of_key(one.key):
                     raise NothingFound(

@@ -15,6 +15,7 @@ from engine.graph.events import Events
 from engine.graph.quarantine import Attempt, run_quarantined
 from engine.graph.window import Window
 from engine.operations.base import Operation
+from engine.operations.inputs import origin_of_inputs
 from engine.operations.tables import (
     SLICE_IMAGES,
     TableSpec,
@@ -146,6 +147,7 @@ def make_tables(
         "parts": state_digest(results.of_key(operation.key)),
         "subjects": digest,
         "fields": list(spec.fields),
+        **origin_of_inputs(images),
     }
     suffix = f"@{operation.key[:8]}" if trial else ""
     return reduce_tables(

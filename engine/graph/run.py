@@ -27,6 +27,7 @@ from engine.operations.unit import (
     failed_unit,
     shards_read,
 )
+from engine.store.annotations import Ref, read_annotations
 from engine.store.catalog import ShardRow
 from engine.store.results import record_key
 from engine.store.root import Root
@@ -79,7 +80,11 @@ class RunReport:
 
 
 def unit_task(
-    root: Root, operation: Operation, files: Mapping[str, ShardRow], attempt: Attempt[Unit]
+    root: Root,
+    operation: Operation,
+    files: Mapping[str, ShardRow],
+    drawn: Mapping[str, tuple[Ref, ...]],
+    attempt: Attempt[Unit],
 ) -> UnitRecord | None:
     """Compute one unit on a worker. A trial (a unit with a negative number) publishes nothing."""
     worker = distributed.get_worker()
@@ -93,6 +98,7 @@ def unit_task(
         attempts=attempt.number,
         where=where,
         trial=unit.number < 0,
+        drawn=drawn,
         computed=distributed.secede,  # the next unit computes while this one's part is written
     )
 
@@ -147,6 +153,14 @@ def run_plan(
     record_key(root, operation.identity, plan.key)
     shown.start(operation.name, plan.to_compute, "images")
     files_of = FilesOf(files)
+    annotations = read_annotations(root) if "annotation" in operation.inputs else None
+
+    def task_of(attempt: Attempt[Unit]) -> tuple[Any, ...]:
+        items = attempt.task.items
+        names = [item.image_ids[0] for item in items]
+        drawn = {} if annotations is None else annotations.of(names)
+        return root, operation, files_of(items, operation.halo_px), drawn, attempt
+
     wanted = [row for unit in units for row in rows_of_unit(unit)]
     wanted += [(copy.image_id, copy.inputs, copy.block) for copy in plan.copies]
     done = 0
@@ -154,7 +168,6 @@ def run_plan(
     def left() -> int:
         return len(units) + len(copies) - done
 
-    halo = operation.halo_px
     last = time.monotonic()
 
     def idle() -> None:
@@ -181,7 +194,7 @@ def run_plan(
     window = Window(
         client,
         unit_task,
-        lambda attempt: (root, operation, files_of(attempt.task.items, halo), attempt),
+        task_of,
         label=operation.name,
         resources=resources,
     )

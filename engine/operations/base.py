@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine.errors import EngineError, ParameterError, UsageError
 from engine.geometry import YX, Region
 from engine.operations.outlines import Outline, outline_objects
+from engine.store.annotations import Contour
 from engine.store.digests import digest_of
 
 INPUTS = ("content", "spacing", "rescale", "annotation")
@@ -52,7 +53,9 @@ class Image:
     write
         The region, in the whole image, whose objects are asked for; None for all of it.
     source
-        Name of the source in the catalog, by which annotations are found.
+        Name of the source in the catalog.
+    annotations
+        What people drew on the image, for operations with "annotation" among their ``inputs``.
     """
 
     pixels: NDArray[Any]
@@ -62,6 +65,7 @@ class Image:
     write: Region | None = None
     source: str = ""
     rescale: tuple[float, float] | None = None
+    annotations: tuple[Contour, ...] = ()
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Image:
@@ -198,9 +202,10 @@ class Operation(BaseModel):
         return self.frame(self.measure(Image.of(array)))
 
     def annotation(self, source: str) -> str | None:
-        """Return the digest of what people drew on a source, if "annotation" is in ``inputs``.
+        """Return the digest of what the operation itself knows of a source, as a further input.
 
-        Called when a run is planned, so that an edited annotation is a new input.
+        Asked when a run is planned, of operations with "annotation" in ``inputs``. What people drew
+        and ingest has read needs none of it: its digest is in the catalog's column ``annotation``.
         """
         return None
 
@@ -258,8 +263,18 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
             zip(*(images[f"rescale_{part}"].to_pylist() for part in RESCALE), strict=True)
         ),
         "annotation": lambda: [operation.annotation(s) for s in images["source"].to_pylist()],
+        "annotation": lambda: _annotations(operation, images),
     }
     if not set(operation.inputs) <= set(columns):
         raise ParameterError("inputs", operation.inputs, f"out of {', '.join(INPUTS)}")
     read = {name: columns[name]() for name in operation.inputs}
     return [digest_of({name: read[name][i] for name in read}) for i in range(len(contents))]
+
+
+def _annotations(operation: Operation, images: pa.Table) -> list[Any]:
+    """Return what is drawn on each image: its digest, the operation's own one, or both."""
+    own = [operation.annotation(source) for source in images["source"].to_pylist()]
+    if "annotation" not in images.column_names:
+        return own
+    drawn = images["annotation"].to_pylist()
+    return [mine if d is None else [d, mine] for d, mine in zip(drawn, own, strict=True)]

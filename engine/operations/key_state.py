@@ -129,6 +129,7 @@ class KeyRows:
     declared: bool
     operation: Operation | None
     note: str | None
+    annotations_version: int = -1
 
     def read(
         self, catalog_version: int, images: pa.Table, sources: Mapping[str, str]
@@ -184,6 +185,9 @@ class KeyRows:
         if origin is None or origin.get("key") != self.key:
             return origin is not None, True
         if int(origin["catalog"]) < catalog_version:
+            return True, True
+        reads = self.operation is not None and "annotation" in self.operation.inputs
+        if reads and int(origin.get("annotations", -1)) < self.annotations_version:
             return True, True
         made_of, newest = int(origin["results"]), self.snapshot.version
         return True, key_changed_after(self.root, self.ledger.path, self.key, made_of, newest)

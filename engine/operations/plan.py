@@ -69,6 +69,7 @@ class Item(NamedTuple):
     source: str
     block: int | None = None
     rescale: tuple[float, float] | None = None
+    annotation: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -306,11 +307,16 @@ class _Row(NamedTuple):
     spacing_x_um: float | None
     rescale_slope: float | None
     rescale_intercept: float | None
+    annotation: str | None
 
 
 def _rows(images: pa.Table, inputs: Sequence[str]) -> list[_Row]:
     """Return rows of the catalog as values, a column at a time: there may be a million."""
-    columns = (images[name].to_pylist() for name in _Row._fields[1:])
+    there = set(images.column_names)  # annotations are joined only for those that read them
+    columns = (
+        images[name].to_pylist() if name in there else [None] * images.num_rows
+        for name in _Row._fields[1:]
+    )
     return list(map(_Row._make, zip(inputs, *columns, strict=True)))
 
 
@@ -342,6 +348,7 @@ def _item(row: _Row, names: tuple[str, ...], block: int | None, known: Item | No
         source=row.source,
         block=block,
         rescale=None if rescale[0] is None or rescale[1] is None else (rescale[0], rescale[1]),
+        annotation=row.annotation,
     )
 
 

@@ -13,10 +13,12 @@ import pyarrow.compute as pc
 
 from engine.errors import ConfigError, UsageError
 from engine.operations.base import Operation
+from engine.operations.inputs import join_annotations
 from engine.operations.key_state import Failure, KeyRows, KeyState, unbegun
 from engine.operations.registry import NoOperation, create_operation, find_operation
 from engine.sources.dicomweb import is_dicomweb
 from engine.store import catalog
+from engine.store.annotations import AnnotationState, annotation_state, read_annotations
 from engine.store.catalog import read_images
 from engine.store.config import CohortConfig, read_config
 from engine.store.leftovers import all_ledgers
@@ -43,6 +45,7 @@ class Status:
     is gone) and retired (is no more). ``last_ingest`` is the identifier of the newest ingest that
     changed anything; it begins with the time, UTC. ``notes`` say what could not be looked at,
     ``absent`` what cohort.toml names and is not there: the next ingest or run will miss it.
+    ``annotations`` counts what is drawn, and names what is of no image or can't be read.
     """
 
     images: Mapping[str, int]
@@ -51,6 +54,7 @@ class Status:
     last_ingest: str | None
     notes: tuple[str, ...] = field(default=())
     absent: tuple[str, ...] = field(default=())
+    annotations: AnnotationState | None = None
 
     @property
     def complete(self) -> bool:
@@ -72,6 +76,7 @@ class Status:
             "operations": [asdict(key) for key in self.keys],
             "failed": [asdict(failure) for failure in self.failures],
             "last_ingest": self.last_ingest,
+            "annotations": None if self.annotations is None else asdict(self.annotations),
             "notes": list(self.notes),
             "absent": list(self.absent),
         }
@@ -87,7 +92,8 @@ def read_status(root: Root) -> Status:
     config = read_config(root)
     snapshot_of_images, images = read_images(root, PLACE)
     has_pixels = pc.is_in(images["state"], value_set=pa.array([catalog.READY, catalog.ORPHANED]))
-    with_pixels = images.filter(has_pixels)
+    annotations = read_annotations(root)
+    with_pixels = join_annotations(images.filter(has_pixels), annotations)
     sources = dict(zip(images["image_id"].to_pylist(), images["source"].to_pylist(), strict=True))
     failures = list(_unreadable(images))
     keys: list[KeyState] = []
@@ -101,8 +107,9 @@ def read_status(root: Root) -> Status:
             operation, note = _operation(root, name, int(folder[1:]), key)
             is_declared = name in declared and declared[name].key == key
             facts = KeyRows(
-                root, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note
-            )
+                root, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note,
+                annotations.version,
+            )  # fmt: skip
             state, failed = facts.read(snapshot_of_images.version, with_pixels, sources)
             keys.append(state)
             failures += failed
@@ -118,6 +125,7 @@ def read_status(root: Root) -> Status:
         last_ingest=max(ingests, default=None),
         notes=notes,
         absent=tuple(_absent(root, config)),
+        annotations=annotation_state(root),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,9 @@ from engine.errors import (
 )
 from engine.geometry import Region
 from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.inputs import Drawn
 from engine.operations.plan import Item, Unit
+from engine.store.annotations import Ref
 from engine.store.catalog import ShardRow
 from engine.store.ledger import Ledger, Part
 from engine.store.pixels import StackReader
@@ -196,6 +198,7 @@ def compute_unit(
     where: Where | None = None,
     trial: bool = False,
     computed: Callable[[], None] = lambda: None,
+    drawn: Mapping[str, tuple[Ref, ...]] | None = None,
 ) -> UnitRecord | None:
     """Answer for every item of a unit and write the rows as one part, not yet visible.
 
@@ -215,6 +218,8 @@ def compute_unit(
         Worker and device, for the record.
     trial
         Whether the answers are thrown away: it is only asked whether they kill the worker.
+    drawn
+        Where what is drawn on the images is stored, by image_id.
     computed
         Called when all is computed and only the part is left to write, which is waiting for a disk.
 
@@ -226,6 +231,7 @@ def compute_unit(
     place = where or Where()
     operation.prepare()
     reader = StackReader(root, files)
+    on_images = Drawn(root, dict(drawn or {}))
     objects = [(spec.name, spec.type, _plain(spec.type)) for spec in operation.objects]
     answers: list[Answer] = []
     for item, image in read_items(reader, unit.items, operation.halo_px):
@@ -235,6 +241,8 @@ def compute_unit(
         try:
             if isinstance(image, Exception):
                 raise image
+            if "annotation" in operation.inputs:
+                image = replace(image, annotations=on_images.on(item))
             found = _checked(objects, operation.measure(image))
         except (StoreFull, StoreReadOnly):
             raise

@@ -56,6 +56,22 @@ class PseudonymsConfig(BaseModel):
     """Digest by which the key is recognised."""
 
 
+class AnnotationConfig(BaseModel):
+    """A folder of what people drew on images; further entries are options of its format."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    path: str
+    format: str
+    images: str | None = None
+    """Name of the root whose images they are of; any by default."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the format."""
+        return dict(self.model_extra or {})
+
+
 class Limits(BaseModel):
     """Bounds of what is taken in."""
 
@@ -82,6 +98,7 @@ class CohortConfig(BaseModel):
     limits: Limits = Limits()
     pseudonyms: PseudonymsConfig | None = None
     roots: dict[str, RootConfig] = Field(default_factory=dict)
+    annotations: dict[str, AnnotationConfig] = Field(default_factory=dict)
     operations: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("roots")

@@ -155,7 +155,7 @@ def _remove_empty_parents(root: Root, removed: Iterable[Leftover]) -> None:
         if (pieces := left.path.rstrip("/").split("/"))
         for n in range(1, len(pieces))
     }
-    kept = {*PREFIXES, "catalog/images/", "catalog/shards/"}
+    kept = {*PREFIXES, "catalog/images/", "catalog/shards/", "catalog/annotations/"}
     for folder in sorted(folders, key=len, reverse=True):
         if folder not in kept and any(folder.startswith(prefix) for prefix in PREFIXES):
             _remove_folder(root, folder)

@@ -10,6 +10,7 @@ from functools import partial
 import pyarrow as pa
 
 from engine.errors import CorruptStore, MissingObject
+from engine.store.annotations import annotations_ledger, has_annotations
 from engine.store.catalog import images_ledger, shards_ledger
 from engine.store.ledger import Ledger
 from engine.store.pictures import folder_of_picture, folders_there, paths_of, read_noted
@@ -22,7 +23,7 @@ PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", "qc/", ".st
 LOCK = ".staging/lock"
 
 _PART = r"[0-9a-f]{12}-[0-9a-f]{32}\.parquet"
-_LEDGER = r"(?P<ledger>catalog/(?:images|shards)|results/[^/]+/v\d+)"
+_LEDGER = r"(?P<ledger>catalog/(?:images|shards|annotations)|results/[^/]+/v\d+)"
 
 # Names that the engine gives; another name below a prefix is somebody else's file.
 PIXELS = re.compile(r"pixels/[^/]+\.zarr/(?:(?:\d+/)?zarr\.json|\d+/c(?:/\d+)+)")
@@ -66,6 +67,8 @@ def all_ledgers(root: Root) -> Iterator[Ledger]:
     """
     yield images_ledger(root)
     yield shards_ledger(root)
+    if has_annotations(root):
+        yield annotations_ledger(root)
     prefix = "results/"
     names = {entry.path[len(prefix) :].split("/", 1)[0] for entry in root.list(prefix)}
     for name in sorted(names):

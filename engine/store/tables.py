@@ -21,7 +21,7 @@ from engine.store.root import Root
 FOLDER = "tables"
 FRAGMENTS = f"{FOLDER}/.fragments"
 
-VERSIONS = ("catalog", "results")
+VERSIONS = ("catalog", "results", "annotations")
 """Entries of a table's origin that only ever grow."""
 
 CHECK_BYTES = 8 * 1024**2

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.errors import CorruptStore, MissingObject
+from engine.store.annotations import PATH as ANNOTATIONS
 from engine.store.catalog import SHARDS, ShardRow, images_ledger, read_images, shards_ledger
 from engine.store.config import JSON, TOML, read_config, read_identity
 from engine.store.digests import digest_bytes
@@ -41,7 +42,11 @@ from engine.store.verify_pixels import PLACE, Level, check_files, check_places
 THREADS = 4
 """Files that are read at once. Each holds one file in memory, a few tens of megabytes."""
 
-IDENTITY = {"catalog/images": ("image_id", "version"), "catalog/shards": ("path",)}
+IDENTITY = {
+    "catalog/images": ("image_id", "version"),
+    "catalog/shards": ("path",),
+    ANNOTATIONS: ("image_id", "annotation", "structure", "source", "version"),
+}
 """Columns that identify a row, by ledger; of results, see `RESULT_IDENTITY`."""
 
 RESULT_IDENTITY = ("image_id", "inputs", "block")
@@ -285,7 +290,10 @@ class _Verification:
         for ledger, made_of, key in (
             ("catalog/images", int(origin["catalog"]), None),
             (results, int(origin["results"]), str(origin["key"])),
+            (ANNOTATIONS, int(origin.get("annotations", -1)), None),
         ):
+            if made_of < 0 and ledger == ANNOTATIONS:  # of an operation that reads none
+                continue
             snapshot = self._snapshots.get(ledger)
             if snapshot is None:
                 if self._root.size(f"{ledger}/_delta_log/{0:020d}.json") is None and made_of >= 0:

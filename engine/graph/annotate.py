@@ -1,0 +1,265 @@
+"""Ingest of what people drew: files below the declared folders become rows of a ledger.
+
+Only new and changed files are read, on the workers; the driver matches them to the images of the
+catalog, and commits every few thousand rows. A file that is gone ends its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from engine.errors import NoSource
+from engine.graph.events import Events
+from engine.graph.quarantine import Attempt, run_quarantined
+from engine.graph.window import Window
+from engine.operations.drawings import (
+    Changes,
+    DrawingFile,
+    KnownDrawings,
+    Read,
+    read_files,
+    rebased,
+    retire,
+    take_file,
+)
+from engine.operations.intake import Stat
+from engine.operations.listing import RootEmpty
+from engine.operations.matching import Hiding, ImageIndex
+from engine.sources.annotations import DrawingReader, create_reader
+from engine.sources.files import walk_files
+from engine.store.access import require_writable
+from engine.store.annotations import (
+    PART_ROWS,
+    AnnotationRow,
+    annotation_table,
+    annotations_ledger,
+    has_annotations,
+    read_light,
+    rows_of,
+)
+from engine.store.catalog import commit_rows, read_images
+from engine.store.config import AnnotationConfig, CohortConfig
+from engine.store.digests import digest_of
+from engine.store.ledger import Ledger, Part, Snapshot
+from engine.store.root import Root
+
+PACK_FILES = 64
+"""Files that one task reads: some 10 ms of work."""
+
+COMMIT_ROWS = 4 * PART_ROWS
+"""Rows of one commit: what is in memory, and what a kill can lose."""
+
+Pack = tuple[DrawingReader, tuple[DrawingFile, ...]]
+
+
+@dataclass
+class AnnotationReport:
+    """What an ingest did with drawings; a structure of an image counts once.
+
+    ``listed`` and ``unchanged`` count files. ``failed`` can't be read, ``unmatched`` are of no
+    image that is catalogued (or of one of several); both are named by status.
+    """
+
+    listed: int = 0
+    unchanged: int = 0
+    new: int = 0
+    changed: int = 0
+    retired: int = 0
+    unmatched: int = 0
+    failed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts as plain values."""
+        return dict(vars(self))
+
+
+def read_task(attempt: Attempt[Pack]) -> list[Read]:
+    """Read a pack of files, on a worker."""
+    return read_files(*attempt.task)
+
+
+class AnnotationIngest:
+    """One ingest of all declared sets of annotations.
+
+    Parameters
+    ----------
+    root, config
+        The cohort.
+    client
+        Where files are read.
+    ingest
+        Identifier of the ingest.
+    hiding
+        How names became those of a confidential catalog, or None.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        config: CohortConfig,
+        client: Client,
+        ingest: str,
+        *,
+        hiding: Hiding | None = None,
+        key: str = "",
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._root = root
+        self._sets = config.annotations
+        self._client = client
+        self._id = ingest
+        self._hiding = hiding
+        self._key = key
+        self._events = events or Events()
+        self._stop = stop
+        self._ledger = annotations_ledger(root)
+        self._indices: dict[str | None, ImageIndex] = {}
+        self._report = AnnotationReport()
+        self._hidden_below: list[str] = []
+
+    def run(self) -> AnnotationReport | None:
+        """Take all that is new, changed or gone; None where nothing is, or was, declared.
+
+        Raises
+        ------
+        NoSource, RootEmpty
+            If a declared folder is not there, or has become empty: an unmounted disk ends nothing.
+        """
+        if not self._sets and not has_annotations(self._root):
+            return None
+        snapshot = self._ledger.snapshot()
+        known = KnownDrawings(rows_of(read_light(self._ledger, snapshot)))
+        self._snapshot = snapshot
+        seen: set[tuple[str, str]] = set()
+        due: list[Pack] = []
+        for name, declared in self._sets.items():
+            due += self._list(name, declared, known, seen)
+        changes = Changes()
+        # Before anything is read: what moved to another file is then drawn by that one alone.
+        for annotation, source in list(known.files()):
+            listable = not source.startswith(tuple(self._hidden_below))
+            if (annotation, source) not in seen and listable:
+                for row in known.of_file(annotation, source).values():
+                    retire(row, known, self._id, changes)
+        total = sum(len(files) for _, files in due)
+        if total or changes.rows:
+            require_writable(self._root)
+        if total:
+            self._events.start("annotations", total, "files")
+            for read in self._read(due):
+                declared = self._sets[read.file.annotation]
+                take_file(read, known, lambda d=declared: self._index(d), self._id, changes)  # type: ignore[misc]
+                if len(changes.rows) >= COMMIT_ROWS:
+                    self._commit(changes)
+                self._events.advance("annotations", 1, failed=int(read.reason is not None))
+            self._events.finish("annotations")
+        self._commit(changes)
+        for what, count in changes.counts.items():
+            setattr(self._report, what, count)
+        self._report.reasons = changes.reasons
+        return self._report
+
+    def _list(
+        self,
+        name: str,
+        declared: AnnotationConfig,
+        known: KnownDrawings,
+        seen: set[tuple[str, str]],
+    ) -> Iterator[Pack]:
+        """Yield packs of the files of one set that must be read."""
+        base = Path(declared.path)
+        if not base.is_dir():
+            raise NoSource(str(base))
+        if next(base.iterdir(), None) is None and any(a == name for a, _ in known.files()):
+            raise RootEmpty(str(base))
+        reader = create_reader(declared.format, base, declared.options)
+        made_of = digest_of([declared.format, declared.images, reader.context, self._key])
+        files = []
+        for found in walk_files(base, ""):
+            if found.path.endswith("/"):  # a folder that can't be listed: all in it may be there
+                below = self._hidden(found.path.rstrip("/").removesuffix("."))
+                self._hidden_below.append(f"{name}/{below}")
+                continue
+            if not reader.claims(found.path):
+                continue
+            source = f"{name}/{self._hidden(found.path)}"
+            seen.add((name, source))
+            stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
+            file = DrawingFile(
+                name, str(base), found.path, source, stat, made_of, problem=found.problem
+            )
+            self._report.listed += 1
+            if known.unchanged(file):
+                self._report.unchanged += 1
+            else:
+                files.append(file)
+        for start in range(0, len(files), PACK_FILES):
+            yield reader, tuple(files[start : start + PACK_FILES])
+
+    def _hidden(self, path: str) -> str:
+        return path if self._hiding is None else self._hiding.path(path)
+
+    def _index(self, declared: AnnotationConfig) -> ImageIndex:
+        if declared.images not in self._indices:
+            self._indices[declared.images] = ImageIndex(self._images, declared.images, self._hiding)
+        return self._indices[declared.images]
+
+    @cached_property
+    def _images(self) -> Any:
+        return read_images(self._root)[1]
+
+    def _read(self, packs: Sequence[Pack]) -> Iterator[Read]:
+        window = Window(self._client, read_task, lambda attempt: (attempt,), label="drawings")
+        answers = run_quarantined(
+            window,
+            packs,
+            split=lambda pack: [(pack[0], (file,)) for file in pack[1]],
+            without=_without,
+            stop=self._stop,
+        )
+        for answer in answers:
+            if answer.poison:
+                yield Read(answer.task[1][0], reason="corrupt")
+            else:
+                yield from answer.value
+
+    def _commit(self, changes: Changes) -> None:
+        if not changes.rows:
+            return
+        rows, changes.rows = changes.rows, []
+        index = next(iter(self._indices.values()), None)
+
+        def place(row: AnnotationRow) -> tuple[Any, ...]:
+            where = index.place(row.image_id) if index and row.image_id else ("", 0, 0)
+            return (*where, row.name)
+
+        rows.sort(key=place)
+        first = self._snapshot
+
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            left = rows
+            if snapshot is not first:
+                others = rows_of(read_light(self._ledger, snapshot))
+                left = rebased(rows, {row.name: row for row in others})
+            return list(_write_parts(self._ledger, left)), []
+
+        self._snapshot = commit_rows(self._ledger, first, prepare)
+
+
+def _write_parts(ledger: Ledger, rows: Sequence[AnnotationRow]) -> Iterator[Part]:
+    for start in range(0, len(rows), PART_ROWS):
+        yield ledger.write_part(annotation_table(rows[start : start + PART_ROWS]))
+
+
+def _without(pack: Pack, poison: list[Pack]) -> Pack | None:
+    bad = {file for piece in poison for file in piece[1]}
+    left = tuple(file for file in pack[1] if file not in bad)
+    return (pack[0], left) if left else None
