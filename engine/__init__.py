@@ -13,7 +13,9 @@ from engine.errors import EngineError
 from engine.graph.cluster import Cluster as cluster  # noqa: N813 - used as a verb
 from engine.graph.events import Events
 from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.bloodpool import Bloodpool as bloodpool  # noqa: N813
 from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
+from engine.operations.contours import Contours as contours  # noqa: N813
 from engine.operations.function import from_function
 from engine.operations.outlines import Outline
 
@@ -25,8 +27,10 @@ __all__ = [
     "ImageFailed",
     "Operation",
     "Outline",
+    "bloodpool",
     "circles",
     "cluster",
+    "contours",
     "create",
     "from_function",
     "open",

@@ -25,7 +25,7 @@ from engine.graph.run import RunReport, run_plan
 from engine.images import Images, stack_tree
 from engine.operations.base import Operation
 from engine.operations.history import most_used_key
-from engine.operations.inputs import origin_of_inputs, read_inputs
+from engine.operations.inputs import read_inputs
 from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
 from engine.operations.scopes import scopes_of

@@ -18,6 +18,7 @@ from engine.operations.base import Operation
 from engine.operations.inputs import origin_of_inputs
 from engine.operations.tables import (
     SLICE_IMAGES,
+    SUMMARIES,
     TableSpec,
     build_slice,
     finish_experiments,
@@ -42,9 +43,7 @@ from engine.store.tables import (
 )
 
 MERGE_FANIN = 16
-"""Partial sums that one task merges."""
-
-KINDS = ("objects", "images", "experiments")
+"""Fragments that one task merges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,9 @@ class SliceTask:
 
 @dataclass(frozen=True, slots=True)
 class MergeTask:
-    """Fragments of partial sums to merge into one."""
+    """Fragments of one kind to merge into one: partial sums, or what summaries are made of."""
 
+    kind: str
     number: int
     fragments: tuple[str, ...]
 
@@ -93,12 +93,14 @@ def slice_task(
 
 
 def merge_task(root: Root, operation: Operation, token: str, attempt: Attempt[MergeTask]) -> str:
-    """Merge some partial sums, on a worker; return the fragment's path."""
+    """Merge some fragments, on a worker; return the merged one's path."""
     task = attempt.task
     parts = [read_fragment(root, path) for path in task.fragments]
-    return write_fragment(
-        root, token, f"merge-{task.number:06d}", merge_experiments(operation, parts)
-    )
+    if task.kind == SUMMARIES:
+        merged = operation.merge_summaries(parts)
+    else:
+        merged = merge_experiments(operation, parts)
+    return write_fragment(root, token, f"merged-{task.kind}-{task.number:06d}", merged)
 
 
 def assemble_task(
@@ -109,6 +111,8 @@ def assemble_task(
     pieces = concat_fragments(root, task.fragments)
     if task.kind == "experiments":
         pieces = (finish_experiments(operation, piece) for piece in pieces)
+    elif task.kind in operation.summaries:
+        pieces = (operation.finish_summaries(piece)[task.kind] for piece in pieces)
     return write_table(root, task.name, pieces, origin)
 
 
@@ -200,9 +204,13 @@ def reduce_tables(
             slices.append((task.number, value))
             shown.advance("tables", task.images.num_rows)
         slices.sort(key=lambda pair: pair[0])
-        fragments = {kind: tuple(paths[kind] for _, paths in slices) for kind in KINDS}
-        fragments["experiments"] = _merge(root, operation, client, token, fragments["experiments"])
-        tasks = [AssembleTask(kind, names[kind], fragments[kind]) for kind in KINDS]
+        fragments = {k: tuple(paths[k] for _, paths in slices) for k in slices[0][1]}
+        for kind in {"experiments", SUMMARIES} & set(fragments):
+            fragments[kind] = _merge(root, operation, client, token, kind, fragments[kind])
+        tasks = [
+            AssembleTask(kind, name, fragments[SUMMARIES if kind in operation.summaries else kind])
+            for kind, name in names.items()
+        ]
         window = Window(
             client, assemble_task, lambda a: (root, operation, origin, a), label="table"
         )
@@ -228,13 +236,18 @@ def _slices(images: pa.Table, parts: Sequence[Part]) -> Iterator[SliceTask]:
 
 
 def _merge(
-    root: Root, operation: Operation, client: Client, token: str, fragments: tuple[str, ...]
+    root: Root,
+    operation: Operation,
+    client: Client,
+    token: str,
+    kind: str,
+    fragments: tuple[str, ...],
 ) -> tuple[str, ...]:
-    """Merge partial sums, a level of the tree at a time, always in the same order."""
+    """Merge fragments of a kind, a level of the tree at a time, always in the same order."""
     number = 0
     while len(fragments) > 1:
         groups = [fragments[i : i + MERGE_FANIN] for i in range(0, len(fragments), MERGE_FANIN)]
-        tasks = [MergeTask(number + n, group) for n, group in enumerate(groups)]
+        tasks = [MergeTask(kind, number + n, group) for n, group in enumerate(groups)]
         number += len(tasks)
         window = Window(client, merge_task, lambda a: (root, operation, token, a), label="merge")
         merged = {task.number: path for task, path in _each(window, tasks)}

@@ -103,6 +103,10 @@ class Operation(BaseModel):
         Further columns of ``objects`` whose distribution and extremes quality control shows.
     captions
         What columns are called there, with their unit: ``{"radius_px": "radius, px"}``.
+    unlisted
+        Columns of ``objects`` that are kept for pictures, and left out of tables.
+    summaries
+        Names of further tables, made of all objects at once: of series, or of the whole cohort.
     neutral
         Parameters that can't change the answer (a batch size), left out of the key.
     """
@@ -119,6 +123,8 @@ class Operation(BaseModel):
     quantities: ClassVar[tuple[str, ...]] = ()
     watched: ClassVar[tuple[str, ...]] = ()
     captions: ClassVar[Mapping[str, str]] = {}
+    unlisted: ClassVar[frozenset[str]] = frozenset()
+    summaries: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, **parameters: Any) -> None:
@@ -222,9 +228,31 @@ class Operation(BaseModel):
         """
         return outline_objects(found)
 
+    def summarise_slice(self, objects: pa.Table, images: pa.Table) -> pa.Table:
+        """Return what the ``summaries`` need of a slice of images, on a worker.
+
+        Keep it light: the rows of all slices come together on one worker.
+
+        Parameters
+        ----------
+        objects
+            Rows of the table of objects, with ``_image``: the image's row in ``images``.
+        images
+            The catalog's rows of the slice, by image_id.
+        """
+        raise NotImplementedError(f"{self.name} has summaries but does not make them")
+
+    def merge_summaries(self, parts: Sequence[pa.Table]) -> pa.Table:
+        """Merge what slices gave, on a worker; associative. By default rows are put together."""
+        return pa.concat_tables(parts)
+
+    def finish_summaries(self, merged: pa.Table) -> Mapping[str, pa.Table]:
+        """Return the ``summaries`` by name, made of what all slices gave, in order of image_id."""
+        raise NotImplementedError(f"{self.name} has summaries but does not make them")
+
     def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
         """Turn the answer for one image into a table with one numbered row per object."""
-        names = in_reading_order(self.objects.names)
+        names = in_reading_order([n for n in self.objects.names if n not in self.unlisted])
         frame = pd.DataFrame({name: found[name] for name in names})
         frame.insert(0, self.singular, np.arange(1, len(frame) + 1))
         return frame

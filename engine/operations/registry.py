@@ -9,12 +9,18 @@ from typing import Any
 
 from engine.errors import UsageError
 from engine.operations.base import Operation
+from engine.operations.bloodpool import Bloodpool
 from engine.operations.circles import Circles
+from engine.operations.contours import Contours
 
 GROUP = "cohort.operations"
 """Entry point group in which a package names its operations."""
 
-BUILT_IN: dict[str, type[Operation]] = {Circles.name: Circles}
+BUILT_IN: dict[str, type[Operation]] = {
+    Circles.name: Circles,
+    Contours.name: Contours,
+    Bloodpool.name: Bloodpool,
+}
 
 
 class NoOperation(UsageError):

@@ -29,6 +29,9 @@ GROUP = ("date", "subject", "experiment")
 SLICE_IMAGES = 2_000
 """Images in a slice: some 60,000 objects, a few megabytes."""
 
+SUMMARIES = "summaries"
+"""Kind of the rows from which an operation's further tables are made."""
+
 MISSING, UNREADABLE = "missing", "unreadable"
 """Statuses of images without a result yet, and of sources without an image."""
 
@@ -50,12 +53,16 @@ class TableSpec:
 
 
 def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
-    """Return the file names, without ending, of an operation's tables by kind."""
+    """Return the file names, without ending, of an operation's tables by kind.
+
+    Kinds are ``objects``, ``images``, ``experiments``, and the operation's ``summaries``.
+    """
     name = operation.name
     return {
         "objects": f"{name}{suffix}",
         "images": f"{name}_by_image{suffix}",
         "experiments": f"{name}_by_experiment{suffix}",
+        **{summary: f"{summary}{suffix}" for summary in operation.summaries},
     }
 
 
@@ -115,14 +122,17 @@ def build_slice(
     Returns
     -------
     ``objects`` (one row per object), ``images`` (one per image and per unreadable source) and
-    ``experiments`` (partial sums, for `merge_experiments`).
+    ``experiments`` (partial sums, for `merge_experiments`); and, for an operation that has some,
+    `SUMMARIES`, to be merged by it.
     """
     images = images.filter(pc.not_equal(images["state"], RETIRED))
     described = image_columns(operation, images, spec)
     current = _current_results(operation, images, results)
     objects = _objects(operation, described, current)
     by_image = _by_image(operation, images, described, current, objects)
+    summaries = operation.summarise_slice(objects, images) if operation.summaries else None
     return {
+        **({} if summaries is None else {SUMMARIES: summaries}),
         "objects": objects.drop_columns(["_image"]),
         "images": by_image,
         "experiments": _partial_experiments(operation, by_image, objects, spec),
@@ -178,7 +188,8 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
     columns: dict[str, Any] = {name: left[name] for name in fields}
     columns[operation.singular] = pa.array(within, pa.int64())
-    columns.update({name: found[name] for name in in_reading_order(list(found))})
+    listed = [name for name in found if name not in operation.unlisted]
+    columns.update({name: found[name] for name in in_reading_order(listed)})
     columns.update({name: left[name] for name in ("source", "orphaned", "image_id")})
     columns["_image"] = pa.array(numbers, pa.int64())
     return pa.table(columns)
