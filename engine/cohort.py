@@ -28,7 +28,7 @@ from engine.operations.history import most_used_key
 from engine.operations.inputs import read_inputs
 from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
-from engine.operations.scopes import scopes_of
+from engine.operations.scopes import needed_roots, scopes_of
 from engine.operations.unit import ledger_of
 from engine.operations.upkeep import Upkeep
 from engine.store.access import require_writable
@@ -109,7 +109,7 @@ class Cohort(Functions, Upkeep, QualityControl):
         """
         scopes = scopes_of(self.root, sources, layout, self.pseudonyms)
         config = self.config
-        hidden = any(config.roots[name].confidential for name, _ in scopes)
+        hidden = any(config.roots[name].confidential for name in needed_roots(config, scopes))
         pseudonyms = self.pseudonyms() if hidden else None
         shown = events or events_here()
         with client_or_own(client, shown) as working:

@@ -30,7 +30,8 @@ from engine.operations.drawings import (
 )
 from engine.operations.intake import Stat
 from engine.operations.listing import RootEmpty
-from engine.operations.matching import Hiding, ImageIndex
+from engine.operations.matching import ImageIndex
+from engine.privacy import Pseudonyms
 from engine.sources.annotations import DrawingReader, create_reader
 from engine.sources.files import walk_files
 from engine.store.access import require_writable
@@ -48,6 +49,9 @@ from engine.store.config import AnnotationConfig, CohortConfig
 from engine.store.digests import digest_of
 from engine.store.ledger import Ledger, Part, Snapshot
 from engine.store.root import Root
+
+SUFFIXES = (".txt", ".geojson", ".dcm")
+"""What is kept of a confidential file's name."""
 
 PACK_FILES = 64
 """Files that one task reads: some 10 ms of work."""
@@ -96,8 +100,8 @@ class AnnotationIngest:
         Where files are read.
     ingest
         Identifier of the ingest.
-    hiding
-        How names became those of a confidential catalog, or None.
+    pseudonyms
+        For cohorts with confidential roots, whose contours' names may name a patient, too.
     """
 
     def __init__(
@@ -107,8 +111,7 @@ class AnnotationIngest:
         client: Client,
         ingest: str,
         *,
-        hiding: Hiding | None = None,
-        key: str = "",
+        pseudonyms: Pseudonyms | None = None,
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -116,8 +119,7 @@ class AnnotationIngest:
         self._sets = config.annotations
         self._client = client
         self._id = ingest
-        self._hiding = hiding
-        self._key = key
+        self._pseudonyms = pseudonyms
         self._events = events or Events()
         self._stop = stop
         self._ledger = annotations_ledger(root)
@@ -181,7 +183,7 @@ class AnnotationIngest:
         if next(base.iterdir(), None) is None and any(a == name for a, _ in known.files()):
             raise RootEmpty(str(base))
         reader = create_reader(declared.format, base, declared.options)
-        made_of = digest_of([declared.format, declared.images, reader.context, self._key])
+        made_of = digest_of([declared.format, declared.images, reader.context, self._key_check])
         files = []
         for found in walk_files(base, ""):
             if found.path.endswith("/"):  # a folder that can't be listed: all in it may be there
@@ -205,11 +207,17 @@ class AnnotationIngest:
             yield reader, tuple(files[start : start + PACK_FILES])
 
     def _hidden(self, path: str) -> str:
-        return path if self._hiding is None else self._hiding.path(path)
+        return path if self._pseudonyms is None else self._pseudonyms.path(path, SUFFIXES)
+
+    @property
+    def _key_check(self) -> str:
+        return "" if self._pseudonyms is None else self._pseudonyms.check
 
     def _index(self, declared: AnnotationConfig) -> ImageIndex:
         if declared.images not in self._indices:
-            self._indices[declared.images] = ImageIndex(self._images, declared.images, self._hiding)
+            self._indices[declared.images] = ImageIndex(
+                self._images, declared.images, self._pseudonyms
+            )
         return self._indices[declared.images]
 
     @cached_property

@@ -135,8 +135,9 @@ class Ingest:
         gone = vanished(admission.known, listing, self._config, self._scopes, self._pseudonyms)
         admission.settle(listing, gone)
         drawn = AnnotationIngest(
-            self._root, self._config, self._client, self._id, events=self._events, stop=self._stop
-        )
+            self._root, self._config, self._client, self._id,
+            pseudonyms=self._pseudonyms, events=self._events, stop=self._stop,
+        )  # fmt: skip
         report.annotations = drawn.run()
         report.elapsed_s = time.perf_counter() - began
         return report

@@ -290,7 +290,6 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
         "rescale": lambda: list(
             zip(*(images[f"rescale_{part}"].to_pylist() for part in RESCALE), strict=True)
         ),
-        "annotation": lambda: [operation.annotation(s) for s in images["source"].to_pylist()],
         "annotation": lambda: _annotations(operation, images),
     }
     if not set(operation.inputs) <= set(columns):

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from engine.operations.listing import SUFFIXES
+from engine.privacy import Pseudonyms
 from engine.sources.annotations import PlaneGeometry, Target
 from engine.store.catalog import ORPHANED, READY
 
 
 class NoMatch(ValueError):
     """No image, or more than one, is meant: (code, how many)."""
-
-
-@dataclass(frozen=True)
-class Hiding:
-    """How names of files and instances became those of a confidential catalog.
-
-    Attributes
-    ----------
-    path
-        From a path below a root to the catalog's.
-    instance
-        From a SOP Instance UID to the image_id, without a frame.
-    """
-
-    path: Callable[[str], str]
-    instance: Callable[[str], str]
 
 
 @dataclass
@@ -42,13 +28,13 @@ class ImageIndex:
         The catalog's current rows.
     root
         Name of the root that the images must be of, or None.
-    hiding
-        For catalogs with pseudonyms; plain names are looked up as well.
+    pseudonyms
+        Those of the catalog's confidential roots; plain names are looked up as well.
     """
 
     images: pa.Table
     root: str | None = None
-    hiding: Hiding | None = None
+    pseudonyms: Pseudonyms | None = None
     _by_file: dict[str, list[tuple[str, str]]] = field(default_factory=dict, repr=False)
     _by_id: dict[str, list[str]] = field(default_factory=dict, repr=False)
     _rows: dict[str, int] = field(default_factory=dict, repr=False)
@@ -92,14 +78,14 @@ class ImageIndex:
         """Yield the images of each name that is tried, most likely first."""
         if target.instance is not None:
             names = [target.instance]
-            if self.hiding is not None:
-                names.insert(0, self.hiding.instance(target.instance))
+            if self.pseudonyms is not None:
+                names.insert(0, self.pseudonyms.of("instance", target.instance))
             for name in names:
                 yield self._by_id.get(name, [])
         for path in target.paths:
             yield self._ends_with(path)
-            if self.hiding is not None and not path.endswith(".*"):
-                yield self._ends_with(self.hiding.path(path))
+            if self.pseudonyms is not None and not path.endswith(".*"):
+                yield self._ends_with(self.pseudonyms.path(path, SUFFIXES))
 
     def _ends_with(self, path: str) -> list[str]:
         stem = path.removesuffix("*")

@@ -101,3 +101,9 @@ def _declare_root(
         name = new_root_name(CONFIDENTIAL_ROOT, config)
         entry["confidential"] = True
     declare_roots(root, {name: entry}, None)
+
+
+def needed_roots(config: CohortConfig, scopes: Sequence[tuple[str, str]]) -> set[str]:
+    """Return the roots whose names an ingest must know: its own, and those that are drawn on."""
+    drawn_on = set(config.roots) if config.annotations else set()
+    return {name for name, _ in scopes} | drawn_on
