@@ -50,7 +50,7 @@ def segment_bloodpool(
     if not len(rows):
         return nothing, float("nan")
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    part, within = np.asarray(plane[box], np.float64), inside[box]
+    part, within = plane[box], inside[box]  # as stored: whole numbers are told apart exactly
     values = part[within & np.isfinite(part)]
     if not len(values) or values.min() == values.max():
         return nothing, float("nan")

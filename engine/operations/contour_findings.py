@@ -87,7 +87,7 @@ def _of_images(frame: pd.DataFrame, operation: Contours) -> Iterator[Finding]:
             yield n, "outside_image", ERROR, row.outside_share, (
                 f"{row.outside_share:.1%} of the area lies outside of the image."
             )  # fmt: skip
-        if row.area_px < NEXT_TO_NOTHING_PX:
+        if row.area_px < NEXT_TO_NOTHING_PX and row.crossings == 0:
             yield n, "no_area", ERROR, row.area_px, (
                 "The outline encloses less than one pixel: nothing is drawn."
             )  # fmt: skip
