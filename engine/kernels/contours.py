@@ -28,11 +28,11 @@ Rings = Sequence[NDArray[np.float64]]
 
 
 @compiled
-def _toggle(edges: Floats, parity: Bytes) -> None:
+def _toggle(edges: Floats, parity: Bytes, top: int, left: int) -> None:
     """Flip, for each edge and row, the pixel from which on the edge lies to the left.
 
-    ``edges`` (n, 4) are y, x, y, x; ``parity`` (height, width + 1) is zero at first. The exclusive
-    or along a row is then the mask.
+    ``edges`` (n, 4) are y, x, y, x; ``parity`` (height, width + 1) is zero at first, and its first
+    pixel is ``top``, ``left`` of the plane. The exclusive or along a row is then the mask.
     """
     height, columns = parity.shape
     for n in range(len(edges)):
@@ -41,17 +41,17 @@ def _toggle(edges: Floats, parity: Bytes) -> None:
             continue
         if y0 > y1:  # from top to bottom, so that both neighbours of a shared edge round alike
             y0, x0, y1, x1 = y1, x1, y0, x0
-        if y1 <= 0 or y0 > height - 1:
+        if y1 <= top or y0 > top + height - 1:
             continue
-        first = max(0, math.ceil(y0))
-        last = min(height, math.ceil(y1))  # half-open: y0 <= y < y1
+        first = max(top, math.ceil(y0))
+        last = min(top + height, math.ceil(y1))  # half-open: y0 <= y < y1
         slope = (x1 - x0) / (y1 - y0)
         for y in range(first, last):
-            x = x0 + (y - y0) * slope
+            x = x0 + (y - y0) * slope  # of the plane, so that a part of it rounds as the whole
             column = 0
-            if x > 0:
-                column = columns - 1 if x > columns - 1 else math.ceil(x)
-            parity[y, column] ^= 1
+            if x > left:
+                column = columns - 1 if x > left + columns - 1 else math.ceil(x) - left
+            parity[y - top, column] ^= 1
 
 
 @compiled
@@ -117,11 +117,37 @@ def fill_contour(rings: Rings, shape: YX, *, origin: float = 0.0) -> NDArray[np.
     edges = edges_of(rings)
     if origin:
         edges -= origin
-    parity = np.zeros((height, width + 1), np.uint8)
-    _toggle(edges, parity)
-    mask = np.empty((height, width), np.uint8)
+    return _fill(edges, (0, 0), shape)
+
+
+def _fill(edges: NDArray[np.float64], corner: YX, shape: YX) -> NDArray[np.bool_]:
+    parity = np.zeros((shape[0], shape[1] + 1), np.uint8)
+    _toggle(edges, parity, *corner)
+    mask = np.empty(shape, np.uint8)
     _accumulate(parity, mask)
     return mask.view(np.bool_)
+
+
+def count_inside(rings: Rings, shape: YX) -> int:
+    """Return how many pixels of an image have their centre inside a contour.
+
+    As many as `fill_contour` marks; memory is that of the contour's bounding box.
+
+    Examples
+    --------
+    >>> count_inside([np.array([[0.5, 0.5], [0.5, 3.5], [2.5, 3.5], [2.5, 0.5]])], (10**6, 10**6))
+    6
+    """
+    edges = edges_of(rings)
+    points = edges[:, :2]
+    if not len(points):
+        return 0
+    low = np.clip(np.floor(points.min(axis=0)), 0, shape).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0)) + 1, 0, shape).astype(int)
+    if (high <= low).any():
+        return 0
+    (top, left), (bottom, right) = low.tolist(), high.tolist()
+    return int(_fill(edges, (top, left), (bottom - top, right - left)).sum())
 
 
 def ring_area_px(ring: NDArray[Any]) -> float:

@@ -55,7 +55,10 @@ class Image:
     source
         Name of the source in the catalog.
     annotations
-        What people drew on the image, for operations with "annotation" among their ``inputs``.
+        What people drew on the image, for operations with "annotation" among their ``inputs``; in
+        coordinates of the whole image, and all of it for each block.
+    whole
+        Size (y, x) of the whole image, pixels, where that is told; else it is that of ``pixels``.
     """
 
     pixels: NDArray[Any]
@@ -66,6 +69,7 @@ class Image:
     source: str = ""
     rescale: tuple[float, float] | None = None
     annotations: tuple[Contour, ...] = ()
+    whole: YX | None = None
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Image:

@@ -17,7 +17,7 @@ from engine.kernels.contour_checks import (
     share_inside,
     share_outside_image,
 )
-from engine.kernels.contours import area_px, centroid, fill_contour
+from engine.kernels.contours import area_px, centroid, count_inside
 from engine.kernels.ventricle import wall_thickness_mm
 from engine.operations.base import Image, Operation
 from engine.operations.contour_tables import (
@@ -99,10 +99,12 @@ class Contours(Operation):
         found = structures_of(image, self.annotations)
         spacing = image.spacing_um
         spacing_mm = None if spacing is None else (spacing[0] / UM_PER_MM, spacing[1] / UM_PER_MM)
-        shape = (int(image.pixels.shape[-2]), int(image.pixels.shape[-1]))
+        shape = image.whole or (int(image.pixels.shape[-2]), int(image.pixels.shape[-1]))
         inner, outer = found.get(self.inner), found.get(self.outer)
         rows = []
         for structure, contour in found.items():
+            if not _belongs(contour, image, shape):
+                continue
             row = _measure(contour, shape, spacing_mm)
             if structure == self.inner and outer is not None:
                 row["inside_share"] = _number(share_inside(contour.rings, outer.rings))
@@ -132,13 +134,21 @@ class Contours(Operation):
         return finish_summaries(self, merged)
 
 
+def _belongs(contour: Contour, image: Image, shape: tuple[int, int]) -> bool:
+    """Tell whether a contour is the block's: its centre is, or the border's point nearest to it."""
+    if image.write is None:
+        return True
+    y, x = centroid(contour.rings)
+    return image.write.holds(min(max(y, 0.0), shape[0] - 1.0), min(max(x, 0.0), shape[1] - 1.0))
+
+
 def _measure(
     contour: Contour, shape: tuple[int, int], spacing_mm: tuple[float, float] | None
 ) -> dict[str, Any]:
     rings = contour.rings
     y, x = centroid(rings)
     area = area_px(rings)
-    inside = int(fill_contour(rings, shape).sum())
+    inside = count_inside(rings, shape)
     gaps = [closing_gap_px(ring) for ring in rings]
     gap, step = max(gaps, key=lambda pair: pair[0] - pair[1])
     outside = share_outside_image(rings, shape)

@@ -242,7 +242,7 @@ def compute_unit(
             if isinstance(image, Exception):
                 raise image
             if "annotation" in operation.inputs:
-                image = replace(image, annotations=on_images.on(item))
+                image = replace(image, annotations=on_images.on(item), whole=item.shape[1:])
             found = _checked(objects, operation.measure(image))
         except (StoreFull, StoreReadOnly):
             raise

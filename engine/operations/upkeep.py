@@ -9,6 +9,7 @@ from engine.operations.registry import operations
 from engine.operations.reveal import reveal_rows
 from engine.operations.status import Status, read_status
 from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
+from engine.store.annotations import Contour, read_annotations, read_contours
 from engine.store.config import declare_key_check, read_config
 from engine.store.gc import OLDER_THAN_S, Leftover, collect, plan_gc
 from engine.store.root import Root
@@ -54,6 +55,16 @@ class Upkeep:
         NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
         """
         return tuple(reveal_rows(self.root, read_config(self.root), source, self.pseudonyms))
+
+    def annotations_of(self, image_id: str) -> tuple[Contour, ...]:
+        """Return what people drew on an image, as ingest has read it; points are y, x in pixels.
+
+        Raises
+        ------
+        CorruptStore, MissingObject
+        """
+        refs = read_annotations(self.root).of([image_id])
+        return read_contours(self.root, refs).get(image_id, ())
 
     def status(self) -> Status:
         """Say what is there, what is missing and what failed, each by name."""

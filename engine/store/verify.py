@@ -34,6 +34,7 @@ from engine.store.verify_parts import (
     check_parts,
     check_schema,
     check_unknown,
+    hash_rows,
     known_images,
 )
 from engine.store.verify_pictures import check_pictures
@@ -189,6 +190,11 @@ class _Verification:
                 self._checked["rows"] += found.part.rows
 
     def _results(self, ledger: Ledger) -> Iterator[Problem]:
+        if ledger.path == ANNOTATIONS and ledger.path in self._snapshots:
+            known = self._known()
+            if known is not None:
+                nobody = hash_rows(pa.table({"image_id": [""]}), ["image_id"])
+                yield from check_unknown(ledger, self._facts[ledger.path], np.append(known, nobody))
         match = _RESULTS.fullmatch(ledger.path)
         snapshot = self._snapshots.get(ledger.path)
         if match is None or snapshot is None:

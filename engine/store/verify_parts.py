@@ -169,7 +169,7 @@ def check_unknown(
         if strangers.any():
             ids = ledger.read_part(one.part, ["image_id"])["image_id"].to_pylist()
             named = sorted({i for i, odd in zip(ids, strangers, strict=True) if odd})[:NAMED_ROWS]
-            text = f"has results of images that the catalog does not know: {'; '.join(named)}"
+            text = f"has rows of images that the catalog does not know: {'; '.join(named)}"
             yield Problem(f"{ledger.path}/{one.part.path}", INCONSISTENT, text)
 
 

@@ -142,3 +142,25 @@ CASES = [
         installed=False,
     ),
 ]
+
+DRAWN = [
+    Case(
+        "contours",
+        engine.contours,
+        {"annotations": "manual", "least_inside": 0.9},
+        {"outer": "epicardium"},
+        {"least_inside": 1.5},
+        local=False,
+    ),
+    Case(
+        "bloodpool",
+        engine.bloodpool,
+        {"channel": 0},
+        {"inner": "endocardium"},
+        {"channel": -1},
+        local=False,
+    ),
+]
+"""Operations that answer for what people drew; images without drawings say nothing of them."""
+
+ALL = [*CASES, *DRAWN]

@@ -24,11 +24,11 @@ from engine.errors import ParameterError
 from engine.geometry import plan_tiles
 from engine.operations.base import INPUTS, Image, Operation
 from engine.store.results import result_schema
-from tests.contracts.cases import CASES, Case
+from tests.contracts.cases import ALL, Case
 from tests.making import Counting, computed, discs, grey, put
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+@pytest.fixture(params=ALL, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param  # type: ignore[no-any-return]
 
@@ -62,8 +62,8 @@ def test_it_is_small_frozen_and_pickles(operation: Operation) -> None:
 
 
 def test_its_key_is_the_same_in_every_process() -> None:
-    made = [case.make(**case.given) for case in CASES]
-    for case, operation in zip(CASES, made, strict=True):
+    made = [case.make(**case.given) for case in ALL]
+    for case, operation in zip(ALL, made, strict=True):
         assert case.make(**dict(reversed(list(case.given.items())))).key == operation.key
     program = (
         "import sys, pickle; print(*(o.key for o in pickle.loads(bytes.fromhex(sys.argv[1]))))"

@@ -21,6 +21,7 @@ from engine.kernels.contours import (
     area_mm2,
     area_px,
     centroid,
+    count_inside,
     edges_of,
     fill_contour,
     holds_point,
@@ -74,6 +75,9 @@ def test_small_origins_and_borders_are_as_stated() -> None:
     assert (beyond == fill_contour([ring], (19, 50))[10:, 10:]).all()
     assert not fill_contour([ring - 100.0], (9, 9)).any()
     assert fill_contour([box(-50, -50, 50, 50)], (9, 9)).all()
+    for shift in (0.0, -10.0, -100.0, 15.25):
+        rings = [ring + shift]
+        assert count_inside(rings, (24, 30)) == fill_contour(rings, (24, 30)).sum()
     assert not fill_contour([], (3, 3)).any()
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import engine
 from engine.errors import ParameterError
+from engine.geometry import plan_tiles
 from engine.kernels.bloodpool import segment_bloodpool
 from engine.kernels.ventricle import MYOCARDIUM_G_ML
 from engine.operations.base import Image, ImageFailed, Operation
@@ -110,6 +111,21 @@ def test_areas_and_walls_are_in_physical_units() -> None:
     assert without[0]["area_mm2"] is None
     assert without[0]["area_px"] == pytest.approx(math.pi * 400, rel=1e-3)
     assert rows(engine.contours(), image()) == []
+
+
+def test_a_contour_on_a_giant_image_belongs_to_one_block() -> None:
+    """Each block gets all that is drawn; the one that holds the centre answers, of the whole."""
+    contours = drawn(one=circle(20, y=50, x=60), beyond=circle(9, y=-3, x=99))
+    whole = rows(engine.contours(), image(*contours))
+    found = []
+    for tile in plan_tiles(SHAPE, (40, 50), 0):
+        part = np.zeros(tile.read.shape, np.uint16)
+        block = Image(part[None], spacing_um=(2000, 2000), origin=tile.read.start, write=tile.write,
+                      annotations=contours, whole=SHAPE)  # fmt: skip
+        found += rows(engine.contours(), block)
+    assert sorted(found, key=str) == sorted(whole, key=str)
+    with pytest.raises(ImageFailed, match="giant_image"):
+        engine.bloodpool(outer="one").measure(block)
 
 
 def test_a_set_is_chosen_where_several_draw_the_same() -> None:
