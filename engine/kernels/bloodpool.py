@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
-from skimage.measure import label
-from skimage.morphology import convex_hull_image
 
 from engine.errors import ParameterError
 
@@ -43,6 +40,10 @@ def segment_bloodpool(
     >>> int(pool.sum()), 10 <= threshold < 90
     (9, True)
     """
+    from skimage.filters import threshold_otsu  # half a second, for what few processes do
+    from skimage.measure import label
+    from skimage.morphology import convex_hull_image
+
     if plane.shape != inside.shape or plane.ndim != 2:
         raise ParameterError("plane", plane.shape, f"a plane as large as its mask {inside.shape}")
     nothing = np.zeros(inside.shape, bool)
