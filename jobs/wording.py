@@ -20,6 +20,7 @@ from engine.operations.status import Status
 from engine.sources import REASONS
 from engine.store.gc import Leftover
 from engine.store.verify import VerifyReport
+from jobs import drawings
 
 NAMED = 20
 """Failures and problems that are named one by one; --json names all."""
@@ -60,6 +61,7 @@ def ingest_lines(report: IngestReport) -> list[str]:
     if report.findings:
         lines.append("Odd (column findings of the catalog):")
     lines += [f"  {n:,} {code}: {FINDINGS.get(code, code)}" for code, n in report.findings.items()]
+    lines += drawings.ingest_lines(report.annotations)
     return lines
 
 
@@ -176,6 +178,7 @@ def status_lines(status: Status) -> list[str]:
     """Say what is there, what is missing, and what failed, the worst named."""
     states = ", ".join(f"{count:,} {state}" for state, count in status.images.items())
     lines = [f"Images: {states or 'none yet'}."]
+    lines += drawings.status_lines(status.annotations)
     for key in status.keys:
         kind = "declared" if key.declared else "trial"
         missing = "?" if key.missing is None else str(key.missing)

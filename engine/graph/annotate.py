@@ -7,8 +7,8 @@ catalog, and commits every few thousand rows. A file that is gone ends its rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ from engine.operations.drawings import (
     read_files,
     rebased,
     retire,
+    structure_name,
     take_file,
 )
 from engine.operations.intake import Stat
 from engine.operations.listing import RootEmpty
 from engine.operations.matching import ImageIndex
+from engine.operations.reveal_drawings import drawing_name
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import DrawingReader, create_reader
+from engine.sources.annotations.base import numbered
 from engine.sources.files import walk_files
 from engine.store.access import require_writable
 from engine.store.annotations import (
@@ -49,9 +52,6 @@ from engine.store.config import AnnotationConfig, CohortConfig
 from engine.store.digests import digest_of
 from engine.store.ledger import Ledger, Part, Snapshot
 from engine.store.root import Root
-
-SUFFIXES = (".txt", ".geojson", ".dcm")
-"""What is kept of a confidential file's name."""
 
 PACK_FILES = 64
 """Files that one task reads: some 10 ms of work."""
@@ -158,7 +158,8 @@ class AnnotationIngest:
             self._events.start("annotations", total, "files")
             for read in self._read(due):
                 declared = self._sets[read.file.annotation]
-                take_file(read, known, lambda d=declared: self._index(d), self._id, changes)  # type: ignore[misc]
+                read = self._named(read, declared)
+                take_file(read, known, partial(self._index, declared), self._id, changes)
                 if len(changes.rows) >= COMMIT_ROWS:
                     self._commit(changes)
                 self._events.advance("annotations", 1, failed=int(read.reason is not None))
@@ -183,16 +184,18 @@ class AnnotationIngest:
         if next(base.iterdir(), None) is None and any(a == name for a, _ in known.files()):
             raise RootEmpty(str(base))
         reader = create_reader(declared.format, base, declared.options)
-        made_of = digest_of([declared.format, declared.images, reader.context, self._key_check])
+        made_of = digest_of(
+            [declared.format, declared.images, declared.structures, reader.context, self._key_check]
+        )
         files = []
         for found in walk_files(base, ""):
             if found.path.endswith("/"):  # a folder that can't be listed: all in it may be there
-                below = self._hidden(found.path.rstrip("/").removesuffix("."))
-                self._hidden_below.append(f"{name}/{below}")
+                folder = found.path.rstrip("/").removesuffix(".")
+                self._hidden_below.append(drawing_name(name, folder, self._pseudonyms))
                 continue
             if not reader.claims(found.path):
                 continue
-            source = f"{name}/{self._hidden(found.path)}"
+            source = drawing_name(name, found.path, self._pseudonyms)
             seen.add((name, source))
             stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
             file = DrawingFile(
@@ -206,12 +209,16 @@ class AnnotationIngest:
         for start in range(0, len(files), PACK_FILES):
             yield reader, tuple(files[start : start + PACK_FILES])
 
-    def _hidden(self, path: str) -> str:
-        return path if self._pseudonyms is None else self._pseudonyms.path(path, SUFFIXES)
-
     @property
     def _key_check(self) -> str:
         return "" if self._pseudonyms is None else self._pseudonyms.check
+
+    def _named(self, read: Read, declared: AnnotationConfig) -> Read:
+        drawings = (
+            replace(d, structure=structure_name(d.structure, declared.structures, self._pseudonyms))
+            for d in read.drawings
+        )
+        return replace(read, drawings=tuple(numbered(list(drawings))))
 
     def _index(self, declared: AnnotationConfig) -> ImageIndex:
         if declared.images not in self._indices:

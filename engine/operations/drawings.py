@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from engine.errors import SourceUnreadable
 from engine.operations.intake import Stat
 from engine.operations.matching import ImageIndex, NoMatch
+from engine.privacy import Pseudonyms
 from engine.sources.annotations import Drawing, DrawingReader
 from engine.sources.annotations.base import MOST_BYTES
 from engine.sources.base import coded
@@ -20,6 +22,9 @@ from engine.store.annotations import (
     flat_rings,
 )
 from engine.store.catalog import FAILED, READY, RETIRED
+
+PLAIN = re.compile(r"inner|outer|papillary\d*")
+"""Names of structures that are kept as they are where others are pseudonyms."""
 
 PASSING = frozenset({"vanished", "unreadable", "no_geometry", "no_image", "ambiguous"})
 """Reasons that may be gone the next time, though the file is as it was."""
@@ -122,6 +127,29 @@ class KnownDrawings:
         return self._rows.get(name)
 
 
+def structure_name(name: str, structures: Mapping[str, str], pseudonyms: Pseudonyms | None) -> str:
+    """Return what a structure is called here.
+
+    Names in files are free text, in which people write anything: in a confidential cohort those
+    that are neither ours nor declared become pseudonyms.
+
+    Examples
+    --------
+    >>> structure_name("LV endo", {"LV endo": "inner"}, None)
+    'inner'
+    >>> hidden = structure_name("Mr Doe's heart#2", {}, Pseudonyms(b"sixteen bytes or more"))
+    >>> hidden.startswith("structure-"), hidden.endswith("#2"), "Doe" in hidden
+    (True, True, False)
+    """
+    stem, sign, number = name.partition("#")
+    if stem in structures:
+        return structures[stem] + sign + number
+    if pseudonyms is None or PLAIN.fullmatch(stem):
+        return name
+    hidden = f"structure-{pseudonyms.of('structure', stem)[:8]}"
+    return hidden + sign + number if number.isdigit() else hidden
+
+
 @dataclass
 class Changes:
     """Rows to commit, and how many drawings are new, changed, gone or in trouble."""
@@ -140,7 +168,10 @@ class Changes:
 def take_file(
     read: Read, known: KnownDrawings, index: Callable[[], ImageIndex], ingest: str, to: Changes
 ) -> None:
-    """Turn what is in a file into rows, and end those of what is no longer in it."""
+    """Turn what is in a file into rows, and end those of what is no longer in it.
+
+    Structures have the names by which they are called here, see `structure_name`.
+    """
     file = read.file
     before = known.of_file(file.annotation, file.source)
     rows = list(_rows(read, index))

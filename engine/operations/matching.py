@@ -13,6 +13,12 @@ from engine.privacy import Pseudonyms
 from engine.sources.annotations import PlaneGeometry, Target
 from engine.store.catalog import ORPHANED, READY
 
+MATCHING_REASONS = {
+    "no_image": "No image of the catalog is what the drawing names.",
+    "ambiguous": "More than one image of the catalog could be meant.",
+}
+"""Why a drawing is of no image."""
+
 
 class NoMatch(ValueError):
     """No image, or more than one, is meant: (code, how many)."""

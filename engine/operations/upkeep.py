@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.errors import NothingFound
 from engine.operations.registry import operations
 from engine.operations.reveal import reveal_rows
+from engine.operations.reveal_drawings import reveal_drawings
 from engine.operations.status import Status, read_status
 from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
 from engine.store.annotations import Contour, read_annotations, read_contours
@@ -42,7 +44,7 @@ class Upkeep:
         Parameters
         ----------
         source
-            A file or folder inside a root of cohort.toml.
+            A file or folder inside a root, or a folder of annotations, of cohort.toml.
 
         Returns
         -------
@@ -54,7 +56,16 @@ class Upkeep:
         ------
         NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
         """
-        return tuple(reveal_rows(self.root, read_config(self.root), source, self.pseudonyms))
+        config = read_config(self.root)
+        hidden = any(root.confidential for root in config.roots.values()) and config.annotations
+        names = self.pseudonyms() if hidden else None
+        drawn = tuple(reveal_drawings(self.root, config, source, names))
+        try:
+            return (*reveal_rows(self.root, config, source, self.pseudonyms), *drawn)
+        except NothingFound:  # it is in no root, but may be among what is drawn
+            if not drawn:
+                raise
+            return drawn
 
     def annotations_of(self, image_id: str) -> tuple[Contour, ...]:
         """Return what people drew on an image, as ingest has read it; points are y, x in pixels.

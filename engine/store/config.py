@@ -65,6 +65,8 @@ class AnnotationConfig(BaseModel):
     format: str
     images: str | None = None
     """Name of the root whose images they are of; any by default."""
+    structures: dict[str, str] = Field(default_factory=dict)
+    """What structures are called here, by their names in the files."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ wrong with a file is a `SourceUnreadable` with a code of `DRAWING_REASONS`, and 
 
 from engine.sources.annotations.base import (
     DRAWING_REASONS,
+    SUFFIXES,
     Drawing,
     DrawingReader,
     PlaneGeometry,
@@ -16,6 +17,7 @@ from engine.sources.annotations.registry import FORMATS, create_reader
 __all__ = [
     "DRAWING_REASONS",
     "FORMATS",
+    "SUFFIXES",
     "Drawing",
     "DrawingReader",
     "PlaneGeometry",

@@ -38,6 +38,9 @@ DRAWING_REASONS: Mapping[str, str] = MappingProxyType(
 )
 """Why a drawing is not taken."""
 
+SUFFIXES = (".txt", ".geojson", ".dcm")
+"""What is kept of a confidential file's name."""
+
 MOST_BYTES = 256 * 1024**2
 """A larger file is no drawing: 16 million points as text."""
 

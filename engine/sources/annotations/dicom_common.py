@@ -13,13 +13,15 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from engine.errors import SourceUnreadable
+from engine.errors import ParameterError, SourceUnreadable
 from engine.sources.annotations.base import PlaneGeometry
 
 LEGAL_UID = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+")
@@ -42,6 +44,31 @@ PATIENT_AND_STUDY = (
     "ReferringPhysicianName",
 )  # fmt: skip
 """Type 2 and required attributes of the Patient and General Study modules (PS3.3, C.7.1-2)."""
+
+
+SUFFIXES = (".dcm", ".dicom", ".seg", "")
+"""What DICOM files are called: files of some name or none, and what is in them tells the rest."""
+
+
+@dataclass(frozen=True)
+class DicomReader:
+    """What readers of DICOM objects share: they need nothing but the file, and have no options."""
+
+    @property
+    def context(self) -> str:
+        """Nothing but the file."""
+        return ""
+
+    def claims(self, path: str) -> bool:
+        """Tell candidates by their suffix; what is no such object is a named failure."""
+        return Path(path).suffix.lower() in SUFFIXES
+
+
+def refuse_options(options: Mapping[str, object]) -> None:
+    """Raise `ParameterError` for options of a format that has none."""
+    if options:
+        name = min(options)
+        raise ParameterError(name, options[name], "left out: this format has no options")
 
 
 @contextmanager

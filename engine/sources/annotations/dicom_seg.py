@@ -6,7 +6,6 @@ A mask becomes the rings around its pixels (`trace_mask`), so nothing is lost ei
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +21,22 @@ from engine.errors import ParameterError, SourceUnreadable
 from engine.kernels.contour_trace import trace_mask
 from engine.sources.annotations.base import Drawing, Target
 from engine.sources.annotations.dicom_common import (
+    DicomReader,
     as_bytes,
     legal_source,
     note_uids,
     noted_uids,
     read_dataset,
+    refuse_options,
     same,
 )
-
-SUFFIXES = (".dcm", ".dicom", ".seg", "")
 
 MOST_PIXELS = 2**31
 """Pixels of all frames of a SEG that is read."""
 
 
-@dataclass(frozen=True)
-class SegReader:
+class SegReader(DicomReader):
     """Reads segments, each on the images that it was made from."""
-
-    @property
-    def context(self) -> str:
-        """Nothing but the file."""
-        return ""
-
-    def claims(self, path: str) -> bool:
-        """Tell candidates by their suffix; what is no SEG is a named failure."""
-        return Path(path).suffix.lower() in SUFFIXES
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
         """Read the structures of a SEG.
@@ -179,7 +168,5 @@ def create(folder: Path, options: Mapping[str, object]) -> SegReader:
     ------
     ParameterError
     """
-    if options:
-        name = min(options)
-        raise ParameterError(name, options[name], "left out: seg has no options")
+    refuse_options(options)
     return SegReader()

@@ -7,7 +7,6 @@ are rounded (see `PlaneGeometry.to_pixels`), which is the only loss of the way t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,32 +23,22 @@ from engine.kernels.contours import Rings
 from engine.sources.annotations.base import Drawing, Target, checked_ring
 from engine.sources.annotations.dicom_common import (
     PATIENT_AND_STUDY,
+    DicomReader,
     as_bytes,
     legal_source,
     note_uids,
     noted_uids,
     plane_geometry,
     read_dataset,
+    refuse_options,
     same,
 )
-
-SUFFIXES = (".dcm", ".dicom", "")
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
-@dataclass(frozen=True)
-class RtStructReader:
+class RtStructReader(DicomReader):
     """Reads the outlines of a structure set; several of one structure on an image are even-odd."""
-
-    @property
-    def context(self) -> str:
-        """Nothing but the file."""
-        return ""
-
-    def claims(self, path: str) -> bool:
-        """Tell candidates by their suffix; what is no RTSTRUCT is a named failure."""
-        return Path(path).suffix.lower() in SUFFIXES
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
         """Read the structures; rings are in the patient, see `Drawing.on`.
@@ -254,7 +243,5 @@ def create(folder: Path, options: Mapping[str, object]) -> RtStructReader:
     ------
     ParameterError
     """
-    if options:
-        name = min(options)
-        raise ParameterError(name, options[name], "left out: rtstruct has no options")
+    refuse_options(options)
     return RtStructReader()

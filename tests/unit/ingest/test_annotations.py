@@ -21,6 +21,7 @@ from engine.operations.base import Image
 from engine.operations.listing import RootEmpty
 from engine.sources.annotations.geojson import write_geojson
 from engine.store.annotations import annotations_ledger, read_annotations, read_contours
+from jobs import wording
 from tests.making import Counting, computed, night
 
 
@@ -137,6 +138,11 @@ def test_drawings_of_no_image_and_broken_ones_are_counted_and_named(place: Place
     draw(place.marks / f"{place.names[0].removesuffix('.png')}.geojson", inner=box(7))  # once more
     (place.marks / "notes.txt").write_text("nothing to do with it")
     assert place.ingest() == {"listed": 6, "new": 7, "unmatched": 1, "failed": 1}
+    report = place.cohort.ingest(place.data, client=place.client)
+    assert "1 no_image: No image of the catalog" in "\n".join(wording.ingest_lines(report))
+    said = "\n".join(wording.status_lines(place.cohort.status()))
+    assert "Drawings: 2 failed, 6 ready, 1 unmatched." in said
+    assert "marks/odd.geojson: failed, not_numbers" in said
     state = place.cohort.status().annotations
     assert state is not None
     assert dict(state.states) == {"failed": 2, "ready": 6, "unmatched": 1}

@@ -22,7 +22,7 @@ from engine.phantoms.cine_files import write_cine
 from engine.sources.annotations import create_reader
 from engine.sources.annotations.dicom_seg import write_seg
 from engine.sources.annotations.rtstruct import write_rtstruct
-from engine.store.annotations import read_annotations, read_contours
+from engine.store.annotations import annotations_ledger, read_annotations, read_contours
 from tests.shared_data import shared_data
 
 Ingest = Callable[[engine.Cohort, Path], Any]
@@ -119,6 +119,9 @@ def test_contours_of_another_patient_are_flagged_and_computed_alone(
     assert (report.new, report.changed, report.retired) == (0, 9, 0)
     (run,) = cohort.run("contours", client=client)
     assert (run.published, run.up_to_date) == (9, 45)
+    (shown,) = cohort.reveal(owners[0])
+    assert shown["image_id"] in cohort.table("contours")["image_id"].to_list()
+    assert (shown["state"], shown["path"]) == ("ready", str(owners[0]))
     found = errors(cohort)
     table = cohort.table("contours")
     short = table[table["inside_share"] < 0.995]
@@ -159,23 +162,26 @@ def test_a_made_heart_has_the_volumes_that_it_was_made_with(
         source = pydicom.dcmread(image)
         masks = {name: fill_contour(of, (128, 128)) for name, of in rings.items()}
         (base / "seg" / f"{n}.dcm").write_bytes(write_seg([source], [masks]))
-        (base / "rtstruct" / f"{n}.dcm").write_bytes(write_rtstruct([source], [rings]))
+        named = {"LV endo": rings["inner"], "outer": rings["outer"], "CANARY^Jo": rings["inner"]}
+        (base / "rtstruct" / f"{n}.dcm").write_bytes(write_rtstruct([source], [named]))
     cohort = engine.create(base / "cohort")
     declare(
         cohort,
         text=f'path = "{folder}"\nformat = "sunnybrook"',
         masks=f'path = "{base / "seg"}"\nformat = "seg"',
-        plan=f'path = "{base / "rtstruct"}"\nformat = "rtstruct"',
+        plan=f'path = "{base / "rtstruct"}"\nformat = "rtstruct"\n'
+        'structures = {"LV endo" = "inner"}',
     )
     report = cohort.ingest(folder / "dicoms", client=client).annotations
     assert report is not None
-    assert (report.new, report.unmatched, report.failed) == (64 + 12 + 12, 0, 0)
+    assert (report.new, report.unmatched, report.failed) == (64 + 12 + 18, 0, 0)
     # What came through SEG and RTSTRUCT covers the same pixels as what was drawn.
     refs = read_annotations(cohort.root).refs
     for contours in read_contours(cohort.root, refs).values():
         by_name = {(c.annotation, c.structure): fill_contour(c.rings, (128, 128)) for c in contours}
         for (_, structure), mask in by_name.items():
-            assert (mask == by_name["text", structure]).all()
+            same = "inner" if structure.startswith("structure-") else structure
+            assert (mask == by_name["text", same]).all()
 
     cohort.run(engine.contours(annotations="text"), client=client)
     assert errors(cohort).empty
@@ -207,4 +213,7 @@ def test_a_made_heart_has_the_volumes_that_it_was_made_with(
     assert not math.isnan(scores["dice_sd"].max())
     assert cohort.verify().ok
     text = "".join(cohort.table(name).to_csv() for name in cohort.tables())
-    assert "CANARY" not in text + str(cohort.status().as_json())
+    ledger = annotations_ledger(cohort.root)
+    drawings = ledger.read(ledger.snapshot().parts).drop_columns(["rings"]).to_pylist()
+    assert "structure-" in str(drawings)
+    assert "CANARY" not in text + str(cohort.status().as_json()) + str(drawings)

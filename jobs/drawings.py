@@ -1,0 +1,44 @@
+"""What the command line says of drawings: contours that came in with the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from engine.graph.annotate import AnnotationReport
+from engine.operations.matching import MATCHING_REASONS
+from engine.sources.annotations import DRAWING_REASONS
+from engine.store.annotations import AnnotationState
+
+REASONS = {**DRAWING_REASONS, **MATCHING_REASONS}
+
+NAMED = 20
+"""Drawings in trouble that are named one by one; --json names all."""
+
+
+def ingest_lines(report: AnnotationReport | None) -> Iterator[str]:
+    """Say what an ingest did with drawings."""
+    if report is None:
+        return
+    told = [f"{report.new} new", f"{report.changed} changed"]
+    if report.retired:
+        told.append(f"{report.retired} gone")
+    files = f"{report.listed} files, {report.unchanged} unchanged"
+    yield f"Drawings: {', '.join(told)} ({files})."
+    if report.unmatched or report.failed:
+        trouble = f"{report.unmatched} of no image, {report.failed} that can't be used"
+        yield f"{trouble} (cohort status names them):"
+    for code, count in sorted(report.reasons.items()):
+        yield f"  {count} {code}: {REASONS.get(code, code)}"
+
+
+def status_lines(state: AnnotationState | None) -> Iterator[str]:
+    """Say what there is of drawings, and name those that do not count."""
+    if state is None:
+        return
+    counts = ", ".join(f"{count} {name}" for name, count in state.states.items())
+    yield f"Drawings: {counts or 'none'}."
+    for row in state.troubled[:NAMED]:
+        of = f", {row['structure']}" if row["structure"] else ""
+        yield f"  {row['source']}{of}: {row['state']}, {row['reason']}"
+    if len(state.troubled) > NAMED:
+        yield f"  and {len(state.troubled) - NAMED} more (--json names all)."
