@@ -101,14 +101,14 @@ def _of_images(frame: pd.DataFrame, operation: Contours) -> Iterator[Finding]:
 
 def _of_series(frame: pd.DataFrame, operation: Contours) -> Iterator[Finding]:
     placed = frame.reset_index(drop=True)
-    placed = placed[placed["z"].notna() & placed["spacing_y_um"].notna()]
-    keys = ["stack", "t", "annotation", "structure"]
+    placed = placed[placed["_z"].notna() & placed["_spacing_y_um"].notna()]
+    keys = ["_stack", "_t", "annotation", "structure"]
     for _, members in placed.groupby(keys, sort=True, dropna=False):
-        ordered = members.sort_values("z", kind="stable")
-        steps = ordered["z"].diff().to_numpy()
+        ordered = members.sort_values("_z", kind="stable")
+        steps = ordered["_z"].diff().to_numpy()
         moved = np.hypot(
-            (ordered["y"].diff() * ordered["spacing_y_um"] / 1000.0).to_numpy(),
-            (ordered["x"].diff() * ordered["spacing_x_um"] / 1000.0).to_numpy(),
+            (ordered["y"].diff() * ordered["_spacing_y_um"] / 1000.0).to_numpy(),
+            (ordered["x"].diff() * ordered["_spacing_x_um"] / 1000.0).to_numpy(),
         )
         for n, step, distance in zip(ordered.index, steps, moved, strict=True):
             if step == 1 and distance > operation.jump_mm:
@@ -122,11 +122,11 @@ def _of_series(frame: pd.DataFrame, operation: Contours) -> Iterator[Finding]:
 def _of_cohort(frame: pd.DataFrame) -> Iterator[Finding]:
     numbered = frame.reset_index(drop=True)
     for _, members in numbered.groupby("points_digest", sort=True):
-        patients = members["patient"].nunique()
+        patients = members["_patient"].nunique()
         if patients < 2:
             continue
-        for n, patient in zip(members.index, members["patient"], strict=True):
-            others = int((members["patient"] != patient).sum())
+        for n, patient in zip(members.index, members["_patient"], strict=True):
+            others = int((members["_patient"] != patient).sum())
             yield n, "duplicate", ERROR, float(others), (
                 f"The very same points are drawn under {patients} patients: a file was copied to "
                 "the wrong one."

@@ -37,6 +37,8 @@ OF_OBJECT = (
 """Figures of a contour that the tables need."""
 
 OF_IMAGE = ("stack", "t", "z", "spacing_y_um", "spacing_x_um")
+"""Columns of the catalog that they need, with a line before their names: a field of the layout may
+have the same."""
 
 LEAST_SLICES_SHARE = 0.5
 """A phase in which fewer slices are drawn than this share of the most is no whole ventricle. In
@@ -70,12 +72,12 @@ def summarise_slice(objects: pa.Table, images: pa.Table) -> pa.Table:
     fields = [name for name in objects.column_names if name not in taken and name not in _MEASURED]
     columns: dict[str, Any] = {name: objects[name] for name in (*fields, *OF_OBJECT, *LAST)}
     for name in OF_IMAGE:
-        columns[name] = images[name].take(row)
+        columns[f"_{name}"] = images[name].take(row)
     there = set(images.column_names)
     for name, kind in (("series", pa.string()), ("spacing_z_um", pa.float64())):
         found = images[name].take(row) if name in there else pa.nulls(len(objects), kind)
-        columns[name] = pc.cast(found, kind)
-    columns["patient"] = _patient(columns)
+        columns[f"_{name}"] = pc.cast(found, kind)
+    columns["_patient"] = _patient(columns)
     return pa.table(columns)
 
 
@@ -202,14 +204,14 @@ FUNCTION_SCHEMA = pa.schema(
 
 def _volumes(frame: pd.DataFrame, operation: Contours) -> list[dict[str, Any]]:
     """Return one row per series, set and phase, with a reason where a volume can't be said."""
-    placed = frame[frame["z"].notna()]
-    placed = placed.assign(series=placed["series"].fillna(placed["stack"]))
+    placed = frame[frame["_z"].notna()]
+    placed = placed.assign(_series=placed["_series"].fillna(placed["_stack"]))
     rows: list[dict[str, Any]] = []
-    keys = ["series", "stack", "annotation", "t"]
+    keys = ["_series", "_stack", "annotation", "_t"]
     key: Any
     for key, members in placed.groupby(keys, sort=True):
         series, _, annotation, phase = key
-        spacing = members["spacing_z_um"].iloc[0] / 1000.0
+        spacing = members["_spacing_z_um"].iloc[0] / 1000.0
         inner, outer = (
             _disc_sum(members[members["structure"] == name], spacing, missing)
             for name, missing in (
@@ -252,7 +254,7 @@ def _disc_sum(
     members: pd.DataFrame, spacing_mm: float, missing: str
 ) -> tuple[float | None, str | None, frozenset[int]]:
     """Return a volume, or the reason why there is none, and the slices that are drawn."""
-    slices = frozenset(members["z"].astype(int).tolist())
+    slices = frozenset(members["_z"].astype(int).tolist())
     areas = members["area_mm2"].to_numpy(float)
     reason = None
     if not slices:
