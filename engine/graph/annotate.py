@@ -90,7 +90,7 @@ def read_task(attempt: Attempt[Pack]) -> list[Read]:
 
 
 class AnnotationIngest:
-    """One ingest of all declared sets of annotations.
+    """One ingest of all declared sets of annotations; ``left`` counts files it did not get to.
 
     Parameters
     ----------
@@ -126,6 +126,7 @@ class AnnotationIngest:
         self._indices: dict[str | None, ImageIndex] = {}
         self._report = AnnotationReport()
         self._hidden_below: list[str] = []
+        self.left = 0
 
     def run(self) -> AnnotationReport | None:
         """Take all that is new, changed or gone; None where nothing is, or was, declared.
@@ -156,7 +157,9 @@ class AnnotationIngest:
             require_writable(self._root)
         if total:
             self._events.start("annotations", total, "files")
+            self.left = total
             for read in self._read(due):
+                self.left -= 1
                 declared = self._sets[read.file.annotation]
                 read = self._named(read, declared)
                 take_file(read, known, partial(self._index, declared), self._id, changes)

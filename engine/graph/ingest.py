@@ -139,6 +139,8 @@ class Ingest:
             pseudonyms=self._pseudonyms, events=self._events, stop=self._stop,
         )  # fmt: skip
         report.annotations = drawn.run()
+        if drawn.left:
+            raise Interrupted(report.taken, drawn.left)
         report.elapsed_s = time.perf_counter() - began
         return report
 

@@ -66,10 +66,11 @@ class SunnybrookReader:
         patients = [self.patients[f] for f in reversed(folders) if f in self.patients]
         if self.patients and not patients:
             raise SourceUnreadable("no_link", "no folder of the path is in the list")
-        owner = patients[0] if patients else (folders[-2] if len(folders) > 1 else "")
+        # Without a list, a folder above the contour has the name of one above the image.
+        owners = patients[:1] or [*reversed(folders[:-1]), *folders[-1:]] or [""]
         series, number = match[1], match[2]
         files = (f"{int(number)}.dcm", f"IM-{series}-{number}.dcm", f"{number}.dcm")
-        target = Target(tuple(f"{owner}/{file}".lstrip("/") for file in files))
+        target = Target(tuple(f"{owner}/{file}".lstrip("/") for owner in owners for file in files))
         letter = match[3].lower()
         structure = STRUCTURES.get(letter, letter) + match[4]
         ring = checked_ring(read_points(data) - self.origin)

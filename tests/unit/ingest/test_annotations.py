@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import engine
 from engine.errors import ConfigError, NoSource, ParameterError
+from engine.graph.annotate import AnnotationIngest
 from engine.operations.base import Image
 from engine.operations.listing import RootEmpty
 from engine.sources.annotations.geojson import write_geojson
@@ -199,13 +200,26 @@ def test_a_flipped_bit_in_a_drawing_is_named_and_never_computed_with(place: Plac
         place.cohort.plan(Drawn(log=place.log))
 
 
+def test_an_ingest_that_is_stopped_says_what_is_left(place: Place) -> None:
+    place.cohort.ingest(place.data, client=place.client)
+    draw(place.marks / f"{place.names[3]}.geojson", inner=box(9))
+    stopped = AnnotationIngest(
+        place.cohort.root, place.cohort.config, place.client, "now", stop=lambda: True
+    )
+    report = stopped.run()
+    assert report is not None
+    assert (report.new, stopped.left) == (0, 1)
+    assert place.ingest() == {"listed": 4, "unchanged": 3, "new": 1}
+    (drawn,) = place.cohort.annotations_of(f"data/{place.names[3]}")
+    assert (drawn.structure, drawn.rings[0].tolist()) == ("inner", box(9).tolist())
+    assert place.cohort.annotations_of("data/none.png") == ()
+
+
 def test_two_ingests_at_once_leave_one_row_a_drawing(place: Place) -> None:
     place.ingest()
     root = place.cohort.root
     drawn = read_annotations(root)
     # A second ingest that began before the first one had committed anything.
-    from engine.graph.annotate import AnnotationIngest
-
     late = AnnotationIngest(root, place.cohort.config, place.client, "late")
     ledger = annotations_ledger(root)
     whole = ledger.snapshot()
