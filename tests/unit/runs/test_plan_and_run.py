@@ -256,7 +256,7 @@ def test_operations_of_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> No
             return Counting
 
     monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
-    assert registry.operations() == {"counting": Counting, "circles": engine.circles}
+    assert registry.operations() == {"counting": Counting, **registry.BUILT_IN}
     assert registry.find_operation("counting") is Counting
     assert registry.is_registered(Counting(log="x"))
     assert not registry.is_registered(Second(log="x"))
