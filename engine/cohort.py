@@ -13,10 +13,10 @@ from distributed import Client
 
 from engine.errors import NothingFound, ParameterError, UsageError
 from engine.functions import Functions
-from engine.graph.admission import IngestReport
 from engine.graph.cluster import client_or_own
 from engine.graph.events import Events
 from engine.graph.ingest import Ingest
+from engine.graph.ingest_report import IngestReport
 from engine.graph.notebook import events_here
 from engine.graph.publish import Publisher
 from engine.graph.qc_door import QualityControl

@@ -10,8 +10,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from engine.graph.admission import IngestReport
 from engine.graph.events import counted, told_s
+from engine.graph.ingest_report import IngestReport
 from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.header import FINDINGS

@@ -134,6 +134,9 @@ def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
     for name, declared in config.roots.items():
         if not is_dicomweb(declared.path) and not Path(declared.path).is_dir():
             yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
+    for name, drawn in config.annotations.items():
+        if not Path(drawn.path).is_dir():
+            yield f"The annotations {name!r} are not there: {drawn.path}. Is their disk mounted?"
     try:
         read_subjects(root, config)
     except ConfigError as error:

@@ -170,6 +170,7 @@ def test_folders_that_are_not_there_end_nothing(place: Place) -> None:
     marks = place.marks.rename(place.marks.with_name("elsewhere"))
     with pytest.raises(NoSource, match="marks"):
         place.ingest()
+    assert "'marks' are not there" in place.cohort.status().absent[0]
     place.marks.mkdir()
     with pytest.raises(RootEmpty):
         place.ingest()

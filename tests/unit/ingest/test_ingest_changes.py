@@ -17,7 +17,7 @@ from distributed import Client
 
 import engine
 from engine.errors import NoSource, NothingFound
-from engine.graph.admission import IngestReport
+from engine.graph.ingest_report import IngestReport
 from engine.operations.listing import RootEmpty
 from engine.store.known import Known
 from tests.making import (

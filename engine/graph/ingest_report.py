@@ -1,0 +1,56 @@
+"""What an ingest did, as data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.graph.annotate import AnnotationReport
+
+NAMED = 5
+"""Failed sources, and those that do not match the layout, that a report names; it counts all."""
+
+
+@dataclass
+class IngestReport:
+    """What an ingest did. ``failed`` counts the sources and images that newly can't be read.
+
+    ``new``, ``changed``, ``touched`` (other times, same pixels), ``duplicates`` (same pixels as
+    another image, part of new or changed) and ``returned`` (were gone) count images. ``unmatched``
+    counts new and changed ones whose path the layout does not match. The first of these, and the
+    first that failed, are named in ``unmatched_first`` and ``failed_first`` (source and reason).
+    ``withheld`` counts confidential files in roots that are not, of which nothing was written down,
+    and ``findings`` images about which something is odd (`engine.header.FINDINGS`).
+    """
+
+    listed: int = 0
+    unchanged: int = 0
+    ignored: int = 0
+    new: int = 0
+    changed: int = 0
+    touched: int = 0
+    duplicates: int = 0
+    returned: int = 0
+    orphaned: int = 0
+    failed: int = 0
+    left: int = 0
+    withheld: int = 0
+    unmatched: int = 0
+    elapsed_s: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
+    failed_first: list[dict[str, str]] = field(default_factory=list)
+    unmatched_first: list[str] = field(default_factory=list)
+    annotations: AnnotationReport | None = None
+
+    @property
+    def taken(self) -> int:
+        """Images that were catalogued."""
+        return self.new + self.changed + self.touched
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts as plain values."""
+        values = {n: dict(v) if isinstance(v, Counter) else v for n, v in vars(self).items()}
+        values["annotations"] = self.annotations and self.annotations.as_json()
+        return {**values, "elapsed_s": round(self.elapsed_s, 3)}
