@@ -268,7 +268,7 @@ def test_its_outlines_are_finite_polygons_or_marks(operation: Operation) -> None
     assert operation.outlines(none) == []
 
 
-def test_it_can_be_looked_at(operation: Operation, client: Client, tmp_path: Path) -> None:
+def test_it_can_be_looked_at(operation: Operation, staffed: Client, tmp_path: Path) -> None:
     """Whatever is asked, there is a page with a picture of each image and what was found in it."""
     from engine.store.pictures import OVERLAY, read_noted
 
@@ -276,9 +276,9 @@ def test_it_can_be_looked_at(operation: Operation, client: Client, tmp_path: Pat
     for n, pixels in enumerate(images):
         put(tmp_path / "data" / "d" / f"s{n % 2}" / "e" / f"i{n}.png", pixels)
     cohort = engine.create(tmp_path / "cohort")
-    cohort.ingest(tmp_path / "data", client=client)
-    cohort.run(operation, client=client)
-    (report,) = cohort.qc(operation, client=client)
+    cohort.ingest(tmp_path / "data", client=staffed)
+    cohort.run(operation, client=staffed)
+    (report,) = cohort.qc(operation, client=staffed)
     assert (report.shown, report.failed) == (len(images), 0)
     folder = Path(report.page).parent
     assert "i3" in (folder / "index.html").read_text()
@@ -286,6 +286,6 @@ def test_it_can_be_looked_at(operation: Operation, client: Client, tmp_path: Pat
     assert len({name for kind, name in noted if kind == OVERLAY}) == len(images)
     if operation.name == "circles":
         assert sum(picture.outlines for picture in noted.values()) >= 4
-    (again,) = cohort.qc(operation, client=client)
+    (again,) = cohort.qc(operation, client=staffed)
     assert (again.made, again.page_made) == (0, False)
     assert cohort.verify().problems == ()
