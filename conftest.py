@@ -1,0 +1,16 @@
+"""What pytest leaves out where an optional package is not installed, aloud."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+collect_ignore_glob: list[str] = []
+if find_spec("torch") is None:
+    collect_ignore_glob.append("engine/kernels/networks/*.py")
+
+
+def pytest_report_header() -> str | None:
+    """Say which tests can't run, and what to install for them."""
+    if collect_ignore_glob:
+        return "torch is not installed: examples of networks are skipped (pip install .[segment])"
+    return None

@@ -1,0 +1,1 @@
+"""Models as files: `cards` says what a model is, `bundles` keeps it with its weights."""
