@@ -62,7 +62,8 @@ def plan_tiled(
     blend
         Each side of a border between tiles, pixels: within it, the weight goes linearly from one
         tile to the other; beyond, a tile counts alone. From 0 (no blending) to ``halo``; by
-        default half the halo, so that no answer counts that lacks half of its context.
+        default an eighth of the halo, so that no answer counts that lacks more than an eighth of
+        its context. Tiles equal the whole where the halo is a network's reach and the blend.
     multiple
         What tile and halo must be multiples of, so that a network that pools sees the same grid in
         each tile as in the whole plane, pixels.
@@ -85,7 +86,7 @@ def plan_tiled(
         )
     if tile[0] % multiple or tile[1] % multiple or halo % multiple:
         raise TilingError(f"tile {tile} and halo {halo} must be multiples of {multiple} px")
-    blend = halo // 2 if blend is None else blend
+    blend = halo // 8 if blend is None else blend
     if not 0 <= blend <= halo:
         raise TilingError(f"the blend is {blend} px, but must be from 0 to the halo, {halo} px")
     y, x = (_axis(size, side, halo, blend) for size, side in zip(shape, tile, strict=True))
