@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ FILES = sorted(path for name in ("engine", "jobs") for path in (TOP / name).rglo
 MOST_LINES = 400
 """House rule: about 300 lines a file, seldom over 400."""
 
+NETWORKS = "engine.kernels.networks."
+"""Modules that need torch, which may be absent."""
+
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "AlignmentError": (3, "a grid of 2 shards"),
     "AlreadyExists": ("pixels/x",),
     "BrokenOperation": ("sharpness", "sharpness:Sharpness", "ImportError: no module x"),
+    "CardError": ("model/card.json", "no JSON object"),
     "ColumnsChanged": ("results/spots/v1", "y (double)", "x (double)"),
     "ConfigError": ("cohort.toml, limits", "must be positive"),
     "Conflict": ("cohort.toml",),
@@ -43,8 +48,10 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "MissingPackage": ("x",),
     "NoCertificate": ("tls://127.0.0.1:1",),
     "NoCohort": ("/c",),
+    "NoMemoryLeft": ((3, 512, 512),),
     "NoOperation": ("circels", ("circles",)),
     "NoPseudonymKey": ("it is too short",),
+    "NoPackage": ("torch", "segment"),
     "NoSource": ("/nights",),
     "NoTable": ("circels", ("circles",)),
     "NoWorkerForResource": ("gpu", 1.0, 4),
@@ -67,6 +74,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "TilingError": ("a tile is empty",),
     "UsageError": ("Give one or the other",),
     "VersionMismatch": ("tcp://127.0.0.1:1", "dask is 1 on the scheduler, 2 here"),
+    "WeightsRefused": ("weights.pt", "their SHA-256 is another"),
     "WorkerKeepsDying": (3,),
 }
 """Arguments with which each error can be made; a new error needs a row."""
@@ -85,7 +93,8 @@ def all_errors() -> list[type[EngineError]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in modules():
-            importlib.import_module(name)
+            if not name.startswith(NETWORKS) or find_spec("torch"):
+                importlib.import_module(name)
     found: list[type[EngineError]] = [EngineError]
     for kind in found:
         found += [sub for sub in kind.__subclasses__() if sub not in found]

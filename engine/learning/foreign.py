@@ -1,0 +1,128 @@
+"""Weights made elsewhere: read as data, never run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import EngineError
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+SAFE = ".safetensors"
+GRAPH = ".onnx"
+SUFFIXES = (SAFE, *PICKLED, GRAPH)
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
+"""Names under which training scripts put a state dict among other things."""
+
+PARALLEL = "module."
+"""What torch's data parallelism puts before every name."""
+
+
+class WeightsRefused(EngineError, ValueError):
+    """Weights that are not taken, and were not loaded: (file, why)."""
+
+    def __str__(self) -> str:
+        file, why = self.args
+        return f"The weights in {file} were refused: {why}. Nothing of them was run or kept."
+
+
+class NoPackage(EngineError, ImportError):
+    """A package is needed that is not installed: (package, extra that has it)."""
+
+    def __str__(self) -> str:
+        package, extra = self.args
+        return f"This needs {package}. Install it with: pip install 'cohort-engine[{extra}]'"
+
+
+def read_checked(file: Path, sha256: str | None) -> bytes:
+    """Return a file's bytes, once they are known to be the expected ones.
+
+    Parameters
+    ----------
+    file
+        Path of the weights.
+    sha256
+        What their SHA-256 must be, hexadecimal; None where nothing is known of it.
+
+    Raises
+    ------
+    WeightsRefused
+        If the file can't be read, or is another one than expected.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise WeightsRefused(file, f"the file can't be read ({error.strerror})") from None
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256.lower():
+        raise WeightsRefused(file, f"their SHA-256 is {found}, and not {sha256}")
+    return data
+
+
+def parse_weights(data: bytes, file: Path) -> dict[str, Any]:
+    """Return a state dict (names to torch tensors) out of a file's bytes.
+
+    Parameters
+    ----------
+    data
+        The file's bytes, from `read_checked`.
+    file
+        Its path; the suffix says what it is: .safetensors, or a state dict that torch saved (.pt,
+        .pth, .bin, .ckpt), which is unpickled by torch with ``weights_only=True`` and never
+        otherwise: a pickle that names anything but tensors and plain containers is refused when
+        the name is met, before it is called.
+
+    Raises
+    ------
+    WeightsRefused
+        If it is anything but tensors by name.
+    NoPackage
+        If torch is not installed.
+    """
+    try:
+        import safetensors.torch
+        import torch
+    except ImportError:
+        raise NoPackage("torch and safetensors", "segment") from None
+    if file.suffix not in SUFFIXES or file.suffix == GRAPH:
+        raise WeightsRefused(file, f"the suffix is none of {', '.join(SUFFIXES)}")
+    try:
+        with warnings.catch_warnings():  # about the pickle's age, which is no concern of the user
+            warnings.simplefilter("ignore")
+            if file.suffix == SAFE:
+                loaded = safetensors.torch.load(data)
+            else:
+                loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        why = "this pickle holds more than tensors; save the model's state_dict() alone"
+        raise WeightsRefused(file, why) from None
+    except Exception as error:  # a decoder's text may quote the file
+        why = f"no {file.suffix} file of weights ({type(error).__name__})"
+        raise WeightsRefused(file, why) from None
+    return _state_dict(loaded, file)
+
+
+def _state_dict(loaded: Any, file: Path) -> dict[str, Any]:
+    """Return tensors by name out of what was loaded: bare, or wrapped as training scripts do."""
+    import torch
+
+    while isinstance(loaded, Mapping):
+        inner = next((n for n in WRAPPERS if isinstance(loaded.get(n), Mapping)), None)
+        if inner is None:
+            break
+        loaded = loaded[inner]
+    if not (
+        isinstance(loaded, Mapping)
+        and loaded
+        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items())
+    ):
+        raise WeightsRefused(file, "they are no state dict (tensors by name)")
+    if all(name.startswith(PARALLEL) for name in loaded):
+        return {name.removeprefix(PARALLEL): tensor for name, tensor in loaded.items()}
+    return dict(loaded)
