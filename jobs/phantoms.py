@@ -10,8 +10,9 @@ import typer
 from engine.errors import ParameterError
 from engine.graph.events import counted
 from engine.phantoms import CineOptions, DiscOptions, write_cine, write_discs
+from engine.phantoms.marrow_options import FORMATS, MarrowOptions
+from engine.phantoms.marrow_writing import write_marrow
 from jobs.app import command
-from jobs.options import read_value
 from jobs.output import Output
 
 app = typer.Typer(help="Make images with known truth (truth.parquet beside them).")
@@ -105,6 +106,40 @@ def cine(
         f"Made {counted(frames, 'frames')} of {counted(patients, 'hearts')} in "
         f"{directory / 'dicoms'}, with contours in {directory / 'contourfiles'}; what is true of "
         f"them is in {truth}.",
+    )
+    return 0
+
+
+@command(app)
+def marrow(
+    output: Output,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    images: Annotated[int, typer.Option(help="Number of slides.")] = 6,
+    size: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Pixels.")] = "1400x700",
+    scale: Annotated[float, typer.Option(help="Size of all structures, as a factor.")] = 1.0,
+    variety: Annotated[
+        float, typer.Option(help="How much slides differ: 0 not, 1 as in one laboratory, 2 more.")
+    ] = 1.0,
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}.")
+    ] = "png",
+    seed: Annotated[int, typer.Option(help="The same seed makes the same slides.")] = 0,
+) -> int:
+    """Make slides of bone marrow, with masks of bone, fat and other tissue that are exact."""
+    sides = _size(size)
+    options = MarrowOptions(
+        images=images,
+        size=(sides, sides) if isinstance(sides, int) else sides,
+        scale=scale,
+        variety=variety,
+        format=file_format,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    truth = write_marrow(directory, options)
+    output.result(
+        {"directory": str(directory), "images": images, "truth": str(truth)},
+        f"Made {images} slides of marrow in {directory}/slides, with masks in "
+        f"{directory}/masks; their areas are in {truth}.",
     )
     return 0
 

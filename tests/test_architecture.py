@@ -33,6 +33,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "AlignmentError": (3, "a grid of 2 shards"),
     "AlreadyExists": ("pixels/x",),
     "BrokenOperation": ("sharpness", "sharpness:Sharpness", "ImportError: no module x"),
+    "AnnotationError": ("masks/bone/a.png", "the mask marks nothing"),
     "CardError": ("model/card.json", "no JSON object"),
     "ColumnsChanged": ("results/spots/v1", "y (double)", "x (double)"),
     "ConfigError": ("cohort.toml, limits", "must be positive"),

@@ -3,7 +3,9 @@
 ``options`` says what can be asked for, ``discs`` draws an image by its number, ``placing`` lays
 the discs out, ``drawing`` turns shapes into pixels, ``writing`` makes files and the table of
 truth, ``scoring`` compares found circles with true ones. ``cine`` draws a beating ventricle and
-``cine_files`` writes it as DICOM, with contours.
+``cine_files`` writes it as DICOM, with contours. The modules ``marrow*`` make slides of bone
+marrow: ``marrow_options`` what can be asked for, ``marrow_tissue`` what lies where,
+``marrow_stain`` how it looks, ``marrow`` any rows of a slide, ``marrow_writing`` files.
 """
 
 from engine.phantoms.cine import CineFrame, CineOptions, draw_cine_frame, make_heart

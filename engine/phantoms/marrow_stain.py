@@ -166,7 +166,7 @@ def _light(options: MarrowOptions, traits: SlideTraits, rows: range) -> NDArray[
     height, width = options.size
     y = (np.arange(rows.start, rows.stop, dtype=np.float32) / height - 0.5)[:, None]
     x = (np.arange(width, dtype=np.float32) / width - 0.5)[None, :]
-    return 1 - np.float32(traits.uneven) * 2 * (y * y + x * x)
+    return np.asarray(1 - traits.uneven * 2 * (y * y + x * x), np.float32)
 
 
 def _turned(vector: tuple[float, float, float], angle: float) -> tuple[float, float, float]:

@@ -1,0 +1,188 @@
+"""What people drew on slides: masks become labels by stated rules, or errors that say why.
+
+Labels are those of `engine.kernels.tissue.Tissue`: 0 background, 1 bone, 2 fat, 3 other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import EngineError, SourceUnreadable
+from engine.geometry import YX
+from engine.kernels.colour import luminance
+from engine.kernels.tissue import Tissue
+from engine.sources.registry import open_source
+
+DRAWN = (Tissue.BONE, Tissue.FAT, Tissue.OTHER)
+"""Classes that are drawn; the background is what is left."""
+
+THRESHOLD = 0.5
+"""Share of full scale from which a pixel of a soft edge belongs to what was drawn."""
+
+
+class AnnotationError(EngineError, ValueError):
+    """What was drawn on an image can't be used: (file or folder, problem)."""
+
+    def __str__(self) -> str:
+        where, problem = self.args
+        return f"{where}: {problem}"
+
+
+def read_mask(path: Path, shape: YX | None = None) -> NDArray[np.bool_]:
+    """Return what a mask's file marks.
+
+    Grey, RGB, with or without alpha, of 1 to 16 bit, PNG, TIFF or JPEG. The rules, in this order:
+
+    - Where alpha varies, what counts is alpha (people draw on a transparent layer, in any colour);
+      where it is the same everywhere, it says nothing.
+    - Otherwise it is the luminance.
+    - A file whose values are 0 and 1 only is such a mask; else a pixel counts from half of full
+      scale on, so an antialiased edge lies where it was drawn.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shape
+        Height and width that it must have, pixels.
+
+    Returns
+    -------
+    (y, x) bool; it may mark nothing.
+
+    Raises
+    ------
+    AnnotationError
+        If the file is missing, can't be read, or has another size.
+    """
+    try:
+        with path.open("rb") as file, open_source(file, path.name) as source:
+            pixels = source.read(0)
+    except OSError as error:
+        raise AnnotationError(path, f"no mask there ({error.strerror})") from None
+    except SourceUnreadable as error:
+        raise AnnotationError(path, f"unreadable as a mask ({error})") from None
+    if shape is not None and pixels.shape[1:] != shape:
+        found = f"{pixels.shape[1]} x {pixels.shape[2]}"
+        raise AnnotationError(
+            path, f"the mask has {found} px, its image {shape[0]} x {shape[1]}; draw on the image"
+        )
+    return marked(pixels)
+
+
+def marked(pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Return what decoded pixels (c, y, x) mark, by the rules of `read_mask`.
+
+    Examples
+    --------
+    >>> marked(np.array([[[0, 1, 1]]], np.uint8)).tolist()
+    [[False, True, True]]
+    >>> marked(np.array([[[0, 127, 128]]], np.uint8)).tolist()
+    [[False, False, True]]
+    """
+    if pixels.shape[0] in (2, 4):
+        alpha = pixels[-1]
+        plane = alpha if alpha.min() != alpha.max() else luminance(pixels[: pixels.shape[0] - 1])
+    else:
+        plane = luminance(pixels)
+    full = np.iinfo(plane.dtype).max if plane.dtype.kind in "iu" else 1.0
+    if plane.max(initial=0) <= 1:
+        full = 1
+    return np.asarray(plane >= full * THRESHOLD)
+
+
+def labels_of(
+    masks: Mapping[Tissue, NDArray[np.bool_]], fat_over_bone: bool = True
+) -> NDArray[np.uint8]:
+    """Return labels of masks that may overlap: bone and fat count before other tissue.
+
+    Parameters
+    ----------
+    masks
+        (y, x) for each class that was drawn, all of one size; one at least.
+    fat_over_bone
+        Which of the two counts where both were drawn.
+
+    Examples
+    --------
+    >>> row = {Tissue.BONE: np.array([[True, True]]), Tissue.FAT: np.array([[False, True]])}
+    >>> labels_of(row).tolist(), labels_of(row, fat_over_bone=False).tolist()
+    ([[1, 2]], [[1, 1]])
+    """
+    labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
+    pair = (Tissue.BONE, Tissue.FAT) if fat_over_bone else (Tissue.FAT, Tissue.BONE)
+    for tissue in (Tissue.OTHER, *pair):
+        if tissue in masks:
+            labels[masks[tissue]] = tissue
+    return labels
+
+
+def read_mask_folders(
+    root: Path,
+    name: str,
+    shape: YX,
+    fat_over_bone: bool = True,
+    may_be_empty: Collection[Tissue] = (),
+) -> NDArray[np.uint8]:
+    """Return the labels of one slide from a folder of masks a class.
+
+    Parameters
+    ----------
+    root
+        Folder with ``bone``, ``fat`` and ``other`` (in any case), each with the masks of the
+        slides under the slides' own paths. ``other`` may be missing: then the rest of what is not
+        ground is not known, and only bone and fat are labelled.
+    name
+        Path of the slide below its own folder, without suffix, e.g. ``s1/slide-001``.
+    shape
+        Height and width of the slide, pixels.
+    fat_over_bone
+        Which of the two counts where both were drawn.
+    may_be_empty
+        Classes that a slide may well have none of. Of others, a mask that marks nothing is taken
+        for a mistake.
+
+    Returns
+    -------
+    (y, x) uint8, values of `Tissue`.
+
+    Raises
+    ------
+    AnnotationError
+        If a mask is missing, unreadable, of another size, or empty by mistake.
+    """
+    folders = {path.name.lower(): path for path in sorted(root.iterdir())} if root.is_dir() else {}
+    masks = {}
+    for tissue in DRAWN:
+        folder = folders.get(tissue.name.lower())
+        if folder is None:
+            if tissue is Tissue.OTHER:
+                continue
+            raise AnnotationError(root, f"there is no folder {tissue.name.lower()!r} of masks")
+        path = _mask_file(folder, name)
+        mask = read_mask(path, shape)
+        if not mask.any() and tissue not in may_be_empty:
+            raise AnnotationError(
+                path,
+                f"the mask marks nothing. If the slide has no {tissue.name.lower()}, say that "
+                "this class may be empty",
+            )
+        masks[tissue] = mask
+    if not any(mask.any() for mask in masks.values()):
+        raise AnnotationError(root, f"all masks of {name} mark nothing")
+    return labels_of(masks, fat_over_bone)
+
+
+def _mask_file(folder: Path, name: str) -> Path:
+    """Return the one file of this name, whatever its suffix."""
+    place = folder / name
+    there = sorted(place.parent.glob("*")) if place.parent.is_dir() else []
+    found = [path for path in there if path.is_file() and path.stem == place.name]
+    if len(found) != 1:
+        word = "no mask" if not found else f"{len(found)} masks"
+        raise AnnotationError(folder, f"there is {word} for {name}, but should be one")
+    return found[0]

@@ -1,0 +1,162 @@
+"""Layered PSD as people annotate: the slide below, what they drew above."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.geometry import YX
+from engine.kernels.tissue import Tissue
+from engine.sources.annotations import THRESHOLD, AnnotationError, labels_of
+from engine.sources.base import MAX_DECODED_BYTES
+
+HEADER = struct.Struct(">4sHxxxxxxHIIHH")
+"""Signature, version, channels, height, width, depth, mode: Adobe Photoshop File Formats
+Specification, File Header Section."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedSlide:
+    """A slide and its labels: ``pixels`` (3, y, x), ``labels`` (y, x), both uint8."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+
+def read_psd(
+    path: Path,
+    classes: Mapping[str, Tissue] | None = None,
+    fat_over_bone: bool = True,
+    max_decoded_bytes: int = MAX_DECODED_BYTES,
+) -> AnnotatedSlide:
+    """Return a slide and what was drawn on it, from the layers of a PSD.
+
+    The lowest layer is the slide, the next is the foreground (all tissue). Of the rest, a layer
+    with a mask is fat, and one without is bone; layers of one class add up. What a layer marks is
+    where it is opaque, by half or more, within its mask if it has one; it does not matter whether
+    it is shown. Groups are opened. What is foreground, and neither bone nor fat, is other tissue.
+
+    Parameters
+    ----------
+    path
+        The file.
+    classes
+        Instead of the rule for the rest and the foreground: the class of each layer by its name,
+        in any case. Layers of other names are left out.
+    fat_over_bone
+        Which of the two counts where both were drawn.
+    max_decoded_bytes
+        Most that one layer of the slide's size may have decoded, bytes.
+
+    Raises
+    ------
+    AnnotationError
+        If psd-tools is not installed, the file is no PSD, is too large or has too few layers, the
+        slide does not fill the canvas, or a class that the rule expects marks nothing.
+    """
+    try:
+        from psd_tools import PSDImage
+    except ImportError:
+        raise AnnotationError(
+            path, "layered PSD needs psd-tools: pip install 'cohort-engine[slides]'"
+        ) from None
+    shape = _size(path, max_decoded_bytes)
+    try:
+        with path.open("rb") as file:
+            layers = [layer for layer in PSDImage.open(file).descendants() if not layer.is_group()]
+        if len(layers) < 3:
+            raise AnnotationError(
+                path, f"{len(layers)} layers, but a slide, its foreground and what was drawn are 3"
+            )
+        pixels = _slide(path, layers[0], shape)
+        masks = _masks(path, layers[1:], classes, shape)
+    except AnnotationError:
+        raise
+    except Exception as error:  # a decoder's text may quote the file
+        raise AnnotationError(path, f"unreadable as PSD ({type(error).__name__})") from None
+    return AnnotatedSlide(pixels, labels_of(masks, fat_over_bone))
+
+
+def _size(path: Path, limit: int) -> YX:
+    """Return height and width from the header, before anything is decoded."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER.size)
+    except OSError as error:
+        raise AnnotationError(path, f"no file there ({error.strerror})") from None
+    if len(head) < HEADER.size or head[:4] != b"8BPS":
+        raise AnnotationError(path, "the first bytes are not those of a PSD")
+    _, _, channels, height, width, depth, _ = HEADER.unpack(head)
+    needed = height * width * max(channels, 4) * max(depth // 8, 1)
+    if not height or not width or needed > limit:
+        raise AnnotationError(
+            path, f"too_large: a layer has {needed} bytes decoded, the limit is {limit}"
+        )
+    return height, width
+
+
+def _slide(path: Path, layer: Any, shape: YX) -> NDArray[np.uint8]:
+    if (layer.top, layer.left, layer.height, layer.width) != (0, 0, *shape):
+        raise AnnotationError(path, "the lowest layer is not a slide that fills the canvas")
+    colour = layer.numpy("color")
+    if colour is None or colour.shape[2] not in (1, 3):
+        raise AnnotationError(path, "the lowest layer is neither grey nor RGB")
+    levels = np.rint(colour * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(np.moveaxis(levels, 2, 0), (3, *shape)))
+
+
+def _masks(
+    path: Path, layers: list[Any], classes: Mapping[str, Tissue] | None, shape: YX
+) -> dict[Tissue, NDArray[np.bool_]]:
+    masks = {tissue: np.zeros(shape, bool) for tissue in (Tissue.OTHER, Tissue.BONE, Tissue.FAT)}
+    named = {name.lower(): tissue for name, tissue in (classes or {}).items()}
+    expected = set(named.values()) if classes else {Tissue.OTHER}
+    for number, layer in enumerate(layers):
+        if classes is not None:
+            tissue = named.get(layer.name.strip().lower())
+        elif number == 0:
+            tissue = Tissue.OTHER  # of the foreground, what is not bone or fat
+        else:
+            tissue = Tissue.FAT if layer.has_mask() else Tissue.BONE
+            expected.add(tissue)
+        if tissue is not None and tissue is not Tissue.BACKGROUND:
+            masks[tissue] |= _covered(layer, shape)
+    for tissue in sorted(expected - {Tissue.BACKGROUND}):
+        if not masks[tissue].any():
+            word = "foreground" if tissue is Tissue.OTHER else tissue.name.lower()
+            raise AnnotationError(path, f"nothing is marked as {word}")
+    return masks
+
+
+def _covered(layer: Any, shape: YX) -> NDArray[np.bool_]:
+    """Return where a layer is opaque by half or more, on the whole canvas."""
+    covered = np.zeros(shape, np.float32)
+    alpha = layer.numpy("shape")
+    if alpha is None:
+        alpha = np.ones((layer.height, layer.width, 1), np.float32)
+    _paste(covered, alpha[..., 0], layer.top, layer.left)
+    if layer.has_mask() and not layer.mask.disabled:
+        outside = layer.mask.background_color / 255
+        mask = np.full(shape, outside, np.float32)
+        drawn = layer.mask.topil()
+        if drawn is not None:
+            values = np.asarray(drawn.convert("L"), np.float32) / 255
+            _paste(mask, values, layer.mask.top, layer.mask.left)
+        covered *= mask
+    return np.asarray(covered >= THRESHOLD)
+
+
+def _paste(canvas: NDArray[np.float32], part: NDArray[np.floating], top: int, left: int) -> None:
+    """Put a part on the canvas; what lies beyond it is left out."""
+    height, width = part.shape
+    first_y, first_x = max(0, top), max(0, left)
+    last_y, last_x = min(canvas.shape[0], top + height), min(canvas.shape[1], left + width)
+    if first_y < last_y and first_x < last_x:
+        inside = part[first_y - top : last_y - top, first_x - left : last_x - left]
+        canvas[first_y:last_y, first_x:last_x] = inside
