@@ -13,6 +13,7 @@ from engine.phantoms import CineOptions, DiscOptions, write_cine, write_discs
 from engine.phantoms.marrow_options import FORMATS, MarrowOptions
 from engine.phantoms.marrow_writing import write_marrow
 from jobs.app import command
+from jobs.options import read_value
 from jobs.output import Output
 
 app = typer.Typer(help="Make images with known truth (truth.parquet beside them).")
