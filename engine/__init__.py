@@ -18,6 +18,7 @@ from engine.operations.circles import Circles as circles  # noqa: N813 - used as
 from engine.operations.contours import Contours as contours  # noqa: N813
 from engine.operations.function import from_function
 from engine.operations.outlines import Outline
+from engine.operations.segment import Segment as segment  # noqa: N813
 
 __all__ = [
     "Cohort",
@@ -34,4 +35,5 @@ __all__ = [
     "create",
     "from_function",
     "open",
+    "segment",
 ]

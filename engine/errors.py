@@ -227,6 +227,19 @@ class ColumnsChanged(UsageError):
         )
 
 
+class WorkerUnfit(EngineError):
+    """A worker lacks what the operation needs, such as a model's files: (problem,).
+
+    It says nothing about an image, so it leaves no row and ends the run.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"A worker can't do this: {self.args[0]} Workers need the same files and packages as "
+            "the machine that the run was started on."
+        )
+
+
 class NoTable(EngineError, FileNotFoundError):
     """A table was asked for that is not there: (name, names that are there)."""
 

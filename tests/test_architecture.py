@@ -77,6 +77,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "VersionMismatch": ("tcp://127.0.0.1:1", "dask is 1 on the scheduler, 2 here"),
     "WeightsRefused": ("weights.pt", "their SHA-256 is another"),
     "WorkerKeepsDying": (3,),
+    "WorkerUnfit": ("no model there.",),
 }
 """Arguments with which each error can be made; a new error needs a row."""
 

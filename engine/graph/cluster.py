@@ -39,6 +39,14 @@ WORKERS_S = 20.0
 """How long to wait for a first worker, and for one with a resource, seconds (fault 22: 30 s)."""
 
 
+START_S = 120.0
+"""How long local workers have to start, seconds: they take 2, on a machine that is not busy."""
+
+GPU_SLOT = {"GPU": 1.0}
+"""What the first local worker offers, whether there is a GPU or not: so networks run on a machine
+without one too, and one model is in memory and not one a worker."""
+
+
 class NoCertificate(UsageError):
     """A scheduler that speaks TLS was named, and no certificates: (address,)."""
 
@@ -106,7 +114,8 @@ class Cluster:
         Of a local worker, bytes or e.g. ``"4GiB"``; by default the machine's memory is shared.
     resources
         What work will ask for, e.g. ``{"GPU": 1}``. Each local worker offers it, so give as many
-        workers as there are GPUs; at an address, a worker that offers it must be there.
+        workers as there are GPUs; at an address, a worker that offers it must be there. By
+        default the first local worker offers a GPU's slot, whether there is a GPU or not.
     processes
         Whether local workers are processes; threads of this one are slower and easier to debug.
 
@@ -279,9 +288,10 @@ def local_config() -> dict[str, Any]:
 def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
     cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     threads = wanted.threads_per_worker or 1
+    workers = wanted.workers or max(1, cores // threads)
     with _ctrl_c_left_to_us():
-        cluster = LocalCluster(
-            n_workers=wanted.workers or max(1, cores // threads),
+        cluster = _SlottedCluster(
+            n_workers=0,
             threads_per_worker=threads,
             processes=wanted.processes,
             memory_limit="auto" if wanted.memory_limit is None else wanted.memory_limit,
@@ -291,10 +301,35 @@ def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
             # Threads of one process talk without a socket, and then a host is refused.
             **({"host": "127.0.0.1"} if wanted.processes else {}),
         )
+        try:
+            cluster.scale(workers)
+            cluster.wait_for_workers(workers, timeout=START_S)
+        except BaseException as error:
+            cluster.close(timeout=20)
+            if isinstance(error, TimeoutError):
+                raise NoWorkers(START_S) from None
+            raise
     try:
         yield cluster
     finally:
         cluster.close(timeout=20)
+
+
+class _SlottedCluster(LocalCluster):
+    """A local cluster whose first worker holds the GPU's slot, also after its process died.
+
+    Unless resources were asked for: then each worker has those, and no other.
+    """
+
+    def new_worker_spec(self) -> dict[Any, Any]:
+        """Return name and options of the next worker."""
+        spec = super().new_worker_spec()
+        if self.worker_spec or any(what["options"].get("resources") for what in spec.values()):
+            return spec
+        return {
+            name: {**what, "options": {**what["options"], "resources": GPU_SLOT}}
+            for name, what in spec.items()
+        }
 
 
 @contextmanager

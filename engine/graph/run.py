@@ -88,7 +88,7 @@ def unit_task(
 ) -> UnitRecord | None:
     """Compute one unit on a worker. A trial (a unit with a negative number) publishes nothing."""
     worker = distributed.get_worker()
-    where = Where(str(worker.name), "cpu")
+    where = Where(str(worker.name), operation.runs_on())
     unit = attempt.task
     return compute_unit(
         root,

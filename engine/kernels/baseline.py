@@ -31,6 +31,15 @@ BONE_HALF_WIDTH = 0.45
 SMALLEST_BONE = 10.0
 """Area of the smallest bone that is believed, in squares of the median radius."""
 
+LEAST_STEP = 12.0
+"""How much lighter ground is than tissue, on average, where both are there; L* units."""
+
+LEAST_PINK_STEP = 4.0
+"""How much pinker bone is than marrow, on average, where both are there; b* + L* / 2."""
+
+DARKEST_GROUND = 75.0
+"""L* of the palest tissue, where a slide has nothing else to compare with."""
+
 SAMPLE_PX = 1 << 20
 """Pixels that thresholds are estimated of; more change them by less than a grey level."""
 
@@ -52,7 +61,7 @@ class Thresholds:
 
 
 def to_lab(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Return CIE L*a*b* (3, y, x) of RGB pixels (3, y, x), uint8 or floats in [0, 1].
+    """Return CIE L*a*b* (3, y, x) of RGB pixels (3, y, x), integers or floats in [0, 1].
 
     Raises
     ------
@@ -63,7 +72,8 @@ def to_lab(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
     if pixels.ndim != 3 or pixels.shape[0] != 3:
         raise ParameterError("pixels", f"of shape {pixels.shape}", "RGB with axes (c, y, x)")
-    shares = pixels.astype(np.float32) / np.float32(255 if pixels.dtype == np.uint8 else 1)
+    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+    shares = pixels.astype(np.float32) / np.float32(full)
     return np.moveaxis(rgb2lab(np.moveaxis(shares, 0, 2)).astype(np.float32), 2, 0)
 
 
@@ -82,16 +92,16 @@ def estimate_thresholds(
     Notes
     -----
     Both are Otsu's (IEEE Trans. Syst. Man Cybern. 9, 1979): of lightness over all pixels, and of
-    pinkness over tissue.
+    pinkness over tissue. Where the two sides are nearly alike there is only one kind, so a piece
+    of bare ground is all ground, and one of marrow has no bone.
     """
-    from skimage.filters import threshold_otsu
-
     lab = to_lab(pixels)
-    lightness = _otsu(lab[0], threshold_otsu)
-    # Tissue darker than Otsu's threshold by far is sure to be tissue.
+    lightness = _otsu(lab[0], LEAST_STEP)
+    if lightness is None:
+        lightness = DARKEST_GROUND
     tissue = lab[0] < lightness
-    pink = _pinkness(lab, tissue, vacuole_radius_px)[tissue]
-    return Thresholds(lightness, _otsu(pink, threshold_otsu))
+    pinkness = _otsu(_pinkness(lab, tissue, vacuole_radius_px)[tissue], LEAST_PINK_STEP)
+    return Thresholds(lightness, math.inf if pinkness is None else pinkness)
 
 
 def segment_baseline(
@@ -139,12 +149,19 @@ def halo_px(vacuole_radius_px: float = VACUOLE_RADIUS_PX) -> int:
     return math.ceil(4 * LARGEST_VACUOLE * vacuole_radius_px)
 
 
-def _otsu(values: NDArray[np.float32], threshold_otsu: Any) -> float:
+def _otsu(values: NDArray[np.float32], least_step: float) -> float | None:
+    """Return Otsu's threshold, or None where the two sides of it are too alike to be two kinds."""
+    from skimage.filters import threshold_otsu
+
     flat = values.ravel()
     flat = flat[:: max(1, flat.size // SAMPLE_PX)]
     if flat.size == 0 or flat.min() == flat.max():
-        return math.inf  # one colour is no bone and no ground
-    return float(threshold_otsu(flat))
+        return None
+    threshold = float(threshold_otsu(flat))
+    above = flat >= threshold
+    if not above.any() or above.all() or flat[above].mean() - flat[~above].mean() < least_step:
+        return None
+    return threshold
 
 
 def _pinkness(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError
-from engine.learning.cards import ONNX, Card, CardError, WeightsCard, read_card
+from engine.learning.cards import CARD_FILE, ONNX, Card, CardError, WeightsCard, read_card
 from engine.learning.foreign import (
     GRAPH,
     NoPackage,
@@ -24,7 +24,6 @@ from engine.learning.foreign import (
     read_checked,
 )
 
-CARD = "card.json"
 LARGEST_CARD = 1 << 20
 """Bytes; a card is some thousand."""
 
@@ -35,6 +34,14 @@ class Predictor(Protocol):
     @property
     def planes(self) -> int:
         """Planes of an answer: the classes first."""
+
+    @property
+    def multiple_px(self) -> int:
+        """What sides and places of tiles must be multiples of, pixels."""
+
+    @property
+    def device_name(self) -> str:
+        """Where it computes: "cpu" or "cuda"."""
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return probabilities (n, planes, y, x) of pixels (n, channels, y, x)."""
@@ -91,7 +98,7 @@ def open_bundle(directory: str | Path) -> Bundle:
         If there is none, or it can't be used.
     """
     folder = Path(directory)
-    path = folder / CARD
+    path = folder / CARD_FILE
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST_CARD + 1)
@@ -136,7 +143,11 @@ def write_bundle(directory: str | Path, card: Card, weights: bytes) -> Bundle:
         nbytes=len(weights),
     )
     described = card.model_copy(update={"weights": kept})
-    _predictor(described, weights, folder, "cpu")
+    multiple = _predictor(described, weights, folder, "cpu").multiple_px
+    if card.tile_px % multiple or card.halo_px % multiple:
+        raise ParameterError(
+            "tile_px, halo_px", (card.tile_px, card.halo_px), f"multiples of {multiple}"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -144,7 +155,7 @@ def write_bundle(directory: str | Path, card: Card, weights: bytes) -> Bundle:
         raise ParameterError("BUNDLE", str(folder), f"writable ({error.strerror})") from None
     try:
         (aside / kept.file).write_bytes(weights)
-        (aside / CARD).write_bytes(described.to_json())
+        (aside / CARD_FILE).write_bytes(described.to_json())
         aside.chmod(0o755)  # mkdtemp's is for its owner alone
         os.rename(aside, folder)  # noqa: PTH104 - Path.rename would say the same
     except OSError as error:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from engine.errors import EngineError, ParameterError
 from engine.kernels.tissue import COLOURS, Tissue
 
+CARD_FILE = "card.json"
+
 ONNX = "onnx"
 """Architecture of models that come with their own graph."""
 

@@ -113,6 +113,9 @@ class Operation(BaseModel):
         Names of further tables, made of all objects at once: of series, or of the whole cohort.
     neutral
         Parameters that can't change the answer (a batch size), left out of the key.
+    by_image
+        Columns of `measure_images`, which the table by image has, and the one by experiment as
+        mean and standard deviation over images.
     """
 
     # Infinite values and "not a number" are all the same in a key, so they are no parameters.
@@ -130,6 +133,7 @@ class Operation(BaseModel):
     unlisted: ClassVar[frozenset[str]] = frozenset()
     summaries: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[frozenset[str]] = frozenset()
+    by_image: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **parameters: Any) -> None:
         try:
@@ -211,6 +215,10 @@ class Operation(BaseModel):
         """
         return self.frame(self.measure(Image.of(array)))
 
+    def runs_on(self) -> str:
+        """Return the device that this process answers on, for the record: "cpu" or "cuda"."""
+        return "cpu"
+
     def annotation(self, source: str) -> str | None:
         """Return the digest of what the operation itself knows of a source, as a further input.
 
@@ -218,6 +226,44 @@ class Operation(BaseModel):
         and ingest has read needs none of it: its digest is in the catalog's column ``annotation``.
         """
         return None
+
+    def merge_objects(self, image: NDArray[np.int64], found: pa.Table) -> pa.Table:
+        """Join what belongs together of the blocks of giant images, before tables are made.
+
+        By default nothing does: an object belongs to the block that holds its centre.
+
+        Parameters
+        ----------
+        image
+            Number of each object's image, ascending.
+        found
+            The objects: the columns of ``objects``.
+
+        Returns
+        -------
+        Objects with one more column, ``_image``: their image's number, ascending.
+        """
+        return found.append_column("_image", pa.array(image))
+
+    def measure_images(
+        self, image: NDArray[np.int64], found: pa.Table, total: int
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """Say what all objects of an image together amount to: the columns ``by_image``.
+
+        Parameters
+        ----------
+        image
+            Number of each object's image, ascending.
+        found
+            The objects of all images, merged.
+        total
+            How many images there are.
+
+        Returns
+        -------
+        A value for each image, (total,); NaN where there is none.
+        """
+        return {}
 
     def outlines(self, found: Mapping[str, NDArray[Any]]) -> list[Outline]:
         """Return what quality control draws over an image for the objects found in it.

@@ -12,6 +12,7 @@ from engine.operations.base import Operation
 from engine.operations.bloodpool import Bloodpool
 from engine.operations.circles import Circles
 from engine.operations.contours import Contours
+from engine.operations.segment import Segment
 
 GROUP = "cohort.operations"
 """Entry point group in which a package names its operations."""
@@ -20,6 +21,7 @@ BUILT_IN: dict[str, type[Operation]] = {
     Circles.name: Circles,
     Contours.name: Contours,
     Bloodpool.name: Bloodpool,
+    Segment.name: Segment,
 }
 
 

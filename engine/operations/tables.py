@@ -68,10 +68,11 @@ def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
 
 def _reserved(operation: Operation) -> set[str]:
     """Return the columns that tables have whatever a cohort's layout and subjects are called."""
-    derived = {f"{q}_{m}" for q in operation.quantities for m in ("mean", "sd", "m2")}
+    averaged = (*operation.quantities, *operation.by_image)
+    derived = {f"{q}_{m}" for q in averaged for m in ("mean", "sd", "m2", "n")}
     counts = {"count", "images", "images_failed", "images_missing", "images_orphaned"}
     named = {"source", "orphaned", "image_id", "status", "reason", operation.singular}
-    return {*named, *counts, *derived, *operation.objects.names}
+    return {*named, *counts, *derived, *operation.by_image, *operation.objects.names}
 
 
 def _subjects(operation: Operation, spec: TableSpec) -> pa.Table | None:
@@ -176,7 +177,10 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     structs = pc.list_flatten(lists)
     parents = pc.list_parent_indices(lists)
     numbers = current["_image"].take(parents).to_numpy()
-    found = {field.name: structs.field(i) for i, field in enumerate(operation.objects)}
+    listed = pa.table([structs.field(i) for i in range(structs.type.num_fields)], operation.objects)
+    merged = operation.merge_objects(numbers, listed)
+    numbers = merged["_image"].to_numpy()
+    found = {name: merged[name].combine_chunks() for name in operation.objects.names}
     if "block" in current.column_names and {"y", "x"} <= set(found):
         # Blocks of a giant image come one after the other; people read its objects top to bottom.
         order = np.lexsort((found["x"].to_numpy(), found["y"].to_numpy(), numbers))
@@ -225,6 +229,9 @@ def _by_image(
         mean, sd = _moments(number, objects[name].to_numpy().astype(float), total)
         columns[f"{name}_mean"] = pa.array(mean, mask=~complete | (count == 0))
         columns[f"{name}_sd"] = pa.array(sd, mask=~complete | (count < 2))
+    together = operation.measure_images(number, objects.select(operation.objects.names), total)
+    for name in operation.by_image:
+        columns[name] = pa.array(together[name], mask=~complete | np.isnan(together[name]))
     last = ("source", "orphaned", "image_id")
     first = {n: described[n] for n in described.column_names if n not in last}
     return pa.table({**first, **columns, **{n: described[n] for n in last}})
@@ -246,7 +253,9 @@ def _partial_experiments(
     """Return counts and moments by experiment, in the form that `merge_experiments` merges."""
     subjects = _subjects(operation, spec)
     extra = [n for n in subjects.column_names if n != "subject"] if subjects is not None else []
-    images = by_image.select([*GROUP, *extra, "status", "orphaned"]).to_pandas()
+    images = by_image.select(
+        [*GROUP, *extra, *operation.by_image, "status", "orphaned"]
+    ).to_pandas()
     images["n_done"] = images["status"] == DONE
     images["n_failed"] = images["status"].isin([RESULT_FAILED, UNREADABLE])
     groups = images.groupby(list(GROUP), sort=True, dropna=False)
@@ -263,6 +272,10 @@ def _partial_experiments(
     for name in operation.quantities:
         partial[f"{name}_mean"] = by_group[name].mean()
         partial[f"{name}_m2"] = by_group[name].var(ddof=0) * by_group.size()
+    for name in operation.by_image:
+        partial[f"{name}_n"] = groups[name].count()
+        partial[f"{name}_mean"] = groups[name].mean().fillna(0)
+        partial[f"{name}_m2"] = (groups[name].var(ddof=0) * groups[name].count()).fillna(0)
     filled = ["count", *(f"{q}_{m}" for q in operation.quantities for m in ("mean", "m2"))]
     partial[filled] = partial[filled].fillna(0)
     return pa.Table.from_pandas(
@@ -293,8 +306,15 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
     for name in ("images", "images_failed", "images_missing", "images_orphaned", "count"):
         total = a[name].reindex(both).fillna(0) + b[name].reindex(both).fillna(0)
         merged[name] = total.astype("int64")
-    whole = np.maximum(a_counts + b_counts, 1)
-    for name in operation.quantities:
+    for name in operation.by_image:
+        counted = f"{name}_n"
+        merged[counted] = (
+            a[counted].reindex(both).fillna(0) + b[counted].reindex(both).fillna(0)
+        ).astype("int64")
+    for name in (*operation.quantities, *operation.by_image):
+        if name in operation.by_image:
+            a_counts, b_counts = (f[f"{name}_n"].reindex(both).fillna(0) for f in (a, b))
+        whole = np.maximum(a_counts + b_counts, 1)
         mean_a, mean_b = (f[f"{name}_mean"].reindex(both).fillna(0) for f in (a, b))
         m2_a, m2_b = (f[f"{name}_m2"].reindex(both).fillna(0) for f in (a, b))
         gap = mean_b - mean_a
@@ -306,8 +326,8 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
 def finish_experiments(operation: Operation, merged: pa.Table) -> pa.Table:
     """Turn merged sums into the table that people read."""
     frame: pd.DataFrame = merged.to_pandas()
-    for name in operation.quantities:
-        count = frame["count"]
+    for name in (*operation.quantities, *operation.by_image):
+        count = frame.pop(f"{name}_n") if name in operation.by_image else frame["count"]
         spread = np.sqrt(frame.pop(f"{name}_m2") / np.maximum(count - 1, 1))
         frame[f"{name}_mean"] = frame[f"{name}_mean"].where(count > 0)
         frame.insert(

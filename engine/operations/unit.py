@@ -24,6 +24,7 @@ from engine.errors import (
     MissingPackage,
     StoreFull,
     StoreReadOnly,
+    WorkerUnfit,
 )
 from engine.geometry import Region
 from engine.operations.base import Image, ImageFailed, Operation
@@ -225,7 +226,7 @@ def compute_unit(
 
     Raises
     ------
-    StoreFull, StoreReadOnly, MissingPackage
+    StoreFull, StoreReadOnly, MissingPackage, WorkerUnfit
         Anything that concerns a single image becomes a row instead.
     """
     place = where or Where()
@@ -244,7 +245,7 @@ def compute_unit(
             if "annotation" in operation.inputs:
                 image = replace(image, annotations=on_images.on(item), whole=item.shape[1:])
             found = _checked(objects, operation.measure(image))
-        except (StoreFull, StoreReadOnly):
+        except (StoreFull, StoreReadOnly, WorkerUnfit):
             raise
         except ImportError as error:  # it would fail all images alike, on this worker only
             raise MissingPackage(error.name or "a module") from None

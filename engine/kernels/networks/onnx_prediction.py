@@ -65,10 +65,12 @@ class OnnxPredictor:
             raise ParameterError("channels", len(mean), f"the {sides[1]} that the graph takes")
         self._fixed = sides[2:]
         self._name, self._float16 = taken.name, taken.type == "tensor(float16)"
-        self._multiple_px, self._gives_scores = multiple_px, gives_scores
+        self.multiple_px, self._gives_scores = multiple_px, gives_scores
         self._mean = np.asarray(mean, np.float32).reshape(-1, 1, 1)
         self._sd = np.asarray(sd, np.float32).reshape(-1, 1, 1)
-        self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
+        self.device_name = (
+            "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
+        )
         self.planes = classes
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -82,7 +84,7 @@ class OnnxPredictor:
         height, width = pixels.shape[2:]
         images = (pixels.astype(np.float32) - self._mean) / self._sd
         pad = [
-            _missing(side, fixed, self._multiple_px)
+            _missing(side, fixed, self.multiple_px)
             for side, fixed in zip((height, width), self._fixed, strict=True)
         ]
         images = np.pad(images, ((0, 0), (0, 0), (0, pad[0]), (0, pad[1])), mode="edge")

@@ -50,6 +50,16 @@ class NetworkPredictor:
         """Planes of an answer: the classes, and for an ensemble the members' disagreement."""
         return self.network.classes + isinstance(self.network, Ensemble)
 
+    @property
+    def multiple_px(self) -> int:
+        """What sides and places of tiles must be multiples of, pixels."""
+        return self.network.multiple_px
+
+    @property
+    def device_name(self) -> str:
+        """Where it computes: "cpu" or "cuda"."""
+        return str(self.device.type)
+
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return probabilities (n, planes, y, x) of pixels (n, channels, y, x).
 

@@ -1,0 +1,233 @@
+"""`segment`: from a cohort to bone density, with the baseline and with models."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import Client
+
+import engine
+from engine.errors import ParameterError, WorkerUnfit
+from engine.kernels.tissue import Tissue, bone_density, class_areas
+from engine.learning.bundles import write_bundle
+from engine.learning.cards import Card, CardError
+from engine.learning.foreign import WeightsRefused
+from engine.learning.loaded import LOADED, LoadedModels
+from engine.operations.base import Image, ImageFailed
+from engine.phantoms.marrow import MarrowSlide
+from engine.phantoms.marrow_options import MarrowOptions
+from engine.phantoms.marrow_writing import write_marrow
+from tests.making import put
+
+needs_torch = pytest.mark.skipif(
+    find_spec("torch") is None, reason="networks need torch: pip install .[segment]"
+)
+CARD = Card(
+    name="small", architecture="unet", options={"width": 2}, tile_px=128, halo_px=32, spacing_um=2.0
+)
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return two slides, and one so tall that it is cut into blocks."""
+    root = tmp_path_factory.mktemp("marrow")
+    write_marrow(root, MarrowOptions(images=2, size=(360, 240), scale=0.5, seed=5))
+    tall = MarrowSlide(MarrowOptions(images=1, size=(2200, 128), scale=0.5, seed=6), 0).whole()
+    put(root / "slides/s3/tall.png", np.moveaxis(tall.pixels, 0, 2))
+    return root / "slides"
+
+
+@pytest.fixture(scope="module")
+def cohort(slides: Path, tmp_path_factory: pytest.TempPathFactory, client: Client) -> engine.Cohort:
+    made = engine.create(tmp_path_factory.mktemp("cohort") / "c")
+    with (Path(str(made.root.url).removeprefix("file://")) / "cohort.toml").open("a") as toml:
+        toml.write("\n[limits]\ngiant_bytes = 500000\n")
+    made.ingest(slides, layout="{subject}/{name}", client=client)
+    return made
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch = pytest.importorskip("torch", reason="networks need torch: pip install .[segment]")
+    import safetensors.torch
+
+    from engine.kernels.networks.building import create_network
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = create_network("unet", {"width": 2}, 3, 4)
+    weights = safetensors.torch.save(network.state_dict())
+    return write_bundle(tmp_path_factory.mktemp("models") / "small", CARD, weights).directory
+
+
+def test_the_baseline_says_how_dense_bone_is(cohort: engine.Cohort, client: Client) -> None:
+    (report,) = cohort.run(engine.segment(), client=client)
+    assert (report.planned, report.failed) == (3, 0)
+    classes = cohort.table("segment")
+    assert len(classes) == 12, "four classes an image, also of the one in blocks"
+    assert list(classes["class_name"][:4]) == ["background", "bone", "fat", "other"]
+    sizes = classes.groupby("name")["pixels"].sum()
+    assert sizes["tall"] == 2200 * 128
+    assert classes["area_um2"].isna().all(), "PNG files of this kind have no pixel size"
+    np.testing.assert_allclose(classes.groupby(["subject", "name"])["share"].sum(), 1)
+    images = cohort.table("segment_by_image").set_index("name")
+    for name, rows in classes.groupby("name"):
+        if name != "tall":
+            continue
+        assert images.loc[name, "bone_density"] == pytest.approx(bone_density(list(rows["pixels"])))
+        assert images.loc[name, "tissue_px"] == rows["pixels"][rows["label"] > 0].sum()
+    truth = MarrowSlide(MarrowOptions(images=2, size=(360, 240), scale=0.5, seed=5), 0).whole()
+    seen = images[images["subject"] == "s1"]["tissue_share"].iloc[0]
+    areas = class_areas(truth.labels)
+    assert seen == pytest.approx(1 - areas[0] / sum(areas), abs=0.1)
+    assert images["disagreement_mean"].isna().all()
+    groups = cohort.table("segment_by_experiment")
+    assert groups["bone_density_mean"].notna().all()
+    assert groups["images"].sum() == 3
+    (again,) = cohort.run(engine.segment(), client=client)
+    assert again.planned == 0
+
+
+def test_means_by_experiment_are_over_images(cohort: engine.Cohort, client: Client) -> None:
+    cohort.run(engine.segment(), client=client)
+    images = cohort.table("segment_by_image")
+    groups = cohort.table("segment_by_experiment").set_index("subject")
+    for subject, rows in images.groupby("subject"):
+        assert groups.loc[subject, "bone_density_mean"] == pytest.approx(
+            rows["bone_density"].mean(), nan_ok=True
+        )
+
+
+@needs_torch
+def test_a_model_answers_as_rows_and_is_loaded_once(
+    cohort: engine.Cohort, bundle: Path, client: Client, tmp_path: Path
+) -> None:
+    operation = engine.segment(model=str(bundle), device="cpu")
+    assert operation.resources == {"GPU": 1}
+    loads = LOADED.loads
+    (report,) = cohort.run(operation, client=client)
+    assert (report.planned, report.failed) == (3, 0)
+    assert LOADED.loads == loads + 1
+    table = pd.read_parquet(
+        Path(str(cohort.root.url).removeprefix("file://")) / f"tables/{report.tables[0]}.parquet"
+    )
+    assert table.groupby("name")["pixels"].sum()["tall"] == 2200 * 128
+    # The place of a model, its batch and its device are no part of what was asked.
+    moved = tmp_path / "moved"
+    shutil.copytree(bundle, moved)
+    elsewhere = engine.segment(model=str(moved), device="cpu", batch=1)
+    assert cohort.plan(elsewhere).to_compute == 0
+    assert cohort.plan(engine.segment(vacuole_radius_px=9)).to_compute == 3
+
+
+@needs_torch
+def test_other_weights_are_another_key(bundle: Path, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    from engine.kernels.networks.building import create_network
+
+    other = safetensors.torch.save(create_network("unet", {"width": 2}, 3, 4).state_dict())
+    changed = write_bundle(tmp_path / "other", CARD, other).directory
+    keys = {engine.segment(model=str(m)).key for m in (bundle, changed)}
+    assert len({*keys, engine.segment().key}) == 3
+
+
+@needs_torch
+def test_a_model_with_other_weights_than_its_card_says_is_refused_before_any_task(
+    bundle: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    (broken / "weights.safetensors").write_bytes(b"something else")
+    with pytest.raises(WeightsRefused, match="SHA-256"):
+        engine.segment(model=str(broken))
+    with pytest.raises(CardError, match="no model there"):
+        engine.segment(model=str(tmp_path / "nothing"))
+    with pytest.raises(ParameterError, match="cpu or cuda"):
+        engine.segment(device="tpu")
+
+
+@needs_torch
+def test_a_worker_without_the_model_ends_the_run_and_leaves_no_row(
+    cohort: engine.Cohort, bundle: Path, client: Client, tmp_path: Path
+) -> None:
+    """As where the model's folder is not there on another machine."""
+    vanishing = tmp_path / "vanishing"
+    shutil.copytree(bundle, vanishing)
+    card = CARD.model_copy(update={"name": "vanishing"})
+    shutil.rmtree(vanishing)
+    weights = (bundle / "weights.safetensors").read_bytes()
+    write_bundle(vanishing, card, weights)
+    operation = engine.segment(model=str(vanishing))
+    digest = str(operation.weights)
+    shutil.rmtree(vanishing)
+    with pytest.raises(WorkerUnfit, match="no model there"):
+        LoadedModels().get(str(vanishing), digest)
+    write_bundle(vanishing, CARD, weights)
+    with pytest.raises(WorkerUnfit, match="another one than was planned"):
+        LoadedModels().get(str(vanishing), digest)
+
+
+@needs_torch
+def test_what_a_model_was_not_made_for_fails_the_image(bundle: Path) -> None:
+    operation = engine.segment(model=str(bundle), device="cpu")
+    pixels = np.zeros((3, 64, 64), np.uint8)
+    assert set(operation(pixels)["label"]) == set(range(4))
+    found = operation.measure(Image(pixels, spacing_um=(2.1, 1.9)))
+    assert found["area_um2"][0] is not None
+    with pytest.raises(ImageFailed, match="other_pixel_size"):
+        operation.measure(Image(pixels, spacing_um=(1.0, 1.0)))
+    with pytest.raises(ImageFailed, match="other_channels"):
+        operation.measure(Image(pixels[:2]))
+
+
+@needs_torch
+def test_blocks_answer_as_the_whole(bundle: Path) -> None:
+    operation = engine.segment(model=str(bundle), device="cpu")
+    slide = MarrowSlide(MarrowOptions(images=1, size=(256, 384), scale=0.5, seed=5), 0).whole()
+    whole = np.asarray(operation.measure(Image.of(slide.pixels))["pixels"])
+    parts = []
+    for region in ((0, 256), (256, 384)):
+        write = engine.geometry.Region((0, region[0]), (256, region[1]))
+        read = write.grow(operation.halo_px, (256, 384))
+        image = Image(slide.pixels[:, *read.slices], origin=read.start, write=write)
+        parts.append(np.asarray(operation.measure(image)["pixels"]))
+    together = np.sum(parts, axis=0)
+    assert together.sum() == whole.sum()
+    assert np.abs(together - whole).sum() <= 0.002 * whole.sum()
+
+
+def test_an_onnx_graph_runs_through_segment(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: no graph can be made")
+    from onnx import TensorProto, helper, numpy_helper
+
+    # Scores that are the colours themselves: red wins where the slide is red.
+    kernel = np.eye(3, dtype=np.float32)[:, :, None, None]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "k"], ["y"])],
+        "colours",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [numpy_helper.from_array(kernel, "k")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    classes = [{"name": n, "colour": "#000000"} for n in ("red", "green", "blue")]
+    card = Card.model_validate({"name": "c", "architecture": "onnx", "classes": classes})
+    made = write_bundle(tmp_path / "colours", card, model.SerializeToString())
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 90, 70)).astype(np.uint8)
+    labels = engine.segment(model=str(made.directory), device="cpu").segment(pixels)
+    assert (labels == pixels.argmax(0)).mean() > 0.99
+
+
+def test_classes_are_named_in_the_order_of_labels() -> None:
+    frame: Any = engine.segment()(np.full((3, 40, 40), 235, np.uint8))
+    assert list(frame["class_name"]) == [tissue.name.lower() for tissue in Tissue]
+    assert list(frame["label"]) == list(range(4))
