@@ -40,7 +40,7 @@ OBJECTS = pa.schema(
 """One row per class: its pixels and area (null without a pixel size), its share of the image, and
 how far an ensemble's members disagree within it, on average (null for a single network)."""
 
-BY_IMAGE = ("tissue_px", "tissue_share", "bone_density", "disagreement_mean")
+BY_IMAGE = ("tissue_px", "tissue_share", "bone_density", "disagreement")
 
 SPACING_TOLERANCE = 0.2
 """Relative difference of pixel sizes beyond which a network is not asked."""
@@ -213,7 +213,7 @@ class Segment(Operation):
             "bone_density": np.where(
                 added(bone.astype(float)) > 0, _divided(added(pixels * bone), within), np.nan
             ),
-            "disagreement_mean": np.where(single, np.nan, _divided(weighed, whole)),
+            "disagreement": np.where(single, np.nan, _divided(weighed, whole)),
         }
 
 

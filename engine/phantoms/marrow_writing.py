@@ -138,7 +138,9 @@ def _keeper(root: Path, options: MarrowOptions, slide: MarrowSlide, stack: ExitS
     path = root / f"slides/{slide.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if options.format == "png":
-        file = stack.enter_context(PngRows(path.with_suffix(".png"), slide.shape, 3))
+        file = stack.enter_context(
+            PngRows(path.with_suffix(".png"), slide.shape, 3, UM_PER_PX / options.scale)
+        )
         return lambda pixels, labels: file.write(pixels)
     bands: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
     if options.format == "psd":

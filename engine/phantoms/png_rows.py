@@ -33,9 +33,13 @@ class PngRows:
         Height and width, pixels.
     channels
         1 (grey) or 3 (RGB).
+    spacing_um
+        Pixel size, micrometres; None leaves it out.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int], channels: int) -> None:
+    def __init__(
+        self, path: Path, shape: tuple[int, int], channels: int, spacing_um: float | None = None
+    ) -> None:
         self._path, self._aside = path, path.with_name(f".{path.name}.part")
         self._left = shape[0]
         self._above = np.zeros(shape[1] * channels, np.uint8)
@@ -46,6 +50,9 @@ class PngRows:
         self._file.write(b"\x89PNG\r\n\x1a\n")
         header = struct.pack(">IIBBBBB", shape[1], shape[0], 8, COLOUR_TYPES[channels], 0, 0, 0)
         self._chunk(b"IHDR", header)
+        if spacing_um is not None:
+            per_m = round(1e6 / spacing_um)
+            self._chunk(b"pHYs", struct.pack(">IIB", per_m, per_m, 1))  # 11.3.5.3: 1 is metres
 
     def write(self, rows: NDArray[np.uint8]) -> None:
         """Add rows (y, x) or (c, y, x)."""

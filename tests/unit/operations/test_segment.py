@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from distributed import Client
 
@@ -23,14 +24,18 @@ from engine.operations.base import Image, ImageFailed
 from engine.phantoms.marrow import MarrowSlide
 from engine.phantoms.marrow_options import MarrowOptions
 from engine.phantoms.marrow_writing import write_marrow
-from tests.making import put
+from tests.making import connect_quietly, put
 
 needs_torch = pytest.mark.skipif(
     find_spec("torch") is None, reason="networks need torch: pip install .[segment]"
 )
 CARD = Card(
-    name="small", architecture="unet", options={"width": 2}, tile_px=128, halo_px=32, spacing_um=2.0
+    name="small", architecture="unet", options={"width": 2}, tile_px=128, halo_px=32, spacing_um=4.0
 )
+
+
+def place_of(cohort: engine.Cohort) -> Path:
+    return Path(str(cohort.root.url).removeprefix("file://"))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cohort(slides: Path, tmp_path_factory: pytest.TempPathFactory, client: Client) -> engine.Cohort:
     made = engine.create(tmp_path_factory.mktemp("cohort") / "c")
-    with (Path(str(made.root.url).removeprefix("file://")) / "cohort.toml").open("a") as toml:
+    with (place_of(made) / "cohort.toml").open("a") as toml:
         toml.write("\n[limits]\ngiant_bytes = 500000\n")
     made.ingest(slides, layout="{subject}/{name}", client=client)
     return made
@@ -74,7 +79,9 @@ def test_the_baseline_says_how_dense_bone_is(cohort: engine.Cohort, client: Clie
     assert list(classes["class_name"][:4]) == ["background", "bone", "fat", "other"]
     sizes = classes.groupby("name")["pixels"].sum()
     assert sizes["tall"] == 2200 * 128
-    assert classes["area_um2"].isna().all(), "PNG files of this kind have no pixel size"
+    slides = classes["name"] != "tall"
+    np.testing.assert_allclose(classes["area_um2"][slides], 16 * classes["pixels"][slides])
+    assert classes["area_um2"][~slides].isna().all(), "this file says no pixel size"
     np.testing.assert_allclose(classes.groupby(["subject", "name"])["share"].sum(), 1)
     images = cohort.table("segment_by_image").set_index("name")
     for name, rows in classes.groupby("name"):
@@ -86,7 +93,7 @@ def test_the_baseline_says_how_dense_bone_is(cohort: engine.Cohort, client: Clie
     seen = images[images["subject"] == "s1"]["tissue_share"].iloc[0]
     areas = class_areas(truth.labels)
     assert seen == pytest.approx(1 - areas[0] / sum(areas), abs=0.1)
-    assert images["disagreement_mean"].isna().all()
+    assert images["disagreement"].isna().all()
     groups = cohort.table("segment_by_experiment")
     assert groups["bone_density_mean"].notna().all()
     assert groups["images"].sum() == 3
@@ -114,9 +121,7 @@ def test_a_model_answers_as_rows_and_is_loaded_once(
     (report,) = cohort.run(operation, client=client)
     assert (report.planned, report.failed) == (3, 0)
     assert LOADED.loads == loads + 1
-    table = pd.read_parquet(
-        Path(str(cohort.root.url).removeprefix("file://")) / f"tables/{report.tables[0]}.parquet"
-    )
+    table = pd.read_parquet(place_of(cohort) / f"tables/{report.tables[0]}.parquet")
     assert table.groupby("name")["pixels"].sum()["tall"] == 2200 * 128
     # The place of a model, its batch and its device are no part of what was asked.
     moved = tmp_path / "moved"
@@ -124,6 +129,24 @@ def test_a_model_answers_as_rows_and_is_loaded_once(
     elsewhere = engine.segment(model=str(moved), device="cpu", batch=1)
     assert cohort.plan(elsewhere).to_compute == 0
     assert cohort.plan(engine.segment(vacuole_radius_px=9)).to_compute == 3
+
+
+@needs_torch
+def test_networks_run_where_the_gpus_slot_is_and_nowhere_else(
+    cohort: engine.Cohort, bundle: Path
+) -> None:
+    operation = engine.segment(model=str(bundle), device="cpu", vacuole_radius_px=11)
+    with connect_quietly(workers=3, processes=False) as client:
+        workers = client.scheduler_info()["workers"].values()
+        slots = {str(w["name"]) for w in workers if w["resources"].get("GPU") == 1}
+        assert len(slots) == 1
+        (report,) = cohort.run(operation, client=client)
+    assert (report.planned, report.failed) == (3, 0)
+    parts = sorted(place_of(cohort).glob(f"results/segment/v1/*{report.key}/*.parquet"))
+    mine = pd.concat([pq.ParquetFile(part).read().to_pandas() for part in parts])
+    assert len(mine) == 4, "one image has two blocks"
+    assert set(mine["worker"]) == slots
+    assert set(mine["device"]) == {"cpu"}
 
 
 @needs_torch
@@ -179,10 +202,10 @@ def test_what_a_model_was_not_made_for_fails_the_image(bundle: Path) -> None:
     operation = engine.segment(model=str(bundle), device="cpu")
     pixels = np.zeros((3, 64, 64), np.uint8)
     assert set(operation(pixels)["label"]) == set(range(4))
-    found = operation.measure(Image(pixels, spacing_um=(2.1, 1.9)))
+    found = operation.measure(Image(pixels, spacing_um=(4.2, 3.8)))
     assert found["area_um2"][0] is not None
     with pytest.raises(ImageFailed, match="other_pixel_size"):
-        operation.measure(Image(pixels, spacing_um=(1.0, 1.0)))
+        operation.measure(Image(pixels, spacing_um=(2.0, 2.0)))
     with pytest.raises(ImageFailed, match="other_channels"):
         operation.measure(Image(pixels[:2]))
 
