@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
@@ -118,6 +117,10 @@ class Segment(Operation):
             return baseline.halo_px(self.vacuole_radius_px)
         return _checked(self.model).card.halo_px
 
+    def prepare(self) -> None:
+        """Load the model, once in each worker's process."""
+        self.runs_on()
+
     def runs_on(self) -> str:
         """Return the device that this process answers on; loads the model."""
         if self.model == BASELINE:
@@ -153,10 +156,6 @@ class Segment(Operation):
     def segment(self, array: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the labels (y, x) of one array (c, y, x) or (y, x, 3): to look at."""
         return self._segmented(Image.of(array))[0]
-
-    def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
-        """Measure one array (c, y, x) or (y, x, 3): a row for each class."""
-        return self.frame(self.measure(Image.of(array)))
 
     def _segmented(
         self, image: Image
