@@ -58,6 +58,9 @@ lock: $(BIN)/python ## Resolve all versions anew, with hashes
 	$(COMPILE) --upgrade --extra dev -o requirements-dev.lock pyproject.toml
 	rm -f requirements.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock pyproject.toml
+	rm -f deploy/docker/requirements-cpu.lock
+	$(COMPILE) --constraint requirements-dev.lock --extra kubernetes --extra jupyter \
+	  -o deploy/docker/requirements-cpu.lock pyproject.toml
 
 clean: ## Remove what was set up and measured
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
