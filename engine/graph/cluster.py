@@ -7,6 +7,7 @@ import html
 import logging
 import os
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from distributed.versions import VersionMismatchWarning
 
 from engine.errors import EngineError, NoWorkerForResource, NoWorkers, ParameterError, UsageError
 from engine.graph.events import Events, counted
+from engine.graph.patience import patience_s
 from engine.graph.versions import require_same_versions
 
 MALLOC_KEEP_BYTES = str(256 * 1024**2)
@@ -211,7 +213,7 @@ def _at_address(wanted: Wanted) -> Iterator[Client]:
             with warnings.catch_warnings():  # we compare versions ourselves, and say it shorter
                 warnings.simplefilter("ignore", VersionMismatchWarning)
                 client = stack.enter_context(
-                    Client(wanted.where, timeout=CONNECT_S, set_as_default=False)
+                    Client(wanted.where, timeout=patience_s(CONNECT_S), set_as_default=False)
                 )
             require_same_versions(client, wanted.where)
         except EngineError:
@@ -368,11 +370,13 @@ def require_slots(client: Client, resources: dict[str, float]) -> int:
     NoWorkerForResource
         If workers are there, but none offers the resources.
     """
+    deadline = time.monotonic() + patience_s(0)
     try:
-        client.wait_for_workers(1, timeout=WORKERS_S)
+        client.wait_for_workers(1, timeout=patience_s(WORKERS_S))
     except TimeoutError:
-        raise NoWorkers(WORKERS_S) from None
-    found = slots(client, resources)
+        raise NoWorkers(patience_s(WORKERS_S)) from None
+    while not (found := slots(client, resources)) and time.monotonic() < deadline:
+        time.sleep(1)
     if found == 0:
         name, amount = next(iter(resources.items()))
         raise NoWorkerForResource(name, amount, len(client.scheduler_info(n_workers=-1)["workers"]))

@@ -21,6 +21,7 @@ from distributed.scheduler import KilledWorker
 
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
 from engine.graph.cluster import slots
+from engine.graph.patience import patience_s
 
 T = TypeVar("T")
 
@@ -245,8 +246,8 @@ class Window:
             return
         if found:
             self._slots, self._staffed = found, now
-        elif now - self._staffed > NO_WORKERS_S:
-            raise NoWorkers(NO_WORKERS_S)
+        elif now - self._staffed > patience_s(NO_WORKERS_S):
+            raise NoWorkers(patience_s(NO_WORKERS_S))
 
 
 def _import_error(error: BaseException | None) -> ImportError | None:

@@ -130,7 +130,7 @@ def validate(manifest: Manifest) -> None:
         kubernetes_validate.SchemaNotFoundError,
         KeyError,
     ) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(getattr(error, "message", error)) from error
 
 
 def _check_fields(value: Manifest, known: Manifest) -> None:

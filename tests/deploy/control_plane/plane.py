@@ -1,0 +1,199 @@
+"""Starts and ends a control plane, and asks it things as an administrator."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tests.deploy.control_plane.node import API_PORT, GATEWAY, NODE
+from tests.deploy.manifests import KUBERNETES, REPOSITORY, Manifest, program
+
+T = TypeVar("T")
+
+ADMINISTRATOR = "administrators-token"
+
+CONTROLLERS = (
+    "deployment,replicaset,garbagecollector,job,cronjob,namespace,serviceaccount,"
+    "serviceaccount-token,endpoint,disruption,ttl-after-finished,podgc"
+)
+
+START_S = 90.0
+
+OLDER = {"CronJob": "batch/v1beta1", "PodDisruptionBudget": "policy/v1beta1"}
+"""Kinds that Kubernetes 1.20 has under another version, with the same fields but for these."""
+
+YOUNGER_FIELDS = {"timeZone", "podFailurePolicy"}
+
+
+def wait_for(condition: Callable[[], T], what: str, timeout_s: float = START_S) -> T:
+    """Return what a condition gives as soon as that is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come about within {timeout_s:.0f} s")
+        time.sleep(0.2)
+    return found
+
+
+def older(value: Any) -> Any:
+    """Return a manifest as Kubernetes 1.20 knows it."""
+    if isinstance(value, list):
+        return [older(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    made = {k: older(v) for k, v in value.items() if k not in YOUNGER_FIELDS}
+    if made.get("kind") in OLDER and "apiVersion" in made:
+        made["apiVersion"] = OLDER[made["kind"]]
+    return made
+
+
+class ControlPlane:
+    """A control plane in this process' own network (see ``make deploy-test``).
+
+    Parameters
+    ----------
+    programs
+        Where kube-apiserver and kube-controller-manager are.
+    folder
+        A new folder for all that it writes.
+    image
+        Environment of every container, as an image would have it.
+    """
+
+    def __init__(self, programs: Path, folder: Path, image: dict[str, str]) -> None:
+        self.folder = folder
+        self._programs = programs
+        self._image = image
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._logs = folder / "logs"
+        self._logs.mkdir(parents=True)
+        self._kubeconfig = folder / "kubeconfig"
+
+    def start(self) -> None:
+        """Start it, and return when its node is ready."""
+        self._make_network()
+        self._make_certificates()
+        etcd = f"http://{GATEWAY}:2379"
+        peer = f"http://{GATEWAY}:2380"
+        self._run("etcd", "etcd", "--data-dir", str(self.folder / "etcd"), "--unsafe-no-fsync",
+                  f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}",
+                  f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
+                  f"--initial-cluster=default={peer}")  # fmt: skip
+        key = str(self.folder / "tls.key")
+        self._run("apiserver", str(self._programs / "kube-apiserver"), f"--etcd-servers={etcd}",
+                  f"--bind-address={GATEWAY}", f"--advertise-address={GATEWAY}",
+                  f"--secure-port={API_PORT}", f"--tls-cert-file={self.folder / 'tls.crt'}",
+                  f"--tls-private-key-file={key}", f"--cert-dir={self.folder}",
+                  f"--token-auth-file={self.folder / 'tokens.csv'}", "--authorization-mode=RBAC",
+                  f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
+                  "--service-account-issuer=https://kubernetes.default.svc",
+                  "--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none",
+                  "--kubelet-preferred-address-types=InternalIP",
+                  "--enable-admission-plugins=OwnerReferencesPermissionEnforcement")  # fmt: skip
+        wait_for(lambda: self.kubectl("get", "--raw=/readyz", check=False) == "ok", "API server")
+        self._run("controllers", str(self._programs / "kube-controller-manager"),
+                  f"--kubeconfig={self._kubeconfig}", f"--service-account-private-key-file={key}",
+                  f"--bind-address={GATEWAY}", "--port=0", "--leader-elect=false",
+                  f"--controllers={CONTROLLERS}")  # fmt: skip
+        os.environ["NODE_IMAGE"] = json.dumps(self._image)
+        self._run("node", sys.executable, "-m", "tests.deploy.control_plane.node",
+                  str(self.folder), ADMINISTRATOR)  # fmt: skip
+        wait_for(lambda: self.kubectl("get", "node", NODE, check=False), "the node")
+
+    def _make_network(self) -> None:
+        for command in (
+            "mkdir -p /run/netns",
+            "mount -t tmpfs tmpfs /run/netns",  # names of networks end with us
+            "ip link set lo up",
+            "ip link add pods type bridge",
+            f"ip addr add {GATEWAY}/16 dev pods",
+            "ip link set pods up",
+        ):
+            subprocess.run(command.split(), check=True)
+
+    def _make_certificates(self) -> None:
+        folder = self.folder
+        subprocess.run([KUBERNETES / "certificates", folder], check=True)
+        # The same authority, with names of the API server.
+        subprocess.run(
+            "openssl req -new -key tls.key -subj /CN=kube-apiserver | openssl x509 -req -CA ca.crt "
+            "-CAkey ca.key -CAcreateserial -days 1 -out tls.crt -extfile "
+            f"<(printf 'subjectAltName=IP:{GATEWAY},DNS:kubernetes.default.svc')",
+            shell=True, executable="/bin/bash", check=True, cwd=folder, capture_output=True,
+        )  # fmt: skip
+        (folder / "tokens.csv").write_text(f'{ADMINISTRATOR},admin,1,"system:masters"\n')
+        self._kubeconfig.write_text(yaml.safe_dump({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {
+                "server": f"https://{GATEWAY}:{API_PORT}",
+                "certificate-authority": str(folder / "ca.crt"),
+            }}],
+            "users": [{"name": "c", "user": {"token": ADMINISTRATOR}}],
+            "contexts": [{"name": "c", "context": {
+                "cluster": "c", "user": "c", "namespace": "cohort",
+            }}],
+        }))  # fmt: skip
+
+    def _run(self, name: str, *command: str) -> None:
+        with (self._logs / name).open("wb") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY
+                )
+            )
+
+    def stop(self) -> None:
+        """End it; the node's containers end with it."""
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
+        """Run kubectl, and return what it says."""
+        ran = subprocess.run(
+            [program("kubectl"), f"--kubeconfig={self._kubeconfig}", *arguments],
+            input=given, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if check and ran.returncode:
+            raise RuntimeError(f"kubectl {' '.join(arguments)}: {ran.stderr}")
+        return ran.stdout if not ran.returncode else ""
+
+    def apply(self, manifests: list[Manifest]) -> None:
+        """Apply manifests."""
+        text = "---\n".join(yaml.safe_dump(older(each)) for each in manifests)
+        self.kubectl("apply", "--validate=false", "-f", "-", given=text)
+
+    def get(self, *arguments: str) -> Any:
+        """Return an object, or None where there is none."""
+        text = self.kubectl("get", *arguments, "-o", "json", check=False)
+        return json.loads(text) if text else None
+
+    def list(self, *arguments: str) -> list[Manifest]:
+        """Return objects."""
+        found = self.get(*arguments)
+        return [] if found is None else list(found["items"])
+
+    def log(self, pod: str) -> str:
+        """Return what a pod said, also after it is gone."""
+        files = sorted((self.folder / "pods" / pod).glob("*.log"))
+        return "\n".join(file.read_text(errors="replace") for file in files)
+
+
+def fetch(url: str) -> str:
+    """Return a page of a pod."""
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return str(response.read().decode())
