@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults lock clean
+.PHONY: help demo test check bench faults deploy-test lock clean
 
 help: ## Say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
@@ -33,7 +33,7 @@ demo: $(VENV)/.base ## Make images, find their circles, and say where to look
 
 test: $(VENV)/.dev ## Run the tests, and measure what they cover
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -m "not faults"
+	$(BIN)/python -m coverage run -m pytest -m "not faults and not deploy"
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run -m pytest -q tests/unit/kernels -k small
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
@@ -49,6 +49,18 @@ bench: $(VENV)/.dev ## Measure against peers, as ratios in one run
 
 faults: $(VENV)/.dev ## Repeat the fault tests, and print what survived
 	$(BIN)/python -m pytest -m "faults or fault" tests/distributed
+
+# A network, process ids and mounts of their own: nothing of it is seen from outside, or outlives it.
+CONTROL_PLANE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cohort-control-plane
+
+deploy-test: $(VENV)/.dev ## Test deploy/kubernetes on a real control plane (root on Debian 12)
+	@if tests/deploy/control_plane/build $(CONTROL_PLANE) >$(VENV)/control-plane.log 2>&1; then \
+	  unshare --net --mount --pid --fork --kill-child --mount-proc \
+	    env COHORT_CONTROL_PLANE=$(CONTROL_PLANE)/bin $(BIN)/python -m pytest -m deploy -rA tests/deploy; \
+	else \
+	  tail -n 3 $(VENV)/control-plane.log; \
+	  echo "SKIPPED deploy-test: the control plane can't be built here, see $(VENV)/control-plane.log"; \
+	fi
 
 COMPILE = $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-annotate \
   --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra build

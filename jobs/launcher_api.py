@@ -29,7 +29,7 @@ PLURALS = {
 NOT_FOUND, CONFLICT = 404, 409
 
 
-class KubernetesFailed(EngineError, OSError):
+class KubernetesFailed(EngineError):
     """Kubernetes can't be asked, or says no: (what was wanted, status, its words)."""
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class KubernetesFailed(EngineError, OSError):
         )
 
 
-class NotRemoved(EngineError, TimeoutError):
+class NotRemoved(EngineError):
     """Something that the launcher made is still there: (name, what, seconds)."""
 
     def __str__(self) -> str:

@@ -27,7 +27,7 @@ SAID_LINES = 2000
 """Lines of the log that are asked for again where its stream broke."""
 
 
-class OperatorSilent(EngineError, TimeoutError):
+class OperatorSilent(EngineError):
     """The operator made no pod of a DaskJob: (name, seconds)."""
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class OperatorSilent(EngineError, TimeoutError):
         )
 
 
-class RunnerNotStarted(EngineError, TimeoutError):
+class RunnerNotStarted(EngineError):
     """The runner's pod does not get to run: (name, seconds, reason)."""
 
     def __str__(self) -> str:

@@ -350,7 +350,7 @@ def _ctrl_c_left_to_us() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def slots(client: Client, resources: dict[str, float]) -> int:
+def slots(client: Client, resources: Mapping[str, float]) -> int:
     """Return how many tasks with these resources run at once, as of now."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     total = 0
@@ -360,7 +360,20 @@ def slots(client: Client, resources: dict[str, float]) -> int:
     return total
 
 
-def require_slots(client: Client, resources: dict[str, float]) -> int:
+def asked_of_workers(client: Client, resources: Mapping[str, float]) -> dict[str, float]:
+    """Return what a task asks of a worker: what its operation says, or else a CPU.
+
+    A CPU only where workers offer some (``--resources CPU=2``), as they do beside workers for
+    GPUs: what asks for nothing would be given to those too, and keep them from what only they can
+    do.
+    """
+    if resources:
+        return dict(resources)
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return {"CPU": 1.0} if any("CPU" in each.get("resources", {}) for each in workers) else {}
+
+
+def require_slots(client: Client, resources: Mapping[str, float]) -> int:
     """Wait a while for workers that can do the work, and return their slots.
 
     Raises
@@ -375,6 +388,7 @@ def require_slots(client: Client, resources: dict[str, float]) -> int:
         client.wait_for_workers(1, timeout=patience_s(WORKERS_S))
     except TimeoutError:
         raise NoWorkers(patience_s(WORKERS_S)) from None
+    resources = asked_of_workers(client, resources)
     while not (found := slots(client, resources)) and time.monotonic() < deadline:
         time.sleep(1)
     if found == 0:

@@ -20,7 +20,7 @@ from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
-from engine.graph.cluster import slots
+from engine.graph.cluster import asked_of_workers, slots
 from engine.graph.patience import patience_s
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class Window:
         self._client = client
         self._function = function
         self._arguments = arguments
-        self._resources = dict(resources or {})
+        self._resources = asked_of_workers(client, resources or {})
         # The resource is part of the key: a known key would keep its old restriction.
         extra = "".join(f"-{name}{amount:g}" for name, amount in self._resources.items())
         self._label = f"{label}{extra}-{secrets.token_hex(4)}"

@@ -16,6 +16,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from helm_python import Chart
 
 REPOSITORY = Path(__file__).parents[2]
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
@@ -56,6 +57,20 @@ def kustomize(folder: Path) -> list[Manifest]:
 def overlay(name: str) -> list[Manifest]:
     """Return what an overlay applies."""
     return kustomize(KUBERNETES / "overlays" / name)
+
+
+def chart() -> list[Manifest]:
+    """Return what ``helm install`` of the operator applies, with our values."""
+    values = yaml.safe_load((KUBERNETES / "operator/values.yaml").read_text())
+    with Chart.load(str(CHART)) as loaded:
+        rendered = loaded.render(values, name="dask-kubernetes-operator", namespace="cohort")
+    return [
+        each
+        for path, text in rendered.items()
+        if path.endswith(".yaml")
+        for each in yaml.safe_load_all(text)
+        if each
+    ]
 
 
 def only(manifests: list[Manifest], kind: str, name: str) -> Manifest:

@@ -32,7 +32,7 @@ mount -t proc proc root/proc
 mount --rbind /dev root/dev
 mount --bind {hosts} root/etc/hosts
 {mounts}
-exec chroot root {command}
+exec /usr/sbin/chroot root {command}
 """
 
 

@@ -62,10 +62,15 @@ class Node:
     ----------
     folder
         Of the control plane: certificates, claims, and a folder for each pod.
+    environment, seen
+        What an image would bring: variables, and folders beside this repository.
     """
 
-    def __init__(self, folder: Path, token: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, token: str, environment: dict[str, str], seen: list[str]
+    ) -> None:
         self.folder = folder
+        self.seen = seen
         self.token = token
         self.environment = environment
         self.hosts = folder / "hosts"
@@ -404,7 +409,7 @@ class Pod:
 
     async def _make(self) -> Container:
         volumes = {each["name"]: each for each in self.spec.get("volumes", ())}
-        mounts = []
+        mounts = [(Path(path), path, True) for path in self.node.seen]
         for mount in self.container.get("volumeMounts", ()):
             if mount["mountPath"] == f"/var{SERVICE_ACCOUNT}":
                 continue
@@ -508,9 +513,10 @@ class Pod:
 
 
 def main() -> None:
-    """Run the node: node.py FOLDER TOKEN, with the image's environment in NODE_IMAGE."""
+    """Run the node: node.py FOLDER TOKEN, with its image in NODE_IMAGE."""
     folder, token = Path(sys.argv[1]), sys.argv[2]
-    asyncio.run(Node(folder, token, json.loads(os.environ["NODE_IMAGE"])).run())
+    image = json.loads(os.environ["NODE_IMAGE"])
+    asyncio.run(Node(folder, token, image["environment"], image["seen"]).run())
 
 
 if __name__ == "__main__":

@@ -65,14 +65,16 @@ class ControlPlane:
         Where kube-apiserver and kube-controller-manager are.
     folder
         A new folder for all that it writes.
-    image
-        Environment of every container, as an image would have it.
+    environment, seen
+        What an image would bring: variables, and folders beside this repository.
     """
 
-    def __init__(self, programs: Path, folder: Path, image: dict[str, str]) -> None:
+    def __init__(
+        self, programs: Path, folder: Path, environment: dict[str, str], seen: list[Path]
+    ) -> None:
         self.folder = folder
         self._programs = programs
-        self._image = image
+        self._image = {"environment": environment, "seen": [str(path) for path in seen]}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._logs = folder / "logs"
         self._logs.mkdir(parents=True)
