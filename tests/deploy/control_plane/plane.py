@@ -26,7 +26,7 @@ CONTROLLERS = (
     "serviceaccount-token,endpoint,disruption,ttl-after-finished,podgc"
 )
 
-START_S = 90.0
+START_S = 150.0
 
 OLDER = {"CronJob": "batch/v1beta1", "PodDisruptionBudget": "policy/v1beta1"}
 """Kinds that Kubernetes 1.20 has under another version, with the same fields but for these."""
