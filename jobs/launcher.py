@@ -102,7 +102,10 @@ def launch(settings: Settings, api: Api) -> int:
     finally:
         # A second SIGTERM must not interrupt the cleaning up; SIGKILL follows in any case.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        api.remove(night)
+        try:
+            api.remove(night)
+        except EngineError as error:  # changes nothing of how the night ended
+            say(f"Error: {error}")
     if ended.code not in MIRRORED:
         raise RunnerLost(night.name, ended.cause or f"exit code {ended.code}")
     return ended.code

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from engine.errors import EngineError
@@ -18,6 +17,12 @@ POLL_S = 1.0
 
 REQUEST_S = 30
 """Timeout of one request, seconds."""
+
+RETRY_S = 600.0
+"""How long a request is repeated where nobody answers, seconds: an API server that is upgraded is
+away for minutes, and the night goes on without it."""
+
+RETRIED = (429, 500, 502, 503, 504)
 
 PLURALS = {
     "DaskCluster": "daskclusters",
@@ -80,75 +85,116 @@ class Api:
             raise KubernetesFailed("connect from inside a pod", "no token", error) from error
         return cls(ApiClient(), namespace)
 
-    def templates(self, gpu: bool) -> Templates:
-        """Return the pod specs that a night is made of."""
-        wanted = ["scheduler", "worker", "runner", *(["worker-gpu"] if gpu else [])]
-        return {name: self._template(f"cohort-{name}") for name in wanted}
+    def ask(
+        self,
+        what: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        passing: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Call the client, repeatedly for `RETRY_S` where nobody answers.
 
-    def _template(self, name: str) -> Object:
-        with asking(f"read the pod template {name}"):
-            found = self.core.read_namespaced_pod_template(
-                name, self.namespace, _request_timeout=REQUEST_S
-            )
-        return self.plain(found.template.spec)
+        Parameters
+        ----------
+        what
+            What is wanted, for the error.
+        passing
+            A status that is an answer too; then None is returned.
+
+        Raises
+        ------
+        KubernetesFailed
+        """
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        deadline = time.monotonic() + RETRY_S
+        while True:
+            try:
+                return function(*arguments, _request_timeout=REQUEST_S, **options)
+            except ApiException as error:
+                if error.status == passing:
+                    return None
+                if error.status not in RETRIED or time.monotonic() > deadline:
+                    raise KubernetesFailed(what, error.status, _words(error)) from error
+            except HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise KubernetesFailed(what, "no answer", type(error).__name__) from error
+            time.sleep(POLL_S)
 
     def plain(self, value: Any) -> Object:
         """Return one of the client's objects as Kubernetes writes it."""
         made: Object = self._client.sanitize_for_serialization(value)
         return made
 
+    def templates(self, gpu: bool) -> Templates:
+        """Return the pod specs that a night is made of."""
+        wanted = ["scheduler", "worker", "runner", *(["worker-gpu"] if gpu else [])]
+        return {name: self._template(f"cohort-{name}") for name in wanted}
+
+    def _template(self, name: str) -> Object:
+        found = self.ask(
+            f"read the pod template {name}",
+            self.core.read_namespaced_pod_template, name, self.namespace,
+        )  # fmt: skip
+        return self.plain(found.template.spec)
+
+    # Dask's resources
+
     def create(self, made: Object) -> bool:
         """Create an object; False if one of its name is there already."""
-        kind, name = made["kind"], made["metadata"]["name"]
-        with asking(f"create {kind} {name}", passing=CONFLICT) as asked:
-            self._custom.create_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURALS[kind], made, _request_timeout=REQUEST_S
-            )
-        return asked.ok
+        kind = made["kind"]
+        return self.ask(
+            f"create {kind} {made['metadata']['name']}",
+            self._custom.create_namespaced_custom_object, *self._place(kind), made,
+            passing=CONFLICT,
+        ) is not None  # fmt: skip
 
     def get(self, kind: str, name: str) -> Object | None:
         """Return an object, or None if there is none."""
-        found: Object | None = None
-        with asking(f"read {kind} {name}", passing=NOT_FOUND):
-            found = self._custom.get_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURALS[kind], name, _request_timeout=REQUEST_S
-            )
+        found: Object | None = self.ask(
+            f"read {kind} {name}",
+            self._custom.get_namespaced_custom_object, *self._place(kind), name,
+            passing=NOT_FOUND,
+        )  # fmt: skip
         return found
 
     def scale(self, kind: str, name: str, replicas: int) -> None:
         """Set the number of a group's workers."""
-        with asking(f"scale {kind} {name}"):
-            self._custom.patch_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURALS[kind], name,
-                {"spec": {"worker": {"replicas": replicas}}}, _request_timeout=REQUEST_S,
-            )  # fmt: skip
+        change = {"spec": {"worker": {"replicas": replicas}}}
+        self.ask(
+            f"scale {kind} {name}",
+            self._custom.patch_namespaced_custom_object, *self._place(kind), name, change,
+        )  # fmt: skip
 
-    def delete(self, kind: str, name: str, *, within_s: float = REMOVE_S) -> None:
+    def delete(self, kind: str, name: str) -> None:
         """Delete an object if it is there, and wait until it is gone.
 
         Raises
         ------
         NotRemoved
-            If it is still there after the time.
+            If it is still there after `REMOVE_S`.
         """
-        with asking(f"delete {kind} {name}", passing=NOT_FOUND):
-            self._custom.delete_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURALS[kind], name, _request_timeout=REQUEST_S
-            )
-        deadline = time.monotonic() + within_s
-        while self.get(kind, name) is not None:
-            if time.monotonic() > deadline:
-                raise NotRemoved(name, f"The {kind}", within_s)
-            time.sleep(POLL_S)
+        self.ask(
+            f"delete {kind} {name}",
+            self._custom.delete_namespaced_custom_object, *self._place(kind), name,
+            passing=NOT_FOUND,
+        )  # fmt: skip
+        self._until(lambda: self.get(kind, name) is None, name, f"The {kind}", REMOVE_S)
+
+    def _place(self, kind: str) -> tuple[str, str, str, str]:
+        return GROUP, VERSION, self.namespace, PLURALS[kind]
+
+    # pods
 
     def pods(self, night: Night) -> list[Any]:
-        """Return the pods of a night's cluster."""
-        with asking("list pods"):
-            found: list[Any] = self.core.list_namespaced_pod(
-                self.namespace,
-                label_selector=f"dask.org/cluster-name={night.name}",
-                _request_timeout=REQUEST_S,
-            ).items
+        """Return the pods of a night's cluster, the runner among them."""
+        found: list[Any] = self.ask(
+            "list pods",
+            self.core.list_namespaced_pod, self.namespace,
+            label_selector=f"dask.org/cluster-name={night.name}",
+        ).items  # fmt: skip
         return found
 
     def remove(self, night: Night) -> None:
@@ -159,53 +205,34 @@ class Api:
         NotRemoved
             If something is still there after the time that its pods may take.
         """
-        grace_s = self._delete_runner(night)
-        deadline = time.monotonic() + grace_s + REMOVE_S
-        while any(pod.metadata.name == night.runner for pod in self.pods(night)):
-            if time.monotonic() > deadline:
-                raise NotRemoved(night.name, "The runner", grace_s + REMOVE_S)
-            time.sleep(POLL_S)
+        runner = self.ask(
+            "delete the runner",
+            self.core.delete_namespaced_pod, night.runner, self.namespace, passing=NOT_FOUND,
+        )  # fmt: skip
+        if runner is not None:
+            self._until(
+                lambda: night.runner not in [pod.metadata.name for pod in self.pods(night)],
+                night.name, "The runner", REMOVE_S + _grace_s(runner),
+            )  # fmt: skip
         for kind, name in (
             ("DaskAutoscaler", night.name),
             ("DaskWorkerGroup", night.gpu_group_name),
             ("DaskJob", night.name),
         ):
             self.delete(kind, name)
-        left = self.pods(night)
-        grace_s = max((pod.spec.termination_grace_period_seconds or 30 for pod in left), default=0)
-        deadline = time.monotonic() + grace_s + REMOVE_S
-        while self.pods(night):
+        grace_s = max((_grace_s(pod) for pod in self.pods(night)), default=0.0)
+        self._until(lambda: not self.pods(night), night.name, "A pod", REMOVE_S + grace_s)
+
+    def _until(self, gone: Callable[[], bool], name: str, what: str, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        while not gone():
             if time.monotonic() > deadline:
-                raise NotRemoved(night.name, "A pod", grace_s + REMOVE_S)
+                raise NotRemoved(name, what, within_s)
             time.sleep(POLL_S)
 
-    def _delete_runner(self, night: Night) -> float:
-        with asking("delete the runner", passing=NOT_FOUND) as asked:
-            pod = self.core.delete_namespaced_pod(
-                night.runner, self.namespace, _request_timeout=REQUEST_S
-            )
-        return float(pod.spec.termination_grace_period_seconds or 30) if asked.ok else 0.0
 
-
-class _Asked:
-    ok = False
-
-
-@contextmanager
-def asking(what: str, passing: int | None = None) -> Iterator[_Asked]:
-    """Turn the client's errors into ours; one status may pass, and leaves ``ok`` False."""
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-
-    asked = _Asked()
-    try:
-        yield asked
-        asked.ok = True
-    except ApiException as error:
-        if error.status != passing:
-            raise KubernetesFailed(what, error.status, _words(error)) from error
-    except HTTPError as error:
-        raise KubernetesFailed(what, "no answer", type(error).__name__) from error
+def _grace_s(pod: Any) -> float:
+    return float(pod.spec.termination_grace_period_seconds or 30)
 
 
 def _words(error: Any) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import EngineError
-from jobs.launcher_api import Api, asking
+from jobs.launcher_api import Api
 from jobs.launcher_objects import Night
 
 WATCH_S = 15
@@ -115,26 +115,28 @@ def watch_runner(
 
 def _changes(night: Night, api: Api) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each state of the runner's pod; "GONE" if a list lacks it, "TICK" now and then."""
+    from kubernetes.client.exceptions import ApiException
     from kubernetes.watch import Watch
+    from urllib3.exceptions import HTTPError
 
     fields = f"metadata.name={night.runner}"
+    pods = api.core.list_namespaced_pod
     while True:
-        with asking("list the runner"):
-            found = api.core.list_namespaced_pod(api.namespace, field_selector=fields)
-        listed = [api.plain(pod) for pod in found.items]
-        for pod in listed:
-            yield "LISTED", pod
-        if not listed:
+        found = api.ask("list the runner", pods, api.namespace, field_selector=fields)
+        for pod in found.items:
+            yield "LISTED", api.plain(pod)
+        if not found.items:
             yield "GONE", {}
         yield "TICK", {}
-        version = found.metadata.resource_version
-        # From where the list was, so that the last state of a pod that is deleted is never missed.
-        with asking("watch the runner", passing=410):
+        # From where the list was, so that the last state of a pod that is deleted is not missed.
+        try:
             for event in Watch().stream(
-                api.core.list_namespaced_pod, api.namespace, field_selector=fields,
-                resource_version=version, timeout_seconds=WATCH_S,
+                pods, api.namespace, field_selector=fields, timeout_seconds=WATCH_S,
+                resource_version=found.metadata.resource_version,
             ):  # fmt: skip
                 yield event["type"], event["raw_object"]
+        except (ApiException, HTTPError):
+            continue  # the list says what became of it, or that nobody answers
 
 
 def _how_ended(night: Night, pod: dict[str, Any]) -> RunnerEnded:
