@@ -91,16 +91,6 @@ class Cluster:
         known |= {"WORKERS_MIN": "2", "WORKERS_MAX": "2", "START_TIMEOUT_S": "60"}
         known |= {key: str(value) for key, value in settings.items()}
         only(manifests, "CronJob", "cohort-nightly")["spec"]["suspend"] = True
-        import importlib.util  # TEMPORARY
-
-        if importlib.util.find_spec("jobs.nightly") is None:
-            runner = only(manifests, "PodTemplate", "cohort-runner")["template"]["spec"]
-            rest = "--scheduler $(DASK_SCHEDULER_ADDRESS) --max-failed $(MAX_FAILED)"
-            runner["containers"][0]["args"] = [
-                "bash",
-                "-c",
-                f"cohort ingest $(COHORT) {rest} && exec cohort run $(COHORT) {rest} --json",
-            ]
         self.plane.apply(manifests)
 
     def cron_fires(self) -> str:
