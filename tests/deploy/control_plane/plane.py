@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tests.deploy.control_plane.node import API_PORT, GATEWAY, NODE
+from tests.deploy.control_plane.node import NODE
+from tests.deploy.control_plane.pod import API_PORT, GATEWAY
 from tests.deploy.manifests import KUBERNETES, REPOSITORY, Manifest, program
 
 T = TypeVar("T")
