@@ -65,14 +65,19 @@ deploy-test: $(VENV)/.dev ## Test deploy/kubernetes on a real control plane (roo
 COMPILE = $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-annotate \
   --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra build
 
+# The image has no torch unless it is for CUDA: torch for Linux comes with CUDA's libraries, 5 GB.
+IN_IMAGE = --extra kubernetes --extra jupyter
+
 lock: $(BIN)/python ## Resolve all versions anew, with hashes
 	$(PIP) install 'pip-tools>=7.5'
 	$(COMPILE) --upgrade --extra dev -o requirements-dev.lock pyproject.toml
 	rm -f requirements.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock pyproject.toml
-	rm -f deploy/docker/requirements-cpu.lock
-	$(COMPILE) --constraint requirements-dev.lock --extra kubernetes --extra jupyter \
+	rm -f deploy/docker/requirements-*.lock
+	$(COMPILE) --constraint requirements-dev.lock $(IN_IMAGE) \
 	  -o deploy/docker/requirements-cpu.lock pyproject.toml
+	if grep -q '^segment = ' pyproject.toml; then $(COMPILE) $(IN_IMAGE) --extra segment \
+	  --constraint requirements-dev.lock -o deploy/docker/requirements-cuda.lock pyproject.toml; fi
 
 clean: ## Remove what was set up and measured
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
