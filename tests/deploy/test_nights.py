@@ -138,6 +138,20 @@ def test_a_second_attempt_of_the_same_job_goes_on(cluster: Cluster) -> None:
     cluster.check()
 
 
+def test_a_launcher_that_dies_is_followed_by_one_that_watches(cluster: Cluster) -> None:
+    cluster.begin("probe", pause_s=PAUSE_S)
+    cluster.configure()
+    job = cluster.start(attempts=3)
+    cluster.when_called(8)
+    [launcher] = cluster.launchers(job)
+    cluster.kill(launcher)
+    night = cluster.wait(job)
+    assert night.code == 0, night.err
+    assert f"{job} is there already" in night.err
+    assert len(cluster.calls.all()) == len(list(cluster.images.rglob("*.png")))
+    cluster.check()
+
+
 def test_a_launcher_that_is_stopped_removes_everything(cluster: Cluster) -> None:
     cluster.begin("probe", pause_s=PAUSE_S)
     cluster.configure()
