@@ -127,11 +127,11 @@ def test_a_killed_part_ends_truly_and_the_next_night_goes_on(cluster: Cluster, p
 
 
 def test_a_second_attempt_of_the_same_job_goes_on(cluster: Cluster) -> None:
-    cluster.begin("probe", pause_s=PAUSE_S)
+    cluster.begin("probe", pause_s=2 * PAUSE_S)
     cluster.configure()
     job = cluster.start(attempts=2)
-    cluster.when_called(8)
-    cluster.plane.kubectl("delete", "pod", f"{job}-runner", "--wait=false")
+    cluster.when_called(3)
+    cluster.kill(cluster.running(job, "job-runner"))
     night = cluster.wait(job)
     assert night.code == 0, night.err
     assert len(cluster.launchers(job)) == 2
