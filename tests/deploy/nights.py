@@ -143,11 +143,13 @@ class Cluster:
         return Night(code, out, said, time.monotonic() - began)
 
     def check_gone(self) -> None:
-        """See that no part of a night is there any more."""
+        """See that no part of a night is there any more; Services may go a moment after pods."""
         for kind in ("daskjobs", "daskclusters", "daskworkergroups", "daskautoscalers"):
             assert self.plane.list(kind) == [], kind
-        for kind in ("pods", "deployments", "services"):
-            assert self.plane.list(kind, "-l", "dask.org/cluster-name") == [], kind
+        selector = "dask.org/cluster-name"
+        assert self.plane.list("pods", "-l", selector) == []
+        for kind in ("deployments", "services"):
+            wait_for(lambda kind=kind: not self.plane.list(kind, "-l", selector), f"no {kind}", 30)
 
     def pods(self, job: str, component: str) -> list[Manifest]:
         """Return the pods of a part of a night's cluster."""
