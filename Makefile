@@ -66,7 +66,7 @@ COMPILE = $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-ha
   --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra build
 
 # The image has no torch unless it is for CUDA: torch for Linux comes with CUDA's libraries, 5 GB.
-IN_IMAGE = --extra kubernetes --extra jupyter
+IN_IMAGE = --extra kubernetes --extra jupyter --extra notebooks
 
 lock: $(BIN)/python ## Resolve all versions anew, with hashes
 	$(PIP) install 'pip-tools>=7.5'
