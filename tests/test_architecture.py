@@ -78,6 +78,12 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "WeightsRefused": ("weights.pt", "their SHA-256 is another"),
     "WorkerKeepsDying": (3,),
     "WorkerUnfit": ("no model there.",),
+    "KubernetesFailed": ("read the pod template cohort-worker", 403, "forbidden"),
+    "NotRemoved": ("night", "The runner", 60.0),
+    "OperatorSilent": ("night", 120.0),
+    "RunnerLost": ("night", "its pod was deleted"),
+    "RunnerNotStarted": ("night", 1200.0, "ImagePullBackOff"),
+    "Stopped": ("SIGTERM",),
 }
 """Arguments with which each error can be made; a new error needs a row."""
 

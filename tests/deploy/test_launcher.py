@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 
 import pytest
 
-from engine.errors import EngineError, ParameterError
-from jobs.launcher import Settings, Stopped
-from jobs.launcher_api import KubernetesFailed, NotRemoved
-from jobs.launcher_watch import OperatorSilent, RunnerLost, RunnerNotStarted
+from engine.errors import ParameterError
+from jobs.launcher import Settings
 
 GOOD = {
     "JOB_NAME": "cohort-nightly-29403000",
@@ -48,23 +45,6 @@ def test_wrong_settings_are_named(name: str, value: str) -> None:
     with pytest.raises(ParameterError, match=name) as caught:
         Settings.read({**GOOD, name: value})
     assert caught.value.exit_code == 2
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        KubernetesFailed("read the pod template cohort-worker", 403, "forbidden"),
-        NotRemoved("night", "The runner", 60.0),
-        OperatorSilent("night", 120.0),
-        RunnerNotStarted("night", 1200.0, "ImagePullBackOff"),
-        RunnerLost("night", "its pod was deleted"),
-        Stopped("SIGTERM"),
-    ],
-)
-def test_errors_say_what_and_travel(error: EngineError) -> None:
-    again = pickle.loads(pickle.dumps(error))
-    assert str(again) == str(error)
-    assert all(str(part) in str(error) for part in error.args if not isinstance(part, float))
 
 
 def test_outside_a_pod_it_says_so_in_a_sentence() -> None:
