@@ -71,6 +71,7 @@ IN_IMAGE = --extra kubernetes --extra jupyter --extra notebooks
 lock: $(BIN)/python ## Resolve all versions anew, with hashes
 	$(PIP) install 'pip-tools>=7.5'
 	$(COMPILE) --upgrade --extra dev -o requirements-dev.lock pyproject.toml
+	sed -i '/^cohort-engine @/d' requirements-dev.lock  # the extra dev names extras of our own
 	rm -f requirements.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock pyproject.toml
 	rm -f deploy/docker/requirements-*.lock
