@@ -20,6 +20,7 @@ import engine
 from engine import Cohort
 from engine.errors import NoSource, NothingFound, ParameterError, UsageError
 from engine.graph.events import counted
+from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
 from engine.sources.dicomweb import is_dicomweb
@@ -40,6 +41,7 @@ from jobs.wording import (
     gc_lines,
     ingest_lines,
     plan_lines,
+    qc_lines,
     reveal_lines,
     run_lines,
     status_lines,
@@ -100,7 +102,7 @@ def demo(
     *,
     cluster: ClusterArguments,
 ) -> int:
-    """Make images, find their circles, and say where to look."""
+    """Make images, find their circles, show them, and say where to look."""
     images, place = directory / "data" / "acquisitions", directory / "cohort"
     there = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
     if there - DEMO_FOLDERS:
@@ -111,12 +113,19 @@ def demo(
         taken = cohort.ingest(images, client=client, events=output.events, stop=stop)
         operation = cohort.operation("circles", **_demo_parameters(cohort))
         report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
+        shown = cohort.qc(operation, client=client, events=output.events, stop=stop)[0]
     tables = {name: str(place / "tables" / f"{name}.parquet") for name in report.tables}
     output.result(
-        {"ingest": taken.as_json(), "run": report.as_json(), "tables": tables},
+        {
+            "ingest": taken.as_json(),
+            "run": report.as_json(),
+            "tables": tables,
+            "qc": shown.as_json(),
+        },
         *ingest_lines(taken),
         *run_lines(report),
         experiments_table(cohort.table("circles_by_experiment")),
+        *qc_lines(shown),
         "Look further:",
         f"  pandas.read_parquet('{tables['circles']}')",
         f"  cohort export {place} circles circles.csv",
@@ -124,7 +133,7 @@ def demo(
         f"  cohort plan {place} circles --radius-px 15:50   # what a change would recompute",
         f"  cohort ingest {place} && cohort run {place}     # tomorrow: only what is new",
     )
-    return _code(report.failed + taken.failed, 0)
+    return _code(report.failed + taken.failed + shown.failed, 0)
 
 
 def _demo_parameters(cohort: Cohort) -> dict[str, Any]:
@@ -260,6 +269,36 @@ def run(
             )
     lines = [line for report in reports for line in run_lines(report)]
     output.result({"runs": [report.as_json() for report in reports]}, *lines)
+    return _code(sum(report.failed for report in reports), max_failed)
+
+
+@command(app, parameters=True)
+def qc(
+    output: Output,
+    context: typer.Context,
+    place: CohortPath,
+    operation: OperationName = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="An overlay of each image, however many there are.")
+    ] = False,
+    max_failed: MaxFailed = 0,
+    cluster: ClusterArguments,
+) -> int:
+    """Make pictures of what was found, and a page that shows them.
+
+    An operation's parameters are options too, e.g. --radius-px 10:60.
+    """
+    cohort = engine.open(place)
+    reports: list[QcReport] = []
+    operations = _wanted(cohort, operation, context)
+    with interruptible(output) as stop, working(output, cluster) as client:
+        for wanted in operations:
+            reports += cohort.qc(
+                wanted, client=client, everything=everything, events=output.events, stop=stop
+            )
+    lines = [line for report in reports for line in qc_lines(report)]
+    output.result({"qc": [report.as_json() for report in reports]}, *lines)
     return _code(sum(report.failed for report in reports), max_failed)
 
 

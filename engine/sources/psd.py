@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.geometry import YX
 from engine.kernels.tissue import Tissue
-from engine.sources.annotations import THRESHOLD, AnnotationError, labels_of
+from engine.sources.masks import THRESHOLD, AnnotationError, labels_of
 from engine.sources.base import MAX_DECODED_BYTES
 
 HEADER = struct.Struct(">4sHxxxxxxHIIHH")

@@ -15,7 +15,7 @@ from engine.kernels.tissue import Tissue
 from engine.phantoms.marrow import MarrowSlide
 from engine.phantoms.marrow_options import MarrowOptions
 from engine.phantoms.marrow_writing import write_marrow
-from engine.sources.annotations import AnnotationError, read_mask, read_mask_folders
+from engine.sources.masks import AnnotationError, read_mask, read_mask_folders
 from engine.sources.psd import read_psd
 
 SHAPE = (40, 60)
