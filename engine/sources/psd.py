@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from engine.geometry import YX
 from engine.kernels.tissue import Tissue
-from engine.sources.masks import THRESHOLD, AnnotationError, labels_of
 from engine.sources.base import MAX_DECODED_BYTES
+from engine.sources.masks import THRESHOLD, AnnotationError, labels_of
 
 HEADER = struct.Struct(">4sHxxxxxxHIIHH")
 """Signature, version, channels, height, width, depth, mode: Adobe Photoshop File Formats
