@@ -229,7 +229,8 @@ def _by_image(
         mean, sd = _moments(number, objects[name].to_numpy().astype(float), total)
         columns[f"{name}_mean"] = pa.array(mean, mask=~complete | (count == 0))
         columns[f"{name}_sd"] = pa.array(sd, mask=~complete | (count < 2))
-    together = operation.measure_images(number, objects.select(operation.objects.names), total)
+    listed = [name for name in operation.objects.names if name not in operation.unlisted]
+    together = operation.measure_images(number, objects.select(listed), total)
     for name in operation.by_image:
         columns[name] = pa.array(together[name], mask=~complete | np.isnan(together[name]))
     last = ("source", "orphaned", "image_id")
