@@ -18,13 +18,12 @@ from distributed import Client
 
 import engine
 from engine import Cohort
-from engine.errors import NoSource, NothingFound, ParameterError, UsageError
+from engine.errors import ParameterError, UsageError
 from engine.graph.events import counted
 from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
 from engine.sources.dicomweb import is_dicomweb
-from engine.sources.files import walk_files
 from jobs.app import app, command
 from jobs.nightly import INCOMPLETE, Step, run_nightly
 from jobs.options import (
@@ -36,6 +35,7 @@ from jobs.options import (
     read_parameters,
 )
 from jobs.output import Output
+from jobs.sources import FORMATS, WITHHELD, require_files
 from jobs.wording import (
     experiments_table,
     gc_lines,
@@ -52,15 +52,6 @@ from jobs.wording import (
 DEMO_RADIUS_PX = (15.0, 65.0)
 """Radii that the demo's discs have, with room on both sides, pixels."""
 
-
-FORMATS = "PNG, TIFF, JPEG or DICOM"
-"""What can be ingested, in words."""
-
-WITHHELD = (
-    "{} DICOM files lie in a root that is not confidential: nothing of them was taken or written "
-    "down. Give their folder as a root of its own, or set confidential = true below [roots.NAME] "
-    "in cohort.toml, which renames all files of that root (docs/privacy.md)."
-)
 
 DEMO_FOLDERS = {"data", "cohort"}
 """What a demo makes in its folder."""
@@ -184,20 +175,6 @@ def ingest(
         )
     output.result(report.as_json(), *ingest_lines(report))
     return _code(report.failed + report.left + report.withheld, max_failed)
-
-
-def require_files(source: str) -> None:
-    """Refuse a source in which there is nothing at all.
-
-    Raises
-    ------
-    NoSource, NothingFound
-    """
-    path = Path(source)
-    if not path.exists():
-        raise NoSource(source)
-    if path.is_dir() and next(walk_files(path), None) is None:
-        raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")
 
 
 @command(app, parameters=True)

@@ -98,8 +98,9 @@ def grey_window(values: NDArray[Any]) -> tuple[float, float]:
 
     Examples
     --------
-    >>> grey_window(np.arange(1001.0)[None])
-    (1.0, 999.0)
+    >>> low, high = grey_window(np.arange(1001.0)[None])
+    >>> round(low), round(high)
+    (1, 999)
     """
     step = max(1, int(np.ceil(np.sqrt(values.size / SAMPLE_PX))))
     sample = values[..., ::step, ::step].ravel()

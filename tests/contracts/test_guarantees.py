@@ -18,7 +18,6 @@ from engine.errors import (
     ColumnsChanged,
     CorruptStore,
     MissingPackage,
-    NoWorkerForResource,
     UsageError,
 )
 from engine.operations import registry
@@ -206,10 +205,6 @@ def test_other_workers_give_the_same_rows(
     shutil.copytree(ingested, tmp_path / "other")
     other = engine.open(tmp_path / "other")
     (one,) = cohort.run(operation, client=staffed)
-    if operation.resources:
-        with pytest.raises(NoWorkerForResource, match="GPU"):
-            other.run(operation, client=client)
-        client = staffed
     for part in ("subject == 's1'", None):  # in other units, in another order
         (two,) = other.run(operation, client=client, where=part)
     for left, right in zip(one.tables, two.tables, strict=True):

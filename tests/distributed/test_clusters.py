@@ -28,9 +28,9 @@ def test_a_scheduler_that_was_there_goes_on(session_cluster: Cluster) -> None:
         assert again.submit(sum, [1, 2]).result() == 3
 
 
-def test_a_slot_for_a_gpu_is_asked_for(session_cluster: Cluster) -> None:
-    with pytest.raises(NoWorkerForResource, match="GPU"):
-        engine.cluster(session_cluster.address, resources={"GPU": 1})
+def test_a_slot_that_no_worker_offers_is_named(session_cluster: Cluster) -> None:
+    with pytest.raises(NoWorkerForResource, match="FPGA"):
+        engine.cluster(session_cluster.address, resources={"FPGA": 1})
 
 
 def test_local_workers_end_with_it_and_the_port_may_be_taken() -> None:

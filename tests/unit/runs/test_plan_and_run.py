@@ -165,7 +165,7 @@ def test_where_and_limit_select(cohort: engine.Cohort, client: Client, log: str)
         ("subject ==", "no condition"),
         ("height + 1", "no condition"),
         ("height", "no condition"),
-        ("@pd.compat", "not defined"),
+        ("@pd.compat", "no column 'pd'"),
         ("__import__('os').system('true')", "no condition"),
         ("", "no condition"),
     ],
