@@ -87,8 +87,8 @@ def _long_value() -> bytes:
 
 
 DICOM_BOMBS: dict[str, tuple[Callable[[], bytes], set[str], int]] = {
-    "dicom deflated pixels of 2 GB": (_deflated_pixels, {"too_large"}, 220),
-    "dicom deflated header of 2 GB": (_deflated_header, {"too_large"}, 220),
+    "dicom deflated pixels of 2 GB": (_deflated_pixels, {"too_large"}, 20),
+    "dicom deflated header of 2 GB": (_deflated_header, {"too_large"}, 20),
     "dicom 65535 x 65535": (
         lambda: _written(Rows=65535, Columns=65535),
         {"too_large"},

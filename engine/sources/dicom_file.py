@@ -13,6 +13,7 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -112,6 +113,8 @@ def transfer_syntax_of(head: bytes) -> tuple[str, int]:
 def inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
     """Return a deflated file's data set as a file without deflation, explicit little endian.
 
+    The size is counted first and nothing kept, so what is too large takes no memory.
+
     Raises
     ------
     SourceUnreadable
@@ -121,16 +124,27 @@ def inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
     uid = EXPLICIT.encode() + b"\0" * (len(EXPLICIT) % 2)
     meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(uid)) + uid
     meta = struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(meta)) + meta
-    found = bytearray(bytes(128) + b"DICM" + meta)
+    head = bytes(128) + b"DICM" + meta
+    size = len(head)
+    for piece in _inflated(file, start):
+        size += len(piece)
+        check_size(size, most)
+    found = BytesIO()
+    found.write(head)
+    for piece in _inflated(file, start):
+        found.write(piece)
+    return found
+
+
+def _inflated(file: BinaryIO, start: int) -> Iterator[bytes]:
+    """Yield what is deflated from ``start`` on, in pieces of 1 MiB at most."""
     file.seek(start)
     squeezed = zlib.decompressobj(-zlib.MAX_WBITS)
     while not squeezed.eof:
         data = squeezed.unconsumed_tail or file.read(65_536)
         if not data:
             raise SourceUnreadable("truncated", "the deflated data end early")
-        found += squeezed.decompress(data, 1024**2)
-        check_size(len(found), most)
-    return BytesIO(found)
+        yield squeezed.decompress(data, 1024**2)
 
 
 def read_dataset(file: BinaryIO, limit: int, tags: list[Any]) -> tuple[FileDataset, BinaryIO, int]:

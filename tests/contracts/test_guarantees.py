@@ -18,13 +18,14 @@ from engine.errors import (
     ColumnsChanged,
     CorruptStore,
     MissingPackage,
+    NoWorkerForResource,
     UsageError,
 )
 from engine.operations import registry
 from engine.operations.base import Operation
 from engine.operations.unit import ledger_of
 from tests.contracts.cases import BAD, CASES, Case
-from tests.making import LAYOUT, grey, put
+from tests.making import LAYOUT, connect_quietly, grey, put
 from tests.operations_for_tests import count_call
 
 IMAGES = 10
@@ -205,6 +206,13 @@ def test_other_workers_give_the_same_rows(
     shutil.copytree(ingested, tmp_path / "other")
     other = engine.open(tmp_path / "other")
     (one,) = cohort.run(operation, client=staffed)
+    if operation.resources:
+        without = {"workers": 1, "processes": False, "resources": {"OTHER": 1}}
+        with (
+            connect_quietly(where="local", **without) as nobody,
+            pytest.raises(NoWorkerForResource, match="GPU"),
+        ):
+            other.run(operation, client=nobody)
     for part in ("subject == 's1'", None):  # in other units, in another order
         (two,) = other.run(operation, client=client, where=part)
     for left, right in zip(one.tables, two.tables, strict=True):
