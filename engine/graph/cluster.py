@@ -256,7 +256,7 @@ KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Client]]] = {
     "local": _local,
     "tcp": _at_address,
     "tls": _at_address,
-    "inproc": _at_address,
+    "inproc": _at_address,  # of this very process
 }
 """How each kind of cluster is opened, by what ``where`` begins with."""
 
