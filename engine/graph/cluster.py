@@ -193,7 +193,7 @@ class Cluster:
     def _told(self) -> str:
         if self.client.status != "running":
             return "closed"
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        workers = workers_of(self.client).values()
         threads = sum(worker["nthreads"] for worker in workers)
         memory = sum(worker["memory_limit"] or 0 for worker in workers)
         told = f"{counted(len(workers), 'workers')}, {counted(threads, 'threads')}"
@@ -351,9 +351,21 @@ def _ctrl_c_left_to_us() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def workers_of(client: Client) -> Mapping[str, Mapping[str, Any]]:
+    """Return what the scheduler knows of its workers, by address.
+
+    Asked of the scheduler: `Client.scheduler_info` may return the answer to the client's own
+    heartbeat, which came in between and names no worker.
+    """
+    assert client.scheduler is not None
+    identity: Mapping[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
+    workers: Mapping[str, Mapping[str, Any]] = identity["workers"]
+    return workers
+
+
 def slots(client: Client, resources: Mapping[str, float]) -> int:
     """Return how many tasks with these resources run at once, as of now."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = workers_of(client).values()
     total = 0
     for worker in workers:
         fits = [int(worker.get("resources", {}).get(n, 0) // need) for n, need in resources.items()]
@@ -370,7 +382,7 @@ def asked_of_workers(client: Client, resources: Mapping[str, float]) -> dict[str
     """
     if resources:
         return dict(resources)
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = workers_of(client).values()
     return {"CPU": 1.0} if any("CPU" in each.get("resources", {}) for each in workers) else {}
 
 
@@ -393,6 +405,8 @@ def require_slots(client: Client, resources: Mapping[str, float]) -> int:
     while not (found := slots(client, resources)) and time.monotonic() < deadline:
         time.sleep(1)
     if found == 0:
+        if not resources:  # they left while we looked
+            raise NoWorkers(patience_s(WORKERS_S))
         name, amount = next(iter(resources.items()))
-        raise NoWorkerForResource(name, amount, len(client.scheduler_info(n_workers=-1)["workers"]))
+        raise NoWorkerForResource(name, amount, len(workers_of(client)))
     return found

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 
 import engine
 from engine.errors import NoWorkerForResource, ParameterError, UsageError
-from engine.graph.cluster import NoCertificate, SchedulerUnreachable
+from engine.graph.cluster import NoCertificate, SchedulerUnreachable, workers_of
 from tests.distributed.processes import Cluster, is_alive, wait_for
 from tests.making import connect_quietly
 
@@ -70,3 +72,18 @@ def test_a_program_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(SchedulerUnreachable, match=address):
             engine.cluster(address)
+
+
+def test_workers_are_seen_while_the_client_asks_for_totals_only(session_cluster: Cluster) -> None:
+    with engine.cluster(session_cluster.address) as client:
+        over = threading.Event()
+
+        def heartbeat() -> None:
+            while not over.is_set():
+                client.sync(client._update_scheduler_info)
+
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(heartbeat)
+            seen = {len(workers_of(client)) for _ in range(300)}
+            over.set()
+        assert seen == {2}
