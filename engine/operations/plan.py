@@ -21,13 +21,13 @@ from engine.store.catalog import FAILED, ORPHANED
 from engine.store.stacking import GIANT_SHARD_PX, count_blocks
 
 UNIT_IMAGES = 128
-"""Images in a unit at most: at 3-10 ms each, a task of about a second, against which the
+"""Images in a unit at most: at 2-10 ms each, a task of about half a second, against which the
 milliseconds that a task and its part cost are small."""
 
 UNIT_BYTES = 64 * 1024**2
 """Decoded pixels in a unit at most, bytes, unless a single image has more."""
 
-UNITS_A_SLOT = 8
+UNITS_A_SLOT = 6
 """Units that each slot should get at least, where there are images enough, to share work evenly."""
 
 CAUSES = {
