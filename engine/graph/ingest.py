@@ -18,10 +18,10 @@ from distributed import Client
 from engine.errors import Interrupted
 from engine.graph.admission import Admission
 from engine.graph.annotate import AnnotationIngest
-from engine.graph.cluster import require_slots
 from engine.graph.events import Events
 from engine.graph.ingest_report import IngestReport
 from engine.graph.quarantine import Attempt, run_quarantined
+from engine.graph.slots import require_slots
 from engine.graph.window import Window
 from engine.operations.giants import write_giant
 from engine.operations.intake import (

@@ -16,9 +16,9 @@ import pyarrow as pa
 from distributed import Client
 
 from engine.errors import CorruptStore, Interrupted
-from engine.graph.cluster import require_slots
 from engine.graph.events import Events
 from engine.graph.quarantine import Attempt, run_quarantined
+from engine.graph.slots import require_slots
 from engine.graph.window import Window
 from engine.operations.base import Operation
 from engine.operations.qc_cards import PageContext

@@ -12,10 +12,10 @@ import distributed
 from distributed import Client
 
 from engine.errors import EngineError, Interrupted, SchedulerLost
-from engine.graph.cluster import require_slots
 from engine.graph.events import Events
 from engine.graph.publish import Pending, Publisher
 from engine.graph.quarantine import Attempt, run_quarantined
+from engine.graph.slots import require_slots
 from engine.graph.window import Window
 from engine.operations.base import Operation
 from engine.operations.copies import CopyTask, copy_rows, original_of, pack_copies

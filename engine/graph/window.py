@@ -20,8 +20,8 @@ from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
-from engine.graph.cluster import asked_of_workers, slots
 from engine.graph.patience import patience_s
+from engine.graph.slots import asked_of_workers, slots
 
 T = TypeVar("T")
 

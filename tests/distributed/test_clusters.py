@@ -12,7 +12,8 @@ import pytest
 
 import engine
 from engine.errors import NoWorkerForResource, ParameterError, UsageError
-from engine.graph.cluster import NoCertificate, SchedulerUnreachable, workers_of
+from engine.graph.cluster import NoCertificate, SchedulerUnreachable
+from engine.graph.slots import workers_of
 from tests.distributed.processes import Cluster, is_alive, wait_for
 from tests.making import connect_quietly
 

@@ -71,9 +71,18 @@ class Here:
         """Execute a task."""
         return Ended(key, function, given)
 
-    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+    @property
+    def scheduler(self) -> Here:
+        """Who is asked for the workers."""
+        return self
+
+    def identity(self, n_workers: int) -> dict[str, Any]:
         """Describe the worker."""
         return {"workers": {"here": {"nthreads": 1, "resources": {}}}}
+
+    def sync(self, function: Callable[..., Any], **given: Any) -> Any:
+        """Ask."""
+        return function(**given)
 
     def wait_for_workers(self, count: int, timeout: float) -> None:
         """Wait for nobody."""
