@@ -23,7 +23,6 @@ from engine.graph.events import counted
 from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
-from engine.sources.dicomweb import is_dicomweb
 from jobs.app import app, command
 from jobs.nightly import INCOMPLETE, Step, run_nightly
 from jobs.options import (
@@ -137,7 +136,7 @@ def ingest(
     place: CohortPath,
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE", help="Files, folders, dicomweb+https://..."),
+        typer.Argument(metavar="SOURCE", help="Files, folders, s3://..., dicomweb+https://..."),
     ] = None,
     *,
     layout: Annotated[
@@ -157,8 +156,7 @@ def ingest(
     sources = sources or []
     if sources:
         for source in sources:  # before a cohort is made for nothing
-            if not is_dicomweb(source):
-                require_files(source)
+            require_files(source)
         cohort = engine.create(place, layout=layout)
     else:
         cohort = engine.open(place)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from engine.errors import NoSource, NothingFound
-from engine.sources.files import walk_files
+from engine.sources.dicomweb import is_dicomweb
+from engine.sources.places import absolute, holder_of, place_at
 
 FORMATS = "PNG, TIFF, JPEG or DICOM"
 """What can be ingested, in words."""
@@ -24,8 +23,11 @@ def require_files(source: str) -> None:
     ------
     NoSource, NothingFound
     """
-    path = Path(source)
-    if not path.exists():
+    if is_dicomweb(source):
+        return
+    path = absolute(source)
+    base = holder_of(path)
+    if base is None:
         raise NoSource(source)
-    if path.is_dir() and next(walk_files(path), None) is None:
+    if base == path and place_at(base).is_empty():
         raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +14,7 @@ from engine.errors import AlignmentError, Conflict, SourceUnreadable
 from engine.kernels.colour import luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.sources import FORMATS, HEAD_BYTES, OpenSource, claimed_by, open_source
-from engine.sources.dicomweb import is_dicomweb, open_instance
-from engine.sources.files import open_file, real_path
+from engine.sources.places import place_at
 from engine.store.catalog import ShardRow
 from engine.store.digests import digest_plane
 from engine.store.pixels import StackWriter
@@ -112,16 +109,11 @@ class ShardRecord:
     taken: tuple[Taken, ...]
 
 
-def open_listed(base: str, path: str) -> BinaryIO:
-    """Open a listed source of a folder or a PACS; see `open_file` and `open_instance`."""
-    return open_instance(base, path) if is_dicomweb(base) else open_file(Path(base), path)
-
-
 @contextmanager
 def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
     """Open a source; whatever is wrong with it is a `SourceUnreadable`."""
     with (
-        open_listed(file.base, file.path) as handle,
+        place_at(file.base).open(file.path) as handle,
         open_source(handle, file.source, max_decoded_bytes=max_decoded_bytes) as source,
     ):
         yield source
@@ -150,7 +142,7 @@ def _probe(
     file: SourceFile, max_decoded_bytes: int, spacing_um: tuple[float, float] | None
 ) -> Probe:
     try:
-        with open_listed(file.base, file.path) as handle:
+        with place_at(file.base).open(file.path) as handle:
             key = claimed_by(file.source, handle.read(HEAD_BYTES))
             if key is None:
                 return Probe(file)
@@ -187,13 +179,8 @@ def noise_of(pixels: NDArray[Any]) -> list[NDArray[np.float32]]:
 
 def stat_now(file: SourceFile) -> Stat | None:
     """Return how a source looks now, or None where it is gone."""
-    if is_dicomweb(file.base):  # an instance never changes
-        return file.stat
-    try:
-        found = os.lstat(real_path(Path(file.base), file.path))
-    except OSError:
-        return None
-    return Stat(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    found = place_at(file.base).look(file.path)
+    return None if found is None else Stat(found.size, found.mtime_ns, found.ctime_ns)
 
 
 def write_shard(root: Root, task: ShardTask) -> ShardRecord:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from pathlib import Path
 
 from engine.errors import NoSource, SourceUnreadable
 from engine.operations.intake import SourceFile, Stat
 from engine.privacy import Pseudonyms
 from engine.sources import FORMATS, HEAD_BYTES, claimed_by
-from engine.sources.dicomweb import is_dicomweb, walk_instances
-from engine.sources.files import FileStat, open_file, walk_files
+from engine.sources.files import FileStat
+from engine.sources.places import place_at
 from engine.store.config import CohortConfig
 from engine.store.known import Known
 
@@ -65,19 +63,20 @@ def source_name(root: str, path: str, pseudonyms: Pseudonyms | None) -> str:
     return f"{root}/{path if pseudonyms is None else pseudonyms.path(path, SUFFIXES)}"
 
 
-def holds_confidential(base: Path) -> bool:
+def holds_confidential(base: str) -> bool:
     """Tell whether a folder holds a file that names a patient, by suffix or first bytes.
 
     Files under the suffix of another format are not opened; a confidential one among them is met,
     and withheld, when it is read.
     """
-    for found in walk_files(base):
+    place = place_at(base)
+    for found in place.walk():
         if found.problem is not None:
             continue
         key = claimed_by(found.path, b"")
         if key is None:
             try:
-                with open_file(base, found.path) as file:
+                with place.open(found.path) as file:
                     key = claimed_by(found.path, file.read(HEAD_BYTES))
             except (SourceUnreadable, OSError):
                 continue
@@ -124,27 +123,13 @@ def list_sources(
                 yield file
 
 
-def _walk(name: str, place: str, below: str, known: Known) -> Iterator[FileStat]:
-    if is_dicomweb(place):
-        found = walk_instances(place)
-        first = next(found, None)
-        empty = first is None
-        files: Iterator[FileStat] = chain([] if first is None else [first], found)
-    else:
-        base = Path(place)
-        if not base.is_dir():
-            raise RootGone(name, place)
-        empty, files = _is_empty(base), walk_files(base, below)
-    if empty and any(source.startswith(f"{name}/") for source in known.sources()):
-        raise RootEmpty(place)
-    yield from files
-
-
-def _is_empty(folder: Path) -> bool:
-    try:
-        return next(folder.iterdir(), None) is None
-    except OSError:  # the walk names what is wrong with it
-        return False
+def _walk(name: str, path: str, below: str, known: Known) -> Iterator[FileStat]:
+    place = place_at(path)
+    if not place.is_there():
+        raise RootGone(name, path)
+    if place.is_empty() and any(source.startswith(f"{name}/") for source in known.sources()):
+        raise RootEmpty(path)
+    yield from place.walk(below)
 
 
 def changes_of(

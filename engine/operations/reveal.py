@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from engine.errors import NothingFound
 from engine.operations.listing import source_name
 from engine.privacy import Pseudonyms
-from engine.sources.files import escape_path, walk_files
+from engine.sources.files import escape_path
+from engine.sources.places import absolute, place_at
 from engine.store.catalog import read_images
 from engine.store.config import CohortConfig, locate_root
 from engine.store.root import Root
@@ -22,8 +22,7 @@ def reveal_rows(
     root: Root, config: CohortConfig, source: str | Path, pseudonyms: Callable[[], Pseudonyms]
 ) -> Iterator[dict[str, Any]]:
     """Yield the catalog's rows of a file, or of all files in a folder; see `Upkeep.reveal`."""
-    place = os.path.abspath(source)  # noqa: PTH100 - takes out "..", follows no link
-    located = locate_root(place, config)
+    located = locate_root(absolute(source), config)
     if located is None:
         raise NothingFound(
             "SOURCE is not inside a root of cohort.toml", "Give a path below one of its [roots]."
@@ -33,9 +32,10 @@ def reveal_rows(
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in read_images(root, COLUMNS)[1].to_pylist():
         rows.setdefault(row["source"], []).append(row)
-    for found in walk_files(Path(config.roots[name].path), escape_path(below)):
+    base = config.roots[name].path
+    for found in place_at(base).walk(escape_path(below)):
         hidden = source_name(name, found.path, names)
-        here = {"path": os.fspath(Path(config.roots[name].path) / found.path), "source": hidden}
+        here = {"path": f"{base.rstrip('/')}/{found.path}", "source": hidden}
         for row in rows.get(hidden, [{"image_id": None, "state": "unknown", "fields": ()}]):
             yield {
                 **here,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from engine.operations.listing import holds_confidential
 from engine.privacy import Pseudonyms
 from engine.sources.dicomweb import is_dicomweb
 from engine.sources.files import escape_path
+from engine.sources.places import absolute, holder_of
 from engine.store.config import CohortConfig, declare_roots, locate_root, new_root_name, read_config
 from engine.store.root import Root
 
@@ -35,7 +35,8 @@ def scopes_of(
     root
         Where the cohort lives.
     sources
-        Files, folders, or DICOMweb services (``dicomweb+https://host/path``).
+        Files, folders, URLs of an object store (``s3://bucket/prefix``), or DICOMweb services
+        (``dicomweb+https://host/path``).
     layout
         Pattern for the folders of new roots.
     pseudonyms
@@ -58,14 +59,15 @@ def scopes_of(
             scopes.append((_declare_service(root, str(source).rstrip("/"), pseudonyms), ""))
             config = read_config(root)
             continue
-        path = Path(os.path.abspath(source))  # noqa: PTH100 - takes out "..", follows no link
-        located = locate_root(str(path), config)
-        if not path.exists() and (located is None or located[1]):  # a root says more itself
+        path = absolute(source)
+        located = locate_root(path, config)
+        base = holder_of(path) if located is None or located[1] else path  # a root says more itself
+        if base is None:
             raise NoSource(str(source))
         if located is None:
-            _declare_root(root, config, path, layout, pseudonyms)
+            _declare_root(root, config, base, layout, pseudonyms)
             config = read_config(root)
-            located = locate_root(str(path), config)
+            located = locate_root(path, config)
         if located is None:
             raise ConfigError("cohort.toml", "a new root was not kept")
         scopes.append((located[0], escape_path(located[1])))
@@ -87,13 +89,12 @@ def _declare_service(root: Root, url: str, pseudonyms: Callable[[], Pseudonyms])
 def _declare_root(
     root: Root,
     config: CohortConfig,
-    path: Path,
+    base: str,
     layout: str | None,
     pseudonyms: Callable[[], Pseudonyms],
 ) -> None:
-    base = path if path.is_dir() else path.parent
-    entry: dict[str, Any] = {"path": str(base)}
-    name = new_root_name(str(base), config)
+    entry: dict[str, Any] = {"path": base}
+    name = new_root_name(base, config)
     if layout is not None:
         entry["layout"] = layout
     if holds_confidential(base):

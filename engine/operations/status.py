@@ -16,7 +16,7 @@ from engine.operations.base import Operation
 from engine.operations.inputs import join_annotations
 from engine.operations.key_state import Failure, KeyRows, KeyState, unbegun
 from engine.operations.registry import NoOperation, create_operation, find_operation
-from engine.sources.dicomweb import is_dicomweb
+from engine.sources.places import place_at
 from engine.store import catalog
 from engine.store.annotations import AnnotationState, annotation_state, read_annotations
 from engine.store.catalog import read_images
@@ -132,7 +132,7 @@ def read_status(root: Root) -> Status:
 def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
     """Say which sources and tables that cohort.toml names are not there."""
     for name, declared in config.roots.items():
-        if not is_dicomweb(declared.path) and not Path(declared.path).is_dir():
+        if not place_at(declared.path).is_there():
             yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
     for name, drawn in config.annotations.items():
         if not Path(drawn.path).is_dir():

@@ -62,6 +62,20 @@ def walk_instances(url: str) -> Iterator[FileStat]:
         raise SourceUnreachable(type(error).__name__) from None
 
 
+def holds_studies(url: str) -> bool:
+    """Tell whether a service has anything at all, without a list of it.
+
+    Raises
+    ------
+    SourceUnreachable, MissingExtra
+    """
+    client = _client(url)
+    try:
+        return bool(client.search_for_studies(limit=1))
+    except Exception as error:
+        raise SourceUnreachable(type(error).__name__) from None
+
+
 def open_instance(url: str, path: str) -> BinaryIO:
     """Fetch an instance, and return it as an open file.
 

@@ -1,0 +1,145 @@
+"""Sources in an object store: the same images as from a folder, and the same rules."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+import tifffile
+from distributed import Client
+
+import engine
+from engine.errors import NoSource, SourceUnreadable, StoreUnreachable
+from engine.operations.listing import RootEmpty
+from engine.sources.buckets import open_object, walk_objects
+from engine.sources.places import holder_of
+from tests.making import LAYOUT, catalog, grey, put
+
+NIGHT = "d1/s1/e1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A night: PNG, a TIFF of two pages, a torn file, a foreign one, and an odd name."""
+    night = tmp_path / "data" / NIGHT
+    for n in range(5):
+        put(night / f"i{n}.png", grey(n))
+    put(night / "ä b%20c.png", grey(9))
+    tifffile.imwrite(night / "pages.tif", [grey(11), grey(12)], tile=(32, 32))
+    (night / "torn.png").write_bytes((night / "i0.png").read_bytes()[:60])
+    (night / "notes.txt").write_text("no image")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def store(bucket: str, tmp_path: Path) -> tuple[str, Any]:
+    url = f"{bucket}/{tmp_path.name}/data"
+    return url, obstore.store.from_url(url)
+
+
+@pytest.fixture
+def upload(folder: Path, store: tuple[str, Any]) -> Callable[[], None]:
+    def copy() -> None:
+        for place in folder.rglob("*"):
+            if place.is_file():
+                obstore.put(store[1], place.relative_to(folder).as_posix(), place)
+
+    return copy
+
+
+def rows(cohort: engine.Cohort) -> list[tuple[Any, ...]]:
+    """Return what the catalog says of each image, apart from when it came."""
+    names = ["image_id", "source", "content", "state", "reason"]
+    return sorted(
+        (tuple(row[name] for name in names) for row in catalog(cohort).values()), key=repr
+    )
+
+
+def test_a_prefix_is_taken_like_a_folder(
+    folder: Path, store: tuple[str, Any], upload: Callable[[], None], client: Client, tmp_path: Path
+) -> None:
+    upload()
+    url, bucket = store
+    near = engine.create(tmp_path / "near", layout=LAYOUT)
+    near.ingest(folder, client=client)
+    far = engine.create(tmp_path / "far", layout=LAYOUT)
+    report = far.ingest(url, client=client)
+    assert (report.taken, report.failed, report.ignored) == (8, 1, 1)
+    assert rows(far) == rows(near)
+    assert {row[1] for row in rows(far)} >= {f"data/{NIGHT}/ä b%20c.png"}
+    assert far.verify().ok
+
+    again = far.ingest(client=client)
+    assert (again.taken, again.unchanged) == (0, 8)  # files, of which one has two pages
+
+    put(folder / NIGHT / "i1.png", grey(21))  # the same size, as it happens, or not
+    (folder / NIGHT / "i2.png").unlink()
+    obstore.delete(bucket, f"{NIGHT}/i2.png")
+    obstore.put(bucket, f"{NIGHT}/i1.png", folder / NIGHT / "i1.png")
+    changed = far.ingest(client=client)
+    assert (changed.taken, changed.orphaned) == (1, 1)
+    near.ingest(client=client)
+    assert rows(far) == rows(near)
+
+
+def test_parts_of_a_prefix(
+    store: tuple[str, Any], upload: Callable[[], None], client: Client, tmp_path: Path
+) -> None:
+    upload()
+    url, _ = store
+    cohort = engine.create(tmp_path / "c", layout=LAYOUT)
+    assert cohort.ingest(f"{url}/{NIGHT}/i0.png", client=client).taken == 1
+    assert cohort.config.roots["e1"].path == f"{url}/{NIGHT}"
+    assert cohort.ingest(f"{url}/{NIGHT}/i1.png", client=client).taken == 1
+    assert cohort.status().images == {"ready": 2}
+    with pytest.raises(NoSource, match="no such"):
+        cohort.ingest(f"{url}/no such", client=client)
+    with pytest.raises(StoreUnreachable, match="no such bucket"):
+        cohort.ingest("s3://not-there/data", client=client)
+    assert holder_of(url) == url
+    assert holder_of(f"{url}/{NIGHT}/i0.png") == f"{url}/{NIGHT}"
+
+
+def test_an_emptied_prefix_orphans_nothing(
+    store: tuple[str, Any], upload: Callable[[], None], client: Client, tmp_path: Path
+) -> None:
+    upload()
+    url, bucket = store
+    cohort = engine.create(tmp_path / "c", layout=LAYOUT)
+    cohort.ingest(url, client=client)
+    before = rows(cohort)
+    obstore.delete(bucket, [found.path for found in walk_objects(url)])
+    with pytest.raises(RootEmpty):
+        cohort.ingest(client=client)
+    assert rows(cohort) == before
+
+
+def test_an_object_is_read_by_ranges_and_never_half_an_old_one(store: tuple[str, Any]) -> None:
+    url, bucket = store
+    data = os.urandom(600_000)
+    obstore.put(bucket, "a.bin", data)
+    with open_object(url, "a.bin") as file:
+        assert file.read(10) == data[:10]
+        assert file.seek(-5, io.SEEK_END) == len(data) - 5
+        assert file.read() == data[-5:]
+        file.seek(300_000)
+        assert file.read(400_000) == data[300_000:]
+        assert file.read(1) == b""
+        file.seek(0)
+        assert file.read() == data
+        with pytest.raises(OSError, match="before the start"):
+            file.seek(-1)
+    with open_object(url, "a.bin") as file:
+        file.read(1)
+        obstore.put(bucket, "a.bin", data[::-1])
+        file.seek(500_000)
+        with pytest.raises(OSError, match="the store said"):
+            file.read()
+    obstore.delete(bucket, "a.bin")
+    with pytest.raises(SourceUnreadable, match="gone"):
+        open_object(url, "a.bin")
