@@ -338,8 +338,17 @@ def _keeps_its_place(slot: Slot) -> bool:
 
     A copy of a file is no new plane; it points to the first one like any other duplicate.
     """
+    return slot.z is not None and slot.arrival.header is not None and not _is_copy(slot)
+
+
+def _is_copy(slot: Slot) -> bool:
     header = slot.arrival.header
-    return slot.z is not None and header is not None and "~" not in header.identity.instance
+    return header is not None and "~" in header.identity.instance
+
+
+def holds_copies(task: ShardTask) -> bool:
+    """Tell whether all of a shard are copies of planes of other files."""
+    return all(_is_copy(slot) for slot in task.plan.slots)
 
 
 def _placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:

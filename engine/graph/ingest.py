@@ -16,7 +16,7 @@ from itertools import islice
 from distributed import Client
 
 from engine.errors import Interrupted
-from engine.graph.admission import Admission
+from engine.graph.admission import Admission, holds_copies
 from engine.graph.annotate import AnnotationIngest
 from engine.graph.events import Events
 from engine.graph.ingest_report import IngestReport
@@ -213,6 +213,12 @@ class Ingest:
     ) -> None:
         tasks = list(self._tasks(plans, sources))
         admission.report.left += sum(len(task.plan.slots) for task in tasks)
+        # Copies of a file come second, so that they point to the planes of the first one whose
+        # pixels are kept, and not by chance the other way round.
+        for copies in (False, True):
+            self._write_shards(admission, [task for task in tasks if holds_copies(task) == copies])
+
+    def _write_shards(self, admission: Admission, tasks: Sequence[ShardTask]) -> None:
         window = Window(
             self._client, shard_task, lambda attempt: (self._root, attempt), label="shard"
         )
