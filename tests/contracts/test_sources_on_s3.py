@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.errors import NoSource, SourceUnreadable, StoreUnreachable
 from engine.operations.listing import RootEmpty
 from engine.sources.buckets import open_object, walk_objects
 from engine.sources.places import holder_of
+from jobs.sources import require_files
 from tests.making import LAYOUT, catalog, grey, put
 
 NIGHT = "d1/s1/e1"
@@ -97,8 +99,10 @@ def test_parts_of_a_prefix(
     assert cohort.config.roots["e1"].path == f"{url}/{NIGHT}"
     assert cohort.ingest(f"{url}/{NIGHT}/i1.png", client=client).taken == 1
     assert cohort.status().images == {"ready": 2}
-    with pytest.raises(NoSource, match="no such"):
-        cohort.ingest(f"{url}/no such", client=client)
+    for use in (partial(cohort.ingest, client=client), require_files):
+        with pytest.raises(NoSource, match="no such"):
+            use(f"{url}/no such")
+    require_files(url)
     with pytest.raises(StoreUnreachable, match="no such bucket"):
         cohort.ingest("s3://not-there/data", client=client)
     assert holder_of(url) == url
