@@ -6,7 +6,7 @@ A plan knows no store and no scheduler: it can be printed, counted and tested wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,6 +26,9 @@ milliseconds that a task and its part cost are small."""
 
 UNIT_BYTES = 64 * 1024**2
 """Decoded pixels in a unit at most, bytes, unless a single image has more."""
+
+ROWS = 65_536
+"""Rows of the catalog that are Python's values at once."""
 
 UNITS_A_SLOT = 6
 """Units that each slot should get at least, where there are images enough, to share work evenly."""
@@ -211,8 +214,9 @@ def plan_run(
     retry_failed
         Whether images that failed are tried again.
     """
-    kept = select_images(images, where, limit)
-    rows = _rows(kept, image_inputs(operation, kept))
+    read = {*_Row._fields[1:], "content", "state"}
+    kept = select_images(images, where, limit, [n for n in images.column_names if n in read])
+    names_of: list[str] = []
     state = _known(results)
     seen = {image_id for image_id, _, _ in state}
     by_inputs: dict[tuple[str, int | None], str] = {}
@@ -230,7 +234,8 @@ def plan_run(
     settled: Counter[str] = Counter()
     copies: list[Copy] = []
     work: dict[tuple[str, int | None], Item] = {}
-    for row in rows:
+    for row in _rows(kept, image_inputs(operation, kept)):
+        names_of.append(row.image_id)
         blocks = _blocks(row)
         statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]
         needed = [
@@ -264,7 +269,7 @@ def plan_run(
         operation=operation.name,
         key=operation.key,
         parameters=operation.parameters,
-        selected=len(rows),
+        selected=len(names_of),
         causes={name: causes[name] for name in CAUSES if causes[name]},
         settled={name: settled[name] for name in SETTLED if settled[name]},
         unreadable=_count(images, FAILED),
@@ -276,7 +281,7 @@ def plan_run(
             )
         ),
         copies=tuple(copies),
-        images=tuple(row.image_id for row in rows),
+        images=tuple(names_of),
         changes=changes if causes[cause_of_change] else {},
     )
 
@@ -310,14 +315,21 @@ class _Row(NamedTuple):
     annotation: str | None
 
 
-def _rows(images: pa.Table, inputs: Sequence[str]) -> list[_Row]:
-    """Return rows of the catalog as values, a column at a time: there may be a million."""
+def _rows(images: pa.Table, inputs: Sequence[str]) -> Iterator[_Row]:
+    """Yield rows of the catalog as values, some thousands at a time: there may be a million."""
     there = set(images.column_names)  # annotations are joined only for those that read them
-    columns = (
-        images[name].to_pylist() if name in there else [None] * images.num_rows
-        for name in _Row._fields[1:]
-    )
-    return list(map(_Row._make, zip(inputs, *columns, strict=True)))
+    same: dict[str, str] = {}  # what many rows say is kept once
+    for start in range(0, images.num_rows, ROWS):
+        piece = images.slice(start, ROWS)
+        columns: dict[str, list[Any]] = {
+            name: piece[name].to_pylist() if name in there else [None] * piece.num_rows
+            for name in _Row._fields[1:]
+        }
+        for name in ("stack", "dtype"):
+            columns[name] = [same.setdefault(value, value) for value in columns[name]]
+        yield from map(
+            _Row._make, zip(inputs[start : start + ROWS], *columns.values(), strict=True)
+        )
 
 
 def _count(images: pa.Table, state: str) -> int:
@@ -345,7 +357,7 @@ def _item(row: _Row, names: tuple[str, ...], block: int | None, known: Item | No
         dtype=row.dtype,
         noise_sd=tuple(row.noise_sd),
         spacing_um=None if spacing[0] is None or spacing[1] is None else (spacing[0], spacing[1]),
-        source=row.source,
+        source=row.image_id if row.source == row.image_id else row.source,  # in memory once
         block=block,
         rescale=None if rescale[0] is None or rescale[1] is None else (rescale[0], rescale[1]),
         annotation=row.annotation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -16,7 +17,9 @@ ABOUT = ("source", "series", "instance", "channels", "height", "width", "dtype")
 """Columns of the catalog that people ask for, beside the fields of the layout."""
 
 
-def select_images(images: pa.Table, where: str | None, limit: int | None) -> pa.Table:
+def select_images(
+    images: pa.Table, where: str | None, limit: int | None, columns: Sequence[str] | None = None
+) -> pa.Table:
     """Return the catalog's rows of the images that a run speaks of: those with pixels.
 
     Parameters
@@ -28,6 +31,8 @@ def select_images(images: pa.Table, where: str | None, limit: int | None) -> pa.
         e.g. ``subject == 's1'``.
     limit
         Take the first so many.
+    columns
+        What is wanted of them; all by default. The rest is not copied: there may be a million.
 
     Raises
     ------
@@ -35,12 +40,13 @@ def select_images(images: pa.Table, where: str | None, limit: int | None) -> pa.
         If the condition names a column that is not there, or is not one.
     """
     ready = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    wanted = images if columns is None else images.select(list(columns))
     if where is None:
-        kept = images.filter(ready)
+        kept = wanted.filter(ready)
     else:
         frame = with_fields(images).to_pandas()
         chosen = filter_rows(frame[ready.to_numpy()], where)
-        kept = images.take(pa.array(chosen.index.to_numpy(), pa.int64()))
+        kept = wanted.take(pa.array(chosen.index.to_numpy(), pa.int64()))
     if limit is None:
         return kept
     if limit < 1:

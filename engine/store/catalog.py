@@ -184,13 +184,12 @@ def current(versions: pa.Table) -> pa.Table:
     """
     if versions.num_rows == 0:
         return versions
-    order = pc.sort_indices(
-        versions, sort_keys=[("image_id", "ascending"), ("version", "ascending")]
-    )
-    ranked = versions.take(order).combine_chunks()
-    ids = pc.dictionary_encode(ranked["image_id"]).combine_chunks().indices.to_numpy()
+    keys = versions.select(["image_id", "version"])
+    order = pc.sort_indices(keys, sort_keys=[("image_id", "ascending"), ("version", "ascending")])
+    ids = pc.dictionary_encode(keys["image_id"]).combine_chunks().indices.take(order).to_numpy()
     last = np.append(ids[1:] != ids[:-1], True)
-    return ranked.filter(pa.array(last))
+    # Taken once and a column at a time: with a million images each copy counts.
+    return versions.take(order.filter(pa.array(last))).combine_chunks()
 
 
 def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snapshot, pa.Table]:
@@ -206,7 +205,9 @@ def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snaps
     names = None
     if columns is not None:
         names = [n for n in IMAGES.names if n in {*columns, "image_id", "version"}]
-    return snapshot, current(ledger.read(snapshot.parts, names))
+    images = current(ledger.read(snapshot.parts, names))
+    pa.default_memory_pool().release_unused()  # twice the catalog's size was needed to sort it
+    return snapshot, images
 
 
 def field_column(images: pa.Table, name: str) -> pa.ChunkedArray:
