@@ -80,7 +80,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "WorkerUnfit": ("no model there.",),
     "KubernetesFailed": ("read the pod template cohort-worker", 403, "forbidden"),
     "NotRemoved": ("night", "The runner", 60.0),
-    "OperatorSilent": ("night", 120.0),
+    "OperatorSilent": ("runner of DaskJob night", 120.0),
     "RunnerLost": ("night", "its pod was deleted"),
     "RunnerNotStarted": ("night", 1200.0, "ImagePullBackOff"),
     "Stopped": ("SIGTERM",),

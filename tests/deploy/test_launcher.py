@@ -25,7 +25,7 @@ GOOD = {
 
 def test_settings_are_read() -> None:
     settings = Settings.read(GOOD)
-    assert settings.night.address == "tls://cohort-nightly-29403000-scheduler.cohort.svc:8786"
+    assert settings.night.place.address == "tls://cohort-nightly-29403000-scheduler.cohort.svc:8786"
     assert (settings.night.workers_min, settings.night.workers_max) == (2, 8)
 
 

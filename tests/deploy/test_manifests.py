@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.launcher_objects import Night
+from jobs.launcher_night import Night
 from tests.deploy.manifests import (
     KUBERNETES,
     OVERLAYS,
@@ -259,7 +259,7 @@ def test_tls_is_on_between_all_parts(with_components: list[Manifest]) -> None:
                 assert tls["secret"]["secretName"] == "cohort-tls"
     for manifest in made_by_launcher()[:2]:
         assert "tcp://" not in str(manifest)
-        assert NIGHT.address in str(manifest)
+        assert NIGHT.place.address in str(manifest)
     assert only(with_components, "Certificate", "cohort-tls")["spec"]["secretName"] == "cohort-tls"
 
 
