@@ -264,7 +264,7 @@ def test_tls_is_on_between_all_parts(with_components: list[Manifest]) -> None:
 
 
 def test_settings_of_dask_are_the_engines() -> None:
-    from engine.graph.cluster import local_config
+    from engine.graph.local_cluster import local_config
 
     def flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
         found = {}

@@ -52,7 +52,12 @@ def test_local_workers_end_with_it_and_the_port_may_be_taken() -> None:
     ("where", "how", "kind", "told"),
     [
         ("kubernets", {}, UsageError, "tcp://kubernets"),
-        ("tcp://127.0.0.1:1", {"workers": 2}, UsageError, "workers is of a local cluster"),
+        (
+            "tcp://127.0.0.1:1",
+            {"workers": 2},
+            UsageError,
+            "workers is of a cluster",
+        ),
         ("tcp://127.0.0.1:1", {"memory_limit": "1GiB"}, UsageError, "memory_limit"),
         ("local", {"workers": 0}, ParameterError, "workers"),
         ("local", {"threads_per_worker": -1}, ParameterError, "threads_per_worker"),
