@@ -41,7 +41,8 @@ def program(name: str) -> str:
 
 
 @functools.cache
-def _rendered(folder: Path) -> str:
+def rendered(folder: Path) -> str:
+    """Return what ``kubectl kustomize`` says."""
     ran = subprocess.run(
         [program("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False
     )
@@ -51,7 +52,7 @@ def _rendered(folder: Path) -> str:
 
 def kustomize(folder: Path) -> list[Manifest]:
     """Return what ``kubectl apply -k`` would apply."""
-    return [each for each in yaml.load_all(_rendered(folder), yaml.CSafeLoader) if each]
+    return [each for each in yaml.load_all(rendered(folder), yaml.CSafeLoader) if each]
 
 
 def overlay(name: str) -> list[Manifest]:

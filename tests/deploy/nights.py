@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import engine
 from tests.deploy.control_plane.plane import ControlPlane, wait_for
-from tests.deploy.manifests import Manifest, only, overlay
+from tests.deploy.manifests import KUBERNETES, Manifest, kustomize, only, overlay, rendered
 from tests.distributed.invariants import Calls, check_files, check_once, result_rows
 
 NIGHT_S = 300.0
@@ -92,6 +94,32 @@ class Cluster:
         known |= {key: str(value) for key, value in settings.items()}
         only(manifests, "CronJob", "cohort-nightly")["spec"]["suspend"] = True
         self.plane.apply(manifests)
+
+    def make_secret(self, certificates: Path) -> None:
+        """Make the Secret of the certificates, as deploy/README.md says."""
+        self.plane.kubectl(
+            "create", "secret", "generic", "cohort-tls",
+            *(f"--from-file={certificates / name}" for name in ("ca.crt", "tls.crt", "tls.key")),
+        )  # fmt: skip
+
+    def configure_notebook(self, folder: Path, **image: str) -> Manifest:
+        """Apply the overlay for GPUs with the component for notebooks; return its Deployment.
+
+        No notebook is started: what runs in it is the test's to say.
+        """
+        shutil.copytree(KUBERNETES, folder / "kubernetes", dirs_exist_ok=True)
+        own = folder / "kubernetes/own"
+        own.mkdir(exist_ok=True)
+        (own / "kustomization.yaml").write_text(yaml.safe_dump({
+            "resources": ["../overlays/gpu"], "components": ["../components/notebook"],
+            "images": [{"name": "cohort", **image}] if image else [],
+        }))  # fmt: skip
+        rendered.cache_clear()  # the same folder, another image
+        manifests = kustomize(own)
+        only(manifests, "CronJob", "cohort-nightly")["spec"]["suspend"] = True
+        notebook = only(manifests, "Deployment", "cohort-notebook")
+        self.plane.apply([each for each in manifests if each is not notebook])
+        return notebook
 
     def cron_fires(self) -> str:
         """Let the CronJob fire within a minute, once, and return its Job's name."""

@@ -182,3 +182,28 @@ def test_gpu_workers_get_all_that_asks_for_one_and_only_that(cluster: Cluster) -
     assert on_gpu
     assert all(f"{job}-gpu-worker" in name for name in on_gpu)
     assert all(f"{job}-default-worker" in name for name in on_cpu)
+
+
+def test_cpu_workers_follow_the_work_within_their_bounds(cluster: Cluster) -> None:
+    least, most = 1, 3
+    cluster.begin("probe", pause_s=2 * PAUSE_S)
+    source = f"lab/{max(cluster.images.rglob('*.png')).relative_to(cluster.images)}"
+    cluster.sick.write_text(json.dumps({source: "slow"}))
+    cluster.configure(WORKERS_MIN=least, WORKERS_MAX=most)
+    job = cluster.start()
+    seen: list[int] = []
+
+    def shrunk() -> bool:
+        count = len(cluster.pods(job, "worker"))
+        if seen[-1:] != [count]:
+            seen.append(count)
+        return max(seen) > least and count == least
+
+    wait_for(shrunk, "more workers, and then fewer", 180)
+    night = cluster.wait(job)
+    print("workers:", *seen)
+    assert night.code == 0, night.err
+    assert max(seen) <= most
+    cluster.check()
+    # Shrinking took nothing from anybody.
+    assert len(cluster.calls.all()) == len(list(cluster.images.rglob("*.png")))

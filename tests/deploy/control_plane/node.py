@@ -2,7 +2,8 @@
 
 It binds every pod to itself; knows ConfigMap, Secret, emptyDir and claim volumes, environment
 variables from all of them, service account tokens, probes, preStop, restart policies and logs; and
-resolves Service names by a hosts file. It does not enforce resources or network policies.
+resolves Service names by a hosts file. It forwards ports, and has no image with the tag ``gone``.
+It does not enforce resources or network policies.
 """
 
 from __future__ import annotations
@@ -208,6 +209,7 @@ class Node:
     async def _serve_logs(self) -> None:
         app = web.Application()
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._log)
+        app.router.add_get("/portForward/{namespace}/{pod}", self._forward)
         runner = web.AppRunner(app)
         await runner.setup()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -229,6 +231,31 @@ class Node:
                 if ended or request.query.get("follow") != "true":
                     return response
                 await asyncio.sleep(POLL_S)
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        """Join a web socket to a port of a pod: its channel 0 is data, 1 would be errors."""
+        asked, port = request.match_info, int(request.query["port"])
+        container = self.containers.get((asked["namespace"], asked["pod"]))
+        if container is None:
+            raise web.HTTPNotFound
+        reader, writer = await asyncio.open_connection(container.network.address, port)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for channel in (0, 1):  # each begins with its port
+            await socket.send_bytes(bytes([channel]) + port.to_bytes(2, "little"))
+
+        async def out() -> None:
+            while data := await reader.read(2**15):
+                await socket.send_bytes(b"\0" + data)
+            await socket.close()
+
+        sending = asyncio.create_task(out())
+        async for message in socket:
+            writer.write(message.data[1:])
+            await writer.drain()
+        sending.cancel()
+        writer.close()
+        return socket
 
     def next_address(self) -> str:
         """Return an address for a pod."""

@@ -44,6 +44,10 @@ def log(*words: object) -> None:
     print(f"{time.monotonic():9.2f}", *words, flush=True)
 
 
+class ImageGone(Exception):
+    """There is no such image."""
+
+
 class Pod:
     """A pod while it is on the node."""
 
@@ -83,7 +87,10 @@ class Pod:
             log("cancelled", self.name)
         except Exception as error:
             log("error", self.name, repr(error))
-            waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": str(error)}}
+            reason = (
+                "ImagePullBackOff" if isinstance(error, ImageGone) else "CreateContainerConfigError"
+            )
+            waiting = {"waiting": {"reason": reason, "message": str(error)}}
             await self._status("Pending", False, waiting)
             while not self._deleted:
                 await asyncio.sleep(POLL_S)
@@ -190,6 +197,8 @@ class Pod:
     # what a container is made of
 
     async def _make(self) -> Container:
+        if self.container["image"].endswith(":gone"):
+            raise ImageGone(f"{self.container['image']} not found")
         volumes = {each["name"]: each for each in self.spec.get("volumes", ())}
         mounts = [(Path(path), path, True) for path in self.node.seen]
         for mount in self.container.get("volumeMounts", ()):
