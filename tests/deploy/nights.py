@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import engine
 from tests.deploy.control_plane.plane import ControlPlane, wait_for
-from tests.deploy.manifests import KUBERNETES, Manifest, kustomize, only, overlay, rendered
+from tests.deploy.manifests import Manifest, only, overlay, with_components
 from tests.distributed.invariants import Calls, check_files, check_once, result_rows
 
 NIGHT_S = 300.0
@@ -107,15 +105,8 @@ class Cluster:
 
         No notebook is started: what runs in it is the test's to say.
         """
-        shutil.copytree(KUBERNETES, folder / "kubernetes", dirs_exist_ok=True)
-        own = folder / "kubernetes/own"
-        own.mkdir(exist_ok=True)
-        (own / "kustomization.yaml").write_text(yaml.safe_dump({
-            "resources": ["../overlays/gpu"], "components": ["../components/notebook"],
-            "images": [{"name": "cohort", **image}] if image else [],
-        }))  # fmt: skip
-        rendered.cache_clear()  # the same folder, another image
-        manifests = kustomize(own)
+        images = [{"name": "cohort", **image}] if image else []
+        manifests = with_components(folder, "gpu", ["notebook"], images)
         only(manifests, "CronJob", "cohort-nightly")["spec"]["suspend"] = True
         notebook = only(manifests, "Deployment", "cohort-notebook")
         self.plane.apply([each for each in manifests if each is not notebook])

@@ -20,13 +20,13 @@ from tests.deploy.manifests import (
     Manifest,
     chart,
     fields,
-    kustomize,
     misspell,
     only,
     overlay,
     pod_specs,
     program,
     validate,
+    with_components,
 )
 
 NIGHT = Night("cohort-nightly-29403000", "0a1b", "cohort", 2, 8, gpu_workers_max=4)
@@ -48,19 +48,12 @@ def made_by_launcher() -> list[Manifest]:
 
 
 @pytest.fixture(scope="module")
-def with_components(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """Return the GPU overlay on an object store, with certificates of cert-manager."""
-    folder = tmp_path_factory.mktemp("deploy") / "kubernetes"
-    shutil.copytree(KUBERNETES, folder)
-    (folder / "own").mkdir()
-    own = {
-        "resources": ["../overlays/gpu"],
-        "components": ["../components/s3", "../components/cert-manager"],
-        "namespace": "cohort",
-        "images": [{"name": "cohort", "newName": "registry.example/cohort", "newTag": "1.2"}],
-    }
-    (folder / "own/kustomization.yaml").write_text(yaml.safe_dump(own))
-    return kustomize(folder / "own")
+def with_all(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """Return the GPU overlay with all components."""
+    return with_components(
+        tmp_path_factory.mktemp("deploy"), "gpu", ["notebook", "s3", "cert-manager"],
+        [{"name": "cohort", "newName": "registry.example/cohort", "newTag": "1.2"}],
+    )  # fmt: skip
 
 
 def quantity(text: str) -> int:
@@ -89,8 +82,8 @@ def test_each_overlay_is_valid(name: str) -> None:
         validate(manifest)
 
 
-def test_components_are_valid(with_components: list[Manifest]) -> None:
-    for manifest in with_components:
+def test_components_are_valid(with_all: list[Manifest]) -> None:
+    for manifest in with_all:
         validate(manifest)
 
 
@@ -108,9 +101,9 @@ def test_what_the_launcher_makes_is_valid() -> None:
         validate(manifest)
 
 
-def test_a_typo_in_each_kind_is_caught(with_components: list[Manifest]) -> None:
+def test_a_typo_in_each_kind_is_caught(with_all: list[Manifest]) -> None:
     role = yaml.safe_load_all((KUBERNETES / "operator/roles.yaml").read_text())
-    everything = [*overlay("spot"), *with_components, *made_by_launcher(), *chart(), *role]
+    everything = [*overlay("spot"), *with_all, *made_by_launcher(), *chart(), *role]
     kinds: dict[str, list[Manifest]] = {}
     for manifest in everything:
         validate(manifest)
@@ -248,8 +241,8 @@ def test_nobody_talks_to_anybody_but_for_named_flows() -> None:
             assert not any("ipBlock" in peer for peer in rule["from"])
 
 
-def test_tls_is_on_between_all_parts(with_components: list[Manifest]) -> None:
-    for manifests in (overlay("cpu"), overlay("gpu"), with_components):
+def test_tls_is_on_between_all_parts(with_all: list[Manifest]) -> None:
+    for manifests in (overlay("cpu"), overlay("gpu"), with_all):
         settings = only(manifests, "ConfigMap", "cohort-dask")["data"]
         comm = yaml.safe_load(settings["tls.yaml"])["distributed"]["comm"]
         assert comm["require-encryption"] is True
@@ -260,7 +253,7 @@ def test_tls_is_on_between_all_parts(with_components: list[Manifest]) -> None:
     for manifest in made_by_launcher()[:2]:
         assert "tcp://" not in str(manifest)
         assert NIGHT.place.address in str(manifest)
-    assert only(with_components, "Certificate", "cohort-tls")["spec"]["secretName"] == "cohort-tls"
+    assert only(with_all, "Certificate", "cohort-tls")["spec"]["secretName"] == "cohort-tls"
 
 
 def test_settings_of_dask_are_the_engines() -> None:
@@ -281,13 +274,11 @@ def test_settings_of_dask_are_the_engines() -> None:
             assert str(there[name]) == str(value), name
 
 
-def test_on_an_object_store_the_cohorts_volume_is_gone(with_components: list[Manifest]) -> None:
+def test_on_an_object_store_the_cohorts_volume_is_gone(with_all: list[Manifest]) -> None:
     assert "cohort" not in {
-        each["metadata"]["name"]
-        for each in with_components
-        if each["kind"] == "PersistentVolumeClaim"
+        each["metadata"]["name"] for each in with_all if each["kind"] == "PersistentVolumeClaim"
     }
-    for owner, spec in pod_specs(with_components):
+    for owner, spec in pod_specs(with_all):
         claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]
                   if "persistentVolumeClaim" in v]  # fmt: skip
         assert "cohort" not in claims, owner
@@ -298,10 +289,10 @@ def test_on_an_object_store_the_cohorts_volume_is_gone(with_components: list[Man
             assert secrets == ([] if container["name"] == "scheduler" else ["cohort-s3"])
 
 
-def test_one_image_is_named_once(with_components: list[Manifest]) -> None:
+def test_one_image_is_named_once(with_all: list[Manifest]) -> None:
     images = {
         container["name"]: container["image"]
-        for _, spec in pod_specs(with_components)
+        for _, spec in pod_specs(with_all)
         for container in spec["containers"]
         if "nvidia.com/gpu" not in container["resources"]["limits"]
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from tests.deploy.control_plane.container import SERVICE_ACCOUNT, Container, Network
+from tests.deploy.control_plane.policies import Party
 
 if TYPE_CHECKING:
     from tests.deploy.control_plane.node import Node
@@ -71,7 +72,12 @@ class Pod:
         """Run it to its end."""
         running: Container | None = None
         self.network.make()
+        who = Party(
+            self.network.address, self.meta.get("labels") or {}, self.meta["namespace"]
+        )  # fmt: skip
+        self.node.parties[self.meta["uid"]] = (self.network.name, who)
         try:
+            self.node.enforce_policies()
             while True:
                 running = await self._make()
                 await running.start()
@@ -98,7 +104,9 @@ class Pod:
         finally:
             if running is not None:
                 running.send(signal.SIGKILL)
+            del self.node.parties[self.meta["uid"]]
             self.network.remove()
+            self.node.enforce_policies()
 
     async def _attend(self, running: Container) -> bool:
         """Attend one start of the container; True when the pod is at its end."""
