@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
+import functools
 import os
 import secrets
 import time
@@ -83,9 +85,10 @@ class SchedulerShut(EngineError, ConnectionError):
 
     def __str__(self) -> str:
         return (
-            f"The scheduler at {self.args[0]} runs, and does not let us in. Its network policy "
-            "lets in pods of its namespace with the label app.kubernetes.io/component: notebook, "
-            "and its certificates must be of the authority of ours (deploy/README.md)."
+            f"The scheduler at {self.args[0]} runs, and does not let us in. Network policies let in "
+            "pods of its namespace with the label app.kubernetes.io/component: notebook; from "
+            "outside, the role cohort-notebook lets forward ports; and certificates must be of one "
+            "authority on both sides (deploy/README.md)."
         )
 
 
@@ -112,8 +115,11 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
     names = ["scheduler", "worker", *(["worker-gpu"] if gpus else [])]
     templates = _sized(api.templates(*names), wanted)
     with ExitStack() as stack:
-        stack.callback(_remove, api, place)
         api.create(place.cluster(templates, wanted.workers or WORKERS, IDLE_S))
+        remove = functools.partial(_remove, api, place)
+        stack.callback(remove)
+        atexit.register(remove)  # of a kernel that is restarted, or a script without a block
+        stack.callback(atexit.unregister, remove)
         if gpus:
             api.create(place.gpu_group(templates, gpus))
         _wait_for(api, place, "scheduler", lambda: _is_ready(api, place))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from engine.graph.kubernetes_objects import Place, Templates, resized
 from jobs.launcher_night import Night
 from tests.deploy.manifests import (
     KUBERNETES,
@@ -44,7 +45,13 @@ def templates(name: str) -> dict[str, Manifest]:
 
 def made_by_launcher() -> list[Manifest]:
     found = templates("gpu")
-    return [NIGHT.job(found), NIGHT.gpu_group(found, 3), NIGHT.autoscaler()]
+    return [NIGHT.job(found), NIGHT.gpu_group(found, 3), NIGHT.autoscaler(), session(found)]
+
+
+def session(found: Templates, protocol: str = "tls", **size: int) -> Manifest:
+    """Return the cluster of a notebook."""
+    worker = resized(found["worker"], size.get("threads"), size.get("memory_bytes"))
+    return Place("cohort-1a2b", "cohort", protocol).cluster({**found, "worker": worker}, 2, 3600)
 
 
 @pytest.fixture(scope="module")
@@ -159,18 +166,23 @@ def test_no_pod_may_do_more_than_it_must(owner: str, spec: Manifest) -> None:
         assert not any("hostPath" in volume for volume in spec.get("volumes", ()))
 
 
-def test_the_launchers_role_is_small() -> None:
-    manifests = overlay("gpu")
-    roles = [each for each in manifests if each["kind"] in ("Role", "ClusterRole")]
-    [role] = roles
-    for rule in role["rules"]:
-        assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
-        assert "secrets" not in rule["resources"]
-        assert not {"create", "patch", "update"} & set(rule["verbs"]) or rule["apiGroups"] == [
-            "kubernetes.dask.org"
-        ]
-    bindings = [each for each in manifests if each["kind"] == "RoleBinding"]
-    assert [b["subjects"][0]["name"] for b in bindings] == ["cohort-launcher"]
+def test_roles_are_small(with_all: list[Manifest]) -> None:
+    roles = [each for each in with_all if each["kind"] in ("Role", "ClusterRole")]
+    assert {role["metadata"]["name"] for role in roles} == {"cohort-launcher", "cohort-notebook"}
+    for role in roles:
+        for rule in role["rules"]:
+            assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+            if "secrets" in rule["resources"]:  # of a notebook: what it shows to the scheduler
+                assert (rule["resourceNames"], rule["verbs"]) == (["cohort-tls"], ["get"])
+            changes = {"create", "patch", "update"} & set(rule["verbs"])
+            assert (
+                not changes
+                or rule["apiGroups"] == ["kubernetes.dask.org"]
+                or rule["resources"] == ["pods/portforward"]
+            )
+    bindings = [each for each in with_all if each["kind"] == "RoleBinding"]
+    names = [(b["roleRef"]["name"], b["subjects"][0]["name"]) for b in bindings]
+    assert names == [(name, name) for name in ("cohort-launcher", "cohort-notebook")]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -191,6 +203,24 @@ def test_worker_flags_agree_with_limits(name: str) -> None:
         assert container["lifecycle"]["preStop"]["exec"]["command"] == [
             "python", "-m", "jobs.retire",
         ]  # fmt: skip
+
+
+def test_a_notebook_gives_workers_another_size() -> None:
+    made = session(templates("cpu"), threads=6, memory_bytes=14 * 2**30)
+    validate(made)
+    [container] = made["spec"]["worker"]["spec"]["containers"]
+    assert flag(container, "--nthreads") == container["resources"]["limits"]["cpu"] == "6"
+    assert flag(container, "--resources") == "CPU=6"
+    assert quantity(flag(container, "--memory-limit")) == 14 * 2**30
+    assert container["resources"]["requests"] == {"cpu": "6", "memory": "16384Mi"}
+    assert container["resources"]["limits"] == container["resources"]["requests"]
+
+
+def test_without_certificates_nothing_of_tls_is_asked_for() -> None:
+    made = session(templates("cpu"), "tcp")
+    validate(made)
+    assert "tls" not in str(made)
+    assert "tcp://cohort-1a2b-scheduler.cohort.svc:8786" in str(made)
 
 
 def test_gpu_workers_are_told_apart() -> None:
@@ -286,7 +316,7 @@ def test_on_an_object_store_the_cohorts_volume_is_gone(with_all: list[Manifest])
             assert "/cohort" not in [m["mountPath"] for m in container["volumeMounts"]]
             secrets = [e["secretRef"]["name"] for e in container.get("envFrom", ())
                        if "secretRef" in e]  # fmt: skip
-            assert secrets == ([] if container["name"] == "scheduler" else ["cohort-s3"])
+            assert secrets == ([] if container["name"] == "scheduler" else ["cohort-s3"]), owner
 
 
 def test_one_image_is_named_once(with_all: list[Manifest]) -> None:
