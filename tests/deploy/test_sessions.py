@@ -32,7 +32,7 @@ nbformat.write(notebook, sys.argv[2])
 SESSION = """\
 import json, os, sys, time, urllib.request, warnings
 import engine
-from engine.graph.cluster import workers_of
+from engine.graph.slots import workers_of
 
 def worker():
     import os
