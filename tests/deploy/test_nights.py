@@ -116,7 +116,7 @@ def test_a_killed_part_ends_truly_and_the_next_night_goes_on(cluster: Cluster, p
     night = cluster.wait(job)
     assert night.code in ((1,) if part == "job-runner" else (0, 1)), night.err
     if night.code:
-        # With a cause that has a name: the runner's own, or the launcher's where there is no runner.
+        # With a cause that has a name: the runner's own, or the launcher's where that is gone.
         assert '"error": "SchedulerLost"' in night.out or "Error: The runner" in night.err
     committed, before = len(result_rows(cluster.place)), len(cluster.calls.all())
     again = cluster.wait(cluster.start())
