@@ -74,9 +74,9 @@ class PartNotStarted(EngineError):
         part, cluster, seconds, reason = self.args
         return (
             f"The {part} of {cluster} did not start within {seconds:.0f} s: {reason}. Look at the "
-            "image's name and tag in the overlay, at quotas (kubectl describe resourcequota) and "
-            "at free nodes (kubectl describe nodes); where nodes are bought as they are needed, "
-            "wait longer: DASK_COHORT__PATIENCE='20 minutes'."
+            "image's name and tag in the overlay, at quotas (kubectl describe resourcequota), "
+            "volumes (kubectl get pvc) and free nodes (kubectl describe nodes); where nodes are "
+            "bought as they are needed, wait longer: DASK_COHORT__PATIENCE='20 minutes'."
         )
 
 
