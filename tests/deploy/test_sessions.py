@@ -108,7 +108,12 @@ def without_templates_changed(cluster: Cluster, tmp_path: Path) -> Iterator[None
 def notebook(cluster: Cluster, tmp_path: Path) -> Iterator[Manifest]:
     """Apply what notebooks need; see at the end that nothing of a session is left."""
     yield cluster.configure_notebook(tmp_path)
-    wait_for(lambda: not cluster.plane.list("pods", "-l", "dask.org/cluster-name"), "no pods", 90)
+    # A session waits for the end of its cluster; what belonged to that is removed by Kubernetes.
+    for kind in ("daskworkergroups", "pods"):
+        selector = ("-l", "dask.org/cluster-name") if kind == "pods" else ()
+        wait_for(
+            lambda kind=kind, more=selector: not cluster.plane.list(kind, *more), f"no {kind}", 150
+        )
     cluster.check_gone()
 
 
