@@ -72,6 +72,19 @@ print(json.dumps(told))
 """
 
 
+def run_outside(
+    cluster: Cluster, tmp_path: Path, code: str, *argv: str, token: str = ADMINISTRATOR
+) -> subprocess.CompletedProcess[str]:
+    """Run a program as on a laptop, with a kubeconfig and nothing else."""
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(cluster.plane.configuration(token))
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        env={"PATH": os.environ["PATH"], "KUBECONFIG": str(kubeconfig), "HOME": str(tmp_path)},
+        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=400,
+    )  # fmt: skip
+
+
 def session(
     cluster: Cluster,
     tmp_path: Path,
@@ -81,14 +94,8 @@ def session(
     **how: Any,
 ) -> dict[str, Any]:
     """Open a cluster as from a laptop, by a kubeconfig; return what was seen."""
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(cluster.plane.configuration(token))
-    ran = subprocess.run(
-        [sys.executable, "-c", SESSION, json.dumps({"where": "kubernetes", **how}),
-         json.dumps(scales)],
-        env={"PATH": os.environ["PATH"], "KUBECONFIG": str(kubeconfig), "HOME": str(tmp_path)},
-        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
+    asked = json.dumps({"where": "kubernetes", **how})
+    ran = run_outside(cluster, tmp_path, SESSION, asked, json.dumps(scales), token=token)
     assert ran.returncode == 0, ran.stderr
     told = dict(json.loads(ran.stdout.splitlines()[-1]))
     print(told)
@@ -178,6 +185,16 @@ def test_a_laptop_borrows_one_with_a_gpu_and_scales_it(
     assert "-default-worker" in told["CPU"]
     assert "-gpu-worker" in told["GPU"]
     assert "closed" in told["after"]
+
+
+def test_a_script_that_closes_nothing_leaves_nothing(
+    cluster: Cluster, notebook: Manifest, tmp_path: Path
+) -> None:
+    code = "import engine; cluster = engine.cluster('kubernetes', workers=1); print(cluster)"
+    ran = run_outside(cluster, tmp_path, code)
+    assert ran.returncode == 0, ran.stderr
+    assert "1 worker" in ran.stdout
+    assert cluster.plane.list("daskclusters") == []
 
 
 def test_without_certificates_it_works_and_says_so(
