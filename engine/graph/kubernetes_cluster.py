@@ -10,11 +10,12 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import dask
+import yaml
 from dask.utils import parse_bytes
 from distributed import Client, Security
 
@@ -116,10 +117,9 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
     templates = _sized(api.templates(*names), wanted)
     with ExitStack() as stack:
         api.create(place.cluster(templates, wanted.workers or WORKERS, IDLE_S))
-        remove = functools.partial(_remove, api, place)
-        stack.callback(remove)
-        atexit.register(remove)  # of a kernel that is restarted, or a script without a block
-        stack.callback(atexit.unregister, remove)
+        stack.callback(_remove, api, place)
+        # Of a kernel that is restarted, or a script without a block.
+        stack.callback(atexit.unregister, atexit.register(functools.partial(_leave, api, place)))
         if gpus:
             api.create(place.gpu_group(templates, gpus))
         _wait_for(api, place, "scheduler", lambda: _is_ready(api, place))
@@ -173,8 +173,9 @@ def connect(namespace: str) -> tuple[Api, bool]:
     try:
         _, context = config.list_kube_config_contexts()
         api = config.new_client_from_config()
-    except (config.ConfigException, OSError, TypeError) as error:
-        raise NoKubernetes(str(error).rstrip(".") or "its configuration can't be read") from error
+    except (config.ConfigException, OSError, TypeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise NoKubernetes(why or "its configuration can't be read") from error
     named = context["context"].get("namespace")
     return Api(api, namespace or named or NAMESPACE, ANSWER_S), False
 
@@ -314,6 +315,12 @@ def _told(place: Place, link: str | None) -> str:
             f"svc/{place.name}-scheduler {DASHBOARD_PORT}"
         )
     return told
+
+
+def _leave(api: Api, place: Place) -> None:
+    """Have it removed where nobody is there any more to be told; what does not go is idle soon."""
+    with suppress(EngineError):
+        api.delete("DaskCluster", place.name)
 
 
 def _remove(api: Api, place: Place) -> None:

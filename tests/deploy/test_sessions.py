@@ -194,7 +194,20 @@ def test_a_script_that_closes_nothing_leaves_nothing(
     ran = run_outside(cluster, tmp_path, code)
     assert ran.returncode == 0, ran.stderr
     assert "1 worker" in ran.stdout
-    assert cluster.plane.list("daskclusters") == []
+    assert ran.stderr == ""
+    wait_for(lambda: not cluster.plane.list("daskclusters"), "no cluster")
+
+
+def test_a_cluster_whose_kernel_was_killed_goes_when_it_is_idle(
+    cluster: Cluster, notebook: Manifest, tmp_path: Path
+) -> None:
+    code = (
+        "import os, engine, engine.graph.kubernetes_cluster as sessions; sessions.IDLE_S = 10; "
+        "cluster = engine.cluster('kubernetes', workers=1); os._exit(9)"
+    )
+    assert run_outside(cluster, tmp_path, code).returncode == 9
+    assert len(cluster.plane.list("daskclusters")) == 1
+    wait_for(lambda: not cluster.plane.list("daskclusters"), "no cluster")
 
 
 def test_without_certificates_it_works_and_says_so(
