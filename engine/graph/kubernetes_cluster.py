@@ -119,7 +119,7 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
         api.create(place.cluster(templates, wanted.workers or WORKERS, IDLE_S))
         stack.callback(_remove, api, place)
         # Of a kernel that is restarted, or a script without a block.
-        stack.callback(atexit.unregister, atexit.register(functools.partial(_leave, api, place)))
+        stack.callback(atexit.unregister, atexit.register(functools.partial(_leave, stack)))
         if gpus:
             api.create(place.gpu_group(templates, gpus))
         _wait_for(api, place, "scheduler", lambda: _is_ready(api, place))
@@ -317,10 +317,10 @@ def _told(place: Place, link: str | None) -> str:
     return told
 
 
-def _leave(api: Api, place: Place) -> None:
-    """Have it removed where nobody is there any more to be told; what does not go is idle soon."""
-    with suppress(EngineError):
-        api.delete("DaskCluster", place.name)
+def _leave(stack: ExitStack) -> None:
+    """Close everything where nobody is there any more to be told what does not go."""
+    with suppress(EngineError, OSError):
+        stack.close()
 
 
 def _remove(api: Api, place: Place) -> None:

@@ -123,6 +123,9 @@ def firewall(
             for other in others:
                 if "ipBlock" not in peer and is_peer(peer, other, namespace, namespaces):
                     lines.append(f"-A {chain} {address} {other.address} {to} -j ACCEPT")
+    # Where the node stands in for a Service that has nobody ready: refused, as by kube-proxy, which
+    # looks before policies do.
+    lines.append(f"-A OUTPUT -d {node} -p tcp -j REJECT --reject-with tcp-reset")
     return "\n".join([*lines, "COMMIT", ""])
 
 
