@@ -16,8 +16,9 @@ from types import FrameType
 from typing import NoReturn
 
 from engine.errors import EngineError, ParameterError
-from jobs.launcher_api import Api
-from jobs.launcher_objects import Night
+from engine.graph.kubernetes_api import Api
+from jobs.launcher_night import Night
+from jobs.launcher_removal import remove_night
 from jobs.launcher_scaling import Scaling
 from jobs.launcher_watch import RunnerLost, watch_runner
 
@@ -93,7 +94,8 @@ def launch(settings: Settings, api: Api) -> int:
         was lost. What was made is removed in any case.
     """
     night = settings.night
-    templates = api.templates(gpu=night.gpu_workers_max > 0)
+    gpu = ["worker-gpu"] if night.gpu_workers_max else []
+    templates = api.templates("scheduler", "worker", "runner", *gpu)
     scaling = Scaling(night, api, templates, settings.cohort, settings.gpu_units_per_worker)
     try:
         if not api.create(night.job(templates)):
@@ -103,7 +105,7 @@ def launch(settings: Settings, api: Api) -> int:
         # A second SIGTERM must not interrupt the cleaning up; SIGKILL follows in any case.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            api.remove(night)
+            remove_night(api, night)
         except EngineError as error:  # changes nothing of how the night ended
             say(f"Error: {error}")
     if ended.code not in MIRRORED:

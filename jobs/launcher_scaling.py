@@ -7,8 +7,9 @@ import sys
 import time
 
 from engine.errors import EngineError
-from jobs.launcher_api import Api
-from jobs.launcher_objects import Night, Templates
+from engine.graph.kubernetes_api import Api
+from engine.graph.kubernetes_objects import Templates
+from jobs.launcher_night import Night
 
 PLAN_EVERY_S = 30.0
 """How often the plan is made anew while a night runs, seconds."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import EngineError
-from jobs.launcher_api import Api
-from jobs.launcher_objects import Night
+from engine.graph.kubernetes_api import Api, OperatorSilent, why_waiting
+from jobs.launcher_night import Night
 
 WATCH_S = 15
 """How long one watch lasts before other things are looked after, seconds."""
@@ -25,17 +25,6 @@ LOG_S = 10.0
 
 SAID_LINES = 2000
 """Lines of the log that are asked for again where its stream broke."""
-
-
-class OperatorSilent(EngineError):
-    """The operator made no pod of a DaskJob: (name, seconds)."""
-
-    def __str__(self) -> str:
-        name, seconds = self.args
-        return (
-            f"The operator made no runner of DaskJob {name} within {seconds:.0f} s. Look whether "
-            "it runs: kubectl -n cohort logs deploy/dask-kubernetes-operator"
-        )
 
 
 class RunnerNotStarted(EngineError):
@@ -92,7 +81,7 @@ def watch_runner(
         if kind == "TICK":
             meanwhile()
             if not seen and waited > OPERATOR_S:
-                raise OperatorSilent(night.name, waited)
+                raise OperatorSilent(f"runner of DaskJob {night.name}", waited)
             continue
         if kind == "GONE":
             if seen:
@@ -109,7 +98,7 @@ def watch_runner(
         if phase == "Running":
             log.follow()
         elif waited > start_timeout_s:
-            raise RunnerNotStarted(night.name, waited, _why_waiting(pod))
+            raise RunnerNotStarted(night.name, waited, why_waiting(pod))
     raise AssertionError  # a watch has no end
 
 
@@ -147,18 +136,6 @@ def _how_ended(night: Night, pod: dict[str, Any]) -> RunnerEnded:
             return RunnerEnded(int(ended["exitCode"]), str(ended.get("reason", "")))
     # Evicted, or its node died: there is no code.
     raise RunnerLost(night.name, status.get("reason") or "its node is gone")
-
-
-def _why_waiting(pod: dict[str, Any]) -> str:
-    status = pod["status"]
-    for container in status.get("containerStatuses", ()):
-        waiting = container.get("state", {}).get("waiting")
-        if waiting and waiting.get("reason") not in (None, "ContainerCreating"):
-            return f"{waiting['reason']} {waiting.get('message', '')}".strip()
-    for condition in status.get("conditions", ()):
-        if condition.get("status") == "False" and condition.get("message"):
-            return str(condition["message"])
-    return str(status.get("phase"))
 
 
 class RunnerLog:

@@ -22,15 +22,15 @@ Json = Annotated[
 ]
 Scheduler = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="Of a Dask scheduler; by default a local cluster."),
+    typer.Option(
+        metavar="ADDRESS", help="Of a Dask scheduler, or kubernetes; by default a local cluster."
+    ),
 ]
-Workers = Annotated[int | None, typer.Option(metavar="N", help="Local worker processes.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Worker processes or pods.")]
 ThreadsPerWorker = Annotated[
-    int | None, typer.Option(metavar="N", help="Threads of a local worker; 1 by default.")
+    int | None, typer.Option(metavar="N", help="Threads of a worker; 1 by default.")
 ]
-MemoryLimit = Annotated[
-    str | None, typer.Option(metavar="BYTES", help="Of a local worker, e.g. 4GiB.")
-]
+MemoryLimit = Annotated[str | None, typer.Option(metavar="BYTES", help="Of a worker, e.g. 4GiB.")]
 Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Only images with, e.g. subject == 's1'.")
 ]

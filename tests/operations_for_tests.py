@@ -14,6 +14,9 @@ import pyarrow as pa
 
 from engine import Image, ImageFailed, Operation
 
+SLOW_S = 60.0
+"""How long a slow image takes, seconds: long enough for a cluster to shrink meanwhile."""
+
 
 class Probe(Operation):
     """Brightness of the quarters of an image; none for an image whose first pixel is odd.
@@ -25,8 +28,8 @@ class Probe(Operation):
     calls
         File to which each call appends the image's source, one write a call.
     sick
-        JSON file, by source: ``kill`` kills the process, ``fail`` fails the image, ``stop`` stops
-        the process, the first time. May vanish.
+        JSON file, by source: ``kill`` kills the process, ``fail`` fails the image, ``slow`` takes
+        `SLOW_S`, ``stop`` stops the process, the first time. May vanish.
     pause_s
         How long each call takes, so that there is time to kill something.
     """
@@ -53,6 +56,8 @@ class Probe(Operation):
             os.kill(os.getpid(), signal.SIGKILL)
         if harm == "stop" and first_time(f"{self.sick}.stopped"):
             os.kill(os.getpid(), signal.SIGSTOP)
+        if harm == "slow":
+            time.sleep(SLOW_S)
         if harm == "fail":
             raise ImageFailed("told_to")
         plane = image.pixels[0]

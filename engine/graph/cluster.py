@@ -1,49 +1,29 @@
-"""A Dask cluster to work on: one that fits this machine, or one that is there already."""
+"""A Dask cluster to work on: of this machine, of Kubernetes, or one that is there already."""
 
 from __future__ import annotations
 
 import asyncio
 import html
-import logging
-import os
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from typing import Any
 
-import dask
-from dask.utils import format_bytes, parse_bytes
-from distributed import Client, LocalCluster, Security
+from dask.utils import format_bytes
+from distributed import Client, Security
 from distributed.comm.core import connect as connect_comm
 from distributed.versions import VersionMismatchWarning
 
-from engine.errors import EngineError, NoWorkers, ParameterError, UsageError
+from engine.errors import EngineError, ParameterError, UsageError
 from engine.graph.events import Events, counted
+from engine.graph.local_cluster import open_local
+from engine.graph.opening import Opened, Wanted
 from engine.graph.patience import patience_s
 from engine.graph.slots import require_slots, workers_of
 from engine.graph.versions import require_same_versions
 
-MALLOC_KEEP_BYTES = str(256 * 1024**2)
-"""Freed memory that a worker's allocator keeps, bytes.
-
-A nanny's default (64 KiB) gives every array back to the system at once, which made kernels that
-allocate two to three times slower.
-"""
-
 CONNECT_S = 15.0
 """How long a scheduler has to answer, seconds."""
-
-
-START_S = 120.0
-"""How long local workers have to start, seconds: they take 2, on a machine that is not busy."""
-
-GPU_SLOT = {"GPU": 1.0}
-"""What the first local worker offers, whether there is a GPU or not: so networks run on a machine
-without one too, and one model is in memory and not one a worker."""
 
 
 class NoCertificate(UsageError):
@@ -71,46 +51,27 @@ class SchedulerUnreachable(UsageError, ConnectionError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for; ``None`` where nothing was said."""
-
-    where: str
-    workers: int | None
-    threads_per_worker: int | None
-    memory_limit: str | float | None
-    resources: Mapping[str, float]
-    processes: bool
-
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        for name in ("workers", "threads_per_worker"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ParameterError(name, count, "at least 1")
-        if self.memory_limit not in (None, "auto"):
-            try:
-                parse_bytes(self.memory_limit)
-            except ValueError:
-                expected = "'auto' or a size of one worker such as '4GiB'; 0 is no limit"
-                raise ParameterError("memory_limit", self.memory_limit, expected) from None
-
-
 class Cluster:
     """A Dask cluster to work on, open from the moment it is made.
 
     Parameters
     ----------
     where
-        ``"local"`` starts workers on this machine; an address, ``tcp://host:8786`` or ``tls://...``
-        (with the certificates that Dask's configuration names, ``distributed.comm.tls``), uses
-        what is there.
+        ``"local"`` starts workers on this machine; ``"kubernetes"``, or
+        ``"kubernetes://NAMESPACE"``, makes a cluster of what deploy/kubernetes put into a
+        namespace, and returns when its first workers are there; an address, ``tcp://host:8786`` or
+        ``tls://...`` (with the certificates that Dask's configuration names,
+        ``distributed.comm.tls``), uses what is there.
     workers
-        Local worker processes; as many as fit the cores that this process may use by default.
+        Local worker processes, by default as many as fit the cores that this process may use; or
+        worker pods, 2 by default.
     threads_per_worker
-        Threads of a local worker; 1 by default.
+        Threads of a worker; 1 by default, on Kubernetes what the namespace's template says.
     memory_limit
-        Of a local worker, bytes or e.g. ``"4GiB"``; by default the machine's memory is shared.
+        Of a worker, bytes or e.g. ``"4GiB"``; by default the machine's memory is shared, and on
+        Kubernetes it is what the namespace's template says.
+    gpu_workers
+        On Kubernetes, workers with a GPU beside the others; none by default.
     resources
         What work will ask for, e.g. ``{"GPU": 1}``. Each local worker offers it, so give as many
         workers as there are GPUs; at an address, a worker that offers it must be there. By
@@ -123,6 +84,11 @@ class Cluster:
     client
         A `distributed.Client`; it does not become Dask's default one.
 
+    Notes
+    -----
+    A cluster on Kubernetes that is idle for an hour is removed, since a kernel that died closes
+    nothing.
+
     Raises
     ------
     SchedulerUnreachable
@@ -131,6 +97,8 @@ class Cluster:
         If scheduler or workers run another Python, Dask or engine than this process.
     NoWorkers, NoWorkerForResource
         If ``resources`` were asked of an address and nobody offers them.
+    EngineError
+        If Kubernetes can't be asked, says no, or does not get pods to run; each says why.
 
     Examples
     --------
@@ -147,26 +115,51 @@ class Cluster:
         workers: int | None = None,
         threads_per_worker: int | None = None,
         memory_limit: str | float | None = None,
+        gpu_workers: int | None = None,
         resources: Mapping[str, float] | None = None,
         processes: bool = True,
     ) -> None:
         wanted = Wanted(
-            where, workers, threads_per_worker, memory_limit, dict(resources or {}), processes
-        )
+            where, workers, threads_per_worker, memory_limit, gpu_workers, dict(resources or {}),
+            processes,
+        )  # fmt: skip
         kind = where.partition("://")[0]
         if kind not in KINDS:
             raise UsageError(
-                f"{where!r} is no cluster: give 'local', or the address of a scheduler with its "
-                f"protocol, e.g. tcp://{where.rpartition('://')[2]}"
+                f"{where!r} is no cluster: give 'local', 'kubernetes', or the address of a "
+                f"scheduler with its protocol, e.g. tcp://{where.rpartition('://')[2]}"
             )
         with ExitStack() as stack:
-            self.client: Client = stack.enter_context(KINDS[kind](wanted))
-            self._opened = stack.pop_all()
+            self._opened = stack.enter_context(KINDS[kind](wanted))
+            self._stack = stack.pop_all()
+        self.client: Client = self._opened.client
         self.where = where
+
+    def scale(self, workers: int, gpu_workers: int | None = None) -> None:
+        """Ask for another number of workers; they come and go while work goes on.
+
+        Parameters
+        ----------
+        workers
+            From now on. ``client.wait_for_workers(n)`` waits for them.
+        gpu_workers
+            From now on, on Kubernetes; None leaves them.
+
+        Raises
+        ------
+        UsageError
+            If the cluster was there before: its size is not ours.
+        """
+        for name, count, least in (("workers", workers, 1), ("gpu_workers", gpu_workers, 0)):
+            if count is not None and count < least:
+                raise ParameterError(name, count, f"at least {least}")
+        if self._opened.scale is None:
+            raise UsageError(f"{self.where} was there before: whoever started it sets its size.")
+        self._opened.scale(workers, gpu_workers)
 
     def close(self) -> None:
         """Close what was opened, and only that: a scheduler that was there goes on."""
-        self._opened.close()
+        self._stack.close()
 
     def __enter__(self) -> Client:
         return self.client
@@ -177,7 +170,9 @@ class Cluster:
     @property
     def dashboard_link(self) -> str | None:
         """Where to watch it; None where it has no dashboard, or is closed."""
-        return self.client.dashboard_link if self.client.status == "running" else None
+        if self.client.status != "running":
+            return None
+        return self._opened.dashboard_link or self.client.dashboard_link
 
     def __repr__(self) -> str:
         return f"<Cluster {self.where!r}: {self._told()}>"
@@ -194,15 +189,17 @@ class Cluster:
         threads = sum(worker["nthreads"] for worker in workers)
         memory = sum(worker["memory_limit"] or 0 for worker in workers)
         told = f"{counted(len(workers), 'workers')}, {counted(threads, 'threads')}"
-        return f"{told}, {format_bytes(memory)}" if memory else told
+        told = f"{told}, {format_bytes(memory)}" if memory else told
+        return f"{told}; {self._opened.told}" if self._opened.told else told
 
 
 @contextmanager
-def _at_address(wanted: Wanted) -> Iterator[Client]:
-    sizes = ("workers", "threads_per_worker", "memory_limit")
+def _at_address(wanted: Wanted) -> Iterator[Opened]:
+    sizes = ("workers", "threads_per_worker", "memory_limit", "gpu_workers")
     if given := [name for name in sizes if getattr(wanted, name) is not None]:
         raise UsageError(
-            f"{given[0]} is of a local cluster; {wanted.where} has its own. Leave one of them out."
+            f"{given[0]} is of a cluster that is started; {wanted.where} has its own. Leave one of "
+            "them out."
         )
     with ExitStack() as stack:
         try:
@@ -221,7 +218,7 @@ def _at_address(wanted: Wanted) -> Iterator[Client]:
             raise NoCertificate(wanted.where) from error
         if wanted.resources:
             require_slots(client, dict(wanted.resources))
-        yield client
+        yield Opened(client)
 
 
 def _shake_hands(address: str) -> None:
@@ -238,19 +235,15 @@ def _shake_hands(address: str) -> None:
         thread.submit(asyncio.run, talk()).result()
 
 
-@contextmanager
-def _local(wanted: Wanted) -> Iterator[Client]:
-    with dask.config.set(local_config()), ExitStack() as stack:
-        with warnings.catch_warnings():
-            # The dashboard falls back to a free port by itself, with a warning that helps nobody.
-            warnings.filterwarnings("ignore", message="Port .* is already in use")
-            cluster = stack.enter_context(_local_cluster(wanted))
-            client = stack.enter_context(Client(cluster, set_as_default=False))
-        yield client
+def _on_kubernetes(wanted: Wanted) -> AbstractContextManager[Opened]:
+    from engine.graph.kubernetes_cluster import open_on_kubernetes
+
+    return open_on_kubernetes(wanted)
 
 
-KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Client]]] = {
-    "local": _local,
+KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Opened]]] = {
+    "local": open_local,
+    "kubernetes": _on_kubernetes,
     "tcp": _at_address,
     "tls": _at_address,
     "inproc": _at_address,  # of this very process
@@ -268,81 +261,3 @@ def client_or_own(client: Client | None, events: Events | None = None) -> Iterat
         if events is not None and own.dashboard_link:
             events.note(f"Dashboard: {own.dashboard_link}")
         yield own
-
-
-def local_config() -> dict[str, Any]:
-    """Return Dask's settings for a cluster that we start ourselves."""
-    return {
-        # One death is enough to suspect a task; the driver keeps its own count of attempts.
-        "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": MALLOC_KEEP_BYTES,
-        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": MALLOC_KEEP_BYTES,
-        "distributed.worker.use-file-locking": False,
-        # The workers' profiler looks at their stacks; ten times a second is often enough.
-        "distributed.worker.profile.interval": "100ms",
-        "distributed.admin.large-graph-warning-threshold": "100MB",
-    }
-
-
-@contextmanager
-def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
-    cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    threads = wanted.threads_per_worker or 1
-    workers = wanted.workers or max(1, cores // threads)
-    with _ctrl_c_left_to_us():
-        cluster = _SlottedCluster(
-            n_workers=0,
-            threads_per_worker=threads,
-            processes=wanted.processes,
-            memory_limit="auto" if wanted.memory_limit is None else wanted.memory_limit,
-            resources=dict(wanted.resources) or None,
-            silence_logs=logging.CRITICAL,
-            dashboard_address="127.0.0.1:8787",
-            # Threads of one process talk without a socket, and then a host is refused.
-            **({"host": "127.0.0.1"} if wanted.processes else {}),
-        )
-        try:
-            cluster.scale(workers)
-            cluster.wait_for_workers(workers, timeout=START_S)
-        except BaseException as error:
-            cluster.close(timeout=20)
-            if isinstance(error, TimeoutError):
-                raise NoWorkers(START_S) from None
-            raise
-    try:
-        yield cluster
-    finally:
-        cluster.close(timeout=20)
-
-
-class _SlottedCluster(LocalCluster):
-    """A local cluster whose first worker holds the GPU's slot, also after its process died.
-
-    Unless resources were asked for: then each worker has those, and no other.
-    """
-
-    def new_worker_spec(self) -> dict[Any, Any]:
-        """Return name and options of the next worker."""
-        spec = super().new_worker_spec()
-        if self.worker_spec or any(what["options"].get("resources") for what in spec.values()):
-            return spec
-        return {
-            name: {**what, "options": {**what["options"], "resources": GPU_SLOT}}
-            for name, what in spec.items()
-        }
-
-
-@contextmanager
-def _ctrl_c_left_to_us() -> Iterator[None]:
-    """Start threads and processes that never see Ctrl-C; one that comes meanwhile waits.
-
-    A terminal sends it to every process in the foreground; workers that obeyed it would take the
-    tasks in flight with them. The mask is inherited by the thread that starts workers, and by each
-    worker from its first moment (POSIX.1-2017, pthread_sigmask and exec).
-    """
-    resource_tracker.ensure_running()  # it takes the mask off the thread in which it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -90,8 +90,6 @@ def cluster(plane: ControlPlane, certificates: Path, images: Path) -> Cluster:
         manifest["metadata"].setdefault("namespace", "cohort")
         wait_for(lambda: plane.get("serviceaccount", "default"), "the default account")
         plane.apply([manifest])
-    plane.kubectl(
-        "create", "secret", "generic", "cohort-tls",
-        *(f"--from-file={certificates / name}" for name in ("ca.crt", "tls.crt", "tls.key")),
-    )  # fmt: skip
-    return Cluster(plane, images)
+    made = Cluster(plane, images)
+    made.make_secret(certificates)
+    return made

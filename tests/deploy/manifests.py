@@ -13,7 +13,7 @@ from typing import Any
 
 import dask_kubernetes
 import jsonschema
-import kubernetes_validate
+import kubernetes_validate.utils
 import pytest
 import yaml
 from helm_python import Chart
@@ -25,6 +25,11 @@ CHART = (
     / "operator/deployment/helm/dask-kubernetes-operator"
 )  # fmt: skip
 OVERLAYS = ("cpu", "gpu", "spot")
+
+# It reads its schemas anew for each manifest, which is nearly all that a check takes.
+kubernetes_validate.utils.schema_contents = functools.cache(
+    kubernetes_validate.utils.schema_contents
+)
 
 CORE = kubernetes_validate.latest_version()
 """The version of Kubernetes whose schemas core kinds are checked against."""
@@ -41,7 +46,8 @@ def program(name: str) -> str:
 
 
 @functools.cache
-def _rendered(folder: Path) -> str:
+def rendered(folder: Path) -> str:
+    """Return what ``kubectl kustomize`` says."""
     ran = subprocess.run(
         [program("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False
     )
@@ -51,12 +57,30 @@ def _rendered(folder: Path) -> str:
 
 def kustomize(folder: Path) -> list[Manifest]:
     """Return what ``kubectl apply -k`` would apply."""
-    return [each for each in yaml.load_all(_rendered(folder), yaml.CSafeLoader) if each]
+    return [each for each in yaml.load_all(rendered(folder), yaml.CSafeLoader) if each]
 
 
 def overlay(name: str) -> list[Manifest]:
     """Return what an overlay applies."""
     return kustomize(KUBERNETES / "overlays" / name)
+
+
+def with_components(
+    folder: Path, name: str, components: list[str], images: list[Manifest] | None = None
+) -> list[Manifest]:
+    """Return what an overlay of one's own applies, made in a folder: an overlay and components."""
+    shutil.copytree(KUBERNETES, folder / "kubernetes", dirs_exist_ok=True)
+    own = folder / "kubernetes/own"
+    own.mkdir(exist_ok=True)
+    made = {
+        "resources": [f"../overlays/{name}"],
+        "components": [f"../components/{each}" for each in components],
+        "namespace": "cohort",
+        "images": images or [],
+    }
+    (own / "kustomization.yaml").write_text(yaml.safe_dump(made))
+    rendered.cache_clear()  # a folder may be made twice
+    return kustomize(own)
 
 
 def chart() -> list[Manifest]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import engine
 from tests.deploy.control_plane.plane import ControlPlane, wait_for
-from tests.deploy.manifests import Manifest, only, overlay
+from tests.deploy.manifests import Manifest, only, overlay, with_components
 from tests.distributed.invariants import Calls, check_files, check_once, result_rows
 
 NIGHT_S = 300.0
@@ -92,6 +92,25 @@ class Cluster:
         known |= {key: str(value) for key, value in settings.items()}
         only(manifests, "CronJob", "cohort-nightly")["spec"]["suspend"] = True
         self.plane.apply(manifests)
+
+    def make_secret(self, certificates: Path) -> None:
+        """Make the Secret of the certificates, as deploy/README.md says."""
+        self.plane.kubectl(
+            "create", "secret", "generic", "cohort-tls",
+            *(f"--from-file={certificates / name}" for name in ("ca.crt", "tls.crt", "tls.key")),
+        )  # fmt: skip
+
+    def configure_notebook(self, folder: Path, **image: str) -> Manifest:
+        """Apply the overlay for GPUs with the component for notebooks; return its Deployment.
+
+        No notebook is started: what runs in it is the test's to say.
+        """
+        images = [{"name": "cohort", **image}] if image else []
+        manifests = with_components(folder, "gpu", ["notebook"], images)
+        only(manifests, "CronJob", "cohort-nightly")["spec"]["suspend"] = True
+        notebook = only(manifests, "Deployment", "cohort-notebook")
+        self.plane.apply([each for each in manifests if each is not notebook])
+        return notebook
 
     def cron_fires(self) -> str:
         """Let the CronJob fire within a minute, once, and return its Job's name."""

@@ -46,8 +46,11 @@ def test_scripts_are_bash() -> None:
         subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def test_the_image_holds_versions_with_hashes_of_all_that_it_needs() -> None:
-    lock = (DOCKER / "requirements-cpu.lock").read_text()
+@pytest.mark.parametrize(("accelerator", "more"), [("cpu", []), ("cuda", ["segment"])])
+def test_the_image_holds_versions_with_hashes_of_all_that_it_needs(
+    accelerator: str, more: list[str]
+) -> None:
+    lock = (DOCKER / f"requirements-{accelerator}.lock").read_text()
     blocks = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", lock, flags=re.MULTILINE).strip())
     pinned = {}
     for block in blocks:
@@ -57,7 +60,8 @@ def test_the_image_holds_versions_with_hashes_of_all_that_it_needs() -> None:
         pinned[re.sub(r"[-_.]+", "-", found[1]).lower()] = found[2]
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for wanted in [*project["dependencies"], *extras["kubernetes"], *extras["jupyter"]]:
+    names = ["kubernetes", "jupyter", "notebooks", *more]
+    for wanted in [*project["dependencies"], *(each for name in names for each in extras[name])]:
         assert re.match(r"[a-zA-Z0-9-]+", wanted)[0].lower() in pinned, wanted  # type: ignore[index]
 
 

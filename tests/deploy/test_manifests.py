@@ -13,20 +13,21 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.launcher_objects import Night
+from engine.graph.kubernetes_objects import Place, Templates, resized
+from jobs.launcher_night import Night
 from tests.deploy.manifests import (
     KUBERNETES,
     OVERLAYS,
     Manifest,
     chart,
     fields,
-    kustomize,
     misspell,
     only,
     overlay,
     pod_specs,
     program,
     validate,
+    with_components,
 )
 
 NIGHT = Night("cohort-nightly-29403000", "0a1b", "cohort", 2, 8, gpu_workers_max=4)
@@ -44,23 +45,22 @@ def templates(name: str) -> dict[str, Manifest]:
 
 def made_by_launcher() -> list[Manifest]:
     found = templates("gpu")
-    return [NIGHT.job(found), NIGHT.gpu_group(found, 3), NIGHT.autoscaler()]
+    return [NIGHT.job(found), NIGHT.gpu_group(found, 3), NIGHT.autoscaler(), session(found)]
+
+
+def session(found: Templates, protocol: str = "tls", **size: int) -> Manifest:
+    """Return the cluster of a notebook."""
+    worker = resized(found["worker"], size.get("threads"), size.get("memory_bytes"))
+    return Place("cohort-1a2b", "cohort", protocol).cluster({**found, "worker": worker}, 2, 3600)
 
 
 @pytest.fixture(scope="module")
-def with_components(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """Return the GPU overlay on an object store, with certificates of cert-manager."""
-    folder = tmp_path_factory.mktemp("deploy") / "kubernetes"
-    shutil.copytree(KUBERNETES, folder)
-    (folder / "own").mkdir()
-    own = {
-        "resources": ["../overlays/gpu"],
-        "components": ["../components/s3", "../components/cert-manager"],
-        "namespace": "cohort",
-        "images": [{"name": "cohort", "newName": "registry.example/cohort", "newTag": "1.2"}],
-    }
-    (folder / "own/kustomization.yaml").write_text(yaml.safe_dump(own))
-    return kustomize(folder / "own")
+def with_all(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """Return the GPU overlay with all components."""
+    return with_components(
+        tmp_path_factory.mktemp("deploy"), "gpu", ["notebook", "s3", "cert-manager"],
+        [{"name": "cohort", "newName": "registry.example/cohort", "newTag": "1.2"}],
+    )  # fmt: skip
 
 
 def quantity(text: str) -> int:
@@ -89,8 +89,8 @@ def test_each_overlay_is_valid(name: str) -> None:
         validate(manifest)
 
 
-def test_components_are_valid(with_components: list[Manifest]) -> None:
-    for manifest in with_components:
+def test_components_are_valid(with_all: list[Manifest]) -> None:
+    for manifest in with_all:
         validate(manifest)
 
 
@@ -108,9 +108,9 @@ def test_what_the_launcher_makes_is_valid() -> None:
         validate(manifest)
 
 
-def test_a_typo_in_each_kind_is_caught(with_components: list[Manifest]) -> None:
+def test_a_typo_in_each_kind_is_caught(with_all: list[Manifest]) -> None:
     role = yaml.safe_load_all((KUBERNETES / "operator/roles.yaml").read_text())
-    everything = [*overlay("spot"), *with_components, *made_by_launcher(), *chart(), *role]
+    everything = [*overlay("spot"), *with_all, *made_by_launcher(), *chart(), *role]
     kinds: dict[str, list[Manifest]] = {}
     for manifest in everything:
         validate(manifest)
@@ -166,18 +166,23 @@ def test_no_pod_may_do_more_than_it_must(owner: str, spec: Manifest) -> None:
         assert not any("hostPath" in volume for volume in spec.get("volumes", ()))
 
 
-def test_the_launchers_role_is_small() -> None:
-    manifests = overlay("gpu")
-    roles = [each for each in manifests if each["kind"] in ("Role", "ClusterRole")]
-    [role] = roles
-    for rule in role["rules"]:
-        assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
-        assert "secrets" not in rule["resources"]
-        assert not {"create", "patch", "update"} & set(rule["verbs"]) or rule["apiGroups"] == [
-            "kubernetes.dask.org"
-        ]
-    bindings = [each for each in manifests if each["kind"] == "RoleBinding"]
-    assert [b["subjects"][0]["name"] for b in bindings] == ["cohort-launcher"]
+def test_roles_are_small(with_all: list[Manifest]) -> None:
+    roles = [each for each in with_all if each["kind"] in ("Role", "ClusterRole")]
+    assert {role["metadata"]["name"] for role in roles} == {"cohort-launcher", "cohort-notebook"}
+    for role in roles:
+        for rule in role["rules"]:
+            assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+            if "secrets" in rule["resources"]:  # of a notebook: what it shows to the scheduler
+                assert (rule["resourceNames"], rule["verbs"]) == (["cohort-tls"], ["get"])
+            changes = {"create", "patch", "update"} & set(rule["verbs"])
+            assert (
+                not changes
+                or rule["apiGroups"] == ["kubernetes.dask.org"]
+                or rule["resources"] == ["pods/portforward"]
+            )
+    bindings = [each for each in with_all if each["kind"] == "RoleBinding"]
+    names = [(b["roleRef"]["name"], b["subjects"][0]["name"]) for b in bindings]
+    assert names == [(name, name) for name in ("cohort-launcher", "cohort-notebook")]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -198,6 +203,24 @@ def test_worker_flags_agree_with_limits(name: str) -> None:
         assert container["lifecycle"]["preStop"]["exec"]["command"] == [
             "python", "-m", "jobs.retire",
         ]  # fmt: skip
+
+
+def test_a_notebook_gives_workers_another_size() -> None:
+    made = session(templates("cpu"), threads=6, memory_bytes=14 * 2**30)
+    validate(made)
+    [container] = made["spec"]["worker"]["spec"]["containers"]
+    assert flag(container, "--nthreads") == container["resources"]["limits"]["cpu"] == "6"
+    assert flag(container, "--resources") == "CPU=6"
+    assert quantity(flag(container, "--memory-limit")) == 14 * 2**30
+    assert container["resources"]["requests"] == {"cpu": "6", "memory": "16384Mi"}
+    assert container["resources"]["limits"] == container["resources"]["requests"]
+
+
+def test_without_certificates_nothing_of_tls_is_asked_for() -> None:
+    made = session(templates("cpu"), "tcp")
+    validate(made)
+    assert "tls" not in str(made)
+    assert "tcp://cohort-1a2b-scheduler.cohort.svc:8786" in str(made)
 
 
 def test_gpu_workers_are_told_apart() -> None:
@@ -248,8 +271,8 @@ def test_nobody_talks_to_anybody_but_for_named_flows() -> None:
             assert not any("ipBlock" in peer for peer in rule["from"])
 
 
-def test_tls_is_on_between_all_parts(with_components: list[Manifest]) -> None:
-    for manifests in (overlay("cpu"), overlay("gpu"), with_components):
+def test_tls_is_on_between_all_parts(with_all: list[Manifest]) -> None:
+    for manifests in (overlay("cpu"), overlay("gpu"), with_all):
         settings = only(manifests, "ConfigMap", "cohort-dask")["data"]
         comm = yaml.safe_load(settings["tls.yaml"])["distributed"]["comm"]
         assert comm["require-encryption"] is True
@@ -259,12 +282,12 @@ def test_tls_is_on_between_all_parts(with_components: list[Manifest]) -> None:
                 assert tls["secret"]["secretName"] == "cohort-tls"
     for manifest in made_by_launcher()[:2]:
         assert "tcp://" not in str(manifest)
-        assert NIGHT.address in str(manifest)
-    assert only(with_components, "Certificate", "cohort-tls")["spec"]["secretName"] == "cohort-tls"
+        assert NIGHT.place.address in str(manifest)
+    assert only(with_all, "Certificate", "cohort-tls")["spec"]["secretName"] == "cohort-tls"
 
 
 def test_settings_of_dask_are_the_engines() -> None:
-    from engine.graph.cluster import local_config
+    from engine.graph.local_cluster import local_config
 
     def flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
         found = {}
@@ -281,13 +304,11 @@ def test_settings_of_dask_are_the_engines() -> None:
             assert str(there[name]) == str(value), name
 
 
-def test_on_an_object_store_the_cohorts_volume_is_gone(with_components: list[Manifest]) -> None:
+def test_on_an_object_store_the_cohorts_volume_is_gone(with_all: list[Manifest]) -> None:
     assert "cohort" not in {
-        each["metadata"]["name"]
-        for each in with_components
-        if each["kind"] == "PersistentVolumeClaim"
+        each["metadata"]["name"] for each in with_all if each["kind"] == "PersistentVolumeClaim"
     }
-    for owner, spec in pod_specs(with_components):
+    for owner, spec in pod_specs(with_all):
         claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]
                   if "persistentVolumeClaim" in v]  # fmt: skip
         assert "cohort" not in claims, owner
@@ -295,13 +316,13 @@ def test_on_an_object_store_the_cohorts_volume_is_gone(with_components: list[Man
             assert "/cohort" not in [m["mountPath"] for m in container["volumeMounts"]]
             secrets = [e["secretRef"]["name"] for e in container.get("envFrom", ())
                        if "secretRef" in e]  # fmt: skip
-            assert secrets == ([] if container["name"] == "scheduler" else ["cohort-s3"])
+            assert secrets == ([] if container["name"] == "scheduler" else ["cohort-s3"]), owner
 
 
-def test_one_image_is_named_once(with_components: list[Manifest]) -> None:
+def test_one_image_is_named_once(with_all: list[Manifest]) -> None:
     images = {
         container["name"]: container["image"]
-        for _, spec in pod_specs(with_components)
+        for _, spec in pod_specs(with_all)
         for container in spec["containers"]
         if "nvidia.com/gpu" not in container["resources"]["limits"]
     }

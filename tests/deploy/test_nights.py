@@ -116,7 +116,8 @@ def test_a_killed_part_ends_truly_and_the_next_night_goes_on(cluster: Cluster, p
     night = cluster.wait(job)
     assert night.code in ((1,) if part == "job-runner" else (0, 1)), night.err
     if night.code:
-        assert "Error: " in night.err  # with a cause that has a name
+        # With a cause that has a name: the runner's own, or the launcher's where that is gone.
+        assert '"error": "SchedulerLost"' in night.out or "Error: The runner" in night.err
     committed, before = len(result_rows(cluster.place)), len(cluster.calls.all())
     again = cluster.wait(cluster.start())
     assert again.code == 0, again.err
@@ -182,3 +183,28 @@ def test_gpu_workers_get_all_that_asks_for_one_and_only_that(cluster: Cluster) -
     assert on_gpu
     assert all(f"{job}-gpu-worker" in name for name in on_gpu)
     assert all(f"{job}-default-worker" in name for name in on_cpu)
+
+
+def test_cpu_workers_follow_the_work_within_their_bounds(cluster: Cluster) -> None:
+    least, most = 1, 3
+    cluster.begin("probe", pause_s=2 * PAUSE_S)
+    source = f"lab/{max(cluster.images.rglob('*.png')).relative_to(cluster.images)}"
+    cluster.sick.write_text(json.dumps({source: "slow"}))
+    cluster.configure(WORKERS_MIN=least, WORKERS_MAX=most)
+    job = cluster.start()
+    seen: list[int] = []
+
+    def shrunk() -> bool:
+        count = len(cluster.pods(job, "worker"))
+        if seen[-1:] != [count]:
+            seen.append(count)
+        return max(seen) > least and count == least
+
+    wait_for(shrunk, "more workers, and then fewer", 180)
+    night = cluster.wait(job)
+    print("workers:", *seen)
+    assert night.code == 0, night.err
+    assert max(seen) <= most
+    cluster.check()
+    # Shrinking took nothing from anybody.
+    assert len(cluster.calls.all()) == len(list(cluster.images.rglob("*.png")))

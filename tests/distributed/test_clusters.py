@@ -7,12 +7,14 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 import engine
 from engine.errors import NoWorkerForResource, ParameterError, UsageError
 from engine.graph.cluster import NoCertificate, SchedulerUnreachable
+from engine.graph.kubernetes_api import NoKubernetes
 from engine.graph.slots import workers_of
 from tests.distributed.processes import Cluster, is_alive, wait_for
 from tests.making import connect_quietly
@@ -23,6 +25,8 @@ def test_a_scheduler_that_was_there_goes_on(session_cluster: Cluster) -> None:
     client = cluster.client
     assert client.submit(os.getpid, pure=False).result() in session_cluster.workers()
     assert "2 workers, 2 threads" in cluster._repr_html_()
+    with pytest.raises(UsageError, match="whoever started it"):
+        cluster.scale(3)
     cluster.close()
     cluster.close()
     assert client.status == "closed"
@@ -52,9 +56,16 @@ def test_local_workers_end_with_it_and_the_port_may_be_taken() -> None:
     ("where", "how", "kind", "told"),
     [
         ("kubernets", {}, UsageError, "tcp://kubernets"),
-        ("tcp://127.0.0.1:1", {"workers": 2}, UsageError, "workers is of a local cluster"),
+        (
+            "tcp://127.0.0.1:1",
+            {"workers": 2},
+            UsageError,
+            "workers is of a cluster",
+        ),
         ("tcp://127.0.0.1:1", {"memory_limit": "1GiB"}, UsageError, "memory_limit"),
+        ("tcp://127.0.0.1:1", {"gpu_workers": 1}, UsageError, "gpu_workers"),
         ("local", {"workers": 0}, ParameterError, "workers"),
+        ("local", {"gpu_workers": 1}, UsageError, "resources"),
         ("local", {"threads_per_worker": -1}, ParameterError, "threads_per_worker"),
         ("local", {"memory_limit": "much"}, ParameterError, "memory_limit"),
         ("tls://127.0.0.1:1", {}, NoCertificate, "distributed.comm.tls"),
@@ -65,6 +76,17 @@ def test_what_can_not_be_is_refused_at_once(
 ) -> None:
     with pytest.raises(kind, match=told):
         engine.cluster(where, **how)  # type: ignore[arg-type]
+
+
+def test_where_no_kubernetes_is_known_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for text in (None, "", "a: [", "current-context: gone"):
+        if text is not None:
+            (tmp_path / "config").write_text(text)
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        with pytest.raises(NoKubernetes, match="KUBECONFIG"):
+            engine.cluster("kubernetes")
 
 
 def test_a_program_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:

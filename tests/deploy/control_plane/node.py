@@ -2,7 +2,8 @@
 
 It binds every pod to itself; knows ConfigMap, Secret, emptyDir and claim volumes, environment
 variables from all of them, service account tokens, probes, preStop, restart policies and logs; and
-resolves Service names by a hosts file. It does not enforce resources or network policies.
+resolves Service names by a hosts file. It forwards ports, and has no image with the tag ``gone``.
+It enforces network policies by a firewall in each pod's own network, and no resources.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from aiohttp import web
 
 from tests.deploy.control_plane.container import Container
 from tests.deploy.control_plane.pod import API_PORT, GATEWAY, POLL_S, Pod, log, now
+from tests.deploy.control_plane.policies import Party, enforce, firewall
 
 NODE = "process-node"
 LOG_PORT = 10250
@@ -52,6 +54,10 @@ class Node:
         self.pods: dict[str, Object] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.containers: dict[tuple[str, str], Container] = {}
+        self.parties: dict[str, tuple[str, Party]] = {}
+        """Networks of pods, and who they are, by the pods' uid."""
+        self._policies: dict[tuple[str, str], Object] = {}
+        self._namespaces: dict[str, dict[str, str]] = {}
         self._addresses = itertools.count(10)
 
     async def api(
@@ -83,6 +89,8 @@ class Node:
             await asyncio.gather(
                 self._beat(),
                 self._watch("/api/v1/services", self._service_changed),
+                self._watch("/api/v1/namespaces", self._namespace_changed),
+                self._watch("/apis/networking.k8s.io/v1/networkpolicies", self._policy_changed),
                 self._watch("/api/v1/pods", self._pod_changed),
             )
 
@@ -171,6 +179,28 @@ class Node:
                 return str(pod["status"]["podIP"])
         return None
 
+    # network policies
+
+    async def _namespace_changed(self, event: str, namespace: Object) -> None:
+        meta = namespace["metadata"]
+        # Later versions of Kubernetes say this by themselves.
+        labels = {"kubernetes.io/metadata.name": meta["name"], **meta.get("labels", {})}
+        self._namespaces[meta["name"]] = labels
+
+    async def _policy_changed(self, event: str, policy: Object) -> None:
+        key = (policy["metadata"]["namespace"], policy["metadata"]["name"])
+        self._policies.pop(key, None)
+        if event != "DELETED":
+            self._policies[key] = policy
+        self.enforce_policies()
+
+    def enforce_policies(self) -> None:
+        """Make the firewall of each pod anew: somebody came or went, or a policy changed."""
+        policies = list(self._policies.values())
+        parties = [party for _, party in self.parties.values()]
+        for network, party in self.parties.values():
+            enforce(network, firewall(policies, self._namespaces, party, parties, GATEWAY))
+
     # pods
 
     async def _pod_changed(self, event: str, pod: Object) -> None:
@@ -208,6 +238,7 @@ class Node:
     async def _serve_logs(self) -> None:
         app = web.Application()
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._log)
+        app.router.add_get("/portForward/{namespace}/{pod}", self._forward)
         runner = web.AppRunner(app)
         await runner.setup()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -229,6 +260,31 @@ class Node:
                 if ended or request.query.get("follow") != "true":
                     return response
                 await asyncio.sleep(POLL_S)
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        """Join a web socket to a port of a pod: its channel 0 is data, 1 would be errors."""
+        asked, port = request.match_info, int(request.query["port"])
+        container = self.containers.get((asked["namespace"], asked["pod"]))
+        if container is None:
+            raise web.HTTPNotFound
+        reader, writer = await asyncio.open_connection(container.network.address, port)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for channel in (0, 1):  # each begins with its port
+            await socket.send_bytes(bytes([channel]) + port.to_bytes(2, "little"))
+
+        async def out() -> None:
+            while data := await reader.read(2**15):
+                await socket.send_bytes(b"\0" + data)
+            await socket.close()
+
+        sending = asyncio.create_task(out())
+        async for message in socket:
+            writer.write(message.data[1:])
+            await writer.drain()
+        sending.cancel()
+        writer.close()
+        return socket
 
     def next_address(self) -> str:
         """Return an address for a pod."""

@@ -21,10 +21,12 @@ from tests.deploy.manifests import KUBERNETES, REPOSITORY, Manifest, program
 T = TypeVar("T")
 
 ADMINISTRATOR = "administrators-token"
+VISITOR = "visitors-token"
+"""Of somebody who may nothing, unless a role is bound to him."""
 
 CONTROLLERS = (
     "deployment,replicaset,garbagecollector,job,cronjob,namespace,serviceaccount,"
-    "serviceaccount-token,endpoint,disruption,ttl-after-finished,podgc"
+    "serviceaccount-token,endpoint,disruption,ttl-after-finished,podgc,resourcequota"
 )
 
 START_S = 150.0
@@ -79,7 +81,7 @@ class ControlPlane:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._logs = folder / "logs"
         self._logs.mkdir(parents=True)
-        self._kubeconfig = folder / "kubeconfig"
+        self.kubeconfig = folder / "kubeconfig"
 
     def start(self) -> None:
         """Start it, and return when its node is ready."""
@@ -104,7 +106,7 @@ class ControlPlane:
                   "--enable-admission-plugins=OwnerReferencesPermissionEnforcement")  # fmt: skip
         wait_for(lambda: self.kubectl("get", "--raw=/readyz", check=False) == "ok", "API server")
         self._run("controllers", str(self._programs / "kube-controller-manager"),
-                  f"--kubeconfig={self._kubeconfig}", f"--service-account-private-key-file={key}",
+                  f"--kubeconfig={self.kubeconfig}", f"--service-account-private-key-file={key}",
                   f"--bind-address={GATEWAY}", "--port=0", "--leader-elect=false",
                   f"--controllers={CONTROLLERS}")  # fmt: skip
         os.environ["NODE_IMAGE"] = json.dumps(self._image)
@@ -133,18 +135,24 @@ class ControlPlane:
             f"<(printf 'subjectAltName=IP:{GATEWAY},DNS:kubernetes.default.svc')",
             shell=True, executable="/bin/bash", check=True, cwd=folder, capture_output=True,
         )  # fmt: skip
-        (folder / "tokens.csv").write_text(f'{ADMINISTRATOR},admin,1,"system:masters"\n')
-        self._kubeconfig.write_text(yaml.safe_dump({
+        (folder / "tokens.csv").write_text(
+            f'{ADMINISTRATOR},admin,1,"system:masters"\n{VISITOR},visitor,2\n'
+        )
+        self.kubeconfig.write_text(self.configuration(ADMINISTRATOR))
+
+    def configuration(self, token: str, namespace: str = "cohort") -> str:
+        """Return a kubeconfig."""
+        return yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "clusters": [{"name": "c", "cluster": {
                 "server": f"https://{GATEWAY}:{API_PORT}",
-                "certificate-authority": str(folder / "ca.crt"),
+                "certificate-authority": str(self.folder / "ca.crt"),
             }}],
-            "users": [{"name": "c", "user": {"token": ADMINISTRATOR}}],
+            "users": [{"name": "c", "user": {"token": token}}],
             "contexts": [{"name": "c", "context": {
-                "cluster": "c", "user": "c", "namespace": "cohort",
+                "cluster": "c", "user": "c", "namespace": namespace,
             }}],
-        }))  # fmt: skip
+        })  # fmt: skip
 
     def _run(self, name: str, *command: str) -> None:
         with (self._logs / name).open("wb") as log:
@@ -168,7 +176,7 @@ class ControlPlane:
     def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
         """Run kubectl, and return what it says."""
         ran = subprocess.run(
-            [program("kubectl"), f"--kubeconfig={self._kubeconfig}", *arguments],
+            [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments],
             input=given, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if check and ran.returncode:

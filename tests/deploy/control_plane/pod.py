@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from tests.deploy.control_plane.container import SERVICE_ACCOUNT, Container, Network
+from tests.deploy.control_plane.policies import Party
 
 if TYPE_CHECKING:
     from tests.deploy.control_plane.node import Node
@@ -44,6 +45,10 @@ def log(*words: object) -> None:
     print(f"{time.monotonic():9.2f}", *words, flush=True)
 
 
+class ImageGone(Exception):
+    """There is no such image."""
+
+
 class Pod:
     """A pod while it is on the node."""
 
@@ -67,7 +72,12 @@ class Pod:
         """Run it to its end."""
         running: Container | None = None
         self.network.make()
+        who = Party(
+            self.network.address, self.meta.get("labels") or {}, self.meta["namespace"]
+        )  # fmt: skip
+        self.node.parties[self.meta["uid"]] = (self.network.name, who)
         try:
+            self.node.enforce_policies()
             while True:
                 running = await self._make()
                 await running.start()
@@ -83,7 +93,10 @@ class Pod:
             log("cancelled", self.name)
         except Exception as error:
             log("error", self.name, repr(error))
-            waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": str(error)}}
+            reason = (
+                "ImagePullBackOff" if isinstance(error, ImageGone) else "CreateContainerConfigError"
+            )
+            waiting = {"waiting": {"reason": reason, "message": str(error)}}
             await self._status("Pending", False, waiting)
             while not self._deleted:
                 await asyncio.sleep(POLL_S)
@@ -91,7 +104,9 @@ class Pod:
         finally:
             if running is not None:
                 running.send(signal.SIGKILL)
+            del self.node.parties[self.meta["uid"]]
             self.network.remove()
+            self.node.enforce_policies()
 
     async def _attend(self, running: Container) -> bool:
         """Attend one start of the container; True when the pod is at its end."""
@@ -190,6 +205,8 @@ class Pod:
     # what a container is made of
 
     async def _make(self) -> Container:
+        if self.container["image"].endswith(":gone"):
+            raise ImageGone(f"{self.container['image']} not found")
         volumes = {each["name"]: each for each in self.spec.get("volumes", ())}
         mounts = [(Path(path), path, True) for path in self.node.seen]
         for mount in self.container.get("volumeMounts", ()):

@@ -1,4 +1,4 @@
-"""What the launcher asks of Kubernetes' API; its role in deploy/kubernetes allows this, no more."""
+"""What is asked of Kubernetes' API, by the launcher of a night and by a notebook's cluster."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import EngineError
-from jobs.launcher_objects import GROUP, VERSION, Night, Object, Templates
+from engine.graph.kubernetes_objects import GROUP, VERSION, Object, Templates
 
 REMOVE_S = 60.0
-"""How long the rest may take to vanish once the runner has ended, seconds."""
+"""How long something may take to vanish once nothing holds it any more, seconds."""
 
 POLL_S = 1.0
 
@@ -19,8 +19,8 @@ REQUEST_S = 30
 """Timeout of one request, seconds."""
 
 RETRY_S = 600.0
-"""How long a request is repeated where nobody answers, seconds: an API server that is upgraded is
-away for minutes, and the night goes on without it."""
+"""How long a night's request is repeated where nobody answers, seconds: an API server that is
+upgraded is away for minutes, and the night goes on without it."""
 
 RETRIED = (429, 500, 502, 503, 504)
 
@@ -31,7 +31,7 @@ PLURALS = {
     "DaskAutoscaler": "daskautoscalers",
 }
 
-NOT_FOUND, CONFLICT = 404, 409
+FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
 
 class KubernetesFailed(EngineError):
@@ -39,32 +39,74 @@ class KubernetesFailed(EngineError):
 
     def __str__(self) -> str:
         what, status, words = self.args
+        return f"Could not {what}: {status} {words}. {ADVICE.get(status, 'Try: kubectl get pods')}."
+
+
+ADVICE: dict[int | str, str] = {
+    FORBIDDEN: (
+        "Whoever manages the namespace can bind the role that is needed to you: cohort-notebook "
+        "for a cluster of a notebook, cohort-launcher for the nightly job (deploy/README.md)"
+    ),
+    NOT_FOUND: (
+        "Look whether the namespace is the right one, and whether Dask's operator "
+        "(deploy/kubernetes/operator/install) and an overlay (kubectl apply -k "
+        "deploy/kubernetes/overlays/cpu; gpu for GPU workers) are installed in it"
+    ),
+}
+"""What to do next, by status."""
+
+
+class NoKubernetes(EngineError):
+    """There is no way to a Kubernetes cluster from here: (why,)."""
+
+    def __str__(self) -> str:
         return (
-            f"Could not {what}: {status} {words}. Look at the role cohort-launcher and, for kinds "
-            "that are not known, at the operator's installation (deploy/README.md)."
+            f"No Kubernetes cluster is known here: {self.args[0]}. Name its file in KUBECONFIG, or "
+            "run this in a pod that has a service account; kubectl get pods must work."
+        )
+
+
+class OperatorSilent(EngineError):
+    """The operator did not make what was asked for: (what, seconds)."""
+
+    def __str__(self) -> str:
+        what, seconds = self.args
+        return (
+            f"Dask's operator made no {what} within {seconds:.0f} s. Look whether it runs in this "
+            "namespace: kubectl -n cohort logs deploy/dask-kubernetes-operator"
         )
 
 
 class NotRemoved(EngineError):
-    """Something that the launcher made is still there: (name, what, seconds)."""
+    """Something that we made is still there: (name, what, seconds)."""
 
     def __str__(self) -> str:
         name, what, seconds = self.args
         return (
-            f"{what} of {name} did not vanish within {seconds:.0f} s. Look whether the operator "
-            f"runs, then: kubectl delete daskjob {name}"
+            f"{what} of {name} did not vanish within {seconds:.0f} s. Look whether Dask's operator "
+            f"runs, then: kubectl delete daskjob,daskcluster {name}"
         )
 
 
 class Api:
-    """Kubernetes, as the launcher's service account sees it."""
+    """Kubernetes, as a service account or a user sees it.
 
-    def __init__(self, client: Any, namespace: str) -> None:
-        from kubernetes.client import CoreV1Api, CustomObjectsApi
+    Parameters
+    ----------
+    client
+        A client of the package ``kubernetes``.
+    retry_s
+        How long a request is repeated where nobody answers, seconds.
+    """
+
+    def __init__(self, client: Any, namespace: str, retry_s: float = RETRY_S) -> None:
+        from kubernetes.client import AppsV1Api, CoreV1Api, CustomObjectsApi
 
         self.namespace = namespace
         self._client = client
+        self._retry_s = retry_s
         self.core = CoreV1Api(client)
+        self.apps = AppsV1Api(client)
         self._custom = CustomObjectsApi(client)
 
     @classmethod
@@ -93,7 +135,7 @@ class Api:
         passing: int | None = None,
         **options: Any,
     ) -> Any:
-        """Call the client, repeatedly for `RETRY_S` where nobody answers.
+        """Call the client, repeatedly for a while where nobody answers.
 
         Parameters
         ----------
@@ -109,7 +151,7 @@ class Api:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        deadline = time.monotonic() + RETRY_S
+        deadline = time.monotonic() + self._retry_s
         while True:
             try:
                 return function(*arguments, _request_timeout=REQUEST_S, **options)
@@ -128,14 +170,13 @@ class Api:
         made: Object = self._client.sanitize_for_serialization(value)
         return made
 
-    def templates(self, gpu: bool) -> Templates:
-        """Return the pod specs that a night is made of."""
-        wanted = ["scheduler", "worker", "runner", *(["worker-gpu"] if gpu else [])]
-        return {name: self._template(f"cohort-{name}") for name in wanted}
+    def templates(self, *names: str) -> Templates:
+        """Return the pod specs that a cluster is made of, e.g. of ``scheduler`` and ``worker``."""
+        return {name: self._template(f"cohort-{name}") for name in names}
 
     def _template(self, name: str) -> Object:
         found = self.ask(
-            f"read the pod template {name}",
+            f"read the pod template {name} of namespace {self.namespace}",
             self.core.read_namespaced_pod_template, name, self.namespace,
         )  # fmt: skip
         return self.plain(found.template.spec)
@@ -181,49 +222,30 @@ class Api:
             self._custom.delete_namespaced_custom_object, *self._place(kind), name,
             passing=NOT_FOUND,
         )  # fmt: skip
-        self._until(lambda: self.get(kind, name) is None, name, f"The {kind}", REMOVE_S)
+        self.until(lambda: self.get(kind, name) is None, name, f"The {kind}", REMOVE_S)
 
     def _place(self, kind: str) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, PLURALS[kind]
 
     # pods
 
-    def pods(self, night: Night) -> list[Any]:
-        """Return the pods of a night's cluster, the runner among them."""
+    def pods(self, cluster: str, component: str | None = None) -> list[Any]:
+        """Return the pods of a cluster, or of one part of it; the runner is a part too."""
+        also = f",dask.org/component={component}" if component else ""
         found: list[Any] = self.ask(
             "list pods",
             self.core.list_namespaced_pod, self.namespace,
-            label_selector=f"dask.org/cluster-name={night.name}",
+            label_selector=f"dask.org/cluster-name={cluster}{also}",
         ).items  # fmt: skip
         return found
 
-    def remove(self, night: Night) -> None:
-        """Remove all of a night: the runner first, which commits what it has while workers live.
+    def until(self, gone: Callable[[], bool], name: str, what: str, within_s: float) -> None:
+        """Wait until something is gone.
 
         Raises
         ------
         NotRemoved
-            If something is still there after the time that its pods may take.
         """
-        runner = self.ask(
-            "delete the runner",
-            self.core.delete_namespaced_pod, night.runner, self.namespace, passing=NOT_FOUND,
-        )  # fmt: skip
-        if runner is not None:
-            self._until(
-                lambda: night.runner not in [pod.metadata.name for pod in self.pods(night)],
-                night.name, "The runner", REMOVE_S + _grace_s(runner),
-            )  # fmt: skip
-        for kind, name in (
-            ("DaskAutoscaler", night.name),
-            ("DaskWorkerGroup", night.gpu_group_name),
-            ("DaskJob", night.name),
-        ):
-            self.delete(kind, name)
-        grace_s = max((_grace_s(pod) for pod in self.pods(night)), default=0.0)
-        self._until(lambda: not self.pods(night), night.name, "A pod", REMOVE_S + grace_s)
-
-    def _until(self, gone: Callable[[], bool], name: str, what: str, within_s: float) -> None:
         deadline = time.monotonic() + within_s
         while not gone():
             if time.monotonic() > deadline:
@@ -231,8 +253,24 @@ class Api:
             time.sleep(POLL_S)
 
 
-def _grace_s(pod: Any) -> float:
-    return float(pod.spec.termination_grace_period_seconds or 30)
+def why_waiting(pod: Object) -> str:
+    """Return why a pod does not run yet, in Kubernetes' words.
+
+    Examples
+    --------
+    >>> why_waiting({"status": {"phase": "Pending", "containerStatuses": [
+    ...     {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}})
+    'ImagePullBackOff no such image'
+    """
+    status = pod["status"]
+    for container in status.get("containerStatuses", ()):
+        waiting = container.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in (None, "ContainerCreating"):
+            return f"{waiting['reason']} {waiting.get('message', '')}".strip()
+    for condition in status.get("conditions", ()):
+        if condition.get("status") == "False" and condition.get("message"):
+            return str(condition["message"])
+    return str(status.get("phase"))
 
 
 def _words(error: Any) -> str:

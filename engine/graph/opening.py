@@ -1,0 +1,64 @@
+"""What is asked of a cluster, and what comes of opening it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dask.utils import parse_bytes
+from distributed import Client
+
+from engine.errors import ParameterError
+
+START_S = 120.0
+"""How long workers that we start have to start, seconds: local ones take 2 on a machine that is
+not busy, ones on Kubernetes 10 where nodes and images are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for; ``None`` where nothing was said."""
+
+    where: str
+    workers: int | None
+    threads_per_worker: int | None
+    memory_limit: str | float | None
+    gpu_workers: int | None
+    resources: Mapping[str, float]
+    processes: bool
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        for name in ("workers", "threads_per_worker", "gpu_workers"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ParameterError(name, count, "at least 1")
+        if self.memory_limit not in (None, "auto"):
+            try:
+                parse_bytes(self.memory_limit)
+            except ValueError:
+                expected = "'auto' or a size of one worker such as '4GiB'; 0 is no limit"
+                raise ParameterError("memory_limit", self.memory_limit, expected) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A cluster that is open.
+
+    Attributes
+    ----------
+    client
+        A `distributed.Client`.
+    scale
+        Sets the number of workers, and of GPU workers (None leaves them); None for a cluster whose
+        size is not ours.
+    dashboard_link
+        Where to watch it, if that is not where its scheduler says.
+    told
+        What else there is to say of it.
+    """
+
+    client: Client
+    scale: Callable[[int, int | None], None] | None = None
+    dashboard_link: str | None = None
+    told: str = ""
