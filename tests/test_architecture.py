@@ -49,6 +49,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "MissingPackage": ("x",),
     "NoCertificate": ("tls://127.0.0.1:1",),
     "NoCohort": ("/c",),
+    "NoMask": ("slides/a.png", "no mask of its path is below masks"),
     "NoMemoryLeft": ((3, 512, 512),),
     "NoOperation": ("circels", ("circles",)),
     "NoPseudonymKey": ("it is too short",),

@@ -128,6 +128,54 @@ def _fill(edges: NDArray[np.float64], corner: YX, shape: YX) -> NDArray[np.bool_
     return mask.view(np.bool_)
 
 
+def paint_contour(
+    labels: NDArray[np.uint8], rings: Rings, label: int, *, corner: YX = (0, 0)
+) -> None:
+    """Give a label to the pixels inside a contour, and leave all others as they are.
+
+    By the rule of `fill_contour`; it takes the time of the contour's bounding box, not that of the
+    image, and a part of an image is painted as the whole would be.
+
+    Parameters
+    ----------
+    labels
+        (y, x), changed in place.
+    rings
+        Arrays (n, 2) of y, x; pixels of the whole image.
+    label
+        From 0 to 255.
+    corner
+        Place of the first pixel of ``labels`` in the image (y, x), pixels.
+
+    Examples
+    --------
+    >>> labels = np.zeros((2, 4), np.uint8)
+    >>> square = np.array([[0.5, 0.5], [0.5, 3.5], [2.5, 3.5], [2.5, 0.5]])
+    >>> paint_contour(labels, [square], 7, corner=(2, 1))
+    >>> labels
+    array([[7, 7, 7, 0],
+           [0, 0, 0, 0]], dtype=uint8)
+    """
+    edges = edges_of(rings)
+    (top, left), (bottom, right) = _box(edges, corner, labels.shape)
+    if bottom > top and right > left:
+        inside = _fill(edges, (top, left), (bottom - top, right - left))
+        part = labels[top - corner[0] : bottom - corner[0], left - corner[1] : right - corner[1]]
+        part[inside] = label
+
+
+def _box(edges: NDArray[np.float64], corner: YX, shape: tuple[int, ...]) -> tuple[YX, YX]:
+    """Return first and last pixels (half-open) of a plane's part that edges can have inside."""
+    if not len(edges):
+        return corner, corner
+    points = edges[:, :2]
+    stop = corner[0] + shape[0], corner[1] + shape[1]
+    low = np.clip(np.floor(points.min(axis=0)), corner, stop).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0)) + 1, corner, stop).astype(int)
+    (top, left), (bottom, right) = low.tolist(), high.tolist()
+    return (top, left), (bottom, right)
+
+
 def count_inside(rings: Rings, shape: YX) -> int:
     """Return how many pixels of an image have their centre inside a contour.
 
@@ -139,14 +187,9 @@ def count_inside(rings: Rings, shape: YX) -> int:
     6
     """
     edges = edges_of(rings)
-    points = edges[:, :2]
-    if not len(points):
+    (top, left), (bottom, right) = _box(edges, (0, 0), shape)
+    if bottom <= top or right <= left:
         return 0
-    low = np.clip(np.floor(points.min(axis=0)), 0, shape).astype(int)
-    high = np.clip(np.ceil(points.max(axis=0)) + 1, 0, shape).astype(int)
-    if (high <= low).any():
-        return 0
-    (top, left), (bottom, right) = low.tolist(), high.tolist()
     return int(_fill(edges, (top, left), (bottom - top, right - left)).sum())
 
 

@@ -1,5 +1,6 @@
-"""Models as files: what they are, with their weights, and weights that were made elsewhere.
+"""Models as files, and what they learn from.
 
 `cards` says what a model is, `bundles` keeps it with its weights, `foreign` reads other weights.
+`masks`, `mask_files` and `label_images` say where the mask of an image comes from.
 torch and onnxruntime are imported where weights are loaded.
 """

@@ -1,0 +1,122 @@
+"""Masks from label images that lie on the grid of a stack, as OME-Zarr keeps them (NGFF 0.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import NothingFound
+from engine.geometry import Region
+from engine.learning.masks import Labels, Masks, NoMask, Plane, plane_of, planes_of, region_of
+from engine.store.catalog import SHARDS, ShardRow, shards_ledger
+from engine.store.digests import digest_bytes, digest_of, digest_plane
+from engine.store.pixels import StackReader, stack_path
+from engine.store.root import Root
+
+
+@dataclass(frozen=True)
+class LabelImages:
+    """Masks that are stored beside the pixels, ``pixels/<stack>.zarr/labels/<name>``.
+
+    Parameters
+    ----------
+    name
+        Of the label image. All images of a stack that has one count as masked.
+    names
+        What the labels stand for.
+    """
+
+    name: str
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def open(self, root: Root, images: pa.Table) -> Masks:
+        """Find the stacks that have a label image of the name; see `MaskSource.open`.
+
+        Raises
+        ------
+        NothingFound
+            If no stack has one.
+        NoMask
+            If one does not lie on its stack's grid, or holds other things than classes.
+        CorruptStore, MissingObject
+        """
+        planes = planes_of(images)
+        level = f"labels/{self.name}/0"
+        stacks = sorted({plane.stack for plane in planes.values()})
+        with_labels = [
+            s for s in stacks if root.size(f"{stack_path(s)}/{level}/zarr.json") is not None
+        ]
+        if not with_labels:
+            raise NothingFound(
+                f"No stack of {root.url} has a label image {self.name!r}",
+                f"It would be at {stack_path('<stack>')}/{level}",
+            )
+        reader = StackReader(root, _rows(root, with_labels, level))
+        for stack in with_labels:
+            _check(reader, stack, level)
+        kept = {i: plane for i, plane in sorted(planes.items()) if plane.stack in {*with_labels}}
+        return _StoredLabels(reader, level, self.names, planes, tuple(kept))
+
+
+def _rows(root: Root, stacks: Sequence[str], level: str) -> dict[str, ShardRow]:
+    """Return the rows of some stacks' files, those of the label images included."""
+    ledger = shards_ledger(root)
+    table = ledger.read(ledger.snapshot().parts).select(SHARDS.names)
+    mine = table.filter(pc.is_in(table["stack"], value_set=pa.array(stacks, pa.string())))
+    rows = {row["path"]: ShardRow(**row) for row in mine.to_pylist()}
+    for stack in stacks:
+        base = f"{stack_path(stack)}/{level}"
+        if f"{base}/zarr.json" not in rows:  # made by another program: taken as it is found
+            rows |= {row.path: row for row in _found(root, stack, base)}
+    return rows
+
+
+def _found(root: Root, stack: str, base: str) -> list[ShardRow]:
+    """Return rows of an array's files; a shard that is not there can't be told from a blank one."""
+    data = root.read(f"{base}/zarr.json")
+    rows = [ShardRow(f"{base}/zarr.json", stack, 0, -1, digest_bytes(data), len(data), -1)]
+    for entry in root.list(f"{base}/c"):
+        rows.append(ShardRow(entry.path, stack, 0, -1, "", entry.size, 1))
+    return rows
+
+
+def _check(reader: StackReader, stack: str, level: str) -> None:
+    pixels, labels = reader.array(stack), reader.array(stack, level)
+    where = f"{stack_path(stack)}/{level}"
+    due = (pixels.shape[0], 1, *pixels.shape[2:])
+    if labels.shape != due:
+        raise NoMask(where, f"has the shape {labels.shape}, but its stack asks for {due}")
+    if labels.dtype != np.uint8:
+        raise NoMask(where, f"holds {labels.dtype}; classes are uint8 (objects can't be masks)")
+
+
+class _StoredLabels:
+    def __init__(
+        self,
+        reader: StackReader,
+        level: str,
+        names: Mapping[int, str],
+        planes: Mapping[str, Plane],
+        image_ids: tuple[str, ...],
+    ) -> None:
+        self._reader = reader
+        self._level = level
+        self._planes = planes
+        self._known = frozenset(image_ids)
+        self.names = dict(names)
+        self.image_ids: Sequence[str] = image_ids
+
+    def digest(self, image_id: str) -> str:
+        return digest_of(["labels", digest_plane(self.read(image_id)[None])])
+
+    def read(self, image_id: str, region: Region | None = None) -> Labels:
+        plane = plane_of(self._planes, image_id)
+        if image_id not in self._known:
+            raise NoMask(image_id, f"its stack has no {self._level}")
+        y, x = region_of(image_id, plane.shape, region).slices
+        place = (plane.t, 0, y, x) if plane.z is None else (plane.t, 0, plane.z, y, x)
+        return self._reader.read(plane.stack, place, self._level)
