@@ -64,6 +64,17 @@ def _accumulate(parity: Bytes, mask: Bytes) -> None:
             mask[y, x] = inside
 
 
+@compiled
+def _label(parity: Bytes, labels: Bytes, label: int) -> None:
+    height, width = labels.shape
+    for y in range(height):
+        inside = np.uint8(0)
+        for x in range(width):
+            inside ^= parity[y, x]
+            if inside:
+                labels[y, x] = label
+
+
 def edges_of(rings: Rings) -> NDArray[np.float64]:
     """Return the edges of all rings (n, 4): y, x of where each begins and ends, pixels.
 
@@ -79,8 +90,12 @@ def edges_of(rings: Rings) -> NDArray[np.float64]:
             raise ParameterError("rings", points.shape, "arrays of shape (n, 2), y and x")
         if not np.isfinite(points).all():
             raise ParameterError("rings", "not finite", "finite numbers")
-        found.append(np.hstack([points, np.roll(points, -1, axis=0)]))
-    return np.concatenate(found)
+        edges = np.empty((len(points), 4))
+        edges[:, :2] = points
+        edges[:-1, 2:] = points[1:]
+        edges[-1:, 2:] = points[:1]
+        found.append(edges)
+    return found[1] if len(found) == 2 else np.concatenate(found)
 
 
 def fill_contour(rings: Rings, shape: YX, *, origin: float = 0.0) -> NDArray[np.bool_]:
@@ -156,12 +171,19 @@ def paint_contour(
     array([[7, 7, 7, 0],
            [0, 0, 0, 0]], dtype=uint8)
     """
-    edges = edges_of(rings)
+    paint_edges(labels, edges_of(rings), label, corner=corner)
+
+
+def paint_edges(
+    labels: NDArray[np.uint8], edges: NDArray[np.float64], label: int, *, corner: YX = (0, 0)
+) -> None:
+    """Do as `paint_contour`, of what `edges_of` gave."""
     (top, left), (bottom, right) = _box(edges, corner, labels.shape)
     if bottom > top and right > left:
-        inside = _fill(edges, (top, left), (bottom - top, right - left))
+        parity = np.zeros((bottom - top, right - left + 1), np.uint8)
+        _toggle(edges, parity, top, left)
         part = labels[top - corner[0] : bottom - corner[0], left - corner[1] : right - corner[1]]
-        part[inside] = label
+        _label(parity, part, label)
 
 
 def _box(edges: NDArray[np.float64], corner: YX, shape: tuple[int, ...]) -> tuple[YX, YX]:
@@ -170,10 +192,21 @@ def _box(edges: NDArray[np.float64], corner: YX, shape: tuple[int, ...]) -> tupl
         return corner, corner
     points = edges[:, :2]
     stop = corner[0] + shape[0], corner[1] + shape[1]
-    low = np.clip(np.floor(points.min(axis=0)), corner, stop).astype(int)
-    high = np.clip(np.ceil(points.max(axis=0)) + 1, corner, stop).astype(int)
-    (top, left), (bottom, right) = low.tolist(), high.tolist()
-    return (top, left), (bottom, right)
+    (top, left), (bottom, right) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return (
+        (
+            _within(math.floor(top), corner[0], stop[0]),
+            _within(math.floor(left), corner[1], stop[1]),
+        ),
+        (
+            _within(math.ceil(bottom) + 1, corner[0], stop[0]),
+            _within(math.ceil(right) + 1, corner[1], stop[1]),
+        ),
+    )
+
+
+def _within(value: int, first: int, stop: int) -> int:
+    return min(max(value, first), stop)
 
 
 def count_inside(rings: Rings, shape: YX) -> int:
