@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.errors import NothingFound
 from engine.geometry import Region
 from engine.learning.masks import Labels, Masks, NoMask, Plane, plane_of, planes_of, region_of
-from engine.store.catalog import SHARDS, ShardRow, shards_ledger
+from engine.store.catalog import ShardRow, read_shards
 from engine.store.digests import digest_bytes, digest_of, digest_plane
 from engine.store.pixels import StackReader, stack_path
+from engine.store.planes import read_planes
 from engine.store.root import Root
 
 
@@ -64,10 +64,7 @@ class LabelImages:
 
 def _rows(root: Root, stacks: Sequence[str], level: str) -> dict[str, ShardRow]:
     """Return the rows of some stacks' files, those of the label images included."""
-    ledger = shards_ledger(root)
-    table = ledger.read(ledger.snapshot().parts).select(SHARDS.names)
-    mine = table.filter(pc.is_in(table["stack"], value_set=pa.array(stacks, pa.string())))
-    rows = {row["path"]: ShardRow(**row) for row in mine.to_pylist()}
+    rows = {row.path: row for row in read_shards(root) if row.stack in {*stacks}}
     for stack in stacks:
         base = f"{stack_path(stack)}/{level}"
         if f"{base}/zarr.json" not in rows:  # made by another program: taken as it is found
@@ -114,9 +111,23 @@ class _StoredLabels:
         return digest_of(["labels", digest_plane(self.read(image_id)[None])])
 
     def read(self, image_id: str, region: Region | None = None) -> Labels:
-        plane = plane_of(self._planes, image_id)
-        if image_id not in self._known:
-            raise NoMask(image_id, f"its stack has no {self._level}")
+        plane = self._of(image_id)
         y, x = region_of(image_id, plane.shape, region).slices
         place = (plane.t, 0, y, x) if plane.z is None else (plane.t, 0, plane.z, y, x)
         return self._reader.read(plane.stack, place, self._level)
+
+    def read_many(self, image_ids: Sequence[str]) -> list[Labels]:
+        by_place = {i: (self._of(i).t, self._of(i).z) for i in image_ids}
+        places = list(dict.fromkeys(by_place.values()))
+        stack = self._of(image_ids[0]).stack
+        found = dict(
+            zip(places, read_planes(self._reader, stack, places, self._level), strict=True)
+        )
+        crops = (Region((0, 0), self._of(i).shape).slices for i in image_ids)
+        return [found[by_place[i]][0][crop] for i, crop in zip(image_ids, crops, strict=True)]
+
+    def _of(self, image_id: str) -> Plane:
+        plane = plane_of(self._planes, image_id)
+        if image_id not in self._known:
+            raise NoMask(image_id, f"its stack has no {self._level}")
+        return plane

@@ -185,6 +185,9 @@ class _MaskFiles:
             self._last = (image_id, labels)
         return self._last[1][box.slices].copy()
 
+    def read_many(self, image_ids: Sequence[str]) -> list[Labels]:
+        return [self.read(image_id) for image_id in image_ids]
+
     def _name(self, image_id: str) -> str:
         if image_id not in self._names:
             plane_of(self._planes, image_id)
