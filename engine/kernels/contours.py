@@ -65,14 +65,26 @@ def _accumulate(parity: Bytes, mask: Bytes) -> None:
 
 
 @compiled
-def _label(parity: Bytes, labels: Bytes, label: int) -> None:
+def _paint(edges: Floats, labels: Bytes, label: int, top: int, left: int) -> None:
+    """Label what is inside; ``labels`` begins at ``top``, ``left`` of the plane."""
+    if not len(edges):
+        return
     height, width = labels.shape
-    for y in range(height):
+    first_y = min(max(math.floor(edges[:, 0].min()), top), top + height)
+    first_x = min(max(math.floor(edges[:, 1].min()), left), left + width)
+    stop_y = min(max(math.ceil(edges[:, 0].max()) + 1, top), top + height)
+    stop_x = min(max(math.ceil(edges[:, 1].max()) + 1, left), left + width)
+    if stop_y <= first_y or stop_x <= first_x:
+        return
+    parity = np.zeros((stop_y - first_y, stop_x - first_x + 1), np.uint8)
+    _toggle(edges, parity, first_y, first_x)
+    for y in range(stop_y - first_y):
         inside = np.uint8(0)
-        for x in range(width):
+        row = labels[first_y - top + y, first_x - left : stop_x - left]
+        for x in range(len(row)):
             inside ^= parity[y, x]
             if inside:
-                labels[y, x] = label
+                row[x] = label
 
 
 def edges_of(rings: Rings) -> NDArray[np.float64]:
@@ -178,35 +190,7 @@ def paint_edges(
     labels: NDArray[np.uint8], edges: NDArray[np.float64], label: int, *, corner: YX = (0, 0)
 ) -> None:
     """Do as `paint_contour`, of what `edges_of` gave."""
-    (top, left), (bottom, right) = _box(edges, corner, labels.shape)
-    if bottom > top and right > left:
-        parity = np.zeros((bottom - top, right - left + 1), np.uint8)
-        _toggle(edges, parity, top, left)
-        part = labels[top - corner[0] : bottom - corner[0], left - corner[1] : right - corner[1]]
-        _label(parity, part, label)
-
-
-def _box(edges: NDArray[np.float64], corner: YX, shape: tuple[int, ...]) -> tuple[YX, YX]:
-    """Return first and last pixels (half-open) of a plane's part that edges can have inside."""
-    if not len(edges):
-        return corner, corner
-    points = edges[:, :2]
-    stop = corner[0] + shape[0], corner[1] + shape[1]
-    (top, left), (bottom, right) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    return (
-        (
-            _within(math.floor(top), corner[0], stop[0]),
-            _within(math.floor(left), corner[1], stop[1]),
-        ),
-        (
-            _within(math.ceil(bottom) + 1, corner[0], stop[0]),
-            _within(math.ceil(right) + 1, corner[1], stop[1]),
-        ),
-    )
-
-
-def _within(value: int, first: int, stop: int) -> int:
-    return min(max(value, first), stop)
+    _paint(edges, labels, label, corner[0], corner[1])
 
 
 def count_inside(rings: Rings, shape: YX) -> int:
@@ -220,9 +204,14 @@ def count_inside(rings: Rings, shape: YX) -> int:
     6
     """
     edges = edges_of(rings)
-    (top, left), (bottom, right) = _box(edges, (0, 0), shape)
-    if bottom <= top or right <= left:
+    points = edges[:, :2]
+    if not len(points):
         return 0
+    low = np.clip(np.floor(points.min(axis=0)), 0, shape).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0)) + 1, 0, shape).astype(int)
+    if (high <= low).any():
+        return 0
+    (top, left), (bottom, right) = low.tolist(), high.tolist()
     return int(_fill(edges, (top, left), (bottom - top, right - left)).sum())
 
 

@@ -215,25 +215,34 @@ class Batches:
     def _batch(
         self, wanted: list[int], shelf: Shelf, later: Later, epoch: int, number: int
     ) -> Batch:
-        held = shelf.take(wanted, later)
-        image_ids = self._items.image_ids.take(wanted).to_pylist()
-        rescale = self._items.rescale[wanted]
-        images = np.empty((len(held), *held[0][0].shape), np.float32)
-        for n, (pixels, _) in enumerate(held):
-            slope, intercept = rescale[n].tolist()
+        shape, masked = self._items.shapes[wanted[0]], self._masks is not None
+        images = np.empty((len(wanted), *shape), np.float32)
+        masks = np.empty((len(wanted), *shape[1:]), np.uint8) if masked else None
+        rescale = self._items.rescale[wanted].tolist()
+        for n, held in enumerate(shelf.take(wanted, later)):
+            slope, intercept = rescale[n]
             if (slope, intercept) == (1.0, 0.0):
-                images[n] = pixels
+                images[n] = held.pixels
             else:  # PS3.3, C.11.1.1.2
-                np.multiply(pixels, slope, out=images[n], dtype=images.dtype, casting="same_kind")
+                np.multiply(
+                    held.pixels, slope, out=images[n], dtype=np.float32, casting="same_kind"
+                )
                 images[n] += intercept
+            if masks is not None:
+                masks[n] = held.mask
         batch: Batch = {"image": images}
-        if self._masks is not None:
-            batch["mask"] = np.stack([mask for _, mask in held if mask is not None])
+        if masks is not None:
+            batch["mask"] = masks
         if self._change is not None:
-            masks = batch.get("mask", [None] * len(wanted))
+            each = [None] * len(wanted) if masks is None else masks
             seeds = ((self.options.seed, epoch, item) for item in wanted)
-            batch |= _stacked(list(map(self._change, images, masks, seeds)))
-        return {**batch, "image_id": image_ids, "epoch": epoch, "batch": number}
+            batch |= _stacked(list(map(self._change, images, each, seeds)))
+        return {
+            **batch,
+            "image_id": self._items.image_ids.take(wanted).to_pylist(),
+            "epoch": epoch,
+            "batch": number,
+        }
 
 
 def _stacked(changed: Sequence[tuple[NDArray[Any], NDArray[np.uint8] | None]]) -> Batch:

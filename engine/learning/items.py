@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from engine.learning.masks import Labels, Masks
 from engine.learning.order import Numbers
 from engine.store.catalog import ShardRow
 from engine.store.pixels import StackReader
-from engine.store.planes import read_planes
+from engine.store.planes import Place, read_planes
 from engine.store.root import Root
 
 ORDER = [(name, "ascending") for name in ("stack", "shard", "t", "z", "image_id")]
@@ -114,11 +114,50 @@ def items_of(images: pa.Table) -> Items:
     )
 
 
-Held = tuple[NDArray[Any], Labels | None]
-"""Pixels (c, y, x) as they are stored, and the mask (y, x)."""
-
-
 Later = Callable[[int, int], NDArray[np.bool_]]
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An item in memory: pixels (c, y, x) as they are stored, and the mask (y, x)."""
+
+    pixels: NDArray[Any]
+    mask: Labels | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, bytes."""
+        return self.pixels.nbytes + (0 if self.mask is None else self.mask.nbytes)
+
+
+class Memory:
+    """Arrays that are used again.
+
+    Items come and go in another order than they came; given back to the system's allocator they
+    leave holes, and after some epochs the process had six times the memory that it used.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._free: dict[tuple[object, ...], list[NDArray[Any]]] = {}
+        self._bytes = 0
+
+    def copy(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a copy."""
+        free = self._free.get((array.dtype, array.shape))
+        if not free:
+            return array.copy()
+        kept = free.pop()
+        self._bytes -= kept.nbytes
+        kept[:] = array
+        return kept
+
+    def give_back(self, *arrays: NDArray[Any] | None) -> None:
+        """Take arrays that nobody reads any more."""
+        for array in arrays:
+            if array is not None and self._bytes + array.nbytes <= self._limit:
+                self._free.setdefault((array.dtype, array.shape), []).append(array)
+                self._bytes += array.nbytes
 
 
 class Shelf:
@@ -148,12 +187,13 @@ class Shelf:
         self._items = items
         self._masks = masks
         self._limit = limit_bytes
+        self._memory = Memory(limit_bytes)
         self._held: OrderedDict[int, Held] = OrderedDict()
         self._bytes = 0
         self._read: set[int] = set()
 
-    def take(self, wanted: Sequence[int], later: Later) -> list[Held]:
-        """Return items, and forget them.
+    def take(self, wanted: Sequence[int], later: Later) -> Iterator[Held]:
+        """Yield items, each to be read until the next one is asked for.
 
         Parameters
         ----------
@@ -174,35 +214,32 @@ class Shelf:
                 some = sorted({*some, *also})
                 self._read.add(shard)
             self._load(some)
-        taken = [self._held.pop(item) for item in wanted]
-        self._bytes -= sum(_bytes_of(held) for held in taken)
+        for item in wanted:
+            held = self._drop(item)
+            yield held
+            self._memory.give_back(held.pixels, held.mask)
         while self._bytes > self._limit:
-            _, dropped = self._held.popitem(last=False)
-            self._bytes -= _bytes_of(dropped)
-        return taken
+            self._drop(next(iter(self._held)))
 
-    def clear(self) -> None:
-        """Forget everything: another epoch begins."""
-        self._held.clear()
-        self._read.clear()
-        self._bytes = 0
+    def _drop(self, item: int) -> Held:
+        held = self._held.pop(item)
+        self._bytes -= held.nbytes
+        return held
 
     def _load(self, some: list[int]) -> None:
         items = self._items
-        stack = items.stacks[some[0]].as_py()
-        places = [(t, None if z < 0 else z) for t, z in items.places[some].tolist()]
-        once = list(dict.fromkeys(places))  # copies of an image share its pixels
-        planes = dict(zip(once, read_planes(self._reader, stack, once), strict=True))
+        names = items.image_ids.take(some).to_pylist()
         masks: Sequence[Labels | None] = [None] * len(some)
         if self._masks is not None:
-            masks = self._masks.read_many(items.image_ids.take(some).to_pylist())
-        for item, place, mask in zip(some, places, masks, strict=True):
-            channels, height, width = items.shapes[item]
-            held = planes[place][:channels, :height, :width], mask
-            self._held[item] = held
-            self._bytes += _bytes_of(held)
-
-
-def _bytes_of(held: Held) -> int:
-    pixels, mask = held
-    return pixels.nbytes + (0 if mask is None else mask.nbytes)
+            masks = list(map(self._memory.copy, self._masks.read_many(names)))
+        of_place: dict[Place, list[tuple[int, Labels | None]]] = {}
+        for item, mask in zip(some, masks, strict=True):
+            t, z = items.places[item].tolist()
+            of_place.setdefault((t, None if z < 0 else z), []).append((item, mask))
+        stack = items.stacks[some[0]].as_py()
+        for place, plane in read_planes(self._reader, stack, list(of_place)):
+            for item, mask in of_place[place]:  # copies of an image share its place
+                channels, height, width = items.shapes[item]
+                held = Held(self._memory.copy(plane[:channels, :height, :width]), mask)
+                self._held[item] = held
+                self._bytes += held.nbytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,15 +116,13 @@ class _StoredLabels:
         place = (plane.t, 0, y, x) if plane.z is None else (plane.t, 0, plane.z, y, x)
         return self._reader.read(plane.stack, place, self._level)
 
-    def read_many(self, image_ids: Sequence[str]) -> list[Labels]:
-        by_place = {i: (self._of(i).t, self._of(i).z) for i in image_ids}
-        places = list(dict.fromkeys(by_place.values()))
-        stack = self._of(image_ids[0]).stack
-        found = dict(
-            zip(places, read_planes(self._reader, stack, places, self._level), strict=True)
-        )
-        crops = (Region((0, 0), self._of(i).shape).slices for i in image_ids)
-        return [found[by_place[i]][0][crop] for i, crop in zip(image_ids, crops, strict=True)]
+    def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
+        planes = [self._of(image_id) for image_id in image_ids]
+        places = list(dict.fromkeys((plane.t, plane.z) for plane in planes))
+        read = read_planes(self._reader, planes[0].stack, places, self._level)
+        found = {place: labels[0].copy() for place, labels in read}
+        for plane in planes:
+            yield found[plane.t, plane.z][Region((0, 0), plane.shape).slices]
 
     def _of(self, image_id: str) -> Plane:
         plane = plane_of(self._planes, image_id)

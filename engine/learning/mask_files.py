@@ -185,8 +185,8 @@ class _MaskFiles:
             self._last = (image_id, labels)
         return self._last[1][box.slices].copy()
 
-    def read_many(self, image_ids: Sequence[str]) -> list[Labels]:
-        return [self.read(image_id) for image_id in image_ids]
+    def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
+        return map(self.read, image_ids)
 
     def _name(self, image_id: str) -> str:
         if image_id not in self._names:

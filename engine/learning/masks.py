@@ -8,7 +8,7 @@ uint8, one class a pixel, of the size of its image.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -80,8 +80,8 @@ class Masks(Protocol):
         CorruptStore, MissingObject
         """
 
-    def read_many(self, image_ids: Sequence[str]) -> list[Labels]:
-        """Read the masks of images of one shard, whole; quicker than one by one."""
+    def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
+        """Read the masks of images of one shard, in order; quicker than one by one."""
 
 
 class MaskSource(Protocol):
@@ -249,8 +249,8 @@ class _DrawnMasks:
             paint_edges(mask, edges, label, corner=box.start)
         return mask
 
-    def read_many(self, image_ids: Sequence[str]) -> list[Labels]:
-        return [self.read(image_id) for image_id in image_ids]
+    def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
+        return map(self.read, image_ids)
 
     def _of(self, image_id: str) -> tuple[Ref, ...]:
         if image_id not in self._refs:

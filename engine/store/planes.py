@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ zstd gives half a megabyte of noisy pixels."""
 
 def read_planes(
     reader: StackReader, stack: str, places: Sequence[Place], level: int | str = 0
-) -> list[NDArray[Any]]:
+) -> Iterator[tuple[Place, NDArray[Any]]]:
     """Read planes, in as few calls as pays.
 
     Parameters
@@ -33,43 +33,41 @@ def read_planes(
     level
         Of the pyramid, or the path of a label image's.
 
-    Returns
-    -------
-    Arrays (c, y, x) of the stack's size in the order of ``places``, each with memory of its own, so
-    that keeping one keeps no other.
+    Yields
+    ------
+    Each place, as they lie, and its plane (c, y, x) of the stack's size: a view of all that was
+    read with it, so copy what is to be kept.
 
     Raises
     ------
     MissingObject, CorruptStore
     """
-    shape = reader.array(stack, level).shape
-    dtype = reader.array(stack, level).dtype
-    nbytes = dtype.itemsize * shape[1] * shape[-2] * shape[-1]
-    found: dict[Place, NDArray[Any]] = {}
+    array = reader.array(stack, level)
+    _, channels, *_, height, width = array.shape
+    nbytes = array.dtype.itemsize * channels * height * width
+    whole = slice(0, channels), slice(0, height), slice(0, width)
+    for some in _runs(sorted(places), nbytes):
+        (first, low), (last, _) = some[0], some[-1]
+        if low is None:
+            box = reader.read(stack, (slice(first, last + 1), *whole), level)
+            yield from (((t, z), box[t - first]) for t, z in some)
+            continue
+        depths = [z or 0 for _, z in some]
+        low = min(depths)
+        depth = slice(low, max(depths) + 1)
+        box = reader.read(stack, (slice(first, last + 1), whole[0], depth, *whole[1:]), level)
+        yield from (((t, z), box[t - first, :, (z or 0) - low]) for t, z in some)
 
-    def read(some: Sequence[Place]) -> None:
-        first, last = some[0][0], some[-1][0]
-        depths = [z for _, z in some if z is not None]
-        low, high = (min(depths), max(depths)) if depths else (0, 0)
-        waste = (last - first + 1) * (high - low + 1) - len(some)
-        if len(some) > 1 and waste * nbytes > WASTE_BYTES:
-            middle = len(some) // 2
-            read(some[:middle])
-            read(some[middle:])
-            return
-        y, x = slice(0, shape[-2]), slice(0, shape[-1])
-        channels = slice(0, shape[1])
-        if depths:
-            whole = (slice(first, last + 1), channels, slice(low, high + 1), y, x)
-            box = reader.read(stack, whole, level)
-            found.update(
-                {(t, z): box[t - first, :, z - low].copy() for t, z in some if z is not None}
-            )
-        else:
-            box = reader.read(stack, (slice(first, last + 1), channels, y, x), level)
-            for t, z in some:
-                found[t, z] = box[t - first].copy()
 
-    if places:
-        read(sorted(places))
-    return [found[place] for place in places]
+def _runs(places: Sequence[Place], nbytes: int) -> Iterator[Sequence[Place]]:
+    """Yield places in parts whose boxes hold little else."""
+    if not places:
+        return
+    depths = [z or 0 for _, z in places]
+    box = (places[-1][0] - places[0][0] + 1) * (max(depths) - min(depths) + 1)
+    if len(places) > 1 and (box - len(places)) * nbytes > WASTE_BYTES:
+        middle = len(places) // 2
+        yield from _runs(places[:middle], nbytes)
+        yield from _runs(places[middle:], nbytes)
+    else:
+        yield places
