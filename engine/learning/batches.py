@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any, TypedDict
 
@@ -145,7 +145,7 @@ class Batches:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the batch that was given out last, as JSON can hold it."""
-        return {"epoch": self.epoch, "batch": self._next, "of": self._identity()}
+        return {"epoch": self.epoch, "batch": self._next, "of": self._identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on at a position that `state_dict` gave, with the batch that would have come next.
@@ -155,7 +155,7 @@ class Batches:
         WrongState
             If the position is one of other images, masks or options.
         """
-        mine = self._identity()
+        mine = self._identity
         there = state.get("of")
         if there != mine:
             known = there if isinstance(there, Mapping) else {}
@@ -164,8 +164,9 @@ class Batches:
         self.epoch = int(state["epoch"])
         self._start = self._next = int(state["batch"])
 
+    @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Return what the order of the batches depends on."""
+        """What the order of the batches depends on."""
         options = asdict(self.options)
         del options["workers"]  # the order does not depend on them
         names = "\n".join(self._items.image_ids.to_pylist())
@@ -224,10 +225,9 @@ class Batches:
             if (slope, intercept) == (1.0, 0.0):
                 images[n] = held.pixels
             else:  # PS3.3, C.11.1.1.2
-                np.multiply(
-                    held.pixels, slope, out=images[n], dtype=np.float32, casting="same_kind"
-                )
-                images[n] += intercept
+                image = images[n]
+                np.multiply(held.pixels, slope, image, dtype=np.float32, casting="same_kind")
+                image += intercept
             if masks is not None:
                 masks[n] = held.mask
         batch: Batch = {"image": images}
@@ -239,7 +239,7 @@ class Batches:
             batch |= _stacked(list(map(self._change, images, each, seeds)))
         return {
             **batch,
-            "image_id": self._items.image_ids.take(wanted).to_pylist(),
+            "image_id": [self._items.image_ids[item].as_py() for item in wanted],
             "epoch": epoch,
             "batch": number,
         }

@@ -242,10 +242,10 @@ class _DrawnMasks:
         return digest_of(["contours", RULE, drawn])
 
     def read(self, image_id: str, region: Region | None = None) -> Labels:
-        self._of(image_id)
+        drawn = self._edges(image_id)
         box = region_of(image_id, self._planes[image_id].shape, region)
         mask = np.zeros(box.shape, np.uint8)
-        for label, edges in zip(self._labels.values(), self._edges(image_id), strict=True):
+        for label, edges in zip(self._labels.values(), drawn, strict=True):
             paint_edges(mask, edges, label, corner=box.start)
         return mask
 
@@ -262,7 +262,7 @@ class _DrawnMasks:
     def _edges(self, image_id: str) -> tuple[NDArray[np.float64], ...]:
         if image_id not in self._kept:
             # What shares a part lies together in the stacks, and is wanted soon.
-            near = self._by_part[self._refs[image_id][0].part]
+            near = self._by_part[self._of(image_id)[0].part]
             self._keep([image_id, *(i for i in near if i not in self._kept)][:KEPT_IMAGES])
         return self._kept[image_id]
 
