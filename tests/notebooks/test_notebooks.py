@@ -21,37 +21,47 @@ def outputs(notebook: Any, kind: str) -> list[str]:
     return [str(data[kind]) for data in found if kind in data]
 
 
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """Execute the notebook about circles in folders of its own."""
-    folder = tmp_path_factory.mktemp("notebook")
-    for name in ("cwd", "tmp", "home"):
-        (folder / name).mkdir()
+def execute(name: str, folder: Path) -> Any:
+    """Execute a notebook in folders of its own, which it leaves as empty as they were."""
+    for part in ("cwd", "tmp", "home"):
+        (folder / part).mkdir()
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
-    notebook = nbformat.read(REPOSITORY / "notebooks" / "circles.ipynb", as_version=4)
+    notebook = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in own.items():
-            patch.setenv(name, value)
+        for variable, value in own.items():
+            patch.setenv(variable, value)
         patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.delenv("COHORT_SUNNYBROOK", raising=False)
         where = {"metadata": {"path": str(folder / "cwd")}}
         nbclient.NotebookClient(notebook, timeout=240, resources=where).execute()
-    return notebook, folder
+    left = [p for part in ("cwd", "tmp") for p in (folder / part).rglob("*") if p.is_file()]
+    assert left == []
+    return notebook
 
 
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own: event loops, sockets
-def test_circles_runs_from_a_clean_kernel(executed: tuple[Any, Path]) -> None:
-    notebook, folder = executed
+def test_circles_runs_from_a_clean_kernel(tmp_path: Path) -> None:
+    notebook = execute("circles.ipynb", tmp_path)
     texts = outputs(notebook, "text/plain")
     assert len(outputs(notebook, "image/png")) == 4
     assert "{'new': 16}" in texts
     assert "{'done': 16}" in texts
     assert any("circles: 16 images" in text for text in texts), "progress is shown by default"
     assert any("2 workers" in html for html in outputs(notebook, "text/html")), "the cluster"
-    left = [p for name in ("cwd", "tmp") for p in (folder / name).rglob("*") if p.is_file()]
-    assert left == []
+
+
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own: event loops, sockets
+def test_cardiac_runs_from_a_clean_kernel(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    notebook = execute("cardiac.ipynb", tmp_path)
+    texts = outputs(notebook, "text/plain")
+    assert len(outputs(notebook, "image/png")) == 5
+    assert "{'images': 36, 'contours': 72, 'left over': 0}" in texts
+    assert "{'epoch': 0, 'next batch': 3, 'as if not stopped': True}" in texts
+    assert any("duplicate" in text and "36" in text for text in texts), "what was swapped is found"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
