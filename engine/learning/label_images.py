@@ -25,7 +25,8 @@ class LabelImages:
     Parameters
     ----------
     name
-        Of the label image. All images of a stack that has one count as masked.
+        Of the label image. Images count as masked whose labels the catalog has; where another
+        program made the label image, all of its stack.
     names
         What the labels stand for.
     """
@@ -55,20 +56,35 @@ class LabelImages:
                 f"No stack of {root.url} has a label image {self.name!r}",
                 f"It would be at {stack_path('<stack>')}/{level}",
             )
-        reader = StackReader(root, _rows(root, with_labels, level))
-        for stack in with_labels:
-            _check(reader, stack, level)
-        kept = {i: plane for i, plane in sorted(planes.items()) if plane.stack in {*with_labels}}
-        return _StoredLabels(reader, level, self.names, planes, tuple(kept))
+        rows = _rows(root, with_labels)
+        known = {s for s in with_labels if f"{stack_path(s)}/{level}/zarr.json" in rows}
+        for stack in {*with_labels} - known:  # made by another program: taken as it is found
+            found = _found(root, stack, f"{stack_path(stack)}/{level}")
+            rows |= {row.path: row for row in found}
+        reader = StackReader(root, rows)
+        sides = {stack: _check(reader, stack, level) for stack in with_labels}
+
+        def labelled(plane: Plane) -> bool:
+            if plane.stack not in known:
+                return plane.stack in sides
+            side = sides[plane.stack]
+            depth = () if plane.z is None else (plane.z // side[2],)
+            key = "/".join(map(str, (plane.t // side[0], 0, *depth, 0, 0)))
+            return f"{stack_path(plane.stack)}/{level}/c/{key}" in rows
+
+        kept = tuple(i for i, plane in sorted(planes.items()) if labelled(plane))
+        return _StoredLabels(reader, level, self.names, planes, kept)
 
 
-def _rows(root: Root, stacks: Sequence[str], level: str) -> dict[str, ShardRow]:
-    """Return the rows of some stacks' files, those of the label images included."""
-    rows = {row.path: row for row in read_shards(root) if row.stack in {*stacks}}
-    for stack in stacks:
-        base = f"{stack_path(stack)}/{level}"
-        if f"{base}/zarr.json" not in rows:  # made by another program: taken as it is found
-            rows |= {row.path: row for row in _found(root, stack, base)}
+def _rows(root: Root, stacks: Sequence[str]) -> dict[str, ShardRow]:
+    """Return the catalog's rows of some stacks and of their label images, by path."""
+    wanted, rows = {*stacks}, dict[str, ShardRow]()
+    for row in read_shards(root):
+        if row.stack.partition(".zarr/")[0] not in wanted:
+            continue
+        # While a shard of labels is replaced, the catalog names what it was and what it will be.
+        if row.path not in rows or root.size(row.path) == row.size:
+            rows[row.path] = row
     return rows
 
 
@@ -81,7 +97,8 @@ def _found(root: Root, stack: str, base: str) -> list[ShardRow]:
     return rows
 
 
-def _check(reader: StackReader, stack: str, level: str) -> None:
+def _check(reader: StackReader, stack: str, level: str) -> tuple[int, ...]:
+    """Return the shape of a label image's shards, if it lies on its stack's grid."""
     pixels, labels = reader.array(stack), reader.array(stack, level)
     where = f"{stack_path(stack)}/{level}"
     due = (pixels.shape[0], 1, *pixels.shape[2:])
@@ -89,6 +106,7 @@ def _check(reader: StackReader, stack: str, level: str) -> None:
         raise NoMask(where, f"has the shape {labels.shape}, but its stack asks for {due}")
     if labels.dtype != np.uint8:
         raise NoMask(where, f"holds {labels.dtype}; classes are uint8 (objects can't be masks)")
+    return labels.shards or labels.chunks
 
 
 class _StoredLabels:
@@ -127,5 +145,5 @@ class _StoredLabels:
     def _of(self, image_id: str) -> Plane:
         plane = plane_of(self._planes, image_id)
         if image_id not in self._known:
-            raise NoMask(image_id, f"its stack has no {self._level}")
+            raise NoMask(image_id, f"there is no {self._level} of it")
         return plane
