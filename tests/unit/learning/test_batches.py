@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,9 @@ import engine
 from engine.errors import CorruptStore, MissingExtra, NothingFound, ParameterError
 from engine.learning.batches import WrongState
 from engine.learning.masks import ContourMasks, NoMask
-from engine.store.catalog import read_images
+from engine.store import planes
+from engine.store.catalog import read_images, read_shards
+from engine.store.pixels import StackReader
 
 MASKS = {"outer": 2, "inner": 1}
 SMALL = "giant == False"
@@ -77,6 +80,30 @@ def test_images_of_many_shapes_are_batched_by_shape(pictures: engine.Cohort) -> 
     shorter = pictures.batches(SMALL, batch_size=4, seed=2, drop_last=True)
     assert [len(batch) for batch in names(shorter.numpy())] == [4] * 5
     assert len(shorter) == 5
+
+
+@pytest.mark.parametrize("waste", [0, 10**9])
+def test_planes_are_themselves_however_many_are_read_at_once(
+    hearts: engine.Cohort, pictures: engine.Cohort, monkeypatch: pytest.MonkeyPatch, waste: int
+) -> None:
+    monkeypatch.setattr(planes, "WASTE_BYTES", waste)
+    random = np.random.default_rng(1)
+    for cohort in (hearts, pictures):
+        images = cohort.images(SMALL, stored=True)
+        frame = images.frame.astype({"z": "Int64"})
+        reader = StackReader(cohort.root, {row.path: row for row in read_shards(cohort.root)})
+        for (stack, _), rows in frame.groupby(["stack", "shard"]):
+            some = rows.sample(random.integers(1, len(rows) + 1), random_state=random)
+            places = {
+                (row.t, None if pd.isna(row.z) else int(row.z)): row.image_id
+                for row in some.itertuples()
+            }
+            read = dict(planes.read_planes(reader, str(stack), list(places)))
+            assert read.keys() == places.keys()
+            for place, image_id in places.items():
+                stored = images.by_id(image_id).to_numpy()
+                channels, height, width = stored.shape
+                np.testing.assert_array_equal(read[place][:channels, :height, :width], stored)
 
 
 def flip() -> Any:
