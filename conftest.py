@@ -6,7 +6,8 @@ from importlib.util import find_spec
 
 collect_ignore_glob: list[str] = []
 if find_spec("torch") is None:
-    collect_ignore_glob.append("engine/kernels/networks/*.py")
+    collect_ignore_glob += ["engine/kernels/networks/*.py", "engine/learning/augment.py"]
+    collect_ignore_glob.append("engine/learning/torch_batches.py")
 
 
 def pytest_report_header() -> str | None:

@@ -12,6 +12,9 @@ from engine.cohort import open_cohort as open  # noqa: A004 - engine.open reads 
 from engine.errors import EngineError
 from engine.graph.cluster import Cluster as cluster  # noqa: N813 - used as a verb
 from engine.graph.events import Events
+from engine.learning.label_images import LabelImages
+from engine.learning.mask_files import LayeredFiles, MaskFolders
+from engine.learning.masks import ContourMasks
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.bloodpool import Bloodpool as bloodpool  # noqa: N813
 from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
@@ -22,10 +25,14 @@ from engine.operations.segment import Segment as segment  # noqa: N813
 
 __all__ = [
     "Cohort",
+    "ContourMasks",
     "EngineError",
     "Events",
     "Image",
     "ImageFailed",
+    "LabelImages",
+    "LayeredFiles",
+    "MaskFolders",
     "Operation",
     "Outline",
     "bloodpool",

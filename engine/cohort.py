@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from distributed import Client
 
+from engine.batching import Batching
 from engine.errors import NothingFound, ParameterError, UsageError
 from engine.functions import Functions
 from engine.graph.cluster import client_or_own
@@ -32,7 +33,7 @@ from engine.operations.scopes import needed_roots, scopes_of
 from engine.operations.unit import ledger_of
 from engine.operations.upkeep import Upkeep
 from engine.store.access import require_writable
-from engine.store.catalog import SHARDS, ShardRow, read_images, shards_ledger
+from engine.store.catalog import ShardRow, read_images, read_shards
 from engine.store.config import (
     CohortConfig,
     create_cohort,
@@ -53,7 +54,7 @@ def never() -> bool:
     return False
 
 
-class Cohort(Functions, Upkeep, QualityControl):
+class Cohort(Functions, Upkeep, QualityControl, Batching):
     """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
 
     Attributes
@@ -272,9 +273,7 @@ class Cohort(Functions, Upkeep, QualityControl):
         return report
 
     def _files(self) -> list[ShardRow]:
-        ledger = shards_ledger(self.root)
-        rows = ledger.read(ledger.snapshot().parts)
-        return [ShardRow(**row) for row in rows.select(SHARDS.names).to_pylist()]
+        return read_shards(self.root)
 
     def _is_declared(self, operation: Operation) -> bool:
         declared = self.config.operations.get(operation.name)

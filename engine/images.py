@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from engine.errors import NothingFound
 from engine.operations.selection import select_images
 from engine.store.catalog import ShardRow, with_fields
 from engine.store.pixels import StackReader, stack_path
@@ -83,6 +85,34 @@ class Images(Sequence["xr.DataArray"]):
         return xr.DataArray(
             pixels, dims=("c", "y", "x"), coords=coords, name=row["name"] or None, attrs=attributes
         )
+
+
+def chosen_images(images: pa.Table, chosen: str | Sequence[str] | Images | None) -> pa.Table:
+    """Return the catalog's rows of images that are meant and have pixels.
+
+    Parameters
+    ----------
+    images
+        The catalog's current rows.
+    chosen
+        A condition on the catalog's columns, image_ids, or images; None for all.
+
+    Raises
+    ------
+    NothingFound
+        If an image_id is none of the catalog, or has no pixels.
+    """
+    if chosen is None or isinstance(chosen, str):
+        return select_images(images, chosen, None)
+    names = list(chosen.frame["image_id"]) if isinstance(chosen, Images) else list(chosen)
+    ready = select_images(images, None, None)
+    unknown = sorted({*names} - {*ready["image_id"].to_pylist()})
+    if unknown:
+        raise NothingFound(
+            f"{len(unknown)} of {len(names)} images have no pixels here, e.g. {unknown[0]!r}",
+            "image_ids are those of cohort.images().frame; a condition is given as one text.",
+        )
+    return ready.filter(pc.is_in(ready["image_id"], value_set=pa.array(names, pa.string())))
 
 
 class Level:

@@ -26,7 +26,7 @@ FILES = sorted(path for name in ("engine", "jobs") for path in (TOP / name).rglo
 MOST_LINES = 400
 """House rule: about 300 lines a file, seldom over 400."""
 
-NETWORKS = "engine.kernels.networks."
+NETWORKS = ("engine.kernels.networks.", "engine.learning.augment", "engine.learning.torch_batches")
 """Modules that need torch, which may be absent."""
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
@@ -50,6 +50,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "NoCertificate": ("tls://127.0.0.1:1",),
     "NoCohort": ("/c",),
     "NoKubernetes": ("Invalid kube-config file",),
+    "NoMask": ("slides/a.png", "no mask of its path is below masks"),
     "NoMemoryLeft": ((3, 512, 512),),
     "NoOperation": ("circels", ("circles",)),
     "NoPseudonymKey": ("it is too short",),
@@ -80,6 +81,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "WeightsRefused": ("weights.pt", "their SHA-256 is another"),
     "WorkerKeepsDying": (3,),
     "WorkerUnfit": ("no model there.",),
+    "WrongState": ("seed differ",),
     "KubernetesFailed": ("read the pod template cohort-worker", 403, "forbidden"),
     "NotRemoved": ("night", "The runner", 60.0),
     "OperatorSilent": ("runner of DaskJob night", 120.0),

@@ -64,6 +64,29 @@ def _accumulate(parity: Bytes, mask: Bytes) -> None:
             mask[y, x] = inside
 
 
+@compiled
+def _paint(edges: Floats, labels: Bytes, label: int, top: int, left: int) -> None:
+    """Label what is inside; ``labels`` begins at ``top``, ``left`` of the plane."""
+    if not len(edges):
+        return
+    height, width = labels.shape
+    first_y = min(max(math.floor(edges[:, 0].min()), top), top + height)
+    first_x = min(max(math.floor(edges[:, 1].min()), left), left + width)
+    stop_y = min(max(math.ceil(edges[:, 0].max()) + 1, top), top + height)
+    stop_x = min(max(math.ceil(edges[:, 1].max()) + 1, left), left + width)
+    if stop_y <= first_y or stop_x <= first_x:
+        return
+    parity = np.zeros((stop_y - first_y, stop_x - first_x + 1), np.uint8)
+    _toggle(edges, parity, first_y, first_x)
+    for y in range(stop_y - first_y):
+        inside = np.uint8(0)
+        row = labels[first_y - top + y, first_x - left : stop_x - left]
+        for x in range(len(row)):
+            inside ^= parity[y, x]
+            if inside:
+                row[x] = label
+
+
 def edges_of(rings: Rings) -> NDArray[np.float64]:
     """Return the edges of all rings (n, 4): y, x of where each begins and ends, pixels.
 
@@ -79,8 +102,12 @@ def edges_of(rings: Rings) -> NDArray[np.float64]:
             raise ParameterError("rings", points.shape, "arrays of shape (n, 2), y and x")
         if not np.isfinite(points).all():
             raise ParameterError("rings", "not finite", "finite numbers")
-        found.append(np.hstack([points, np.roll(points, -1, axis=0)]))
-    return np.concatenate(found)
+        edges = np.empty((len(points), 4))
+        edges[:, :2] = points
+        edges[:-1, 2:] = points[1:]
+        edges[-1:, 2:] = points[:1]
+        found.append(edges)
+    return found[1] if len(found) == 2 else np.concatenate(found)
 
 
 def fill_contour(rings: Rings, shape: YX, *, origin: float = 0.0) -> NDArray[np.bool_]:
@@ -126,6 +153,44 @@ def _fill(edges: NDArray[np.float64], corner: YX, shape: YX) -> NDArray[np.bool_
     mask = np.empty(shape, np.uint8)
     _accumulate(parity, mask)
     return mask.view(np.bool_)
+
+
+def paint_contour(
+    labels: NDArray[np.uint8], rings: Rings, label: int, *, corner: YX = (0, 0)
+) -> None:
+    """Give a label to the pixels inside a contour, and leave all others as they are.
+
+    By the rule of `fill_contour`; it takes the time of the contour's bounding box, not that of the
+    image, and a part of an image is painted as the whole would be.
+
+    Parameters
+    ----------
+    labels
+        (y, x), changed in place.
+    rings
+        Arrays (n, 2) of y, x; pixels of the whole image.
+    label
+        From 0 to 255.
+    corner
+        Place of the first pixel of ``labels`` in the image (y, x), pixels.
+
+    Examples
+    --------
+    >>> labels = np.zeros((2, 4), np.uint8)
+    >>> square = np.array([[0.5, 0.5], [0.5, 3.5], [2.5, 3.5], [2.5, 0.5]])
+    >>> paint_contour(labels, [square], 7, corner=(2, 1))
+    >>> labels
+    array([[7, 7, 7, 0],
+           [0, 0, 0, 0]], dtype=uint8)
+    """
+    paint_edges(labels, edges_of(rings), label, corner=corner)
+
+
+def paint_edges(
+    labels: NDArray[np.uint8], edges: NDArray[np.float64], label: int, *, corner: YX = (0, 0)
+) -> None:
+    """Do as `paint_contour`, of what `edges_of` gave."""
+    _paint(edges, labels, label, corner[0], corner[1])
 
 
 def count_inside(rings: Rings, shape: YX) -> int:

@@ -163,7 +163,7 @@ def read_mask_folders(
             if tissue is Tissue.OTHER:
                 continue
             raise AnnotationError(root, f"there is no folder {tissue.name.lower()!r} of masks")
-        path = _mask_file(folder, name)
+        path = find_mask_file(folder, name)
         mask = read_mask(path, shape)
         if not mask.any() and tissue not in may_be_empty:
             raise AnnotationError(
@@ -177,11 +177,30 @@ def read_mask_folders(
     return labels_of(masks, fat_over_bone)
 
 
-def _mask_file(folder: Path, name: str) -> Path:
-    """Return the one file of this name, whatever its suffix."""
+def find_mask_file(folder: Path, name: str, suffix: str | None = None) -> Path:
+    """Return the one file of a name.
+
+    Parameters
+    ----------
+    folder
+        Where masks are.
+    name
+        Path below it, without suffix.
+    suffix
+        Of the file, in any case; any by default.
+
+    Raises
+    ------
+    AnnotationError
+        If there is none, or more than one.
+    """
     place = folder / name
     there = sorted(place.parent.glob("*")) if place.parent.is_dir() else []
-    found = [path for path in there if path.is_file() and path.stem == place.name]
+    found = [
+        path
+        for path in there
+        if path.stem == place.name and suffix in (None, path.suffix.lower()) and path.is_file()
+    ]
     if len(found) != 1:
         word = "no mask" if not found else f"{len(found)} masks"
         raise AnnotationError(folder, f"there is {word} for {name}, but should be one")

@@ -9,7 +9,7 @@ read, has a row too, under the empty image_id, so that status can name it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -132,7 +132,7 @@ def flat_rings(rings: Iterable[NDArray[np.float64]]) -> tuple[tuple[float, ...],
     return tuple(tuple(np.asarray(ring, np.float64).ravel().tolist()) for ring in rings)
 
 
-def digest_rings(rings: Sequence[Sequence[float]]) -> str:
+def digest_rings(rings: Sequence[Sequence[float] | NDArray[np.float64]]) -> str:
     """Return the digest of the points of a contour, as the ledger holds them."""
     arrays = [np.asarray(ring, "<f8") for ring in rings]
     return digest_bytes(b"".join(len(a).to_bytes(8, "little") + a.tobytes() for a in arrays))
@@ -247,12 +247,13 @@ def read_contours(
     for path, keys in wanted.items():
         rows = ledger.read_part(Part(path, 0, 0, None, "", ""), columns)
         ids = pa.array(sorted({key[0] for key in keys}), pa.string())
-        for row in rows.filter(pc.is_in(rows["image_id"], value_set=ids)).to_pylist():
-            key = (row["image_id"], row["annotation"], row["structure"], row["digest"])
-            if key in keys and row["rings"] is not None:
-                if digest_rings(row["rings"]) != row["digest"]:
+        mine = rows.filter(pc.is_in(rows["image_id"], value_set=ids)).combine_chunks()
+        names = zip(*(mine[name].to_pylist() for name in columns[:-1]), strict=True)
+        for key, rings in zip(names, _rings_of(mine["rings"]), strict=True):
+            if key in keys and rings is not None:
+                if digest_rings(rings) != key[-1]:
                     raise CorruptStore(f"{PATH}/{path}", "has points that differ from their digest")
-                found[key] = tuple(np.array(r, np.float64).reshape(-1, 2) for r in row["rings"])
+                found[key] = tuple(ring.reshape(-1, 2) for ring in rings)
     return {
         image_id: tuple(
             Contour(ref.annotation, ref.structure,
@@ -261,6 +262,18 @@ def read_contours(
         )
         for image_id, of_image in refs.items()
     }  # fmt: skip
+
+
+def _rings_of(column: pa.ChunkedArray) -> Iterator[list[NDArray[np.float64]] | None]:
+    """Yield the rings of each row, flat, None where it is null; no number becomes Python's."""
+    for lists in column.chunks:
+        rings = lists.values
+        points = rings.values.to_numpy(zero_copy_only=False)
+        ends, bounds = lists.offsets.to_numpy(), rings.offsets.to_numpy()
+        there = lists.is_valid().to_numpy(zero_copy_only=False)
+        for n, valid in enumerate(there):
+            own = range(ends[n], ends[n + 1])
+            yield [points[bounds[i] : bounds[i + 1]].copy() for i in own] if valid else None
 
 
 def _there(

@@ -151,6 +151,13 @@ def shards_ledger(root: Root) -> Ledger:
     return Ledger(root, "catalog/shards", SHARDS)
 
 
+def read_shards(root: Root) -> list[ShardRow]:
+    """Return the rows of all files below ``pixels/``."""
+    ledger = shards_ledger(root)
+    rows = ledger.read(ledger.snapshot().parts)
+    return [ShardRow(**row) for row in rows.select(SHARDS.names).to_pylist()]
+
+
 def image_table(rows: Sequence[ImageRow]) -> pa.Table:
     """Turn rows into a table of `IMAGES`."""
     columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(ImageRow)}

@@ -232,8 +232,10 @@ class StackReader:
         self._files = files
         self._checked: dict[str, str] = {}
 
-    def array(self, stack: str, level: int = 0) -> zarr.Array[Any]:
+    def array(self, stack: str, level: int | str = 0) -> zarr.Array[Any]:
         """Return a level as a Zarr array whose metadata were checked.
+
+        ``level`` may be the path of a label image's, ``labels/<name>/0``.
 
         Raises
         ------
@@ -264,13 +266,17 @@ class StackReader:
             raise CorruptStore(path, f"has {size or 0} bytes, but the catalog says {row.size}")
         return row.chunks > 0
 
-    def read(self, stack: str, index: tuple[slice | int, ...], level: int = 0) -> NDArray[Any]:
+    def read(
+        self, stack: str, index: tuple[slice | int, ...], level: int | str = 0
+    ) -> NDArray[Any]:
         """Read pixels, every shard that they touch checked.
 
         Parameters
         ----------
         index
             One int or slice (step 1) for each axis of the level.
+        level
+            Of the pyramid; or the path of a label image's, ``labels/<name>/0``.
 
         Raises
         ------

@@ -6,7 +6,7 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("bench_circles", "bench_sources", "bench_overhead", "bench_tiling")
+NAMES = ("bench_circles", "bench_sources", "bench_overhead", "bench_tiling", "bench_batches")
 
 
 def main() -> None:

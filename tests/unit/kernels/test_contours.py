@@ -25,6 +25,7 @@ from engine.kernels.contours import (
     edges_of,
     fill_contour,
     holds_point,
+    paint_contour,
     ring_area_px,
 )
 from engine.kernels.ventricle import (
@@ -51,6 +52,19 @@ def test_small_masks_follow_the_rule_for_centres_on_the_outline() -> None:
     ]
     halves = fill_contour([box(0, 0, 2, 2)], (2, 4)) ^ fill_contour([box(0, 2, 2, 4)], (2, 4))
     assert halves.all()  # no pixel twice, none left out
+
+
+def test_small_parts_are_painted_as_the_whole_is() -> None:
+    rings = [circle(4.3, 5.2, 6.1, 30), circle(1.7, 5.0, 6.0, 9)]
+    whole = fill_contour(rings, (12, 12))
+    for top, left, bottom, right in ((0, 0, 12, 12), (3, 5, 9, 12), (6, 0, 7, 1), (0, 0, 1, 1)):
+        labels = np.full((bottom - top, right - left), 9, np.uint8)
+        paint_contour(labels, rings, 2, corner=(top, left))
+        expected = np.where(whole[top:bottom, left:right], 2, 9)
+        np.testing.assert_array_equal(labels, expected)
+    labels = np.ones((3, 3), np.uint8)
+    paint_contour(labels, [], 2)
+    assert labels.all()
 
 
 def test_small_holes_and_islands_are_even_odd() -> None:
