@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from engine.kernels.footprint import peak_rss_bytes
 
 TILE, HALO, BATCH = 512, 128, 4
 IMAGES = 48
@@ -44,14 +45,18 @@ def _pixels(shape: tuple[int, int], seed: int) -> NDArray[np.uint8]:
     return np.kron(coarse, np.ones((8, 8, 1)))[: shape[0], : shape[1]].astype(np.uint8)
 
 
-def _cohort(folder: Path, images: list[NDArray[np.uint8]], client: Any, giant: bool) -> Any:
+def _draw(folder: Path, images: list[NDArray[np.uint8]]) -> None:
     import tifffile
 
+    (folder / "data").mkdir(exist_ok=True, parents=True)
+    for n, image in enumerate(images):
+        tifffile.imwrite(folder / f"data/i{n}.tif", image, tile=(256, 256), photometric="rgb")
+
+
+def _cohort(folder: Path, images: list[NDArray[np.uint8]], client: Any, giant: bool) -> Any:
     import engine
 
-    for n, image in enumerate(images):
-        (folder / "data").mkdir(exist_ok=True, parents=True)
-        tifffile.imwrite(folder / f"data/i{n}.tif", image, tile=(256, 256), photometric="rgb")
+    _draw(folder, images)
     cohort = engine.create(folder / "cohort", layout="{name}")
     if giant:
         with (folder / "cohort" / "cohort.toml").open("a") as toml:
@@ -136,14 +141,25 @@ def measure_memory(shape: tuple[int, int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with engine.cluster("local", workers=1, processes=True) as ingesting:
-            cohort = _cohort(folder, [_pixels(shape, 0)], ingesting, giant=True)
+            # Drawn elsewhere, so that the slide as a whole is never in this process.
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.benchmarks.bench_segment",
+                    str(folder),
+                    *map(str, shape),
+                ],
+                check=True,
+            )
+            cohort = _cohort(folder, [], ingesting, giant=True)
         operation = engine.segment(model=str(_bundle(folder)), device="cpu", batch=BATCH)
         with engine.cluster("local", workers=1, processes=False) as client:
             began = time.perf_counter()
             (report,) = cohort.run(operation, client=client)
             elapsed = time.perf_counter() - began
         assert report.failed == 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_rss_bytes() / 2**20
     print(json.dumps({"peak_mib": peak, "mpx_per_s": shape[0] * shape[1] / 1e6 / elapsed}))
 
 
@@ -151,8 +167,7 @@ def _memory() -> dict[str, float]:
     found = {}
     for name, shape in WIDE.items():
         done = subprocess.run(
-            [sys.executable, "-m", __name__ if __name__ != "__main__" else __spec__.name,
-             *map(str, shape)],
+            [sys.executable, "-m", "tests.benchmarks.bench_segment", *map(str, shape)],
             capture_output=True, text=True, check=True, env=os.environ,
         )  # fmt: skip
         told = json.loads(done.stdout.splitlines()[-1])
@@ -179,7 +194,9 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 4:
+        _draw(Path(sys.argv[1]), [_pixels((int(sys.argv[2]), int(sys.argv[3])), 0)])
+    elif len(sys.argv) == 3:
         measure_memory((int(sys.argv[1]), int(sys.argv[2])))
     else:
         main()
