@@ -42,6 +42,7 @@ from engine.store.config import (
     read_config,
     read_identity,
 )
+from engine.store.labels import read_label_state
 from engine.store.root import STAGING, Root, open_root
 from engine.store.tables import read_table, table_names_there
 
@@ -175,6 +176,9 @@ class Cohort(Functions, Upkeep, QualityControl, Batching):
             where=where,
             limit=limit,
             retry_failed=retry_failed,
+            labels=read_label_state(self.root, operation.label_name)
+            if operation.label_classes
+            else None,
         )
         return publisher, plan, (catalog.version, images)
 

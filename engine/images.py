@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engine.errors import NothingFound
 from engine.operations.selection import select_images
 from engine.store.catalog import ShardRow, with_fields
+from engine.store.labels import LABELS, files_by_path, is_label
 from engine.store.pixels import StackReader, stack_path
 from engine.store.root import Root
 
@@ -152,12 +153,15 @@ class Level:
 
 
 def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
-    """Return a tree with one node per stack and level, ``/<stack>/<level>``, read lazily."""
+    """Return a tree with one node per stack and level, ``/<stack>/<level>``, read lazily.
+
+    Label images are at ``/<stack>/labels/<name>/<level>``, in ``labels`` instead of ``pixels``.
+    """
     import dask.array as da
     import xarray as xr
 
     by_level: dict[tuple[str, int], dict[str, ShardRow]] = {}
-    for row in files:
+    for row in files_by_path(root, files).values():
         if row.level >= 0:
             by_level.setdefault((row.stack, row.level), {})[row.path] = row
     nodes = {}
@@ -166,5 +170,7 @@ def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
         names = ("t", "c", "z", "y", "x") if level.ndim == 5 else ("t", "c", "y", "x")
         meta = np.empty((0,) * level.ndim, level.dtype)
         lazy = da.from_array(level, chunks=level.chunks, name=False, fancy=False, meta=meta)
-        nodes[f"/{stack}/{number}"] = xr.Dataset({"pixels": (names, lazy)})
+        what = "labels" if is_label(stack) else "pixels"
+        place = stack.replace(LABELS, "/labels/")
+        nodes[f"/{place}/{number}"] = xr.Dataset({what: (names, lazy)})
     return xr.DataTree.from_dict(nodes)

@@ -15,7 +15,8 @@ from engine.graph.ingest_report import IngestReport
 from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.header import FINDINGS
-from engine.operations.plan import CAUSES, SETTLED, Plan
+from engine.operations.causes import CAUSES, SETTLED
+from engine.operations.plan import Plan
 from engine.operations.status import Status
 from engine.sources import REASONS
 from engine.store.gc import Leftover

@@ -11,6 +11,7 @@ from engine.errors import EngineError
 from engine.operations.unit import RowId, UnitRecord
 from engine.store.catalog import commit_rows
 from engine.store.columns import require_columns
+from engine.store.label_commits import LabelPublisher
 from engine.store.ledger import Ledger, Part, Snapshot
 from engine.store.results import DONE, FAILED, PLANNED
 
@@ -43,6 +44,11 @@ class Publisher:
     snapshot
         The ledger as it was planned with.
 
+    Attributes
+    ----------
+    labels
+        Publishes what the parts come with, before their rows: who has a row has labels.
+
     Raises
     ------
     ColumnsChanged, CorruptStore
@@ -54,6 +60,7 @@ class Publisher:
         self._ledger = ledger
         self._key = key
         self.snapshot = snapshot
+        self.labels: LabelPublisher | None = None
         self._pending: list[Pending] = []
         self._place: dict[RowId, Part] = {}
         self._status: dict[RowId, str] = {}
@@ -142,6 +149,8 @@ class Publisher:
             fresh[:] = [row for w in pending for row in w.rows if row not in self._taken]
             return [*added, *(part for part in rest if part is not None)], removed
 
+        if self.labels is not None:
+            self.labels.publish([part for w in pending for part in w.record.labels])
         fresh: list[RowId] = []
         self.snapshot = commit_rows(self._ledger, self.snapshot, prepare)
         self._learn(self.snapshot)
@@ -159,6 +168,12 @@ class Publisher:
         names = ("image_id", "inputs", "block")
         ids = zip(*(rows[name].to_pylist() for name in names), strict=True)
         return self._ledger.write_part(rows.filter(pa.array([i in kept for i in ids])), self._key)
+
+    def finish(self) -> None:
+        """Commit what waits, and tidy up after it."""
+        self.flush()
+        if self.labels is not None:
+            self.labels.finish()
 
     def settled(self, rows: Iterable[RowId]) -> bool:
         """Tell whether all of these rows were published since the run was planned."""

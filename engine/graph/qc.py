@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,8 +30,10 @@ from engine.operations.qc_selection import find_extremes, select_pictures
 from engine.operations.qc_unit import Made, MontageUnit, OverlayUnit, Unit, Wanted, make_unit
 from engine.store.access import require_writable
 from engine.store.catalog import ShardRow
+from engine.store.labels import files_by_path
 from engine.store.ledger import Snapshot
 from engine.store.pictures import Noted, files_there, folder_of, read_noted, write_noted
+from engine.store.pixels import label_stack
 from engine.store.root import Root
 
 FLUSH_S = 5.0
@@ -85,9 +87,13 @@ def picture_task(
 
 
 class FilesShown:
-    """Which catalog rows of files a picture needs, from those of all of them."""
+    """Which catalog rows of files a picture needs, from those of all of them.
 
-    def __init__(self, rows: Sequence[ShardRow]) -> None:
+    ``labels`` is the name of the label images that are shown too, or None.
+    """
+
+    def __init__(self, rows: Collection[ShardRow], labels: str | None = None) -> None:
+        self._labels = labels
         self._metadata = {(row.stack, row.level): row for row in rows if row.shard < 0}
         self._shards = {(r.stack, r.level, r.shard): r for r in rows if r.shard >= 0}
         self._levels: dict[tuple[str, int], list[ShardRow]] = {}
@@ -99,12 +105,16 @@ class FilesShown:
         """Return the rows by path; what the catalog lacks is left out, and fails its images."""
         found: list[ShardRow | None] = []
         for one in wanted:
-            place = (one.item.stack, one.level)
-            found.append(self._metadata.get(place))
-            if one.giant:
-                found += self._of_level(place)
-            else:
-                found.append(self._shards.get((one.item.stack, 0, one.item.shard)))
+            stacks = [one.item.stack]
+            if self._labels is not None and one.done:
+                stacks.append(label_stack(one.item.stack, self._labels))
+            for stack in stacks:
+                place = (stack, one.level)
+                found.append(self._metadata.get(place))
+                if one.giant:
+                    found += self._of_level(place)
+                else:
+                    found.append(self._shards.get((stack, 0, one.item.shard)))
         return {row.path: row for row in found if row is not None}
 
     def _of_level(self, place: tuple[str, int]) -> list[ShardRow]:
@@ -172,8 +182,10 @@ def make_pictures(
     noted = dict(plan.kept)
     if plan.to_make:
         require_writable(root)
-        _run(root, operation, client, folder, plan, noted, known, FilesShown(files), report,
-             events or Events(), stop)  # fmt: skip
+        _run(root, operation, client, folder, plan, noted, known,
+             FilesShown(files_by_path(root, files).values(), operation.label_name
+                        if operation.label_classes else None),
+             report, events or Events(), stop)  # fmt: skip
     context = PageContext(root, operation, folder, trial, facts, extremes, noted)
     pages, of_pages = publish_pages(context)
     noted |= of_pages

@@ -29,6 +29,7 @@ from engine.operations.unit import (
 )
 from engine.store.annotations import Ref, read_annotations
 from engine.store.catalog import ShardRow
+from engine.store.label_commits import LabelPublisher
 from engine.store.results import record_key
 from engine.store.root import Root
 
@@ -89,6 +90,8 @@ def unit_task(
     """Compute one unit on a worker. A trial (a unit with a negative number) publishes nothing."""
     worker = distributed.get_worker()
     where = Where(str(worker.name), operation.runs_on())
+    # A worker's slot for a resource is one task's, with all threads; else each task has one.
+    operation.own_threads(worker.state.nthreads if operation.resources else 1)
     unit = attempt.task
     return compute_unit(
         root,
@@ -151,6 +154,10 @@ def run_plan(
     units = pack_units(plan.items, slots)
     copies = pack_copies(plan.copies, publisher.parts_of(map(original_of, plan.copies)))
     record_key(root, operation.identity, plan.key)
+    if operation.label_classes:
+        publisher.labels = LabelPublisher(root, operation.label_name, plan.damaged)
+        stacks = {item.stack for item in plan.items}
+        publisher.labels.open(stacks, operation.label_classes, {row.path: row for row in files})
     shown.start(operation.name, plan.to_compute, "images")
     files_of = FilesOf(files)
     annotations = read_annotations(root) if "annotation" in operation.inputs else None
@@ -229,7 +236,7 @@ def run_plan(
     except BaseException:
         publisher.flush(quietly=True)
         raise
-    publisher.flush()
+    publisher.finish()
     shown.finish(operation.name)
     report.published = publisher.rows_published
     report.failed = publisher.failures_published

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, TypeVar
 
 import numpy as np
@@ -87,6 +86,14 @@ class Band:
     planes: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """A plane to answer for: what gives its pixels, and the windows that cover it."""
+
+    read: Read
+    plan: TiledPlan
+
+
 def predict_tiled(read: Read, plan: TiledPlan, batches: Batches) -> Iterator[Band]:
     """Answer for a plane window by window, blending the answers where windows overlap.
 
@@ -97,7 +104,7 @@ def predict_tiled(read: Read, plan: TiledPlan, batches: Batches) -> Iterator[Ban
     Parameters
     ----------
     read
-        Gives the pixels of a region; called from a second thread, one window line's batch ahead.
+        Gives the pixels of a region; called from a second thread, one batch ahead.
     plan
         Windows and their weights.
     batches
@@ -120,79 +127,120 @@ def predict_tiled(read: Read, plan: TiledPlan, batches: Batches) -> Iterator[Ban
     >>> plan = plan_tiled((4, 6), tile=(2, 2), halo=1)
     >>> bands = list(predict_tiled(read, plan, Batches(lambda batch: batch * 2, size=4)))
     >>> [band.region.start for band in bands]
-    [(0, 0), (0, 1), (0, 3)]
+    [(0, 0), (0, 2), (0, 4)]
     >>> np.array_equal(np.concatenate([band.planes for band in bands], axis=2), pixels * 2)
     True
     """
-    upright = plan.shape[0] >= plan.shape[1]
-    lines, across = (plan.y, plan.x) if upright else (plan.x, plan.y)
-    short = min(plan.shape)
-    ends = [line.start for line in lines[1:]] + [max(plan.shape)]
-    wholes = _ahead(
-        (number, group, _read_windows(read, lines[number], group, upright))
-        for number in range(len(lines))
-        for group in _groups(across, batches.size)
-    )
-    carried: NDArray[np.float32] | None = None
-    sums: NDArray[np.float32] | None = None
-    for number, of_line in groupby(wholes, key=lambda item: item[0]):
-        line = lines[number]
-        sums = None
-        for _, group, pixels in of_line:
-            for span, answer in zip(group, batches(pixels), strict=True):
-                if sums is None:
-                    sums = _begin(answer.shape[0], line, short, carried, upright)
-                _add(sums, line, span, answer, upright)
-        if sums is None:  # pragma: no cover - a line has windows
-            continue
-        length = ends[number] - line.start
+    return (band for _, band in predict_planes([Plane(read, plan)], batches))
+
+
+def predict_planes(planes: Iterable[Plane], batches: Batches) -> Iterator[tuple[int, Band]]:
+    """Do as `predict_tiled` does with planes one after the other, whose windows share batches.
+
+    So images that are smaller than a tile fill batches together. Windows go together as they
+    follow one another, where they are of one shape.
+
+    Yields
+    ------
+    The plane's number, and its bands in order.
+    """
+    number, sweep = -1, None
+    for windows, pixels in _ahead(_batched(_windows(planes), batches)):
+        for window, answer in zip(windows, batches(pixels), strict=True):
+            if window.plane != number:
+                number, sweep = window.plane, _Sweep(window.plan)
+            band = sweep.add(window, answer) if sweep is not None else None
+            if band is not None:
+                yield number, band
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Window:
+    """A window of a plane, and its pixels (c, y, x)."""
+
+    plane: int
+    plan: TiledPlan
+    line: int
+    span: int
+    pixels: NDArray[Any]
+
+
+def _windows(planes: Iterable[Plane]) -> Iterator[_Window]:
+    for number, plane in enumerate(planes):
+        plan = plane.plan
+        lines, across = (plan.y, plan.x) if plan.upright else (plan.x, plan.y)
+        for n, line in enumerate(lines):
+            for m, span in enumerate(across):
+                y, x = (line, span) if plan.upright else (span, line)
+                region = Region((y.start, x.start), (y.stop, x.stop))
+                yield _Window(number, plan, n, m, plane.read(region))
+
+
+def _batched(
+    windows: Iterable[_Window], batches: Batches
+) -> Iterator[tuple[list[_Window], NDArray[Any]]]:
+    """Yield up to as many neighbours of one shape as go into a batch now."""
+    group: list[_Window] = []
+    for window in windows:
+        kind = window.pixels.shape, window.pixels.dtype
+        if group and (
+            len(group) >= batches.size or kind != (group[0].pixels.shape, group[0].pixels.dtype)
+        ):
+            yield group, np.stack([each.pixels for each in group])
+            group = []
+        group.append(window)
+    if group:
+        yield group, np.stack([each.pixels for each in group])
+
+
+class _Sweep:
+    """Adds the answers of a plane's windows up, and gives out what no later one changes."""
+
+    def __init__(self, plan: TiledPlan) -> None:
+        self._plan = plan
+        self._lines, self._across = (plan.y, plan.x) if plan.upright else (plan.x, plan.y)
+        self._ends = [line.first for line in self._lines[1:]] + [max(plan.shape)]
+        self._sums: NDArray[np.float32] | None = None
+        self._carried: NDArray[np.float32] | None = None
+
+    def add(self, window: _Window, answer: NDArray[np.float32]) -> Band | None:
+        line, span = self._lines[window.line], self._across[window.span]
+        if len(self._lines) == len(self._across) == 1:  # a small image: nothing to add up
+            y, x = (line, span) if self._plan.upright else (span, line)
+            return Band(Region((0, 0), self._plan.shape), answer[:, y.counted, x.counted])
+        if self._sums is None:
+            self._sums = self._begin(answer.shape[0], line)
+        part = slice(span.first, span.last)
+        if self._plan.upright:
+            counted = answer[:, line.counted, span.counted]
+            self._sums[:, :, part] += counted * np.outer(line.weights, span.weights)
+        else:
+            counted = answer[:, span.counted, line.counted]
+            self._sums[:, part] += counted * np.outer(span.weights, line.weights)
+        return self._finish(window.line) if window.span == len(self._across) - 1 else None
+
+    def _begin(self, planes: int, line: Span) -> NDArray[np.float32]:
+        """Return a line's sums, with what the lines before have already said of it."""
+        length, short = line.last - line.first, min(self._plan.shape)
+        shape = (planes, length, short) if self._plan.upright else (planes, short, length)
+        sums = np.zeros(shape, np.float32)
+        if self._carried is not None:
+            sums[:, : self._carried.shape[1], : self._carried.shape[2]] = self._carried
+        return sums
+
+    def _finish(self, number: int) -> Band:
+        sums, upright, short = self._sums, self._plan.upright, min(self._plan.shape)
+        if sums is None:  # pragma: no cover - a line ends with a window
+            raise ParameterError("windows", number, "in order")
+        first, end = self._lines[number].first, self._ends[number]
+        length = end - first
         # Copies, so that a band kept by the caller does not keep the whole line.
         band = (sums[:, :length] if upright else sums[:, :, :length]).copy()
-        carried = (sums[:, length:] if upright else sums[:, :, length:]).copy()
-        start = (line.start, 0) if upright else (0, line.start)
-        stop = (ends[number], short) if upright else (short, ends[number])
-        yield Band(Region(start, stop), band)
-
-
-def _groups(spans: tuple[Span, ...], size: int) -> Iterator[list[Span]]:
-    """Yield up to ``size`` neighbours of one length at a time."""
-    for _, alike in groupby(spans, key=lambda span: span.stop - span.start):
-        listed = list(alike)
-        for first in range(0, len(listed), size):
-            yield listed[first : first + size]
-
-
-def _read_windows(read: Read, line: Span, group: list[Span], upright: bool) -> NDArray[Any]:
-    regions = [
-        Region((line.start, span.start), (line.stop, span.stop))
-        if upright
-        else Region((span.start, line.start), (span.stop, line.stop))
-        for span in group
-    ]
-    return np.stack([read(region) for region in regions])
-
-
-def _begin(
-    planes: int, line: Span, short: int, carried: NDArray[np.float32] | None, upright: bool
-) -> NDArray[np.float32]:
-    """Return a line's sums, with what the lines before have already said of it."""
-    length = line.stop - line.start
-    sums = np.zeros((planes, length, short) if upright else (planes, short, length), np.float32)
-    if carried is not None:
-        sums[:, : carried.shape[1], : carried.shape[2]] = carried
-    return sums
-
-
-def _add(
-    sums: NDArray[np.float32], line: Span, span: Span, answer: NDArray[np.float32], upright: bool
-) -> None:
-    part = slice(span.start, span.stop)
-    if upright:
-        weights = np.outer(line.weights, span.weights)
-        sums[:, :, part] += answer * weights
-    else:
-        weights = np.outer(span.weights, line.weights)
-        sums[:, part] += answer * weights
+        self._carried = (sums[:, length:] if upright else sums[:, :, length:]).copy()
+        self._sums = None
+        start = (first, 0) if upright else (0, first)
+        stop = (end, short) if upright else (short, end)
+        return Band(Region(start, stop), band)
 
 
 def _ahead(items: Iterable[Item]) -> Iterator[Item]:
@@ -215,4 +263,9 @@ def classes_of(planes: NDArray[np.float32], classes: int) -> NDArray[np.uint8]:
     classes
         How many of the planes are classes.
     """
-    return planes[:classes].argmax(axis=0).astype(np.uint8)
+    # A pass for each class takes a third of argmax along the first axis.
+    best, labels = planes[0], np.zeros(planes.shape[1:], np.uint8)
+    for number in range(1, classes):
+        np.copyto(labels, np.uint8(number), where=planes[number] > best)
+        best = np.maximum(best, planes[number])
+    return labels

@@ -19,15 +19,28 @@ class Span:
     Attributes
     ----------
     start, stop
-        What it reads, half-open, pixels.
+        What it reads, half-open, pixels; beyond the plane where more can be read than is asked.
+    first
+        Where its answer begins to count, pixels.
     weights
-        (stop - start,) float32: its share of the answer. Those of all spans sum to one at every
+        (last - first,) float32: its share of the answer. Those of all spans sum to one at every
         pixel of the axis, so blended probabilities need no division, and no second buffer.
     """
 
     start: int
     stop: int
+    first: int
     weights: NDArray[np.float32]
+
+    @property
+    def last(self) -> int:
+        """Where its answer ends to count, pixels."""
+        return self.first + len(self.weights)
+
+    @property
+    def counted(self) -> slice:
+        """What of its answer counts."""
+        return slice(self.first - self.start, self.last - self.start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +55,19 @@ class TiledPlan:
     y: tuple[Span, ...]
     x: tuple[Span, ...]
 
+    @property
+    def upright(self) -> bool:
+        """Whether the plane is swept along y: along its longer side."""
+        return self.shape[0] >= self.shape[1]
+
 
 def plan_tiled(
-    shape: YX, tile: YX, halo: int, blend: int | None = None, multiple: int = 1
+    shape: YX,
+    tile: YX,
+    halo: int,
+    blend: int | None = None,
+    multiple: int = 1,
+    around: tuple[YX, YX] = ((0, 0), (0, 0)),
 ) -> TiledPlan:
     """Cover a plane by tiles with halo whose answers fade into one another at their borders.
 
@@ -67,6 +90,9 @@ def plan_tiled(
     multiple
         What tile and halo must be multiples of, so that a network that pools sees the same grid in
         each tile as in the whole plane, pixels.
+    around
+        How much can be read beyond the plane, before and after it along y, and along x: of a block
+        of a larger image, whose tiles are then those of the image, and none is computed twice.
 
     Raises
     ------
@@ -79,6 +105,11 @@ def plan_tiled(
     >>> plan = plan_tiled((4, 6), tile=(4, 4), halo=1, blend=1)
     >>> [(span.start, span.stop, span.weights.tolist()) for span in plan.x]
     [(0, 5, [1.0, 1.0, 1.0, 0.75, 0.25]), (3, 6, [0.25, 0.75, 1.0])]
+    >>> [(span.start, span.stop, span.first) for span in plan_tiled((4, 4), (4, 4), 1).x]
+    [(0, 4, 0)]
+    >>> inside = plan_tiled((4, 4), (4, 4), 1, around=((0, 0), (3, 3)))
+    >>> [(span.start, span.stop, span.first) for span in inside.x]
+    [(-1, 5, 0)]
     """
     if min(*shape, *tile) < 1 or halo < 0:
         raise TilingError(
@@ -89,7 +120,10 @@ def plan_tiled(
     blend = halo // 8 if blend is None else blend
     if not 0 <= blend <= halo:
         raise TilingError(f"the blend is {blend} px, but must be from 0 to the halo, {halo} px")
-    y, x = (_axis(size, side, halo, blend) for size, side in zip(shape, tile, strict=True))
+    y, x = (
+        _axis(size, side, halo, blend, *more)
+        for size, side, more in zip(shape, tile, around, strict=True)
+    )
     return TiledPlan(shape, y, x)
 
 
@@ -118,24 +152,26 @@ def plan_grid(
         reads = [(first, first + len(profile)) for first in firsts]
         if reads != sorted(reads) or reads[0][0] < 0 or reads[-1][1] > size:
             raise TilingError(f"windows {reads} must grow and lie in [0, {size})")
-        axes.append(_summing_to_one(size, reads, [profile for _ in reads]))
+        axes.append(_summing_to_one(size, reads, list(firsts), [profile for _ in reads]))
     return TiledPlan(shape, axes[0], axes[1])
 
 
-def _axis(size: int, side: int, halo: int, blend: int) -> tuple[Span, ...]:
-    reads, weights = [], []
-    for first in range(0, size, side):
-        last = min(first + side, size)
-        start, stop = max(0, first - halo), min(size, last + halo)
-        centres = np.arange(start, stop) + 0.5
-        weight = np.ones(stop - start)
-        if first > 0:
-            weight = np.minimum(weight, _ramp(centres - first, blend))
-        if last < size:
-            weight = np.minimum(weight, _ramp(last - centres, blend))
-        reads.append((start, stop))
+def _axis(size: int, side: int, halo: int, blend: int, before: int, after: int) -> tuple[Span, ...]:
+    reads, firsts, weights = [], [], []
+    for begin in range(0, size, side):
+        end = min(begin + side, size)
+        reads.append((max(-before, begin - halo), min(size + after, end + halo)))
+        # Answers count as far as they fade, and not in the rest of the halo.
+        first, last = max(0, begin - blend), min(size, end + blend)
+        centres = np.arange(first, last) + 0.5
+        weight = np.ones(last - first)
+        if begin > 0:
+            weight = np.minimum(weight, _ramp(centres - begin, blend))
+        if end < size:
+            weight = np.minimum(weight, _ramp(end - centres, blend))
+        firsts.append(first)
         weights.append(weight)
-    return _summing_to_one(size, reads, weights)
+    return _summing_to_one(size, reads, firsts, weights)
 
 
 def _ramp(inside_px: NDArray[np.floating], blend: int) -> NDArray[np.floating]:
@@ -146,14 +182,17 @@ def _ramp(inside_px: NDArray[np.floating], blend: int) -> NDArray[np.floating]:
 
 
 def _summing_to_one(
-    size: int, reads: Sequence[tuple[int, int]], weights: Sequence[NDArray[np.floating]]
+    size: int,
+    reads: Sequence[tuple[int, int]],
+    firsts: Sequence[int],
+    weights: Sequence[NDArray[np.floating]],
 ) -> tuple[Span, ...]:
     total = np.zeros(size)
-    for (start, stop), weight in zip(reads, weights, strict=True):
-        total[start:stop] += weight
+    for first, weight in zip(firsts, weights, strict=True):
+        total[first : first + len(weight)] += weight
     if total.min() <= 0:
         raise TilingError(f"no window counts at pixel {int(total.argmin())}")
     return tuple(
-        Span(start, stop, (weight / total[start:stop]).astype(np.float32))
-        for (start, stop), weight in zip(reads, weights, strict=True)
+        Span(*read, first, (weight / total[first : first + len(weight)]).astype(np.float32))
+        for read, first, weight in zip(reads, firsts, weights, strict=True)
     )

@@ -43,6 +43,12 @@ class Predictor(Protocol):
     def device_name(self) -> str:
         """Where it computes: "cpu" or "cuda"."""
 
+    def own_threads(self, count: int) -> None:
+        """Compute with so many threads of this process, where that can be chosen."""
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that was taken so far: the device's, or the process's."""
+
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return probabilities (n, planes, y, x) of pixels (n, channels, y, x)."""
 

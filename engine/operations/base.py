@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,13 +18,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine.errors import EngineError, ParameterError, UsageError
 from engine.geometry import YX, Region
 from engine.operations.outlines import Outline, outline_objects
+from engine.operations.reading import in_reading_order
 from engine.store.annotations import Contour
 from engine.store.digests import digest_of
+from engine.store.labels import LabelClass
 
 INPUTS = ("content", "spacing", "rescale", "annotation")
 """What an operation can declare that it reads of an image."""
 
 RESCALE = ("slope", "intercept")
+
+LABELS = "labels"
+"""What an operation with `Operation.label_classes` answers beside its columns."""
+
+Found = Mapping[str, "Sequence[Any] | NDArray[Any]"]
+"""What was found in an image: a column for each field of ``objects``, and perhaps `LABELS`."""
 
 
 class ImageFailed(EngineError, ValueError):
@@ -111,6 +120,8 @@ class Operation(BaseModel):
         Columns of ``objects`` that are kept for pictures, and left out of tables.
     summaries
         Names of further tables, made of all objects at once: of series, or of the whole cohort.
+    details
+        Names of further tables with rows of their own for what an object is made of.
     neutral
         Parameters that can't change the answer (a batch size), left out of the key.
     by_image
@@ -132,6 +143,7 @@ class Operation(BaseModel):
     captions: ClassVar[Mapping[str, str]] = {}
     unlisted: ClassVar[frozenset[str]] = frozenset()
     summaries: ClassVar[tuple[str, ...]] = ()
+    details: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[frozenset[str]] = frozenset()
     by_image: ClassVar[tuple[str, ...]] = ()
 
@@ -177,6 +189,20 @@ class Operation(BaseModel):
         }
 
     @property
+    def label_classes(self) -> tuple[LabelClass, ...]:
+        """What the values of the operation's label images stand for; none: it makes none.
+
+        `measure` of one that has some also answers ``labels``: uint8 (y, x), of the ``write``
+        region where there is one. They are kept beside the pixels, and shown by viewers.
+        """
+        return ()
+
+    @property
+    def label_name(self) -> str:
+        """Name of its label images below ``labels/`` of each stack."""
+        return f"{self.name}@{self.key[:8]}"
+
+    @property
     def key(self) -> str:
         """Digest of name, declared version, parameters and weights."""
         return digest_of(self.identity)
@@ -200,6 +226,21 @@ class Operation(BaseModel):
             image too, under the exception's name.
         """
 
+    def measure_each(self, images: Iterable[Image]) -> Iterator[tuple[Found | Exception, float]]:
+        """Answer for the images of a unit, in order: what `measure` gives or raises, and seconds.
+
+        By default one after the other. An operation that gains by answering for several at once
+        (a network) does that here; an image's own failure must not touch its siblings.
+        """
+        for image in images:
+            began = time.perf_counter()
+            answer: Found | Exception
+            try:
+                answer = self.measure(image)
+            except Exception as error:
+                answer = error
+            yield answer, time.perf_counter() - began
+
     def prepare(self) -> None:
         """Load what all images need (a model, a function), once on each worker.
 
@@ -214,6 +255,9 @@ class Operation(BaseModel):
         One row per object: its number, from 1, and the columns of ``objects``.
         """
         return self.frame(self.measure(Image.of(array)))
+
+    def own_threads(self, count: int) -> None:
+        """Take note of how many threads of a worker this operation's tasks have to themselves."""
 
     def runs_on(self) -> str:
         """Return the device that this process answers on, for the record: "cpu" or "cuda"."""
@@ -278,6 +322,18 @@ class Operation(BaseModel):
         """
         return outline_objects(found)
 
+    def detail_slice(self, objects: pa.Table, described: Sequence[str]) -> Mapping[str, pa.Table]:
+        """Return a slice of each of the ``details``, on a worker.
+
+        Parameters
+        ----------
+        objects
+            Rows of the table of objects, in order, ``unlisted`` columns too.
+        described
+            Names of the columns that say what image an object is in.
+        """
+        raise NotImplementedError(f"{self.name} has details but does not make them")
+
     def summarise_slice(self, objects: pa.Table, images: pa.Table) -> pa.Table:
         """Return what the ``summaries`` need of a slice of images, on a worker.
 
@@ -306,19 +362,6 @@ class Operation(BaseModel):
         frame = pd.DataFrame({name: found[name] for name in names})
         frame.insert(0, self.singular, np.arange(1, len(frame) + 1))
         return frame
-
-
-def in_reading_order(names: Sequence[str]) -> list[str]:
-    """Return column names with x before y, as people write coordinates; arrays have y first.
-
-    Examples
-    --------
-    >>> in_reading_order(["y", "x", "radius_px"])
-    ['x', 'y', 'radius_px']
-    """
-    if not {"x", "y"} <= set(names):
-        return list(names)
-    return ["x", "y", *(name for name in names if name not in ("x", "y"))]
 
 
 def image_inputs(operation: Operation, images: pa.Table) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,8 @@ class SourceFile:
 
     ``path`` is relative to the folder ``base``, escaped as `engine.sources.files` does it. Neither
     is shown, since Dask writes the arguments of a failed task to the worker's log. ``source`` is
-    made of pseudonyms where the root is ``confidential``.
+    made of pseudonyms where the root is ``confidential``; ``slide_spacing_um`` is the pixel size at
+    which it is read if it is a whole slide.
     """
 
     source: str
@@ -48,6 +49,7 @@ class SourceFile:
     path: str = field(repr=False)
     stat: Stat
     confidential: bool = False
+    slide_spacing_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,14 @@ def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
     """Open a source; whatever is wrong with it is a `SourceUnreadable`."""
     with (
         place_at(file.base).open(file.path) as handle,
-        open_source(handle, file.source, max_decoded_bytes=max_decoded_bytes) as source,
+        _open(handle, file, max_decoded_bytes) as source,
     ):
         yield source
+
+
+def _open(handle: BinaryIO, file: SourceFile, limit: int) -> OpenSource:
+    spacing = file.slide_spacing_um
+    return open_source(handle, file.source, max_decoded_bytes=limit, slide_spacing_um=spacing)
 
 
 def probe_files(
@@ -148,7 +155,7 @@ def _probe(
                 return Probe(file)
             if FORMATS[key].confidential and not file.confidential:
                 return Probe(file, withheld=True)
-            with open_source(handle, file.source, max_decoded_bytes=max_decoded_bytes) as source:
+            with _open(handle, file, max_decoded_bytes) as source:
                 arrivals = tuple(
                     Arrival(
                         file.source,

@@ -115,7 +115,8 @@ def list_sources(
                 continue
             listing.seen.add(source)
             stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
-            file = SourceFile(source, base, found.path, stat, names is not None)
+            at = config.slides.spacing_um
+            file = SourceFile(source, base, found.path, stat, names is not None, at)
             listing.listed += 1
             if found.problem is not None:
                 listing.problems.append((file, found.problem))

@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 
 from engine.errors import UsageError
 from engine.operations.base import Operation, image_inputs
+from engine.operations.causes import CAUSES, SETTLED, changed_part
 from engine.operations.selection import select_images
 from engine.store.catalog import FAILED, ORPHANED
+from engine.store.labels import LabelState
 from engine.store.stacking import GIANT_SHARD_PX, count_blocks
 
 UNIT_IMAGES = 128
@@ -32,23 +34,6 @@ ROWS = 65_536
 
 UNITS_A_SLOT = 6
 """Units that each slot should get at least, where there are images enough, to share work evenly."""
-
-CAUSES = {
-    "new": "no result yet",
-    "inputs": "the image, its geometry or its annotations changed",
-    "parameters": "parameters changed",
-    "version": "the operation's version changed",
-    "weights": "the model's weights changed",
-    "retry": "failed before, tried again",
-    "copy": "the same pixels have a result under another name",
-}
-"""Why an image is in a run, and what that means."""
-
-SETTLED = {
-    "done": "up to date",
-    "failed": "failed before (again with --failed)",
-}
-"""Why an image needs nothing."""
 
 
 class Item(NamedTuple):
@@ -126,6 +111,8 @@ class Plan:
         Selected images whose source is gone; their pixels are here, so they are computed.
     items, copies
         The work itself.
+    damaged
+        Paths of shards of labels that are made again of all their images.
     changes
         For a changed key, what differs from the key that most results have: name to (old, new).
     """
@@ -142,6 +129,7 @@ class Plan:
     copies: tuple[Copy, ...] = field(repr=False)
     images: tuple[str, ...] = field(repr=False)
     changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    damaged: frozenset[str] = frozenset()
 
     @property
     def to_compute(self) -> int:
@@ -165,27 +153,6 @@ class Plan:
         }
 
 
-def changed_part(new: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name what differs between two keys' identities: the cause, and (old, new) by name.
-
-    Examples
-    --------
-    >>> a = {"version": 1, "weights": None, "parameters": {"r": 1}}
-    >>> changed_part({**a, "parameters": {"r": 2}}, a)
-    ('parameters', {'r': (1, 2)})
-    """
-    if new["version"] != old["version"]:
-        return "version", {"version": (old["version"], new["version"])}
-    if new["weights"] != old["weights"]:
-        return "weights", {"weights": (old["weights"], new["weights"])}
-    before, after = old["parameters"], new["parameters"]
-    return "parameters", {
-        name: (before.get(name), after.get(name))
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    }
-
-
 def plan_run(
     operation: Operation,
     images: pa.Table,
@@ -195,6 +162,7 @@ def plan_run(
     where: str | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
+    labels: LabelState | None = None,
 ) -> Plan:
     """Decide what a run computes, and why.
 
@@ -213,6 +181,9 @@ def plan_run(
         The selection, see `select_images`.
     retry_failed
         Whether images that failed are tried again.
+    labels
+        Which labels are there, of an operation that makes some: an image without is computed
+        again. Of a damaged shard all images must be, so a selection leaves those to `verify`.
     """
     read = {*_Row._fields[1:], "content", "state"}
     kept = select_images(images, where, limit, [n for n in images.column_names if n in read])
@@ -230,29 +201,50 @@ def plan_run(
     if other is not None:
         cause_of_change, changes = changed_part(operation.identity, other[0])
 
+    everything = where is None and limit is None
+    damaged = labels.damaged if labels is not None and everything else frozenset()
+    spared = labels.torn if labels is not None and not everything else frozenset()
+
+    def labelled(row: _Row, block: int | None) -> bool:
+        place = row.stack, row.shard if block is None else block
+        return labels is None or place in labels.whole or place in spared
+
     causes: Counter[str] = Counter()
     settled: Counter[str] = Counter()
     copies: list[Copy] = []
-    work: dict[tuple[str, int | None], Item] = {}
-    for row in _rows(kept, image_inputs(operation, kept)):
+    work: dict[tuple[str, int | None, _Place | None], Item] = {}
+    reads = image_inputs(operation, kept)
+    places = {} if labels is None else {row.image_id: _place(row) for row in _rows(kept, reads)}
+    for row in _rows(kept, reads):
         names_of.append(row.image_id)
         blocks = _blocks(row)
+        place = places.get(row.image_id)
         statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]
+        had = zip(blocks, statuses, strict=True)
+        lost = {b for b, status in had if status == "done" and not labelled(row, b)}
         needed = [
-            block
-            for block, status in zip(blocks, statuses, strict=True)
-            if status is None or (status == "failed" and retry_failed)
+            b
+            for b, status in zip(blocks, statuses, strict=True)
+            if status is None or (status == "failed" and retry_failed) or b in lost
         ]
         if not needed:
             settled["failed" if "failed" in statuses else "done"] += 1
             continue
         sources = {b: by_inputs[row.inputs, b] for b in needed if (row.inputs, b) in by_inputs}
+        if labels is not None:  # labels lie beside the pixels, so only of the same ones
+            sources = {
+                b: of
+                for b, of in sources.items()
+                if b not in lost and places.get(of) == place and labelled(row, b)
+            }
         failed = [b for b, of in sources.items() if state[of, row.inputs, b] == "failed"]
         if retry_failed and failed:
             causes["retry"] += 1
             sources = {b: of for b, of in sources.items() if b not in failed}
         elif len(sources) == len(needed):
             causes["copy"] += 1
+        elif lost:
+            causes["labels"] += 1
         elif row.image_id in seen:
             causes["inputs"] += 1
         elif other is not None and row.image_id in other[1]:
@@ -262,9 +254,9 @@ def plan_run(
         copies += [Copy(row.image_id, row.inputs, of, block) for block, of in sources.items()]
         for block in needed:
             if block not in sources:
-                known = work.get((row.inputs, block))
+                known = work.get((row.inputs, block, place))
                 names = (*known.image_ids, row.image_id) if known else (row.image_id,)
-                work[row.inputs, block] = _item(row, names, block, known)
+                work[row.inputs, block, place] = _item(row, names, block, known)
     return Plan(
         operation=operation.name,
         key=operation.key,
@@ -283,7 +275,15 @@ def plan_run(
         copies=tuple(copies),
         images=tuple(names_of),
         changes=changes if causes[cause_of_change] else {},
+        damaged=damaged,
     )
+
+
+_Place = tuple[str, int, int, "int | None"]
+
+
+def _place(row: _Row) -> _Place:
+    return row.stack, row.shard, row.t, row.z
 
 
 def _known(results: pa.Table) -> dict[tuple[str, str, int | None], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image as Pictures
 from engine.kernels.drawing import draw_line, grey_to_rgb, look_up
 from engine.kernels.planes import as_plane
 from engine.operations.outlines import Outline, circle_points
+from engine.store.labels import LabelClass
 
 DRAWING = 1
 """Version of how pictures are drawn; another one makes all of them again."""
@@ -64,6 +65,9 @@ LEAST_CROP_PX = 8.0
 """Side of a crop at least, pixels of the picture."""
 
 MONTAGE_COLUMNS = 12
+
+VEIL, BORDER = 0.3, 0.9
+"""Share of a class's colour within it and along its border: tissue stays visible below."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,42 @@ def paint(
         colour = PALETTE[kinds.index(outline.label) % len(PALETTE)]
         draw_line(canvas, points, colour, width_px=width, casing_px=casing, scratch=scratch)
     return canvas
+
+
+def tint(
+    shown: Shown, labels: NDArray[np.uint8], classes: Sequence[LabelClass]
+) -> tuple[Shown, list[str]]:
+    """Lay the classes of pixels over a picture: a veil of their colours, and their borders.
+
+    Parameters
+    ----------
+    labels
+        (y, x) of the image, or of the level of it that is shown; 0 is left as it is.
+    classes
+        What the values stand for.
+
+    Returns
+    -------
+    The picture, and the names of the classes on it.
+    """
+    height, width = shown.pixels.shape[:2]
+    step = max(1, -(-labels.shape[0] // height), -(-labels.shape[1] // width))
+    small = labels[step // 2 :: step, step // 2 :: step][:height, :width]
+    # What a smaller picture has more of than whole steps is as its last row or column.
+    lacking = (height - small.shape[0], width - small.shape[1])
+    small = np.pad(small, ((0, lacking[0]), (0, lacking[1])), mode="edge")
+    table = np.zeros((256, 3), np.float32)
+    for each in classes:
+        table[each.value] = each.rgba[:3]
+    canvas = shown.pixels if shown.pixels.ndim == 3 else grey_to_rgb(shown.pixels)
+    border = np.zeros(small.shape, bool)
+    border[1:] |= small[1:] != small[:-1]
+    border[:, 1:] |= small[:, 1:] != small[:, :-1]
+    share = np.where(border, BORDER, VEIL).astype(np.float32) * (small > 0)
+    mixed = canvas + share[..., None] * (table[small] - canvas)
+    there = set(np.unique(small).tolist()) - {0}
+    names = [each.name for each in classes if each.value in there]
+    return replace(shown, pixels=(mixed + 0.5).astype(np.uint8)), names
 
 
 def labels_of(outlines: Sequence[Outline]) -> list[str]:

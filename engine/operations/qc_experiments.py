@@ -113,8 +113,9 @@ def experiments_section(context: PageContext, pages: Pages) -> Iterator[str]:
     labels = list(dict.fromkeys(label for one in context.noted.values() for label in one.labels))
     if any(labels):
         yield "<p>"
+        classes = {c.name: c.colour for c in context.operation.label_classes}
         for n, label in enumerate(labels):
-            colour = "rgb({},{},{})".format(*PALETTE[n % len(PALETTE)])
+            colour = classes.get(label, "rgb({},{},{})".format(*PALETTE[n % len(PALETTE)]))
             yield f'<span class="key"><i style="background:{colour}"></i>{escape(label)}</span>'
         yield "</p>\n"
     for experiment, images in _of_experiments(facts):

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.errors import StoreFull, StoreReadOnly
+from engine.operations.answers import reason_of
 from engine.operations.base import Operation
 from engine.operations.outlines import Outline
 from engine.operations.plan import Item
@@ -30,13 +31,14 @@ from engine.operations.qc_drawing import (
     paint,
     show,
     shrink,
+    tint,
 )
-from engine.operations.unit import ledger_of, read_items, reason_of
+from engine.operations.unit import ledger_of, read_items
 from engine.store.catalog import ShardRow
 from engine.store.ledger import Part
 from engine.store.pictures import MONTAGE, MONTAGES, OVERLAY, OVERLAYS, THUMBS, Picture
 from engine.store.pictures import publish_picture as publish
-from engine.store.pixels import StackReader
+from engine.store.pixels import StackReader, label_stack
 from engine.store.results import DONE
 from engine.store.root import Root
 from engine.store.stacking import level_shapes
@@ -145,7 +147,9 @@ def make_unit(
             try:
                 if isinstance(shown, Exception):
                     raise shown
+                shown, classes = _tinted(reader, operation, wanted, shown)
                 picture, jpegs = _draw(operation, wanted, shown, found)
+                picture = replace(picture, labels=(*classes, *picture.labels))
             except (StoreFull, StoreReadOnly):
                 raise
             except Exception as error:  # an image's own failure, as in a run
@@ -195,6 +199,20 @@ def _outlines(
 ) -> list[Outline]:
     columns = found.get(wanted.image_id)
     return operation.outlines(columns) if columns is not None and wanted.done else []
+
+
+def _tinted(
+    reader: StackReader, operation: Operation, wanted: Wanted, shown: Shown
+) -> tuple[Shown, list[str]]:
+    """Return an image with its labels over it, where there are some, and the classes' names."""
+    if not operation.label_classes or not wanted.done:
+        return shown, []
+    item, level = wanted.item, wanted.level
+    sides = (slice(0, -(-side // 2**level)) for side in item.shape[1:])
+    place = (item.t, 0) if item.z is None else (item.t, 0, item.z)
+    stack = label_stack(item.stack, operation.label_name)
+    labels = reader.read(stack, (*place, *sides), level)
+    return tint(shown, labels, operation.label_classes)
 
 
 def _make_montage(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,18 +14,29 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from engine.errors import ParameterError
-from engine.geometry import Region
 from engine.kernels import baseline
-from engine.kernels.tiled import Batches, classes_of, predict_tiled
-from engine.kernels.tiled_plan import plan_tiled
+from engine.kernels.footprint import peak_rss_bytes
 from engine.kernels.tissue import Tissue
-from engine.learning.bundles import Bundle, Predictor, open_bundle
-from engine.learning.cards import CARD_FILE, Card, tissue_classes
+from engine.learning.bundles import Bundle, open_bundle
+from engine.learning.cards import CARD_FILE, ClassCard, tissue_classes
 from engine.learning.loaded import LOADED
-from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.base import LABELS, Found, Image, Operation
+from engine.operations.segment_network import Network, Predicted, colours
+from engine.operations.segment_objects import (
+    PIECES,
+    RUNS,
+    join_pieces,
+    measure_pieces,
+    objects_table,
+)
+from engine.store.labels import LabelClass
 
 BASELINE = "baseline"
 """The model that needs no weights."""
+
+BATCH = {"cuda": 4, "cpu": 1}
+"""Tiles at once by device: on a CPU one after the other is a quarter faster, as they stay in its
+cache."""
 
 OBJECTS = pa.schema(
     [
@@ -33,16 +45,19 @@ OBJECTS = pa.schema(
         ("pixels", pa.int64()),
         ("area_um2", pa.float64()),
         ("share", pa.float64()),
+        ("objects", pa.int64()),
         ("disagreement", pa.float64()),
+        ("pieces", pa.list_(PIECES)),
+        ("runs", pa.list_(RUNS)),
+        ("batch", pa.int32()),
+        ("memory_peak_bytes", pa.int64()),
     ]
 )
-"""One row per class: its pixels and area (null without a pixel size), its share of the image, and
-how far an ensemble's members disagree within it, on average (null for a single network)."""
+"""One row per class: its pixels and area (null without a pixel size), its share of the image, how
+many objects it is (null where objects make no sense), and how far an ensemble's members disagree
+within it, on average (null for a single network). Of the rest see `Segment.unlisted`."""
 
 BY_IMAGE = ("tissue_px", "tissue_share", "bone_density", "disagreement")
-
-SPACING_TOLERANCE = 0.2
-"""Relative difference of pixel sizes beyond which a network is not asked."""
 
 
 class Segment(Operation):
@@ -56,7 +71,8 @@ class Segment(Operation):
     vacuole_radius_px
         For the baseline: median radius of a fat vacuole, pixels.
     batch
-        Tiles that a network answers for at once; halved where memory runs out.
+        Tiles that a network answers for at once, halved where memory runs out; by default as
+        `BATCH` says.
     device
         "cpu" or "cuda"; by default CUDA where a worker has it.
 
@@ -72,16 +88,20 @@ class Segment(Operation):
     """
 
     name: ClassVar[str] = "segment"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     objects: ClassVar[pa.Schema] = OBJECTS
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
     singular: ClassVar[str] = "class"
     by_image: ClassVar[tuple[str, ...]] = BY_IMAGE
+    details: ClassVar[tuple[str, ...]] = ("segment_objects",)
+    unlisted: ClassVar[frozenset[str]] = frozenset({"pieces", "runs", "batch", "memory_peak_bytes"})
+    """Objects have a table of their own; batch and memory tell of the run and not of the image."""
+
     neutral: ClassVar[frozenset[str]] = frozenset({"model", "batch", "device"})
 
     model: str = BASELINE
     vacuole_radius_px: float = Field(default=baseline.VACUOLE_RADIUS_PX, gt=0)
-    batch: int = Field(default=4, ge=1)
+    batch: int | None = Field(default=None, ge=1)
     device: str | None = None
 
     @field_validator("model")
@@ -117,6 +137,16 @@ class Segment(Operation):
             return baseline.halo_px(self.vacuole_radius_px)
         return _checked(self.model).card.halo_px
 
+    @property
+    def classes(self) -> tuple[ClassCard, ...]:
+        """The classes that it tells apart, in the order of the labels."""
+        return tissue_classes() if self.model == BASELINE else _checked(self.model).card.classes
+
+    @property
+    def label_classes(self) -> tuple[LabelClass, ...]:
+        """What the values of its label images stand for, from the model's card."""
+        return tuple(LabelClass(n, c.name, c.colour) for n, c in enumerate(self.classes))
+
     def prepare(self) -> None:
         """Load the model, once in each worker's process."""
         self.runs_on()
@@ -127,15 +157,70 @@ class Segment(Operation):
             return "cpu"
         return LOADED.get(self.model, str(self.weights), self.device)[1].device_name
 
-    def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+    def own_threads(self, count: int) -> None:
+        """Let the network compute with so many threads."""
+        if self.model != BASELINE:
+            LOADED.get(self.model, str(self.weights), self.device)[1].own_threads(count)
+
+    def measure(self, image: Image) -> Found:
         """Return the columns of `OBJECTS`, a row for each class; see `Operation.measure`."""
-        labels, apart, classes = self._segmented(image)
+        ((found, _),) = self.measure_each([image])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def measure_each(self, images: Iterable[Image]) -> Iterator[tuple[Found | Exception, float]]:
+        """Answer for images in order, a network for several at once."""
+        for image, said, elapsed_s, run in self._predict_each(images):
+            began = time.perf_counter()
+            answer: Found | Exception
+            try:
+                if isinstance(said, Exception):
+                    raise said
+                answer = self._found(image, said, run)
+            except Exception as error:
+                answer = error
+            yield answer, elapsed_s + time.perf_counter() - began
+
+    def segment(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the labels (y, x) of one array (c, y, x) or (y, x, 3): to look at."""
+        ((_, said, _, _),) = self._predict_each([Image.of(array)])
+        if isinstance(said, Exception):
+            raise said
+        return said.labels
+
+    def _predict_each(
+        self, images: Iterable[Image]
+    ) -> Iterator[tuple[Image, Predicted | Exception, float, tuple[int, int]]]:
+        """Yield images, what is said of each, seconds, and (batch, most memory in bytes)."""
+        if self.model == BASELINE:
+            for image in images:
+                began = time.perf_counter()
+                said: Predicted | Exception
+                try:
+                    said = self._by_thresholds(image)
+                except Exception as error:
+                    said = error
+                yield image, said, time.perf_counter() - began, (1, peak_rss_bytes())
+            return
+        bundle, predictor = LOADED.get(self.model, str(self.weights), self.device)
+        batch = self.batch or BATCH.get(predictor.device_name, 1)
+        network = Network(bundle.card, predictor, batch)
+        for image, said, elapsed_s in network.predict_each(images):
+            yield image, said, elapsed_s, (network.batches.size, predictor.peak_bytes())
+
+    def _by_thresholds(self, image: Image) -> Predicted:
+        pixels = colours(image.pixels, 3)
+        labels = baseline.segment_baseline(pixels, None, self.vacuole_radius_px)
         if image.write is not None:
             start, stop = image.write.start, image.write.stop
-            inner = tuple(
-                slice(a - o, b - o) for a, b, o in zip(start, stop, image.origin, strict=True)
-            )
-            labels, apart = labels[inner], apart[inner] if apart is not None else None
+            inner = (slice(a - o, b - o) for a, b, o in zip(start, stop, image.origin, strict=True))
+            labels = labels[tuple(inner)]
+        return Predicted(np.ascontiguousarray(labels))
+
+    def _found(self, image: Image, said: Predicted, run: tuple[int, int]) -> Found:
+        """Measure the labels of an image."""
+        classes, labels, apart = self.classes, said.labels, said.apart
         pixels = np.bincount(labels.ravel(), minlength=len(classes))
         unknown = np.full(len(classes), np.nan)
         if apart is None:
@@ -144,50 +229,52 @@ class Segment(Operation):
             sums = np.bincount(labels.ravel(), apart.ravel(), len(classes))
             disagreement = np.divide(sums, pixels, out=unknown.copy(), where=pixels > 0)
         area = np.prod(image.spacing_um) if image.spacing_um else np.nan
+        origin = image.origin if image.write is None else image.write.start
+        height, width = labels.shape
+        whole = image.whole or (height, width)
         return {
             "label": np.arange(len(classes)),
-            "class_name": classes,
+            "class_name": [c.name for c in classes],
             "pixels": pixels,
             "area_um2": _null_where_nan(pixels * area),
             "share": pixels / labels.size,
             "disagreement": _null_where_nan(disagreement),
+            **measure_pieces(labels, [c.countable for c in classes], origin, whole),
+            "batch": [run[0]] * len(classes),
+            "memory_peak_bytes": [run[1]] * len(classes),
+            LABELS: labels,
         }
-
-    def segment(self, array: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the labels (y, x) of one array (c, y, x) or (y, x, 3): to look at."""
-        return self._segmented(Image.of(array))[0]
-
-    def _segmented(
-        self, image: Image
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None, list[str]]:
-        """Return labels, the members' disagreement if the model has members, and class names."""
-        if self.model == BASELINE:
-            pixels = _colours(image.pixels, 3)
-            names = [c.name for c in tissue_classes()]
-            return baseline.segment_baseline(pixels, None, self.vacuole_radius_px), None, names
-        bundle, predictor = LOADED.get(self.model, str(self.weights), self.device)
-        card = bundle.card
-        _check_spacing(card, image)
-        pixels = _colours(image.pixels, len(card.channels))
-        names = [c.name for c in card.classes]
-        return *_predicted(pixels, card, predictor, self.batch), names
 
     def merge_objects(self, image: NDArray[np.int64], found: pa.Table) -> pa.Table:
         """Add up the classes of the blocks of giant images; see `Operation.merge_objects`."""
-        frame = found.to_pandas()
+        plain = found.drop_columns(["pieces", "runs"])
+        frame = plain.to_pandas()
         frame["_image"] = image
         frame["_weighed"] = frame["disagreement"] * frame["pixels"]
         groups = frame.groupby(["_image", "label"], sort=True)
         merged = groups.agg(
-            class_name=("class_name", "first"), pixels=("pixels", "sum")
+            class_name=("class_name", "first"),
+            pixels=("pixels", "sum"),
+            batch=("batch", "min"),
+            memory_peak_bytes=("memory_peak_bytes", "max"),
         ).reset_index()
         for name in ("area_um2", "_weighed"):
             merged[name] = groups[name].sum(min_count=1).to_numpy()
         whole = merged.groupby("_image")["pixels"].transform("sum")
         merged["share"] = merged["pixels"] / whole
         merged["disagreement"] = merged["_weighed"] / merged["pixels"].where(merged["pixels"] > 0)
+        pieces, counts = join_pieces(found, groups.ngroup().to_numpy(), len(merged))
+        counted = groups["objects"].count().to_numpy() > 0
+        columns = {name: pa.array(merged[name], from_pandas=True) for name in merged.columns}
+        columns["objects"] = pa.array(counts, pa.int64(), mask=~counted)
+        columns["pieces"] = pieces
+        columns["runs"] = pa.array([[]] * len(merged), pa.list_(RUNS))
         schema = OBJECTS.append(pa.field("_image", pa.int64()))
-        return pa.Table.from_pandas(merged[schema.names], schema=schema, preserve_index=False)
+        return pa.table([columns[f.name].cast(f.type) for f in schema], schema)
+
+    def detail_slice(self, objects: pa.Table, described: Sequence[str]) -> Mapping[str, pa.Table]:
+        """Return the table of the objects of countable classes; see `Operation.detail_slice`."""
+        return {self.details[0]: objects_table(objects, described)}
 
     def measure_images(
         self, image: NDArray[np.int64], found: pa.Table, total: int
@@ -228,41 +315,6 @@ def _checked_at(model: str, card_mtime_ns: int) -> Bundle:
     bundle = open_bundle(model)
     bundle.read_weights()
     return bundle
-
-
-def _check_spacing(card: Card, image: Image) -> None:
-    if card.spacing_um and image.spacing_um:
-        apart = max(abs(side / card.spacing_um - 1) for side in image.spacing_um)
-        if apart > SPACING_TOLERANCE:
-            raise ImageFailed("other_pixel_size")
-
-
-def _colours(pixels: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return the channels that a model takes; alpha is left out."""
-    if pixels.shape[0] == channels + 1 and channels in (1, 3):
-        pixels = pixels[:channels]
-    if pixels.shape[0] != channels:
-        raise ImageFailed("other_channels")
-    return pixels
-
-
-def _predicted(
-    pixels: NDArray[Any], card: Card, predictor: Predictor, batch: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    shape = (pixels.shape[1], pixels.shape[2])
-    side = (card.tile_px, card.tile_px)
-    plan = plan_tiled(shape, side, card.halo_px, multiple=predictor.multiple_px)
-    labels = np.empty(shape, np.uint8)
-    apart = np.empty(shape, np.float32) if predictor.planes > len(card.classes) else None
-
-    def read(region: Region) -> NDArray[Any]:
-        return pixels[:, *region.slices]
-
-    for band in predict_tiled(read, plan, Batches(predictor, batch)):
-        labels[band.region.slices] = classes_of(band.planes, len(card.classes))
-        if apart is not None:
-            apart[band.region.slices] = band.planes[len(card.classes)]
-    return labels, apart
 
 
 def _null_where_nan(values: NDArray[Any]) -> list[float | None]:

@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.operations.base import Operation, image_inputs, in_reading_order
+from engine.operations.base import Operation, image_inputs
+from engine.operations.reading import in_reading_order
 from engine.store.catalog import FAILED, ORPHANED, RETIRED, field_column
 from engine.store.layout import FIELDS
 from engine.store.results import DONE
@@ -55,14 +56,15 @@ class TableSpec:
 def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
     """Return the file names, without ending, of an operation's tables by kind.
 
-    Kinds are ``objects``, ``images``, ``experiments``, and the operation's ``summaries``.
+    Kinds are ``objects``, ``images``, ``experiments``, and the operation's ``details`` and
+    ``summaries``.
     """
     name = operation.name
     return {
         "objects": f"{name}{suffix}",
         "images": f"{name}_by_image{suffix}",
         "experiments": f"{name}_by_experiment{suffix}",
-        **{summary: f"{summary}{suffix}" for summary in operation.summaries},
+        **{table: f"{table}{suffix}" for table in (*operation.details, *operation.summaries)},
     }
 
 
@@ -124,16 +126,21 @@ def build_slice(
     -------
     ``objects`` (one row per object), ``images`` (one per image and per unreadable source) and
     ``experiments`` (partial sums, for `merge_experiments`); and, for an operation that has some,
-    `SUMMARIES`, to be merged by it.
+    `SUMMARIES`, to be merged by it, and each of its ``details``.
     """
     images = images.filter(pc.not_equal(images["state"], RETIRED))
     described = image_columns(operation, images, spec)
     current = _current_results(operation, images, results)
-    objects = _objects(operation, described, current)
+    everything = _objects(operation, described, current)
+    objects = everything.drop_columns(sorted(operation.unlisted))
     by_image = _by_image(operation, images, described, current, objects)
     summaries = operation.summarise_slice(objects, images) if operation.summaries else None
+    details = (
+        operation.detail_slice(everything, described.column_names) if operation.details else {}
+    )
     return {
         **({} if summaries is None else {SUMMARIES: summaries}),
+        **details,
         "objects": objects.drop_columns(["_image"]),
         "images": by_image,
         "experiments": _partial_experiments(operation, by_image, objects, spec),
@@ -192,8 +199,7 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
     columns: dict[str, Any] = {name: left[name] for name in fields}
     columns[operation.singular] = pa.array(within, pa.int64())
-    listed = [name for name in found if name not in operation.unlisted]
-    columns.update({name: found[name] for name in in_reading_order(listed)})
+    columns.update({name: found[name] for name in in_reading_order(list(found))})
     columns.update({name: left[name] for name in ("source", "orphaned", "image_id")})
     columns["_image"] = pa.array(numbers, pa.int64())
     return pa.table(columns)

@@ -7,34 +7,26 @@ not there) ends the unit.
 
 from __future__ import annotations
 
-import re
-import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from engine.errors import (
-    CorruptStore,
-    EngineError,
-    MissingObject,
-    MissingPackage,
-    StoreFull,
-    StoreReadOnly,
-    WorkerUnfit,
-)
+from engine.errors import EngineError, MissingPackage, StoreFull, StoreReadOnly, WorkerUnfit
 from engine.geometry import Region
-from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.answers import Answer, Checks, answers_table, reason_of
+from engine.operations.base import Found, Image, ImageFailed, Operation
 from engine.operations.inputs import Drawn
+from engine.operations.label_parts import write_labels
 from engine.operations.plan import Item, Unit
 from engine.store.annotations import Ref
 from engine.store.catalog import ShardRow
+from engine.store.label_commits import LabelPart
 from engine.store.ledger import Ledger, Part
 from engine.store.pixels import StackReader
-from engine.store.results import DONE, FAILED, result_schema, results_ledger
+from engine.store.results import results_ledger
 from engine.store.root import Root
 from engine.store.stacking import GIANT_SHARD_PX
 
@@ -43,12 +35,6 @@ READ_AT_ONCE_BYTES = 64 * 1024**2
 
 RowId = tuple[str, str, int | None]
 """What identifies a row of a key: image_id, inputs, block."""
-
-Columns = Mapping[str, "NDArray[Any] | pa.Array"]
-"""The objects found in one image: a column for each field."""
-
-Kind = tuple[str, pa.DataType, "np.dtype[Any] | None"]
-"""Name and type of a field, and numpy's type that is the same, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +46,7 @@ class UnitRecord:
     done: int
     failed: tuple[tuple[RowId, str], ...]  # with the reason
     compute_s: float
+    labels: tuple[LabelPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,38 +57,9 @@ class Where:
     device: str = "cpu"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an item's image gave: its objects, or, where it failed, none and a reason."""
-
-    item: Item
-    found: Columns
-    reason: str | None
-    elapsed_s: float
-
-
 def ledger_of(root: Root, operation: Operation) -> Ledger:
     """Return the ledger that an operation's results go to."""
     return results_ledger(root, operation.name, operation.version, operation.objects)
-
-
-def reason_of(error: Exception) -> str:
-    """Return the reason code of a failure; codes hold nothing of what was read.
-
-    Examples
-    --------
-    >>> reason_of(ZeroDivisionError("secret"))
-    'zero_division_error'
-    >>> reason_of(ImageFailed("no_tissue"))
-    'no_tissue'
-    """
-    if isinstance(error, ImageFailed):
-        return str(error.args[0])
-    if isinstance(error, MissingObject):
-        return "missing_pixels"
-    if isinstance(error, CorruptStore):
-        return "corrupt_pixels"
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__).lower()
 
 
 def region_of(item: Item) -> tuple[Region, int]:
@@ -185,6 +143,7 @@ def read_items(
                     write,
                     item.source,
                     item.rescale,
+                    whole=item.shape[1:],
                 ),
             )
 
@@ -231,31 +190,53 @@ def compute_unit(
     """
     place = where or Where()
     operation.prepare()
-    reader = StackReader(root, files)
     on_images = Drawn(root, dict(drawn or {}))
-    objects = [(spec.name, spec.type, _plain(spec.type)) for spec in operation.objects]
+    unread: deque[tuple[Item, Exception | None]] = deque()
+
+    def readable() -> Iterator[Image]:
+        """Yield the images that can be read, and note all in order."""
+        for item, image in read_items(StackReader(root, files), unit.items, operation.halo_px):
+            try:
+                if isinstance(image, Exception):
+                    raise image
+                if "annotation" in operation.inputs:
+                    image = replace(image, annotations=on_images.on(item))
+            except Exception as error:
+                unread.append((item, error))
+                continue
+            unread.append((item, None))
+            yield image
+
     answers: list[Answer] = []
-    for item, image in read_items(reader, unit.items, operation.halo_px):
-        began = time.perf_counter()
-        found: Columns = {}
-        reason = None
+    checks = Checks(operation)
+
+    def admit(item: Item, found: Found | Exception, elapsed_s: float) -> None:
         try:
-            if isinstance(image, Exception):
-                raise image
-            if "annotation" in operation.inputs:
-                image = replace(image, annotations=on_images.on(item), whole=item.shape[1:])
-            found = _checked(objects, operation.measure(image))
+            if isinstance(found, Exception):
+                raise found
+            shape = region_of(item)[0].shape
+            answers.append(checks.answer(item, shape, found, elapsed_s))
         except (StoreFull, StoreReadOnly, WorkerUnfit):
             raise
         except ImportError as error:  # it would fail all images alike, on this worker only
             raise MissingPackage(error.name or "a module") from None
         except Exception as error:  # whatever an image does to an operation is its own failure
-            reason = reason_of(error)
-        answers.append(Answer(item, found, reason, time.perf_counter() - began))
+            answers.append(Answer(item, {}, reason_of(error), elapsed_s))
+
+    def skip() -> None:
+        while unread and unread[0][1] is not None:
+            item, error = unread.popleft()
+            admit(item, error or ImageFailed("unread"), 0.0)
+
+    for found, elapsed_s in operation.measure_each(readable()):
+        skip()
+        admit(unread.popleft()[0], found, elapsed_s)
+    skip()
     if trial:
         return None
     computed()
-    return _record(root, operation, unit, answers, attempts, place)
+    labels = write_labels(root, operation, answers)
+    return _record(root, operation, unit, answers, attempts, place, labels)
 
 
 def failed_unit(
@@ -273,11 +254,12 @@ def _record(
     answers: Sequence[Answer],
     attempts: int,
     where: Where,
+    labels: tuple[LabelPart, ...] = (),
 ) -> UnitRecord:
     """Write the answers of a unit as one part, a row for each name that an image has."""
     named = [(name, answer) for answer in answers for name in answer.item.image_ids]
     part = ledger_of(root, operation).write_part(
-        _table(operation, named, attempts, where), operation.key
+        answers_table(operation, named, attempts, where.worker, where.device), operation.key
     )
     failed = tuple(
         ((name, answer.item.inputs, answer.item.block), answer.reason)
@@ -285,70 +267,7 @@ def _record(
         if answer.reason is not None
     )
     elapsed_s = sum(answer.elapsed_s for _, answer in named)
-    return UnitRecord(unit.number, part, len(named) - len(failed), failed, elapsed_s)
-
-
-def _plain(kind: pa.DataType) -> np.dtype[Any] | None:
-    """Return numpy's type that is the same as Arrow's, where there is one."""
-    is_plain = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    return np.dtype(kind.to_pandas_dtype()) if is_plain else None
-
-
-def _checked(objects: Sequence[Kind], found: Mapping[str, Any]) -> Columns:
-    """Check an answer: one column per field of ``objects``, of its type, all of one length.
-
-    Arrays stay numpy's until those of the whole unit become Arrow's at once, which takes as long
-    as one of them.
-    """
-    columns: dict[str, NDArray[Any] | pa.Array] = {}
-    for name, kind, plain in objects:
-        values = found[name]
-        if plain is not None and isinstance(values, np.ndarray) and values.ndim == 1:
-            fits = np.can_cast(values.dtype, plain)
-            columns[name] = values.astype(plain, copy=False) if fits else pa.array(values, kind)
-        else:
-            columns[name] = pa.array(values, kind)
-    if len({len(column) for column in columns.values()}) > 1:
-        raise ImageFailed("columns_of_different_length")
-    return columns
-
-
-def _column(pieces: Sequence[NDArray[Any] | pa.Array], kind: pa.DataType) -> pa.Array:
-    """Return the columns of several images as one."""
-    if pieces and all(isinstance(piece, np.ndarray) for piece in pieces):
-        return pa.array(np.concatenate(pieces), kind)
-    return pa.concat_arrays([pa.array([], kind), *(pa.array(piece, kind) for piece in pieces)])
-
-
-def _table(
-    operation: Operation, named: Sequence[tuple[str, Answer]], attempts: int, where: Where
-) -> pa.Table:
-    """Turn answers into a part's table, objects as lists of structs."""
-    answers = [answer for _, answer in named]
-    found = [answer.found for answer in answers if answer.found]
-    counts = [len(next(iter(a.found.values()))) if a.found else 0 for a in answers]
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    fields = list(operation.objects)
-    objects = [_column([f[spec.name] for f in found], spec.type) for spec in fields]
-    columns: dict[str, Any] = {
-        "image_id": [name for name, _ in named],
-        "inputs": [answer.item.inputs for answer in answers],
-        "block": [answer.item.block for answer in answers],
-        "status": [DONE if answer.reason is None else FAILED for answer in answers],
-        "reason": [answer.reason for answer in answers],
-        "attempts": [attempts] * len(named),
-        "elapsed_s": [answer.elapsed_s for answer in answers],
-        "worker": [where.worker] * len(named),
-        "device": [where.device] * len(named),
-        "objects": pa.ListArray.from_arrays(
-            offsets, pa.StructArray.from_arrays(objects, fields=fields)
-        ),
-    }
-    schema = result_schema(operation.objects)
-    plain = pa.schema([field for field in schema if field.name != "key"])
-    return pa.table(
-        {name: pa.array(columns[name], plain.field(name).type) for name in plain.names}, plain
-    )
+    return UnitRecord(unit.number, part, len(named) - len(failed), failed, elapsed_s, labels)
 
 
 def shards_read(item: Item, halo: int = 0) -> Iterator[tuple[str, int]]:

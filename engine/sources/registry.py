@@ -80,10 +80,17 @@ FORMATS: dict[str, Format] = {
         confidential=True,
     ),
     "png": Format(_begins_png, (".png",), "engine.sources.png"),
-    "tiff": Format(_begins_tiff, (".tif", ".tiff", ".btf", ".tf8"), "engine.sources.tiff"),
+    "tiff": Format(
+        _begins_tiff,
+        (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".bif"),
+        "engine.sources.tiff",
+    ),
     "jpeg": Format(_begins_jpeg, (".jpg", ".jpeg", ".jpe", ".jfif"), "engine.sources.jpeg"),
 }
 """Formats by name, asked in this order; others add themselves here."""
+
+SLIDES = (".svs", ".ndpi", ".scn", ".bif")
+"""Suffixes of slides whose first bytes are TIFF's, and which OpenSlide reads better."""
 
 
 def claimed_by(name: str, head: bytes) -> str | None:
@@ -120,7 +127,11 @@ def claimed_by(name: str, head: bytes) -> str | None:
 
 
 def open_source(
-    file: BinaryIO, name: str, *, max_decoded_bytes: int = MAX_DECODED_BYTES
+    file: BinaryIO,
+    name: str,
+    *,
+    max_decoded_bytes: int = MAX_DECODED_BYTES,
+    slide_spacing_um: float | None = None,
 ) -> OpenSource:
     """Open a foreign file so that its planes are known, with nothing decoded.
 
@@ -132,6 +143,8 @@ def open_source(
         File name or path; only its suffix is used, and only if the first bytes are of no format.
     max_decoded_bytes
         Limit of one decoded plane, bytes. Planes that stream may be larger.
+    slide_spacing_um
+        Pixel size to read whole slides at, micrometres; None is the scanner's own.
 
     Returns
     -------
@@ -149,7 +162,22 @@ def open_source(
         raise SourceUnreadable("not_an_image", "neither first bytes nor suffix are of a format")
     if not FORMATS[key].begins(head):
         raise SourceUnreadable("not_an_image", f"the suffix says {key}, the first bytes do not")
+    if key == "tiff" and (slide_spacing_um is not None or name.lower().endswith(SLIDES)):
+        slide = _open_slide(file, max_decoded_bytes, slide_spacing_um)
+        if slide is not None:
+            return slide
     return reader_of(key).open(file, max_decoded_bytes=max_decoded_bytes)
+
+
+def _open_slide(file: BinaryIO, limit: int, spacing_um: float | None) -> OpenSource | None:
+    try:
+        from engine.sources.slides import reader
+    except ImportError:
+        raise SourceUnreadable(
+            "not_installed",
+            "the packages to read slides are not installed: pip install 'cohort-engine[slides]'",
+        ) from None
+    return reader.open(file, max_decoded_bytes=limit, spacing_um=spacing_um)
 
 
 def reader_of(key: str) -> Reader:

@@ -89,6 +89,15 @@ class Limits(BaseModel):
     """Images that a shard of a stack holds at most."""
 
 
+class SlidesConfig(BaseModel):
+    """How whole slides are taken in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spacing_um: float | None = Field(default=None, gt=0)
+    """Pixel size that new and changed slides are read at, micrometres; the scanner's by default."""
+
+
 class CohortConfig(BaseModel):
     """The content of cohort.toml."""
 
@@ -98,6 +107,7 @@ class CohortConfig(BaseModel):
     subjects: str | None = None
     """A CSV file with a column ``subject`` whose other columns join the tables."""
     limits: Limits = Limits()
+    slides: SlidesConfig = SlidesConfig()
     pseudonyms: PseudonymsConfig | None = None
     roots: dict[str, RootConfig] = Field(default_factory=dict)
     annotations: dict[str, AnnotationConfig] = Field(default_factory=dict)

@@ -26,7 +26,7 @@ _PART = r"[0-9a-f]{12}-[0-9a-f]{32}\.parquet"
 _LEDGER = r"(?P<ledger>catalog/(?:images|shards|annotations)|results/[^/]+/v\d+)"
 
 # Names that the engine gives; another name below a prefix is somebody else's file.
-PIXELS = re.compile(r"pixels/[^/]+\.zarr/(?:(?:\d+/)?zarr\.json|\d+/c(?:/\d+)+)")
+PIXELS = re.compile(r"pixels/[^/]+\.zarr/(?:labels/[^/]+/)?(?:(?:\d+/)?zarr\.json|\d+/c(?:/\d+)+)")
 PART = re.compile(rf"{_LEDGER}/(?:key=[0-9a-f]+/)?{_PART}")
 ASIDE = re.compile(
     rf"{_LEDGER}/(?:\.room|_delta_log/_commit_[^/]+\.tmp|_delta_log/[^/]+#\d+)"

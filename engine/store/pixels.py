@@ -12,6 +12,7 @@ import json
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from engine.store.catalog import ShardRow
 from engine.store.digests import digest_bytes
 from engine.store.ome import group_attributes
 from engine.store.root import Root
+from engine.store.shards import count_chunks, merge_shards
 from engine.store.stacking import StackPlan, level_shapes
 
 ZSTD_LEVEL = 1
@@ -44,9 +46,6 @@ memory, the two differ by a factor of 1.5, which a network hides."""
 
 _CONFIG = threading.Lock()
 """Zarr's settings are those of the process; a pipeline is chosen when an array is opened."""
-
-ABSENT = np.uint64(2**64 - 1)
-"""Offset by which a shard's index marks a chunk that is not stored (zarr v3 sharding codec)."""
 
 OPEN_ARRAYS = 64
 """Arrays that one process keeps open; each is a few kilobytes of metadata."""
@@ -65,8 +64,19 @@ def _open_level(root: Root, path: str, digest: str) -> zarr.Array[Any]:
 
 
 def stack_path(stack: str) -> str:
-    """Return the path of a stack, relative to the cohort."""
-    return f"pixels/{stack}.zarr"
+    """Return the path of a stack, or of one of its label images, relative to the cohort.
+
+    Examples
+    --------
+    >>> stack_path("a-0"), stack_path(label_stack("a-0", "segment@12345678"))
+    ('pixels/a-0.zarr', 'pixels/a-0.zarr/labels/segment@12345678')
+    """
+    return f"pixels/{stack}" if "/" in stack else f"pixels/{stack}.zarr"
+
+
+def label_stack(stack: str, name: str) -> str:
+    """Return what the catalog calls a label image of a stack; readers take it for a stack."""
+    return f"{stack}.zarr/labels/{name}"
 
 
 def shard_key(grid: Sequence[int], index: int) -> str:
@@ -82,42 +92,79 @@ def shard_key(grid: Sequence[int], index: int) -> str:
     return "c/" + "/".join(str(int(i)) for i in np.unravel_index(index, grid))
 
 
+@dataclass(frozen=True, slots=True)
+class LevelPlan:
+    """One array to make: its shape, and those of its shards and chunks."""
+
+    shape: tuple[int, ...]
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+
 def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
     """Write the metadata of a stack, all levels, and return their rows for the catalog."""
     shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
-    path = stack_path(plan.name)
+    attributes = group_attributes(plan.name, shapes, plan.spacing_um, plan.lattice)
+    levels = [LevelPlan(shape, plan.shard, plan.chunk) for shape in shapes]
+    return create_image(root, plan.name, levels, plan.dtype, attributes)
+
+
+def create_image(
+    root: Root,
+    stack: str,
+    levels: Sequence[LevelPlan],
+    dtype: str,
+    attributes: Mapping[str, Any],
+) -> list[ShardRow]:
+    """Write the metadata of an OME-Zarr image; what is there already is taken over if it is equal.
+
+    Parameters
+    ----------
+    stack
+        Name of a stack, or a `label_stack`.
+    levels
+        Arrays of axes t,c,y,x or t,c,z,y,x, finest first.
+    attributes
+        Of the group.
+
+    Returns
+    -------
+    Rows for the catalog: one for each array, and the group's.
+
+    Raises
+    ------
+    Conflict
+        If other metadata are there.
+    """
+    path = stack_path(stack)
     rows = []
     with root.staging() as folder:
-        group = zarr.create_group(
-            LocalStore(folder / "stack.zarr"),
-            zarr_format=3,
-            attributes=group_attributes(plan.name, shapes, plan.spacing_um, plan.lattice),
-        )
-        names = ("t", "c", "z", "y", "x") if plan.kind == "series" else ("t", "c", "y", "x")
-        for level, shape in enumerate(shapes):
+        store = LocalStore(folder / "stack.zarr")
+        group = zarr.create_group(store, zarr_format=3, attributes=dict(attributes))
+        names = ("t", "c", "z", "y", "x") if len(levels[0].shape) == 5 else ("t", "c", "y", "x")
+        for number, level in enumerate(levels):
             group.create_array(
-                str(level),
-                shape=shape,
-                dtype=plan.dtype,
-                chunks=plan.chunk,
-                shards=plan.shard,
+                str(number),
+                shape=level.shape,
+                dtype=dtype,
+                chunks=level.chunk,
+                shards=level.shard,
                 compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
                 fill_value=0,
                 dimension_names=names,
             )
-        for level in [*range(len(shapes)), -1]:  # the group last: a viewer finds whole stacks
-            name = "zarr.json" if level < 0 else f"{level}/zarr.json"
+        for number in [*range(len(levels)), -1]:  # the group last: a viewer finds whole stacks
+            name = "zarr.json" if number < 0 else f"{number}/zarr.json"
             data = (folder / "stack.zarr" / name).read_bytes()
-            root.create(f"{path}/{name}", data)
+            try:
+                root.create(f"{path}/{name}", data)
+            except AlreadyExists:
+                data, mine = root.read(f"{path}/{name}"), data
+                if data != mine and json.loads(data) != json.loads(mine):
+                    raise Conflict(f"{path}/{name}") from None
             digest = digest_bytes(data)
-            rows.append(ShardRow(f"{path}/{name}", plan.name, level, -1, digest, len(data), -1))
+            rows.append(ShardRow(f"{path}/{name}", stack, number, -1, digest, len(data), -1))
     return rows
-
-
-def count_chunks(shard: bytes | memoryview, chunks: int) -> int:
-    """Return how many chunks a shard stores, from the index at its end (zarr v3 sharding codec)."""
-    index = np.frombuffer(shard, "<u8", chunks * 2, len(shard) - 4 - chunks * 16)
-    return int(np.count_nonzero(index[::2] != ABSENT))
 
 
 class StackWriter:
@@ -163,14 +210,8 @@ class StackWriter:
             If the shard is there with other pixels.
         StoreFull, StoreReadOnly
         """
-        key = shard_key(self.grid, index)
-        path = f"{self._base}/{key}"
-        corner = [
-            int(i) * s for i, s in zip(np.unravel_index(index, self.grid), self.shard, strict=True)
-        ]
-        due = tuple(min(s, n - c) for c, s, n in zip(corner, self.shard, self.shape, strict=True))
-        if pixels.shape != due:
-            raise AlignmentError(pixels.shape, f"{path}, of {due} pixels")
+        path = self.path_of(index)
+        self._check_shape(index, pixels)
         with self._root.staging() as folder:
             assembled = self._assemble(folder, pixels)
             if not assembled.exists():  # every chunk is blank, and blank chunks are not stored
@@ -181,6 +222,35 @@ class StackWriter:
             except AlreadyExists:
                 data = self._adopt(path, data, pixels)
         return self._row(path, index, data, count_chunks(data, self.chunks))
+
+    def encode(self, index: int, pixels: NDArray[Any]) -> bytes:
+        """Return the bytes of one shard as `write` would publish them; a blank one is its index.
+
+        Raises
+        ------
+        AlignmentError, StoreFull, StoreReadOnly
+        """
+        self._check_shape(index, pixels)
+        with self._root.staging() as folder:
+            assembled = self._assemble(folder, pixels)
+            data = assembled.read_bytes() if assembled.exists() else None
+        return merge_shards(None, data, self.chunks)
+
+    def path_of(self, index: int) -> str:
+        """Return the path of a shard from its C-order index, relative to the cohort."""
+        return f"{self._base}/{shard_key(self.grid, index)}"
+
+    def shape_of(self, index: int) -> tuple[int, ...]:
+        """Return the shape of a shard, cut off where the level ends."""
+        corner = np.unravel_index(index, self.grid)
+        return tuple(
+            min(s, n - int(c) * s) for c, s, n in zip(corner, self.shard, self.shape, strict=True)
+        )
+
+    def _check_shape(self, index: int, pixels: NDArray[Any]) -> None:
+        due = self.shape_of(index)
+        if pixels.shape != due:
+            raise AlignmentError(pixels.shape, f"{self.path_of(index)}, of {due} pixels")
 
     def _row(self, path: str, index: int, data: bytes, chunks: int) -> ShardRow:
         digest = digest_bytes(data)
@@ -260,7 +330,7 @@ class StackReader:
         if row is None:
             raise CorruptStore(path, "is not in the catalog")
         size = self._root.size(path)
-        if size is None and row.chunks:
+        if size is None and row.size:
             raise MissingObject(path)
         if (size or 0) != row.size:
             raise CorruptStore(path, f"has {size or 0} bytes, but the catalog says {row.size}")

@@ -38,14 +38,14 @@ from engine.store.verify_parts import (
     known_images,
 )
 from engine.store.verify_pictures import check_pictures
-from engine.store.verify_pixels import PLACE, Level, check_files, check_places
+from engine.store.verify_pixels import PLACE, Level, check_files, check_indexes, check_places
 
 THREADS = 4
 """Files that are read at once. Each holds one file in memory, a few tens of megabytes."""
 
 IDENTITY = {
     "catalog/images": ("image_id", "version"),
-    "catalog/shards": ("path",),
+    "catalog/shards": ("path", "digest"),  # what a shard of labels was, and will be
     ANNOTATIONS: ("image_id", "annotation", "structure", "source", "version"),
 }
 """Columns that identify a row, by ledger; of results, see `RESULT_IDENTITY`."""
@@ -230,6 +230,7 @@ class _Verification:
         self._checked["pixel_files"] += len(self._rows)
         levels: dict[tuple[str, int], Level] = {}
         yield from check_files(self._root, self._rows, levels, self._map)
+        yield from check_indexes(self._root, self._rows)
         if images is not None:
             self._checked["images"] += images.num_rows
             yield from check_places(images, self._rows, levels)

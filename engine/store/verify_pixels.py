@@ -13,9 +13,11 @@ import pyarrow as pa
 from engine.errors import CorruptStore
 from engine.store.catalog import ORPHANED, READY, ShardRow
 from engine.store.digests import digest_bytes
-from engine.store.pixels import count_chunks, stack_path
-from engine.store.problems import CORRUPT, INCONSISTENT, Problem, guarded
+from engine.store.labels import LABELS, image_stack, index_path, is_label, names_in_index
+from engine.store.pixels import stack_path
+from engine.store.problems import CORRUPT, INCONSISTENT, STALE, Problem, guarded
 from engine.store.root import Root
+from engine.store.shards import count_chunks
 
 PLACE = ("state", "channels", "height", "width", "dtype", "stack", "shard", "t", "z", "giant")
 """Columns of the catalog that say where an image's pixels are."""
@@ -69,20 +71,44 @@ def check_files(
     apply
         Like the built-in ``map``; may work in threads. Each call holds one file in memory.
     """
-    twice: dict[str, int] = {}
+    by_path: dict[str, list[ShardRow]] = {}
     for row in rows:
-        twice[row.path] = twice.get(row.path, 0) + 1
-    for path, count in twice.items():
-        if count > 1:
-            yield Problem(path, INCONSISTENT, f"is in the catalog {count} times")
+        by_path.setdefault(row.path, []).append(row)
+    for path, named in by_path.items():
+        if len(named) > 1 and not (is_label(named[0].stack) and named[0].shard >= 0):
+            yield Problem(path, INCONSISTENT, f"is in the catalog {len(named)} times")
     for row in rows:
         if row.shard < 0:
             yield from guarded(row.path, partial(_metadata, root, row, levels))
-    shards = (row for row in rows if row.shard >= 0)
+    shards = (_as_it_is(root, named) for named in by_path.values() if named[0].shard >= 0)
     for found in apply(
         lambda row: list(guarded(row.path, lambda: _shard(root, row, levels))), shards
     ):
         yield from found
+
+
+def _as_it_is(root: Root, named: Sequence[ShardRow]) -> ShardRow:
+    """Return the row of a file; of a shard of labels that is being replaced, what it is now."""
+    if len(named) == 1 or root.size(named[0].path) is None:
+        return named[0]
+    digest = digest_bytes(root.read(named[0].path))
+    return next((row for row in named if row.digest == digest), named[0])
+
+
+def check_indexes(root: Root, rows: Sequence[ShardRow]) -> Iterator[Problem]:
+    """Yield the stacks whose list of label images is not that of the catalog."""
+    names: dict[str, set[str]] = {}
+    for row in rows:
+        if is_label(row.stack) and row.level < 0:
+            names.setdefault(image_stack(row.stack), set()).add(row.stack.split(LABELS)[1])
+    for stack, due in sorted(names.items()):
+        path = index_path(stack)
+        data = root.read(path) if root.size(path) is not None else None
+        listed = None if data is None else names_in_index(data)
+        if data is not None and listed is None:
+            yield Problem(path, CORRUPT, "is not the list that the engine wrote")
+        elif not due <= set(listed or ()):
+            yield Problem(path, STALE, "lacks label images; the next run adds them")
 
 
 def _read(root: Root, row: ShardRow) -> bytes:
@@ -106,7 +132,7 @@ def _shard(root: Root, row: ShardRow, levels: Mapping[tuple[str, int], Level]) -
     if level is not None and row.shard >= math.prod(level.grid):
         text = f"is shard {row.shard} of an array that has {math.prod(level.grid)}"
         yield Problem(row.path, INCONSISTENT, text)
-    if row.chunks == 0:  # all blank, and blank chunks are not stored
+    if row.size == 0:  # all blank, and blank chunks are not stored
         if root.size(row.path) is not None:
             yield Problem(row.path, INCONSISTENT, "is there, but the catalog says it is blank")
         return

@@ -6,7 +6,14 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("bench_circles", "bench_sources", "bench_overhead", "bench_tiling", "bench_batches")
+NAMES = (
+    "bench_circles",
+    "bench_sources",
+    "bench_overhead",
+    "bench_tiling",
+    "bench_batches",
+    "bench_segment",
+)
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from distributed import Client
 import engine
 from engine.store.root import open_root
 from engine.store.tables import note_path, read_note, read_table, write_table
-from tests.making import LAYOUT, discs, put
+from tests.labelling import Bands, check_labels
+from tests.making import LAYOUT, discs, grey, put
 
 IMAGES = 12
 VARYING = ["elapsed_s", "attempts", "worker", "device"]
@@ -124,3 +125,22 @@ def test_a_table_is_never_replaced_by_an_older_one(bucket: str, tmp_path: Path) 
         assert read_table(root, "t")["n"].to_pylist() == [5]
         assert write(6, results=4)
         assert len(read_note(root, "t").digests) == 1
+
+
+# tornado leaves a socket open where the dashboard's port is taken by somebody else's cluster.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_label_images_are_written_and_changed_in_a_bucket(
+    bucket: str, tmp_path: Path, client: Client
+) -> None:
+    for n in range(5):
+        put(tmp_path / "data" / f"i{n}.png", grey(n))
+    cohort = engine.create(f"{bucket}/labels", layout="{name}")
+    cohort.root.replace("cohort.toml", b'layout = "{name}"\n[limits]\nshard_images = 4\n')
+    cohort.ingest(tmp_path / "data", client=client)
+    cohort.run(Bands(), client=client, limit=2)
+    check_labels(cohort, Bands(), "name.str.match('i[01]')")
+    (report,) = cohort.run(Bands(), client=client)
+    assert report.planned == 3
+    check_labels(cohort, Bands())
+    assert not cohort.verify().problems
+    assert not [entry for entry in cohort.root.list(".staging/") if "labels" in entry.path]

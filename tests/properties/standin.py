@@ -94,7 +94,7 @@ class Here:
 @contextmanager
 def here() -> Iterator[Any]:
     """Give the client; within, tasks find their worker, and all that ends is committed at once."""
-    worker = SimpleNamespace(name="here")
+    worker = SimpleNamespace(name="here", state=SimpleNamespace(nthreads=1))
     dask = SimpleNamespace(get_worker=lambda: worker, secede=lambda: None)
     with (
         patch.object(engine.graph.run, "distributed", dask),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError
+from engine.kernels.footprint import peak_rss_bytes
 
 
 class OnnxPredictor:
@@ -43,24 +44,13 @@ class OnnxPredictor:
         gives_scores: bool = True,
         device: str | None = None,
     ) -> None:
-        import onnxruntime
-
-        there = onnxruntime.get_available_providers()
-        on_cuda = device == "cuda" or (device is None and "CUDAExecutionProvider" in there)
-        providers = ["CUDAExecutionProvider"] * on_cuda + ["CPUExecutionProvider"]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; they are raised too
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
-        except Exception as error:  # onnxruntime's own kinds of errors are many
-            raise ParameterError(
-                "model", f"refused by onnxruntime ({type(error).__name__})", "one ONNX graph"
-            ) from None
+        self._graph, self._device, self._threads = graph, device, 0
+        self._session = self._open()
         taken = self._session.get_inputs()[0]
         if len(self._session.get_inputs()) != 1 or len(taken.shape) != 4:
             raise ParameterError("model", taken.shape, "a graph with one input (n, c, y, x)")
         sides = [side if isinstance(side, int) else None for side in taken.shape]
-        self._one_by_one = sides[0] == 1
+        self._at_once = sides[0]
         if sides[1] not in (None, len(mean)):
             raise ParameterError("channels", len(mean), f"the {sides[1]} that the graph takes")
         self._fixed = sides[2:]
@@ -72,6 +62,33 @@ class OnnxPredictor:
             "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
         )
         self.planes = classes
+
+    def own_threads(self, count: int) -> None:
+        """Compute with so many threads of this process; by default with all of the machine's."""
+        if count != self._threads:
+            self._threads = count
+            self._session = self._open()
+
+    def _open(self) -> Any:
+        import onnxruntime
+
+        there = onnxruntime.get_available_providers()
+        asked = self._device
+        on_cuda = asked == "cuda" or (asked is None and "CUDAExecutionProvider" in there)
+        providers = ["CUDAExecutionProvider"] * on_cuda + ["CPUExecutionProvider"]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; they are raised too
+        options.intra_op_num_threads = self._threads
+        try:
+            return onnxruntime.InferenceSession(self._graph, options, providers=providers)
+        except Exception as error:  # onnxruntime's own kinds of errors are many
+            raise ParameterError(
+                "model", f"refused by onnxruntime ({type(error).__name__})", "one ONNX graph"
+            ) from None
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that this process took so far."""
+        return peak_rss_bytes()
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return probabilities (n, planes, y, x) of pixels (n, channels, y, x).
@@ -90,10 +107,13 @@ class OnnxPredictor:
         images = np.pad(images, ((0, 0), (0, 0), (0, pad[0]), (0, pad[1])), mode="edge")
         if self._float16:
             images = images.astype(np.float16)
-        batches = [images[n : n + 1] for n in range(len(images))] if self._one_by_one else [images]
+        at_once = self._at_once or len(images)
+        lacking = -len(images) % at_once  # of a batch of the graph's own size: the last one again
+        images = np.concatenate((images, images[-1:].repeat(lacking, axis=0)))
+        batches = [images[n : n + at_once] for n in range(0, len(images), at_once)]
         answers = [self._session.run(None, {self._name: batch})[0] for batch in batches]
-        found = np.concatenate(answers).astype(np.float32)
-        if found.ndim != 4 or found.shape[2:] != images.shape[2:]:
+        found = np.concatenate(answers).astype(np.float32)[: len(pixels)]
+        if found.ndim != 4 or found.shape[2:] != images.shape[2:] or len(found) != len(pixels):
             raise ParameterError("model", found.shape, "one that answers for every pixel")
         return self._probabilities(found[:, :, :height, :width])
 

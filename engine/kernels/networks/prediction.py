@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError
+from engine.kernels.footprint import peak_rss_bytes
 from engine.kernels.networks.base import Network
 from engine.kernels.networks.unions import Ensemble, disagreement
 
@@ -59,6 +60,17 @@ class NetworkPredictor:
     def device_name(self) -> str:
         """Where it computes: "cpu" or "cuda"."""
         return str(self.device.type)
+
+    def own_threads(self, count: int) -> None:
+        """Compute with so many threads of this process."""
+        if torch.get_num_threads() != count:
+            torch.set_num_threads(count)
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that was taken so far: the device's, or the process's."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        return peak_rss_bytes()
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return probabilities (n, planes, y, x) of pixels (n, channels, y, x).

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from engine.errors import ParameterError, TilingError
 from engine.geometry import Region, plan_tiles
-from engine.kernels.tiled import Band, Batches, NoMemoryLeft, classes_of, predict_tiled
+from engine.kernels.tiled import (
+    Band,
+    Batches,
+    NoMemoryLeft,
+    Plane,
+    classes_of,
+    predict_planes,
+    predict_tiled,
+)
 from engine.kernels.tiled_plan import TiledPlan, plan_grid, plan_tiled
 
 sizes = st.integers(1, 60)
@@ -59,7 +67,7 @@ def test_windows_are_those_of_the_tiles_and_weights_sum_to_one(
         total = np.zeros(size)
         for span in spans:
             assert span.weights.min() >= 0
-            total[span.start : span.stop] += span.weights
+            total[span.first : span.last] += span.weights
         np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
@@ -177,3 +185,50 @@ def test_memory_is_that_of_the_shorter_side(transposed: bool) -> None:
 def test_of_equal_classes_the_first_is_taken() -> None:
     planes = np.array([[[0.4, 0.1]], [[0.4, 0.8]], [[0.2, 0.1]], [[0.9, 0.9]]], np.float32)
     assert classes_of(planes, 3).tolist() == [[0, 1]]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4), st.integers(1, 7))
+def test_planes_that_share_batches_answer_as_each_alone(
+    shapes: list[tuple[int, int]], batch: int
+) -> None:
+    rng = np.random.default_rng(3)
+    pixels = [rng.integers(0, 255, (1, *shape)).astype(np.uint8) for shape in (*shapes, (9, 9))]
+    planes = [Plane(reader(p), plan_tiled((p.shape[1], p.shape[2]), (8, 8), 3)) for p in pixels]
+    found: dict[int, list[Band]] = {}
+    for number, band in predict_planes(iter(planes), Batches(box_sum, batch)):
+        found.setdefault(number, []).append(band)
+    assert list(found) == list(range(len(pixels)))
+    for number, plane in enumerate(planes):
+        alone = predict_tiled(plane.read, plane.plan, Batches(box_sum, 1))
+        together = whole(found[number], plane.plan.shape)
+        np.testing.assert_array_equal(together, whole(list(alone), plane.plan.shape))
+
+
+def test_small_planes_fill_batches_together() -> None:
+    seen: list[int] = []
+
+    def counting(batch: NDArray[Any]) -> NDArray[np.float32]:
+        seen.append(len(batch))
+        return batch.astype(np.float32)
+
+    planes = [Plane(reader(np.zeros((1, 16, 16))), plan_tiled((16, 16), (16, 16), 4))] * 10
+    assert len(list(predict_planes(planes, Batches(counting, 4)))) == 10
+    assert seen == [4, 4, 2]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(4, 20))
+def test_a_block_is_answered_as_in_the_whole(top: int, left: int, side: int) -> None:
+    pixels = np.random.default_rng(4).integers(0, 255, (1, 40, 40)).astype(np.uint8)
+    height, width = min(side, 40 - top), min(side, 40 - left)
+    around = ((top, 40 - top - height), (left, 40 - left - width))
+    plan = plan_tiled((height, width), (8, 8), halo=3, blend=1, around=around)
+
+    def read(region: Region) -> NDArray[Any]:
+        (y, x), (stop_y, stop_x) = region.start, region.stop
+        return pixels[:, y + top : stop_y + top, x + left : stop_x + left]
+
+    found = whole(list(predict_tiled(read, plan, Batches(box_sum, 4))), (height, width))
+    due = box_sum(pixels[None])[0][:, top : top + height, left : left + width]
+    np.testing.assert_allclose(found, due, rtol=1e-5)

@@ -12,18 +12,23 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from distributed import Client
+from skimage.measure import label, regionprops
 
 import engine
 from engine.errors import ParameterError, WorkerUnfit
 from engine.kernels.tissue import Tissue, bone_density, class_areas
 from engine.learning.bundles import write_bundle
-from engine.learning.cards import Card, CardError
+from engine.learning.cards import Card, CardError, ClassCard
 from engine.learning.foreign import WeightsRefused
 from engine.learning.loaded import LOADED, LoadedModels
 from engine.operations.base import Image, ImageFailed
+from engine.operations.qc_drawing import Shown, tint
 from engine.phantoms.marrow import MarrowSlide
 from engine.phantoms.marrow_options import MarrowOptions
 from engine.phantoms.marrow_writing import write_marrow
+from engine.store.labels import files_by_path
+from engine.store.pixels import StackReader, label_stack
+from tests.labelling import label_rows
 from tests.making import connect_quietly, put
 
 needs_torch = pytest.mark.skipif(
@@ -131,6 +136,90 @@ def test_a_model_answers_as_rows_and_is_loaded_once(
     assert cohort.plan(engine.segment(vacuole_radius_px=9)).to_compute == 3
 
 
+def test_vacuoles_are_counted_whole_and_lie_in_the_labels(
+    cohort: engine.Cohort, client: Client
+) -> None:
+    cohort.run(engine.segment(), client=client)
+    objects = cohort.table("segment_objects")
+    classes = cohort.table("segment")
+    fat = classes[classes["class_name"] == "fat"].set_index("image_id")
+    assert classes[classes["class_name"] != "fat"]["objects"].isna().all()
+    assert set(objects["class_name"]) == {"fat"}
+    rows = label_rows(cohort)
+    reader = StackReader(cohort.root, files_by_path(cohort.root, rows))
+    for image in cohort.images().frame.itertuples():
+        stack = label_stack(image.stack, engine.segment().label_name)
+        labels = reader.read(
+            stack, (int(image.t), 0, slice(0, image.height), slice(0, image.width))
+        )
+        props = regionprops(label(labels == Tissue.FAT, connectivity=1))
+        mine = objects[objects["image_id"] == image.image_id]
+        assert len(mine) == len(props) == fat.loc[image.image_id, "objects"], image.image_id
+        assert mine["area_px"].sum() == fat.loc[image.image_id, "pixels"]
+        due = sorted((round(p.centroid[0], 6), round(p.centroid[1], 6), p.area) for p in props)
+        found = zip(mine["y"].round(6), mine["x"].round(6), mine["area_px"], strict=True)
+        assert sorted(found) == due
+        if image.name != "tall":  # a slide with a pixel size
+            np.testing.assert_allclose(mine["area_um2"], 16 * mine["area_px"])
+            np.testing.assert_allclose(
+                mine["equivalent_diameter_um"], 4 * mine["equivalent_diameter_px"]
+            )
+        assert list(mine["object"]) == list(range(1, len(mine) + 1))
+    assert not cohort.verify().problems
+
+
+def test_pictures_show_the_classes_and_their_legend(cohort: engine.Cohort, client: Client) -> None:
+    cohort.run(engine.segment(), client=client)
+    (report,) = cohort.qc(engine.segment(), client=client)
+    assert (report.shown, report.failed) == (3, 0)
+    page = Path(report.page).read_text()
+    for name, colour in (("bone", "#e69f00"), ("fat", "#f0e442"), ("other", "#0072b2")):
+        assert f'background:{colour}"></i>{name}' in page
+    assert "</i>background<" not in page, "what is no tissue stays as it is"
+    grey = Shown(np.full((11, 10), 100, np.uint8), scale=2.0)
+    labels = np.zeros((21, 20), np.uint8)
+    labels[:, 10:] = 1
+    shown, names = tint(grey, labels, engine.segment().label_classes)
+    assert names == ["bone"]
+    assert (shown.pixels[:, :5] == 100).all()
+    assert tuple(shown.pixels[3, 7]) == (139, 118, 70)
+    assert shown.pixels[3, 5, 0] > 200, "its border is clearer"
+
+
+@needs_torch
+def test_images_of_a_unit_share_batches_and_each_fails_alone(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = engine.segment(model=str(bundle), device="cpu", batch=4)
+    _, predictor = LOADED.get(str(bundle), str(operation.weights), "cpu")
+    sizes: list[int] = []
+    answer = type(predictor).__call__
+
+    def watched(self: Any, pixels: Any) -> Any:
+        sizes.append(len(pixels))
+        if (pixels == 77).all(axis=(1, 2, 3)).any():
+            raise RuntimeError("a network that can't stand this image")
+        return answer(self, pixels)
+
+    monkeypatch.setattr(type(predictor), "__call__", watched)
+    rng = np.random.default_rng(0)
+    images = [Image(rng.integers(0, 255, (3, 64, 64)).astype(np.uint8)) for _ in range(11)]
+    alone = [operation.measure(image) for image in images]
+    sizes.clear()
+    together = [found for found, _ in operation.measure_each(iter(images))]
+    assert sizes == [4, 4, 3]
+    for one, each in zip(alone, together, strict=True):
+        assert isinstance(each, dict)
+        assert (np.asarray(one["labels"]) == each["labels"]).mean() > 0.999
+    images[2] = Image(np.full((3, 64, 64), 77, np.uint8))
+    images[5] = Image(images[5].pixels, spacing_um=(2.0, 2.0))
+    mixed = [found for found, _ in operation.measure_each(iter(images))]
+    failed = {n: str(found) for n, found in enumerate(mixed) if isinstance(found, Exception)}
+    assert failed.keys() == {2, 5}
+    assert "other_pixel_size" in failed[5]
+    assert all(np.array_equal(mixed[n]["labels"], together[n]["labels"]) for n in (0, 1, 8))
+
+
 @needs_torch
 def test_networks_run_where_the_gpus_slot_is_and_nowhere_else(
     cohort: engine.Cohort, bundle: Path
@@ -142,7 +231,7 @@ def test_networks_run_where_the_gpus_slot_is_and_nowhere_else(
         assert len(slots) == 1
         (report,) = cohort.run(operation, client=client)
     assert (report.planned, report.failed) == (3, 0)
-    parts = sorted(place_of(cohort).glob(f"results/segment/v1/*{report.key}/*.parquet"))
+    parts = sorted(place_of(cohort).glob(f"results/segment/v2/*{report.key}/*.parquet"))
     mine = pd.concat([pq.ParquetFile(part).read().to_pandas() for part in parts])
     assert len(mine) == 4, "one image has two blocks"
     assert set(mine["worker"]) == slots
@@ -226,6 +315,22 @@ def test_blocks_answer_as_the_whole(bundle: Path) -> None:
     assert np.abs(together - whole).sum() <= 0.002 * whole.sum()
 
 
+@pytest.mark.gpu
+@needs_torch
+def test_a_gpu_segments_as_a_cpu_does(bundle: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    slide = MarrowSlide(MarrowOptions(images=1, size=(256, 384), scale=0.5, seed=5), 0).whole()
+    ours, theirs = (
+        engine.segment(model=str(bundle), device=device).measure(Image.of(slide.pixels))
+        for device in ("cpu", "cuda")
+    )
+    assert (np.asarray(ours["labels"]) == np.asarray(theirs["labels"])).mean() >= 0.999
+    assert theirs["memory_peak_bytes"][0] > 0
+
+
 def test_an_onnx_graph_runs_through_segment(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     onnx = pytest.importorskip("onnx", reason="onnx is not installed: no graph can be made")
@@ -248,6 +353,77 @@ def test_an_onnx_graph_runs_through_segment(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 90, 70)).astype(np.uint8)
     labels = engine.segment(model=str(made.directory), device="cpu").segment(pixels)
     assert (labels == pixels.argmax(0)).mean() > 0.99
+
+
+def test_a_graph_out_of_a_package_runs_unchanged(tmp_path: Path) -> None:
+    """Exported by PyTorch for the tests of onnx: 10 planes of 32 x 32, always two at once."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: no graph is there")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    data = Path(onnx.__file__).parent / "backend/test/data/pytorch-operator"
+    graph = (data / "test_operator_symbolic_override/model.onnx").read_bytes()
+    names = [f"c{n}" for n in range(10)]
+    card = Card(
+        name="elsewhere", architecture="onnx", channels=tuple(names), mean=(0,) * 10, sd=(1,) * 10,
+        classes=tuple(ClassCard(name=n, colour="#000000") for n in names), tile_px=32, halo_px=0,
+    )  # fmt: skip
+    made = write_bundle(tmp_path / "elsewhere", card, graph)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (10, 32, 32)).astype(np.uint8) for _ in range(3)]
+    operation = engine.segment(model=str(made.directory), device="cpu")
+    found = [f for f, _ in operation.measure_each(map(Image, images))]
+    session = onnxruntime.InferenceSession(graph)
+    name = session.get_inputs()[0].name
+    for pair in ((0, 1), (2, 2)):
+        said = session.run(None, {name: np.stack([images[n] for n in pair]).astype(np.float32)})[0]
+        for n, planes in zip(pair, said, strict=True):
+            assert not isinstance(found[n], Exception)
+            assert np.array_equal(found[n]["labels"], planes.argmax(0))
+
+
+@needs_torch
+def test_a_fusion_trains_is_kept_and_answers_end_to_end(tmp_path: Path) -> None:
+    import safetensors.torch
+    import torch
+
+    from engine.kernels.networks.building import create_network
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    options = {"width": 2, "blocks": [1, 1, 1, 1], "pool_px": 64}
+    network = create_network("fusion", options, 3, 2).train()
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint8)
+    pixels[0, :, 32:] //= 4  # the right half is less red
+    truth = np.zeros((64, 64), np.int64)
+    truth[:, 32:] = 1
+    images = (torch.from_numpy(pixels[None].astype(np.float32)) - 127.5) / 127.5
+    images = images.repeat(2, 1, 1, 1)
+    target = torch.from_numpy(truth)[None].repeat(2, 1, 1)
+    losses = []
+    for _ in range(6):  # plain steps: torch's optimizers take ten seconds to import
+        loss = torch.nn.functional.cross_entropy(network(images), target)
+        network.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight -= 0.05 * weight.grad
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    for part in network.modules():  # a few steps are too few for their running means
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = None
+            part.reset_running_stats()
+    with torch.inference_mode():
+        network(images)
+    classes = (ClassCard(name="red", colour="#ff0000"), ClassCard(name="rest", colour="#000000"))
+    card = Card(name="f", architecture="fusion", options=options, classes=classes, tile_px=64,
+                halo_px=64)  # fmt: skip
+    weights = safetensors.torch.save(network.state_dict())
+    made = write_bundle(tmp_path / "fusion", card, weights)
+    labels = engine.segment(model=str(made.directory), device="cpu").segment(pixels)
+    with torch.inference_mode():
+        due = network.eval()(images)[0].argmax(0).numpy()
+    assert (labels == due).mean() >= 0.999
+    assert (labels == truth).mean() > 0.8
 
 
 def test_classes_are_named_in_the_order_of_labels() -> None:

@@ -1,0 +1,193 @@
+"""Objects within labels: connected pieces of a class, measured, and whole across borders.
+
+A block of a large plane sees pieces that its border cuts. What it says of them can be added up:
+area, centroid and second moments, and where they touch the border. `merge_pieces` joins those that
+meet, so it does not matter how a plane was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import label
+
+from engine.geometry import YX
+
+TOP, BOTTOM, LEFT, RIGHT = 0, 1, 2, 3
+"""Sides of a block."""
+
+Columns = Mapping[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Pieces of one class: columns of one length each.
+
+    Attributes
+    ----------
+    pieces
+        ``y``, ``x`` (centroid, pixels of the whole plane), ``area_px``, ``yy``, ``xx``, ``yx``
+        (central second moments, sums over pixels), ``touches_border`` (of the whole plane).
+    runs
+        Where pieces touch a border beyond which the plane goes on: ``side``, ``line`` (the row or
+        column of the plane), ``start``, ``stop`` (half-open, along it) and ``piece``.
+    """
+
+    pieces: Columns
+    runs: Columns
+
+
+def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None = None) -> Pieces:
+    """Find the connected pieces of a mask; pixels that share a side are connected.
+
+    Parameters
+    ----------
+    mask
+        (y, x): a plane, or one block of it.
+    origin
+        Of the block in the plane, pixels.
+    whole
+        Size of the plane; None is that of the mask.
+    """
+    numbered, count = label(mask, connectivity=1, return_num=True)
+    flat = np.flatnonzero(numbered)
+    piece = numbered.ravel()[flat] - 1
+    width = mask.shape[1]
+    y, x = (flat // width).astype(np.float64), (flat % width).astype(np.float64)
+    area = np.bincount(piece, minlength=count)
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(piece, values, count) / area
+
+    cy, cx = mean(y), mean(x)
+    yy, xx, yx = mean(y * y) - cy * cy, mean(x * x) - cx * cx, mean(y * x) - cy * cx
+    height, size = mask.shape[0], whole or mask.shape
+    sides = (
+        (TOP, numbered[0], origin[0], origin[1], origin[0] > 0),
+        (BOTTOM, numbered[-1], origin[0] + height - 1, origin[1], origin[0] + height < size[0]),
+        (LEFT, numbered[:, 0], origin[1], origin[0], origin[1] > 0),
+        (RIGHT, numbered[:, -1], origin[1] + width - 1, origin[0], origin[1] + width < size[1]),
+    )
+    touches = np.zeros(count, bool)
+    runs = [np.empty((0, 5), np.int32)]
+    for side, edge, line, first, goes_on in sides:
+        if goes_on:
+            runs.append(_runs(side, edge, line, first))
+        else:
+            touches[edge[edge > 0] - 1] = True
+    side, line, start, stop, owner = np.concatenate(runs).T
+    return Pieces(
+        {
+            "y": cy + origin[0],
+            "x": cx + origin[1],
+            "area_px": area,
+            "yy": np.maximum(yy, 0) * area,
+            "xx": np.maximum(xx, 0) * area,
+            "yx": yx * area,
+            "touches_border": touches,
+        },
+        {"side": side, "line": line, "start": start, "stop": stop, "piece": owner},
+    )
+
+
+def _runs(side: int, edge: NDArray[np.integer], line: int, first: int) -> NDArray[np.int32]:
+    """Return the runs of pieces along one side of a block: side, line, start, stop, piece."""
+    padded = np.concatenate(([0], edge, [0]))
+    change = np.flatnonzero(padded[1:] != padded[:-1])
+    begin, end = change[:-1], change[1:]
+    kept = edge[begin] > 0
+    begin, end = begin[kept], end[kept]
+    columns = (
+        np.full(len(begin), side),
+        np.full(len(begin), line),
+        begin + first,
+        end + first,
+        edge[begin] - 1,
+    )
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+def merge_pieces(plane: NDArray[np.integer], pieces: Columns, runs: Columns) -> NDArray[np.int64]:
+    """Say which pieces of the blocks of planes are one object.
+
+    Parameters
+    ----------
+    plane
+        Number of each piece's plane: pieces of different planes (or classes) never meet.
+    pieces, runs
+        As in `Pieces`, of all blocks; ``piece`` is a piece's place among all of them.
+
+    Returns
+    -------
+    Number of each piece's object, from 0, in the order in which objects first come.
+    """
+    side, line = runs["side"], runs["line"]
+    of_plane = plane[runs["piece"]]
+    pairs: list[tuple[int, int]] = []
+    for first, second in ((BOTTOM, TOP), (RIGHT, LEFT)):
+        # The other side's line is the next one; a dictionary of lines finds its runs.
+        beyond: dict[tuple[int, int], list[int]] = {}
+        for n in np.flatnonzero(side == second):
+            beyond.setdefault((int(of_plane[n]), int(line[n])), []).append(int(n))
+        for n in np.flatnonzero(side == first):
+            for m in beyond.get((int(of_plane[n]), int(line[n]) + 1), ()):
+                if runs["start"][n] < runs["stop"][m] and runs["start"][m] < runs["stop"][n]:
+                    pairs.append((int(runs["piece"][n]), int(runs["piece"][m])))
+    count = len(plane)
+    ends = np.array(pairs, np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), (count, count))
+    _, number = connected_components(graph, directed=False)
+    _, where, ranked = np.unique(number, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(where))
+    return np.asarray(order[ranked], np.int64)
+
+
+def add_pieces(number: NDArray[np.integer], pieces: Columns) -> dict[str, NDArray[Any]]:
+    """Return the objects that pieces are parts of, in the columns of `Pieces.pieces`.
+
+    Parameters
+    ----------
+    number
+        Each piece's object, see `merge_pieces`.
+    """
+    count = int(number.max()) + 1 if len(number) else 0
+
+    def added(values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(number, values.astype(np.float64), count).astype(np.float64)
+
+    part = pieces["area_px"].astype(np.float64)
+    area = added(part)
+    y, x = added(pieces["y"] * part) / area, added(pieces["x"] * part) / area
+    dy, dx = pieces["y"] - y[number], pieces["x"] - x[number]  # the parallel axis theorem
+    return {
+        "y": y,
+        "x": x,
+        "area_px": np.rint(area).astype(np.int64),
+        "yy": added(pieces["yy"] + part * dy * dy),
+        "xx": added(pieces["xx"] + part * dx * dx),
+        "yx": added(pieces["yx"] + part * dy * dx),
+        "touches_border": added(pieces["touches_border"]) > 0,
+    }
+
+
+def diameter_px(area_px: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the diameter of a disc of the same area, pixels."""
+    return np.sqrt(4 * area_px.astype(np.float64) / np.pi)
+
+
+def eccentricity(pieces: Columns) -> NDArray[np.float64]:
+    """Return the eccentricity of the ellipse with the same second moments: 0 is a circle.
+
+    As ``skimage.measure.regionprops`` defines it.
+    """
+    yy, xx, yx = (pieces[name] / pieces["area_px"] for name in ("yy", "xx", "yx"))
+    middle, apart = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
+    large, small = middle + apart, np.maximum(middle - apart, 0)
+    ratio = np.divide(small, large, out=np.ones_like(large), where=large > 0)
+    return np.sqrt(1 - ratio)

@@ -1,0 +1,45 @@
+"""Why an image is in a run, or is not: the words of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+CAUSES = {
+    "new": "no result yet",
+    "inputs": "the image, its geometry or its annotations changed",
+    "parameters": "parameters changed",
+    "version": "the operation's version changed",
+    "weights": "the model's weights changed",
+    "retry": "failed before, tried again",
+    "labels": "labels are missing, or are not those that were written",
+    "copy": "the same pixels have a result under another name",
+}
+"""Why an image is in a run, and what that means."""
+
+SETTLED = {
+    "done": "up to date",
+    "failed": "failed before (again with --failed)",
+}
+"""Why an image needs nothing."""
+
+
+def changed_part(new: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name what differs between two keys' identities: the cause, and (old, new) by name.
+
+    Examples
+    --------
+    >>> a = {"version": 1, "weights": None, "parameters": {"r": 1}}
+    >>> changed_part({**a, "parameters": {"r": 2}}, a)
+    ('parameters', {'r': (1, 2)})
+    """
+    if new["version"] != old["version"]:
+        return "version", {"version": (old["version"], new["version"])}
+    if new["weights"] != old["weights"]:
+        return "weights", {"weights": (old["weights"], new["weights"])}
+    before, after = old["parameters"], new["parameters"]
+    return "parameters", {
+        name: (before.get(name), after.get(name))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    }

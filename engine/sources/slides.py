@@ -1,0 +1,199 @@
+"""Whole slides through OpenSlide: SVS, NDPI, SCN, BIF and pyramidal TIFF, at a chosen resolution.
+
+Which files: TIFF (by its first bytes) under a slide's suffix, and, where a resolution is asked for,
+every TIFF that OpenSlide knows as a slide with a pixel size. Vendors' formats that are folders of
+files (MIRAX, VMS) are not read: a source is one file.
+
+Pixels are RGB, uint8; what a scanner left out is white. A resolution is reached from the level just
+finer than it by means over areas, so a pixel's value does not depend on how the plane is cut into
+tiles; nothing is enlarged.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from io import UnsupportedOperation
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.errors import SourceUnreadable
+from engine.geometry import Region, plan_tiles
+from engine.sources.base import OpenSource, Plane, PlanesSource, check_size, coded
+
+SAME = 0.01
+"""Relative difference of resolutions that are taken for the same: scanners state some digits."""
+
+READ_PX = 2048
+"""Side of what is read of a level at once, pixels."""
+
+CUT_PX = 64
+"""Tiles are cut at multiples of this, pixels of the plane, so that rounding is the same in all."""
+
+
+class SlideSource(PlanesSource):
+    """One slide, as a plane of some resolution."""
+
+    format = "slide"
+
+    def __init__(self, path: str, spacing_um: float | None, limit: int) -> None:
+        try:
+            self._slide = openslide.OpenSlide(path)
+        except openslide.OpenSlideUnsupportedFormatError:
+            raise SourceUnreadable("unsupported", "OpenSlide does not know this slide") from None
+        except openslide.OpenSlideError as error:
+            raise SourceUnreadable(
+                "corrupt", f"OpenSlide can't open it ({type(error).__name__})"
+            ) from None
+        pixel = self._pixel_um()
+        if spacing_um is not None and pixel is None:
+            raise SourceUnreadable("unsupported", "no pixel size, so no resolution can be chosen")
+        wanted = (
+            1.0 if spacing_um is None or pixel is None else spacing_um / math.sqrt(math.prod(pixel))
+        )
+        wanted = max(1.0, wanted)
+        self._level = self._slide.get_best_level_for_downsample(wanted * (1 + SAME))
+        self._check_tiles(limit)
+        width, height = self._slide.level_dimensions[self._level]
+        full_width, full_height = self._slide.dimensions
+        # Pixels of the level for one of ours, along y and x; and of the whole slide for one of it.
+        self._down = full_height / height, full_width / width
+        rest = wanted / math.sqrt(math.prod(self._down))
+        self._rest = 1.0 if abs(rest - 1) <= SAME else rest
+        shape = (max(1, int(height / self._rest)), max(1, int(width / self._rest)))
+        spacing = None
+        if pixel is not None:
+            y, x = (p * d * self._rest for p, d in zip(pixel, self._down, strict=True))
+            spacing = (y, x)
+        super().__init__((Plane("", (3, *shape), "uint8", spacing, streams=True),))
+        self._limit = limit
+
+    def close(self) -> None:
+        """Close the slide. May be called twice."""
+        self._slide.close()
+
+    def _pixel_um(self) -> tuple[float, float] | None:
+        found = []
+        for name in (openslide.PROPERTY_NAME_MPP_Y, openslide.PROPERTY_NAME_MPP_X):
+            try:
+                value = float(self._slide.properties.get(name, ""))
+            except ValueError:
+                return None
+            if not (math.isfinite(value) and value > 0):
+                return None
+            found.append(value)
+        return found[0], found[1]
+
+    def _check_tiles(self, limit: int) -> None:
+        """Refuse a level whose tiles are so large that one alone is a bomb."""
+        sides = [
+            int(self._slide.properties.get(f"openslide.level[{self._level}].tile-{side}", "0"))
+            for side in ("width", "height")
+        ]
+        check_size(4 * math.prod(sides), limit)
+
+    def _decode(self, index: int) -> NDArray[Any]:
+        plane = self.planes[index]
+        check_size(plane.nbytes, self._limit)
+        return self._decode_region(index, Region((0, 0), (plane.shape[1], plane.shape[2])))
+
+    def _decode_region(self, index: int, region: Region) -> NDArray[Any]:
+        pixels = np.empty((3, *region.shape), np.uint8)
+        side = max(CUT_PX, int(READ_PX / self._rest) // CUT_PX * CUT_PX)
+        top, left = (start // CUT_PX * CUT_PX for start in region.start)
+        extent = (region.stop[0] - top, region.stop[1] - left)
+        for tile in plan_tiles(extent, (side, side), 0):
+            start = (
+                max(tile.write.start[0] + top, region.start[0]),
+                max(tile.write.start[1] + left, region.start[1]),
+            )
+            stop = tile.write.stop[0] + top, tile.write.stop[1] + left
+            begin = (tile.write.start[0] + top, tile.write.start[1] + left)
+            found = self._read(Region(begin, stop))
+            inner = found[start[0] - begin[0] :, start[1] - begin[1] :]
+            place = Region(
+                (start[0] - region.start[0], start[1] - region.start[1]),
+                (stop[0] - region.start[0], stop[1] - region.start[1]),
+            )
+            pixels[:, *place.slices] = np.moveaxis(inner, 2, 0)
+        return pixels
+
+    def _read(self, region: Region) -> NDArray[np.uint8]:
+        """Return a region of the plane, (y, x, 3)."""
+        box = [edge * self._rest for edge in (*region.start, *region.stop)]
+        top, left = (math.floor(edge) for edge in box[:2])
+        width, height = self._slide.level_dimensions[self._level]
+        bottom, right = min(math.ceil(box[2]), height), min(math.ceil(box[3]), width)
+        location = round(left * self._down[1]), round(top * self._down[0])
+        try:
+            found = self._slide.read_region(location, self._level, (right - left, bottom - top))
+        except openslide.OpenSlideError as error:
+            raise SourceUnreadable(
+                "corrupt", f"OpenSlide can't decode it ({type(error).__name__})"
+            ) from None
+        flat = Image.new("RGB", found.size, "white")
+        flat.paste(found, mask=found.getchannel("A"))
+        if self._rest != 1.0:
+            inside = (
+                box[1] - left,
+                box[0] - top,
+                min(box[3] - left, found.size[0]),
+                min(box[2] - top, found.size[1]),
+            )
+            size = (region.shape[1], region.shape[0])
+            flat = flat.resize(size, Image.Resampling.BOX, box=inside)
+        return np.asarray(flat)
+
+
+class SlideReader:
+    """Opens slides at a resolution."""
+
+    def open(
+        self, file: BinaryIO, *, max_decoded_bytes: int, spacing_um: float | None = None
+    ) -> OpenSource | None:
+        """Read the header of a slide, or return None where the file is none.
+
+        Parameters
+        ----------
+        file
+            A file of the operating system: OpenSlide reads it by itself.
+        spacing_um
+            Pixel size to read it at, micrometres; None is the scanner's own. With one, a plain
+            TIFF without a pixel size is no slide.
+
+        Raises
+        ------
+        SourceUnreadable
+        """
+        path = _path_of(file)
+        with coded("slide"):
+            vendor = None if path is None else openslide.OpenSlide.detect_format(path)
+            if path is None or vendor is None:
+                return None
+            source = SlideSource(path, None, max_decoded_bytes)
+            known = source.planes[0].spacing_um is not None
+            if spacing_um is None or (not known and vendor == "generic-tiff"):
+                if vendor != "generic-tiff":
+                    return source
+                source.close()
+                return None
+            source.close()
+            return SlideSource(path, spacing_um, max_decoded_bytes)
+
+
+def _path_of(file: BinaryIO) -> str | None:
+    """Return a path that is this very file, whatever it is called by now, or None."""
+    try:
+        number = file.fileno()
+    except (UnsupportedOperation, AttributeError):
+        return None
+    folder = "/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd"
+    return os.path.join(folder, str(number))  # noqa: PTH118 - no normalisation wanted
+
+
+reader = SlideReader()
