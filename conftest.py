@@ -6,8 +6,9 @@ from importlib.util import find_spec
 
 collect_ignore_glob: list[str] = []
 if find_spec("torch") is None:
-    collect_ignore_glob += ["engine/kernels/networks/*.py", "engine/learning/augment.py"]
-    collect_ignore_glob.append("engine/learning/torch_batches.py")
+    collect_ignore_glob += ["engine/kernels/networks/*.py", "engine/learning/training/*.py"]
+    collect_ignore_glob += ["engine/learning/augment.py", "engine/learning/torch_batches.py"]
+    collect_ignore_glob.append("tests/training_for_tests.py")
 
 
 def pytest_report_header() -> str | None:

@@ -18,6 +18,7 @@ from engine.graph.cluster import client_or_own
 from engine.graph.events import Events
 from engine.graph.ingest import Ingest
 from engine.graph.ingest_report import IngestReport
+from engine.graph.learning_door import Learning
 from engine.graph.notebook import events_here
 from engine.graph.publish import Publisher
 from engine.graph.qc_door import QualityControl
@@ -55,7 +56,7 @@ def never() -> bool:
     return False
 
 
-class Cohort(Functions, Upkeep, QualityControl, Batching):
+class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
 
     Attributes

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from engine.errors import ParameterError
-from engine.kernels.tissue import COLOURS, Tissue
 from engine.learning.bundles import Bundle, import_model, open_bundle
-from engine.learning.cards import Card, read_card
+from engine.learning.cards import Card, classes_named, read_card
 from jobs.app import command
 from jobs.output import Output
 
 app = typer.Typer(help="Models: take weights made elsewhere, and say what a model is.")
-
-PALETTE = ("#ffffff", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
-"""Colours of classes that bring none (M. Okabe, K. Ito, 2008), again from the second at the end."""
 
 
 @app.callback()
@@ -59,7 +56,7 @@ def import_weights(
     if options is not None:
         values["options"] = _object("--options", options)
     if classes is not None:
-        values["classes"] = _classes([name.strip() for name in classes.split(",")])
+        values["classes"] = _classes(classes)
     where = str(card) if card else "options"
     made, new = import_model(weights, bundle, read_card(values, where), sha256)
     lines = _lines(made)
@@ -72,7 +69,10 @@ def import_weights(
 @command(app)
 def show(
     output: Output,
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model's folder.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(metavar="BUNDLE", help="A model's folder, or the name of a shipped one."),
+    ],
 ) -> int:
     """Say what a model is, and whether its weights are those of its card."""
     found = open_bundle(bundle)
@@ -99,13 +99,12 @@ def _object(option: str, text: str) -> dict[str, Any]:
     return values
 
 
-def _classes(names: list[str]) -> list[dict[str, Any]]:
-    """Return classes with the tissues' own colours, or some of the palette."""
-    known = {tissue.name.lower(): COLOURS[tissue] for tissue in Tissue}
-    if set(names) <= set(known):
-        return [{"name": n, "colour": known[n], "countable": n == "fat"} for n in names]
-    colours = [PALETTE[0] if not n else PALETTE[1 + (n - 1) % 7] for n in range(len(names))]
-    return [{"name": n, "colour": c} for n, c in zip(names, colours, strict=True)]
+def _classes(names: str) -> list[dict[str, Any]]:
+    listed = [name.strip() for name in names.split(",")]
+    try:
+        return [each.model_dump() for each in classes_named(listed)]
+    except ValidationError:
+        raise ParameterError("--classes", names, "names of small letters, digits and _") from None
 
 
 def _values(bundle: Bundle) -> dict[str, Any]:

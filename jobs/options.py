@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -84,15 +85,13 @@ def read_value(text: str) -> Any:
 
     Examples
     --------
-    >>> read_value("10:60"), read_value("0.3"), read_value("bright")
-    ((10.0, 60.0), 0.3, 'bright')
+    >>> read_value("10:60"), read_value("0.3"), read_value("bright"), read_value('{"width": 8}')
+    ((10.0, 60.0), 0.3, 'bright', {'width': 8})
     """
     low, colon, high = text.partition(":")
     if colon:
-        try:
+        with suppress(ValueError):  # JSON has colons too
             return float(low), float(high)
-        except ValueError:
-            return text
     try:
         return json.loads(text)
     except ValueError:

@@ -26,7 +26,12 @@ FILES = sorted(path for name in ("engine", "jobs") for path in (TOP / name).rglo
 MOST_LINES = 400
 """House rule: about 300 lines a file, seldom over 400."""
 
-NETWORKS = ("engine.kernels.networks.", "engine.learning.augment", "engine.learning.torch_batches")
+NETWORKS = (
+    "engine.kernels.networks.",
+    "engine.learning.augment",
+    "engine.learning.torch_batches",
+    "engine.learning.training.",
+)
 """Modules that need torch, which may be absent."""
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
@@ -81,6 +86,14 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "WeightsRefused": ("weights.pt", "their SHA-256 is another"),
     "WorkerKeepsDying": (3,),
     "WorkerUnfit": ("no model there.",),
+    "CheckpointUnreadable": ("/t/checkpoint.pt", "EOFError"),
+    "EvaluationLost": (("a#1", "b#2"),),
+    "NoEvaluation": ("/e",),
+    "NothingShared": ("no image is in both",),
+    "OtherTraining": ("/t", "settings"),
+    "TrainingBusy": ("/t",),
+    "TrainingLost": ("/t", 7),
+    "TrainingStopped": ("/t", 7, 9),
     "WrongState": ("seed differ",),
     "KubernetesFailed": ("read the pod template cohort-worker", 403, "forbidden"),
     "NotRemoved": ("night", "The runner", 60.0),

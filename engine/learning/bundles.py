@@ -23,6 +23,7 @@ from engine.learning.foreign import (
     parse_weights,
     read_checked,
 )
+from engine.learning.shipped import find_model
 
 LARGEST_CARD = 1 << 20
 """Bytes; a card is some thousand."""
@@ -96,14 +97,14 @@ class Bundle:
 
 
 def open_bundle(directory: str | Path) -> Bundle:
-    """Open a bundle: read and check its card.
+    """Open a bundle, by its folder or the name of one that is shipped: read and check its card.
 
     Raises
     ------
     CardError
         If there is none, or it can't be used.
     """
-    folder = Path(directory)
+    folder = find_model(directory)
     path = folder / CARD_FILE
     try:
         with path.open("rb") as file:

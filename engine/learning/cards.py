@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,9 @@ CARD_FILE = "card.json"
 
 ONNX = "onnx"
 """Architecture of models that come with their own graph."""
+
+PALETTE = ("#ffffff", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+"""Colours of classes that bring none (M. Okabe, K. Ito, 2008), again from the second at the end."""
 
 FRIENDLY = {"extra_forbidden": "a name that cards know"}
 
@@ -56,6 +59,23 @@ def tissue_classes() -> tuple[ClassCard, ...]:
     return tuple(
         ClassCard(name=t.name.lower(), colour=COLOURS[t], countable=t is Tissue.FAT) for t in Tissue
     )
+
+
+def classes_named(names: Sequence[str]) -> tuple[ClassCard, ...]:
+    """Return classes of these names, in the order of the labels, with colours.
+
+    Tissues of marrow have their own, and fat is countable; others get some of the palette.
+
+    Examples
+    --------
+    >>> [c.colour for c in classes_named(["background", "inner"])]
+    ['#ffffff', '#e69f00']
+    """
+    known = {each.name: each for each in tissue_classes()}
+    if set(names) <= set(known):
+        return tuple(known[name] for name in names)
+    colours = [PALETTE[0] if not n else PALETTE[1 + (n - 1) % 7] for n in range(len(names))]
+    return tuple(ClassCard(name=n, colour=c) for n, c in zip(names, colours, strict=True))
 
 
 class Card(BaseModel):

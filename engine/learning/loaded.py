@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from engine.errors import WorkerUnfit
 from engine.learning.bundles import Bundle, Predictor, open_bundle
@@ -34,7 +33,7 @@ class LoadedModels:
         Parameters
         ----------
         directory
-            The bundle's folder, as this process sees it.
+            The bundle's folder, as this process sees it, or the name of one that is shipped.
         digest
             What it must be, since that is what the results are filed under.
         device
@@ -56,7 +55,7 @@ class LoadedModels:
 
 def _load(directory: str, digest: str, device: str | None) -> tuple[Bundle, Predictor]:
     try:
-        bundle = open_bundle(Path(directory))
+        bundle = open_bundle(directory)
         if bundle.digest != digest:
             raise WorkerUnfit(f"the model at {directory} is another one than was planned with.")
         return bundle, bundle.load(device)

@@ -20,6 +20,7 @@ from engine.kernels.tissue import Tissue
 from engine.learning.bundles import Bundle, open_bundle
 from engine.learning.cards import CARD_FILE, ClassCard, tissue_classes
 from engine.learning.loaded import LOADED
+from engine.learning.shipped import shipped_models
 from engine.operations.base import LABELS, Found, Image, Operation
 from engine.operations.segment_network import Network, Predicted, colours
 from engine.operations.segment_objects import (
@@ -66,8 +67,9 @@ class Segment(Operation):
     Parameters
     ----------
     model
-        A model's folder (see ``cohort model``), or "baseline": thresholds and morphology for
-        marrow, which need no weights. Its digest, and not its place, is part of the key.
+        A model's folder (see ``cohort model``); the name of one that is shipped, "marrow"; or
+        "baseline": thresholds and morphology for marrow, which need no weights. Its digest, and
+        not its place, is part of the key.
     vacuole_radius_px
         For the baseline: median radius of a fat vacuole, pixels.
     batch
@@ -107,7 +109,7 @@ class Segment(Operation):
     @field_validator("model")
     @classmethod
     def _there(cls, model: str) -> str:
-        if model == BASELINE:
+        if model == BASELINE or model in shipped_models():
             return model
         place = str(Path(model).absolute())  # workers may have another working directory
         _checked(place)

@@ -1,0 +1,228 @@
+"""The methods of a cohort that train networks and say what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client
+
+from engine.errors import NothingFound, ParameterError
+from engine.graph.cluster import client_or_own
+from engine.graph.evaluate import ERRORS, Answer, Asked, Stored, score_on_workers
+from engine.graph.events import Events
+from engine.graph.notebook import events_here
+from engine.graph.train import TrainingTask, train_on_worker, training_cluster
+from engine.learning.aside import write_aside
+from engine.learning.bundles import open_bundle
+from engine.learning.cards import tissue_classes
+from engine.learning.evaluation import Evaluation, evaluation_of, write_evaluation
+from engine.learning.evaluation_page import PLOTS, write_page
+from engine.learning.mask_files import MaskFolders
+from engine.learning.masked import MaskedImage, classes_of_masks, masked_images
+from engine.learning.masks import Masks, MaskSource, NoMask
+from engine.learning.plots import draw_plots
+from engine.learning.settings import TrainingSettings
+from engine.learning.shipped import shipped_models
+from engine.learning.splits import split_subjects
+from engine.learning.starting import starting_with
+from engine.operations.base import Operation
+from engine.operations.segment import BASELINE, Segment
+from engine.operations.selection import select_images
+from engine.store.catalog import read_images
+from engine.store.root import Root
+
+MasksAsked = MaskSource | str | Path
+"""Masks, or the folder that has the folders ``bone``, ``fat`` and ``other`` of them."""
+
+
+class Learning:
+    """Learns from images that people drew masks of."""
+
+    root: Root
+
+    if TYPE_CHECKING:  # what a cohort has
+
+        def operation(self, name: str, **given: Any) -> Operation: ...  # noqa: D102
+
+    def train(
+        self,
+        folder: str | Path,
+        masks: MasksAsked,
+        settings: TrainingSettings | Mapping[str, Any] | None = None,
+        *,
+        client: Client | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        start: str | Path | None = None,
+        device: str | None = None,
+        made_by: str | None = None,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Train a network on the images that have masks, on a worker that offers a GPU's slot.
+
+        A training that was killed or stopped goes on where it was, and ends with the same weights
+        (on a CPU to the bit, with as many threads). At its end the folder holds four models:
+        ``best-loss``, ``best-density``, ``best-dsc`` and ``last``; `engine.segment` takes any.
+
+        Parameters
+        ----------
+        folder
+            Of the training, as this process and the worker see it.
+        masks
+            Where masks are: a folder with the folders ``bone``, ``fat`` and ``other``, or another
+            `engine.learning.masks.MaskSource`.
+        settings
+            How to train; see `engine.learning.settings.TrainingSettings`.
+        client
+            Where the work is done; by default one local worker with all of the cores.
+        where, limit
+            The selection: a condition on the catalog's columns, and a number of images.
+        start
+            A model to begin with, by its folder or the name of one that is shipped: then few images
+            of one's own are enough. The architecture is its own.
+        device
+            "cpu" or "cuda"; by default CUDA where the worker has it.
+        made_by
+            The command, for the models' cards.
+        events
+            Receives progress; by default a notebook shows it, and a script is silent.
+
+        Returns
+        -------
+        The fields of `engine.learning.report.TrainingReport`.
+
+        Raises
+        ------
+        NothingFound, NoMask
+            If no image has a mask, or all are of one subject.
+        OtherTraining, TrainingBusy
+            If the folder holds another training, or another process trains in it.
+        """
+        asked = settings if isinstance(settings, TrainingSettings) else None
+        chosen = asked or TrainingSettings(**dict(settings or {}))
+        if device not in (None, "cpu", "cuda"):
+            raise ParameterError("device", device, "cpu or cuda")
+        opened, images = self._masked(masks, where, limit)
+        classes = classes_of_masks(opened)
+        if start is not None:
+            chosen = starting_with(chosen, open_bundle(start), classes)
+        split_subjects([i.subject for i in images], chosen.holdout, chosen.seed)  # before a cluster
+        shown = events or events_here()
+        task = TrainingTask(
+            self.root,
+            tuple(images),
+            opened,
+            str(Path(folder).absolute()),
+            chosen,
+            classes,
+            None
+            if start is None
+            else str(start if start in shipped_models() else Path(start).absolute()),
+            made_by,
+            device,
+        )
+        with training_cluster(client, shown) as working:
+            return train_on_worker(working, task, events=shown, stop=stop)
+
+    def evaluate(
+        self,
+        folder: str | Path,
+        masks: MasksAsked,
+        answer: Segment | MaskSource | str | None = None,
+        *,
+        client: Client | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Evaluation:
+        """Compare what a model answers, or what is stored, with masks; see ``index.html``.
+
+        Parameters
+        ----------
+        folder
+            New, or of an earlier evaluation, which is replaced; as this process and workers see it.
+        masks
+            What is true; see `train`.
+        answer
+            An `engine.segment`, or the name or folder of a model, or a
+            `engine.learning.masks.MaskSource` of labels that are there already, such as
+            ``LabelImages`` of a key; by default `engine.segment` as cohort.toml declares it.
+        client
+            Where the work is done; a local cluster by default.
+        where, limit
+            The selection: a condition on the catalog's columns, and a number of images.
+        events
+            Receives progress; by default a notebook shows it, and a script is silent.
+
+        Returns
+        -------
+        `engine.learning.evaluation.Evaluation`; its ``summary()`` has the figures.
+
+        Raises
+        ------
+        NothingFound, NoMask
+            If no image has a mask.
+        ParameterError
+            If masks and answers are of other classes.
+        """
+        opened, images = self._masked(masks, where, limit)
+        wanted = self.operation("segment") if answer is None else answer
+        if isinstance(wanted, str):
+            wanted = Segment(model=wanted)
+        of, classes, asked, resources = self._answer(wanted, opened, images)
+        place, shown = Path(folder).absolute(), events or events_here()
+        with client_or_own(client, shown) as working:
+            scored = score_on_workers(
+                working, self.root, images, opened, asked, classes, place,
+                resources=resources, events=shown, stop=stop,
+            )  # fmt: skip
+        made = evaluation_of(of, classes, scored)
+        named = {Path(one.picture).name for one in scored}
+        for left in (place / ERRORS).glob("*.png"):
+            if left.name not in named:
+                left.unlink(missing_ok=True)
+        write_aside(place / PLOTS, draw_plots(made))
+        write_page(place, made, write_evaluation(place, made))
+        return made
+
+    def _answer(
+        self, answer: Any, masks: Masks, images: list[MaskedImage]
+    ) -> tuple[str, tuple[str, ...], Answer, dict[str, float]]:
+        """Return what it is called, the classes, what answers, and what that asks of a worker."""
+        true = tuple(c.name for c in classes_of_masks(masks))
+        if isinstance(answer, Segment):
+            of, classes = _known(answer.model)
+            if classes[: len(true)] != true:
+                raise ParameterError("masks", ", ".join(true), f"of {', '.join(classes)}")
+            return of, classes, Asked(answer), dict(answer.resources)
+        stored = answer.open(self.root, read_images(self.root)[1])
+        lacking = {image.image_id for image in images} - set(stored.image_ids)
+        if lacking:
+            raise NoMask(min(lacking), f"it and {len(lacking) - 1} others have no answer stored")
+        return str(getattr(answer, "name", "stored labels")), true, Stored(stored), {}
+
+    def _masked(
+        self, masks: MasksAsked, where: str | None, limit: int | None
+    ) -> tuple[Masks, list[MaskedImage]]:
+        """Return the masks, and the images that have one."""
+        source = MaskFolders(masks) if isinstance(masks, (str, Path)) else masks
+        images = read_images(self.root)[1]
+        opened = source.open(self.root, images)
+        found = masked_images(select_images(images, where, limit), opened)
+        if not found:
+            raise NothingFound(
+                "None of the images that are meant has a mask", "Look at --where and --masks."
+            )
+        return opened, found
+
+
+def _known(model: str) -> tuple[str, tuple[str, ...]]:
+    """Return what a model is called, and its classes."""
+    if model == BASELINE:
+        return BASELINE, tuple(c.name for c in tissue_classes())
+    card = open_bundle(model).card
+    return card.name, tuple(c.name for c in card.classes)

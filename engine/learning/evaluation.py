@@ -1,0 +1,203 @@
+"""What labels are worth, image by image and on the whole, as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine.errors import UsageError
+from engine.learning.aside import write_aside
+from engine.learning.intervals import (
+    Interval,
+    agreement_of,
+    bootstrap,
+    correlation_of,
+    mean_of,
+    median_of,
+    shares_of,
+)
+from engine.learning.scores import MARROW, densities_of, dice_of, relative_error
+
+IMAGES = "images.parquet"
+SUMMARY = "summary.parquet"
+ABOUT = "evaluation.json"
+
+
+class NoEvaluation(UsageError):
+    """A folder holds no evaluation: (folder,)."""
+
+    def __str__(self) -> str:
+        return f"No evaluation in {self.args[0]}. Make one with: cohort evaluate COHORT DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was counted on one image: pixels by what they are (rows) and were found to be."""
+
+    image_id: str
+    name: str
+    subject: str
+    counts: tuple[tuple[int, ...], ...]
+    picture: str = ""
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """The counts as an array (classes, classes)."""
+        return np.asarray(self.counts, np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """An evaluation: what it is of, its images by ascending worth, and its figures.
+
+    Attributes
+    ----------
+    of
+        What was evaluated, as people call it.
+    classes
+        Names, in the order of the labels.
+    images
+        One row per image, the worst first: ``image_id``, ``name``, ``subject``, ``picture``,
+        ``dsc`` (mean without background), ``dsc_<class>``; for marrow ``density_true``,
+        ``density_found``, ``density_error`` (relative).
+    counts
+        (images, classes, classes) pixels in the same order, true classes in rows.
+    """
+
+    of: str
+    classes: tuple[str, ...]
+    images: pd.DataFrame
+    counts: NDArray[np.int64]
+
+    @property
+    def marrow(self) -> bool:
+        """Whether there is a bone density."""
+        return self.classes == MARROW
+
+    def pairs(self) -> NDArray[np.float64]:
+        """Return true and found density (images, 2) where both are known."""
+        pairs = self.images[["density_true", "density_found"]].to_numpy(float)
+        return np.asarray(pairs[np.isfinite(pairs).all(axis=1)])
+
+    def summary(self) -> dict[str, Interval]:
+        """Return the figures by name, each with its interval over images."""
+        dsc = self.images[["dsc", *(f"dsc_{name}" for name in self.classes)]].to_numpy(float)
+        names = ["dsc", *(f"dsc_{name}" for name in self.classes)]
+        found = {
+            n: _of(*ends) for n, ends in zip(names, _each(bootstrap(dsc, mean_of)), strict=True)
+        }
+        if self.marrow:
+            errors = self.images["density_error"].to_numpy(float)
+            found["density_error"] = _of(*bootstrap(errors, median_of))
+            pairs = self.pairs()
+            if len(pairs):
+                found["density_correlation"] = _of(*bootstrap(pairs, correlation_of))
+                names = ["density_bias", "density_limit_low", "density_limit_high"]
+                each = _each(bootstrap(pairs, agreement_of))
+                found |= {n: _of(*ends) for n, ends in zip(names, each, strict=True)}
+        return found
+
+    def shares(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the confusion matrix as shares of the true class, and its interval's ends."""
+        return bootstrap(self.counts, shares_of)
+
+
+def evaluation_of(of: str, classes: Sequence[str], scored: Sequence[Scored]) -> Evaluation:
+    """Return the evaluation of some images, the worst first: by mean DSC, then by density.
+
+    Parameters
+    ----------
+    of
+        What was evaluated.
+    classes
+        Names, in the order of the labels; the first is the background.
+    scored
+        What was counted, in any order.
+    """
+    rows: list[dict[str, Any]] = []
+    for one in scored:
+        dice = dice_of(one.confusion)
+        known = dice[1:][np.isfinite(dice[1:])]
+        row: dict[str, Any] = {
+            "image_id": one.image_id,
+            "name": one.name,
+            "subject": one.subject,
+            "picture": one.picture,
+            "dsc": float(known.mean()) if len(known) else float("nan"),
+            **{f"dsc_{name}": float(v) for name, v in zip(classes, dice, strict=True)},
+        }
+        if tuple(classes) == MARROW:
+            true, found = densities_of(one.confusion)
+            row |= {
+                "density_true": true,
+                "density_found": found,
+                "density_error": relative_error(true, found),
+            }
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    by = ["dsc", "image_id"]
+    order = frame.sort_values(by, na_position="last").index.to_numpy()
+    counts = np.stack([scored[n].confusion for n in order])
+    return Evaluation(of, tuple(classes), frame.loc[order].reset_index(drop=True), counts)
+
+
+def write_evaluation(folder: Path, made: Evaluation) -> dict[str, Interval]:
+    """Write the tables of an evaluation; returns its figures.
+
+    ``images.parquet`` has a row per image with its counts as ``pixels_<true>_as_<found>``;
+    ``summary.parquet`` a row per figure.
+    """
+    frame = made.images.copy()
+    for i, true in enumerate(made.classes):
+        for j, found in enumerate(made.classes):
+            frame[f"pixels_{true}_as_{found}"] = made.counts[:, i, j]
+    _write_table(folder / IMAGES, frame)
+    figures = made.summary()
+    rows = [{"figure": name, **interval._asdict()} for name, interval in figures.items()]
+    _write_table(folder / SUMMARY, pd.DataFrame(rows))
+    about = {"of": made.of, "classes": list(made.classes)}
+    write_aside(folder / ABOUT, json.dumps(about, indent=2).encode() + b"\n")
+    return figures
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read what `write_evaluation` wrote.
+
+    Raises
+    ------
+    NoEvaluation
+    """
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+        frame = pq.read_table(folder / IMAGES).to_pandas()
+        classes = tuple(about["classes"])
+        columns = [f"pixels_{true}_as_{found}" for true in classes for found in classes]
+        counts = frame[columns].to_numpy(np.int64).reshape(len(frame), len(classes), len(classes))
+        return Evaluation(about["of"], classes, frame.drop(columns=columns), counts)
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        raise NoEvaluation(str(folder)) from None
+
+
+def _write_table(path: Path, frame: pd.DataFrame) -> None:
+    kept = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), kept)
+    write_aside(path, kept.getvalue().to_pybytes())
+
+
+def _each(
+    ends: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+) -> list[tuple[Any, Any, Any]]:
+    return list(zip(*ends, strict=True))
+
+
+def _of(value: Any, low: Any, high: Any) -> Interval:
+    return Interval(float(value), float(low), float(high))

@@ -1,0 +1,143 @@
+"""What is learnt from: an image, its labels, and what must be known of it to cut crops."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ParameterError
+from engine.geometry import YX
+
+CELL_PX = 32
+"""Side of the squares by which tissue is looked for, pixels."""
+
+TISSUE_SHARE = 0.25
+"""Share of a square that is tissue from which a crop may be centred in it."""
+
+GROUND_PERCENTILE = 95
+"""What of an image without any ground is taken for its colour: nearly its lightest."""
+
+GROUND_PX = 1 << 18
+"""Pixels that a slide's ground is estimated of."""
+
+
+class Array(Protocol):
+    """What of an array is asked for here: parts of it, so that it may be in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its values."""
+
+    def __getitem__(self, index: Any, /) -> NDArray[Any]:
+        """Return a part: an index with a slice for each axis."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """An image with labels.
+
+    Attributes
+    ----------
+    name, subject
+        What it is called, and whom it is of.
+    pixels
+        (c, y, x).
+    labels
+        (y, x) uint8; 0 is the background.
+    digest
+        Of pixels and labels.
+    spacing_um
+        Pixel spacing (y, x), micrometres, or None.
+    """
+
+    name: str
+    subject: str
+    pixels: Array
+    labels: Array
+    digest: str
+    spacing_um: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[1:] != self.labels.shape:
+            raise ParameterError(
+                "labels", self.labels.shape, f"of the image's shape, {self.pixels.shape[1:]}"
+            )
+
+    @property
+    def shape(self) -> YX:
+        """Height and width, pixels."""
+        return self.labels.shape[0], self.labels.shape[1]
+
+
+def sample_digest(pixels: NDArray[Any], labels: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of an image and its labels, with their shapes and dtypes."""
+    found = hashlib.sha256()
+    for array in (pixels, labels):
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def data_digest(samples: Iterable[Sample], held_out: Iterable[str]) -> str:
+    """Return the digest of a set of samples and of who is held out; their order says nothing."""
+    out = frozenset(held_out)
+    lines = sorted(f"{sample.digest} {sample.subject in out}" for sample in samples)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def tissue_cells(labels: NDArray[np.uint8], cell_px: int = CELL_PX) -> NDArray[np.int32]:
+    """Return the first pixels (n, 2) of the squares that hold enough tissue to centre a crop in.
+
+    Parameters
+    ----------
+    labels
+        (y, x); 0 is no tissue.
+    cell_px
+        Side of a square, pixels; those at the lower and right edge may be smaller.
+
+    Examples
+    --------
+    >>> labels = np.zeros((4, 4), np.uint8)
+    >>> labels[2:, :2] = 3
+    >>> tissue_cells(labels, cell_px=2).tolist()
+    [[2, 0]]
+    """
+    at = [np.arange(0, side, cell_px) for side in labels.shape]
+    tissue = (labels != 0).astype(np.float32)
+    sums = np.add.reduceat(np.add.reduceat(tissue, at[0], axis=0), at[1], axis=1)
+    heights, widths = (
+        np.diff(np.append(a, side)) for a, side in zip(at, labels.shape, strict=True)
+    )
+    rows, columns = np.nonzero(sums >= TISSUE_SHARE * np.outer(heights, widths))
+    return np.column_stack((at[0][rows], at[1][columns])).astype(np.int32)
+
+
+def ground_colour(sample: Sample) -> NDArray[np.float32]:
+    """Return the colour (c,) of a slide's bare ground, which fills what a turned crop lacks.
+
+    The median of what is labelled background; where nothing is, nearly the lightest there is.
+    """
+    step = max(1, int(np.sqrt(np.prod(sample.shape) / GROUND_PX)))
+    few = sample.pixels[:, ::step, ::step]
+    bare = sample.labels[::step, ::step] == 0
+    if bare.any():
+        return np.median(few[:, bare], axis=1).astype(np.float32)
+    return np.percentile(few.reshape(len(few), -1), GROUND_PERCENTILE, axis=1).astype(np.float32)
+
+
+def in_order(samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples in an order that no file's place or name decides."""
+    return sorted(samples, key=lambda sample: sample.digest)

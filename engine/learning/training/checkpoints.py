@@ -1,0 +1,56 @@
+"""A training on disk: whatever moment it is killed at, it goes on from a state that was whole."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.learning.aside import write_aside
+from engine.learning.folders import CHECKPOINT, CheckpointUnreadable, OtherTraining
+
+FORMAT = 1
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write a training's whole state; see `read_checkpoint`."""
+    kept = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, kept)
+    write_aside(folder / CHECKPOINT, kept.getvalue())
+
+
+def read_checkpoint(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
+    """Return the state that a training left, or None where there is none.
+
+    It is read as data: a pickle that names anything but tensors and plain containers is refused.
+
+    Parameters
+    ----------
+    folder
+        Of the training.
+    identity
+        What must be the same, by the name that people know it by: ``settings``, ``images``.
+
+    Raises
+    ------
+    OtherTraining
+        If it is of other settings or images.
+    CheckpointUnreadable
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = dict(state["identity"])
+        known = state["format"] == FORMAT
+    except Exception as error:  # a decoder's text may quote the file
+        raise CheckpointUnreadable(path, type(error).__name__) from None
+    if not known:
+        raise CheckpointUnreadable(path, f"format {state['format']}, not {FORMAT}")
+    for name, digest in identity.items():
+        if found.get(name) != digest:
+            raise OtherTraining(str(folder), name)
+    return dict(state)

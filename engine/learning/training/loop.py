@@ -1,0 +1,339 @@
+"""Training: from samples to weights, the same to the bit however often it is killed.
+
+All randomness is a function of seed and step, and the checkpoint holds all else that the next step
+depends on: weights, the running statistics of normalisation, Adam's moments, and the schedule.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from engine.errors import ParameterError
+from engine.kernels.networks.building import create_network
+from engine.kernels.networks.prediction import NetworkPredictor
+from engine.learning.aside import write_aside
+from engine.learning.bundles import Bundle
+from engine.learning.cards import Card, ClassCard, tissue_classes
+from engine.learning.crops import choose_crop, crop_rng
+from engine.learning.curves import write_curves, write_picture
+from engine.learning.folders import alone_in
+from engine.learning.keeping import BEST, Best, write_bundles
+from engine.learning.report import Progress, TrainingReport
+from engine.learning.samples import (
+    Sample,
+    data_digest,
+    ground_colour,
+    in_order,
+    tissue_cells,
+)
+from engine.learning.settings import TrainingSettings
+from engine.learning.splits import split_subjects
+from engine.learning.starting import load_start
+from engine.learning.training.augment import cut, full_scale, recolour
+from engine.learning.training.checkpoints import read_checkpoint, write_checkpoint
+from engine.learning.training.losses import training_loss
+from engine.learning.validation import validate
+
+CHECKPOINT_S = 20.0
+"""How often the state is kept by default, seconds."""
+
+PICTURE_S = 10.0
+"""How often the curves are drawn while it trains, seconds, and at its end."""
+
+CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+
+GEOMETRY, LOOK = 0, 1
+"""Streams of random numbers of a crop."""
+
+
+def run_training(
+    folder: str | Path,
+    samples: Sequence[Sample],
+    settings: TrainingSettings,
+    *,
+    classes: tuple[ClassCard, ...] | None = None,
+    start: Bundle | None = None,
+    made_by: str | None = None,
+    device: str | None = None,
+    keep_every_s: float = CHECKPOINT_S,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> TrainingReport:
+    """Train a network on samples, or go on where a killed or stopped training was.
+
+    Parameters
+    ----------
+    folder
+        Holds ``checkpoint.pt``, ``curves.parquet``, ``curves.png``, and at the end a model's
+        folder for the best by loss, by density and by DSC, and the last.
+    samples
+        What is learnt from, in any order; whole subjects are held out.
+    settings
+        How.
+    classes
+        In the order of the labels; those of marrow by default.
+    start
+        The model that the settings name to begin with; see `engine.learning.starting`.
+    made_by
+        The command, for the models' cards.
+    device
+        "cpu" or "cuda"; None takes CUDA where it is. torch's threads are the caller's to set:
+        sums of floats depend on their number, so a training that changes it is still right, but
+        not the same to the bit.
+    keep_every_s
+        How often the state is kept, beside at each validation, seconds: what a kill can lose.
+    progress
+        Is told of each step.
+    stop
+        Is asked before each step; then the state is kept, and the report says how far it came.
+
+    Raises
+    ------
+    NothingFound, ParameterError
+        If there is nothing to learn from, or samples are unlike.
+    OtherTraining, TrainingBusy, CheckpointUnreadable
+        If the folder can't be gone on with.
+    """
+    place = Path(folder)
+    with alone_in(place):
+        training = _Training(place, in_order(samples), settings, classes, made_by, device, start)
+        return training.run(progress, stop, keep_every_s)
+
+
+class _Training:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        folder: Path,
+        samples: list[Sample],
+        settings: TrainingSettings,
+        classes: tuple[ClassCard, ...] | None,
+        made_by: str | None,
+        device: str | None,
+        start: Bundle | None,
+    ) -> None:
+        self.folder, self.settings, self.made_by = folder, settings, made_by
+        self.classes = classes or tissue_classes()
+        out = split_subjects([s.subject for s in samples], settings.holdout, settings.seed)
+        self.trained = [s for s in samples if s.subject not in out]
+        self.held_out = [s for s in samples if s.subject in out]
+        self.channels, self.full = _alike(samples)
+        self.digest = data_digest(samples, out)
+        self.identity = {"settings": settings.digest, "images": self.digest}
+        self.spacing_um = _spacing(samples)
+        self.cells = [tissue_cells(s.labels[:, :]) for s in self.trained]
+        self.grounds = [ground_colour(s) for s in self.trained]
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            network = create_network(
+                settings.architecture, settings.options, self.channels, len(self.classes)
+            )
+        half = (self.full / 2,) * self.channels
+        if settings.start is not None:
+            load_start(network, start, settings, half)
+        # Puts the network where it computes; training and validation share it.
+        self.predictor = NetworkPredictor(network, half, half, self.device.type)
+        self.network = self.predictor.network
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        self.schedule = ReduceLROnPlateau(
+            self.optimizer, factor=settings.factor, patience=settings.patience
+        )
+        self.step, self.since = 0, 0
+        self.drawn_s = time.monotonic()
+        self.sum_loss = 0.0
+        self.rows: list[dict[str, float]] = []
+        self.best: dict[str, Best] = {}
+
+    def run(
+        self, progress: Callable[[Progress], None], stop: Callable[[], bool], keep_every_s: float
+    ) -> TrainingReport:
+        began = time.monotonic()
+        self._resume()
+        resumed_at, kept_s = self.step, began
+        self.network.train()
+        for pixels, labels in self._batches():
+            if stop():
+                break
+            loss = self._learn(pixels, labels)
+            told = Progress(self.step, self.settings.steps, loss)
+            if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
+                told = Progress(self.step, self.settings.steps, loss, self._validate())
+                kept_s = time.monotonic()
+            elif time.monotonic() - kept_s > keep_every_s:
+                self._keep()
+                kept_s = time.monotonic()
+            progress(told)
+        if self.step < self.settings.steps:
+            self._keep()
+        models = {}
+        if self.rows:
+            write_picture(self.folder, self.rows)
+            models = write_bundles(self.folder, self._card(), self.best)
+        return TrainingReport(
+            str(self.folder),
+            self.step,
+            self.settings.steps,
+            resumed_at,
+            len(self.trained),
+            len(self.held_out),
+            models,
+            {name: best.metrics for name, best in self.best.items()},
+            time.monotonic() - began,
+        )
+
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the batches that are left, cutting the next one while one is learnt."""
+        with ThreadPoolExecutor(1, thread_name_prefix="crops") as thread:
+            upcoming = None
+            for step in range(self.step, self.settings.steps):
+                here = upcoming or thread.submit(self._batch, step)
+                upcoming = thread.submit(self._batch, step + 1)
+                yield here.result()
+
+    def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        change, seed = self.settings.augmentation, self.settings.seed
+        pixels, labels = [], []
+        for n in range(self.settings.batch):
+            rng = crop_rng(seed, step, n, GEOMETRY)
+            crop = choose_crop(self.cells, self.settings.crop_px, change, rng)
+            image, label = cut(
+                self.trained[crop.sample], crop, self.grounds[crop.sample], self.full
+            )
+            pixels.append(recolour(image, change, crop_rng(seed, step, n, LOOK)))
+            labels.append(label)
+        images = torch.stack(pixels) * 2 - 1  # as the card says: less half of full scale, by it
+        return images.contiguous(memory_format=torch.channels_last), torch.stack(labels)
+
+    def _learn(self, pixels: torch.Tensor, labels: torch.Tensor) -> float:
+        cuda = self.device.type == "cuda"
+        pixels, labels = pixels.to(self.device), labels.to(self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
+            scores = self.network(pixels)
+        loss = training_loss(scores, labels)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        self.since += 1
+        value = float(loss.detach())
+        self.sum_loss += value
+        return value
+
+    def _validate(self) -> dict[str, float]:
+        """Look at the held-out images, once: curves, schedule, the best, and the checkpoint."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.network.eval()
+        names = [c.name for c in self.classes]
+        metrics = validate(
+            self.predictor,
+            self.held_out,
+            names,
+            self.settings.tile_px,
+            self.settings.halo_px,
+            self.settings.batch,
+        )
+        self.network.train()
+        self.schedule.step(metrics["loss"])
+        trained = self.sum_loss / self.since
+        self.rows.append(
+            {"step": self.step, "learning_rate": rate, "train_loss": trained, **metrics}
+        )
+        self.sum_loss, self.since = 0.0, 0
+        self._compare(metrics)
+        self._keep()
+        write_curves(self.folder, self.rows)
+        if time.monotonic() - self.drawn_s > PICTURE_S:
+            write_picture(self.folder, self.rows)
+            self.drawn_s = time.monotonic()
+        return metrics
+
+    def _compare(self, metrics: dict[str, float]) -> None:
+        """Keep the weights where they are the best so far; the file is there before its name."""
+        weights: bytes | None = None
+        for name, (metric, sign) in BEST.items():
+            before = self.best.get(name)
+            value = sign * metrics[metric] if metric else -self.step
+            if math.isnan(value) or (before is not None and value >= before.value):
+                continue
+            if weights is None:
+                plain = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
+                weights = safetensors.torch.save(plain)
+                write_aside(self.folder / Best.file_of(self.step), weights)
+            self.best[name] = Best(self.step, value, metrics)
+
+    def _keep(self) -> None:
+        write_checkpoint(
+            self.folder,
+            {
+                "identity": self.identity,
+                "step": self.step,
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "since": self.since,
+                "sum_loss": self.sum_loss,
+                "rows": self.rows,
+                "best": {name: best.as_state() for name, best in self.best.items()},
+                "threads": torch.get_num_threads(),
+            },
+        )
+        named = {Best.file_of(best.step) for best in self.best.values()}
+        for path in self.folder.glob(Best.PATTERN):
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+
+    def _resume(self) -> None:
+        state = read_checkpoint(self.folder, self.identity)
+        if state is None:
+            return
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.since = state["step"], state["since"]
+        self.sum_loss, self.rows = state["sum_loss"], state["rows"]
+        self.best = {name: Best.of_state(kept) for name, kept in state["best"].items()}
+
+    def _card(self) -> Card:
+        half = (self.full / 2,) * self.channels
+        names = CHANNELS.get(self.channels, tuple(f"channel_{n}" for n in range(self.channels)))
+        return Card(
+            name=self.settings.name,
+            architecture=self.settings.architecture,
+            options=self.settings.options,
+            classes=self.classes,
+            channels=names,
+            mean=half,
+            sd=half,
+            spacing_um=self.spacing_um,
+            tile_px=self.settings.tile_px,
+            halo_px=self.settings.halo_px,
+            training_digest=self.digest,
+            made_by=self.made_by,
+        )
+
+
+def _alike(samples: Sequence[Sample]) -> tuple[int, float]:
+    """Return the channels and the full scale that all samples have."""
+    kinds = {(s.pixels.shape[0], np.dtype(s.pixels.dtype)) for s in samples}
+    if len(kinds) != 1:
+        told = sorted(f"{channels} channels of {dtype}" for channels, dtype in kinds)
+        raise ParameterError("images", told, "of one kind; choose some with --where")
+    ((channels, dtype),) = kinds
+    return channels, full_scale(dtype)
+
+
+def _spacing(samples: Sequence[Sample]) -> float | None:
+    """Return the pixel size that samples have, in the middle; None where it is not known of all."""
+    sides = [s.spacing_um for s in samples if s.spacing_um is not None]
+    return float(np.median(sides)) if len(sides) == len(samples) else None

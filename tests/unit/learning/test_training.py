@@ -1,0 +1,222 @@
+"""Training: it learns, and however often it is killed it ends with the same weights."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import Client
+
+import engine
+from engine.graph.train import TrainingStopped
+from engine.learning.bundles import open_bundle
+from engine.learning.cards import tissue_classes
+from engine.learning.label_images import LabelImages
+from engine.learning.masks import NoMask
+from engine.learning.samples import Sample, sample_digest
+from engine.learning.settings import TrainingSettings
+from engine.phantoms.marrow import MarrowSlide
+from engine.phantoms.marrow_options import MarrowOptions
+from engine.phantoms.marrow_writing import write_marrow
+
+torch = pytest.importorskip("torch", reason="networks need torch: pip install .[segment]")
+
+from engine.learning.folders import OtherTraining, TrainingBusy, alone_in  # noqa: E402
+from engine.learning.training.loop import run_training  # noqa: E402
+from tests.training_for_tests import train_aloud  # noqa: E402
+
+SLIDES = MarrowOptions(images=3, size=(192, 160), scale=0.5, seed=13)
+SETTINGS = TrainingSettings(
+    options={"width": 4}, steps=24, batch=2, crop_px=64, validate_every=6, patience=1,
+    learning_rate=0.02, tile_px=128, halo_px=32,
+)  # fmt: skip
+KILLS = 3
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    drawn = [MarrowSlide(SLIDES, n) for n in range(SLIDES.images)]
+    bands = [(slide.name, slide.whole()) for slide in drawn]
+    return [
+        Sample(name, name[:2], b.pixels, b.labels, sample_digest(b.pixels, b.labels))
+        for name, b in bands
+    ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums depend on the number of threads, and the processes below have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train_until_killed(folder: Path, samples: list[Sample], step: int, delay_s: float) -> int:
+    """Train in a real process, and kill it some time after a step; returns its exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training_for_tests"])
+    heard, told = context.Pipe(duplex=False)
+    process = context.Process(target=train_aloud, args=(folder, samples, SETTINGS, told))
+    process.start()
+    told.close()
+    try:
+        while heard.recv() < step:
+            pass
+        time.sleep(delay_s)
+        os.kill(int(process.pid or 0), signal.SIGKILL)
+    except EOFError:  # it came to its end
+        pass
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """Return what a training made, by the byte; of pictures only that they are there."""
+    models = ("best-loss", "best-density", "best-dsc", "last")
+    cards = {name: open_bundle(folder / name) for name in models}
+    return {
+        **{name: (found.card, found.read_weights()) for name, found in cards.items()},
+        "curves": (folder / "curves.parquet").read_bytes(),
+        "picture": (folder / "curves.png").stat().st_size > 1000,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(
+    samples: list[Sample], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """Return a training that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run_training(folder, samples[::-1], SETTINGS)  # the order of files says nothing
+    torch.set_num_threads(before)
+    return folder, kept(folder)
+
+
+def test_it_learns_and_says_how_it_went(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, made = whole
+    curves = pd.read_parquet(folder / "curves.parquet")
+    assert curves.step.tolist() == [6, 12, 18, 24]
+    assert curves.train_loss.iloc[-1] < 0.8 * curves.train_loss.iloc[0]
+    assert curves.dsc.iloc[-1] > curves.dsc.iloc[0]
+    best = made["best-loss"][0].metrics
+    assert best["loss"] == pytest.approx(curves.loss.min(), abs=1e-5)
+    assert best["step"] == curves.step[curves.loss.idxmin()]
+    assert made["best-dsc"][0].metrics["dsc"] == pytest.approx(curves.dsc.max(), abs=1e-5)
+    assert made["last"][0].metrics["step"] == 24
+    assert made["last"][0].classes == tissue_classes()
+
+
+def test_killed_at_three_random_moments_it_ends_with_the_same_weights(
+    samples: list[Sample], whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    moments = random.Random(seed)
+    folder = tmp_path / "killed"
+    targets = sorted(moments.sample(range(2, 22), KILLS))
+    codes = [train_until_killed(folder, samples, step, moments.random() * 0.05) for step in targets]
+    assert codes == [-signal.SIGKILL] * KILLS
+    report = run_training(folder, samples, SETTINGS)
+    assert 0 < report.resumed_at < 24, "it went on from what was kept"
+    found = kept(folder)
+    for name, expected in whole[1].items():
+        assert found[name] == expected, name
+    left = {path.name for path in folder.iterdir() if path.name.startswith(".")}
+    assert left == {".lock"}
+
+
+def test_stopped_it_goes_on_and_may_last_longer(samples: list[Sample], tmp_path: Path) -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 4
+
+    short = SETTINGS.model_copy(update={"steps": 6})
+    first = run_training(tmp_path / "run", samples, short, stop=stop)
+    assert (first.step, first.models) == (4, {})
+    second = run_training(tmp_path / "run", samples, short)
+    assert (second.resumed_at, second.step) == (4, 6)
+    longer = run_training(tmp_path / "run", samples, SETTINGS.model_copy(update={"steps": 8}))
+    assert (longer.resumed_at, longer.step) == (6, 8)
+    assert open_bundle(tmp_path / "run" / "last").card.metrics["step"] == 8
+    other = SETTINGS.model_copy(update={"seed": 1})
+    with pytest.raises(OtherTraining, match="settings"):
+        run_training(tmp_path / "run", samples, other)
+    darker = [
+        Sample(s.name, s.subject, s.pixels[:, :, :] // 2, s.labels, f"{s.digest} darker")
+        for s in samples
+    ]
+    with pytest.raises(OtherTraining, match="images"):
+        run_training(tmp_path / "run", darker, SETTINGS)
+    with alone_in(tmp_path / "run"), pytest.raises(TrainingBusy):
+        run_training(tmp_path / "run", samples, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def marrow(tmp_path_factory: pytest.TempPathFactory, client: Client) -> tuple[engine.Cohort, Path]:
+    """Return a cohort of small slides, and the folder of their masks."""
+    base = tmp_path_factory.mktemp("marrow")
+    write_marrow(base / "made", SLIDES)
+    cohort = engine.create(base / "cohort")
+    cohort.ingest(base / "made" / "slides", layout="{subject}/{name}", client=client)
+    return cohort, base / "made" / "masks"
+
+
+def test_a_cohort_trains_a_model_that_segment_takes(
+    marrow: tuple[engine.Cohort, Path], tmp_path: Path, client: Client
+) -> None:
+    cohort, masks = marrow
+    folder = tmp_path / "trained"
+    settings = {**SETTINGS.model_dump(exclude={"augmentation"}), "steps": 6, "name": "small"}
+    with pytest.raises(TrainingStopped) as stopped:
+        cohort.train(folder, masks, settings, client=client, stop=lambda: True, device="cpu")
+    assert stopped.value.exit_code == 130
+    report = cohort.train(
+        folder, masks, settings, client=client, device="cpu", made_by="cohort train"
+    )
+    assert report["step"] == 6
+    assert (report["trained"], report["held_out"]) == (2, 1)
+    assert not (folder / ".samples").exists()
+    card = open_bundle(folder / "last").card
+    assert (card.name, card.made_by) == ("small", "cohort train")
+    assert card.training_digest
+    assert card.spacing_um == pytest.approx(4.0, rel=0.01)
+    (run,) = cohort.run(engine.segment(model=str(folder / "last"), device="cpu"), client=client)
+    assert (run.published, run.failed) == (3, 0)
+    # What is begun with it begins where it ended, and is another training.
+    finer = {**settings, "steps": 1, "learning_rate": 1e-9, "options": {}}
+    more = {"client": client, "device": "cpu", "start": folder / "last", "made_by": "again"}
+    cohort.train(tmp_path / "finer", masks, finer, **more)
+    begun = open_bundle(tmp_path / "finer" / "last").card
+    assert begun.options == {"width": 4}
+    assert begun.made_by == "cohort train && again"
+    assert begun.metrics["step"] == 1
+    with pytest.raises(OtherTraining, match="settings"):
+        cohort.train(folder, masks, settings, **more)
+
+
+def test_what_can_not_be_learnt_from_is_said_before_a_cluster_starts(
+    marrow: tuple[engine.Cohort, Path], tmp_path: Path
+) -> None:
+    cohort, masks = marrow
+    with pytest.raises(engine.EngineError, match="1 subject"):
+        cohort.train(tmp_path / "t", masks, where="subject == 's1'")
+    with pytest.raises(NoMask):
+        cohort.train(tmp_path / "t", masks / "bone")
+    with pytest.raises(engine.EngineError, match="label image"):
+        cohort.train(tmp_path / "t", LabelImages("nothing"))
+    assert not np.any([*tmp_path.iterdir()])
