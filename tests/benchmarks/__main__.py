@@ -13,6 +13,7 @@ NAMES = (
     "bench_tiling",
     "bench_batches",
     "bench_segment",
+    "bench_marrow",
 )
 
 
