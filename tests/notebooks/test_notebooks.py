@@ -73,6 +73,17 @@ def test_a_cluster_is_borrowed_scaled_and_given_back(tmp_path: Path) -> None:
     assert "({'done': 24}, {'done': 24})" in outputs(notebook, "text/plain")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_marrow_runs_from_a_clean_kernel(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="networks need torch: pip install .[segment]")
+    notebook = execute("marrow.ipynb", tmp_path)
+    texts = outputs(notebook, "text/plain")
+    assert len(outputs(notebook, "image/png")) == 3
+    assert "{'done': 3}" in texts
+    assert any("segment: 3 images" in text for text in texts)
+    assert any("bone_density" in text for text in texts)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_what_is_stored_was_run_in_order(path: Path) -> None:
     """A reader on a code host sees outputs; they are small, and of no machine."""
