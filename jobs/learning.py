@@ -252,11 +252,17 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"Trained {counted(report['step'], 'steps')}{begun} on "
         f"{counted(report['trained'], 'images')}, {report['held_out']:,} held out, in "
-        f"{told_s(report['elapsed_s'])}. Curves: {report['folder']}/curves.png"
+        f"{told_s(report['elapsed_s'])}. Curves: {report['folder']}/curves.png",
+        f"  Held out, so fit to evaluate on: {_few(report['subjects_held_out'])}",
     ]
     for name, path in report["models"].items():
         found = report["metrics"][name]
         density = found["density_error"]
         told = f", bone density off by {100 * density:.1f} %" if density == density else ""
         lines.append(f"  {name}: DSC {found['dsc']:.3f}{told}  {path}")
-    return [*lines, "Use one: cohort run COHORT segment --model DIR/best-dsc"]
+    return [*lines, f"Use one: cohort run COHORT segment --model {report['folder']}/best-dsc"]
+
+
+def _few(names: Sequence[str], most: int = 10) -> str:
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left:,} more (--json has all)" if left > 0 else "")

@@ -182,7 +182,7 @@ def status_lines(status: Status) -> list[str]:
     lines += drawings.status_lines(status.annotations)
     for key in status.keys:
         kind = "declared" if key.declared else "trial"
-        missing = "?" if key.missing is None else str(key.missing)
+        missing = "an unknown number" if key.missing is None else str(key.missing)
         lines.append(
             f"{key.operation}, key {key.key[:8]} ({kind}): {key.done} done, {key.failed} failed, "
             f"{missing} missing."

@@ -40,6 +40,8 @@ class TrainingReport:
         Step of the checkpoint that it went on from; 0 where there was none.
     trained, held_out
         Numbers of images.
+    subjects_held_out
+        Whose images they are that nothing was learnt from.
     models
         Folders of the bundles, by what they are the best in, and the last.
     metrics
@@ -54,6 +56,7 @@ class TrainingReport:
     resumed_at: int
     trained: int
     held_out: int
+    subjects_held_out: tuple[str, ...]
     models: dict[str, str]
     metrics: dict[str, dict[str, float]]
     elapsed_s: float

@@ -187,6 +187,7 @@ class _Training:
             resumed_at,
             len(self.trained),
             len(self.held_out),
+            tuple(sorted({s.subject for s in self.held_out})),
             models,
             {name: best.metrics for name, best in self.best.items()},
             time.monotonic() - began,

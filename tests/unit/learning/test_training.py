@@ -190,6 +190,7 @@ def test_a_cohort_trains_a_model_that_segment_takes(
     )
     assert report["step"] == 6
     assert (report["trained"], report["held_out"]) == (2, 1)
+    assert len(report["subjects_held_out"]) == 1
     assert not (folder / ".samples").exists()
     card = open_bundle(folder / "last").card
     assert (card.name, card.made_by) == ("small", "cohort train")
