@@ -48,8 +48,9 @@ def test_a_worker_writes_too_late(
     lab = empty_lab
     marker = tmp_path / "stop.once"
     settings = {
-        # Dask gives a worker at least ten heartbeats, which is five seconds here.
-        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "1s",
+        # On a busy machine a worker that is well may be silent for longer than Dask's least, five
+        # seconds; without a nanny nobody starts it again, and no worker would be left.
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s",
         "STOP_AT": what,
         "STOP_ONCE": str(marker),
     }
@@ -58,7 +59,12 @@ def test_a_worker_writes_too_late(
     preload = ("--preload", "tests.distributed.stopping")
     # A nanny would end a worker that does not answer: nobody would write late.
     lab.cluster = Cluster(
-        tmp_path / "cluster", environment, options=preload, nanny=False, settings=settings
+        tmp_path / "cluster",
+        environment,
+        workers=3,
+        options=preload,
+        nanny=False,
+        settings=settings,
     )
     try:
         if what == "shard":
