@@ -217,7 +217,11 @@ class LabelPublisher:
         return self._change((change.new.path, list(change.parts)))
 
     def _replace(self, change: _Change) -> bool:
-        """Put a shard in its place, if that is as it was; tell whether it is there."""
+        """Put a shard in its place, if that is as it was; tell whether it is there.
+
+        One that was created is looked at again, too: another driver may have replaced it before it
+        was named, and then its name would stay.
+        """
         path, digest = change.new.path, change.new.digest
         before = None if change.old is None else change.old.digest
         there = True
@@ -226,10 +230,9 @@ class LabelPublisher:
             nonlocal there
             found = None if now is None else digest_bytes(now)
             there = found in (before, digest)
-            return change.data if found == before else None
+            return change.data if found == before != digest else None
 
-        if before not in (None, digest):
-            self._root.update(path, swap)
+        self._root.update(path, swap)
         if not there:
             self._past.add((path, digest))  # it was named, and another driver came first
             return False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Client
 
+from engine.graph.slots import workers_of
 from tests.distributed.conftest import IMAGES, Lab, Right
 from tests.distributed.invariants import check_catalog_once, check_files
 from tests.distributed.processes import Cluster, Driver, is_alive, kill, wait_for
@@ -34,6 +35,17 @@ def _stopped(cluster: Cluster, driver: Driver) -> list[int]:
     there = [psutil.Process(pid) for pid in cluster.workers()]
     found = [process.pid for process in there if process.status() == psutil.STATUS_STOPPED]
     return found or ([] if driver.poll() is None else [driver.pid])
+
+
+def _is_known(cluster: Cluster, pid: int) -> bool:
+    """Tell whether the scheduler counts a process among its workers."""
+    with Client(cluster.address, set_as_default=False) as client:
+        known = {int(address.rpartition(":")[2]) for address in workers_of(client)}
+    try:
+        sockets = psutil.Process(pid).net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return False
+    return any(socket.laddr.port in known for socket in sockets if socket.status == "LISTEN")
 
 
 @pytest.mark.fault(6, "worker stopped past its time to live, then writing")
@@ -83,11 +95,12 @@ def test_a_worker_writes_too_late(
         assert ended.code == 0, ended.err
         kill(victim, signal.SIGCONT)
         outcome = marker.with_suffix(".outcome")
-        wait_for(lambda: outcome.exists() or not is_alive(victim), "what the late worker wrote")
         # It may come to the next of its tasks before it learns that the scheduler gave it up, and
-        # then ends; one that went on in time stays a worker.
-        with suppress(TimeoutError):
-            wait_for(lambda: not is_alive(victim), "the end of the late worker", timeout_s=20)
+        # then ends; one that went on in time, and wrote, stays a worker.
+        wait_for(
+            lambda: not is_alive(victim) or (outcome.exists() and _is_known(lab.cluster, victim)),
+            "the end of the late worker",
+        )
         print(f"late: {outcome.read_text() if outcome.exists() else 'ended before it wrote'}")
         if what == "shard":
             check_catalog_once(lab.place, IMAGES)

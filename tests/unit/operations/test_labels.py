@@ -258,9 +258,7 @@ def test_another_driver_at_any_point_loses_no_image(
             check_labels(mine, Bands(), "name.str.match('i[0-24-8]')")
             assert not mine.verify().problems, point
             paths = [row.path for row in label_rows(mine)]
-            # What one driver named and the other put aside may stay named until the shard is
-            # replaced again; readers and verify go by the one that the file is.
-            assert len(paths) - len(set(paths)) <= 1, point
+            assert len(paths) == len(set(paths)), point
         shutil.rmtree(place)
         point += step
     assert point > 20
