@@ -22,7 +22,8 @@ from typing import BinaryIO
 from engine.errors import NoSource, SourceUnreadable
 from engine.sources.base import unreadable
 
-_NEEDS_ESCAPE = re.compile("[\\x00-\\x1f\\x7f\\\\\\ud800-\\udfff]")
+# Controls, ends of lines, the backslash itself, and bytes that are not UTF-8.
+_NEEDS_ESCAPE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\\\\\ud800-\\udfff]")
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -67,7 +68,9 @@ def escape_path(path: str) -> str:
     """
     if _NEEDS_ESCAPE.search(path) is None:
         return path
-    return _NEEDS_ESCAPE.sub(lambda found: f"\\x{os.fsencode(found.group())[0]:02x}", path)
+    return _NEEDS_ESCAPE.sub(
+        lambda found: "".join(f"\\x{byte:02x}" for byte in os.fsencode(found.group())), path
+    )
 
 
 def unescape_path(path: str) -> str:

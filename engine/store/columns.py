@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pyarrow as pa
 from deltalake import Schema
 
 from engine.errors import ColumnsChanged, CorruptStore, MissingObject
 from engine.store.digests import digest_bytes
-from engine.store.head import CHAIN, commit_info, log_path
+from engine.store.head import CHAIN, actions, commit_info, log_path
 from engine.store.ledger import Ledger
 
 
@@ -42,8 +40,7 @@ def require_columns(ledger: Ledger) -> None:
 
 def _schema_of(entry: bytes, path: str) -> Schema:
     try:
-        actions = [json.loads(line) for line in entry.decode().splitlines() if line]
-        (metadata,) = (action["metaData"] for action in actions if "metaData" in action)
+        (metadata,) = (action["metaData"] for action in actions(entry) if "metaData" in action)
         return Schema.from_json(metadata["schemaString"])
     except (ValueError, TypeError, KeyError):
         raise CorruptStore(path, "is not a log entry as it was written") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import MissingObject, ParameterError
+from engine.store.head import actions
 from engine.store.leftovers import (
     PART,
     PREFIXES,
@@ -123,8 +123,7 @@ def _replaced_since(root: Root, since_s: float) -> dict[str, float]:
 def _removed_by(root: Root, log_entry: str) -> Iterator[str]:
     # A log entry that can't be read is for verify to name; its ledger can't be read either.
     with contextlib.suppress(ValueError, TypeError, KeyError, MissingObject):
-        for line in root.read(log_entry).decode().splitlines():
-            action = json.loads(line)
+        for action in actions(root.read(log_entry)):
             if "remove" in action:
                 yield str(action["remove"]["path"])
 

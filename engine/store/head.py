@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,22 @@ def note_head(root: Root, ledger: str, version: int) -> None:
         root.update(f"{ledger}/{HEAD}", change)
 
 
+def actions(entry: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the actions of a log entry, one JSON object a line.
+
+    Bytes are split and not text: text has a dozen more ends of lines (U+0085, U+2028), and JSON
+    keeps those inside strings as they are, so that one in an image's name would end the line.
+
+    Raises
+    ------
+    ValueError
+        At the first line that is not JSON.
+    """
+    for line in entry.splitlines():
+        if line:
+            yield json.loads(line)
+
+
 def commit_info(entry: bytes, path: str) -> dict[str, Any]:
     """Return the metadata of a log entry.
 
@@ -126,8 +142,9 @@ def commit_info(entry: bytes, path: str) -> dict[str, Any]:
         If the entry is not lines of JSON, one of which holds them.
     """
     try:
-        actions = [json.loads(line) for line in entry.decode().splitlines() if line]
-        (info,) = (dict(action["commitInfo"]) for action in actions if "commitInfo" in action)
+        (info,) = (
+            dict(action["commitInfo"]) for action in actions(entry) if "commitInfo" in action
+        )
     except (ValueError, TypeError):
         raise CorruptStore(path, "is not a log entry as it was written") from None
     return info

@@ -90,7 +90,7 @@ def _entry(ledger: Ledger, version: int, data: bytes, previous: str | None) -> I
 
 
 def _actions(data: bytes) -> Iterator[Mapping[str, Any]]:
-    for line in data.decode(errors="replace").splitlines():
+    for line in data.splitlines():
         try:
             action = json.loads(line)
         except ValueError:

@@ -20,6 +20,7 @@ from engine.store.catalog import ImageRow, commit_rows, image_table
 from engine.store.ledger import Ledger, Part, Snapshot, Stale
 from engine.store.results import result_schema
 from engine.store.root import open_root
+from engine.store.verify_log import check_log
 from tests.making import Counting
 
 OPERATION = Counting(log="/dev/null")
@@ -254,7 +255,9 @@ def test_results_of_every_kind_of_value_come_back(tmp_path: Path) -> None:
     assert ledger.read([part]).equals(table)
 
 
-@pytest.mark.parametrize("name", ["é", "🙂", "𠀀", 'quote"back\\slash', "\x7f"])
+@pytest.mark.parametrize(
+    "name", ["é", "🙂", "𠀀", 'quote"back\\slash', "\x7f", *"\x0b\x1c\x85\u2028"]
+)
 def test_bounds_of_a_part_hold_every_character(tmp_path: Path, name: str) -> None:
     """An image's name may hold anything; slices choose their parts by these bounds."""
     ledger = ledger_at(tmp_path)
@@ -262,6 +265,10 @@ def test_bounds_of_a_part_hold_every_character(tmp_path: Path, name: str) -> Non
     assert ledger.commit(ledger.snapshot(), [part]) == ledger.snapshot()
     (found,) = ledger.snapshot().parts
     assert (found.low, found.high) == (min("a", name), max("a", name))
+    # The log holds the name as it is; who reads its lines must not end one there.
+    after = ledger.commit(ledger.snapshot(), [ledger.write_part(rows(name), "k")], [found])
+    assert ledger.snapshot() == after
+    assert list(check_log(ledger, after)) == []
 
 
 @pytest.mark.parametrize("seed", range(25))

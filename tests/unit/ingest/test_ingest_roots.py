@@ -66,15 +66,18 @@ def test_odd_names_of_files(cohort: engine.Cohort, tmp_path: Path, client: Clien
     put(folder / "plain.png", grey(1))
     for n, name in enumerate(
         [b"caf\xe9.png", b"back\\slash.png", b"new\nline.png", b"sp ace#0.png"]
+        + [f"next{end}line.png".encode() for end in "\x85\u2028"]
     ):
         (folder / os.fsdecode(name)).write_bytes(
             put(tmp_path / "x" / f"{n}.png", grey(10 + n)).read_bytes()
         )
-    assert cohort.ingest(folder, client=client).new == 5
+    assert cohort.ingest(folder, client=client).new == 7
     assert sorted(states(cohort)) == [
         "data/back\\x5cslash.png",
         "data/caf\\xe9.png",
         "data/new\\x0aline.png",
+        "data/next\\xc2\\x85line.png",
+        "data/next\\xe2\\x80\\xa8line.png",
         "data/plain.png",
         "data/sp ace#0.png",
     ]
