@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.errors import EngineError, MissingExtra, ParameterError
-from engine.learning.items import Items, Later, Shelf, items_of
+from engine.learning.items import Items, Shelf, items_of
 from engine.learning.masks import Masks, NoMask
 from engine.learning.order import Epoch, Numbers, cut_batches, shuffle_items
 from engine.store.catalog import ShardRow
@@ -201,26 +201,24 @@ class Batches:
             Which share of how many: a loader with so many processes asks each for one.
         """
         plan = self._plan(epoch)
-        turns = plan.turns(len(self._items))
+        numbers = range(first + share, len(plan), shares)
+        wanted = [plan.batch(number) for number in numbers]
+        if not wanted:
+            return
         shard = int(np.add.reduceat(self._nbytes(), self._items.starts[:-1]).max())
         limit = self.options.buffer_bytes + shard
-        shelf = Shelf(self._root, self._files, self._items, self._masks, limit)
-        for number in range(first + share, len(plan), shares):
+        with Shelf(
+            self._root, self._files, self._items, self._masks, np.concatenate(wanted), limit
+        ) as shelf:
+            for number, items in zip(numbers, wanted, strict=True):
+                yield self._batch(items.tolist(), shelf, epoch, number)
 
-            def later(begin: int, end: int, after: int = number) -> NDArray[np.bool_]:
-                ahead = turns[begin:end] - after
-                return (ahead > 0) & (ahead % shares == 0)
-
-            yield self._batch(plan.batch(number).tolist(), shelf, later, epoch, number)
-
-    def _batch(
-        self, wanted: list[int], shelf: Shelf, later: Later, epoch: int, number: int
-    ) -> Batch:
+    def _batch(self, wanted: list[int], shelf: Shelf, epoch: int, number: int) -> Batch:
         shape, masked = self._items.shapes[wanted[0]], self._masks is not None
         images = np.empty((len(wanted), *shape), np.float32)
         masks = np.empty((len(wanted), *shape[1:]), np.uint8) if masked else None
         rescale = self._items.rescale[wanted].tolist()
-        for n, held in enumerate(shelf.take(wanted, later)):
+        for n, held in enumerate(shelf.take(wanted)):
             slope, intercept = rescale[n]
             if (slope, intercept) == (1.0, 0.0):
                 images[n] = held.pixels

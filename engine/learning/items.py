@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -114,9 +116,6 @@ def items_of(images: pa.Table) -> Items:
     )
 
 
-Later = Callable[[int, int], NDArray[np.bool_]]
-
-
 @dataclass(slots=True, eq=False)
 class Held:
     """An item in memory: pixels (c, y, x) as they are stored, and the mask (y, x)."""
@@ -160,8 +159,15 @@ class Memory:
                 self._bytes += array.nbytes
 
 
+Planes = dict[Place, NDArray[Any]]
+"""Planes (c, y, x) of one shard by their place."""
+
+
 class Shelf:
     """Items in memory: what was read with a shard, until its turn.
+
+    While the items of one shard are given out, a thread reads the next one: decoding is most of
+    the work, and needs no interpreter.
 
     Parameters
     ----------
@@ -171,6 +177,8 @@ class Shelf:
         All items.
     masks
         Their masks, or None.
+    wanted
+        Numbers of the items that will be asked for, in the order in which they will.
     limit_bytes
         How much is kept. What came first makes room; it is read again by itself if its turn comes.
     """
@@ -181,6 +189,7 @@ class Shelf:
         files: Mapping[str, ShardRow],
         items: Items,
         masks: Masks | None,
+        wanted: Numbers,
         limit_bytes: int,
     ) -> None:
         self._reader = StackReader(root, files)
@@ -190,30 +199,32 @@ class Shelf:
         self._memory = Memory(limit_bytes)
         self._held: OrderedDict[int, Held] = OrderedDict()
         self._bytes = 0
-        self._read: set[int] = set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._shards = _by_shard(items.shards, wanted)
+        self._ahead: Future[Planes] | None = None
+        self._expected: list[int] = []
+        self._read_ahead()
 
-    def take(self, wanted: Sequence[int], later: Later) -> Iterator[Held]:
-        """Yield items, each to be read until the next one is asked for.
+    def __enter__(self) -> Self:
+        return self
 
-        Parameters
-        ----------
-        wanted
-            Numbers of items.
-        later
-            Tells of a range of items which will be wanted later: they are kept where their shard
-            is read.
-        """
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, wanted: Sequence[int]) -> Iterator[Held]:
+        """Yield items, each to be read until the next one is asked for."""
         missing: dict[int, list[int]] = {}
         for item in wanted:
             if item not in self._held:
                 missing.setdefault(int(self._items.shards[item]), []).append(item)
-        for shard, some in missing.items():
-            if shard not in self._read:
-                begin, end = self._items.starts[shard : shard + 2]
-                also = (begin + np.flatnonzero(later(begin, end))).tolist()
-                some = sorted({*some, *also})
-                self._read.add(shard)
-            self._load(some)
+        for some in missing.values():
+            if self._ahead is not None and some[0] in self._expected:
+                some, planes = self._expected, self._ahead.result()
+                self._read_ahead()
+            else:  # it had to make room
+                planes = self._thread.submit(self._read, some).result()
+            self._load(some, planes)
+            del planes  # a whole shard, of which copies were made
         for item in wanted:
             held = self._drop(item)
             yield held
@@ -226,20 +237,37 @@ class Shelf:
         self._bytes -= held.nbytes
         return held
 
-    def _load(self, some: list[int]) -> None:
-        items = self._items
-        names = items.image_ids.take(some).to_pylist()
-        masks: Sequence[Labels | None] = [None] * len(some)
+    def _read_ahead(self) -> None:
+        self._expected = next(self._shards, [])
+        self._ahead = self._thread.submit(self._read, self._expected) if self._expected else None
+
+    def _read(self, some: Sequence[int]) -> Planes:
+        """Read the planes of items of one shard."""
+        places = {self._place(item) for item in some}
+        return dict(read_planes(self._reader, self._items.stacks[some[0]].as_py(), list(places)))
+
+    def _place(self, item: int) -> Place:
+        t, z = self._items.places[item].tolist()
+        return t, None if z < 0 else z
+
+    def _load(self, some: list[int], planes: Planes) -> None:
+        masks: Iterable[Labels | None] = repeat(None)
         if self._masks is not None:
-            masks = list(map(self._memory.copy, self._masks.read_many(names)))
-        of_place: dict[Place, list[tuple[int, Labels | None]]] = {}
-        for item, mask in zip(some, masks, strict=True):
-            t, z = items.places[item].tolist()
-            of_place.setdefault((t, None if z < 0 else z), []).append((item, mask))
-        stack = items.stacks[some[0]].as_py()
-        for place, plane in read_planes(self._reader, stack, list(of_place)):
-            for item, mask in of_place[place]:  # copies of an image share its place
-                channels, height, width = items.shapes[item]
-                held = Held(self._memory.copy(plane[:channels, :height, :width]), mask)
-                self._held[item] = held
-                self._bytes += held.nbytes
+            masks = self._masks.read_many(self._items.image_ids.take(some).to_pylist())
+        shapes = self._items.shapes[some].tolist()
+        for item, (channels, height, width), mask in zip(some, shapes, masks, strict=False):
+            plane = planes[self._place(item)]  # copies of an image share its place
+            held = Held(
+                self._memory.copy(plane[:channels, :height, :width]),
+                None if mask is None else self._memory.copy(mask),
+            )
+            self._held[item] = held
+            self._bytes += held.nbytes
+
+
+def _by_shard(shards: Numbers, wanted: Numbers) -> Iterator[list[int]]:
+    """Yield what is wanted of each shard, as it lies, in the order in which shards are needed."""
+    numbers, first = np.unique(shards[wanted], return_index=True)
+    lying = np.sort(wanted)
+    parts = np.split(lying, np.searchsorted(shards[lying], numbers[1:]))
+    yield from (parts[n].tolist() for n in np.argsort(first))

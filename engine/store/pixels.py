@@ -2,8 +2,8 @@
 
 A shard is assembled aside and published once under its final name (a link or a conditional put),
 so that it appears whole or not at all. Reading checks what Zarr leaves silent: metadata against
-its digest, and a shard's presence and size against the catalog; the chunks' own checksums (zstd)
-and that of the shard's index (crc32c) do the rest.
+its digest, and a shard's presence and size against the catalog; the chunks' own checksums (zstd's,
+or crc32c) and that of the shard's index (crc32c) do the rest.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore, StorePath
 
 from engine.errors import AlignmentError, AlreadyExists, Conflict, CorruptStore, MissingObject
@@ -32,8 +33,22 @@ from engine.store.root import Root
 from engine.store.shards import count_chunks, merge_shards
 from engine.store.stacking import StackPlan, level_shapes
 
-ZSTD_LEVEL = 1
-"""Compression level: pixels are noisy, higher levels cost much and save little."""
+ZSTD: tuple[BytesBytesCodec, ...] = (ZstdCodec(level=1, checksum=True),)
+"""Of bytes, labels too. Pixels are noisy: higher levels cost much and save little."""
+
+
+def pixel_codecs(dtype: str) -> tuple[BytesBytesCodec, ...]:
+    """Return the compressors of pixels of a type.
+
+    Values of two bytes and more are shuffled: their upper bytes hardly change from pixel to pixel,
+    and once they lie together LZ4 takes real 16-bit images to a tenth less than zstd does, and
+    gives them back three times as quickly. Single bytes of noise need zstd's entropy coder.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    if itemsize == 1:
+        return ZSTD
+    return (BloscCodec(typesize=itemsize, cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
+
 
 PIPELINE = {
     "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
@@ -106,7 +121,8 @@ def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
     shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
     attributes = group_attributes(plan.name, shapes, plan.spacing_um, plan.lattice)
     levels = [LevelPlan(shape, plan.shard, plan.chunk) for shape in shapes]
-    return create_image(root, plan.name, levels, plan.dtype, attributes)
+    codecs = pixel_codecs(plan.dtype)
+    return create_image(root, plan.name, levels, plan.dtype, attributes, codecs)
 
 
 def create_image(
@@ -115,6 +131,7 @@ def create_image(
     levels: Sequence[LevelPlan],
     dtype: str,
     attributes: Mapping[str, Any],
+    codecs: Sequence[BytesBytesCodec] = ZSTD,
 ) -> list[ShardRow]:
     """Write the metadata of an OME-Zarr image; what is there already is taken over if it is equal.
 
@@ -126,6 +143,8 @@ def create_image(
         Arrays of axes t,c,y,x or t,c,z,y,x, finest first.
     attributes
         Of the group.
+    codecs
+        Compressors of the chunks; the last one has a checksum.
 
     Returns
     -------
@@ -149,7 +168,7 @@ def create_image(
                 dtype=dtype,
                 chunks=level.chunk,
                 shards=level.shard,
-                compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+                compressors=codecs,
                 fill_value=0,
                 dimension_names=names,
             )

@@ -22,14 +22,13 @@ import numpy as np
 import psutil
 import zarr
 from distributed import Client
-from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
 import engine
 from engine.operations.base import Image
 from engine.phantoms import DiscOptions, write_discs
 from engine.store.digests import digest_plane
-from engine.store.pixels import PIPELINE, ZSTD_LEVEL
+from engine.store.pixels import PIPELINE, pixel_codecs
 
 IMAGES = 2_000
 SIDE_PX = 512
@@ -66,7 +65,7 @@ def bare_ingest(pool: ProcessPoolExecutor, paths: Sequence[str]) -> float:
         chunks=(1, 1, SIDE_PX, SIDE_PX),
         shards=(SHARD_IMAGES, 1, SIDE_PX, SIDE_PX),
         dtype="uint8",
-        compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+        compressors=pixel_codecs("uint8"),
         fill_value=0,
     )
     starts = range(0, len(paths), SHARD_IMAGES)

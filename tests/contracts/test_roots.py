@@ -259,11 +259,12 @@ def test_writability_leaves_nothing_behind(root: Root) -> None:
 # what is built on it
 
 
-def test_pixels_are_written_and_read(root: Root) -> None:
-    arrivals = [Arrival("r/i.png", f"{n}", (1, 40, 48), "uint8", None) for n in range(20)]
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_pixels_are_written_and_read(root: Root, dtype: str) -> None:
+    arrivals = [Arrival("r/i.png", f"{n}", (1, 40, 48), dtype, None) for n in range(20)]
     (plan,) = plan_stacks(arrivals, "s", Limits())
     rows = {row.path: row for row in create_stack(root, plan)}
-    pixels = np.random.default_rng(0).integers(0, 255, plan.shape, "uint8")
+    pixels = np.random.default_rng(0).integers(0, 255, plan.shape).astype(dtype)
     pixels[9:12] = 0  # a shard without a chunk
     writer = StackWriter(root, plan.name)
     depth = plan.shard[0]

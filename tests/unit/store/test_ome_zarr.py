@@ -145,7 +145,11 @@ def test_chunks_hold_one_image_and_carry_checksums(made: Any) -> None:
         metadata = json.loads((path / "0" / "zarr.json").read_text())
         (sharding,) = metadata["codecs"]
         inner = sharding["configuration"]
-        assert inner["codecs"][-1]["configuration"]["checksum"] is True
+        last = inner["codecs"][-1]
+        if kind == "series":  # of 16 bit: shuffled, and LZ4 has no checksum of its own
+            assert last["name"] == "crc32c"
+        else:
+            assert last["configuration"]["checksum"] is True
         assert inner["index_codecs"][-1]["name"] == "crc32c"
         chunk, shape = inner["chunk_shape"], metadata["shape"]
         if kind == "giant":
