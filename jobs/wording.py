@@ -140,10 +140,10 @@ def run_lines(report: RunReport) -> list[str]:
         lines.append("  These parameters are now the declared ones (cohort.toml).")
     if report.trial:
         lines.append(
-            "  Not the declared parameters, so this is a trial; --declare makes it current."
+            "  A trial: these are not the declared parameters. --declare, asked of all images, "
+            "makes them current."
         )
-    lines.append(f"  Tables: {', '.join(report.tables)}")
-    return lines
+    return [*lines, f"  Tables: {', '.join(report.tables)}"] if report.tables else lines
 
 
 def step_lines(report: object) -> list[str]:
