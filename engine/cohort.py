@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from distributed import Client
 
 from engine.batching import Batching
-from engine.errors import NothingFound, ParameterError, UsageError
+from engine.errors import NothingFound, UsageError
 from engine.functions import Functions
 from engine.graph.cluster import client_or_own
 from engine.graph.events import Events
@@ -31,8 +31,10 @@ from engine.operations.inputs import read_inputs
 from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
 from engine.operations.scopes import needed_roots, scopes_of
+from engine.operations.selection import require_all
 from engine.operations.unit import ledger_of
 from engine.operations.upkeep import Upkeep
+from engine.privacy import Pseudonyms
 from engine.store.access import require_writable
 from engine.store.catalog import ShardRow, read_images, read_shards
 from engine.store.config import (
@@ -110,10 +112,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         NoPseudonymKey, OtherPseudonymKey
             If a root is confidential and the key is missing or another one.
         """
-        scopes = scopes_of(self.root, sources, layout, self.pseudonyms)
-        config = self.config
-        hidden = any(config.roots[name].confidential for name in needed_roots(config, scopes))
-        pseudonyms = self.pseudonyms() if hidden else None
+        config, scopes, pseudonyms = self._sources(sources, layout)
         shown = events or events_here()
         with client_or_own(client, shown) as working:
             ingest = Ingest(
@@ -121,6 +120,23 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
                 pseudonyms=pseudonyms, rehash=rehash, events=shown, stop=stop,
             )  # fmt: skip
             return ingest.run()
+
+    def require_sources(self, *sources: str | Path, layout: str | None = None) -> None:
+        """Refuse what `ingest` would refuse, before a cluster is started for it.
+
+        Raises
+        ------
+        NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
+        """
+        self._sources(sources, layout)
+
+    def _sources(
+        self, sources: Sequence[str | Path], layout: str | None
+    ) -> tuple[CohortConfig, list[tuple[str, str]], Pseudonyms | None]:
+        scopes = scopes_of(self.root, sources, layout, self.pseudonyms)
+        config = self.config
+        hidden = any(config.roots[name].confidential for name in needed_roots(config, scopes))
+        return config, scopes, self.pseudonyms() if hidden else None
 
     # what can be asked
 
@@ -220,8 +236,11 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         ------
         NothingFound
             If nothing is declared and nothing given.
+        UsageError
+            If some images were to declare what holds for all.
         """
         wanted = self._wanted(operation)
+        require_all(where, limit, declare)
         shown = events or events_here()
         with client_or_own(client, shown) as working:
             return [
@@ -247,8 +266,6 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         events: Events | None,
         stop: Callable[[], bool],
     ) -> RunReport:
-        if declare and (where is not None or limit is not None):
-            raise ParameterError("--declare", "with --where or --limit", "asked of all images")
         began = time.perf_counter()
         publisher, plan, (catalog, images) = self._plan(operation, where, limit, retry_failed)
         report = RunReport(

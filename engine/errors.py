@@ -53,8 +53,8 @@ class NoCohort(EngineError, FileNotFoundError):
 
     def __str__(self) -> str:
         return (
-            f"No cohort at {self.args[0]} (it would hold a cohort.json). Check the path, or make "
-            f"one with: cohort ingest {self.args[0]} SOURCE"
+            f"No cohort at {self.args[0]}: no cohort.json is there. Check the path; a new cohort "
+            "is made, in a folder of its own, by: cohort ingest COHORT SOURCE"
         )
 
 

@@ -6,22 +6,48 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from importlib.metadata import version
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from engine.errors import EngineError
+from engine.store.config import FORMAT
 from jobs.options import Json
 from jobs.output import Output
 
 app = typer.Typer(
     name="cohort",
-    help="Turn folders of biomedical images into tables, computing only what is new.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+VERSIONS = ("dask", "zarr", "deltalake")
+"""Packages that cohorts and clusters depend on most; their versions help to tell what is wrong."""
+
+
+def say_versions(wanted: bool) -> None:
+    """Say the versions in one line, and end."""
+    if wanted:
+        others = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
+        typer.echo(
+            f"cohort {version('cohort-engine')}, format {FORMAT} of cohorts, "
+            f"Python {sys.version.split()[0]}, {others}"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def cohort(
+    asked: Annotated[
+        bool,
+        typer.Option("--version", callback=say_versions, is_eager=True, help="Say the versions."),
+    ] = False,
+) -> None:
+    """Turn folders of biomedical images into tables, computing only what is new."""
+
 
 Command = TypeVar("Command", bound=Callable[..., int])
 

@@ -34,7 +34,7 @@ from jobs.options import (
     read_parameters,
 )
 from jobs.output import Output
-from jobs.sources import FORMATS, WITHHELD, require_files
+from jobs.sources import FORMATS, WITHHELD, require_files, require_key
 from jobs.wording import (
     experiments_table,
     gc_lines,
@@ -157,9 +157,11 @@ def ingest(
     if sources:
         for source in sources:  # before a cohort is made for nothing
             require_files(source)
+            require_key(source, place)
         cohort = engine.create(place, layout=layout)
     else:
         cohort = engine.open(place)
+    cohort.require_sources(*sources, layout=layout)
     with interruptible(output) as stop, working(output, cluster) as client:
         report = cohort.ingest(
             *sources, client=client, layout=layout, rehash=rehash, events=output.events, stop=stop
@@ -229,8 +231,8 @@ def run(
     """
     cohort = engine.open(place)
     operations = _wanted(cohort, operation, context)
-    if selection.where is not None or selection.limit is not None:
-        cohort.plan(operations[0], **selection.asked())  # refused before a cluster is started
+    # Refused before a cluster is started.
+    cohort.require_images(where=selection.where, limit=selection.limit, declare=declare)
     reports: list[RunReport] = []
     with interruptible(output) as stop, working(output, cluster) as client:
         for wanted in operations:

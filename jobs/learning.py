@@ -25,6 +25,7 @@ from engine.learning.evaluation_page import (
     signed,
     told,
     told_interval,
+    told_sureness,
     write_comparison,
 )
 from engine.learning.intervals import Interval
@@ -188,6 +189,7 @@ def evaluate(
         )
     figures = made.summary()
     worst = made.images.iloc[0]
+    name = f"{worst['subject']} {worst['name']}".strip()
     values = {
         "of": made.of,
         "images": len(made.images),
@@ -197,9 +199,10 @@ def evaluate(
     }
     output.result(
         values,
-        f"{made.of} on {counted(len(made.images), 'images')}:",
+        f"{made.of} against masks of {counted(len(made.images), 'images')}:",
         *(f"  {label_of(n)}: {told_interval(n, i)}" for n, i in figures.items()),
-        f"Worst: {worst['subject']} {worst['name']}, DSC {told('dsc', worst['dsc'])}",
+        told_sureness(len(made.images)),
+        f"Worst: {name}, DSC {told('dsc', worst['dsc'])}",
         f"Page: {folder / PAGE}",
     )
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,30 @@ from jobs.options import read_value
 from jobs.output import Output
 
 app = typer.Typer(help="Make images with known truth (truth.parquet beside them).")
+
+OPTIONS = {
+    "directory": "DIR",
+    "discs": "--discs",
+    "format": "--format",
+    "radius_px": "--radius-px",
+    "size_px": "--size",
+    "spacing_mm": "--spacing-mm",
+}
+"""How parameters are called here that are not called ``--name``, or that others' errors name."""
+
+
+@contextmanager
+def named_as_options() -> Iterator[None]:
+    """Name parameters in errors as they are written on the command line."""
+    try:
+        yield
+    except ParameterError as error:
+        parameter, value, expected = error.args
+        option = OPTIONS.get(parameter, f"--{parameter.replace('_', '-')}")
+        for name in (name for name in OPTIONS if "_" in name):
+            expected = expected.replace(name, OPTIONS[name])
+        raise ParameterError(option, value, expected) from None
+
 
 Range = Annotated[str | None, typer.Option(metavar="LOW:HIGH")]
 
@@ -52,23 +78,24 @@ def discs(
     seed: Annotated[int, typer.Option(help="The same seed makes the same images.")] = 0,
 ) -> int:
     """Make images of discs, by default those of a lab with two subjects."""
-    options = DiscOptions(
-        images=images,
-        size=_size(size),
-        placement=placement,  # type: ignore[arg-type]
-        discs=_range("--discs", count, int),
-        radius_px=_range("--radius-px", radius_px, float),
-        grey=_range("--grey", grey, float),
-        background=background,
-        antialias=antialias,
-        noise=noise,
-        blur_px=blur_px,
-        uneven=uneven,
-        distractors=distractors,
-        dtype=dtype,  # type: ignore[arg-type]
-        seed=seed,
-    )
-    truth = write_discs(directory, options)
+    with named_as_options():
+        options = DiscOptions(
+            images=images,
+            size=_size(size),
+            placement=placement,  # type: ignore[arg-type]
+            discs=_range("discs", count, int),
+            radius_px=_range("radius_px", radius_px, float),
+            grey=_range("grey", grey, float),
+            background=background,
+            antialias=antialias,
+            noise=noise,
+            blur_px=blur_px,
+            uneven=uneven,
+            distractors=distractors,
+            dtype=dtype,  # type: ignore[arg-type]
+            seed=seed,
+        )
+        truth = write_discs(directory, options)
     output.result(
         {"directory": str(directory), "images": images, "truth": str(truth)},
         f"Made {counted(images, 'images')} of discs in {directory}; what they show is in {truth}.",
@@ -90,17 +117,18 @@ def cine(
     seed: Annotated[int, typer.Option(help="The same seed makes the same files.")] = 0,
 ) -> int:
     """Make a beating ventricle as DICOM files, with contours in Sunnybrook's format."""
-    options = CineOptions(
-        patients=patients,
-        slices=slices,
-        phases=phases,
-        size_px=size,
-        spacing_mm=spacing_mm,
-        noise=noise,
-        origin=origin,
-        seed=seed,
-    )
-    truth = write_cine(directory, options)
+    with named_as_options():
+        options = CineOptions(
+            patients=patients,
+            slices=slices,
+            phases=phases,
+            size_px=size,
+            spacing_mm=spacing_mm,
+            noise=noise,
+            origin=origin,
+            seed=seed,
+        )
+        truth = write_cine(directory, options)
     frames = patients * slices * phases
     output.result(
         {"directory": str(directory), "frames": frames, "truth": str(truth)},
@@ -127,16 +155,17 @@ def marrow(
     seed: Annotated[int, typer.Option(help="The same seed makes the same slides.")] = 0,
 ) -> int:
     """Make slides of bone marrow, with masks of bone, fat and other tissue that are exact."""
-    sides = _size(size)
-    options = MarrowOptions(
-        images=images,
-        size=(sides, sides) if isinstance(sides, int) else sides,
-        scale=scale,
-        variety=variety,
-        format=file_format,  # type: ignore[arg-type]
-        seed=seed,
-    )
-    truth = write_marrow(directory, options)
+    with named_as_options():
+        sides = _size(size)
+        options = MarrowOptions(
+            images=images,
+            size=(sides, sides) if isinstance(sides, int) else sides,
+            scale=scale,
+            variety=variety,
+            format=file_format,  # type: ignore[arg-type]
+            seed=seed,
+        )
+        truth = write_marrow(directory, options)
     output.result(
         {"directory": str(directory), "images": images, "truth": str(truth)},
         f"Made {images} slides of marrow in {directory}/slides, with masks in "
@@ -149,9 +178,9 @@ def _size(text: str) -> int | tuple[int, int]:
     try:
         sides = [int(side) for side in text.lower().split("x")]
     except ValueError:
-        raise ParameterError("--size", text, "a side or HEIGHTxWIDTH, e.g. 512x768") from None
+        raise ParameterError("size", text, "a side or HEIGHTxWIDTH, e.g. 512x768") from None
     if len(sides) > 2:
-        raise ParameterError("--size", text, "a side or HEIGHTxWIDTH, e.g. 512x768")
+        raise ParameterError("size", text, "a side or HEIGHTxWIDTH, e.g. 512x768")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from engine.errors import NoSource, NothingFound
+from engine.operations.listing import holds_confidential
+from engine.privacy import NoPseudonymKey, read_key
 from engine.sources.dicomweb import is_dicomweb
 from engine.sources.places import absolute, holder_of, place_at
 
@@ -31,3 +33,18 @@ def require_files(source: str) -> None:
         raise NoSource(source)
     if base == path and place_at(base).is_empty():
         raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")
+
+
+def require_key(source: str, cohort: str) -> None:
+    """Refuse a source that names patients where no key is at hand, before a cohort is made.
+
+    Raises
+    ------
+    NoPseudonymKey
+    """
+    try:
+        read_key(outside=None if "://" in cohort else cohort)
+    except NoPseudonymKey:
+        base = source if is_dicomweb(source) else holder_of(absolute(source))
+        if is_dicomweb(source) or (base is not None and holds_confidential(base)):
+            raise

@@ -17,6 +17,7 @@ from engine.graph.run import RunReport
 from engine.header import FINDINGS
 from engine.operations.causes import CAUSES, SETTLED
 from engine.operations.plan import Plan
+from engine.operations.reasons import explain
 from engine.operations.status import Status
 from engine.sources import REASONS
 from engine.store.gc import Leftover
@@ -127,8 +128,10 @@ def run_lines(report: RunReport) -> list[str]:
             + f" ({told_s(report.elapsed_s)})."
         ]
     if report.failed:
-        codes = ", ".join(f"{n} {code}" for code, n in report.reasons.items())
-        lines.append(f"  {report.failed} failed: {codes}. cohort status names them.")
+        lines.append(f"  {report.failed} failed; cohort status names them:")
+        for code, count in report.reasons.items():
+            what, advice = explain(code, report.operation, of_source=False)
+            lines.append(f"  {count:>8} {code}: {what} {advice}")
     if report.failed_before:
         lines.append(f"  {report.failed_before} failed before; --failed tries them again.")
     if report.unreadable_sources:
@@ -140,10 +143,10 @@ def run_lines(report: RunReport) -> list[str]:
         lines.append("  These parameters are now the declared ones (cohort.toml).")
     if report.trial:
         lines.append(
-            "  Not the declared parameters, so this is a trial; --declare makes it current."
+            "  A trial: these are not the declared parameters. --declare, asked of all images, "
+            "makes them current."
         )
-    lines.append(f"  Tables: {', '.join(report.tables)}")
-    return lines
+    return [*lines, f"  Tables: {', '.join(report.tables)}"] if report.tables else lines
 
 
 def step_lines(report: object) -> list[str]:

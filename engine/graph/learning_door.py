@@ -224,5 +224,6 @@ def _known(model: str) -> tuple[str, tuple[str, ...]]:
     """Return what a model is called, and its classes."""
     if model == BASELINE:
         return BASELINE, tuple(c.name for c in tissue_classes())
-    card = open_bundle(model).card
-    return card.name, tuple(c.name for c in card.classes)
+    # A training names all of its models alike: their folders tell them apart.
+    of = model if model in shipped_models() else "/".join(Path(model).absolute().parts[-2:])
+    return of, tuple(c.name for c in open_bundle(model).card.classes)

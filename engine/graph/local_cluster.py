@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import current_process, resource_tracker
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status
 
-from engine.errors import NoWorkers, UsageError
+from engine.errors import EngineError, NoWorkers, UsageError
 from engine.graph.opening import START_S, Opened, Wanted
 
 MALLOC_KEEP_BYTES = str(256 * 1024**2)
@@ -27,6 +29,33 @@ allocate two to three times slower.
 GPU_SLOT = {"GPU": 1.0}
 """What the first local worker offers, whether there is a GPU or not: so networks run on a machine
 without one too, and one model is in memory and not one a worker."""
+
+
+LOOK_S = 1.0
+"""How often workers that start are looked at, seconds."""
+
+GUARD = """put all that it does below a line: if __name__ == "__main__":"""
+"""What a script lacks whose workers start workers."""
+
+
+class UnguardedScript(UsageError):
+    """A worker imported the script that started it, and the script asks for workers: ()."""
+
+    def __str__(self) -> str:
+        return (
+            "A worker imports the script that starts it, and this script starts workers when it is "
+            f"imported. In the script, {GUARD}"
+        )
+
+
+class WorkersEnded(EngineError):
+    """A local worker ended while it started: ()."""
+
+    def __str__(self) -> str:
+        return (
+            "A worker ended as it started; what it said stands above. Each imports the script that "
+            f"starts it, so in a script, {GUARD}"
+        )
 
 
 @contextmanager
@@ -43,6 +72,8 @@ def open_local(wanted: Wanted) -> Iterator[Opened]:
             raise UsageError("gpu_workers is of Kubernetes; leave it out.")
         cluster.scale(workers)
 
+    if wanted.processes:
+        _require_guard()
     with dask.config.set(local_config()), ExitStack() as stack:
         with warnings.catch_warnings():
             # The dashboard falls back to a free port by itself, with a warning that helps nobody.
@@ -85,16 +116,40 @@ def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
         )
         try:
             cluster.scale(workers)
-            cluster.wait_for_workers(workers, timeout=START_S)
-        except BaseException as error:
+            _wait_for_workers(cluster, workers)
+        except BaseException:
             cluster.close(timeout=20)
-            if isinstance(error, TimeoutError):
-                raise NoWorkers(START_S) from None
             raise
     try:
         yield cluster
     finally:
         cluster.close(timeout=20)
+
+
+def _require_guard() -> None:
+    """Refuse workers of a worker that is importing the script that it was started by.
+
+    A spawned process imports its parent's script first; one without a guard would start workers
+    that import it, and so on without end.
+    """
+    # The mark by which multiprocessing itself refuses to start processes then (spawn.py).
+    if getattr(current_process(), "_inheriting", False):
+        sys.tracebacklimit = 0  # each of the workers says so, in one line
+        raise UnguardedScript
+
+
+def _wait_for_workers(cluster: LocalCluster, count: int) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            cluster.wait_for_workers(count, timeout=LOOK_S)
+            return
+        except TimeoutError:
+            # A nanny whose first process ended before it was a worker starts no other one.
+            if any(nanny.status == Status.failed for nanny in list(cluster.workers.values())):
+                raise WorkersEnded from None
+            if time.monotonic() > deadline:
+                raise NoWorkers(START_S) from None
 
 
 class _SlottedCluster(LocalCluster):

@@ -36,6 +36,7 @@ from engine.store.subjects import read_subjects
 from engine.store.tables import (
     concat_fragments,
     drop_fragments,
+    drop_tables,
     read_fragment,
     read_origin,
     write_fragment,
@@ -153,10 +154,14 @@ def make_tables(
         "fields": list(spec.fields),
         **origin_of_inputs(images),
     }
-    suffix = f"@{operation.key[:8]}" if trial else ""
-    return reduce_tables(
+    of_trial = f"@{operation.key[:8]}"
+    suffix = of_trial if trial else ""
+    made = reduce_tables(
         root, operation, client, images, results, origin, spec, suffix=suffix, events=events
     )
+    if not trial:  # nobody would bring up to date what was made when it was one
+        drop_tables(root, table_names(operation, of_trial).values())
+    return made
 
 
 def reduce_tables(

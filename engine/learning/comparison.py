@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from engine.errors import UsageError
 from engine.learning.evaluation import Evaluation
-from engine.learning.intervals import Interval, bootstrap, correlation_of, mean_of, median_of
+from engine.learning.intervals import (
+    AGREEING,
+    UNKNOWN,
+    Interval,
+    bootstrap,
+    correlation_of,
+    mean_of,
+    median_of,
+)
 
 DIFFERENCES = "differences.parquet"
 
@@ -103,9 +111,8 @@ def _correlations(both: pd.DataFrame) -> Difference:
     columns = [f"density_{what}_{side}" for side in "ab" for what in ("true", "found")]
     values = both[columns].to_numpy(float)
     values = values[np.isfinite(values).all(axis=1)]
-    if not len(values):
-        nothing = float("nan")
-        return Difference("density_correlation", nothing, nothing, Interval(*[nothing] * 3))
+    if len(values) < AGREEING:
+        return Difference("density_correlation", UNKNOWN.value, UNKNOWN.value, UNKNOWN)
 
     def change(drawn: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(correlation_of(drawn[..., 2:]) - correlation_of(drawn[..., :2]))

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from engine.errors import UsageError
 from engine.learning.aside import write_aside
 from engine.learning.intervals import (
+    AGREEING,
+    UNKNOWN,
     Interval,
     agreement_of,
     bootstrap,
@@ -98,12 +100,19 @@ class Evaluation:
         if self.marrow:
             errors = self.images["density_error"].to_numpy(float)
             found["density_error"] = _of(*bootstrap(errors, median_of))
-            pairs = self.pairs()
-            if len(pairs):
-                found["density_correlation"] = _of(*bootstrap(pairs, correlation_of))
-                names = ["density_bias", "density_limit_low", "density_limit_high"]
-                each = _each(bootstrap(pairs, agreement_of))
-                found |= {n: _of(*ends) for n, ends in zip(names, each, strict=True)}
+            found |= self._agreement()
+        return found
+
+    def _agreement(self) -> dict[str, Interval]:
+        names = ("density_bias", "density_limit_low", "density_limit_high")
+        found = dict.fromkeys(("density_correlation", *names), UNKNOWN)
+        pairs = self.pairs()
+        if len(pairs):
+            each = _each(bootstrap(pairs, agreement_of))
+            kept = len(names) if len(pairs) >= AGREEING else 1
+            found |= {n: _of(*ends) for n, ends in list(zip(names, each, strict=True))[:kept]}
+        if len(pairs) >= AGREEING:
+            found["density_correlation"] = _of(*bootstrap(pairs, correlation_of))
         return found
 
     def shares(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

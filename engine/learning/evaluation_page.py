@@ -12,7 +12,7 @@ import numpy as np
 from engine.learning.aside import write_aside
 from engine.learning.comparison import Difference
 from engine.learning.evaluation import Evaluation
-from engine.learning.intervals import Interval
+from engine.learning.intervals import AGREEING, Interval
 
 PAGE = "index.html"
 PLOTS = "plots.png"
@@ -32,7 +32,7 @@ figure { margin: 1.2rem 0 } figcaption { margin-bottom: .3rem }
 """
 
 LABELS = {
-    "dsc": "DSC, mean of classes",
+    "dsc": "DSC, mean of classes but the background",
     "density_error": "Bone density, relative error (median)",
     "density_correlation": "Bone density, correlation",
     "density_bias": "Bone density, bias (points)",
@@ -41,6 +41,16 @@ LABELS = {
 }
 
 PERCENT = ("density_error",)
+UNTOLD = {
+    "density_correlation": f"n/a: needs {AGREEING} images whose densities differ",
+    "density_limit_low": f"n/a: needs {AGREEING} images",
+    "density_limit_high": f"n/a: needs {AGREEING} images",
+}
+"""What is said of figures that can't be told, if it is not that no image shows what they are of."""
+
+ROUGH = 10
+"""Images below which intervals are a rough guess."""
+
 POINTS = ("density_bias", "density_limit_low", "density_limit_high")
 
 
@@ -55,36 +65,51 @@ def told(figure: str, value: float) -> str:
     Examples
     --------
     >>> told("density_error", 0.0123), told("dsc", 0.98765), told("dsc", float("nan"))
-    ('1.2 %', '0.988', '–')
+    ('1.2 %', '0.988', 'n/a')
     """
     if not np.isfinite(value):
-        return "–"  # noqa: RUF001 - a dash in a table
+        return "n/a"
     if figure in PERCENT:
         return f"{100 * value:.1f} %"
     return f"{100 * value:+.2f}" if figure in POINTS else f"{value:.3f}"
 
 
 def told_interval(figure: str, interval: Interval) -> str:
-    """Return a figure with its interval, for a cell or a line."""
+    """Return a figure with its interval, for a line; or why it can't be told."""
+    if not np.isfinite(interval.value):
+        return UNTOLD.get(figure, "n/a: no image shows it")
+    ends = told_ends(figure, interval)
+    return f"{told(figure, interval.value)} ({ends})" if ends else told(figure, interval.value)
+
+
+def told_ends(figure: str, interval: Interval) -> str:
+    """Return an interval for a cell; "" where there is none."""
     if not np.isfinite(interval.low):
-        return told(figure, interval.value)
-    ends = f"{told(figure, interval.low)} to {told(figure, interval.high)}"
-    return f"{told(figure, interval.value)} ({ends})"
+        return ""
+    return f"{told(figure, interval.low)} to {told(figure, interval.high)}"
+
+
+def told_sureness(images: int) -> str:
+    """Say what intervals are, and that those of few images are rough."""
+    rough = f", which is rough for as few as {images}" if images < ROUGH else ""
+    return f"Intervals (95 %) are percentiles of 2,000 draws of whole images{rough}."
 
 
 def write_page(folder: Path, made: Evaluation, figures: Mapping[str, Interval]) -> Path:
     """Write ``index.html``: figures, plots, and error maps, those of the worst images first."""
     count = len(made.images)
     rows = "".join(
-        _row(label_of(n), told(n, i.value), f"{told(n, i.low)} to {told(n, i.high)}")
+        _row(label_of(n), told(n, i.value), told_ends(n, i))
+        if np.isfinite(i.value)
+        else _row(label_of(n), told_interval(n, i), "")
         for n, i in figures.items()
     )
     table = f"<table>{_row('', 'value', '95 % interval', tag='th')}{rows}</table>"
     shown = "".join(_figure(row) for row in made.images.to_dict("records") if row["picture"])
     panels = ", ".join(made.classes[1:])
     body = (
-        f"<h1>{html.escape(made.of)} on {count:,} image{'s' if count != 1 else ''}</h1>{table}"
-        "<p class=quiet>Intervals are percentiles of 2,000 draws of whole images.</p>"
+        f"<h1>{html.escape(made.of)} against masks of {count:,} "
+        f"image{'s' if count != 1 else ''}</h1>{table}<p class=quiet>{told_sureness(count)}</p>"
         f'<img src="{PLOTS}" alt="Confusion matrix and agreement of densities">'
         f"<h2>Where it errs, worst images first</h2><p>The image, then {html.escape(panels)}: "
         "<span class=false>red</span> was found and not drawn, <span class=missed>green</span> was "
@@ -143,7 +168,7 @@ def signed(figure: str, change: Interval) -> str:
     if figure == "density_correlation":
         scale, unit, digits = 1, "", 3
     if not np.isfinite(change.value):
-        return "–"  # noqa: RUF001 - a dash in a table
+        return "n/a"
     value, low, high = (f"{scale * v:+.{digits}f}" for v in change)
     return f"{value}{unit} ({low} to {high})"
 

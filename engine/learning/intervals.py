@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 2_000
+
+AGREEING = 3
+"""Images from which on correlation and limits of agreement mean anything: two points lie on a line.
+"""
+
 CONFIDENCE = 0.95
 
 
@@ -18,6 +23,9 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+UNKNOWN = Interval(*(float("nan"),) * 3)
 
 
 def bootstrap(

@@ -110,8 +110,8 @@ class Operation(BaseModel):
     resources
         What a worker must offer, e.g. ``{"GPU": 1}``.
     singular, quantities
-        What one object is called in tables (its number's column), and which columns of ``objects``
-        are averaged by image and by experiment.
+        What one object is called in tables (its number's column, unless ``objects`` has one of
+        that name), and which columns of ``objects`` are averaged by image and by experiment.
     watched
         Further columns of ``objects`` whose distribution and extremes quality control shows.
     captions
@@ -360,8 +360,8 @@ class Operation(BaseModel):
         """Turn the answer for one image into a table with one numbered row per object."""
         names = in_reading_order([n for n in self.objects.names if n not in self.unlisted])
         frame = pd.DataFrame({name: found[name] for name in names})
-        frame.insert(0, self.singular, np.arange(1, len(frame) + 1))
-        return frame
+        numbered = {self.singular: np.arange(1, len(frame) + 1)}
+        return frame if self.singular in frame else pd.DataFrame({**numbered, **frame})
 
 
 def image_inputs(operation: Operation, images: pa.Table) -> list[str]:

@@ -46,6 +46,15 @@ OF_RESULTS = {
         "It has several channels that are no colours, and none was chosen.",
         "Choose one: cohort run COHORT {operation} --channel 0",
     ),
+    "other_channels": (
+        "It has other channels than what was asked was made for, e.g. grey instead of colours.",
+        "Leave these images out with --where, or ask for a --model of such channels.",
+    ),
+    "other_pixel_size": (
+        "Its pixels are of another size than those that the model was made for.",
+        "Ingest slides at the model's resolution ([slides] spacing_um in cohort.toml), or ask for "
+        "another --model.",
+    ),
     "columns_of_different_length": (
         "The operation gave columns of different lengths.",
         "A fault of the operation, not of the image; report it to its author.",

@@ -93,7 +93,7 @@ class Segment(Operation):
     version: ClassVar[int] = 2
     objects: ClassVar[pa.Schema] = OBJECTS
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
-    singular: ClassVar[str] = "class"
+    singular: ClassVar[str] = "label"
     by_image: ClassVar[tuple[str, ...]] = BY_IMAGE
     details: ClassVar[tuple[str, ...]] = ("segment_objects",)
     unlisted: ClassVar[frozenset[str]] = frozenset({"pieces", "runs", "batch", "memory_peak_bytes"})

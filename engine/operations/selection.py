@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.errors import NothingFound, ParameterError
+from engine.errors import NothingFound, ParameterError, UsageError
 from engine.store.catalog import IMAGES, ORPHANED, READY, with_fields
 
 ABOUT = ("source", "series", "instance", "channels", "height", "width", "dtype")
@@ -52,6 +52,17 @@ def select_images(
     if limit < 1:
         raise ParameterError("--limit", limit, "at least 1")
     return kept.slice(0, limit)
+
+
+def require_all(where: str | None, limit: int | None, declare: bool) -> None:
+    """Refuse to declare by some images what holds for all.
+
+    Raises
+    ------
+    UsageError
+    """
+    if declare and (where is not None or limit is not None):
+        raise UsageError("--declare is of all images: leave it out, or both --where and --limit.")
 
 
 def filter_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -198,7 +198,7 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     left = described.take(pa.array(numbers, pa.int64()))
     fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
     columns: dict[str, Any] = {name: left[name] for name in fields}
-    columns[operation.singular] = pa.array(within, pa.int64())
+    columns[operation.singular] = found.get(operation.singular, pa.array(within, pa.int64()))
     columns.update({name: found[name] for name in in_reading_order(list(found))})
     columns.update({name: left[name] for name in ("source", "orphaned", "image_id")})
     columns["_image"] = pa.array(numbers, pa.int64())

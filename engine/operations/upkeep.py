@@ -9,9 +9,11 @@ from engine.errors import NothingFound
 from engine.operations.registry import operations
 from engine.operations.reveal import reveal_rows
 from engine.operations.reveal_drawings import reveal_drawings
+from engine.operations.selection import require_all, select_images
 from engine.operations.status import Status, read_status
 from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
 from engine.store.annotations import Contour, read_annotations, read_contours
+from engine.store.catalog import images_ledger, read_images
 from engine.store.config import declare_key_check, read_config
 from engine.store.gc import OLDER_THAN_S, Leftover, collect, plan_gc
 from engine.store.root import Root
@@ -35,6 +37,27 @@ class Upkeep:
         if declare_key_check(self.root, names.check) != names.check:
             raise OtherPseudonymKey(url)
         return names
+
+    def require_images(
+        self, *, where: str | None = None, limit: int | None = None, declare: bool = False
+    ) -> None:
+        """Refuse a selection that `run` has no use for, before a cluster is started for it.
+
+        Raises
+        ------
+        NothingFound
+            If no image was ever ingested, or the condition can't be used.
+        UsageError
+            If some images were to declare what holds for all.
+        """
+        require_all(where, limit, declare)
+        if not images_ledger(self.root).snapshot().parts:
+            raise NothingFound(
+                f"{self.root.url} holds no images yet",
+                f"Take some first: cohort ingest {self.root.url} SOURCE",
+            )
+        if where is not None or limit is not None:
+            select_images(read_images(self.root)[1], where, limit, ("image_id",))
 
     def reveal(self, source: str | Path) -> tuple[dict[str, Any], ...]:
         """Return the catalog's rows of a file, or of all files in a folder.

@@ -26,6 +26,7 @@ DECIMALS = 2
 MUSCLE_DENSITY_G_PER_ML = 1.05
 """Density of myocardium (Lorenz et al. 1999, J Cardiovasc Magn Reson 1:7-21)."""
 
+_CHEST_MM = 160.0  # across all that is drawn
 _OVERSAMPLING = 4  # sub-pixels across a pixel, when a shape's edge is drawn
 _SYSTOLE_SHARE = 0.38  # of the beat, until the cavity is smallest
 _GREY = {"air": 8.0, "fat": 470.0, "muscle": 190.0, "lung": 45.0, "blood": 620.0,
@@ -73,12 +74,18 @@ class CineOptions:
         for name, least in (("patients", 1), ("slices", 1), ("phases", 2)):
             if getattr(self, name) < least:
                 raise ParameterError(name, getattr(self, name), f"at least {least}")
-        if self.size_px * self.spacing_mm < 160.0 or self.spacing_mm <= 0:
-            side = f"{self.size_px} x {self.spacing_mm} mm"
-            raise ParameterError("size_px", side, "at least 160 mm in all, or the chest is cut off")
-        if self.thickness_mm <= 0 or self.gap_mm < 0 or self.noise < 0:
+        for name in ("spacing_mm", "thickness_mm"):
+            if getattr(self, name) <= 0:
+                raise ParameterError(name, getattr(self, name), "positive")
+        for name in ("gap_mm", "noise"):
+            if getattr(self, name) < 0:
+                raise ParameterError(name, getattr(self, name), "0 or more")
+        if self.size_px * self.spacing_mm < _CHEST_MM:
+            least = math.ceil(_CHEST_MM / self.spacing_mm)
             raise ParameterError(
-                "thickness_mm", self.thickness_mm, "positive; gap and noise not <0"
+                "size_px",
+                self.size_px,
+                f"at least {least} (spacing_mm is {self.spacing_mm}), or the chest is cut off",
             )
         if self.origin not in (0, 1):
             raise ParameterError("origin", self.origin, "0 or 1")

@@ -75,7 +75,10 @@ def place_discs(
         centres = _lay(rng, shape, radii_px, placement)
         if centres is not None:
             return centres
-    raise ParameterError("discs", len(radii_px), f"few or small enough for {shape} pixels")
+    room = f"{shape[0]} x {shape[1]} pixels"
+    raise ParameterError(
+        "discs", len(radii_px), f"fewer, or smaller (radius_px), to find room in {room}"
+    )
 
 
 def _lay(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import ParameterError
-from engine.phantoms.discs import DiscImage, draw_disc_image
+from engine.phantoms.discs import DiscImage, draw_disc_image, make_scene
 from engine.phantoms.options import DiscOptions, image_path, image_place
 
 TRUTH = "truth.parquet"
@@ -80,6 +80,8 @@ def write_discs(
     """
     options = DiscOptions() if options is None else options
     root = Path(directory)
+    for number in range(options.images):  # some milliseconds each, before anything is written
+        make_scene(options, number)
     _claim(root, options)
     rows = [
         row

@@ -34,7 +34,7 @@ IMAGES = pa.schema(
         ("size", pa.int64()),
         ("mtime_ns", pa.int64()),
         ("ctime_ns", pa.int64()),
-        ("etag", pa.string()),
+        ("etag", pa.string()),  # always null: an object's tag is in ctime_ns; format 1 has it
         ("content", pa.string()),
         ("channels", pa.int32()),
         ("height", pa.int32()),

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,11 @@ class Note:
         """
         coming = ((d, o) for d, o in self.coming if d != digest and not _newer(origin, o))
         return Note((digest,), dict(origin), tuple(coming)[:MOST_COMING])
+
+    def withdraw(self) -> Note:
+        """Return the note of a table that is about to be removed, and may be there or not."""
+        settled = ((digest, dict(self.origin or {})) for digest in self.settled)
+        return Note(coming=(*self.coming, *settled))
 
     def as_bytes(self) -> bytes:
         """Return the note's file, the same bytes for the same note."""
@@ -236,6 +241,21 @@ def write_table(
     if placed:
         root.update(sidecar, settle)
     return placed
+
+
+def drop_tables(root: Root, names: Iterable[str]) -> None:
+    """Remove tables, where they are; one whose removal was killed half way is whole or gone."""
+
+    def withdraw(raw: bytes | None) -> bytes | None:
+        with contextlib.suppress(CorruptStore):
+            return None if raw is None else parse_note(raw, sidecar).withdraw().as_bytes()
+        return None
+
+    for name in sorted({*names} & {*table_names_there(root)}):
+        sidecar = note_path(name)
+        root.update(sidecar, withdraw)
+        root.delete(table_path(name))
+        root.delete(sidecar)
 
 
 def _newer(there: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -50,6 +52,19 @@ def test_local_workers_end_with_it_and_the_port_may_be_taken() -> None:
     wait_for(lambda: not is_alive(worker), "the end of the worker", 20)
     if taken is not None:
         taken.close()
+
+
+def test_a_script_without_a_guard_ends_and_says_what_it_lacks(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import engine\nengine.cluster(workers=1)\n")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=100, check=False
+    )
+    child, parent = done.stderr.split("Traceback", 1)  # that of the script itself, and no other
+    assert done.returncode == 1
+    assert child.startswith("engine.graph.local_cluster.UnguardedScript: ")
+    for told in (child, parent):
+        assert 'if __name__ == "__main__":' in told.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

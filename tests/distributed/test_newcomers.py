@@ -27,6 +27,17 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     "empty folder": (["ingest", "NEW", "EMPTY"], 2, ["is empty", "Check the path"]),
     "no image in a folder": (["ingest", "NEW", "TEXTS"], 0, ["No image", "1 file", "PNG, TIFF"]),
     "no cohort": (["run", "nowhere"], 2, ["No cohort at", "cohort ingest"]),
+    "no images": (["run", "BARE", "circles"], 2, ["no images yet", "cohort ingest"]),
+    "patients without a key": (["ingest", "NEW", "SCANS"], 2, ["COHORT_PSEUDONYM_KEY"]),
+    "declared of some": (
+        ["run", "COHORT", "circles", "--declare", "--where", "name == 'a'"], 2, ["--declare is"],
+    ),
+    "discs without room": (
+        ["phantom", "discs", "NEW", "--size", "64"], 2, ["--discs is", "--radius-px", "64 x 64"],
+    ),
+    "heart without room": (
+        ["phantom", "cine", "NEW", "--size", "64"], 2, ["--size is 64", "--spacing-mm"],
+    ),
     "not a cohort": (["ingest", "TEXTS", "IMAGES"], 2, ["not empty", "new or empty folder"]),
     "nothing declared": (["run", "COHORT"], 2, ["declares no operation", "cohort run"]),
     "misspelt operation": (["run", "COHORT", "circels"], 2, ["circels", "circles"]),
@@ -84,6 +95,10 @@ def places(
     (folder / "texts" / "notes.txt").write_text("no image")
     made = session_zygote.run("ingest", folder / "cohort", folder / "images", threads=1)
     assert made.code == 0, made.err
+    bare = session_zygote.run("ingest", folder / "bare", folder / "texts", threads=1)
+    assert bare.code == 0, bare.err
+    (folder / "scans").mkdir()
+    (folder / "scans" / "1.dcm").write_bytes(bytes(128) + b"DICM")
     later = {"format": 99, "cohort_id": "x", "created": "2040-01-01T00:00:00+00:00"}
     (folder / "later").mkdir()
     (folder / "later" / "cohort.json").write_bytes(_identity_bytes(later))
@@ -98,6 +113,8 @@ def places(
             "NEW": str(folder / "new"),
             "EMPTY": str(folder / "empty"),
             "TEXTS": str(folder / "texts"),
+            "BARE": str(folder / "bare"),
+            "SCANS": str(folder / "scans"),
             "IMAGES": str(folder / "images"),
             "COHORT": str(folder / "cohort"),
             "READONLY": str(disk),
@@ -142,6 +159,8 @@ def test_a_mistake_gets_a_sentence(mistake: str, places: dict[str, str], zygote:
     assert "Traceback" not in ended.err
     assert "Warning" not in ended.err
     told = [line for line in ended.err.splitlines() if not line.startswith("Dashboard:")]
+    if code == 2:
+        assert "Dashboard:" not in ended.err, "refused before a cluster is started"
     if code:
         (sentence,) = told
         assert sentence == f"cohort: {ended.values['message']}"

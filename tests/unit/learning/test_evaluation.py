@@ -23,6 +23,7 @@ from engine.learning.evaluation import (
     read_evaluation,
     write_evaluation,
 )
+from engine.learning.evaluation_page import told_interval
 from engine.learning.intervals import bootstrap, mean_of, median_of
 from engine.learning.masks import ContourMasks
 from engine.learning.scores import MARROW, confusion
@@ -61,6 +62,8 @@ def test_figures_are_those_worked_out_by_hand() -> None:
     figures = made.summary()
     assert figures["dsc_bone"].value == pytest.approx(0.875)
     assert (figures["dsc_bone"].low, figures["dsc_bone"].high) == (0.75, 1.0)
+    for name in ("density_correlation", "density_limit_high"):  # two points lie on a line
+        assert told_interval(name, figures[name]).startswith("n/a: needs 3 images")
     shares = made.shares()[0]
     assert shares[1].tolist() == [0, 7 / 8, 0, 1 / 8]
     assert np.allclose(shares.sum(axis=1), 1)
@@ -162,6 +165,8 @@ def test_a_cohort_is_evaluated_and_the_page_shows_the_worst_first(
     density = areas[1] / areas[1:].sum()
     assert found.loc["s2", "density_found"] == pytest.approx(density)
     page = (base / "fine" / "index.html").read_text()
+    assert "baseline against masks of 3 images" in page
+    assert "rough for as few as 3" in page
     order = [page.index(picture) for picture in made.images["picture"]]
     assert order == sorted(order)
     assert made.images["dsc"].is_monotonic_increasing

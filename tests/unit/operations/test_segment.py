@@ -82,6 +82,8 @@ def test_the_baseline_says_how_dense_bone_is(cohort: engine.Cohort, client: Clie
     classes = cohort.table("segment")
     assert len(classes) == 12, "four classes an image, also of the one in blocks"
     assert list(classes["class_name"][:4]) == ["background", "bone", "fat", "other"]
+    assert list(classes["label"][:4]) == [0, 1, 2, 3]
+    assert "class" not in classes, "the label says it"
     sizes = classes.groupby("name")["pixels"].sum()
     assert sizes["tall"] == 2200 * 128
     slides = classes["name"] != "tall"

@@ -224,6 +224,8 @@ def test_other_parameters_are_a_trial_until_declared(
     (report,) = cohort.run(other, client=client, declare=True)
     assert (report.trial, report.declared, report.planned) == (False, True, 0)
     assert len(cohort.table("counting")) == 18
+    assert sorted(cohort.tables()) == sorted(report.tables)  # those of the trial are gone
+    assert cohort.verify().ok
     (report,) = cohort.run(client=client)  # all that is declared
     assert (report.planned, report.tables[0]) == (0, "counting")
     (report,) = cohort.run("counting", client=client)  # parameters not given are the declared
