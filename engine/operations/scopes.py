@@ -11,8 +11,15 @@ from engine.operations.listing import holds_confidential
 from engine.privacy import Pseudonyms
 from engine.sources.dicomweb import is_dicomweb
 from engine.sources.files import escape_path
-from engine.sources.places import absolute, holder_of
-from engine.store.config import CohortConfig, declare_roots, locate_root, new_root_name, read_config
+from engine.sources.places import absolute, holder_of, place_at
+from engine.store.config import (
+    CohortConfig,
+    declare_roots,
+    locate_root,
+    new_root_name,
+    read_config,
+    roots_inside,
+)
 from engine.store.root import Root
 
 CONFIDENTIAL_ROOT = "dicom"
@@ -28,7 +35,7 @@ def scopes_of(
     """Return (root name, path below it) for each source, or for all declared roots.
 
     A source inside a declared root belongs to it; another one becomes a new root, which is
-    confidential if it holds any DICOM file.
+    confidential if it holds any DICOM file. Roots inside a source are taken with it.
 
     Parameters
     ----------
@@ -71,6 +78,9 @@ def scopes_of(
         if located is None:
             raise ConfigError("cohort.toml", "a new root was not kept")
         scopes.append((located[0], escape_path(located[1])))
+        # A root inside a source has files of its own, which nobody else lists.
+        inside = roots_inside(path, config)
+        scopes += [(name, "") for name in inside if place_at(config.roots[name].path).is_there()]
     return scopes
 
 
