@@ -92,7 +92,7 @@ def demo(
     """Make images, find their circles, show them, and say where to look."""
     images, place = directory / "data" / "acquisitions", directory / "cohort"
     there = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
-    if there - DEMO_FOLDERS:
+    if there - DEMO_FOLDERS or directory.is_file():
         raise ParameterError("DIR", str(directory), "a new or empty folder, or that of a demo")
     write_discs(images, DiscOptions())
     cohort = engine.create(place)
@@ -358,7 +358,12 @@ def gc(
     output: Output,
     place: CohortPath,
     older_than: Annotated[
-        float, typer.Option("--older-than", metavar="HOURS", help="Leave what is younger.")
+        float,
+        typer.Option(
+            "--older-than",
+            metavar="HOURS",
+            help="Leave what is younger; 0 only while nothing runs.",
+        ),
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> int:

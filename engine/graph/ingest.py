@@ -37,6 +37,7 @@ from engine.operations.series import arrange_series
 from engine.privacy import Pseudonyms
 from engine.store.access import require_writable
 from engine.store.config import CohortConfig, read_config
+from engine.store.leftovers import own_folders
 from engine.store.pixels import create_stack
 from engine.store.root import Root
 from engine.store.stacking import Arrival, Slot, StackPlan, plan_stacks
@@ -119,7 +120,10 @@ class Ingest:
         admission = Admission(self._root, self._config, self._id, self._pseudonyms)
         report = admission.report
         listing = Listing()
-        files = list_sources(self._config, self._scopes, admission.known, listing, self._pseudonyms)
+        files = list_sources(
+            self._config, self._scopes, admission.known, listing, self._pseudonyms,
+            own_folders(self._root),
+        )  # fmt: skip
         changed = changes_of(files, admission.known, listing, self._rehash)
         # Read after the catalog, so that the roots of all that is in it are there.
         declared = read_config(self._root).roots.keys()

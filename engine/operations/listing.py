@@ -91,6 +91,7 @@ def list_sources(
     known: Known,
     listing: Listing,
     pseudonyms: Pseudonyms | None = None,
+    own: Sequence[str] = (),
 ) -> Iterator[SourceFile]:
     """Yield the files of some scopes, each once, and note those that can't be opened.
 
@@ -102,6 +103,9 @@ def list_sources(
         (root name, path below it); "" is the whole root.
     pseudonyms
         For confidential roots.
+    own
+        Folders that are the cohort's own, where it may lie inside a root: its pictures are no
+        images.
 
     Raises
     ------
@@ -111,7 +115,10 @@ def list_sources(
     for name, below in scopes:
         base = config.roots[name].path
         names = pseudonyms if config.roots[name].confidential else None
-        inner = tuple(escape_path(at) + "/" for at in roots_inside(base, config).values())
+        above = base.rstrip("/") + "/"
+        left_out = [*roots_inside(base, config).values()]
+        left_out += [at.removeprefix(above) for at in own if at.startswith(above)]
+        inner = tuple(escape_path(at) + "/" for at in left_out)
         for found in _walk(name, base, below, known):
             if found.path.startswith(inner):
                 continue

@@ -66,6 +66,8 @@ def scopes_of(
             scopes.append((_declare_service(root, str(source).rstrip("/"), pseudonyms), ""))
             config = read_config(root)
             continue
+        if not str(source).strip():  # it would be the folder that the job was started in
+            raise NoSource("'' (an empty name)")
         path = absolute(source)
         located = locate_root(path, config)
         base = holder_of(path) if located is None or located[1] else path  # a root says more itself

@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.errors import ConfigError
+from engine.errors import ConfigError, NoSource, UsageError
 from engine.graph.events import Events
 from engine.store.config import (
     CohortConfig,
@@ -162,6 +162,26 @@ def test_a_renamed_root_leaves_no_image_there_twice(
     toml.write_text(before)
     report = cohort.ingest(client=client)
     assert (report.returned, report.orphaned, report.new) == (4, 4, 0)
+
+
+def test_a_cohort_inside_a_root_takes_no_pictures_of_its_own(
+    tmp_path: Path, client: Client
+) -> None:
+    night(tmp_path / "data", 2)
+    cohort = engine.create(tmp_path / "data" / "cohort")
+    put(tmp_path / "data" / "cohort" / "qc" / "circles" / "overlay.png", grey(8))
+    put(tmp_path / "data" / "qc" / "theirs.png", grey(9))
+    assert cohort.ingest(tmp_path / "data", client=client).new == 3
+    assert cohort.ingest(tmp_path / "data" / "cohort", client=client).new == 0
+
+
+def test_what_can_be_no_source_or_cohort_is_said(cohort: engine.Cohort, tmp_path: Path) -> None:
+    with pytest.raises(NoSource, match="an empty name"):
+        cohort.ingest("")  # of a variable that was never set; else it is the folder one is in
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/cohort"):
+        with pytest.raises(UsageError, match="is a file"):
+            engine.create(tmp_path / place)
 
 
 @pytest.mark.parametrize(
