@@ -369,13 +369,18 @@ def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
     Raises
     ------
     UsageError
-        If the folder holds other things.
+        If the folder holds other things, or is a file.
     """
     root = open_root(url)
     others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # not leftovers
     if root.size("cohort.json") is None and next(others, None) is not None:
         raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")
-    create_cohort(root)
+    try:
+        create_cohort(root)
+    except NotADirectoryError:
+        raise UsageError(
+            f"{url} can't be a folder: it, or one above it, is a file. Give a new or empty folder."
+        ) from None
     if root.size("cohort.toml") is None:
         declare_roots(root, {}, layout)
     return Cohort(root)

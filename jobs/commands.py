@@ -9,10 +9,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.feather
-import pyarrow.parquet as pq
 import typer
 from distributed import Client
 
@@ -24,6 +20,7 @@ from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
 from jobs.app import app, command
+from jobs.exports import require_target, write_export
 from jobs.nightly import INCOMPLETE, Step, run_nightly
 from jobs.options import (
     ClusterArguments,
@@ -95,7 +92,7 @@ def demo(
     """Make images, find their circles, show them, and say where to look."""
     images, place = directory / "data" / "acquisitions", directory / "cohort"
     there = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
-    if there - DEMO_FOLDERS:
+    if there - DEMO_FOLDERS or directory.is_file():
         raise ParameterError("DIR", str(directory), "a new or empty folder, or that of a demo")
     write_discs(images, DiscOptions())
     cohort = engine.create(place)
@@ -317,20 +314,9 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=".csv, .parquet or .arrow.")],
 ) -> int:
     """Write a table to a file; the suffix says which kind."""
-    writers: dict[str, Callable[[pa.Table, Path], None]] = {
-        ".csv": lambda rows, path: pyarrow.csv.write_csv(rows, path),
-        ".parquet": lambda rows, path: pq.write_table(rows, path),
-        ".arrow": lambda rows, path: pyarrow.feather.write_feather(rows, path),
-    }
-    if file.suffix not in writers:
-        raise ParameterError("FILE", str(file), f"a name ending in {', '.join(writers)}")
-    if not file.absolute().parent.is_dir():
-        raise UsageError(f"There is no folder {file.parent}; make it first.")
+    require_target(file)
     rows = engine.open(place).arrow_table(table)
-    try:
-        writers[file.suffix](rows.replace_schema_metadata(None), file)
-    except PermissionError:
-        raise UsageError(f"No permission to write {file}.") from None
+    write_export(rows, file)
     output.result(
         {"table": table, "rows": rows.num_rows, "file": str(file)},
         f"Wrote {counted(rows.num_rows, 'rows')} of {table} to {file}.",
@@ -374,7 +360,12 @@ def gc(
     output: Output,
     place: CohortPath,
     older_than: Annotated[
-        float, typer.Option("--older-than", metavar="HOURS", help="Leave what is younger.")
+        float,
+        typer.Option(
+            "--older-than",
+            metavar="HOURS",
+            help="Leave what is younger; 0 only while nothing runs.",
+        ),
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> int:

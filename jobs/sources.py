@@ -29,8 +29,8 @@ def require_files(source: str) -> None:
         return
     path = absolute(source)
     base = holder_of(path)
-    if base is None:
-        raise NoSource(source)
+    if base is None or not source.strip():  # e.g. of a variable that was never set
+        raise NoSource(source or "'' (an empty name)")
     if base == path and place_at(base).is_empty():
         raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")
 

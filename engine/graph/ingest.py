@@ -36,7 +36,8 @@ from engine.operations.listing import Listing, changes_of, gone_test, list_sourc
 from engine.operations.series import arrange_series
 from engine.privacy import Pseudonyms
 from engine.store.access import require_writable
-from engine.store.config import CohortConfig
+from engine.store.config import CohortConfig, read_config
+from engine.store.leftovers import own_folders
 from engine.store.pixels import create_stack
 from engine.store.root import Root
 from engine.store.stacking import Arrival, Slot, StackPlan, plan_stacks
@@ -119,22 +120,30 @@ class Ingest:
         admission = Admission(self._root, self._config, self._id, self._pseudonyms)
         report = admission.report
         listing = Listing()
-        files = list_sources(self._config, self._scopes, admission.known, listing, self._pseudonyms)
+        files = list_sources(
+            self._config, self._scopes, admission.known, listing, self._pseudonyms,
+            own_folders(self._root),
+        )  # fmt: skip
         changed = changes_of(files, admission.known, listing, self._rehash)
+        # Read after the catalog, so that the roots of all that is in it are there.
+        declared = read_config(self._root).roots.keys()
+
+        def gone() -> Callable[[str], bool]:  # asked when all is listed
+            return gone_test(listing, self._config, self._scopes, self._pseudonyms, declared)
+
         rounds = 0
         while not self._stop() and (batch := list(islice(changed, ROUND_FILES))):
             if not rounds:
                 require_writable(self._root)
                 require_slots(self._client, {})
             if len(batch) < ROUND_FILES:  # so all is listed, and what was not met is gone
-                admission.gone = gone_test(listing, self._config, self._scopes, self._pseudonyms)
+                admission.gone = gone()
             self._round(admission, batch, rounds)
             rounds += 1
         report.listed, report.unchanged = listing.listed, listing.unchanged
         if self._stop():
             raise Interrupted(report.taken, report.left)
-        gone = vanished(admission.known, listing, self._config, self._scopes, self._pseudonyms)
-        admission.settle(listing, gone)
+        admission.settle(listing, vanished(admission.known, gone()))
         drawn = AnnotationIngest(
             self._root, self._config, self._client, self._id,
             pseudonyms=self._pseudonyms, events=self._events, stop=self._stop,

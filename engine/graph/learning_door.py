@@ -17,7 +17,13 @@ from engine.graph.train import TrainingTask, train_on_worker, training_cluster
 from engine.learning.aside import write_aside
 from engine.learning.bundles import open_bundle
 from engine.learning.cards import tissue_classes
-from engine.learning.evaluation import Evaluation, evaluation_of, write_evaluation
+from engine.learning.evaluation import (
+    Evaluation,
+    claim_place,
+    evaluation_of,
+    require_place,
+    write_evaluation,
+)
 from engine.learning.evaluation_page import PLOTS, write_page
 from engine.learning.mask_files import MaskFolders
 from engine.learning.masked import MaskedImage, classes_of_masks, masked_images
@@ -167,14 +173,16 @@ class Learning:
         NothingFound, NoMask
             If no image has a mask.
         ParameterError
-            If masks and answers are of other classes.
+            If masks and answers are of other classes, or the folder holds other things.
         """
+        place, shown = Path(folder).absolute(), events or events_here()
+        require_place(place)
         opened, images = self._masked(masks, where, limit)
         wanted = self.operation("segment") if answer is None else answer
         if isinstance(wanted, str):
             wanted = Segment(model=wanted)
         of, classes, asked, resources = self._answer(wanted, opened, images)
-        place, shown = Path(folder).absolute(), events or events_here()
+        claim_place(place)
         with client_or_own(client, shown) as working:
             scored = score_on_workers(
                 working, self.root, images, opened, asked, classes, place,

@@ -105,13 +105,17 @@ def merge_task(root: Root, operation: Operation, token: str, attempt: Attempt[Me
 
 
 def assemble_task(
-    root: Root, operation: Operation, origin: Mapping[str, Any], attempt: Attempt[AssembleTask]
+    root: Root,
+    operation: Operation,
+    spec: TableSpec,
+    origin: Mapping[str, Any],
+    attempt: Attempt[AssembleTask],
 ) -> bool:
     """Make a table of its fragments, on a worker, one fragment in memory at a time."""
     task = attempt.task
     pieces = concat_fragments(root, task.fragments)
     if task.kind == "experiments":
-        pieces = (finish_experiments(operation, piece) for piece in pieces)
+        pieces = (finish_experiments(operation, piece, spec) for piece in pieces)
     elif task.kind in operation.summaries:
         pieces = (operation.finish_summaries(piece)[task.kind] for piece in pieces)
     return write_table(root, task.name, pieces, origin)
@@ -217,7 +221,7 @@ def reduce_tables(
             for kind, name in names.items()
         ]
         window = Window(
-            client, assemble_task, lambda a: (root, operation, origin, a), label="table"
+            client, assemble_task, lambda a: (root, operation, spec, origin, a), label="table"
         )
         for _ in _each(window, tasks):
             pass

@@ -6,7 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from engine.errors import StoreFull, StoreReadOnly
+from engine.errors import UsageError
+from engine.store.refusals import refusal
 
 
 def write_aside(path: Path, data: bytes) -> None:
@@ -15,6 +16,8 @@ def write_aside(path: Path, data: bytes) -> None:
     Raises
     ------
     StoreFull, StoreReadOnly
+    UsageError
+        If the file can't be there for another reason, e.g. since its folder is a file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +37,6 @@ def write_aside(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except PermissionError:
-        raise StoreReadOnly(str(path)) from None
-    except OSError:
-        raise StoreFull(str(path)) from None
+    except OSError as error:
+        named = refusal(error, str(path))
+        raise named or UsageError(f"{path} can't be written: {error.strerror}.") from None

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.errors import UsageError
+from engine.errors import ParameterError, UsageError
 from engine.learning.aside import write_aside
 from engine.learning.intervals import (
     AGREEING,
@@ -157,6 +157,26 @@ def evaluation_of(of: str, classes: Sequence[str], scored: Sequence[Scored]) -> 
     order = frame.sort_values(by, na_position="last").index.to_numpy()
     counts = np.stack([scored[n].confusion for n in order])
     return Evaluation(of, tuple(classes), frame.loc[order].reset_index(drop=True), counts)
+
+
+def require_place(folder: Path) -> None:
+    """Check that an evaluation can be written to a folder: files in it are replaced and removed.
+
+    Raises
+    ------
+    ParameterError
+        If the folder holds anything, and no evaluation.
+    """
+    other = folder.exists() and not folder.is_dir()
+    if other or (folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).exists()):
+        expected = "a new or empty folder, or one of an earlier evaluation"
+        raise ParameterError("DIR", str(folder), expected)
+
+
+def claim_place(folder: Path) -> None:
+    """Mark a folder as that of an evaluation, so that one that is stopped can be made again."""
+    if not (folder / ABOUT).exists():
+        write_aside(folder / ABOUT, b"{}\n")
 
 
 def write_evaluation(folder: Path, made: Evaluation) -> dict[str, Interval]:

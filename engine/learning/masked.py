@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +102,20 @@ def classes_of_masks(masks: Masks) -> tuple[ClassCard, ...]:
     if not masks.names:
         return tissue_classes()
     names = [masks.names.get(n, f"label_{n}") for n in range(1, max(masks.names) + 1)]
-    return classes_named(["background", *names])
+    return classes_named(["background", *map(card_name, names)])
+
+
+def card_name(structure: str) -> str:
+    """Return what a card calls a structure that people named as they like.
+
+    Examples
+    --------
+    >>> card_name("Left Ventricle"), card_name("bone"), card_name("2nd fête")
+    ('left_ventricle', 'bone', 'label_2nd_fete')
+    """
+    ascii_only = unicodedata.normalize("NFKD", structure).encode("ascii", "ignore").decode()
+    plain = re.sub("[^a-z0-9]+", "_", ascii_only.lower()).strip("_")
+    return (plain if plain[:1].isalpha() else f"label_{plain}")[:40]
 
 
 def reader_of(root: Root, images: Sequence[MaskedImage]) -> StackReader:

@@ -162,7 +162,7 @@ class Operation(BaseModel):
                     f"{self.name} has no parameter {name!r}. Its parameters: {known}."
                 ) from None
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            if first["type"] == "tuple_type":
+            if first["type"] in ("tuple_type", "too_long"):
                 message = "a range, e.g. 10:60"
             value = parameters.get(str(first["loc"][0])) if first["loc"] else parameters
             raise ParameterError(name, value, message) from None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from engine.errors import NoSource, SourceUnreadable
 from engine.operations.intake import SourceFile, Stat
 from engine.privacy import Pseudonyms
 from engine.sources import FORMATS, HEAD_BYTES, claimed_by
-from engine.sources.files import FileStat
+from engine.sources.files import FileStat, escape_path
 from engine.sources.places import place_at
-from engine.store.config import CohortConfig
+from engine.store.config import CohortConfig, roots_inside
 from engine.store.known import Known
 
 PASSING = frozenset({"vanished", "unreadable", "not_installed"})
@@ -91,8 +91,11 @@ def list_sources(
     known: Known,
     listing: Listing,
     pseudonyms: Pseudonyms | None = None,
+    own: Sequence[str] = (),
 ) -> Iterator[SourceFile]:
     """Yield the files of some scopes, each once, and note those that can't be opened.
+
+    A file belongs to the innermost declared root that holds it: others leave it out.
 
     Parameters
     ----------
@@ -100,6 +103,9 @@ def list_sources(
         (root name, path below it); "" is the whole root.
     pseudonyms
         For confidential roots.
+    own
+        Folders that are the cohort's own, where it may lie inside a root: its pictures are no
+        images.
 
     Raises
     ------
@@ -109,7 +115,13 @@ def list_sources(
     for name, below in scopes:
         base = config.roots[name].path
         names = pseudonyms if config.roots[name].confidential else None
+        above = base.rstrip("/") + "/"
+        left_out = [*roots_inside(base, config).values()]
+        left_out += [at.removeprefix(above) for at in own if at.startswith(above)]
+        inner = tuple(escape_path(at) + "/" for at in left_out)
         for found in _walk(name, base, below, known):
+            if found.path.startswith(inner):
+                continue
             source = source_name(name, found.path, names)
             if source in listing.seen:
                 continue
@@ -157,8 +169,14 @@ def gone_test(
     config: CohortConfig,
     scopes: Sequence[tuple[str, str]],
     pseudonyms: Pseudonyms | None = None,
+    declared: Set[str] = frozenset(),
 ) -> Callable[[str], bool]:
-    """Return what tells whether a source in scope was not met by a complete listing."""
+    """Return what tells whether a source in scope was not met by a complete listing.
+
+    A source of a root that is no more declared is gone, too; ``declared`` are roots beside those
+    of ``config`` that are: another ingest may have added them since it was read.
+    """
+    roots = {*config.roots, *declared}
     prefixes = []
     for name, below in scopes:
         names = pseudonyms if config.roots[name].confidential else None
@@ -173,17 +191,13 @@ def gone_test(
     def gone(source: str) -> bool:
         if source in listing.seen or source.startswith(hidden or ("\0",)):
             return False
+        if source.partition("/")[0] not in roots:
+            return True
         return any(source == prefix or source.startswith(prefix + "/") for prefix in prefixes)
 
     return gone
 
 
-def vanished(
-    known: Known,
-    listing: Listing,
-    config: CohortConfig,
-    scopes: Sequence[tuple[str, str]],
-    pseudonyms: Pseudonyms | None = None,
-) -> Iterator[str]:
-    """Yield the sources in scope that the catalog knows and the listing did not meet."""
-    return filter(gone_test(listing, config, scopes, pseudonyms), known.sources())
+def vanished(known: Known, gone: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the sources that the catalog knows and that are gone."""
+    return filter(gone, known.sources())

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.operations.qc_facts import COUNT, Histogram
+from engine.operations.qc_facts import COUNT, Histogram, round_to
 
 WIDTH = 360
 LEFT, RIGHT = 46, 18
@@ -67,7 +67,7 @@ def ticks(low: float, high: float, least_step: float = 0.0) -> list[float]:
     step = power * max(n for n in (1, 2, 5, 10) if n * power <= span / 2.5 or n == 1)
     step = max(step, least_step)
     first = np.ceil(low / step - 1e-9)
-    return [float(np.round(k * step, 12)) for k in np.arange(first, high / step + 1e-9)]
+    return round_to(step, np.arange(first, high / step + 1e-9) * step).tolist()
 
 
 def chart(histogram: Histogram, subjects: tuple[str, ...], title: str, of: str) -> str:

@@ -113,7 +113,8 @@ def grey_window(values: NDArray[Any]) -> tuple[float, float]:
     if not sample.size:
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(sample, WINDOW_PERCENT))
-    return (low, high) if high > low else (low, low + 1.0)
+    # One grey level is less than the distance between neighbouring floats of 2**53 and more.
+    return (low, high) if high > low else (low, low + max(1.0, 1e-6 * abs(low)))
 
 
 def to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:

@@ -101,7 +101,7 @@ def nice_edges(low: float, high: float) -> Floats:
     >>> nice_edges(0.2, 3.9)[[0, 1, -1]].round(1).tolist()
     [0.2, 0.4, 4.0]
     """
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if not np.isfinite(high - low):
         return np.array([0.0, 1.0])
     if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-9):  # all alike
         side = max(0.05 * abs(low), 1e-3)
@@ -112,7 +112,18 @@ def nice_edges(low: float, high: float) -> Floats:
     first = np.floor(low / step + 1e-9)
     # What lies on the last edge is in the last bin, so a share of 1 has no bin above it.
     bins = max(1, int(np.ceil(high / step - 1e-9) - first))
-    return np.round((first + np.arange(bins + 1)) * step, 12)
+    return round_to(step, (first + np.arange(bins + 1)) * step)
+
+
+def round_to(step: float, values: Floats) -> Floats:
+    """Return multiples of a step without what floats add to them, e.g. 0.1 * 3.
+
+    Examples
+    --------
+    >>> round_to(0.1, np.array([0.1 * 3])), round_to(1e300, np.array([3e300]))
+    (array([0.3]), array([3.e+300]))
+    """
+    return np.round(values, 12) if step < 1 else values
 
 
 def whole_edges(low: float, high: float) -> Floats:

@@ -11,8 +11,15 @@ from engine.operations.listing import holds_confidential
 from engine.privacy import Pseudonyms
 from engine.sources.dicomweb import is_dicomweb
 from engine.sources.files import escape_path
-from engine.sources.places import absolute, holder_of
-from engine.store.config import CohortConfig, declare_roots, locate_root, new_root_name, read_config
+from engine.sources.places import absolute, holder_of, place_at
+from engine.store.config import (
+    CohortConfig,
+    declare_roots,
+    locate_root,
+    new_root_name,
+    read_config,
+    roots_inside,
+)
 from engine.store.root import Root
 
 CONFIDENTIAL_ROOT = "dicom"
@@ -28,7 +35,7 @@ def scopes_of(
     """Return (root name, path below it) for each source, or for all declared roots.
 
     A source inside a declared root belongs to it; another one becomes a new root, which is
-    confidential if it holds any DICOM file.
+    confidential if it holds any DICOM file. Roots inside a source are taken with it.
 
     Parameters
     ----------
@@ -59,6 +66,8 @@ def scopes_of(
             scopes.append((_declare_service(root, str(source).rstrip("/"), pseudonyms), ""))
             config = read_config(root)
             continue
+        if not str(source).strip():  # it would be the folder that the job was started in
+            raise NoSource("'' (an empty name)")
         path = absolute(source)
         located = locate_root(path, config)
         base = holder_of(path) if located is None or located[1] else path  # a root says more itself
@@ -71,6 +80,9 @@ def scopes_of(
         if located is None:
             raise ConfigError("cohort.toml", "a new root was not kept")
         scopes.append((located[0], escape_path(located[1])))
+        # A root inside a source has files of its own, which nobody else lists.
+        inside = roots_inside(path, config)
+        scopes += [(name, "") for name in inside if place_at(config.roots[name].path).is_there()]
     return scopes
 
 

@@ -23,6 +23,7 @@ from engine.store.layout import FIELDS
 from engine.store.results import DONE
 from engine.store.results import FAILED as RESULT_FAILED
 from engine.store.stacking import count_blocks
+from engine.store.subjects import join_subjects
 
 GROUP = ("date", "subject", "experiment")
 """What an experiment is: the layout's fields that ``<operation>_by_experiment`` groups by."""
@@ -81,10 +82,14 @@ def _subjects(operation: Operation, spec: TableSpec) -> pa.Table | None:
     """Return the subjects' table with names that collide with ours marked ``_of_subject``."""
     if spec.subjects is None:
         return None
-    taken = {*_reserved(operation), *spec.fields, "n_done", "n_failed"} - {"subject"}
-    return spec.subjects.rename_columns(
-        [f"{name}_of_subject" if name in taken else name for name in spec.subjects.column_names]
-    )
+    taken = {*_reserved(operation), *spec.fields, "_image"} - {"subject"}
+    names: list[str] = []
+    for name in spec.subjects.column_names:
+        while name in taken:
+            name += "_of_subject"
+        taken.add(name)
+        names.append(name)
+    return spec.subjects.rename_columns(names)
 
 
 def image_columns(operation: Operation, images: pa.Table, spec: TableSpec) -> pa.Table:
@@ -99,11 +104,7 @@ def image_columns(operation: Operation, images: pa.Table, spec: TableSpec) -> pa
     columns["image_id"] = images["image_id"]
     table = pa.table(columns)
     subjects = _subjects(operation, spec)
-    if subjects is None:
-        return table
-    order = table.append_column("_order", pa.array(np.arange(table.num_rows)))
-    joined = order.join(subjects, keys="subject", join_type="left outer", use_threads=False)
-    return joined.sort_by("_order").drop_columns(["_order"])
+    return table if subjects is None else join_subjects(table, subjects)
 
 
 def build_slice(
@@ -143,7 +144,7 @@ def build_slice(
         **details,
         "objects": objects.drop_columns(["_image"]),
         "images": by_image,
-        "experiments": _partial_experiments(operation, by_image, objects, spec),
+        "experiments": _partial_experiments(operation, by_image, objects),
     }
 
 
@@ -254,15 +255,9 @@ def _moments(
     return mean, np.sqrt(spread / np.maximum(count - 1, 1))
 
 
-def _partial_experiments(
-    operation: Operation, by_image: pa.Table, objects: pa.Table, spec: TableSpec
-) -> pa.Table:
+def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.Table) -> pa.Table:
     """Return counts and moments by experiment, in the form that `merge_experiments` merges."""
-    subjects = _subjects(operation, spec)
-    extra = [n for n in subjects.column_names if n != "subject"] if subjects is not None else []
-    images = by_image.select(
-        [*GROUP, *extra, *operation.by_image, "status", "orphaned"]
-    ).to_pandas()
+    images = by_image.select([*GROUP, *operation.by_image, "status", "orphaned"]).to_pandas()
     images["n_done"] = images["status"] == DONE
     images["n_failed"] = images["status"].isin([RESULT_FAILED, UNREADABLE])
     groups = images.groupby(list(GROUP), sort=True, dropna=False)
@@ -271,7 +266,6 @@ def _partial_experiments(
         images_failed=("n_failed", "sum"),
         images_missing=("status", lambda s: int((s == MISSING).sum())),
         images_orphaned=("orphaned", "sum"),
-        **{name: (name, "first") for name in extra},
     )
     found = objects.select([*GROUP, *operation.quantities]).to_pandas()
     by_group = found.groupby(list(GROUP), sort=True, dropna=False)
@@ -330,8 +324,8 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
     return pa.Table.from_pandas(merged.reset_index(), preserve_index=False)
 
 
-def finish_experiments(operation: Operation, merged: pa.Table) -> pa.Table:
-    """Turn merged sums into the table that people read."""
+def finish_experiments(operation: Operation, merged: pa.Table, spec: TableSpec) -> pa.Table:
+    """Turn merged sums into the table that people read, joined with the subjects."""
     frame: pd.DataFrame = merged.to_pandas()
     for name in (*operation.quantities, *operation.by_image):
         count = frame.pop(f"{name}_n") if name in operation.by_image else frame["count"]
@@ -340,4 +334,11 @@ def finish_experiments(operation: Operation, merged: pa.Table) -> pa.Table:
         frame.insert(
             list(frame.columns).index(f"{name}_mean") + 1, f"{name}_sd", spread.where(count > 1)
         )
-    return pa.Table.from_pandas(frame, preserve_index=False)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    subjects = _subjects(operation, spec)
+    if subjects is None:
+        return table
+    first = table.column_names.index("count")  # whom it is of comes before what was found
+    joined = join_subjects(table, subjects)
+    added = joined.column_names[table.num_columns :]
+    return joined.select([*table.column_names[:first], *added, *table.column_names[first:]])

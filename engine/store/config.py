@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tomllib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import tomlkit
+import tomlkit.items
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from engine.errors import (
@@ -45,6 +47,15 @@ class RootConfig(BaseModel):
     """Pixel size (y, x), micrometres, for files that do not say it themselves."""
     confidential: bool = False
     """Names of its files are never written down, only pseudonyms; a root with DICOM must be so."""
+
+    @field_validator("path")
+    @classmethod
+    def _place(cls, path: str) -> str:
+        if "://" in path:
+            return path
+        if not path.startswith("/"):  # relative to what depends on who starts the job
+            raise ValueError(f"{path!r} is relative; write the whole path, from the first /")
+        return os.path.normpath(path)
 
 
 class PseudonymsConfig(BaseModel):
@@ -119,6 +130,11 @@ class CohortConfig(BaseModel):
         for name in roots:
             if not name or any(sign in name for sign in "/#\\:") or name.startswith("."):
                 raise ValueError(f"a root can't be called {name!r}: no / # \\ : and no leading dot")
+        places: dict[str, str] = {}
+        for name, root in roots.items():
+            other = places.setdefault(root.path.rstrip("/"), name)
+            if other != name:  # each of its images would be there twice
+                raise ValueError(f"{other!r} and {name!r} are the same place, {root.path}")
         return roots
 
     def layout_of(self, root: str) -> Layout:
@@ -186,7 +202,7 @@ def parse_config(raw: bytes | None) -> CohortConfig:
         Naming the entry and what it must be.
     """
     try:
-        values = tomllib.loads(raw.decode()) if raw is not None else {}
+        values = tomllib.loads(_text(raw))
         config = CohortConfig.model_validate(values)
         for name in ["", *config.roots]:
             config.layout_of(name)
@@ -195,11 +211,25 @@ def parse_config(raw: bytes | None) -> CohortConfig:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = f"is not known. Entries: {', '.join(CohortConfig.model_fields)}"
+            message = f"is not known. Entries: {', '.join(_entries(first['loc'][:-1]))}"
         raise ConfigError(f"{TOML}, {where}", message) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(TOML, f"is not TOML: {error}") from None
     return config
+
+
+def _text(raw: bytes | None) -> str:
+    """Return the text of cohort.toml, without the mark that some editors put at its beginning."""
+    return "" if raw is None else raw.decode("utf-8-sig")
+
+
+def _entries(place: Sequence[int | str]) -> Iterable[str]:
+    """Return the entries that a section may have."""
+    sections: dict[str, type[BaseModel]] = {
+        "limits": Limits, "slides": SlidesConfig, "pseudonyms": PseudonymsConfig,
+        "roots": RootConfig,
+    }  # fmt: skip
+    return (sections[str(place[0])] if place else CohortConfig).model_fields
 
 
 def read_config(root: Root) -> CohortConfig:
@@ -215,7 +245,7 @@ def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: st
 
     def change(raw: bytes | None) -> bytes | None:
         parse_config(raw)
-        document = tomlkit.parse(raw.decode()) if raw is not None else tomlkit.document()
+        document = tomlkit.parse(_text(raw))
         if layout is not None:
             document["layout"] = layout
         elif raw is None:
@@ -223,7 +253,7 @@ def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: st
         table = document.setdefault("roots", tomlkit.table(is_super_table=True))
         for name, values in roots.items():
             if name not in table:
-                entry = tomlkit.table()
+                entry = _section_in(table)
                 entry.update(dict(values))
                 table[name] = entry
         new = tomlkit.dumps(document).encode()
@@ -244,7 +274,7 @@ def declare_key_check(root: Root, check: str) -> str:
     def change(raw: bytes | None) -> bytes | None:
         if parse_config(raw).pseudonyms is not None:
             return None
-        document = tomlkit.parse(raw.decode()) if raw is not None else tomlkit.document()
+        document = tomlkit.parse(_text(raw))
         entry = tomlkit.table()
         entry["key_check"] = check
         document["pseudonyms"] = entry
@@ -274,17 +304,43 @@ def declare_operation(
         declared = parse_config(raw).operations
         if name in declared and not replace:
             return None
-        document = tomlkit.parse(raw.decode()) if raw is not None else tomlkit.document()
+        document = tomlkit.parse(_text(raw))
         table = document.setdefault("operations", tomlkit.table(is_super_table=True))
-        entry = tomlkit.table()
-        for parameter, value in parameters.items():
-            if value is not None:
-                entry[parameter] = list(value) if isinstance(value, tuple) else value
-        table[name] = entry
+        # What is there is changed and not replaced: comments of people stand in it.
+        entry = table[name] if name in table else _section_in(table)
+        given = {parameter: value for parameter, value in parameters.items() if value is not None}
+        for parameter in set(entry) - set(given):
+            del entry[parameter]
+        for parameter, value in given.items():
+            plain = list(value) if isinstance(value, tuple) else value
+            if parameter not in entry or entry[parameter] != plain:
+                entry[parameter] = plain
+        if name not in table:
+            table[name] = entry
         new = tomlkit.dumps(document).encode()
         return None if new == raw else new
 
     return root.update(TOML, change)
+
+
+def _section_in(parent: Any) -> Any:
+    """Return a new section in the form that the one above it has; TOML mixes no forms."""
+    inline = isinstance(parent, tomlkit.items.InlineTable)
+    return tomlkit.inline_table() if inline else tomlkit.table()
+
+
+def roots_inside(path: str, config: CohortConfig) -> dict[str, str]:
+    """Return the roots that lie below a path, by name, and where: relative to it.
+
+    Examples
+    --------
+    >>> roots = {"all": RootConfig(path="/d"), "part": RootConfig(path="/d/a/part")}
+    >>> roots_inside("/d", CohortConfig(roots=roots))
+    {'part': 'a/part'}
+    """
+    above = path.rstrip("/") + "/"
+    places = {name: root.path.rstrip("/") for name, root in config.roots.items()}
+    return {name: at[len(above) :] for name, at in places.items() if at.startswith(above)}
 
 
 def locate_root(path: str, config: CohortConfig) -> tuple[str, str] | None:

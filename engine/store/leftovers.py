@@ -81,6 +81,11 @@ def list_ours(root: Root) -> list[Entry]:
     return [entry for prefix in PREFIXES for entry in root.list(prefix)]
 
 
+def own_folders(root: Root) -> list[str]:
+    """Return where a cohort keeps what it makes: paths or URLs of its folders."""
+    return [f"{root.url}/{prefix.split('/', 1)[0]}" for prefix in PREFIXES]
+
+
 def read_named(root: Root) -> Named:
     """Return what the ledgers name now."""
     shards = shards_ledger(root)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from engine.errors import ConfigError
@@ -15,9 +17,15 @@ from engine.store.root import Root
 ENTRY = "cohort.toml, subjects"
 """Where errors are said to be."""
 
+CODE = r"^\s*0[0-9]+\s*$"
+"""A value that is no number but a code: as a number, 007 would become 7."""
+
 
 def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, str | None]:
     """Return the subjects' table and the digest of its file, or None where none is named.
+
+    Names are as `subject_keys` makes them, and rows without one are left out: spreadsheets add
+    empty ones. A column of codes, such as 007, stays text.
 
     Parameters
     ----------
@@ -29,7 +37,7 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
     Raises
     ------
     ConfigError
-        If the file can't be read, lacks a column ``subject``, or names a subject twice.
+        If the file can't be read, lacks a column ``subject``, or names a subject or a column twice.
     """
     if config.subjects is None:
         return None, None
@@ -39,13 +47,83 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
         path = local / path
     try:
         data = path.read_bytes()
-        kinds = pyarrow.csv.ConvertOptions(column_types={"subject": pa.string()})
-        table = pyarrow.csv.read_csv(pa.BufferReader(data), convert_options=kinds)
+        text = data.decode("utf-8-sig").encode()
+        table = _parse(text)
+    except UnicodeDecodeError:
+        problem = f"{config.subjects} is not UTF-8; save it again as CSV in UTF-8"
+        raise ConfigError(ENTRY, problem) from None
     except (OSError, pa.ArrowInvalid) as error:
         problem = f"{config.subjects} can't be read: {type(error).__name__}"
         raise ConfigError(ENTRY, problem) from None
+    for name, times in Counter(table.column_names).items():
+        if times > 1:
+            raise ConfigError(ENTRY, f"{path.name} has {times} columns {name!r}")
     if "subject" not in table.column_names:
-        raise ConfigError(ENTRY, f"{path.name} has no column 'subject'")
+        hint = "; separate columns by commas" if ";" in table.column_names[0] else ""
+        raise ConfigError(ENTRY, f"{path.name} has no column 'subject'{hint}")
+    table = table.set_column(
+        table.column_names.index("subject"), "subject", subject_keys(table["subject"])
+    )
+    table = table.filter(pc.not_equal(table["subject"], ""))
     if len(set(table["subject"].to_pylist())) != table.num_rows:
         raise ConfigError(ENTRY, f"{path.name} names a subject twice")
     return table, digest_bytes(data)
+
+
+def _parse(text: bytes) -> pa.Table:
+    """Parse a CSV file: numbers and dates where all of a column are such, else text."""
+    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    header = pyarrow.csv.open_csv(pa.BufferReader(text), parse_options=parsing).schema.names
+    as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))
+    raw = pyarrow.csv.read_csv(
+        pa.BufferReader(text), parse_options=parsing, convert_options=as_text
+    )
+    codes = {
+        name: pa.string()
+        for name, column in zip(raw.column_names, raw.columns, strict=True)
+        if name.strip() == "subject" or pc.any(pc.match_substring_regex(column, CODE)).as_py()
+    }
+    kinds = pyarrow.csv.ConvertOptions(column_types=codes)
+    table = pyarrow.csv.read_csv(
+        pa.BufferReader(text), parse_options=parsing, convert_options=kinds
+    )
+    # A column without any value has the type null, which no table can be joined by or written with.
+    table = table.cast(
+        pa.schema(
+            pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type)
+            for f in table.schema
+        )
+    )
+    return table.rename_columns([name.strip() for name in table.column_names])
+
+
+def subject_keys(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    r"""Return names as they are compared: without spaces around them, letters composed (NFC).
+
+    A folder made on a Mac has ``ü`` as two characters, a CSV of the same name has one.
+
+    Examples
+    --------
+    >>> subject_keys(pa.chunked_array([[" s1", "Mu\u0308ller"]])).to_pylist()
+    ['s1', 'Müller']
+    """
+    return pc.utf8_normalize(pc.utf8_trim_whitespace(names), "NFC")
+
+
+def join_subjects(rows: pa.Table, subjects: pa.Table) -> pa.Table:
+    """Return rows with the columns of their subjects, null where a subject is not named.
+
+    Parameters
+    ----------
+    rows
+        With a column ``subject``.
+    subjects
+        From `read_subjects`, none of its other columns among those of ``rows``.
+    """
+    places = {name: n for n, name in enumerate(subjects["subject"].to_pylist())}
+    keys = subject_keys(rows["subject"]).to_pylist()
+    found = subjects.take(pa.array([places.get(key) for key in keys], pa.int64()))
+    for name in found.column_names:
+        if name != "subject":
+            rows = rows.append_column(name, found[name])
+    return rows

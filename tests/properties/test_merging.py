@@ -88,9 +88,9 @@ def test_any_cut_gives_the_tables_of_the_whole(
     left = merge_experiments(OPERATION, partials)
     groups = [merge_experiments(OPERATION, p) for p in (partials[:pivot], partials[pivot:]) if p]
     right = merge_experiments(OPERATION, groups)
-    due = finish_experiments(OPERATION, whole["experiments"]).to_pandas()
+    due = finish_experiments(OPERATION, whole["experiments"], SPEC).to_pandas()
     for merged in (left, right):
-        found = finish_experiments(OPERATION, merged).to_pandas()
+        found = finish_experiments(OPERATION, merged, SPEC).to_pandas()
         pd.testing.assert_frame_equal(found, due, check_dtype=False, rtol=1e-9, atol=1e-6)
     by_image = whole["images"].to_pandas()
     assert due["images"].sum() == len(by_image)

@@ -9,9 +9,16 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.errors import ConfigError
+from engine.errors import ConfigError, NoSource, UsageError
 from engine.graph.events import Events
-from engine.store.config import CohortConfig, RootConfig, locate_root, new_root_name
+from engine.store.config import (
+    CohortConfig,
+    RootConfig,
+    declare_operation,
+    locate_root,
+    new_root_name,
+    parse_config,
+)
 from tests.making import Counting, catalog, grey, night, put, states
 
 
@@ -27,8 +34,16 @@ def test_a_source_inside_a_known_root_belongs_to_it(
     inside = tmp_path / "data" / "d1" / "s0"
     cohort.ingest(tmp_path / "data" / "d1" / "s1", client=client)
     assert list(cohort.config.roots) == ["s1"]
-    cohort.ingest(tmp_path / "data", client=client)
+    put(tmp_path / "data" / "d1" / "s1" / "e1" / "i9.png", grey(9))
+    report = cohort.ingest(tmp_path / "data", client=client)
     assert list(cohort.config.roots) == ["s1", "data"]
+    # What lies in the inner root is there once, under its name, and is taken with the outer one.
+    assert (report.listed, report.unchanged, report.duplicates) == (5, 2, 0)
+    assert {name for name in states(cohort) if "s1/" in name} == {
+        "s1/e1/i1.png",
+        "s1/e1/i3.png",
+        "s1/e1/i9.png",
+    }
     put(inside / "e1" / "late.png", grey(70))
     (inside / "e1" / "i0.png").unlink()
     (tmp_path / "data" / "d1" / "s1" / "e1" / "i1.png").unlink()
@@ -36,7 +51,7 @@ def test_a_source_inside_a_known_root_belongs_to_it(
     # Only what lies in the scope is looked at: i1 is gone too, but nobody asked.
     assert (report.listed, report.new, report.orphaned) == (2, 1, 1)
     assert states(cohort)["data/d1/s0/e1/i0.png"] == "orphaned"
-    assert states(cohort)["data/d1/s1/e1/i1.png"] == "ready"
+    assert states(cohort)["s1/e1/i1.png"] == "ready"
     assert list(cohort.config.roots) == ["s1", "data"]
 
 
@@ -127,6 +142,79 @@ def test_the_longest_root_counts() -> None:
     assert new_root_name("/x/part", config) == "part-2"
     assert new_root_name("/x/a b:c", config) == "a-b-c"
     assert new_root_name("/", config) == "root"
+
+
+def test_a_renamed_root_leaves_no_image_there_twice(
+    cohort: engine.Cohort, tmp_path: Path, client: Client
+) -> None:
+    night(tmp_path / "data")
+    night(tmp_path / "more", seed=20)
+    cohort.ingest(tmp_path / "data", tmp_path / "more", client=client)
+    toml = tmp_path / "cohort" / "cohort.toml"
+    before = toml.read_text()
+    toml.write_text(before.replace("[roots.data]", "[roots.scans]"))
+    report = cohort.ingest(tmp_path / "more", client=client)  # of whatever is said to be taken
+    assert (report.listed, report.orphaned) == (4, 4)
+    assert cohort.ingest(client=client).new == 4
+    ready = [name for name, state in states(cohort).items() if state == "ready"]
+    assert sorted({name.split("/")[0] for name in ready}) == ["more", "scans"]
+    assert len(ready) == 8
+    toml.write_text(before)
+    report = cohort.ingest(client=client)
+    assert (report.returned, report.orphaned, report.new) == (4, 4, 0)
+
+
+def test_a_cohort_inside_a_root_takes_no_pictures_of_its_own(
+    tmp_path: Path, client: Client
+) -> None:
+    night(tmp_path / "data", 2)
+    cohort = engine.create(tmp_path / "data" / "cohort")
+    put(tmp_path / "data" / "cohort" / "qc" / "circles" / "overlay.png", grey(8))
+    put(tmp_path / "data" / "qc" / "theirs.png", grey(9))
+    assert cohort.ingest(tmp_path / "data", client=client).new == 3
+    assert cohort.ingest(tmp_path / "data" / "cohort", client=client).new == 0
+
+
+def test_what_can_be_no_source_or_cohort_is_said(cohort: engine.Cohort, tmp_path: Path) -> None:
+    with pytest.raises(NoSource, match="an empty name"):
+        cohort.ingest("")  # of a variable that was never set; else it is the folder one is in
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/cohort"):
+        with pytest.raises(UsageError, match="is a file"):
+            engine.create(tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("roots", "problem"),
+    [
+        ('a = { path = "/d/x" }\nb = { path = "/d/y/../x/" }', "'a' and 'b' are the same place"),
+        ('a = { path = "data" }', "'data' is relative"),
+        ('a = { path = "/d", layuot = "{name}" }', "Entries: path, layout, spacing_um"),
+    ],
+)
+def test_roots_that_would_be_taken_twice_or_nowhere_are_refused(roots: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_config(f"[roots]\n{roots}\n".encode())
+
+
+def test_cohort_toml_is_changed_in_the_form_that_it_has(
+    cohort: engine.Cohort, tmp_path: Path, client: Client
+) -> None:
+    night(tmp_path / "data", 1)
+    toml = tmp_path / "cohort" / "cohort.toml"
+    one = "roots = {}\noperations = { circles = { radius_px = [5, 9] } } # as drawn\n"
+    toml.write_bytes(b"\xef\xbb\xbf" + one.encode())  # as some editors begin a file
+    cohort.ingest(tmp_path / "data", client=client)
+    changed = {"radius_px": (6.0, 9.0), "polarity": "dark"}
+    declare_operation(cohort.root, "circles", changed, replace=True)
+    assert cohort.config.roots["data"].path == str(tmp_path / "data")
+    assert cohort.config.operations == {"circles": {"radius_px": [6.0, 9.0], "polarity": "dark"}}
+    assert "# as drawn" in toml.read_text()
+    toml.write_text("[operations.circles] # why\nradius_px = [5, 9]\nchannel = 1\n# the next\n")
+    declare_operation(cohort.root, "circles", changed, replace=True)
+    assert cohort.config.operations == {"circles": {"radius_px": [6.0, 9.0], "polarity": "dark"}}
+    assert "# why" in toml.read_text()
+    assert "# the next" in toml.read_text()
 
 
 def test_layouts_and_what_they_do_not_match(tmp_path: Path, client: Client) -> None:

@@ -13,14 +13,17 @@ from distributed import Client
 from typer.testing import CliRunner
 
 import engine
-from engine.errors import Interrupted
+from engine.errors import Interrupted, ParameterError, UsageError
+from engine.learning.aside import write_aside
 from engine.learning.comparison import NothingShared, compare
 from engine.learning.error_maps import FALSE, MISSED, error_map
 from engine.learning.evaluation import (
     NoEvaluation,
     Scored,
+    claim_place,
     evaluation_of,
     read_evaluation,
+    require_place,
     write_evaluation,
 )
 from engine.learning.evaluation_page import told_interval
@@ -219,3 +222,21 @@ def test_the_command_line_shows_differences_and_asks_for_masks(
         refused = call(app, arguments)
         assert refused.exit_code == 2, arguments
         assert "Traceback" not in refused.output
+
+
+def test_a_folder_with_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "data" / "errors" / "theirs.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"")
+    for folder in (tmp_path / "data", theirs):
+        with pytest.raises(ParameterError, match="of an earlier evaluation"):
+            require_place(folder)
+    assert theirs.exists()
+    stopped = tmp_path / "stopped"
+    require_place(stopped)
+    claim_place(stopped)
+    require_place(stopped)
+    with pytest.raises(NoEvaluation):
+        read_evaluation(stopped)
+    with pytest.raises(UsageError, match="can't be written"):
+        write_aside(theirs / "plots.png", b"")

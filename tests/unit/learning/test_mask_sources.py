@@ -25,8 +25,10 @@ from engine.errors import (
 from engine.geometry import Region
 from engine.kernels.contours import fill_contour
 from engine.kernels.tissue import Tissue
+from engine.learning.cards import classes_named
 from engine.learning.label_images import LabelImages
 from engine.learning.mask_files import LayeredFiles, MaskFolders
+from engine.learning.masked import card_name
 from engine.learning.masks import ContourMasks, Masks, NoMask
 from engine.phantoms.marrow_options import MarrowOptions
 from engine.phantoms.marrow_writing import write_marrow
@@ -272,3 +274,9 @@ def note(cohort: engine.Cohort, path: Path) -> None:
     ledger = shards_ledger(cohort.root)
     part = ledger.write_part(shard_table(rows))
     commit_rows(ledger, ledger.snapshot(), lambda _: ([part], []))
+
+
+@pytest.mark.parametrize("name", ["Left Ventricle", "2", "é", "", "x" * 99, "LV-endo"])
+def test_a_structure_of_any_name_can_be_a_class(name: str) -> None:
+    (_, found) = classes_named(["background", card_name(name)])
+    assert 0 < len(found.name) <= 40

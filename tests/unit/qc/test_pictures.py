@@ -44,6 +44,11 @@ def test_blank_images_are_black(value):
     assert show(np.full((1, 20, 20), value, np.uint8)).pixels.max() == 0
 
 
+@pytest.mark.parametrize("value", [1e30, -1e30, 1e300, 2.0**53])
+def test_blank_images_of_huge_values_are_black(value):
+    assert show(np.full((1, 20, 20), value)).pixels.max() == 0
+
+
 def test_colour_of_8_bits_is_kept():
     colours = np.random.default_rng(0).integers(0, 255, (4, 30, 40)).astype(np.uint8)
     for channels in (3, 4):

@@ -141,6 +141,17 @@ def test_edges_hold_the_range_and_are_few(low, span, whole):
     assert (np.diff(edges) > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(1e300, 1e300), (1e200, 3e300), (-1e308, 1e308), (1e16, 1e16 + 2), (0, 5e-324)],
+)
+def test_any_floats_have_edges_and_ticks(low, high):
+    edges = nice_edges(low, high)
+    assert np.isfinite(edges).all()
+    assert (np.diff(edges) > 0).all()
+    assert 2 <= len(ticks(edges[0], edges[-1])) <= 6
+
+
 def test_a_chart_says_what_it_counts_and_in_which_unit():
     edges = nice_edges(10, 60)
     counts = np.ones((12, len(edges) - 1), np.int64) * np.arange(1, 13)[:, None]
