@@ -167,6 +167,17 @@ def test_vacuoles_are_counted_whole_and_lie_in_the_labels(
                 mine["equivalent_diameter_um"], 4 * mine["equivalent_diameter_px"]
             )
         assert list(mine["object"]) == list(range(1, len(mine) + 1))
+        # The label image of objects is numbered as the table is, also where blocks were cut.
+        stack = label_stack(image.stack, engine.segment().object_image.name)
+        objects_there = reader.read(
+            stack, (int(image.t), 0, slice(0, image.height), slice(0, image.width))
+        )
+        assert objects_there.dtype == np.uint32
+        assert ((objects_there > 0) == (labels == Tissue.FAT)).all()
+        each = regionprops(objects_there)
+        assert [p.label for p in each] == list(mine["object"])
+        assert [p.area for p in each] == list(mine["area_px"])
+        np.testing.assert_allclose([p.centroid for p in each], mine[["y", "x"]], atol=1e-6)
     assert not cohort.verify().problems
 
 
@@ -233,7 +244,7 @@ def test_networks_run_where_the_gpus_slot_is_and_nowhere_else(
         assert len(slots) == 1
         (report,) = cohort.run(operation, client=client)
     assert (report.planned, report.failed) == (3, 0)
-    parts = sorted(place_of(cohort).glob(f"results/segment/v2/*{report.key}/*.parquet"))
+    parts = sorted(place_of(cohort).glob(f"results/segment/v3/*{report.key}/*.parquet"))
     mine = pd.concat([pq.ParquetFile(part).read().to_pandas() for part in parts])
     assert len(mine) == 4, "one image has two blocks"
     assert set(mine["worker"]) == slots
