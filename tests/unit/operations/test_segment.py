@@ -15,6 +15,7 @@ from distributed import Client
 from skimage.measure import label, regionprops
 
 import engine
+import engine.operations.plan
 from engine.errors import ParameterError, WorkerUnfit
 from engine.kernels.tissue import Tissue, bone_density, class_areas
 from engine.learning.bundles import write_bundle
@@ -249,6 +250,41 @@ def test_networks_run_where_the_gpus_slot_is_and_nowhere_else(
     assert len(mine) == 4, "one image has two blocks"
     assert set(mine["worker"]) == slots
     assert set(mine["device"]) == {"cpu"}
+
+
+def loads_here() -> int:
+    """Return how many models this process has loaded."""
+    return LOADED.loads
+
+
+@needs_torch
+def test_each_process_that_segments_loads_the_model_once(
+    cohort: engine.Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two processes, many units and two keys of one model."""
+    monkeypatch.setattr(engine.operations.plan, "UNIT_IMAGES", 1)
+    for n in range(8):
+        put(tmp_path / f"data/i{n}.png", np.full((32, 48, 3), 9 * n, np.uint8))
+    small = engine.create(tmp_path / "c", layout="{name}")
+    with (tmp_path / "c/cohort.toml").open("a") as toml:
+        toml.write("\n[limits]\nshard_images = 1\n")
+    first = engine.segment(model=str(bundle), device="cpu")
+    with connect_quietly(
+        where="local", workers=2, threads_per_worker=1, resources={"GPU": 1}
+    ) as client:
+        small.ingest(tmp_path / "data", client=client)
+        assert set(client.run(loads_here).values()) == {0}
+        for operation in (first, first.model_copy(update={"vacuole_radius_px": 7.0})):
+            (report,) = small.run(operation, client=client)
+            assert (report.planned, report.failed) == (8, 0)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        loads = {str(workers[at]["name"]): n for at, n in client.run(loads_here).items()}
+    parts = [*Path(small.root.url).glob("results/segment/v3/*/*.parquet")]
+    units = pd.concat(
+        pq.ParquetFile(part).read(["worker"]).to_pandas().drop_duplicates() for part in parts
+    )
+    assert len(units) >= 8, "many units"
+    assert loads == dict.fromkeys(units["worker"].unique(), 1)
 
 
 @needs_torch
