@@ -429,52 +429,6 @@ def test_a_graph_out_of_a_package_runs_unchanged(tmp_path: Path) -> None:
             assert np.array_equal(found[n]["labels"], planes.argmax(0))
 
 
-@needs_torch
-def test_a_fusion_trains_is_kept_and_answers_end_to_end(tmp_path: Path) -> None:
-    import safetensors.torch
-    import torch
-
-    from engine.kernels.networks.building import create_network
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    options = {"width": 2, "blocks": [1, 1, 1, 1], "pool_px": 64}
-    network = create_network("fusion", options, 3, 2).train()
-    pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint8)
-    pixels[0, :, 32:] //= 4  # the right half is less red
-    truth = np.zeros((64, 64), np.int64)
-    truth[:, 32:] = 1
-    images = (torch.from_numpy(pixels[None].astype(np.float32)) - 127.5) / 127.5
-    images = images.repeat(2, 1, 1, 1)
-    target = torch.from_numpy(truth)[None].repeat(2, 1, 1)
-    losses = []
-    for _ in range(6):  # plain steps: torch's optimizers take ten seconds to import
-        loss = torch.nn.functional.cross_entropy(network(images), target)
-        network.zero_grad()
-        loss.backward()
-        with torch.no_grad():
-            for weight in network.parameters():
-                weight -= 0.05 * weight.grad
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.8 * losses[0]
-    for part in network.modules():  # a few steps are too few for their running means
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = None
-            part.reset_running_stats()
-    with torch.inference_mode():
-        network(images)
-    classes = (ClassCard(name="red", colour="#ff0000"), ClassCard(name="rest", colour="#000000"))
-    card = Card(name="f", architecture="fusion", options=options, classes=classes, tile_px=64,
-                halo_px=64)  # fmt: skip
-    weights = safetensors.torch.save(network.state_dict())
-    made = write_bundle(tmp_path / "fusion", card, weights)
-    labels = engine.segment(model=str(made.directory), device="cpu").segment(pixels)
-    with torch.inference_mode():
-        due = network.eval()(images)[0].argmax(0).numpy()
-    assert (labels == due).mean() >= 0.999
-    assert (labels == truth).mean() > 0.8
-
-
 def test_classes_are_named_in_the_order_of_labels() -> None:
     frame: Any = engine.segment()(np.full((3, 40, 40), 235, np.uint8))
     assert list(frame["class_name"]) == [tissue.name.lower() for tissue in Tissue]
