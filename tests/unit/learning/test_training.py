@@ -182,9 +182,15 @@ def test_a_cohort_trains_a_model_that_segment_takes(
     cohort, masks = marrow
     folder = tmp_path / "trained"
     settings = {**SETTINGS.model_dump(exclude={"augmentation"}), "steps": 6, "name": "small"}
-    with pytest.raises(TrainingStopped) as stopped:
+    with pytest.raises(TrainingStopped, match="before a step") as stopped:
         cohort.train(folder, masks, settings, client=client, stop=lambda: True, device="cpu")
     assert stopped.value.exit_code == 130
+    assert not folder.exists()
+    asked = iter([False, False])  # then while it trains
+    with pytest.raises(TrainingStopped):
+        cohort.train(
+            folder, masks, settings, client=client, stop=lambda: next(asked, True), device="cpu"
+        )
     report = cohort.train(
         folder, masks, settings, client=client, device="cpu", made_by="cohort train"
     )
