@@ -20,6 +20,7 @@ from engine.graph.ingest import Ingest
 from engine.graph.ingest_report import IngestReport
 from engine.graph.learning_door import Learning
 from engine.graph.notebook import events_here
+from engine.graph.number import run_numbers
 from engine.graph.publish import Publisher
 from engine.graph.qc_door import QualityControl
 from engine.graph.reduce import make_tables
@@ -28,6 +29,7 @@ from engine.images import Images, stack_tree
 from engine.operations.base import Operation
 from engine.operations.history import most_used_key
 from engine.operations.inputs import read_inputs
+from engine.operations.labelled import read_labels_due
 from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
 from engine.operations.scopes import needed_roots, scopes_of
@@ -45,7 +47,6 @@ from engine.store.config import (
     read_config,
     read_identity,
 )
-from engine.store.labels import read_label_state
 from engine.store.root import STAGING, Root, open_root
 from engine.store.tables import read_table, table_names_there
 
@@ -193,9 +194,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             where=where,
             limit=limit,
             retry_failed=retry_failed,
-            labels=read_label_state(self.root, operation.label_name)
-            if operation.label_classes
-            else None,
+            labels=read_labels_due(self.root, operation, images),
         )
         return publisher, plan, (catalog.version, images)
 
@@ -284,6 +283,10 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
                 self.root, operation, plan, client, self._files(), publisher, report,
                 events=events, stop=stop,
             )  # fmt: skip
+        run_numbers(
+            self.root, operation, images, publisher, self._files, client,
+            events=events, stop=stop,
+        )  # fmt: skip
         complete = where is None and limit is None and plan.selected > 0
         report.declared = self._declare(operation, complete, declare)
         report.trial = not self._is_declared(operation)

@@ -32,8 +32,10 @@ def random_network(architecture: str, options: dict[str, Any]) -> Network:
     """Return a network whose classes are all used: random weights, running statistics fitted."""
     torch.manual_seed(3)
     network = create_network(architecture, options, channels=3, classes=4).train()
-    pixels = torch.from_numpy(smooth_pixels((128, 128), seed=1)[None].astype(np.float32))
-    images = (pixels - 128) / 60
+    # A mean of all is one value a plane of one image, and those of one image have no variance.
+    pooled = architecture in ("deeplabv3", "fusion") and "pool_px" not in options
+    seen = [smooth_pixels((128, 128), seed) for seed in ((1, 2) if pooled else (1,))]
+    images = (torch.from_numpy(np.stack(seen).astype(np.float32)) - 128) / 60
     with torch.inference_mode():
         for _ in range(20):
             network(images)

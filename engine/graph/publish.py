@@ -179,6 +179,10 @@ class Publisher:
         """Tell whether all of these rows were published since the run was planned."""
         return all(row in self._taken for row in rows)
 
+    def done(self, row: RowId) -> bool:
+        """Tell whether the ledger has an answer for a row, as far as is known here."""
+        return self._status.get(row) == DONE
+
     def missing(self, wanted: Iterable[RowId]) -> int:
         """Return how many rows are not in the ledger."""
         rows = set(wanted)

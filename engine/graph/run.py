@@ -30,6 +30,7 @@ from engine.operations.unit import (
 from engine.store.annotations import Ref, read_annotations
 from engine.store.catalog import ShardRow
 from engine.store.label_commits import LabelPublisher
+from engine.store.pixels import label_stack
 from engine.store.results import record_key
 from engine.store.root import Root
 
@@ -155,9 +156,8 @@ def run_plan(
     copies = pack_copies(plan.copies, publisher.parts_of(map(original_of, plan.copies)))
     record_key(root, operation.identity, plan.key)
     if operation.label_classes:
-        publisher.labels = LabelPublisher(root, operation.label_name, plan.damaged)
-        stacks = {item.stack for item in plan.items}
-        publisher.labels.open(stacks, operation.label_classes, {row.path: row for row in files})
+        publisher.labels = LabelPublisher(root, plan.damaged)
+        _open_labels(publisher.labels, operation, plan, {row.path: row for row in files})
     shown.start(operation.name, plan.to_compute, "images")
     files_of = FilesOf(files)
     annotations = read_annotations(root) if "annotation" in operation.inputs else None
@@ -244,6 +244,20 @@ def run_plan(
         raise Interrupted(done, left())
     if missing := publisher.missing(wanted):
         raise Incomplete(missing, plan.selected)
+
+
+def _open_labels(
+    labels: LabelPublisher, operation: Operation, plan: Plan, files: Mapping[str, ShardRow]
+) -> None:
+    stacks = {item.stack for item in plan.items}
+    wanted = [(stack, operation.class_image) for stack in stacks]
+    if operation.labels_objects:
+        giants = {item.stack for item in plan.items if item.block is not None}
+        # A block that is computed again may change the numbers in all of them: until they are
+        # written again (`run_numbers`) there are none.
+        labels.retract(label_stack(stack, operation.object_image.name) for stack in giants)
+        wanted += [(stack, operation.object_image) for stack in stacks - giants]
+    labels.open(wanted, files)
 
 
 def rows_of_unit(unit: Unit) -> list[tuple[str, str, int | None]]:

@@ -50,12 +50,14 @@ class TrainingLost(EngineError):
 
 
 class TrainingStopped(EngineError):
-    """Ctrl-C ended a training early: (folder, step, steps)."""
+    """Ctrl-C ended a training early: (folder, step, steps); None is before its first step here."""
 
     exit_code = 130
 
     def __str__(self) -> str:
         folder, step, steps = self.args
+        if step is None:
+            return f"Stopped before a step was made; {folder} is as it was."
         return (
             f"Stopped after step {step} of {steps}; the state is kept in {folder}. The same "
             "command goes on from there."
@@ -114,6 +116,8 @@ def train_on_worker(
         If workers died and nothing was learnt between.
     NoWorkers, NoWorkerForResource, SchedulerLost
     """
+    if stop():  # asked for while workers started
+        raise TrainingStopped(task.folder, None, task.settings.steps)
     asked = dict(GPU_SLOT if resources is None else resources)
     require_slots(client, asked)
     topic = f"cohort-train-{secrets.token_hex(8)}"
@@ -145,8 +149,8 @@ def train_on_worker(
     raise TrainingLost(task.folder, max(0, reached))
 
 
-def training_task(topic: str, task: TrainingTask) -> dict[str, Any]:
-    """Train, on a worker, with the threads that it has."""
+def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
+    """Train, on a worker, with the threads that it has; None is stopped before it began."""
     try:
         import torch
     except ImportError:
@@ -194,7 +198,11 @@ def training_task(topic: str, task: TrainingTask) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(worker.state.nthreads)
     try:
-        samples = list(read_samples(task.root, task.images, task.masks, place / SAMPLES, unpacked))
+        samples = []
+        for sample in read_samples(task.root, task.images, task.masks, place / SAMPLES, unpacked):
+            samples.append(sample)
+            if stop():
+                return None
         report = run_training(
             place,
             samples,
@@ -257,7 +265,9 @@ def _told(step: int, metrics: dict[str, float]) -> str:
     return f"Step {step:,}: loss {metrics['loss']:.3f}; DSC {dsc}{density}"
 
 
-def _report(task: TrainingTask, report: dict[str, Any]) -> dict[str, Any]:
+def _report(task: TrainingTask, report: dict[str, Any] | None) -> dict[str, Any]:
+    if report is None:
+        raise TrainingStopped(task.folder, None, task.settings.steps)
     if report["step"] < report["steps"]:
         raise TrainingStopped(task.folder, report["step"], report["steps"])
     return report

@@ -32,8 +32,9 @@ class Pieces:
     Attributes
     ----------
     pieces
-        ``y``, ``x`` (centroid, pixels of the whole plane), ``area_px``, ``yy``, ``xx``, ``yx``
-        (central second moments, sums over pixels), ``touches_border`` (of the whole plane).
+        ``first`` (of its pixels, as a place in the whole plane row by row), ``y``, ``x`` (centroid,
+        pixels of the whole plane), ``area_px``, ``yy``, ``xx``, ``yx`` (central second moments,
+        sums over pixels), ``touches_border`` (of the whole plane). In the order of ``first``.
     runs
         Where pieces touch a border beyond which the plane goes on: ``side``, ``line`` (the row or
         column of the plane), ``start``, ``stop`` (half-open, along it) and ``piece``.
@@ -55,12 +56,14 @@ def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None =
     whole
         Size of the plane; None is that of the mask.
     """
-    numbered, count = label(mask, connectivity=1, return_num=True)
+    numbered, count = _numbered(mask)
     flat = np.flatnonzero(numbered)
     piece = numbered.ravel()[flat] - 1
     width = mask.shape[1]
     y, x = (flat // width).astype(np.float64), (flat % width).astype(np.float64)
     area = np.bincount(piece, minlength=count)
+    began = np.empty(count, np.int64)
+    began[piece[::-1]] = flat[::-1]  # of values given to one place the last one stays
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.bincount(piece, values, count) / area
@@ -82,8 +85,10 @@ def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None =
         else:
             touches[edge[edge > 0] - 1] = True
     side, line, start, stop, owner = np.concatenate(runs).T
+    across = (whole or mask.shape)[1]
     return Pieces(
         {
+            "first": (began // width + origin[0]) * across + began % width + origin[1],
             "y": cy + origin[0],
             "x": cx + origin[1],
             "area_px": area,
@@ -94,6 +99,45 @@ def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None =
         },
         {"side": side, "line": line, "start": start, "stop": stop, "piece": owner},
     )
+
+
+def _numbered(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
+    """Return the pieces of a mask by number, from 1 in the order of their first pixels."""
+    numbered, count = label(mask, connectivity=1, return_num=True)
+    return numbered, int(count)
+
+
+def number_pixels(
+    mask: NDArray[np.bool_], numbers: NDArray[np.integer] | None = None, before: int = 0
+) -> NDArray[np.uint32]:
+    """Return (y, x): of each pixel of a mask the number of its object, of others 0.
+
+    Parameters
+    ----------
+    mask
+        (y, x): a plane, or one block of it.
+    numbers
+        The objects of the pieces that `find_pieces` finds in it, in that order; None where each
+        piece is an object, and is numbered in that order.
+    before
+        Without ``numbers``: the highest number that is taken.
+
+    Raises
+    ------
+    ValueError
+        If the mask has another number of pieces.
+
+    Examples
+    --------
+    >>> number_pixels(np.array([[True, False, True]]), before=4)
+    array([[5, 0, 6]], dtype=uint32)
+    """
+    numbered, count = _numbered(mask)
+    if numbers is None:
+        numbers = np.arange(1, count + 1) + before
+    if len(numbers) != count:
+        raise ValueError(f"{count} pieces, but {len(numbers)} numbers")
+    return np.concatenate(([0], numbers)).astype(np.uint32)[numbered]
 
 
 def _runs(side: int, edge: NDArray[np.integer], line: int, first: int) -> NDArray[np.int32]:
@@ -165,7 +209,10 @@ def add_pieces(number: NDArray[np.integer], pieces: Columns) -> dict[str, NDArra
     area = added(part)
     y, x = added(pieces["y"] * part) / area, added(pieces["x"] * part) / area
     dy, dx = pieces["y"] - y[number], pieces["x"] - x[number]  # the parallel axis theorem
+    first = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first, number, pieces["first"])
     return {
+        "first": first,
         "y": y,
         "x": x,
         "area_px": np.rint(area).astype(np.int64),

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import EngineError, ParameterError, UsageError
 from engine.geometry import YX, Region
+from engine.operations.labelled import Labelled
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.reading import in_reading_order
 from engine.store.annotations import Contour
 from engine.store.digests import digest_of
-from engine.store.labels import LabelClass
 
 INPUTS = ("content", "spacing", "rescale", "annotation")
 """What an operation can declare that it reads of an image."""
@@ -93,7 +93,7 @@ class Image:
         raise ParameterError("array", pixels.shape, "of shape (y, x), (c, y, x) or (y, x, 3)")
 
 
-class Operation(BaseModel):
+class Operation(Labelled, BaseModel):
     """A named, versioned question with its parameters; small, frozen, picklable.
 
     Subclasses set the class variables, declare parameters as fields, and write `measure`. Values
@@ -187,20 +187,6 @@ class Operation(BaseModel):
             "parameters": parameters,
             "weights": self.weights,
         }
-
-    @property
-    def label_classes(self) -> tuple[LabelClass, ...]:
-        """What the values of the operation's label images stand for; none: it makes none.
-
-        `measure` of one that has some also answers ``labels``: uint8 (y, x), of the ``write``
-        region where there is one. They are kept beside the pixels, and shown by viewers.
-        """
-        return ()
-
-    @property
-    def label_name(self) -> str:
-        """Name of its label images below ``labels/`` of each stack."""
-        return f"{self.name}@{self.key[:8]}"
 
     @property
     def key(self) -> str:

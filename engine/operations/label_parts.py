@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from engine.operations.answers import Answer
 from engine.operations.base import Operation
+from engine.operations.plan import Item
 from engine.store.catalog import ShardRow
 from engine.store.digests import digest_bytes
 from engine.store.label_commits import LabelPart
+from engine.store.labels import LabelImage
 from engine.store.pixels import StackWriter, label_stack
 from engine.store.root import STAGING, Root
 from engine.store.shards import count_chunks
@@ -37,21 +39,30 @@ def write_labels(
     shards: dict[tuple[str, int], list[Answer]] = {}
     for answer in answers:
         item = answer.item
-        if item.block is not None:
-            parts += _write_block(root, operation.label_name, answer)
+        if item.block is not None:  # its objects are numbered when all blocks are there
+            parts += write_block(root, operation.class_image, item, answer.labels)
         else:
             shards.setdefault((item.stack, item.shard), []).append(answer)
-    for (stack, shard), members in shards.items():
-        writer = StackWriter(root, label_stack(stack, operation.label_name))
-        parts.append(_write_images(root, writer, stack, shard, operation.label_name, members))
+    for members in shards.values():
+        parts.append(_write_images(root, operation.class_image, members, lambda labels: labels))
+        if operation.labels_objects:
+            parts.append(
+                _write_images(root, operation.object_image, members, operation.label_objects)
+            )
     return tuple(parts)
 
 
 def _write_images(
-    root: Root, writer: StackWriter, stack: str, shard: int, name: str, members: Sequence[Answer]
+    root: Root,
+    image: LabelImage,
+    members: Sequence[Answer],
+    of: Callable[[NDArray[np.uint8]], NDArray[Any]],
 ) -> LabelPart:
     """Write the labels of images of one shard of a stack or series."""
-    pixels = np.zeros(writer.shape_of(shard), np.uint8)
+    first = members[0].item
+    stack, shard = label_stack(first.stack, image.name), first.shard
+    writer = StackWriter(root, stack)
+    pixels = np.zeros(writer.shape_of(shard), image.dtype)
     corner = np.unravel_index(shard, writer.grid)
     taken = []
     for answer in members:
@@ -62,24 +73,25 @@ def _write_images(
         if answer.labels is not None:
             height, width = answer.labels.shape
             place = (t, 0) if z is None else (t, 0, z)
-            pixels[(*place, slice(0, height), slice(0, width))] = answer.labels
-    return _part(root, writer, label_stack(stack, name), 0, shard, pixels, tuple(sorted(taken)))
+            pixels[(*place, slice(0, height), slice(0, width))] = of(answer.labels)
+    return _part(root, writer, stack, 0, shard, pixels, tuple(sorted(taken)))
 
 
-def _write_block(root: Root, name: str, answer: Answer) -> list[LabelPart]:
-    """Write the labels of one block of a giant image: its shard of each level.
+def write_block(
+    root: Root, image: LabelImage, item: Item, labels: NDArray[Any] | None
+) -> list[LabelPart]:
+    """Write the labels of one block of a giant image aside: its shard of each level.
 
     A pixel of a level is the first of those that it covers; blocks begin at multiples of 2,048, so
-    that is the same pixel whichever block it is in.
+    that is the same pixel whichever block it is in. No labels are blank ones.
     """
-    item = answer.item
-    stack, shard = label_stack(item.stack, name), item.block or 0
+    stack, shard = label_stack(item.stack, image.name), item.block or 0
     parts = []
     for level in range(len(level_shapes((1, *item.shape)))):
         writer = StackWriter(root, stack, level)
-        pixels = np.zeros(writer.shape_of(shard), np.uint8)
-        if answer.labels is not None:
-            pixels[0, 0] = answer.labels[:: 2**level, :: 2**level]
+        pixels = np.zeros(writer.shape_of(shard), image.dtype)
+        if labels is not None:
+            pixels[0, 0] = labels[:: 2**level, :: 2**level]
         parts.append(_part(root, writer, stack, level, shard, pixels, None))
     return parts
 

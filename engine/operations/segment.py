@@ -28,6 +28,8 @@ from engine.operations.segment_objects import (
     RUNS,
     join_pieces,
     measure_pieces,
+    number_blocks,
+    number_labels,
     objects_table,
 )
 from engine.store.labels import LabelClass
@@ -90,7 +92,7 @@ class Segment(Operation):
     """
 
     name: ClassVar[str] = "segment"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     objects: ClassVar[pa.Schema] = OBJECTS
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
     singular: ClassVar[str] = "label"
@@ -148,6 +150,21 @@ class Segment(Operation):
     def label_classes(self) -> tuple[LabelClass, ...]:
         """What the values of its label images stand for, from the model's card."""
         return tuple(LabelClass(n, c.name, c.colour) for n, c in enumerate(self.classes))
+
+    @property
+    def labels_objects(self) -> bool:
+        """Whether the model's card has classes whose objects are counted."""
+        return any(c.countable for c in self.classes)
+
+    def label_objects(
+        self, labels: NDArray[np.uint8], numbers: Any | None = None
+    ) -> NDArray[np.uint32]:
+        """Return which object each pixel is of; see `Labelled.label_objects`."""
+        return number_labels(labels, [c.countable for c in self.classes], numbers)
+
+    def number_blocks(self, blocks: Sequence[pa.Table]) -> Sequence[Any]:
+        """Return the numbers of the objects in each block; see `Labelled.number_blocks`."""
+        return number_blocks(blocks)
 
     def prepare(self) -> None:
         """Load the model, once in each worker's process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from engine.kernels.pieces import (
     eccentricity,
     find_pieces,
     merge_pieces,
+    number_pixels,
 )
 
 PIECES = pa.struct(
     [
+        ("first", pa.int64()),
         ("y", pa.float64()),
         ("x", pa.float64()),
         ("area_px", pa.int64()),
@@ -77,6 +80,34 @@ def _listed(columns: Sequence[Columns | None], kind: pa.StructType) -> pa.ListAr
     return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(kind)))
 
 
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """Objects of groups of rows: by group, and within one by their first pixels."""
+
+    of_piece: NDArray[np.int64]  # the row of each piece
+    number: NDArray[np.int64]  # its object, from 0
+    objects: Columns  # in their order
+    group: NDArray[np.int64]  # of each object
+
+
+def _join(found: pa.Table, group: NDArray[np.int64]) -> _Joined:
+    pieces, of_piece = _flat(found, "pieces")
+    runs, of_run = _flat(found, "runs")
+    # Pieces are numbered within their row; here by their place among all.
+    before = np.searchsorted(of_piece, np.arange(found.num_rows))
+    runs["piece"] = runs["piece"] + before[of_run]
+    owner = group[of_piece]
+    number = merge_pieces(owner, pieces, runs)
+    whole = add_pieces(number, pieces)
+    of_object = np.zeros(len(whole["y"]), np.int64)
+    of_object[number] = owner
+    order = np.lexsort((whole["first"], of_object))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    columns = {name: column[order] for name, column in whole.items()}
+    return _Joined(of_piece, rank[number], columns, of_object[order])
+
+
 def join_pieces(
     found: pa.Table, group: NDArray[np.int64], groups: int
 ) -> tuple[pa.ListArray, NDArray[np.int64]]:
@@ -91,22 +122,59 @@ def join_pieces(
     groups
         How many there are.
     """
-    pieces, of_piece = _flat(found, "pieces")
-    runs, of_run = _flat(found, "runs")
-    # Pieces are numbered within their row; here by their place among all.
-    before = np.searchsorted(of_piece, np.arange(found.num_rows))
-    runs["piece"] = runs["piece"] + before[of_run]
-    owner = group[of_piece]
-    number = merge_pieces(owner, pieces, runs)
-    whole = add_pieces(number, pieces)
-    of_object = np.zeros(len(whole["y"]), np.int64)
-    of_object[number] = owner
-    order = np.lexsort((whole["x"], whole["y"], of_object))
-    counts = np.bincount(of_object, minlength=groups)
-    fields = [pa.array(whole[f.name][order], f.type) for f in PIECES]
+    joined = _join(found, group)
+    counts = np.bincount(joined.group, minlength=groups)
+    fields = [pa.array(joined.objects[f.name], f.type) for f in PIECES]
     offsets = pa.array(np.concatenate(([0], np.cumsum(counts))), pa.int32())
     structs = pa.StructArray.from_arrays(fields, fields=list(PIECES))
     return pa.ListArray.from_arrays(offsets, structs), counts
+
+
+def number_blocks(blocks: Sequence[pa.Table]) -> list[list[NDArray[np.int64]]]:
+    """Return, for each block of one image and each class, the numbers of the pieces' objects.
+
+    They are those of `objects_table`.
+
+    Parameters
+    ----------
+    blocks
+        What each answered: a row for each class, with ``label``, ``pieces`` and ``runs``.
+    """
+    found = pa.concat_tables(blocks)
+    joined = _join(found, found["label"].to_numpy().astype(np.int64))
+    ends = np.searchsorted(joined.of_piece, np.arange(1, found.num_rows))
+    rows = iter(np.split(joined.number + 1, ends))
+    return [[next(rows) for _ in range(block.num_rows)] for block in blocks]
+
+
+def number_labels(
+    labels: NDArray[np.uint8],
+    countable: Sequence[bool],
+    numbers: Sequence[NDArray[np.int64]] | None = None,
+) -> NDArray[np.uint32]:
+    """Return (y, x): the number of the object that each pixel is of, 0 where it is of none.
+
+    Parameters
+    ----------
+    labels
+        (y, x) of an image or of a block.
+    countable
+        Which classes are counted.
+    numbers
+        Of a block: what `number_blocks` says of it; None of a whole image.
+
+    Raises
+    ------
+    ValueError
+        If these are not the labels that the numbers were made of.
+    """
+    objects = np.zeros(labels.shape, np.uint32)
+    taken = 0
+    for n in (n for n, counts in enumerate(countable) if counts):
+        mine = number_pixels(labels == n, None if numbers is None else numbers[n], taken)
+        taken = max(taken, int(mine.max(initial=0)))
+        objects += mine  # classes do not overlap
+    return objects
 
 
 def _flat(found: pa.Table, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
@@ -138,7 +206,8 @@ def objects_table(objects: pa.Table, described: Sequence[str]) -> pa.Table:
     pixels = left["pixels"].to_numpy().astype(float)
     areas = left["area_um2"].to_numpy(zero_copy_only=False).astype(float)
     pixel_um2 = np.divide(areas, pixels, out=np.full(len(row), np.nan), where=pixels > 0)
-    within = np.arange(1, len(row) + 1) - np.searchsorted(row, row)
+    image = left["_image"].to_numpy()  # ascending: an object is numbered within its image
+    within = np.arange(1, len(row) + 1) - np.searchsorted(image, image)
     diameter = diameter_px(pieces["area_px"])
     own: Mapping[str, Any] = {
         "class_name": left["class_name"],

@@ -23,7 +23,7 @@ from engine.store.catalog import SHARDS, ShardRow, commit_rows, shard_table, sha
 from engine.store.digests import digest_bytes
 from engine.store.labels import (
     LABELS,
-    LabelClass,
+    LabelImage,
     create_label_image,
     index_path,
     note_index,
@@ -71,24 +71,22 @@ class _Change:
     old: ShardRow | None  # what the file is now
     new: ShardRow
     data: bytes
+    damaged: bool = False  # what the file is now is not to be named: it was never published
 
 
 class LabelPublisher:
-    """Publishes the label images of one name, on the driver.
+    """Publishes label images, on the driver.
 
     Parameters
     ----------
     root
         Where the cohort lives.
-    name
-        Of the label images.
     damaged
         Paths of shards whose images are all computed again, so that nothing of them is kept.
     """
 
-    def __init__(self, root: Root, name: str, damaged: Iterable[str] = ()) -> None:
+    def __init__(self, root: Root, damaged: Iterable[str] = ()) -> None:
         self._root = root
-        self._name = name
         self._damaged = set(damaged)
         self._ledger = shards_ledger(root)
         self._snapshot = self._ledger.snapshot()
@@ -100,16 +98,13 @@ class LabelPublisher:
         self._refreshing = threading.Lock()
         self._learn(self._snapshot)
 
-    def open(
-        self,
-        stacks: Iterable[str],
-        classes: Sequence[LabelClass],
-        files: Mapping[str, ShardRow],
-    ) -> None:
+    def open(self, wanted: Iterable[tuple[str, LabelImage]], files: Mapping[str, ShardRow]) -> None:
         """Make the label images of some stacks, where they are not there yet.
 
         Parameters
         ----------
+        wanted
+            Stacks, and a label image of each.
         files
             Catalog rows by path, of the stacks' metadata.
 
@@ -117,16 +112,28 @@ class LabelPublisher:
         ------
         MissingObject, CorruptStore, Conflict, StoreFull, StoreReadOnly
         """
-        wanted = sorted(set(stacks))
-        due = [stack for stack in wanted if self._name not in self._names.get(stack, ())]
-        made = self._each(
-            lambda stack: create_label_image(self._root, stack, self._name, classes, files), due
-        )
+        pairs = sorted(set(wanted), key=lambda pair: (pair[0], pair[1].name))
+        due = [(stack, i) for stack, i in pairs if i.name not in self._names.get(stack, ())]
+        made = self._each(lambda pair: create_label_image(self._root, *pair, files), due)
         self._commit([row for rows in made for row in rows])
-        self._each(self._check_metadata, [stack for stack in wanted if stack not in due])
-        for stack in wanted:
-            if stack in due or self._root.size(index_path(stack)) is None:
+        self._each(self._check_metadata, [pair for pair in pairs if pair not in due])
+        new = {stack for stack, _ in due}
+        for stack in sorted({stack for stack, _ in pairs}):
+            if stack in new or self._root.size(index_path(stack)) is None:
                 note_index(self._root, stack, self._names[stack])
+
+    def retract(self, labels: Iterable[str]) -> None:
+        """Have the catalog forget the shards of some label images, by its names, and delete them.
+
+        For labels that are about to be others, and are not to be seen until all of them are made.
+        """
+        wanted = set(labels)
+        rows = [row for known in self._known.values() for row in known.values()]
+        gone = [row for row in rows if row.stack in wanted and row.shard >= 0]
+        if gone:
+            self._past |= {(row.path, row.digest) for row in gone}
+            self._commit([])
+            self._each(self._root.delete, sorted({row.path for row in gone}))
 
     def publish(self, parts: Sequence[LabelPart]) -> None:
         """Make parts visible, each shard whole, and have the catalog name it.
@@ -146,7 +153,8 @@ class LabelPublisher:
             changes = self._each(self._change, waiting.items())
             self._each(self._create, [c for c in changes if c.old is None])
             changes = self._each(self._now, changes)
-            self._commit([row for c in changes for row in (c.old, c.new) if row is not None])
+            before = [c.old for c in changes if c.old is not None and not c.damaged]
+            self._commit([*before, *(c.new for c in changes)])
             there = self._each(self._replace, changes)
             waiting = {
                 c.new.path: list(c.parts)
@@ -161,8 +169,8 @@ class LabelPublisher:
         """Have the catalog forget what shards were before they were replaced."""
         self._commit([])
 
-    def _check_metadata(self, stack: str) -> None:
-        group = f"{stack_path(label_stack(stack, self._name))}/"
+    def _check_metadata(self, pair: tuple[str, LabelImage]) -> None:
+        group = f"{stack_path(label_stack(pair[0], pair[1].name))}/"
         for path, known in list(self._known.items()):
             metadata = path.startswith(group) and path.endswith("/zarr.json")
             if metadata and digest_bytes(self._root.read(path)) not in known:
@@ -180,14 +188,14 @@ class LabelPublisher:
             there = None
             if known and path not in self._damaged:
                 raise
-        kept = there
+        kept, damaged = there, False
         if there is not None and known and digest_bytes(there) not in known:
             self._refresh()  # another driver named it before it put it there
             known = self._known.get(path, {})
         if there is not None and known and digest_bytes(there) not in known:
             if path not in self._damaged:
                 raise CorruptStore(path, "its bytes do not match the catalog's digest")
-            kept = None
+            kept, damaged = None, True
         first = parts[0]
         data = kept
         for part in parts:
@@ -199,7 +207,7 @@ class LabelPublisher:
             except ValueError:
                 raise CorruptStore(path, "is no shard as the engine writes them") from None
         old = None if there is None else _described(first, there)
-        return _Change(tuple(parts), old, _described(first, data or b""), data or b"")
+        return _Change(tuple(parts), old, _described(first, data or b""), data or b"", damaged)
 
     def _create(self, change: _Change) -> None:
         try:

@@ -1,16 +1,18 @@
 """Label images: what each pixel of a stack is, on the stack's own grid (OME-Zarr 0.5, ``labels/``).
 
-A label image has the places and levels of its stack, one channel, uint8, and as many shards as the
-stack: so the task that answers for the images of a shard owns the shard of their labels too. In
-the catalog it is a stack called as `label_stack` says, and is read by `StackReader`.
+A label image has the places and levels of its stack, one channel, and as many shards as the stack:
+so the task that answers for the images of a shard owns the shard of their labels too. In the
+catalog it is a stack called as `label_stack` says, and is read by `StackReader`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow.compute as pc
 
 from engine.errors import CorruptStore
 from engine.store.catalog import ShardRow, shards_ledger
@@ -20,8 +22,6 @@ from engine.store.root import Root
 
 LABELS = ".zarr/labels/"
 """What tells the catalog's name of a label image from that of a stack."""
-
-DTYPE = "uint8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,17 @@ class LabelClass:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelImage:
+    """A label image that stacks have: of classes (uint8), or of numbered objects (uint32)."""
+
+    name: str
+    classes: tuple[LabelClass, ...] = ()
+    dtype: str = "uint8"
+
+
+@dataclass(frozen=True, slots=True)
 class LabelState:
-    """What there is of the label images of one name.
+    """What there is of some label images.
 
     ``whole`` are the places (stack, shard) all of whose labels are there as committed, ``torn``
     those that have some which are not, and ``damaged`` the paths of these.
@@ -64,8 +73,7 @@ def image_stack(stack: str) -> str:
 def create_label_image(
     root: Root,
     stack: str,
-    name: str,
-    classes: Sequence[LabelClass],
+    image: LabelImage,
     files: Mapping[str, ShardRow],
 ) -> list[ShardRow]:
     """Write the metadata of a label image, and return their rows for the catalog.
@@ -85,29 +93,28 @@ def create_label_image(
         If other metadata are there under this name.
     """
     ome = _read_checked(root, f"{stack_path(stack)}/zarr.json", files)["attributes"]["ome"]
-    image = ome["multiscales"][0]
+    pixels = ome["multiscales"][0]
     levels = []
-    for number, _ in enumerate(image["datasets"]):
+    for number, _ in enumerate(pixels["datasets"]):
         path = f"{stack_path(stack)}/{number}/zarr.json"
-        levels.append(_level(number, _read_checked(root, path, files), len(image["datasets"]) > 1))
+        levels.append(_level(number, _read_checked(root, path, files), len(pixels["datasets"]) > 1))
     datasets = [
         {**dataset, "coordinateTransformations": [
             {key: [1.0 if axis == 1 else value for axis, value in enumerate(values)]
              if key == "scale" else values for key, values in transform.items()}
             for transform in dataset["coordinateTransformations"]
         ]}
-        for dataset in image["datasets"]
+        for dataset in pixels["datasets"]
     ]  # fmt: skip
-    multiscale = {"name": name, "axes": image["axes"], "datasets": datasets}
+    multiscale = {"name": image.name, "axes": pixels["axes"], "datasets": datasets}
     if len(levels) > 1:
         multiscale["type"] = "nearest"
-    label = {
-        "colors": [{"label-value": c.value, "rgba": c.rgba} for c in classes],
-        "properties": [{"label-value": c.value, "name": c.name} for c in classes],
-        "source": {"image": "../../"},
-    }
+    label: dict[str, Any] = {"source": {"image": "../../"}}
+    if image.classes:  # objects have the colours that a viewer gives them
+        label["colors"] = [{"label-value": c.value, "rgba": c.rgba} for c in image.classes]
+        label["properties"] = [{"label-value": c.value, "name": c.name} for c in image.classes]
     attributes = {"ome": {"version": "0.5", "multiscales": [multiscale], "image-label": label}}
-    return create_image(root, label_stack(stack, name), levels, DTYPE, attributes)
+    return create_image(root, label_stack(stack, image.name), levels, image.dtype, attributes)
 
 
 def _level(number: int, metadata: Mapping[str, Any], pyramid: bool) -> LevelPlan:
@@ -188,31 +195,42 @@ def files_by_path(root: Root, rows: Iterable[ShardRow]) -> dict[str, ShardRow]:
     return found
 
 
-def read_label_rows(root: Root, name: str) -> Iterator[ShardRow]:
-    """Yield the catalog's rows of the label images of one name."""
+def read_label_rows(root: Root, names: Callable[[str], Collection[str]]) -> Iterator[ShardRow]:
+    """Yield the catalog's rows of label images; ``names`` says which of a stack are meant."""
     ledger = shards_ledger(root)
     rows = ledger.read(ledger.snapshot().parts)
-    for row in rows.to_pylist():
-        if row["stack"].endswith(LABELS + name):
+    for row in rows.filter(pc.match_substring(rows["stack"], LABELS)).to_pylist():
+        stack, _, name = row["stack"].partition(LABELS)
+        if name in names(stack):
             yield ShardRow(**row)
 
 
-def read_label_state(root: Root, name: str) -> LabelState:
-    """Say which labels are there, by the sizes of their files: a listing for each stack."""
-    rows = list(read_label_rows(root, name))
+def read_label_state(root: Root, names: Callable[[str], Collection[str]]) -> LabelState:
+    """Say which labels are there, by the sizes of their files: a listing for each label image.
+
+    Parameters
+    ----------
+    names
+        Which label images a stack must have; a place of it is whole if it is in all of them.
+    """
+    rows = list(read_label_rows(root, names))
     sizes = {
         entry.path: entry.size
         for stack in sorted({row.stack for row in rows})
         for entry in root.list(f"{stack_path(stack)}/")
     }
-    levels: dict[str, int] = {}
+    levels: dict[str, int] = {}  # by label image
     named: dict[tuple[str, int], dict[str, set[int]]] = {}
     for row in rows:
-        stack = image_stack(row.stack)
         if row.shard < 0:
-            levels[stack] = max(levels.get(stack, 0), row.level + 1)
+            levels[row.stack] = max(levels.get(row.stack, 0), row.level + 1)
         else:
-            named.setdefault((stack, row.shard), {}).setdefault(row.path, set()).add(row.size)
+            place = image_stack(row.stack), row.shard
+            named.setdefault(place, {}).setdefault(row.path, set()).add(row.size)
+
+    def due(stack: str) -> int:
+        return sum(levels.get(label_stack(stack, name), 1) for name in names(stack))
+
     damaged = {
         path
         for paths in named.values()
@@ -222,7 +240,7 @@ def read_label_state(root: Root, name: str) -> LabelState:
     whole = frozenset(
         place
         for place, paths in named.items()
-        if len(paths) == levels.get(place[0]) and not damaged & set(paths)
+        if len(paths) == due(place[0]) and not damaged & set(paths)
     )
     torn = frozenset(place for place, paths in named.items() if damaged & set(paths))
     return LabelState(whole, torn, frozenset(damaged))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.kernels.footprint import peak_rss_bytes
@@ -53,14 +54,13 @@ def _draw(folder: Path, images: list[NDArray[np.uint8]]) -> None:
         tifffile.imwrite(folder / f"data/i{n}.tif", image, tile=(256, 256), photometric="rgb")
 
 
-def _cohort(folder: Path, images: list[NDArray[np.uint8]], client: Any, giant: bool) -> Any:
+def _cohort(folder: Path, images: list[NDArray[np.uint8]], client: Any, limits: str = "") -> Any:
     import engine
 
     _draw(folder, images)
     cohort = engine.create(folder / "cohort", layout="{name}")
-    if giant:
-        with (folder / "cohort" / "cohort.toml").open("a") as toml:
-            toml.write("\n[limits]\ngiant_bytes = 1000000\n")
+    with (folder / "cohort" / "cohort.toml").open("a") as toml:
+        toml.write(f"\n[limits]\n{limits}\n")
     cohort.ingest(folder / "data", client=client)
     return cohort
 
@@ -90,7 +90,7 @@ def rates(folder: Path, client: Any) -> dict[str, float]:
     from engine.learning.loaded import LOADED
 
     images = [_pixels((SIDE, SIDE), n) for n in range(IMAGES)]
-    cohort = _cohort(folder, images, client, giant=False)
+    cohort = _cohort(folder, images, client)
     model = _bundle(folder)
     operation = engine.segment(model=str(model), device="cpu", batch=BATCH)
     _, predictor = LOADED.get(str(model), str(operation.weights), "cpu")
@@ -119,7 +119,6 @@ def rates(folder: Path, client: Any) -> dict[str, float]:
         (report,) = cohort.run(again, client=client)
         assert (report.planned, report.failed) == (IMAGES, 0)
 
-    loads = LOADED.loads
     cohort.run(operation, client=client, limit=1)
     found = _fastest(bare=bare, segment=ours, monai=theirs)
     mpx = IMAGES * SIDE * SIDE / 1e6
@@ -131,8 +130,31 @@ def rates(folder: Path, client: Any) -> dict[str, float]:
         "segment_over_bare_cpu": found["bare_cpu_s"] / found["segment_cpu_s"],
         "segment_over_monai_cpu": found["monai_cpu_s"] / found["segment_cpu_s"],
         "segment_mpx_per_s": mpx / found["segment_s"],
-        "model_loads": LOADED.loads - loads + 1,
     }
+
+
+def count_loads(folder: Path) -> dict[str, int]:
+    """Segment small images on a cluster of processes; count units, processes and loads."""
+    import engine
+    import engine.operations.plan
+
+    images = [_pixels((64, 64), n) for n in range(IMAGES)]
+    operation = engine.segment(model=str(_bundle(folder)), device="cpu", batch=BATCH)
+    with engine.cluster("local", workers=2, threads_per_worker=1, resources={"GPU": 1}) as client:
+        cohort = _cohort(folder, images, client, "shard_images = 1")
+        before, engine.operations.plan.UNIT_IMAGES = engine.operations.plan.UNIT_IMAGES, 1
+        cohort.run(operation, client=client)
+        engine.operations.plan.UNIT_IMAGES = before
+        loads = list(client.run(_loads).values())
+    parts = list((folder / "cohort/results/segment").glob("*/*/*.parquet"))
+    workers = {pq.ParquetFile(part).read(["worker"])["worker"][0].as_py() for part in parts}
+    return {"units": len(parts), "worker_processes": len(workers), "model_loads": sum(loads)}
+
+
+def _loads() -> int:
+    from engine.learning.loaded import LOADED
+
+    return LOADED.loads
 
 
 def measure_memory(shape: tuple[int, int]) -> None:
@@ -153,7 +175,7 @@ def measure_memory(shape: tuple[int, int]) -> None:
                 ],
                 check=True,
             )
-            cohort = _cohort(folder, [], ingesting, giant=True)
+            cohort = _cohort(folder, [], ingesting, "giant_bytes = 1000000")
         operation = engine.segment(model=str(_bundle(folder)), device="cpu", batch=BATCH)
         with engine.cluster("local", workers=1, processes=False) as client:
             began = time.perf_counter()
@@ -189,6 +211,13 @@ def main() -> dict[str, Any]:
     ):
         figures: dict[str, Any] = {"rates": rates(Path(name), client)}
     print(f"segment, {IMAGES} images of {SIDE} x {SIDE}: {json.dumps(figures['rates'])}")
+    with tempfile.TemporaryDirectory() as name:
+        figures["loads"] = count_loads(Path(name))
+    told = figures["loads"]
+    print(
+        f"segment, model loads = worker processes: {told['model_loads']} = "
+        f"{told['worker_processes']}, for {told['units']} units"
+    )
     figures["memory"] = _memory()
     print(f"segment, memory: {json.dumps(figures['memory'])}")
     return figures

@@ -29,7 +29,7 @@ ONE = ("--workers", "1")
 def cohort(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a shell would."""
     return subprocess.run(
-        [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-m", "jobs.start", *map(str, arguments)],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import regionprops
 
-from engine.kernels.pieces import add_pieces, diameter_px, eccentricity, find_pieces, merge_pieces
+from engine.kernels.pieces import (
+    add_pieces,
+    diameter_px,
+    eccentricity,
+    find_pieces,
+    merge_pieces,
+    number_pixels,
+)
 
 
 def blobs(seed: int, shape: tuple[int, int], share: float) -> NDArray[np.bool_]:
@@ -34,6 +41,8 @@ def test_pieces_are_those_of_regionprops(seed: int) -> None:
         diameter_px(found["area_px"]), [p.equivalent_diameter_area for p in props]
     )
     np.testing.assert_allclose(eccentricity(found), [p.eccentricity for p in props], atol=1e-6)
+    assert list(found["first"]) == sorted(p.coords[0] @ (mask.shape[1], 1) for p in props)
+    np.testing.assert_array_equal(number_pixels(mask), label(mask, connectivity=1))
     height, width = mask.shape
     edge = [p.bbox[0] == 0 or p.bbox[1] == 0 or p.bbox[2] == height or p.bbox[3] == width
             for p in props]  # fmt: skip

@@ -182,9 +182,15 @@ def test_a_cohort_trains_a_model_that_segment_takes(
     cohort, masks = marrow
     folder = tmp_path / "trained"
     settings = {**SETTINGS.model_dump(exclude={"augmentation"}), "steps": 6, "name": "small"}
-    with pytest.raises(TrainingStopped) as stopped:
+    with pytest.raises(TrainingStopped, match="before a step") as stopped:
         cohort.train(folder, masks, settings, client=client, stop=lambda: True, device="cpu")
     assert stopped.value.exit_code == 130
+    assert not folder.exists()
+    asked = iter([False, False])  # then while it trains
+    with pytest.raises(TrainingStopped):
+        cohort.train(
+            folder, masks, settings, client=client, stop=lambda: next(asked, True), device="cpu"
+        )
     report = cohort.train(
         folder, masks, settings, client=client, device="cpu", made_by="cohort train"
     )
@@ -208,6 +214,43 @@ def test_a_cohort_trains_a_model_that_segment_takes(
     assert begun.metrics["step"] == 1
     with pytest.raises(OtherTraining, match="settings"):
         cohort.train(folder, masks, settings, **more)
+
+
+def test_a_fusion_trains_is_kept_and_segments(
+    marrow: tuple[engine.Cohort, Path], tmp_path: Path, client: Client
+) -> None:
+    """Through the doors that people use; what `segment` says is what the network says."""
+    from safetensors.torch import load
+
+    from engine.kernels.networks.building import create_network
+
+    cohort, masks = marrow
+    asked = {
+        "architecture": "fusion", "options": {"width": 2, "blocks": [1, 1, 1, 1], "pool_px": 64},
+        "steps": 2, "batch": 2, "crop_px": 32, "validate_every": 2, "learning_rate": 0.01,
+        "tile_px": 256, "halo_px": 64,
+    }  # fmt: skip
+    cohort.train(tmp_path / "t", masks, asked, client=client, device="cpu")
+    bundle = open_bundle(tmp_path / "t/last")
+    assert (bundle.card.architecture, bundle.card.metrics["step"]) == ("fusion", 2)
+    operation = engine.segment(model=str(tmp_path / "t/last"), device="cpu")
+    (run,) = cohort.run(operation, client=client, limit=1)
+    assert (run.published, run.failed) == (1, 0)
+    torch.manual_seed(0)  # as the training began
+    network = create_network("fusion", dict(bundle.card.options), 3, 4).eval()
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    network.load_state_dict(load(bundle.read_weights()))
+    learnt = [not torch.equal(before[name], w) for name, w in network.named_parameters()]
+    assert np.mean(learnt) > 0.95, "in all of its parts (a bias before a mean has no gradient)"
+    image = cohort.images(stored=True)[0].values
+    mean, sd = (np.reshape(v, (3, 1, 1)) for v in (bundle.card.mean, bundle.card.sd))
+    with torch.inference_mode():
+        scores = network(torch.from_numpy(((image - mean) / sd)[None].astype(np.float32)))
+    due = scores[0].argmax(0).numpy()
+    stored = np.bincount(due.ravel(), minlength=4)
+    said = cohort.table(run.tables[0])["pixels"].to_numpy()
+    assert np.abs(said - stored).sum() <= 0.002 * due.size
+    assert (operation.segment(image) == due).mean() >= 0.999
 
 
 def test_what_can_not_be_learnt_from_is_said_before_a_cluster_starts(

@@ -15,6 +15,7 @@ from distributed import Client
 from skimage.measure import label, regionprops
 
 import engine
+import engine.operations.plan
 from engine.errors import ParameterError, WorkerUnfit
 from engine.kernels.tissue import Tissue, bone_density, class_areas
 from engine.learning.bundles import write_bundle
@@ -167,6 +168,17 @@ def test_vacuoles_are_counted_whole_and_lie_in_the_labels(
                 mine["equivalent_diameter_um"], 4 * mine["equivalent_diameter_px"]
             )
         assert list(mine["object"]) == list(range(1, len(mine) + 1))
+        # The label image of objects is numbered as the table is, also where blocks were cut.
+        stack = label_stack(image.stack, engine.segment().object_image.name)
+        objects_there = reader.read(
+            stack, (int(image.t), 0, slice(0, image.height), slice(0, image.width))
+        )
+        assert objects_there.dtype == np.uint32
+        assert ((objects_there > 0) == (labels == Tissue.FAT)).all()
+        each = regionprops(objects_there)
+        assert [p.label for p in each] == list(mine["object"])
+        assert [p.area for p in each] == list(mine["area_px"])
+        np.testing.assert_allclose([p.centroid for p in each], mine[["y", "x"]], atol=1e-6)
     assert not cohort.verify().problems
 
 
@@ -233,11 +245,46 @@ def test_networks_run_where_the_gpus_slot_is_and_nowhere_else(
         assert len(slots) == 1
         (report,) = cohort.run(operation, client=client)
     assert (report.planned, report.failed) == (3, 0)
-    parts = sorted(place_of(cohort).glob(f"results/segment/v2/*{report.key}/*.parquet"))
+    parts = sorted(place_of(cohort).glob(f"results/segment/v3/*{report.key}/*.parquet"))
     mine = pd.concat([pq.ParquetFile(part).read().to_pandas() for part in parts])
     assert len(mine) == 4, "one image has two blocks"
     assert set(mine["worker"]) == slots
     assert set(mine["device"]) == {"cpu"}
+
+
+def loads_here() -> int:
+    """Return how many models this process has loaded."""
+    return LOADED.loads
+
+
+@needs_torch
+def test_each_process_that_segments_loads_the_model_once(
+    cohort: engine.Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two processes, many units and two keys of one model."""
+    monkeypatch.setattr(engine.operations.plan, "UNIT_IMAGES", 1)
+    for n in range(8):
+        put(tmp_path / f"data/i{n}.png", np.full((32, 48, 3), 9 * n, np.uint8))
+    small = engine.create(tmp_path / "c", layout="{name}")
+    with (tmp_path / "c/cohort.toml").open("a") as toml:
+        toml.write("\n[limits]\nshard_images = 1\n")
+    first = engine.segment(model=str(bundle), device="cpu")
+    with connect_quietly(
+        where="local", workers=2, threads_per_worker=1, resources={"GPU": 1}
+    ) as client:
+        small.ingest(tmp_path / "data", client=client)
+        assert set(client.run(loads_here).values()) == {0}
+        for operation in (first, first.model_copy(update={"vacuole_radius_px": 7.0})):
+            (report,) = small.run(operation, client=client)
+            assert (report.planned, report.failed) == (8, 0)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        loads = {str(workers[at]["name"]): n for at, n in client.run(loads_here).items()}
+    parts = [*Path(small.root.url).glob("results/segment/v3/*/*.parquet")]
+    units = pd.concat(
+        pq.ParquetFile(part).read(["worker"]).to_pandas().drop_duplicates() for part in parts
+    )
+    assert len(units) >= 8, "many units"
+    assert loads == dict.fromkeys(units["worker"].unique(), 1)
 
 
 @needs_torch
@@ -380,52 +427,6 @@ def test_a_graph_out_of_a_package_runs_unchanged(tmp_path: Path) -> None:
         for n, planes in zip(pair, said, strict=True):
             assert not isinstance(found[n], Exception)
             assert np.array_equal(found[n]["labels"], planes.argmax(0))
-
-
-@needs_torch
-def test_a_fusion_trains_is_kept_and_answers_end_to_end(tmp_path: Path) -> None:
-    import safetensors.torch
-    import torch
-
-    from engine.kernels.networks.building import create_network
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    options = {"width": 2, "blocks": [1, 1, 1, 1], "pool_px": 64}
-    network = create_network("fusion", options, 3, 2).train()
-    pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint8)
-    pixels[0, :, 32:] //= 4  # the right half is less red
-    truth = np.zeros((64, 64), np.int64)
-    truth[:, 32:] = 1
-    images = (torch.from_numpy(pixels[None].astype(np.float32)) - 127.5) / 127.5
-    images = images.repeat(2, 1, 1, 1)
-    target = torch.from_numpy(truth)[None].repeat(2, 1, 1)
-    losses = []
-    for _ in range(6):  # plain steps: torch's optimizers take ten seconds to import
-        loss = torch.nn.functional.cross_entropy(network(images), target)
-        network.zero_grad()
-        loss.backward()
-        with torch.no_grad():
-            for weight in network.parameters():
-                weight -= 0.05 * weight.grad
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.8 * losses[0]
-    for part in network.modules():  # a few steps are too few for their running means
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = None
-            part.reset_running_stats()
-    with torch.inference_mode():
-        network(images)
-    classes = (ClassCard(name="red", colour="#ff0000"), ClassCard(name="rest", colour="#000000"))
-    card = Card(name="f", architecture="fusion", options=options, classes=classes, tile_px=64,
-                halo_px=64)  # fmt: skip
-    weights = safetensors.torch.save(network.state_dict())
-    made = write_bundle(tmp_path / "fusion", card, weights)
-    labels = engine.segment(model=str(made.directory), device="cpu").segment(pixels)
-    with torch.inference_mode():
-        due = network.eval()(images)[0].argmax(0).numpy()
-    assert (labels == due).mean() >= 0.999
-    assert (labels == truth).mean() > 0.8
 
 
 def test_classes_are_named_in_the_order_of_labels() -> None:
