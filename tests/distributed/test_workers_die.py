@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
 from tests.distributed.conftest import IMAGES, Lab
 from tests.distributed.deadly_format import OPENING, READING
@@ -121,6 +122,9 @@ def test_a_source_kills_its_worker(
     preload = ("--preload", "tests.distributed.deadly_format")
     lab.cluster = Cluster(tmp_path / "cluster", environment, options=preload)
     try:
+        # Dask's command ends, and all its workers with it, if one dies before it was ever there.
+        with Client(lab.cluster.address) as client:
+            client.wait_for_workers(2, timeout=60)
         ended = lab.start_ingest().wait()
         assert ended.code == 3, ended.err
         rows = ledger_rows(lab.place, "catalog/images")

@@ -17,6 +17,7 @@ import pytest
 from distributed import Client
 
 import engine
+from engine.graph.events import Events
 from engine.graph.train import TrainingStopped
 from engine.learning.bundles import open_bundle
 from engine.learning.cards import tissue_classes
@@ -176,6 +177,18 @@ def marrow(tmp_path_factory: pytest.TempPathFactory, client: Client) -> tuple[en
     return cohort, base / "made" / "masks"
 
 
+class Trained(Events):
+    """Knows whether any step was made."""
+
+    made = 0
+
+    def advance(self, stage: str, count: int, failed: int = 0) -> None:
+        self.made += count * (stage == "train")
+
+    def some(self) -> bool:
+        return self.made > 0
+
+
 def test_a_cohort_trains_a_model_that_segment_takes(
     marrow: tuple[engine.Cohort, Path], tmp_path: Path, client: Client
 ) -> None:
@@ -186,11 +199,16 @@ def test_a_cohort_trains_a_model_that_segment_takes(
         cohort.train(folder, masks, settings, client=client, stop=lambda: True, device="cpu")
     assert stopped.value.exit_code == 130
     assert not folder.exists()
-    asked = iter([False, False])  # then while it trains
-    with pytest.raises(TrainingStopped):
-        cohort.train(
-            folder, masks, settings, client=client, stop=lambda: next(asked, True), device="cpu"
-        )
+    long, reached = {**settings, "steps": 100_000}, []
+    for _ in range(2):
+        seen = Trained()
+        with pytest.raises(TrainingStopped, match="goes on from there") as stopped:
+            cohort.train(
+                tmp_path / "long", masks, long,
+                client=client, events=seen, stop=seen.some, device="cpu",
+            )  # fmt: skip
+        reached.append(stopped.value.args[1])
+    assert 0 < reached[0] < reached[1] < 100_000
     report = cohort.train(
         folder, masks, settings, client=client, device="cpu", made_by="cohort train"
     )
