@@ -21,6 +21,7 @@ from engine.operations.reasons import explain
 from engine.operations.status import Status
 from engine.sources import REASONS
 from engine.store.gc import Leftover
+from engine.store.problems import CORRUPT, MISSING
 from engine.store.verify import VerifyReport
 from jobs import drawings
 
@@ -210,6 +211,17 @@ def status_lines(status: Status) -> list[str]:
     return lines
 
 
+ADVICE = {
+    "pixels": "Pixels are written once: put them back from a backup, or take their sources into a "
+    "new cohort. Damaged labels are computed again by the next run of all images.",
+    "catalog": "The catalog knows what nothing else knows: put it back from a backup, or take the "
+    "sources into a new cohort.",
+    "results": "Put results back from a backup, or remove their folder (results/OPERATION/VERSION) "
+    "and the tables made of it, and run again: all of them are computed anew.",
+}
+"""What to do about files that are missing or corrupt, by their area."""
+
+
 def verify_lines(report: VerifyReport) -> list[str]:
     """Say whether all is well, and name what is not."""
     checked = ", ".join(counted(n, what.replace("_", " ")) for what, n in report.checked.items())
@@ -223,7 +235,8 @@ def verify_lines(report: VerifyReport) -> list[str]:
             "removes what is old enough."
         )
     lines.append("All is well." if report.ok else f"{counted(len(report.problems), 'problems')}.")
-    return lines
+    broken = {p.path.split("/", 1)[0] for p in report.problems if p.kind in (MISSING, CORRUPT)}
+    return lines + [advice for area, advice in ADVICE.items() if area in broken]
 
 
 def gc_lines(left: Sequence[Leftover], dry_run: bool) -> list[str]:

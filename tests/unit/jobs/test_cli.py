@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,22 @@ def test_status_and_verify_say_that_all_is_well(demo: tuple[Path, dict[str, Any]
     assert status["complete"] is True
     assert status["failed"] == []
     assert values(cohort("verify", "cohort", "--json", folder=place))["ok"] is True
+
+
+def test_damaged_results_are_computed_anew_as_verify_says(
+    demo: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    place = tmp_path / "cohort"
+    shutil.copytree(demo[0] / "cohort", place)
+    next(place.glob("results/circles/*/key=*/*.parquet")).write_bytes(b"torn")
+    damaged = cohort("verify", "cohort", folder=tmp_path)
+    assert damaged.returncode == 1
+    assert "or remove their folder (results/OPERATION/VERSION) and the tables" in damaged.stdout
+    shutil.rmtree(place / "results" / "circles" / "v1")
+    shutil.rmtree(place / "tables")
+    (report,) = values(cohort("run", "cohort", "--json", folder=tmp_path))["runs"]
+    assert (report["published"], report["failed"]) == (12, 0)
+    assert "All is well." in cohort("verify", "cohort", folder=tmp_path).stdout
 
 
 def test_pictures_are_made_once(demo: tuple[Path, dict[str, Any]]) -> None:
