@@ -132,7 +132,7 @@ def run_lines(report: RunReport) -> list[str]:
         lines.append(f"  {report.failed} failed; cohort status names them:")
         for code, count in report.reasons.items():
             what, advice = explain(code, report.operation, of_source=False)
-            lines.append(f"  {count:>8} {code}: {what} {advice}")
+            lines.append(f"  {count:,} {code}: {what} {advice}")
     if report.failed_before:
         lines.append(f"  {report.failed_before} failed before; --failed tries them again.")
     if report.unreadable_sources:
