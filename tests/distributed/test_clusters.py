@@ -26,7 +26,8 @@ def test_a_scheduler_that_was_there_goes_on(session_cluster: Cluster) -> None:
     cluster = engine.cluster(session_cluster.address)
     client = cluster.client
     assert client.submit(os.getpid, pure=False).result() in session_cluster.workers()
-    assert "2 workers, 2 threads" in cluster._repr_html_()
+    # A test before may have killed one, and its nanny starts another.
+    wait_for(lambda: "2 workers, 2 threads" in cluster._repr_html_(), "both workers told")
     with pytest.raises(UsageError, match="whoever started it"):
         cluster.scale(3)
     cluster.close()
