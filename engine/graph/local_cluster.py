@@ -93,6 +93,8 @@ def local_config() -> dict[str, Any]:
         "distributed.worker.use-file-locking": False,
         # The workers' profiler looks at their stacks; ten times a second is often enough.
         "distributed.worker.profile.interval": "100ms",
+        # Each event loop's pulse, by which Dask sees that one is stuck for seconds.
+        "distributed.admin.tick.interval": "500ms",
         "distributed.admin.large-graph-warning-threshold": "100MB",
     }
 

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from distributed import Client, Future
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
+from distributed.protocol.pickle import dumps, loads
 from distributed.scheduler import KilledWorker
 
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
@@ -64,6 +65,16 @@ class Ended(Generic[T]):
     task: T
     value: Any = None
     crashed: bool = False
+
+
+def _call(packed: bytes) -> bytes:
+    """Call a function on a worker.
+
+    Arguments and value travel as bytes: Dask packs the members of a list one by one, and unpacks
+    everything on the scheduler, which has no use for it, and in the event loops.
+    """
+    function, arguments = loads(packed)
+    return dumps(function(*arguments))
 
 
 class Window:
@@ -167,8 +178,8 @@ class Window:
     def _submit(self, task: Any, tries: int = 1) -> None:
         self._count += 1
         future = self._client.submit(
-            self._function,
-            *self._arguments(task),
+            _call,
+            dumps((self._function, self._arguments(task))),
             key=f"{self._label}-{self._count}",
             pure=False,
             resources=self._resources or None,
@@ -193,7 +204,7 @@ class Window:
         task, _, tries = self._flight[str(future.key)]
         try:
             if future.status == "finished":
-                value = future.result(timeout=LOST_S)
+                value = loads(future.result(timeout=LOST_S))
             elif future.status == "error":
                 raise future.exception(timeout=LOST_S)
             else:  # "cancelled" or "lost": the scheduler went away, or forgot us

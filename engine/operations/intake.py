@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from engine.errors import AlignmentError, Conflict, SourceUnreadable
 from engine.kernels.colour import luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
+from engine.record import Record
 from engine.sources import FORMATS, HEAD_BYTES, OpenSource, claimed_by, open_source
 from engine.sources.places import place_at
 from engine.store.catalog import ShardRow
@@ -26,7 +27,7 @@ COLOURS = (3, 4)
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(Record):
     """What tells that a file is unchanged without opening it."""
 
     size: int
@@ -35,7 +36,7 @@ class Stat:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(Record):
     """A source: its name in the catalog, where it is, and how it looked when it was listed.
 
     ``path`` is relative to the folder ``base``, escaped as `engine.sources.files` does it. Neither
@@ -53,7 +54,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Record):
     """What a source's header says: its planes, or a reason code, or neither: it is ignored.
 
     ``withheld`` is a confidential file in a root that is not: nothing of it may be written down.
@@ -67,7 +68,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Record):
     """A plane that was read: its digest and noise, or why it could not be.
 
     ``reason`` None and ``content`` None together mean that the file changed while it was read;

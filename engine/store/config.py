@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,11 @@ class CohortConfig(BaseModel):
     def layout_of(self, root: str) -> Layout:
         """Return the layout pattern of a root."""
         config = self.roots.get(root)
-        return Layout(config.layout if config and config.layout else self.layout)
+        return _layout(config.layout if config and config.layout else self.layout)
+
+
+# An ingest asks twice an image.
+_layout = lru_cache(maxsize=64)(Layout)
 
 
 @dataclass(frozen=True, slots=True)

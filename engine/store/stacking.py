@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.errors import AlignmentError
 from engine.header import Header
+from engine.record import Record
 from engine.store.config import Limits
 
 OWN_STACK_IMAGES = 8
@@ -44,7 +45,7 @@ class Lattice:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(Record):
     """A plane that was found in a source and has no place yet.
 
     ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series is a file's, by
@@ -73,7 +74,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Record):
     """The place of one plane: shard (C order over the shard grid) and position (t, z)."""
 
     arrival: Arrival
