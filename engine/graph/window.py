@@ -11,7 +11,7 @@ import queue
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from distributed import Client, Future
@@ -67,13 +67,20 @@ class Ended(Generic[T]):
     crashed: bool = False
 
 
-def _call(packed: bytes) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A function and its arguments, not shown: Dask writes those of a failed task to the log."""
+
+    content: bytes = field(repr=False)
+
+
+def _call(packed: _Packed) -> bytes:
     """Call a function on a worker.
 
     Arguments and value travel as bytes: Dask packs the members of a list one by one, and unpacks
     everything on the scheduler, which has no use for it, and in the event loops.
     """
-    function, arguments = loads(packed)
+    function, arguments = loads(packed.content)
     return dumps(function(*arguments))
 
 
@@ -179,7 +186,7 @@ class Window:
         self._count += 1
         future = self._client.submit(
             _call,
-            dumps((self._function, self._arguments(task))),
+            _Packed(dumps((self._function, self._arguments(task)))),
             key=f"{self._label}-{self._count}",
             pure=False,
             resources=self._resources or None,

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 import engine
+from engine.graph.window import TaskFailed, Window
 from engine.privacy import KEY, KEY_FILE, NoPseudonymKey, OtherPseudonymKey, Pseudonyms, read_key
 from jobs import commands
 from jobs.options import ClusterArguments
@@ -265,3 +266,18 @@ def test_dicom_that_comes_to_another_root_is_withheld(
     toml.write_text(toml.read_text() + "confidential = true\n")
     report = cohort.ingest(client=client)
     assert (report.new, report.duplicates, report.orphaned) == (3, 1, 1)
+
+
+def fail_at(name: str) -> None:
+    """Fail as a fault of ours does."""
+    raise KeyError(len(name))
+
+
+def test_a_failed_task_is_logged_without_its_arguments(client: Client) -> None:
+    names = [f"{CANARY}/one.dcm"]
+    window = Window(client, fail_at, lambda name: (name,), label="fail")
+    with pytest.raises(TaskFailed):
+        list(window.run(lambda: names.pop() if names else None))
+    logs = str(client.get_worker_logs())
+    assert "Compute Failed" in logs
+    assert CANARY not in logs
