@@ -187,7 +187,9 @@ def test_gpu_workers_get_all_that_asks_for_one_and_only_that(cluster: Cluster) -
 
 def test_cpu_workers_follow_the_work_within_their_bounds(cluster: Cluster) -> None:
     least, most = 1, 3
-    cluster.begin("probe", pause_s=2 * PAUSE_S)
+    # The operator waits 15 s between two changes, and the first may be for the ingest: so there
+    # is work for longer than that.
+    cluster.begin("probe", pause_s=6 * PAUSE_S)
     source = f"lab/{max(cluster.images.rglob('*.png')).relative_to(cluster.images)}"
     cluster.sick.write_text(json.dumps({source: "slow"}))
     cluster.configure(WORKERS_MIN=least, WORKERS_MAX=most)
