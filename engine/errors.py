@@ -81,7 +81,7 @@ class NoSource(UsageError, FileNotFoundError):
     """A source was named that does not exist: (path,)."""
 
     def __str__(self) -> str:
-        return f"No file or folder at {self.args[0]}. Check the path of SOURCE."
+        return f"No file or folder at {self.args[0]}. Check the path."
 
 
 class NothingFound(UsageError):

@@ -76,12 +76,16 @@ class DeepLabV3(Network):
         if channels != 3:
             self.backbone.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         self.classifier = DeepLabHead(FEATURES, classes)
+        self.pools_all = pool_px is None
         if pool_px is not None:
             branches = self.classifier[0].convs
             branches[POOLED] = _LocalPooling(branches[POOLED], pool_px // STRIDE_PX)
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
         """Return scores (n, classes, y, x); see `Network.score`."""
+        if self.training and self.pools_all and len(images) == 1:
+            # Each channel of the pooled branch would be one number, which has no variance.
+            raise ParameterError("batch", 1, "2 or more for deeplabv3, or its option pool_px")
         net = self.backbone
         features = net.maxpool(net.relu(net.bn1(net.conv1(images))))
         features = net.layer4(net.layer3(net.layer2(net.layer1(features))))

@@ -74,6 +74,13 @@ def test_the_reach_of_a_deeplab_counts_its_local_mean() -> None:
     assert 500 < columns.max() <= far
 
 
+def test_one_crop_at_a_time_can_not_be_normalised_by_its_mean() -> None:
+    images = torch.rand(1, 3, 64, 64)
+    with pytest.raises(ParameterError, match="batch is 1, but must be 2 or more"):
+        DeepLabV3(blocks=SMALL).train()(images)
+    assert DeepLabV3(blocks=SMALL, pool_px=32).train()(images).shape == (1, 4, 64, 64)
+
+
 def test_a_local_mean_of_everything_is_the_global_mean() -> None:
     state = DeepLabV3(blocks=SMALL).state_dict()
     images = torch.rand(1, 3, 40, 56)
