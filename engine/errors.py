@@ -7,6 +7,21 @@ nothing that came out of a patient's file.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, there: Iterable[str]) -> str:
+    """Return what to add to an error about a mistyped name: nothing where no other is close.
+
+    Examples
+    --------
+    >>> did_you_mean("radius_pix", ["radius_px", "polarity"])
+    "; did you mean 'radius_px'?"
+    """
+    close = difflib.get_close_matches(name, list(there), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
 
 class EngineError(Exception):
     """Root of all errors of the engine. ``exit_code`` is what the command line ends with."""

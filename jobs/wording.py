@@ -49,6 +49,12 @@ def ingest_lines(report: IngestReport) -> list[str]:
     if report.ignored:
         told.append(f"{counted(report.ignored, 'files')} ignored")
     lines = [f"Ingested: {', '.join(told)} ({told_s(report.elapsed_s)})."]
+    if report.untaken:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(report.untaken.items()))
+        lines.append(
+            f"Ignored files that are images of formats not read here: {kinds}. Convert them to "
+            "TIFF or PNG."
+        )
     if report.failed:
         lines.append(f"{counted(report.failed, 'sources')} can't be read; cohort status names all:")
     for code, count in report.reasons.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from engine.errors import UsageError
@@ -11,6 +12,7 @@ from engine.graph.ingest_report import NAMED, IngestReport
 from engine.operations.intake import Probe, ShardRecord, ShardTask, SourceFile, Taken
 from engine.operations.listing import Listing
 from engine.privacy import Pseudonyms
+from engine.sources.registry import UNTAKEN
 from engine.store.catalog import (
     FAILED,
     ORPHANED,
@@ -73,7 +75,9 @@ class Admission:
         if not probe.arrivals:
             self._retire(source, set())  # it may have been an image before
             self.report.withheld += probe.withheld
-            self.report.ignored += not probe.withheld
+            if not probe.withheld:
+                self.report.ignored += 1
+                self.report.untaken.update({PurePath(probe.file.path).suffix.lower()} & UNTAKEN)
             return ()
         arrivals = tuple(self._hidden(arrival) for arrival in probe.arrivals)
         self._retire(source, {arrival.image_id for arrival in arrivals})

@@ -21,7 +21,8 @@ class IngestReport:
     counts new and changed ones whose path the layout does not match. The first of these, and the
     first that failed, are named in ``unmatched_first`` and ``failed_first`` (source and reason).
     ``withheld`` counts confidential files in roots that are not, of which nothing was written down,
-    and ``findings`` images about which something is odd (`engine.header.FINDINGS`).
+    ``findings`` images about which something is odd (`engine.header.FINDINGS`), and ``untaken``
+    ignored files by their suffix, where it is that of images.
     """
 
     listed: int = 0
@@ -40,6 +41,7 @@ class IngestReport:
     elapsed_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     findings: Counter[str] = field(default_factory=Counter)
+    untaken: Counter[str] = field(default_factory=Counter)
     failed_first: list[dict[str, str]] = field(default_factory=list)
     unmatched_first: list[str] = field(default_factory=list)
     annotations: AnnotationReport | None = None

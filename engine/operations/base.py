@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine.errors import EngineError, ParameterError, UsageError
+from engine.errors import EngineError, ParameterError, UsageError, did_you_mean
 from engine.geometry import YX, Region
 from engine.operations.labelled import Labelled
 from engine.operations.outlines import Outline, outline_objects
@@ -156,10 +156,12 @@ class Operation(Labelled, BaseModel):
             if isinstance(cause, EngineError):  # a field's own check says it best
                 raise cause from None
             name = ".".join(str(part) for part in first["loc"]) or self.name
-            known = ", ".join(type(self).model_fields)
             if first["type"] == "extra_forbidden":
+                known = type(self).model_fields
+                meant = did_you_mean(name, known) or "."
                 raise UsageError(
-                    f"{self.name} has no parameter {name!r}. Its parameters: {known}."
+                    f"{self.name} has no parameter {name!r}{meant} "
+                    f"Its parameters: {', '.join(known)}."
                 ) from None
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             if first["type"] in ("tuple_type", "too_long"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from engine.errors import UsageError
+from engine.errors import ConfigError, UsageError, did_you_mean
 from engine.operations.base import Operation
 from engine.operations.bloodpool import Bloodpool
 from engine.operations.circles import Circles
@@ -30,7 +30,8 @@ class NoOperation(UsageError):
 
     def __str__(self) -> str:
         name, there = self.args
-        return f"No operation is called {name!r}. Operations: {', '.join(there)}."
+        meant = did_you_mean(name, there) or "."
+        return f"No operation is called {name!r}{meant} Operations: {', '.join(there)}."
 
 
 class BrokenOperation(NoOperation):
@@ -97,6 +98,16 @@ def create_operation(name: str, declared: Mapping[str, Any], given: Mapping[str,
 
     Raises
     ------
-    NoOperation, ParameterError
+    NoOperation, UsageError
+    ConfigError
+        If it is what is declared that can't be.
     """
-    return find_operation(name)(**{**declared, **given})
+    kind = find_operation(name)
+    try:
+        return kind(**{**declared, **given})
+    except UsageError as error:
+        try:
+            kind(**declared)
+        except UsageError as theirs:
+            raise ConfigError(f"cohort.toml, operations.{name}", str(theirs)) from None
+        raise error from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, NoSource, NothingFound
+from engine.errors import ConfigError, NoSource, NothingFound, UsageError
 from engine.operations.listing import holds_confidential
 from engine.privacy import Pseudonyms
 from engine.sources.dicomweb import is_dicomweb
@@ -52,6 +52,10 @@ def scopes_of(
     Raises
     ------
     NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
+    ConfigError
+        If a declared root has another layout.
+    UsageError
+        If a source lies in the cohort itself.
     """
     config = read_config(root)
     if not sources:
@@ -59,6 +63,8 @@ def scopes_of(
             raise NothingFound(
                 "cohort.toml names no sources", "Give one: cohort ingest COHORT SOURCE"
             )
+        for name in config.roots:
+            _require_layout(config, name, layout)
         return [(name, "") for name in config.roots]
     scopes = []
     for source in sources:
@@ -69,6 +75,8 @@ def scopes_of(
         if not str(source).strip():  # it would be the folder that the job was started in
             raise NoSource("'' (an empty name)")
         path = absolute(source)
+        if f"{path}/".startswith(f"{root.url}/"):
+            raise UsageError(f"{source} lies in the cohort itself. Name the folder of your images.")
         located = locate_root(path, config)
         base = holder_of(path) if located is None or located[1] else path  # a root says more itself
         if base is None:
@@ -79,11 +87,23 @@ def scopes_of(
             located = locate_root(path, config)
         if located is None:
             raise ConfigError("cohort.toml", "a new root was not kept")
+        _require_layout(config, located[0], layout)
         scopes.append((located[0], escape_path(located[1])))
         # A root inside a source has files of its own, which nobody else lists.
         inside = roots_inside(path, config)
         scopes += [(name, "") for name in inside if place_at(config.roots[name].path).is_there()]
     return scopes
+
+
+def _require_layout(config: CohortConfig, name: str, layout: str | None) -> None:
+    """Refuse a layout that would not be used: a root that is there keeps its own."""
+    kept = config.roots[name].layout or config.layout
+    if layout not in (None, kept):
+        raise ConfigError(
+            f"cohort.toml, roots.{name}",
+            f"the layout of this source is {kept!r}. To change it, write layout = {layout!r} "
+            "there, and then: cohort ingest COHORT --rehash",
+        )
 
 
 def _declare_service(root: Root, url: str, pseudonyms: Callable[[], Pseudonyms]) -> str:

@@ -89,6 +89,12 @@ FORMATS: dict[str, Format] = {
 }
 """Formats by name, asked in this order; others add themselves here."""
 
+UNTAKEN = frozenset({
+    ".avif", ".bmp", ".czi", ".dv", ".fits", ".gif", ".heic", ".heif", ".ims", ".jp2", ".lif",
+    ".mha", ".mrxs", ".nd2", ".nii", ".nrrd", ".oib", ".oif", ".vsi", ".webp", ".zvi",
+})  # fmt: skip
+"""Suffixes of images that no format takes: they are ignored like other files, but said."""
+
 SLIDES = (".svs", ".ndpi", ".scn", ".bif")
 """Suffixes of slides whose first bytes are TIFF's, and which OpenSlide reads better."""
 

@@ -25,6 +25,7 @@ from engine.errors import (
     FormatTooNew,
     MissingObject,
     NoCohort,
+    did_you_mean,
 )
 from engine.store.digests import digest_of
 from engine.store.layout import DEFAULT_LAYOUT, Layout
@@ -216,7 +217,9 @@ def parse_config(raw: bytes | None) -> CohortConfig:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = f"is not known. Entries: {', '.join(_entries(first['loc'][:-1]))}"
+            there = _entries(first["loc"][:-1])
+            meant = did_you_mean(str(first["loc"][-1]), there) or "."
+            message = f"is not known{meant} Entries: {', '.join(there)}"
         raise ConfigError(f"{TOML}, {where}", message) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(TOML, f"is not TOML: {error}") from None

@@ -52,6 +52,8 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
     except UnicodeDecodeError:
         problem = f"{config.subjects} is not UTF-8; save it again as CSV in UTF-8"
         raise ConfigError(ENTRY, problem) from None
+    except FileNotFoundError:
+        raise ConfigError(ENTRY, f"there is no file {path}") from None
     except (OSError, pa.ArrowInvalid) as error:
         problem = f"{config.subjects} can't be read: {type(error).__name__}"
         raise ConfigError(ENTRY, problem) from None

@@ -44,7 +44,7 @@ GIVEN: dict[str, Any] = {"name": "bright", "schema": {"share": float}}
         ({"schema": {"a": "much"}}, "a dtype"),
         ({"schema": {"source": str}}, "tables have a column called so"),
         ({"schema": {"object": int}}, "tables have a column called so"),
-        ({"parameters": {"abvoe": 3}}, "no parameter 'abvoe'. Its parameters: above, span"),
+        ({"parameters": {"abvoe": 3}}, "did you mean 'above'.+ parameters: above, span"),
         ({"parameters": {"above": "much"}}, "above is 'much'"),
         ({"parameters": {"above": float("nan")}}, "a finite number"),
         ({"quantities": ["shares"]}, "out of share"),

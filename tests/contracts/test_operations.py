@@ -20,9 +20,10 @@ from distributed import Client
 from numpy.typing import NDArray
 
 import engine
-from engine.errors import ParameterError, UsageError
+from engine.errors import ConfigError, ParameterError, UsageError
 from engine.geometry import plan_tiles
 from engine.operations.base import INPUTS, Image, Operation
+from engine.operations.registry import create_operation
 from engine.store.results import result_schema
 from tests.contracts.cases import ALL, Case
 from tests.making import Counting, computed, discs, grey, put
@@ -103,6 +104,15 @@ def test_its_parameters_are_checked_and_named(case: Case) -> None:
     assert error.value.exit_code == 2
     with pytest.raises(UsageError, match=f"{case.name} has no parameter 'no_such_parameter'"):
         case.make(**case.given, no_such_parameter=1)
+
+
+def test_an_error_says_whether_what_is_declared_or_what_is_given_is_wrong() -> None:
+    with pytest.raises(ConfigError, match=r"toml, operations.circles: .+ did you mean 'radius_px'"):
+        create_operation("circles", {"radius_pix": 3}, {"polarity": "dark"})
+    with pytest.raises(UsageError, match=r"^circles has no parameter 'radius_pix'"):
+        create_operation("circles", {"polarity": "dark"}, {"radius_pix": 3})
+    with pytest.raises(UsageError, match="'circels'; did you mean 'circles'"):
+        create_operation("circels", {}, {})
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])

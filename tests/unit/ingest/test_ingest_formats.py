@@ -60,9 +60,11 @@ def mixture(
     place = tmp_path_factory.mktemp("mixture")
     made = expected_of(place / "data" / "d1" / "s1" / "e1")
     (place / "data" / "notes.txt").write_text("no image")
+    (place / "data" / "field.CZI").write_bytes(b"ZISRAWFILE")
     cohort = engine.create(place / "cohort")
     report = cohort.ingest(place / "data", client=client)
-    assert (report.new, report.failed, report.ignored, report.left) == (len(made), 0, 1, 0)
+    assert (report.new, report.failed, report.ignored, report.left) == (len(made), 0, 2, 0)
+    assert report.untaken == {".czi": 1}
     return cohort, {f"data/d1/s1/e1/{name}": pixels for name, pixels in made.items()}
 
 

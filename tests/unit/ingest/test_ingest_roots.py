@@ -172,7 +172,8 @@ def test_a_cohort_inside_a_root_takes_no_pictures_of_its_own(
     put(tmp_path / "data" / "cohort" / "qc" / "circles" / "overlay.png", grey(8))
     put(tmp_path / "data" / "qc" / "theirs.png", grey(9))
     assert cohort.ingest(tmp_path / "data", client=client).new == 3
-    assert cohort.ingest(tmp_path / "data" / "cohort", client=client).new == 0
+    with pytest.raises(UsageError, match="lies in the cohort itself"):
+        cohort.ingest(tmp_path / "data" / "cohort" / "qc", client=client)
 
 
 def test_what_can_be_no_source_or_cohort_is_said(cohort: engine.Cohort, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_what_can_be_no_source_or_cohort_is_said(cohort: engine.Cohort, tmp_path
     [
         ('a = { path = "/d/x" }\nb = { path = "/d/y/../x/" }', "'a' and 'b' are the same place"),
         ('a = { path = "data" }', "'data' is relative"),
-        ('a = { path = "/d", layuot = "{name}" }', "Entries: path, layout, spacing_um"),
+        ('a = { path = "/d", layuot = "{name}" }', "did you mean 'layout'.+ Entries: path, layout"),
     ],
 )
 def test_roots_that_would_be_taken_twice_or_nowhere_are_refused(roots: str, problem: str) -> None:
@@ -248,6 +249,10 @@ def test_a_root_of_its_own_layout(cohort: engine.Cohort, tmp_path: Path, client:
     assert subjects == {"s1", "s2"}
     toml = (tmp_path / "cohort" / "cohort.toml").read_text()
     assert 'layout = "{subject}/{name}"' in toml
+    assert cohort.ingest(tmp_path / "b", client=client, layout="{subject}/{name}").unchanged == 1
+    for place in ([tmp_path / "b" / "s2"], []):  # it would be of no use, so nobody waits for it
+        with pytest.raises(ConfigError, match="the layout of this source is"):
+            cohort.ingest(*place, client=client, layout="{name}")
     (tmp_path / "c").mkdir()
     with pytest.raises(ConfigError, match="placeholders"):
         cohort.ingest(tmp_path / "c", client=client, layout="no braces")

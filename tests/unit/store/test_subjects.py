@@ -44,6 +44,11 @@ def test_what_spreadsheets_write(
     assert read(tmp_path, data).to_pydict() == rows
 
 
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"there is no file {tmp_path}/s.csv"):
+        read_subjects(open_root(tmp_path), CohortConfig(subjects="s.csv"))
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
