@@ -32,6 +32,7 @@ from engine.operations.inputs import read_inputs
 from engine.operations.labelled import read_labels_due
 from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
+from engine.operations.restored import read_restored
 from engine.operations.scopes import needed_roots, scopes_of
 from engine.operations.selection import require_all
 from engine.operations.unit import ledger_of
@@ -195,6 +196,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             limit=limit,
             retry_failed=retry_failed,
             labels=read_labels_due(self.root, operation, images),
+            restored=read_restored(self.root, operation, images, publisher.lost),
         )
         return publisher, plan, (catalog.version, images)
 

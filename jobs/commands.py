@@ -171,7 +171,8 @@ def ingest(
             f"{counted(report.listed, 'files')} none is {FORMATS}."
         )
     output.result(report.as_json(), *ingest_lines(report))
-    return _code(report.failed + report.left + report.withheld, max_failed)
+    failed = report.failed + report.left + report.withheld + len(report.lost)
+    return _code(failed, max_failed)
 
 
 @command(app, parameters=True)

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from engine.graph.events import counted, told_s
-from engine.graph.ingest_report import IngestReport
+from engine.graph.ingest_report import LOST, IngestReport
 from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.header import FINDINGS
@@ -67,6 +67,21 @@ def ingest_lines(report: IngestReport) -> list[str]:
             f"and so on are empty: {_some(report.unmatched_first, report.unmatched)}. If that is "
             "not meant, change layout in cohort.toml, then: cohort ingest COHORT --rehash"
         )
+    if report.healed:
+        many = counted(report.healed, "images")
+        lines.append(f"Pixels of {many} were damaged or gone, and are written anew.")
+    if report.replaced:
+        lines.append(
+            f"Pixels of {counted(len(report.replaced), 'images')} were damaged or gone, and their "
+            "sources have other content now, which was taken as a change: "
+            f"{_some(report.replaced[:NAMED], len(report.replaced))}"
+        )
+    if report.lost:
+        lines.append(f"Pixels of {counted(len(report.lost), 'images')} are still damaged or gone:")
+    for reason, advice in LOST.items():
+        named = [one["source"] for one in report.lost if one["reason"] == reason]
+        if named:
+            lines.append(f"  {len(named):,}: {_some(named[:NAMED], len(named))}. {advice}")
     if report.findings:
         lines.append("Odd (column findings of the catalog):")
     lines += [f"  {n:,} {code}: {FINDINGS.get(code, code)}" for code, n in report.findings.items()]
@@ -218,8 +233,9 @@ def status_lines(status: Status) -> list[str]:
 
 
 ADVICE = {
-    "pixels": "Pixels are written once: put them back from a backup, or take their sources into a "
-    "new cohort. Damaged labels are computed again by the next run of all images.",
+    "pixels": "Pixels are written anew from their sources, where those are still there: "
+    "cohort ingest COHORT --rehash; it names images whose sources are gone. Damaged labels are "
+    "computed again by the next run of all images.",
     "catalog": "The catalog knows what nothing else knows: put it back from a backup, or take the "
     "sources into a new cohort.",
     "results": "Put results back from a backup, or remove their folder (results/OPERATION/VERSION) "

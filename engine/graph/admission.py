@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
 from engine.errors import UsageError
+from engine.graph.healing import Healing
 from engine.graph.ingest_report import NAMED, IngestReport
 from engine.operations.intake import Probe, ShardRecord, ShardTask, SourceFile, Taken
 from engine.operations.listing import Listing
@@ -29,8 +32,12 @@ from engine.store.catalog import (
 from engine.store.config import CohortConfig
 from engine.store.known import Known
 from engine.store.ledger import Part, Snapshot
+from engine.store.mending import Mend, publish_mends
 from engine.store.root import Root
 from engine.store.stacking import Arrival, Slot
+
+LOOK_THREADS = 16
+"""Files whose size is asked at once: an object store answers each after some milliseconds."""
 
 
 class Admission:
@@ -51,6 +58,8 @@ class Admission:
         self._config = config
         self._ingest = ingest
         self._pseudonyms = pseudonyms
+        self.healing = Healing(root)
+        """Notes what this ingest has of pixels that are damaged."""
         self._holders: dict[str, str] = {}  # sources of instances that came in
         self.gone: Callable[[str], bool] = lambda _: False
         """Tells whether a source is known to be no more, once all were listed."""
@@ -60,6 +69,7 @@ class Admission:
         self.known = Known(self._images, self._snapshot)
         self.report = IngestReport()
         self._rows: list[ImageRow] = []
+        self._removed: dict[str | None, set[int | None]] = defaultdict(set)  # shards by stack
         self._files: list[ShardRow] = []
         self._metadata: dict[str, Sequence[ShardRow]] = {}
 
@@ -257,6 +267,7 @@ class Admission:
                 else:
                     row = _placed_like(row, original, original.image_id)
                 self.report.duplicates += original.image_id != image_id
+        self.healing.offer(old, row, arrival, file)
         self._rows.append(row)
         self.known.add([row])
         return (row.stack, row.shard) == (task.plan.name, slot.shard)
@@ -276,9 +287,30 @@ class Admission:
         if self._files:
             files, self._files = self._files, []
             self._shards_commit(files)
+            self._forget_removed(files)
         if self._rows:
             rows, self._rows = self._rows, []
-            self._images_commit(rows)
+            kept = [row for row in rows if not self._is_removed(row)]
+            self.report.left += len(rows) - len(kept)
+            if kept:
+                self._images_commit(kept)
+
+    def _forget_removed(self, files: Sequence[ShardRow]) -> None:
+        """Take shards back that gc removed before they were named; the next ingest takes them.
+
+        What is named gc leaves alone, so the files are looked at after the commit.
+        """
+        with ThreadPoolExecutor(LOOK_THREADS) as threads:
+            sizes = threads.map(self._root.size, [row.path for row in files])
+            gone = [r for r, size in zip(files, sizes, strict=True) if r.size and size is None]
+        publish_mends(self._root, [Mend(row, None) for row in gone])
+        for row in gone:
+            self._removed[row.stack].add(row.shard)
+
+    def _is_removed(self, row: ImageRow) -> bool:
+        shards = self._removed.get(row.stack, set())
+        # Of a giant image, or without metadata, all is lost.
+        return bool(shards) and (row.giant or -1 in shards or row.shard in shards)
 
     def _shards_commit(self, files: Sequence[ShardRow]) -> None:
         part = self._shards.write_part(shard_table(files))

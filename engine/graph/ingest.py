@@ -119,6 +119,8 @@ class Ingest:
         began = time.perf_counter()
         admission = Admission(self._root, self._config, self._id, self._pseudonyms)
         report = admission.report
+        if self._rehash:
+            admission.healing.find(self._client, self._events, self._stop)
         listing = Listing()
         files = list_sources(
             self._config, self._scopes, admission.known, listing, self._pseudonyms,
@@ -144,6 +146,8 @@ class Ingest:
         if self._stop():
             raise Interrupted(report.taken, report.left)
         admission.settle(listing, vanished(admission.known, gone()))
+        limit = self._config.limits.max_decoded_bytes
+        admission.healing.heal(self._client, limit, report, self._events, self._stop)
         drawn = AnnotationIngest(
             self._root, self._config, self._client, self._id,
             pseudonyms=self._pseudonyms, events=self._events, stop=self._stop,

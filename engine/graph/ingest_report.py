@@ -11,6 +11,19 @@ from engine.graph.annotate import AnnotationReport
 NAMED = 5
 """Failed sources, and those that do not match the layout, that a report names; it counts all."""
 
+LOST = {
+    "source_gone": "Their sources are gone: put these files back, or the damaged shard from a "
+    "backup, then: cohort ingest COHORT --rehash",
+    "source_not_taken": "Their sources were not among what was taken, or can't be read: "
+    "cohort ingest COHORT --rehash takes all roots, and cohort status names what can't be read.",
+    "source_differs": "Their sources gave other pixels than a moment before: "
+    "cohort ingest COHORT --rehash",
+    "too_many": "More was lost than one ingest takes at a time: cohort ingest COHORT --rehash",
+    "metadata": "The zarr.json of their stack is damaged or gone: put it back from a backup, then: "
+    "cohort ingest COHORT --rehash",
+}
+"""Why pixels could not be written anew, and what to do."""
+
 
 @dataclass
 class IngestReport:
@@ -23,6 +36,10 @@ class IngestReport:
     ``withheld`` counts confidential files in roots that are not, of which nothing was written down,
     ``findings`` images about which something is odd (`engine.header.FINDINGS`), and ``untaken``
     ignored files by their suffix, where it is that of images.
+
+    With ``rehash``: ``healed`` counts images whose stored pixels were damaged or gone, and were
+    written anew from their sources; ``lost`` names those that were not, and why (`LOST`), and
+    ``replaced`` those whose source has other content now, which was taken as a change.
     """
 
     listed: int = 0
@@ -44,6 +61,9 @@ class IngestReport:
     untaken: Counter[str] = field(default_factory=Counter)
     failed_first: list[dict[str, str]] = field(default_factory=list)
     unmatched_first: list[str] = field(default_factory=list)
+    healed: int = 0
+    lost: list[dict[str, str]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     annotations: AnnotationReport | None = None
 
     @property

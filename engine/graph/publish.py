@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from engine.errors import EngineError
+from engine.operations.restored import failed_for_pixels
 from engine.operations.unit import RowId, UnitRecord
 from engine.store.catalog import commit_rows
 from engine.store.columns import require_columns
@@ -48,6 +49,8 @@ class Publisher:
     ----------
     labels
         Publishes what the parts come with, before their rows: who has a row has labels.
+    lost
+        Rows that failed for lost pixels.
 
     Raises
     ------
@@ -61,6 +64,7 @@ class Publisher:
         self._key = key
         self.snapshot = snapshot
         self.labels: LabelPublisher | None = None
+        self.lost: set[RowId] = set()
         self._pending: list[Pending] = []
         self._place: dict[RowId, Part] = {}
         self._status: dict[RowId, str] = {}
@@ -86,7 +90,8 @@ class Publisher:
                 self._status[row] = status
 
     def _statuses(self, part: Part) -> dict[RowId, str]:
-        rows = self._ledger.read_part(part, PLANNED)
+        rows = self._ledger.read_part(part, (*PLANNED, "reason"))
+        self.lost.update(failed_for_pixels(rows))
         *ids, statuses = (rows[name].to_pylist() for name in PLANNED)
         return dict(zip(zip(*ids, strict=True), statuses, strict=True))
 

@@ -12,10 +12,14 @@ CAUSES = {
     "version": "the operation's version changed",
     "weights": "the model's weights changed",
     "retry": "failed before, tried again",
+    "pixels": "failed for lost pixels, which are there again",
     "labels": "labels are missing, or are not those that were written",
     "copy": "the same pixels have a result under another name",
 }
 """Why an image is in a run, and what that means."""
+
+RESTORED = "restored"
+"""Stands for the status of a result that failed for lost pixels which are there again."""
 
 SETTLED = {
     "done": "up to date",

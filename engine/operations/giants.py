@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -78,22 +79,26 @@ def _write_level(root: Root, plan: StackPlan, level: int, below: list[ShardRow])
     metadata = [StackWriter(root, plan.name, n).describe() for n in (level - 1, level)]
     reader = StackReader(root, {row.path: row for row in [*below, *metadata]})
     writer = StackWriter(root, plan.name, level)
-    channels, height, width = writer.shape[1:]
-    side = GIANT_SHARD_PX
-    rows: list[ShardRow] = []
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            rows_below = slice(
-                2 * top, min(2 * (top + side), level_shapes(plan.shape)[level - 1][2])
-            )
-            columns_below = slice(
-                2 * left, min(2 * (left + side), level_shapes(plan.shape)[level - 1][3])
-            )
-            block = reader.read(
-                plan.name, (0, slice(0, channels), rows_below, columns_below), level - 1
-            )
-            rows.append(writer.write(len(rows), halve(block)[None]))
-    return rows
+    return [
+        writer.write(index, halved_block(reader, writer, plan.name, level, index))
+        for index in range(math.prod(writer.grid))
+    ]
+
+
+def halved_block(
+    reader: StackReader, writer: StackWriter, stack: str, level: int, index: int
+) -> NDArray[Any]:
+    """Return the pixels (1, c, y, x) of one shard of a level, made of the level below it.
+
+    Raises
+    ------
+    MissingObject, CorruptStore
+    """
+    _, channels, height, width = reader.array(stack, level - 1).shape
+    top, left = (int(i) * GIANT_SHARD_PX for i in np.unravel_index(index, writer.grid)[2:])
+    rows = slice(2 * top, min(2 * (top + GIANT_SHARD_PX), height))
+    columns = slice(2 * left, min(2 * (left + GIANT_SHARD_PX), width))
+    return halve(reader.read(stack, (0, slice(0, channels), rows, columns), level - 1))[None]
 
 
 def halve(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -209,7 +209,8 @@ def write_shard(root: Root, task: ShardTask) -> ShardRecord:
     for n, slot in enumerate(slots):
         by_file.setdefault(slot.arrival.source, []).append(n)
     for name, members in by_file.items():
-        planes = _read_planes(task.files[name], [slots[n].arrival for n in members], task)
+        arrivals = [slots[n].arrival for n in members]
+        planes = read_planes_of(task.files[name], arrivals, task.max_decoded_bytes)
         for n, (pixels, result) in zip(members, planes, strict=True):
             taken[n] = result
             if pixels is not None:
@@ -228,12 +229,16 @@ def write_shard(root: Root, task: ShardTask) -> ShardRecord:
     return ShardRecord((plan.name, task.shard), (row,), tuple(taken))
 
 
-def _read_planes(
-    file: SourceFile, arrivals: Sequence[Arrival], task: ShardTask
+def read_planes_of(
+    file: SourceFile, arrivals: Sequence[Arrival], max_decoded_bytes: int
 ) -> list[tuple[NDArray[Any] | None, Taken]]:
+    """Return planes (c, y, x) of a source with their digests, or why there are none.
+
+    None of them counts if the file changed while it was read.
+    """
     results: list[tuple[NDArray[Any] | None, Taken]] = []
     try:
-        with opened(file, task.max_decoded_bytes) as source:
+        with opened(file, max_decoded_bytes) as source:
             places = {plane.fragment: n for n, plane in enumerate(source.planes)}
             for arrival in arrivals:
                 results.append(_read_plane(source, places.get(arrival.fragment), arrival))

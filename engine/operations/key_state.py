@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 
 from engine.operations.base import Operation, image_inputs
 from engine.operations.plan import Plan, plan_run
+from engine.operations.restored import failed_for_pixels, read_restored
 from engine.operations.tables import table_names
+from engine.operations.unit import RowId
 from engine.store.ledger import Ledger, Snapshot
 from engine.store.results import DONE, FAILED, read_key
 from engine.store.root import Root
@@ -144,7 +146,9 @@ class KeyRows:
                 states[DONE], states[FAILED], None, rows=rows.num_rows, note=self.note,
             )  # fmt: skip
             return state, self._failures(name, rows, sources)
-        plan = plan_run(self.operation, images, rows)
+        lost = failed_for_pixels(rows)
+        restored = read_restored(self.root, self.operation, images, lost)
+        plan = plan_run(self.operation, images, rows, restored=restored)
         current = set(
             zip(images["image_id"].to_pylist(), image_inputs(self.operation, images), strict=True)
         )
@@ -156,20 +160,26 @@ class KeyRows:
             _missing(plan), rows.num_rows,
             self._tables(self.operation, catalog_version),
         )  # fmt: skip
-        return state, self._failures(name, kept, sources)
+        return state, self._failures(name, kept, sources, restored)
 
     def _parameters(self, name: str) -> Mapping[str, Any]:
         identity = read_key(self.root, name, self.version, self.key)
         return dict(identity.get("parameters", {})) if identity else {}
 
-    def _failures(self, name: str, rows: pa.Table, sources: Mapping[str, str]) -> list[Failure]:
+    def _failures(
+        self,
+        name: str,
+        rows: pa.Table,
+        sources: Mapping[str, str],
+        restored: Set[RowId] = frozenset(),
+    ) -> list[Failure]:
         failed = rows.filter(pc.equal(rows["status"], FAILED)).to_pylist()
         return [
             Failure(
                 row["image_id"], sources.get(row["image_id"], row["image_id"]), name, self.key,
                 row["reason"] or "", row["attempts"],
             )
-            for row in failed
+            for row in failed if (row["image_id"], row["inputs"], row["block"]) not in restored
         ]  # fmt: skip
 
     def _tables(self, operation: Operation, catalog_version: int) -> tuple[TableState, ...]:

@@ -6,7 +6,7 @@ A plan knows no store and no scheduler: it can be printed, counted and tested wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from engine.errors import UsageError
 from engine.operations.base import Operation, image_inputs
-from engine.operations.causes import CAUSES, SETTLED, changed_part
+from engine.operations.causes import CAUSES, RESTORED, SETTLED, changed_part
 from engine.operations.selection import select_images
 from engine.store.catalog import FAILED, ORPHANED
 from engine.store.labels import LabelState
@@ -163,6 +163,7 @@ def plan_run(
     limit: int | None = None,
     retry_failed: bool = False,
     labels: LabelState | None = None,
+    restored: Set[tuple[str, str, int | None]] = frozenset(),
 ) -> Plan:
     """Decide what a run computes, and why.
 
@@ -184,17 +185,19 @@ def plan_run(
     labels
         Which labels are there, of an operation that makes some: an image without is computed
         again. Of a damaged shard all images must be, so a selection leaves those to `verify`.
+    restored
+        Results (image_id, inputs, block) that failed for lost pixels which are there again.
     """
     read = {*_Row._fields[1:], "content", "state"}
     kept = select_images(images, where, limit, [n for n in images.column_names if n in read])
     names_of: list[str] = []
-    state = _known(results)
+    state = _known(results) | dict.fromkeys(restored, RESTORED)
     seen = {image_id for image_id, _, _ in state}
     by_inputs: dict[tuple[str, int | None], str] = {}
     for (image_id, inputs, block), status in state.items():
         # A result counts before a failure of the same pixels, which an older name may have kept;
         # which of them is met first depends on the names of parts.
-        if status == "done" or (inputs, block) not in by_inputs:
+        if status == "done" or (status != RESTORED and (inputs, block) not in by_inputs):
             by_inputs[inputs, block] = image_id
     cause_of_change = "parameters"
     changes: Mapping[str, Any] = {}
@@ -213,6 +216,7 @@ def plan_run(
     settled: Counter[str] = Counter()
     copies: list[Copy] = []
     work: dict[tuple[str, int | None, _Place | None], Item] = {}
+    due = {None, RESTORED, "failed"} if retry_failed else {None, RESTORED}
     reads = image_inputs(operation, kept)
     places = {} if labels is None else {row.image_id: _place(row) for row in _rows(kept, reads)}
     for row in _rows(kept, reads):
@@ -220,13 +224,9 @@ def plan_run(
         blocks = _blocks(row)
         place = places.get(row.image_id)
         statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]
-        had = zip(blocks, statuses, strict=True)
+        had = list(zip(blocks, statuses, strict=True))
         lost = {b for b, status in had if status == "done" and not labelled(row, b)}
-        needed = [
-            b
-            for b, status in zip(blocks, statuses, strict=True)
-            if status is None or (status == "failed" and retry_failed) or b in lost
-        ]
+        needed = [b for b, status in had if status in due or b in lost]
         if not needed:
             settled["failed" if "failed" in statuses else "done"] += 1
             continue
@@ -243,6 +243,8 @@ def plan_run(
             sources = {b: of for b, of in sources.items() if b not in failed}
         elif len(sources) == len(needed):
             causes["copy"] += 1
+        elif RESTORED in statuses:
+            causes["pixels"] += 1
         elif lost:
             causes["labels"] += 1
         elif row.image_id in seen:

@@ -6,6 +6,11 @@ from engine.sources import REASONS
 
 AGAIN = "Then: cohort run COHORT {operation} --failed"
 
+HEAL = (
+    "cohort ingest COHORT --rehash writes its pixels anew from its source. "
+    "Then: cohort run COHORT {operation}"
+)
+
 OF_SOURCES = {
     "empty": "Copy the file again from where it was made, then: cohort ingest COHORT",
     "not_an_image": "Give it the suffix of what it is, or move it out of the folder.",
@@ -32,11 +37,11 @@ OF_RESULTS = {
     ),
     "missing_pixels": (
         "Its stored pixels are not there.",
-        "cohort verify COHORT names the file; put it back from a copy. " + AGAIN,
+        HEAL,
     ),
     "corrupt_pixels": (
         "Its stored pixels are damaged.",
-        "cohort verify COHORT names the file; put it back from a copy. " + AGAIN,
+        HEAL,
     ),
     "no_such_channel": (
         "It has no channel of that number.",

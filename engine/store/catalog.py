@@ -7,7 +7,7 @@ first and images second: the commit to images is what counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
@@ -151,10 +151,12 @@ def shards_ledger(root: Root) -> Ledger:
     return Ledger(root, "catalog/shards", SHARDS)
 
 
-def read_shards(root: Root) -> list[ShardRow]:
-    """Return the rows of all files below ``pixels/``."""
+def read_shards(root: Root, stacks: Collection[str] | None = None) -> list[ShardRow]:
+    """Return the rows of files below ``pixels/``: of all, or of some stacks."""
     ledger = shards_ledger(root)
     rows = ledger.read(ledger.snapshot().parts)
+    if stacks is not None:
+        rows = rows.filter(pc.is_in(rows["stack"], value_set=pa.array(sorted(stacks), pa.string())))
     return [ShardRow(**row) for row in rows.select(SHARDS.names).to_pylist()]
 
 

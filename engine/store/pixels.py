@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -200,15 +201,14 @@ class StackWriter:
     """
 
     def __init__(self, root: Root, stack: str, level: int = 0) -> None:
-        self._root = root
-        self._stack = stack
-        self._level = level
+        self._root, self._stack, self._level = root, stack, level
         self._base = f"{stack_path(stack)}/{level}"
         self.metadata: dict[str, Any] = json.loads(root.read(f"{self._base}/zarr.json"))
         self.shape = tuple(self.metadata["shape"])
         self.shard = tuple(self.metadata["chunk_grid"]["configuration"]["chunk_shape"])
         inner = tuple(self.metadata["codecs"][0]["configuration"]["chunk_shape"])
-        self.chunks = math.prod(s // i for s, i in zip(self.shard, inner, strict=True))
+        self.inner = tuple(s // i for s, i in zip(self.shard, inner, strict=True))
+        self.chunks = math.prod(self.inner)
         self.grid = tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
 
     def write(self, index: int, pixels: NDArray[Any]) -> ShardRow:
@@ -272,15 +272,14 @@ class StackWriter:
             raise AlignmentError(pixels.shape, f"{self.path_of(index)}, of {due} pixels")
 
     def _row(self, path: str, index: int, data: bytes, chunks: int) -> ShardRow:
-        digest = digest_bytes(data)
-        return ShardRow(path, self._stack, self._level, index, digest, len(data), chunks)
+        return ShardRow(
+            path, self._stack, self._level, index, digest_bytes(data), len(data), chunks
+        )
 
     def describe(self) -> ShardRow:
         """Return the catalog's row of the level's own metadata."""
-        data = self._root.read(f"{self._base}/zarr.json")
-        digest = digest_bytes(data)
         path = f"{self._base}/zarr.json"
-        return ShardRow(path, self._stack, self._level, -1, digest, len(data), -1)
+        return self._row(path, -1, self._root.read(path), -1)
 
     def _assemble(self, folder: Path, pixels: NDArray[Any]) -> Path:
         (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
@@ -293,16 +292,21 @@ class StackWriter:
         there = self._root.read(path)
         if there == mine:
             return there
-        with self._root.staging() as folder:
-            (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
-            target = folder / shard_key((1,) * len(self.shard), 0)
-            target.parent.mkdir(parents=True)
-            target.write_bytes(there)
-            array = _open_array(LocalStore(folder), "r")
+        with self.opened(there) as array:
             same = np.array_equal(array[tuple(slice(0, n) for n in pixels.shape)], pixels)
         if not same:
             raise Conflict(path)
         return there
+
+    @contextmanager
+    def opened(self, data: bytes) -> Iterator[zarr.Array[Any]]:
+        """Give an array of the shard's shape that is read from some bytes, e.g. damaged ones."""
+        with self._root.staging() as folder:
+            (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
+            target = folder / shard_key((1,) * len(self.shard), 0)
+            target.parent.mkdir(parents=True)
+            target.write_bytes(data)
+            yield _open_array(LocalStore(folder), "r")
 
 
 class StackReader:

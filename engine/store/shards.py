@@ -6,7 +6,7 @@ shard of labels takes in what is new and keeps the rest.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import google_crc32c
 import numpy as np
@@ -21,6 +21,10 @@ CHECKSUM_BYTES = 4
 """Of the index: crc32c."""
 
 Shard = bytes | memoryview
+
+LOST = b"\0lost: no source gave it back\0\0"
+"""Stands for the chunk of an image whose pixels are lost, in a shard whose others were written
+anew: no codec decodes it, so it raises when it is read, and `verify` names it."""
 
 
 def read_index(shard: Shard, chunks: int) -> NDArray[np.uint64]:
@@ -61,26 +65,51 @@ def merge_shards(
     >>> len(empty), count_chunks(empty, 2)
     (36, 0)
     """
-    before, after = (None if s is None else _checked_index(s, chunks) for s in (old, new))
-    pieces: list[bytes] = []
-    index = np.full((chunks, 2), ABSENT, "<u8")
-    offset = 0
-    for chunk in range(chunks):
-        from_new = taken is None or chunk in taken
-        shard, places = (new, after) if from_new else (old, before)
-        if shard is None or places is None or places[chunk, 0] == ABSENT:
-            continue
-        first, length = int(places[chunk, 0]), int(places[chunk, 1])
-        pieces.append(bytes(shard[first : first + length]))
-        index[chunk] = offset, length
-        offset += length
-    packed = index.tobytes()
-    return b"".join(
-        (*pieces, packed, google_crc32c.value(packed).to_bytes(CHECKSUM_BYTES, "little"))
+    before, after = ([None] * chunks if s is None else unpack_chunks(s, chunks) for s in (old, new))
+    return pack_chunks(
+        [
+            after[chunk] if taken is None or chunk in taken else before[chunk]
+            for chunk in range(chunks)
+        ]
     )
 
 
-def _checked_index(shard: bytes, chunks: int) -> NDArray[np.uint64]:
+def unpack_chunks(shard: Shard, chunks: int) -> list[bytes | None]:
+    """Return the encoded chunks of a shard, None where one is not stored.
+
+    Raises
+    ------
+    CorruptStore
+        If its index is not as it was written.
+    """
+    found: list[bytes | None] = []
+    for first, length in _checked_index(shard, chunks).tolist():
+        found.append(None if first == ABSENT else bytes(shard[first : first + length]))
+    return found
+
+
+def pack_chunks(pieces: Sequence[bytes | None]) -> bytes:
+    """Return the shard of some encoded chunks, in C order; None is one that is not stored.
+
+    Examples
+    --------
+    >>> unpack_chunks(pack_chunks([b"one", None, b"three"]), 3)
+    [b'one', None, b'three']
+    """
+    index = np.full((len(pieces), 2), ABSENT, "<u8")
+    offset = 0
+    for chunk, piece in enumerate(pieces):
+        if piece is not None:
+            index[chunk] = offset, len(piece)
+            offset += len(piece)
+    packed = index.tobytes()
+    stored = (piece for piece in pieces if piece is not None)
+    return b"".join(
+        (*stored, packed, google_crc32c.value(packed).to_bytes(CHECKSUM_BYTES, "little"))
+    )
+
+
+def _checked_index(shard: Shard, chunks: int) -> NDArray[np.uint64]:
     packed = shard[-CHECKSUM_BYTES - chunks * 16 : -CHECKSUM_BYTES]
     said = int.from_bytes(shard[-CHECKSUM_BYTES:], "little")
     if len(packed) != chunks * 16 or google_crc32c.value(packed) != said:

@@ -15,9 +15,9 @@ from engine.store.catalog import ORPHANED, READY, ShardRow
 from engine.store.digests import digest_bytes
 from engine.store.labels import LABELS, image_stack, index_path, is_label, names_in_index
 from engine.store.pixels import stack_path
-from engine.store.problems import CORRUPT, INCONSISTENT, STALE, Problem, guarded
+from engine.store.problems import CORRUPT, INCONSISTENT, MISSING, STALE, Problem, guarded
 from engine.store.root import Root
-from engine.store.shards import count_chunks
+from engine.store.shards import LOST, count_chunks
 
 PLACE = ("state", "channels", "height", "width", "dtype", "stack", "shard", "t", "z", "giant")
 """Columns of the catalog that say where an image's pixels are."""
@@ -137,6 +137,9 @@ def _shard(root: Root, row: ShardRow, levels: Mapping[tuple[str, int], Level]) -
             yield Problem(row.path, INCONSISTENT, "is there, but the catalog says it is blank")
         return
     data = _read(root, row)
+    if LOST in data:
+        text = f"lacks pixels of {data.count(LOST)} images, which no source gave back"
+        yield Problem(row.path, MISSING, text)
     if level is None:  # its metadata are named already
         return
     stored = count_chunks(data, level.chunks)
