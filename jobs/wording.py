@@ -37,7 +37,7 @@ def ingest_lines(report: IngestReport) -> list[str]:
         f"{report.unchanged} unchanged",
     ]
     for count, what in (
-        (report.touched, "touched, same pixels"),
+        (report.touched, "read again, same pixels"),
         (report.duplicates, "with the pixels of another image"),
         (report.returned, "back again"),
         (report.orphaned, "orphaned (source is gone, pixels stay)"),
