@@ -210,7 +210,7 @@ def status_lines(status: Status) -> list[str]:
         missing = "an unknown number" if key.missing is None else str(key.missing)
         lines.append(
             f"{key.operation}, key {key.key[:8]} ({kind}): {key.done} done, {key.failed} failed, "
-            f"{missing} missing."
+            f"{missing} missing" + (f" ({key.note})." if key.note else ".")
         )
         stale = [table.name for table in key.tables if table.stale or not table.there]
         if key.declared and stale:

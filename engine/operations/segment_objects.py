@@ -201,7 +201,8 @@ def objects_table(objects: pa.Table, described: Sequence[str]) -> pa.Table:
         Names of those columns: those before an object's own, and ``_after_`` them.
     """
     pieces, row = _flat(objects, "pieces")
-    left = objects.take(pa.array(row))
+    # Without the lists: each object would get a copy of all objects of its image.
+    left = objects.drop_columns(["pieces", "runs"]).take(pa.array(row))
     # Spacing is what area_um2 and pixels of the class say: results know no other.
     pixels = left["pixels"].to_numpy().astype(float)
     areas = left["area_um2"].to_numpy(zero_copy_only=False).astype(float)

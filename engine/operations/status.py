@@ -104,8 +104,10 @@ def read_status(root: Root) -> Status:
         _, name, folder = ledger.path.split("/")
         snapshot = ledger.snapshot()
         for key in sorted({part.key for part in snapshot.parts if part.key is not None}):
-            operation, note = _operation(root, name, int(folder[1:]), key)
             is_declared = name in declared and declared[name].key == key
+            operation, note = (
+                (declared[name], None) if is_declared else _operation(root, name, folder, key)
+            )
             facts = KeyRows(
                 root, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note,
                 annotations.version,
@@ -160,10 +162,9 @@ def _declared(config: CohortConfig) -> tuple[dict[str, Operation], tuple[str, ..
     return found, tuple(notes)
 
 
-def _operation(
-    root: Root, name: str, version: int, key: str
-) -> tuple[Operation | None, str | None]:
+def _operation(root: Root, name: str, folder: str, key: str) -> tuple[Operation | None, str | None]:
     """Return the operation that a key stands for, or why there is none."""
+    version = int(folder[1:])
     try:
         kind = find_operation(name)
     except NoOperation:
@@ -177,6 +178,8 @@ def _operation(
         operation = kind(**identity["parameters"])
     except UsageError as error:
         return None, f"its parameters can't be used any more: {error}"
-    if operation.key != key:  # made from another model's weights, or with parameters since added
+    if operation.weights != identity.get("weights"):  # of a model, wherever that is
+        return None, "its weights are not those of the default model: rows are counted, not images"
+    if operation.key != key:  # with parameters since added
         return None, "the installed operation has other keys: rows are counted, not images"
     return operation, None

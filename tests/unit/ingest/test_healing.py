@@ -254,12 +254,12 @@ def test_a_death_at_any_point_of_healing_leaves_a_cohort_that_heals(
         right = stored(cohort)
         (hole,) = damaged(cohort)
         assert hole in lost
-        point, healing = BEFORE_HEALING, 0
+        point, healing = 2 * BEFORE_HEALING, 0
         died = True
         while died:
             point += 1
             begun = begin()
-            with dying(str(place), point, after=True) as dead:
+            with dying(str(place), point // 2, after=bool(point % 2)) as dead:
                 with suppress(Killed):
                     begun.ingest(client=client, rehash=True)
                 died = dead()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from distributed import Client
@@ -24,9 +25,11 @@ from engine.learning.foreign import WeightsRefused
 from engine.learning.loaded import LOADED, LoadedModels
 from engine.operations.base import Image, ImageFailed
 from engine.operations.qc_drawing import Shown, tint
+from engine.operations.segment_objects import PIECES, RUNS, objects_table
 from engine.phantoms.marrow import MarrowSlide
 from engine.phantoms.marrow_options import MarrowOptions
 from engine.phantoms.marrow_writing import write_marrow
+from engine.store.config import declare_operation
 from engine.store.labels import files_by_path
 from engine.store.pixels import StackReader, label_stack
 from tests.labelling import label_rows
@@ -35,6 +38,9 @@ from tests.making import connect_quietly, put
 needs_torch = pytest.mark.skipif(
     find_spec("torch") is None, reason="networks need torch: pip install .[segment]"
 )
+WATCHED = pa.proxy_memory_pool(pa.default_memory_pool())
+"""Knows its peak. It has to outlive all that was made in it."""
+
 CARD = Card(
     name="small", architecture="unet", options={"width": 2}, tile_px=128, halo_px=32, spacing_um=4.0
 )
@@ -136,6 +142,15 @@ def test_a_model_answers_as_rows_and_is_loaded_once(
     shutil.copytree(bundle, moved)
     elsewhere = engine.segment(model=str(moved), device="cpu", batch=1)
     assert cohort.plan(elsewhere).to_compute == 0
+    toml = place_of(cohort) / "cohort.toml"
+    before = toml.read_text()
+    (trial,) = (key for key in cohort.status().keys if key.key == operation.key)
+    assert (trial.missing, trial.declared) == (None, False)
+    assert "weights" in str(trial.note)
+    declare_operation(cohort.root, "segment", elsewhere.parameters, replace=True)
+    (current,) = (key for key in cohort.status().keys if key.key == operation.key)
+    assert (current.missing, current.done, current.declared) == (0, 3, True)
+    toml.write_text(before)
     assert cohort.plan(engine.segment(vacuole_radius_px=9)).to_compute == 3
 
 
@@ -180,6 +195,25 @@ def test_vacuoles_are_counted_whole_and_lie_in_the_labels(
         assert [p.area for p in each] == list(mine["area_px"])
         np.testing.assert_allclose([p.centroid for p in each], mine[["y", "x"]], atol=1e-6)
     assert not cohort.verify().problems
+
+
+def test_a_table_of_objects_takes_memory_as_there_are_objects() -> None:
+    count = 4_000
+    columns = [pa.array(np.ones(count, np.int64)).cast(field.type) for field in PIECES]
+    pieces = pa.StructArray.from_arrays(columns, fields=list(PIECES))
+    objects = pa.table({
+        "_image": [0], "source": ["a"], "class_name": ["fat"], "pixels": [count],
+        "area_um2": [4.0 * count], "pieces": pa.ListArray.from_arrays([0, count], pieces),
+        "runs": pa.array([[]], pa.list_(RUNS)),
+    })  # fmt: skip
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(WATCHED)
+    try:
+        table = objects_table(objects, ["source"])
+    finally:
+        pa.set_memory_pool(usual)
+    assert table.num_rows == count
+    assert 0 < (WATCHED.max_memory() or 0) < 2_000 * count
 
 
 def test_pictures_show_the_classes_and_their_legend(cohort: engine.Cohort, client: Client) -> None:
