@@ -44,6 +44,9 @@ class Images(Sequence["xr.DataArray"]):
     def __len__(self) -> int:
         return len(self.frame)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} images; their rows of the catalog are in .frame>"
+
     @overload
     def __getitem__(self, index: int) -> xr.DataArray: ...
     @overload

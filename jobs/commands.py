@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +105,8 @@ def demo(
         report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
         shown = cohort.qc(operation, client=client, events=output.events, stop=stop)[0]
     tables = {name: str(place / "tables" / f"{name}.parquet") for name in report.tables}
+    # As it can be typed: in a virtual environment that is not active, by its path.
+    program = "cohort" if shutil.which("cohort") else shlex.quote(sys.argv[0])
     output.result(
         {
             "ingest": taken.as_json(),
@@ -115,10 +120,10 @@ def demo(
         *qc_lines(shown),
         "Look further:",
         f"  pandas.read_parquet('{tables['circles']}')",
-        f"  cohort export {place} circles circles.csv",
-        f"  cohort status {place}",
-        f"  cohort plan {place} circles --radius-px 15:50   # what a change would recompute",
-        f"  cohort ingest {place} && cohort run {place}     # tomorrow: only what is new",
+        f"  {program} export {place} circles circles.csv",
+        f"  {program} status {place}",
+        f"  {program} plan {place} circles --radius-px 15:50   # what a change would recompute",
+        f"  {program} ingest {place} && {program} run {place}     # tomorrow: only what is new",
     )
     return _code(report.failed + taken.failed + shown.failed, 0)
 

@@ -48,7 +48,7 @@ def ingest_lines(report: IngestReport) -> list[str]:
             told.append(f"{count:,} {what}")
     if report.ignored:
         told.append(f"{counted(report.ignored, 'files')} ignored")
-    lines = [f"Ingested: {', '.join(told)} ({told_s(report.elapsed_s)})."]
+    lines = [f"Ingested images: {', '.join(told)} ({told_s(report.elapsed_s)})."]
     if report.untaken:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(report.untaken.items()))
         lines.append(
@@ -143,8 +143,9 @@ def run_lines(report: RunReport) -> list[str]:
     elif not report.planned:
         lines = [f"{name}: nothing to do, {counted(report.up_to_date, 'images')} up to date."]
     else:
+        computed = report.published - report.failed
         lines = [
-            f"{name}: {report.published:,} of {counted(report.selected, 'images')} computed"
+            f"{name}: {computed:,} of {counted(report.selected, 'images')} computed"
             + (f" ({report.copied:,} of them copied)" if report.copied else "")
             + (f", {report.up_to_date:,} up to date before" if report.up_to_date else "")
             + f" ({told_s(report.elapsed_s)})."

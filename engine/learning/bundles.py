@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ParameterError
+from engine.errors import ParameterError, did_you_mean
 from engine.learning.cards import CARD_FILE, ONNX, Card, CardError, WeightsCard, read_card
 from engine.learning.foreign import (
     GRAPH,
@@ -23,7 +23,7 @@ from engine.learning.foreign import (
     parse_weights,
     read_checked,
 )
-from engine.learning.shipped import find_model
+from engine.learning.shipped import find_model, shipped_models
 
 LARGEST_CARD = 1 << 20
 """Bytes; a card is some thousand."""
@@ -111,7 +111,8 @@ def open_bundle(directory: str | Path) -> Bundle:
             text = file.read(LARGEST_CARD + 1)
         values = json.loads(text) if len(text) <= LARGEST_CARD else None
     except OSError as error:
-        raise CardError(path, f"no model there ({error.strerror})") from None
+        meant = did_you_mean(Path(directory).name, shipped_models())
+        raise CardError(path, f"no model there ({error.strerror}){meant.rstrip('?')}") from None
     except ValueError:
         values = None
     if not isinstance(values, dict):
@@ -241,7 +242,9 @@ def _load_state(network: Any, state: dict[str, Any], file: Path) -> tuple[str, .
         )
         first = f", first {differ[0]!r}" if differ else ""
         raise WeightsRefused(
-            file, f"{len(differ)} names or shapes differ from the card's architecture{first}"
+            file,
+            f"{len(differ)} names or shapes are not those of this architecture with these options"
+            f"{first}. Other networks come as ONNX (docs/segmentation.md)",
         ) from None
     return ()
 

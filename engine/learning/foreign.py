@@ -104,6 +104,8 @@ def parse_weights(data: bytes, file: Path) -> dict[str, Any]:
         raise WeightsRefused(file, why) from None
     except Exception as error:  # a decoder's text may quote the file
         why = f"no {file.suffix} file of weights ({type(error).__name__})"
+        if file.suffix != SAFE:
+            why += "; save the model's state_dict() alone, not the model"
         raise WeightsRefused(file, why) from None
     return _state_dict(loaded, file)
 

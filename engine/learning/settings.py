@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.errors import ParameterError
-from engine.learning.cards import FRIENDLY
+from engine.errors import ParameterError, UsageError, did_you_mean
 from engine.store.digests import digest_of
+
+FRIENDLY = {"dict_type": """an object in JSON, like '{"width": 16}'"""}
 
 NEUTRAL = frozenset({"steps", "name"})
 """Settings that a training may go on with changed: it only lasts longer, or is called otherwise."""
@@ -105,10 +106,16 @@ class TrainingSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            message = FRIENDLY.get(first["type"], first["msg"].lower())
-            raise ParameterError(
-                name, first["input"], message.removeprefix("input should be ")
-            ) from None
+            message = first["msg"].lower().removeprefix("input should be ")
+            if first["type"] == "extra_forbidden":
+                known = (Augmentation if len(first["loc"]) > 1 else type(self)).model_fields
+                last = str(first["loc"][-1])
+                raise UsageError(
+                    f"A training has no setting {name!r} (there are {', '.join(known)})"
+                    f"{did_you_mean(last, known) or '.'}"
+                ) from None
+            message = FRIENDLY.get(first["type"], message)
+            raise ParameterError(name, first["input"], message) from None
 
     @property
     def digest(self) -> str:

@@ -16,6 +16,9 @@ from engine.store.catalog import IMAGES, ORPHANED, READY, with_fields
 ABOUT = ("source", "series", "instance", "channels", "height", "width", "dtype")
 """Columns of the catalog that people ask for, beside the fields of the layout."""
 
+VALUES = 5
+"""Values of a column that an error names."""
+
 
 def select_images(
     images: pa.Table, where: str | None, limit: int | None, columns: Sequence[str] | None = None
@@ -77,6 +80,18 @@ def filter_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             f"--where {where!r} can't be used: {_why_not(error, frame)}",
             "Example: --where \"subject == 's1'\"",
         ) from None
+
+
+def values_told(images: pa.Table, where: str) -> str:
+    """Say what values the columns have that a condition names, so that it can be mended."""
+    frame = with_fields(images).to_pandas()
+    told = []
+    for column in frame.columns:
+        if re.search(rf"\b{re.escape(str(column))}\b", where):
+            values = sorted(frame[column].dropna().unique().tolist(), key=str)
+            more = f" and {len(values) - VALUES:,} more" if len(values) > VALUES else ""
+            told.append(f"{column} has {', '.join(map(repr, values[:VALUES])) or 'no value'}{more}")
+    return f"Of all images {'; '.join(told)}." if told else "The condition names no column."
 
 
 def _why_not(error: Exception, frame: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from engine.errors import NothingFound
 from engine.operations.registry import operations
 from engine.operations.reveal import reveal_rows
 from engine.operations.reveal_drawings import reveal_drawings
-from engine.operations.selection import require_all, select_images
+from engine.operations.selection import require_all, select_images, values_told
 from engine.operations.status import Status, read_status
 from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
 from engine.store.annotations import Contour, read_annotations, read_contours
@@ -46,7 +46,7 @@ class Upkeep:
         Raises
         ------
         NothingFound
-            If no image was ever ingested, or the condition can't be used.
+            If no image was ever ingested, or the condition can't be used or fits none.
         UsageError
             If some images were to declare what holds for all.
         """
@@ -57,7 +57,13 @@ class Upkeep:
                 f"Take some first: cohort ingest {self.root.url} SOURCE",
             )
         if where is not None or limit is not None:
-            select_images(read_images(self.root)[1], where, limit, ("image_id",))
+            images = read_images(self.root)[1]
+            chosen = select_images(images, where, limit, ("image_id",))
+            if where is not None and not chosen.num_rows:
+                raise NothingFound(
+                    f"--where {where!r} fits no image that has pixels",
+                    values_told(images, where),
+                )
 
     def reveal(self, source: str | Path) -> tuple[dict[str, Any], ...]:
         """Return the catalog's rows of a file, or of all files in a folder.

@@ -259,10 +259,13 @@ def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: st
         elif raw is None:
             document["layout"] = DEFAULT_LAYOUT
         table = document.setdefault("roots", tomlkit.table(is_super_table=True))
+        inline = isinstance(table, tomlkit.items.InlineTable)
         for name, values in roots.items():
             if name not in table:
                 entry = _section_in(table)
                 entry.update(dict(values))
+                if not inline and list(document)[-1] != "roots":
+                    entry.add(tomlkit.nl())  # before the section that follows
                 table[name] = entry
         new = tomlkit.dumps(document).encode()
         parse_config(new)

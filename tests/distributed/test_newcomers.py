@@ -74,6 +74,12 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
         ["no column 'subjet'", "did you mean 'subject'"],
     ),
     "no condition": (["plan", "COHORT", "circles", "--where", "subject = s1"], 2, ["Example"]),
+    "condition that fits none": (
+        ["run", "COHORT", "circles", "--where", "subject == 's9'"], 2, ["fits no image", "'s1'"],
+    ),
+    "model of another name": (
+        ["plan", "COHORT", "segment", "--model", "marow"], 2, ["no model", "did you mean 'marrow'"],
+    ),
     "no image selected": (
         ["run", "COHORT", "circles", "--limit", "0"], 2, ["--limit", "at least 1"],
     ),

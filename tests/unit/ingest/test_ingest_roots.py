@@ -15,6 +15,7 @@ from engine.store.config import (
     CohortConfig,
     RootConfig,
     declare_operation,
+    declare_roots,
     locate_root,
     new_root_name,
     parse_config,
@@ -112,6 +113,18 @@ def test_two_roots_of_one_name(cohort: engine.Cohort, tmp_path: Path, client: Cl
     assert cohort.ingest(tmp_path / "x" / "data", client=client).orphaned == 0
     report = cohort.ingest(client=client)  # all roots
     assert (report.listed, report.new, report.orphaned) == (2, 1, 1)
+
+
+def test_a_root_added_later_stands_apart_in_cohort_toml(cohort: engine.Cohort) -> None:
+    declare_roots(cohort.root, {"a": {"path": "/a"}}, None)
+    declare_operation(cohort.root, "circles", {"radius_px": (8.0, 43.0)}, replace=True)
+    declare_roots(cohort.root, {"b": {"path": "/b"}, "c": {"path": "/c"}}, None)
+    lines = (cohort.root.read("cohort.toml") or b"").decode().splitlines()
+    sections = [number for number, line in enumerate(lines) if line.startswith("[")]
+    assert [lines[n] for n in sections] == [
+        "[roots.a]", "[roots.b]", "[roots.c]", "[operations.circles]",
+    ]  # fmt: skip
+    assert all(not lines[n - 1] for n in sections if n)
 
 
 def test_dots_in_a_path_make_no_second_root(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import NothingFound, ParameterError
+from engine.errors import NothingFound, ParameterError, UsageError
 from engine.learning.crops import choose_crop, crop_rng
 from engine.learning.samples import CELL_PX, Sample, data_digest, ground_colour, tissue_cells
 from engine.learning.settings import Augmentation, TrainingSettings
@@ -143,7 +143,11 @@ def test_the_set_has_a_digest_that_order_does_not_change() -> None:
 def test_settings_say_what_is_wrong_and_steps_may_grow() -> None:
     with pytest.raises(ParameterError, match="crop_px"):
         TrainingSettings(crop_px=3)
-    with pytest.raises(ParameterError, match="widht"):
-        TrainingSettings(widht=3)
+    with pytest.raises(UsageError, match=r"no setting 'lerning_rate'.*mean 'learning_rate'"):
+        TrainingSettings(lerning_rate=3)
+    with pytest.raises(UsageError, match=r"no setting 'augmentation\.colr'.*mean 'colour'"):
+        TrainingSettings(augmentation={"colr": 3})
+    with pytest.raises(ParameterError, match="object in JSON"):
+        TrainingSettings(options="{width: 4}")
     assert TrainingSettings(steps=5).digest == TrainingSettings(steps=9).digest
     assert TrainingSettings(seed=5).digest != TrainingSettings(seed=9).digest
