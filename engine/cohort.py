@@ -289,7 +289,9 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             self.root, operation, images, publisher, self._files, client,
             events=events, stop=stop,
         )  # fmt: skip
-        complete = where is None and limit is None and plan.selected > 0
+        # Parameters by which every image fails are nobody's wish.
+        failed = report.failed + report.failed_before
+        complete = where is None and limit is None and plan.selected > failed
         report.declared = self._declare(operation, complete, declare)
         report.trial = not self._is_declared(operation)
         report.tables = make_tables(

@@ -219,7 +219,7 @@ def status_lines(status: Status) -> list[str]:
     if status.failures:
         lines.append(f"{len(status.failures)} failed:")
     for failure in status.failures[:NAMED]:
-        tried = f", {failure.attempts} attempts" if failure.attempts else ""
+        tried = f", {counted(failure.attempts, 'attempts')}" if failure.attempts else ""
         lines.append(f"  {failure.source}: {failure.operation}, {failure.reason}{tried}")
     if len(status.failures) > NAMED:
         lines.append(f"  and {len(status.failures) - NAMED} more; --json names all.")

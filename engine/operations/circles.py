@@ -109,6 +109,8 @@ class Circles(Operation):
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Return the columns of `OBJECTS`, sorted by y, then x; see `Operation.measure`."""
         plane, noise = self._plane(image)
+        if image.write is None and not _has_values(plane):
+            raise ImageFailed("no_usable_values")
         circles = detect_circles(
             plane,
             radius_px=self.radius_px,
@@ -137,3 +139,11 @@ class Circles(Operation):
         if channels in (3, 4):
             return luminance(image.pixels), noise.get(channels)
         raise ImageFailed("channel_needed")
+
+
+def _has_values(plane: NDArray[Any]) -> bool:
+    """Say whether any value can be computed with; a count of 0 would be said of none."""
+    if plane.dtype.kind != "f":
+        return True
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(plane.astype(np.float32, copy=False)).any())

@@ -51,6 +51,10 @@ OF_RESULTS = {
         "It has several channels that are no colours, and none was chosen.",
         "Choose one: cohort run COHORT {operation} --channel 0",
     ),
+    "no_usable_values": (
+        "All of its values are NaN, infinite or beyond 3e38.",
+        "Leave it out with --where, or write it anew from what it was made of.",
+    ),
     "other_channels": (
         "It has other channels than what was asked was made for, e.g. grey instead of colours.",
         "Leave these images out with --where, or ask for a --model of such channels.",

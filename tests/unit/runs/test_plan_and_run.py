@@ -200,6 +200,15 @@ def test_the_first_complete_run_declares_itself(
     assert len(cohort.table("counting")) == 12
 
 
+def test_a_run_in_which_all_fail_declares_nothing(cohort: engine.Cohort, client: Client) -> None:
+    (report,) = cohort.run(engine.circles(channel=7), client=client)
+    assert (report.failed, report.declared, report.trial) == (6, False, True)
+    (report,) = cohort.run(engine.circles(channel=7), client=client)
+    assert (report.failed_before, report.declared) == (6, False)
+    (report,) = cohort.run(engine.circles(), client=client)
+    assert (report.failed, report.declared) == (0, True)
+
+
 @pytest.mark.usefixtures("installed")
 def test_other_parameters_are_a_trial_until_declared(
     cohort: engine.Cohort, client: Client, log: str
