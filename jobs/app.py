@@ -133,5 +133,5 @@ def run_guarded(json: bool, action: Callable[[Output], int]) -> None:
     except KeyboardInterrupt:
         output.interrupted()
         code = 130
-    output.close()
-    sys.exit(code)
+    written = output.close()
+    sys.exit(code if written else code or 1)

@@ -320,8 +320,9 @@ def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=".csv, .parquet or .arrow.")],
 ) -> int:
     """Write a table to a file; the suffix says which kind."""
-    require_target(file)
-    rows = engine.open(place).arrow_table(table)
+    cohort = engine.open(place)
+    require_target(file, cohort.root)
+    rows = cohort.arrow_table(table)
     write_export(rows, file)
     output.result(
         {"table": table, "rows": rows.num_rows, "file": str(file)},

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import ParameterError, UsageError
 from engine.store.refusals import refusals_named
+from engine.store.root import Root
 
 WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
     ".csv": lambda rows, path: pyarrow.csv.write_csv(rows, path),
@@ -22,13 +23,18 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 """What writes a table, by suffix."""
 
 
-def require_target(file: Path) -> None:
+def require_target(file: Path, root: Root | None = None) -> None:
     """Check that a table can become this file.
+
+    Parameters
+    ----------
+    root
+        The cohort whose table it is. Files in its folders are its own.
 
     Raises
     ------
     ParameterError, UsageError
-        If the suffix is unknown, the folder is not there, or the file is a folder.
+        If the suffix is unknown, the folder is not there, the file is a folder, or the cohort's.
     """
     if file.suffix.lower() not in WRITERS:
         raise ParameterError("FILE", str(file), f"a name ending in {', '.join(WRITERS)}")
@@ -36,6 +42,9 @@ def require_target(file: Path) -> None:
         raise UsageError(f"There is no folder {file.parent}; make it first.")
     if file.is_dir():
         raise UsageError(f"{file} is a folder; give the name of a file.")
+    own = root.local_path("tables") if root is not None else None
+    if own is not None and own.parent.resolve() in file.resolve().parent.parents:
+        raise UsageError(f"{file} would be among the cohort's own files; choose another folder.")
 
 
 def write_export(rows: pa.Table, file: Path) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from engine.errors import EngineError
 from engine.graph.events import Events
 from jobs.progress import Shown, shown_on
+from jobs.streams import Tolerant
 
 FILE_COLUMNS = 100
 """Width of tables where there is no terminal that says its own."""
@@ -23,8 +24,10 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         width = None if sys.stdout.isatty() else FILE_COLUMNS
-        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
-        self._err = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._stdout = Tolerant(sys.stdout)
+        stderr = Tolerant(sys.stderr)
+        self._out = Console(file=self._stdout.stream, highlight=False, soft_wrap=True, width=width)
+        self._err = Console(file=stderr.stream, highlight=False, soft_wrap=True)
         self._shown: Shown | None = None
 
     @property
@@ -42,8 +45,7 @@ class Output:
         """Give the result: the values as JSON, or else the lines."""
         self._quiet()
         if self.as_json:
-            sys.stdout.write(json.dumps(values, default=str) + "\n")
-            sys.stdout.flush()
+            self._as_json(values)
             return
         for line in lines:
             self._out.print(line, markup=False) if isinstance(line, str) else self._out.print(line)
@@ -52,8 +54,7 @@ class Output:
         """Say what went wrong, in a sentence."""
         self._quiet()
         if self.as_json:
-            values = {"error": type(error).__name__, "message": str(error)}
-            sys.stdout.write(json.dumps(values) + "\n")
+            self._as_json({"error": type(error).__name__, "message": str(error)})
         self._err.print(f"cohort: {error}", markup=False)
 
     def interrupted(self) -> None:
@@ -61,14 +62,26 @@ class Output:
         self._quiet()
         told = "stopped at once; what was committed stays. Run it again to go on."
         if self.as_json:
-            sys.stdout.write(json.dumps({"error": "KeyboardInterrupt", "message": told}) + "\n")
+            self._as_json({"error": "KeyboardInterrupt", "message": told})
         self._err.print(f"cohort: {told}", markup=False)
+
+    def _as_json(self, values: dict[str, Any]) -> None:
+        self._stdout.write(json.dumps(values, default=str) + "\n")
+        self._stdout.flush()
 
     def _quiet(self) -> None:
         if self._shown is not None:
             self._shown.close()
             self._shown = None
 
-    def close(self) -> None:
-        """End the progress display."""
+    def close(self) -> bool:
+        """End the progress display, and tell whether standard output has all that was said.
+
+        What keeps it from that is said on standard error.
+        """
         self._quiet()
+        lost = self._stdout.lost
+        if lost is not None:
+            told = f"the result can't be written: {lost.strerror}. What was committed stays."
+            self._err.print(f"cohort: {told}", markup=False)
+        return lost is None

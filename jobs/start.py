@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 130
@@ -22,6 +24,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Import the command line and run it."""
     signal.signal(signal.SIGINT, _leave)
+    # Python has None for a stream that was closed before it began (`>&-`); libraries expect one.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     from jobs.cli import main as run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)

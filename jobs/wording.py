@@ -241,6 +241,7 @@ ADVICE = {
     "sources into a new cohort.",
     "results": "Put results back from a backup, or remove their folder (results/OPERATION/VERSION) "
     "and the tables made of it, and run again: all of them are computed anew.",
+    "tables": "Remove the tables that are named; the next run makes them anew from the results.",
 }
 """What to do about files that are missing or corrupt, by their area."""
 

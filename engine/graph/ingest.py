@@ -36,6 +36,7 @@ from engine.operations.listing import Listing, changes_of, gone_test, list_sourc
 from engine.operations.series import arrange_series
 from engine.privacy import Pseudonyms
 from engine.store.access import require_writable
+from engine.store.catalog import begin_catalog
 from engine.store.config import CohortConfig, read_config
 from engine.store.leftovers import own_folders
 from engine.store.pixels import create_stack
@@ -138,6 +139,7 @@ class Ingest:
             if not rounds:
                 require_writable(self._root)
                 require_slots(self._client, {})
+                begin_catalog(self._root)
             if len(batch) < ROUND_FILES:  # so all is listed, and what was not met is gone
                 admission.gone = gone()
             self._round(admission, batch, rounds)

@@ -68,6 +68,9 @@ _REACH_SHARE = 0.6
 """Circles of one polarity share arcs if their radii differ by less than half of the larger one
 (`_MOST_TURNING`), so their centres are less than about 0.6 largest radii apart."""
 
+LARGEST_PX = 1e6
+"""Largest radius, pixels: no image is wider, and tables that grow with the radius stay small."""
+
 
 def halo_px(radius_px: tuple[float, float]) -> int:
     """Return how much context a tile needs on each side for its circles to be those of the image.
@@ -84,7 +87,7 @@ def halo_px(radius_px: tuple[float, float]) -> int:
     Raises
     ------
     ParameterError
-        If the range is empty or not positive.
+        If the range is empty, begins below 1 or ends above a million.
 
     Examples
     --------
@@ -340,8 +343,8 @@ def _check_radii(radius_px: tuple[float, float]) -> tuple[float, float]:
         low, high = (float(value) for value in radius_px)
     except (TypeError, ValueError):
         low, high = math.nan, math.nan
-    if not 1.0 <= low <= high < math.inf:
+    if not 1.0 <= low <= high <= LARGEST_PX:
         raise ParameterError(
-            "radius_px", radius_px, "two numbers of pixels, (smallest, largest), from 1 upwards"
+            "radius_px", radius_px, "two numbers of pixels, (smallest, largest), from 1 to 1e6"
         )
     return low, high

@@ -19,7 +19,7 @@ from engine.operations.registry import NoOperation, create_operation, find_opera
 from engine.sources.places import place_at
 from engine.store import catalog
 from engine.store.annotations import AnnotationState, annotation_state, read_annotations
-from engine.store.catalog import read_images
+from engine.store.catalog import read_images, shards_ledger
 from engine.store.config import CohortConfig, read_config
 from engine.store.leftovers import all_ledgers
 from engine.store.results import read_key
@@ -91,6 +91,7 @@ def read_status(root: Root) -> Status:
     """
     config = read_config(root)
     snapshot_of_images, images = read_images(root, PLACE)
+    shards_ledger(root).snapshot()  # nothing of it is told, but that it is lost would be
     has_pixels = pc.is_in(images["state"], value_set=pa.array([catalog.READY, catalog.ORPHANED]))
     annotations = read_annotations(root)
     with_pixels = join_annotations(images.filter(has_pixels), annotations)

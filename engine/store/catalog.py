@@ -141,14 +141,32 @@ class ShardRow:
     chunks: int
 
 
+AFTER = ("pixels/", "results/")
+"""Folders that are empty until both ledgers are begun."""
+
+
 def images_ledger(root: Root) -> Ledger:
     """Return the ledger of images."""
-    return Ledger(root, "catalog/images", IMAGES)
+    return Ledger(root, "catalog/images", IMAGES, before=AFTER)
 
 
 def shards_ledger(root: Root) -> Ledger:
     """Return the ledger of shards."""
-    return Ledger(root, "catalog/shards", SHARDS)
+    return Ledger(root, "catalog/shards", SHARDS, before=AFTER)
+
+
+def begin_catalog(root: Root) -> None:
+    """Begin both ledgers, before anything is written that they name.
+
+    From then on a catalog that is not there was lost: nothing is taken for new, or for a leftover.
+
+    Raises
+    ------
+    CorruptStore
+        If one was lost.
+    """
+    images_ledger(root).begin()
+    shards_ledger(root).begin()
 
 
 def read_shards(root: Root, stacks: Collection[str] | None = None) -> list[ShardRow]:

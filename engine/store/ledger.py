@@ -95,12 +95,16 @@ class Ledger:
         Columns; the first one is a string that identifies what a row is about.
     partition
         Name of the partition column (a string column of the schema), or None.
+    before
+        Folders of the cohort, each with a slash at its end, that hold nothing before the ledger is
+        begun. Where they do and it is not there, it was lost.
     """
 
     root: Root
     path: str
     schema: pa.Schema
     partition: str | None = None
+    before: tuple[str, ...] = ()
 
     @property
     def part_schema(self) -> pa.Schema:
@@ -124,13 +128,15 @@ class Ledger:
         Raises
         ------
         CorruptStore
-            If the log can't be parsed, or names other parts than were committed.
+            If the log can't be parsed, names other parts than were committed, or is gone.
         """
         head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
         table = self._open()
         if table is None:
             if head is not None:
                 raise CorruptStore(f"{self.path}/_delta_log", "is gone")
+            table = self._begun_since()
+        if table is None:
             return Snapshot(-1, ())
         try:
             actions = pa.table(table.get_add_actions(flatten=True))
@@ -157,6 +163,27 @@ class Ledger:
         version = table.version()
         check_newest(self.path, head, version, self.root.read(self._log_path(version)), parts)
         return Snapshot(version, tuple(sorted(parts, key=lambda part: part.path)))
+
+    def _begun_since(self) -> DeltaTable | None:
+        """Return the table after all, if what comes after it is there; it may just be begun."""
+        for folder in self.before:
+            if next(iter(self.root.list(folder)), None) is not None:
+                table = self._open()
+                if table is None:
+                    raise CorruptStore(self.path, f"is gone, while {folder} is there; restore it")
+                return table
+        return None
+
+    def begin(self) -> None:
+        """Make the ledger, without parts, if it is not there.
+
+        Raises
+        ------
+        CorruptStore
+            If it was there.
+        """
+        if self.snapshot().version < 0:
+            self._create()
 
     # parts
 

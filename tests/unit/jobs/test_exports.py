@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+import engine
 from engine.errors import EngineError, ParameterError, StoreFull, UsageError
 from jobs.exports import WRITERS, require_target, write_export
 
@@ -47,6 +48,17 @@ def test_what_can_not_be_a_file_is_said(tmp_path: Path) -> None:
         write_export(ROWS, tmp_path / "link.csv")
     with pytest.raises(UsageError, match=r"corners \(list.*parquet"):
         write_export(ROWS.append_column("corners", [[[1], [2]]]), tmp_path / "t.csv")
+
+
+def test_a_cohort_keeps_its_own_files(tmp_path: Path) -> None:
+    cohort = engine.create(tmp_path / "c")
+    (tmp_path / "c/tables/deeper").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "c/tables")
+    for place in ("c/tables/circles.parquet", "c/tables/deeper/t.csv", "link/t.csv"):
+        with pytest.raises(UsageError, match="own files"):
+            require_target(tmp_path / place, cohort.root)
+    for place in ("t.csv", "c/t.csv"):
+        require_target(tmp_path / place, cohort.root)
 
 
 def test_a_full_disk_leaves_the_former_file(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 import engine
-from engine.errors import ParameterError
+from engine.errors import CorruptStore, ParameterError
 from engine.operations.unit import ledger_of
-from engine.store.catalog import SHARDS, shards_ledger
+from engine.store.catalog import SHARDS, begin_catalog, shards_ledger
 from engine.store.gc import collect, plan_gc
 from engine.store.pixels import StackWriter, create_stack
 from engine.store.root import open_root
@@ -169,3 +171,42 @@ def test_leftovers_are_plain_values(small: Any) -> None:
     leave(small)
     values = plan_gc(engine.open(small.path).root, 0.0)[0].as_json()
     assert set(values) == {"path", "size", "age_s"}
+
+
+@pytest.mark.parametrize("lost", ["catalog", "catalog/images", "catalog/shards"])
+def test_a_lost_catalog_is_named_and_neither_made_anew_nor_a_reason_to_remove(
+    small: Any, client: Any, lost: str
+) -> None:
+    shutil.rmtree(small.path / lost)
+    age(small.path, 2 * DAY_S)
+    kept = contents(small.path)
+    assert small.cohort.gc() == ()
+    acts = [small.cohort.status, partial(small.cohort.ingest, client=client, rehash=True)]
+    if lost != "catalog/shards":  # where all is unchanged an ingest asks nothing of it
+        acts.append(partial(small.cohort.ingest, client=client))
+    for act in acts:
+        with pytest.raises(CorruptStore, match="is gone"):
+            act()
+    assert contents(small.path) == kept
+    report = small.cohort.verify()
+    named = {problem.path for problem in report.problems if "is gone" in problem.text}
+    assert named == {path for path in ("catalog/images", "catalog/shards") if path.startswith(lost)}
+    assert not any(path.startswith("pixels/") for path in report.leftovers)
+
+
+def test_a_first_ingest_that_was_killed_is_not_a_lost_catalog(
+    small: Any, client: Any, tmp_path: Path
+) -> None:
+    """Its pixels are leftovers, and the next ingest goes on."""
+    cohort = engine.create(tmp_path / "new")
+    begin_catalog(cohort.root)
+    arrival = Arrival("s/a.png", "", (1, 8, 8), "uint8", None)
+    (plan,) = plan_stacks([arrival], "killed", cohort.config.limits)
+    create_stack(cohort.root, plan)
+    assert cohort.status().images == {}
+    assert {one.path for one in cohort.gc(older_than_s=0)} == {
+        f"pixels/{plan.name}.zarr/zarr.json",
+        f"pixels/{plan.name}.zarr/0/zarr.json",
+    }
+    create_stack(cohort.root, plan)
+    assert cohort.ingest(small.sources, client=client).taken > 0
