@@ -146,6 +146,7 @@ def test_same_bits_in_threads():
         {"radius_px": (20, 8)},
         {"radius_px": (0, 8)},
         {"radius_px": (1, np.inf)},
+        {"radius_px": (1, 1e300)},
         {"radius_px": 8},
         {"polarity": "grey"},
         {"min_support": 0.0},
