@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import distributed
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from engine.errors import EngineError, Interrupted, SchedulerLost
 from engine.graph.events import Events
@@ -158,6 +158,9 @@ def run_plan(
     if operation.label_classes:
         publisher.labels = LabelPublisher(root, plan.damaged)
         _open_labels(publisher.labels, operation, plan, {row.path: row for row in files})
+    local = isinstance(client.cluster, LocalCluster)
+    if local and (told := operation.first_use()) is not None:
+        shown.note(told)
     shown.start(operation.name, plan.to_compute, "images")
     files_of = FilesOf(files)
     annotations = read_annotations(root) if "annotation" in operation.inputs else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -183,6 +184,12 @@ def detect_circles(
             work.shrink()
             return found
         room *= 4
+
+
+def is_compiled() -> bool:
+    """Tell whether machine code of the search is kept on disk: without, the first image waits."""
+    stats = getattr(search_circles, "stats", None)  # a plain function where nothing is compiled
+    return stats is None or any(Path(stats.cache_path).glob("search.search_circles-*.nbi"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -235,6 +235,13 @@ class Operation(Labelled, BaseModel):
         An error here is the environment's: it ends the run and fails no image.
         """
 
+    def first_use(self) -> str | None:
+        """Say in a sentence what takes long before the first image, once on a machine, if it will.
+
+        Asked where a run's workers are on the machine of who asked for it.
+        """
+        return None
+
     def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
         """Answer for one array (y, x), (c, y, x) or (y, x, 3): how people tune parameters.
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from engine.kernels.circles import DEFAULT_SUPPORT, detect_circles, halo_px
+from engine.kernels.circles import DEFAULT_SUPPORT, detect_circles, halo_px, is_compiled
 from engine.kernels.colour import luminance
 from engine.kernels.measures import measure_circles
 from engine.operations.base import Image, ImageFailed, Operation
@@ -21,6 +21,8 @@ RING_SHARE = 1.2
 
 RING_PX = 5.0
 """What the ring reaches further out for the smallest circles, pixels."""
+
+COMPILES = "The first run on a machine compiles the kernels: some 20 s before the first image."
 
 OBJECTS = pa.schema(
     [
@@ -105,6 +107,10 @@ class Circles(Operation):
         """Context of a block: that of the detection, and of the neighbours in a circle's ring."""
         largest = self.radius_px[1]
         return halo_px(self.radius_px) + math.ceil((1.0 + RING_SHARE) * largest + RING_PX)
+
+    def first_use(self) -> str | None:
+        """Say that kernels are compiled; see `Operation.first_use`."""
+        return None if is_compiled() else COMPILES
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Return the columns of `OBJECTS`, sorted by y, then x; see `Operation.measure`."""

@@ -1,5 +1,8 @@
 """What `detect_circles` promises, on images small enough to run uncompiled as well."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -201,3 +204,18 @@ def test_small_workspace(monkeypatch):
     monkeypatch.setattr(workspace, "_KEPT_BYTES", 1)
     work.shrink()
     assert work.nbytes == 0
+
+
+def test_who_waits_for_the_compiler_is_known(tmp_path):
+    """It is asked in a process of its own: where code is kept is settled when numba is imported."""
+    detect_circles(np.zeros((32, 32)), radius_px=(4, 8))
+    said = {}
+    for place in (None, tmp_path):
+        found = subprocess.run(
+            [sys.executable, "-c", "import engine; print(engine.circles().first_use())"],
+            capture_output=True, text=True, timeout=120, check=True,
+            env={**os.environ, **({} if place is None else {"NUMBA_CACHE_DIR": str(place)})},
+        )  # fmt: skip
+        said[place] = found.stdout
+    assert said[None] == "None\n"
+    assert "compiles" in said[tmp_path]
