@@ -64,6 +64,7 @@ class Here:
     """A client whose only worker is this thread."""
 
     status = "running"
+    cluster = None
 
     def submit(
         self, function: Callable[..., Any], *given: Any, key: str, pure: bool, resources: Any
