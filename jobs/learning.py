@@ -195,6 +195,7 @@ def evaluate(
         "images": len(made.images),
         "figures": {name: _finite(interval) for name, interval in figures.items()},
         "worst": worst["image_id"],
+        "flattered": made.flattered,
         "page": str(folder / PAGE),
     }
     output.result(
@@ -202,6 +203,7 @@ def evaluate(
         f"{made.of} against masks of {counted(len(made.images), 'images')}:",
         *(f"  {label_of(n)}: {told_interval(n, i)}" for n, i in figures.items()),
         told_sureness(len(made.images)),
+        *filter(None, [made.flattered]),
         f"Worst: {name}, DSC {told('dsc', worst['dsc'])}",
         f"Page: {folder / PAGE}",
     )

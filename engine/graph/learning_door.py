@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from engine.learning.evaluation import (
     write_evaluation,
 )
 from engine.learning.evaluation_page import PLOTS, write_page
+from engine.learning.familiarity import familiarity
 from engine.learning.mask_files import MaskFolders
 from engine.learning.masked import MaskedImage, classes_of_masks, masked_images
 from engine.learning.masks import Masks, MaskSource, NoMask
@@ -188,6 +190,8 @@ class Learning:
                 working, self.root, images, opened, asked, classes, place,
                 resources=resources, events=shown, stop=stop,
             )  # fmt: skip
+        learnt = self._familiarity(wanted, images)
+        scored = [replace(one, learnt_from=learnt.get(one.image_id)) for one in scored]
         made = evaluation_of(of, classes, scored)
         named = {Path(one.picture).name for one in scored}
         for left in (place / ERRORS).glob("*.png"):
@@ -212,6 +216,13 @@ class Learning:
         if lacking:
             raise NoMask(min(lacking), f"it and {len(lacking) - 1} others have no answer stored")
         return str(getattr(answer, "name", "stored labels")), true, Stored(stored), {}
+
+    def _familiarity(self, answer: Any, images: list[MaskedImage]) -> dict[str, str]:
+        """Return by image_id what of it a model learnt from; nothing where that is not known."""
+        if not isinstance(answer, Segment) or answer.model == BASELINE:
+            return {}
+        contents = open_bundle(answer.model).trained_on()
+        return {} if contents is None else familiarity(images, read_images(self.root)[1], contents)
 
     def _masked(
         self, masks: MasksAsked, where: str | None, limit: int | None

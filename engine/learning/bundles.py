@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,9 @@ from engine.learning.foreign import (
     read_checked,
 )
 from engine.learning.shipped import find_model, shipped_models
+
+TRAINED_ON = "trained_on.json"
+"""Contents of the images that a model learnt from, beside its card; no part of its key."""
 
 LARGEST_CARD = 1 << 20
 """Bytes; a card is some thousand."""
@@ -78,6 +82,25 @@ class Bundle:
             raise WeightsRefused(self.directory, "the card names none")
         return read_checked(self.directory / self.card.weights.file, self.card.weights.sha256)
 
+    def trained_on(self) -> frozenset[str] | None:
+        """Return the content digests of the images that it learnt from; None if nobody wrote them.
+
+        Raises
+        ------
+        CardError
+            If the file is there and can't be read.
+        """
+        path = self.directory / TRAINED_ON
+        try:
+            found = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+            raise CardError(path, "no list of the images that the model learnt from")
+        return frozenset(found)
+
     def load(self, device: str | None = None) -> Predictor:
         """Return the model, ready to answer.
 
@@ -123,7 +146,9 @@ def open_bundle(directory: str | Path) -> Bundle:
     return Bundle(folder, card)
 
 
-def write_bundle(directory: str | Path, card: Card, weights: bytes) -> Bundle:
+def write_bundle(
+    directory: str | Path, card: Card, weights: bytes, trained_on: Iterable[str] | None = None
+) -> Bundle:
     """Write a bundle; it appears whole or not at all.
 
     Parameters
@@ -134,6 +159,8 @@ def write_bundle(directory: str | Path, card: Card, weights: bytes) -> Bundle:
         What it is; its ``weights`` are filled in here.
     weights
         Safetensors, or an ONNX graph.
+    trained_on
+        Content digests of the images that it learnt from; None where they are not known.
 
     Raises
     ------
@@ -164,6 +191,8 @@ def write_bundle(directory: str | Path, card: Card, weights: bytes) -> Bundle:
     try:
         (aside / kept.file).write_bytes(weights)
         (aside / CARD_FILE).write_bytes(described.to_json())
+        if trained_on is not None:
+            (aside / TRAINED_ON).write_text(json.dumps(sorted(trained_on), indent=0) + "\n")
         aside.chmod(0o755)  # mkdtemp's is for its owner alone
         os.rename(aside, folder)  # noqa: PTH104 - Path.rename would say the same
     except OSError as error:

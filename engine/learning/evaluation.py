@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ParameterError, UsageError
 from engine.learning.aside import write_aside
+from engine.learning.familiarity import told_familiarity
 from engine.learning.intervals import (
     AGREEING,
     UNKNOWN,
@@ -50,6 +51,7 @@ class Scored:
     subject: str
     counts: tuple[tuple[int, ...], ...]
     picture: str = ""
+    learnt_from: str | None = None
 
     @property
     def confusion(self) -> NDArray[np.int64]:
@@ -69,6 +71,8 @@ class Evaluation:
         Names, in the order of the labels.
     images
         One row per image, the worst first: ``image_id``, ``name``, ``subject``, ``picture``,
+        ``learnt_from`` (by the model: "image", another one of its "subject", "no"; None where that
+        is not known),
         ``dsc`` (mean without background), ``dsc_<class>``; for marrow ``density_true``,
         ``density_found``, ``density_error`` (relative).
     counts
@@ -84,6 +88,13 @@ class Evaluation:
     def marrow(self) -> bool:
         """Whether there is a bone density."""
         return self.classes == MARROW
+
+    @property
+    def flattered(self) -> str | None:
+        """What there is to say where a model learnt from some of these images; else None."""
+        if "learnt_from" not in self.images:  # of an evaluation made before this was written
+            return None
+        return told_familiarity(list(self.images["learnt_from"]), self.images["subject"])
 
     def pairs(self) -> NDArray[np.float64]:
         """Return true and found density (images, 2) where both are known."""
@@ -141,6 +152,7 @@ def evaluation_of(of: str, classes: Sequence[str], scored: Sequence[Scored]) -> 
             "name": one.name,
             "subject": one.subject,
             "picture": one.picture,
+            "learnt_from": one.learnt_from,
             "dsc": float(known.mean()) if len(known) else float("nan"),
             **{f"dsc_{name}": float(v) for name, v in zip(classes, dice, strict=True)},
         }

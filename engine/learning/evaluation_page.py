@@ -107,9 +107,11 @@ def write_page(folder: Path, made: Evaluation, figures: Mapping[str, Interval]) 
     table = f"<table>{_row('', 'value', '95 % interval', tag='th')}{rows}</table>"
     shown = "".join(_figure(row) for row in made.images.to_dict("records") if row["picture"])
     panels = ", ".join(made.classes[1:])
+    flattered = f"<p class=false>{html.escape(made.flattered)}</p>" if made.flattered else ""
     body = (
         f"<h1>{html.escape(made.of)} against masks of {count:,} "
-        f"image{'s' if count != 1 else ''}</h1>{table}<p class=quiet>{told_sureness(count)}</p>"
+        f"image{'s' if count != 1 else ''}</h1>{flattered}{table}"
+        f"<p class=quiet>{told_sureness(count)}</p>"
         f'<img src="{PLOTS}" alt="Confusion matrix and agreement of densities">'
         f"<h2>Where it errs, worst images first</h2><p>The image, then {html.escape(panels)}: "
         "<span class=false>red</span> was found and not drawn, <span class=missed>green</span> was "

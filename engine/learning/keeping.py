@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,7 +56,9 @@ class Best:
         return cls(state["step"], state["value"], dict(state["metrics"]))
 
 
-def write_bundles(folder: Path, card: Card, best: Mapping[str, Best]) -> dict[str, str]:
+def write_bundles(
+    folder: Path, card: Card, best: Mapping[str, Best], trained_on: Iterable[str]
+) -> dict[str, str]:
     """Make a model of all that was kept, in place of those of an earlier part of the training.
 
     Parameters
@@ -67,6 +69,8 @@ def write_bundles(folder: Path, card: Card, best: Mapping[str, Best]) -> dict[st
         Of all of them; the metrics are filled in here.
     best
         What was kept, by the folder's name.
+    trained_on
+        Content digests of the images that all of them learnt from.
 
     Returns
     -------
@@ -80,6 +84,6 @@ def write_bundles(folder: Path, card: Card, best: Mapping[str, Best]) -> dict[st
         place = folder / name
         if place.exists():
             shutil.rmtree(place)
-        write_bundle(place, filled, weights)
+        write_bundle(place, filled, weights, trained_on)
         made[name] = str(open_bundle(place).directory)
     return made

@@ -161,9 +161,14 @@ def read_samples(
         if not labels.exists():
             _write(pixels, image.read(reader))
             _write(labels, masks.read(image.image_id))
-        spacing = image.spacing_um
         yield Sample(
-            image.name, image.subject, StoredArray(pixels), StoredArray(labels), digest, spacing
+            image.name,
+            image.subject,
+            StoredArray(pixels),
+            StoredArray(labels),
+            digest,
+            image.spacing_um,
+            image.content,
         )
         told()
 

@@ -61,6 +61,8 @@ class Sample:
         Of pixels and labels.
     spacing_um
         Pixel spacing (y, x), micrometres, or None.
+    content
+        Digest of the pixels as the catalog has it; "" where they are of no cohort.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Sample:
     labels: Array
     digest: str
     spacing_um: tuple[float, float] | None = None
+    content: str = ""
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[1:] != self.labels.shape:

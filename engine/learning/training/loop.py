@@ -127,6 +127,7 @@ class _Training:
         out = split_subjects([s.subject for s in samples], settings.holdout, settings.seed)
         self.trained = [s for s in samples if s.subject not in out]
         self.held_out = [s for s in samples if s.subject in out]
+        self.contents = _contents(self.trained, start)
         self.channels, self.full = _alike(samples)
         self.digest = data_digest(samples, out)
         self.identity = {"settings": settings.digest, "images": self.digest}
@@ -179,7 +180,7 @@ class _Training:
         models = {}
         if self.rows:
             write_picture(self.folder, self.rows)
-            models = write_bundles(self.folder, self._card(), self.best)
+            models = write_bundles(self.folder, self._card(), self.best, self.contents)
         return TrainingReport(
             str(self.folder),
             self.step,
@@ -322,6 +323,12 @@ class _Training:
             training_digest=self.digest,
             made_by=self.made_by,
         )
+
+
+def _contents(trained: Sequence[Sample], start: Bundle | None) -> frozenset[str]:
+    """Return the contents of the images that weights come from, as far as they are known."""
+    earlier = None if start is None else start.trained_on()
+    return (earlier or frozenset()) | {sample.content for sample in trained if sample.content}
 
 
 def _alike(samples: Sequence[Sample]) -> tuple[int, float]:

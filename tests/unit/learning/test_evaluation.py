@@ -27,6 +27,7 @@ from engine.learning.evaluation import (
     write_evaluation,
 )
 from engine.learning.evaluation_page import told_interval
+from engine.learning.familiarity import told_familiarity
 from engine.learning.intervals import bootstrap, mean_of, median_of
 from engine.learning.masks import ContourMasks
 from engine.learning.scores import MARROW, confusion
@@ -124,6 +125,17 @@ def test_two_are_compared_in_pairs() -> None:
     assert (bone.first, bone.second, bone.change.value) == (0.75, 1, 0.25)
     with pytest.raises(NothingShared, match="no image"):
         compare(first, evaluation_of("b", MARROW, [PERFECT]))
+
+
+def test_images_that_a_model_has_met_are_told_from_new_ones() -> None:
+    said = told_familiarity(["image", "image", "subject", "no"], ["s1", "s2", "s1", "s3"])
+    assert said == (
+        "Of the 4 images, 2 are among the images that the model learnt from and 1 is of their "
+        "subjects: these figures flatter it. Evaluate with --where 'subject in [\"s3\"]'."
+    )
+    assert told_familiarity(["no", "no"], ["s1", "s2"]) is None
+    assert told_familiarity([None], ["s1"]) is None, "nobody wrote what was learnt from"
+    assert "None is of a subject" in (told_familiarity(["image"], ["s1"]) or "")
 
 
 def test_false_pixels_are_red_and_missed_ones_green() -> None:

@@ -222,6 +222,18 @@ def test_a_cohort_trains_a_model_that_segment_takes(
     assert card.spacing_um == pytest.approx(4.0, rel=0.01)
     (run,) = cohort.run(engine.segment(model=str(folder / "last"), device="cpu"), client=client)
     assert (run.published, run.failed) == (3, 0)
+    (held_out,) = report["subjects_held_out"]
+    rows = cohort.table("segment_by_image").set_index("image_id")
+    made = cohort.evaluate(tmp_path / "e", masks, str(folder / "last"), client=client)
+    learnt = made.images.set_index("image_id")["learnt_from"]
+    assert {rows.subject[i] for i in learnt.index[learnt == "no"]} == {held_out}
+    assert (learnt == "image").sum() == 2
+    assert f"--where 'subject in [\"{held_out}\"]'" in (made.flattered or "")
+    assert "flatter" in (tmp_path / "e" / "index.html").read_text()
+    new = cohort.evaluate(
+        tmp_path / "e", masks, str(folder / "last"), client=client, where=f"subject == '{held_out}'"
+    )
+    assert new.flattered is None
     # What is begun with it begins where it ended, and is another training.
     finer = {**settings, "steps": 1, "learning_rate": 1e-9, "options": {}}
     more = {"client": client, "device": "cpu", "start": folder / "last", "made_by": "again"}
@@ -230,6 +242,8 @@ def test_a_cohort_trains_a_model_that_segment_takes(
     assert begun.options == {"width": 4}
     assert begun.made_by == "cohort train && again"
     assert begun.metrics["step"] == 1
+    both = {open_bundle(tmp_path / where / "last").trained_on() for where in ("trained", "finer")}
+    assert len(both) == 1, "the same images"
     with pytest.raises(OtherTraining, match="settings"):
         cohort.train(folder, masks, settings, **more)
 
