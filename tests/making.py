@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import imageio.v3 as iio
 import numpy as np
 import pyarrow as pa
+import tifffile
 from distributed import Client
 from numpy.typing import NDArray
 from pydantic import Field
@@ -57,9 +58,9 @@ def discs(
 
 
 def put(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
-    """Write an image, making its folder."""
+    """Write an image, making its folder; a TIFF with the options of `tifffile.imwrite`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(path, pixels, **options)
+    (tifffile if path.suffix == ".tif" else iio).imwrite(path, pixels, **options)
     return path
 
 

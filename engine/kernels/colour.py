@@ -15,13 +15,13 @@ LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the luma of RGB or RGBA pixels, and a single channel as it is.
+    """Return the luma of RGB or RGBA pixels, and a grey channel as it is.
 
     Parameters
     ----------
     pixels
-        Array (c, y, x): 1 channel, 3 (red, green, blue) or 4 (and alpha, which is ignored); bool,
-        integers or floats.
+        Array (c, y, x): 1 channel (grey), 2 (grey, alpha), 3 (red, green, blue) or 4 (and alpha);
+        alpha is ignored. Bool, integers or floats.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
     Raises
     ------
     ParameterError
-        If there are 2 or more than 4 channels: then it takes a choice of one.
+        If there are more than 4 channels: then it takes a choice of one.
 
     Notes
     -----
@@ -46,11 +46,11 @@ def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
     if array.ndim != 3:
         raise ParameterError("pixels", f"of shape {array.shape}", "of axes (c, y, x)")
     channels = array.shape[0]
-    if channels == 1:
+    if channels in (1, 2):
         return array[0]
     if channels not in (3, 4):
         raise ParameterError(
-            "channel", f"not given for {channels} channels", "one of them (1, 3 or 4 need none)"
+            "channel", f"not given for {channels} channels", "one of them (1 to 4 need none)"
         )
     red, green, blue = (float(weight) for weight in LUMA_WEIGHTS)
     grey = red * array[0] + green * array[1] + blue * array[2]

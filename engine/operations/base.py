@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,6 +28,9 @@ INPUTS = ("content", "spacing", "rescale", "annotation")
 """What an operation can declare that it reads of an image."""
 
 RESCALE = ("slope", "intercept")
+
+COLOURS = (3, 4)
+"""Channels that are colours where nothing says otherwise: RGB and RGBA."""
 
 LABELS = "labels"
 """What an operation with `Operation.label_classes` answers beside its columns."""
@@ -51,8 +55,9 @@ class Image:
     pixels
         (c, y, x), as stored.
     noise_sd
-        Standard deviation of the noise of the whole image, one per channel, grey levels; for RGB
-        and RGBA one more, that of the luminance. Empty where it is not known.
+        Standard deviation of the noise of the whole image, one per channel, grey levels; where
+        channels are colours (RGB, RGBA, grey with alpha) one more, that of the luminance. Empty
+        where it is not known.
     spacing_um
         Pixel spacing (y, x), micrometres, or None.
     rescale
@@ -79,6 +84,13 @@ class Image:
     rescale: tuple[float, float] | None = None
     annotations: tuple[Contour, ...] = ()
     whole: YX | None = None
+
+    @property
+    def has_luminance(self) -> bool:
+        """Whether the channels are grey or colours, with or without alpha, and not stains, say."""
+        channels = self.pixels.shape[0]
+        known = len(self.noise_sd) > 0
+        return channels == 1 or (len(self.noise_sd) > channels if known else channels in COLOURS)
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Image:
@@ -365,9 +377,10 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
     Parameters
     ----------
     images
-        Catalog rows with ``content``, ``source`` and the columns of spacing and rescale.
+        Catalog rows with ``content``, ``channels``, ``noise_sd``, ``source`` and the columns of
+        spacing and rescale.
     """
-    contents: list[str] = images["content"].to_pylist()
+    contents = _contents(images)
     if operation.inputs == ("content",):
         return contents
     columns: dict[str, Callable[[], list[Any]]] = {
@@ -384,6 +397,23 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
         raise ParameterError("inputs", operation.inputs, f"out of {', '.join(INPUTS)}")
     read = {name: columns[name]() for name in operation.inputs}
     return [digest_of({name: read[name][i] for name in read}) for i in range(len(contents))]
+
+
+def _contents(images: pa.Table) -> list[str]:
+    """Return the digest of each image's pixels and, where it is unusual, of what channels are.
+
+    Three or four are colours unless there is no noise of a luminance, two are none unless there is.
+    """
+    contents: list[str] = images["content"].to_pylist()
+    channels = images["channels"]
+    more = pc.subtract(pc.list_value_length(images["noise_sd"]), channels)
+    three = pc.is_in(channels, value_set=pa.array(COLOURS, channels.type))
+    odd = pc.or_(
+        pc.and_(three, pc.equal(more, 0)), pc.and_(pc.equal(channels, 2), pc.equal(more, 1))
+    )
+    for n in np.flatnonzero(pc.fill_null(odd, False).to_numpy(zero_copy_only=False)):
+        contents[n] = digest_of({"content": contents[n], "separate": bool(three[n].as_py())})
+    return contents
 
 
 def _annotations(operation: Operation, images: pa.Table) -> list[Any]:

@@ -68,7 +68,8 @@ class Circles(Operation):
     min_support
         Least share of a circle's visible circumference that must show an edge.
     channel
-        Channel to look at; by default the only one, or the luminance of RGB and RGBA.
+        Channel to look at; by default the only one, or the luminance of RGB and RGBA (alpha is
+        left out). Of channels that are no colours, such as stains, one must be chosen.
 
     Examples
     --------
@@ -140,11 +141,9 @@ class Circles(Operation):
             if self.channel >= channels:
                 raise ImageFailed("no_such_channel")
             return image.pixels[self.channel], noise.get(self.channel)
-        if channels == 1:
-            return image.pixels[0], noise.get(0)
-        if channels in (3, 4):
-            return luminance(image.pixels), noise.get(channels)
-        raise ImageFailed("channel_needed")
+        if not image.has_luminance:
+            raise ImageFailed("channel_needed")
+        return luminance(image.pixels), noise.get(channels if channels > 1 else 0)
 
 
 def _has_values(plane: NDArray[Any]) -> bool:

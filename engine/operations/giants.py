@@ -65,7 +65,7 @@ def _write_base(
         for left in range(0, width, side):
             block = np.ascontiguousarray(pixels[:, :, left : left + side])
             digests.append(digest_block(block))
-            windows.append(noise_of(block))
+            windows.append(noise_of(block, plane.separate))
             rows.append(writer.write(len(rows), block[None]))
     content = digest_content(plane.dtype, plane.shape, digests)
     noise = tuple(

@@ -22,8 +22,9 @@ from engine.store.pixels import StackWriter
 from engine.store.root import Root
 from engine.store.stacking import Arrival, StackPlan
 
-COLOURS = (3, 4)
-"""Channel counts for which a luminance exists: RGB and RGBA."""
+COLOURS = (2, 3, 4)
+"""Channel counts for which a luminance exists, unless they are separate: grey with alpha, RGB and
+RGBA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +178,14 @@ def _probe(
         return Probe(file, reason=error.reason, detail=str(error.args[1]))
 
 
-def noise_of(pixels: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Return the noise windows of each channel (c, y, x), and for colours of the luminance."""
+def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
+    """Return the noise windows of each channel (c, y, x), and for colours of the luminance.
+
+    That there is one more than channels is how an operation knows that they are no measurements of
+    their own (``separate``, see `engine.sources.Plane`).
+    """
     planes = list(pixels)
-    if len(planes) in COLOURS:
+    if len(planes) in COLOURS and not separate:
         planes.append(luminance(pixels))
     return [estimate_noise_windows(plane) for plane in planes]
 
@@ -260,5 +265,6 @@ def _read_plane(
         pixels = source.read(index)
     except SourceUnreadable as error:
         return None, Taken(arrival, reason=error.reason, detail=str(error.args[1]))
-    noise = tuple(merge_noise(windows) for windows in noise_of(pixels))
+    windows = noise_of(pixels, source.planes[index].separate)
+    noise = tuple(merge_noise(each) for each in windows)
     return pixels, Taken(arrival, digest_plane(pixels), noise)

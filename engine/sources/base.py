@@ -53,6 +53,8 @@ class Plane:
         "" for the only plane of a file, else "#0", "#1", ...; appended to the image_id.
     shape
         (c, y, x), pixels. Colour is c = 3 (RGB), alpha is the last channel.
+    separate
+        Whether channels are measurements of their own, such as stains, and not colours or alpha.
     dtype
         numpy name of what `read` gives, in native byte order. One-bit images are ``uint8`` with
         the values 0 and 255.
@@ -76,6 +78,7 @@ class Plane:
     series: int = 0
     streams: bool = False
     header: Header | None = None
+    separate: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -48,6 +48,7 @@ from engine.sources.tiff_pages import (
     dtype_of,
     find_segments,
     finish_values,
+    has_separate_samples,
     is_palette,
 )
 
@@ -159,6 +160,7 @@ class TiffSource(PlanesSource):
             (3 if palette else page.samplesperpixel, page.imagelength, page.imagewidth),
             "uint8" if palette or page.bitspersample == 1 else dtype_of(page).name,
             streams=len(segments.offsets) > 1 and at_once <= STREAM_SEGMENT_BYTES,
+            separate=not palette and has_separate_samples(page),
         )
         return _Page(plane, index, at_once, not (page.is_reduced or page.is_mask))
 
@@ -227,6 +229,7 @@ def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Pl
         place=group.place,
         series=group.series,
         streams=all(page.plane.streams for page in pages),
+        separate=first.separate or len(pages) > 1,
     )
     # A small page in one huge tile decodes the whole tile; a strip that is cut is never whole.
     at_once = max(page.at_once for page in pages)

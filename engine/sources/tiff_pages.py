@@ -24,6 +24,7 @@ NO_COMPRESSION, _CCITT = 1, (2, 3, 4)
 # kind 33003 (Aperio) is YCbCr that it does not convert.
 _COMPRESSIONS = (NO_COMPRESSION, *_CCITT, 5, JPEG, 8, 32946, 32773, *JPEG2000, 34925, 34926, 50000)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _YCBCR = 0, 1, 2, 3, 4, 6
+_ALPHA = (1, 2)  # ExtraSamples: associated and unassociated
 _WHOLE_BYTES = (8, 16, 32, 64)  # bits of a value
 
 _MAX_SIDE = 2**31 - 1
@@ -64,6 +65,24 @@ def photometric_of(page: tifffile.TiffPage) -> int:
 def is_palette(page: tifffile.TiffPage) -> bool:
     """Tell whether a page's values are indices of its palette."""
     return photometric_of(page) == _PALETTE
+
+
+def has_separate_samples(page: tifffile.TiffPage) -> bool:
+    """Tell whether the values of a pixel are measurements of their own: neither colours nor alpha.
+
+    RGB has three, and extra samples beyond them that ExtraSamples (338) calls alpha, or nothing.
+    """
+    own = 3 if photometric_of(page) in (_RGB, _YCBCR) else 1
+    extra = page.samplesperpixel - own
+    if extra == 0:
+        return False
+    return extra > 1 or not (own == 3 or _alpha_of(page) in _ALPHA)
+
+
+def _alpha_of(page: tifffile.TiffPage) -> int:
+    value = page.tags.valueof(338, default=0)
+    first = value[0] if isinstance(value, tuple) and value else value
+    return int(first) if isinstance(first, int) else 0
 
 
 def check_page(page: tifffile.TiffPage) -> None:

@@ -47,7 +47,8 @@ def write_sources(folder: Path) -> None:
     for name in ("blank-0", "blank-1"):
         put(folder / "d1/s2/e1" / f"{name}.png", np.zeros((48, 48), np.uint16))
     two_channels = np.random.default_rng(2).integers(0, 99, (40, 40, 2)).astype(np.uint8)
-    put(folder / "d1/s2/e1/two-channels.png", two_channels)
+    stains = np.moveaxis(two_channels, 2, 0)
+    put(folder / "d1/s2/e1/two-channels.tif", stains, imagej=True, metadata={"axes": "CYX"})
     tall = np.random.default_rng(3).integers(0, 99, (2100, 50)).astype(np.uint8)
     put(folder / "d1/s2/e2/giant.png", tall)
     broken = put(folder / "d1/s2/e2/broken.png", np.zeros((30, 30), np.uint8))

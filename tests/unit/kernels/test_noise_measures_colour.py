@@ -115,7 +115,8 @@ def test_small_luminance():
     assert np.array_equal(luminance(rgba), grey)
     assert luminance(rgb[:1]) is not None
     assert np.array_equal(luminance(rgb[:1]), rgb[0])
+    assert np.array_equal(luminance(rgb[:2]), rgb[0]), "grey with alpha"
     assert luminance(rgb.astype(np.float32)).dtype == np.float32
-    for wrong in (rgb[:2], np.zeros((5, 2, 2)), rgb[0]):
+    for wrong in (np.zeros((5, 2, 2)), rgb[0]):
         with pytest.raises(ParameterError):
             luminance(wrong)

@@ -34,8 +34,8 @@ def test_a_complete_cohort_says_so(made: Any) -> None:
 def test_each_failure_is_named(made: Any) -> None:
     named = [(f.source, f.operation, f.reason, f.attempts) for f in made.cohort.status().failures]
     assert named == [
-        ("sources/d1/s2/e1/two-channels.png", "circles", "channel_needed", 1),
-        ("sources/d1/s2/e1/two-channels.png", "circles", "channel_needed", 1),
+        ("sources/d1/s2/e1/two-channels.tif", "circles", "channel_needed", 1),
+        ("sources/d1/s2/e1/two-channels.tif", "circles", "channel_needed", 1),
         ("sources/d1/s2/e2/broken.png", "ingest", "truncated", None),
     ]
     failed = made.cohort.status().as_json()["failed"]

@@ -77,6 +77,34 @@ COLOURS: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
 )
 
 
+RGB, GREY = {"photometric": "rgb"}, {"photometric": "minisblack"}
+
+
+@pytest.mark.parametrize(
+    ("separate", "shape", "options"),
+    [
+        (False, (Y, X), GREY),
+        (False, (Y, X, 3), RGB),
+        (False, (Y, X, 4), RGB),
+        (False, (Y, X, 4), {**RGB, "extrasamples": ["unspecified"]}),
+        (False, (Y, X, 2), {**GREY, "planarconfig": "contig", "extrasamples": ["unassalpha"]}),
+        (True, (Y, X, 2), {**GREY, "planarconfig": "contig"}),
+        (True, (Y, X, 3), {**GREY, "planarconfig": "contig"}),
+        (True, (Y, X, 5), RGB),
+        (True, (3, Y, X), {**GREY, "planarconfig": "separate"}),
+        (True, (3, Y, X), {"imagej": True, "metadata": {"axes": "CYX"}}),
+        (True, (4, Y, X), {**GREY, "ome": True, "metadata": {"axes": "CYX"}}),
+        (False, (Y, X, 3), {**RGB, "ome": True, "metadata": {"axes": "YXS"}}),
+    ],
+)
+def test_stains_are_told_from_colours(
+    separate: bool, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    (plane,) = planes(write(noise(shape, "u1"), **options))
+    assert plane.shape[0] == min(shape) if len(shape) == 3 else 1
+    assert plane.separate == separate
+
+
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "zstd", "packbits"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_codings(dtype: str, compression: str | None) -> None:
