@@ -16,6 +16,7 @@ from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.header import FINDINGS
 from engine.operations.causes import CAUSES, SETTLED
+from engine.operations.key_state import Failure
 from engine.operations.plan import Plan
 from engine.operations.reasons import explain
 from engine.operations.status import Status
@@ -100,9 +101,13 @@ def reveal_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines or ["There is no file."]
 
 
+def _which(failure: Failure) -> str:
+    """Return the file, with the plane where it has several."""
+    named = failure.image_id.startswith(f"{failure.source}#")
+    return failure.image_id if named else failure.source
+
+
 def _some(first: Sequence[str], count: int) -> str:
-    if not first:
-        return f"{count:,} more"
     more = f" and {count - len(first):,} more" if count > len(first) else ""
     return ", ".join(sorted(first)) + more
 
@@ -220,7 +225,7 @@ def status_lines(status: Status) -> list[str]:
         lines.append(f"{len(status.failures)} failed:")
     for failure in status.failures[:NAMED]:
         tried = f", {counted(failure.attempts, 'attempts')}" if failure.attempts else ""
-        lines.append(f"  {failure.source}: {failure.operation}, {failure.reason}{tried}")
+        lines.append(f"  {_which(failure)}: {failure.operation}, {failure.reason}{tried}")
     if len(status.failures) > NAMED:
         lines.append(f"  and {len(status.failures) - NAMED} more; --json names all.")
     lines += [*status.notes, *status.absent]

@@ -201,7 +201,7 @@ class Admission:
         )
         self.report.failed += 1
         self.report.reasons[reason] += 1
-        if len(self.report.failed_first) < NAMED:
+        if self.report.reasons[reason] <= NAMED:
             self.report.failed_first.append({"source": image_id, "reason": reason})
 
     def _retire(self, source: str, kept: set[str]) -> None:

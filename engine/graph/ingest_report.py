@@ -32,7 +32,7 @@ class IngestReport:
     ``new``, ``changed``, ``touched`` (other times, same pixels), ``duplicates`` (same pixels as
     another image, part of new or changed) and ``returned`` (were gone) count images. ``unmatched``
     counts new and changed ones whose path the layout does not match. The first of these, and the
-    first that failed, are named in ``unmatched_first`` and ``failed_first`` (source and reason).
+    first that failed for each reason, are named in ``unmatched_first`` and ``failed_first``.
     ``withheld`` counts confidential files in roots that are not, of which nothing was written down,
     ``findings`` images about which something is odd (`engine.header.FINDINGS`), and ``untaken``
     ignored files by their suffix, where it is that of images.

@@ -1,0 +1,41 @@
+"""What failed is named so that a person finds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from distributed import Client
+
+import engine
+from engine.graph.ingest_report import NAMED
+from jobs.wording import ingest_lines, status_lines
+from tests.making import grey, put
+
+
+def test_each_reason_names_files_however_many_another_has(tmp_path: Path, client: Client) -> None:
+    whole = put(tmp_path / "in/a.png", grey(0)).read_bytes()
+    for n in range(NAMED + 2):
+        (tmp_path / "in" / f"cut-{n}.png").write_bytes(whole[: -30 - n])
+    (tmp_path / "in/none.tif").touch()
+    told = ingest_lines(engine.create(tmp_path / "c").ingest(tmp_path / "in", client=client))
+    (empty,) = (line for line in told if line.startswith("  1 empty: "))
+    assert "1 empty: in/none.tif." in empty
+    (cut,) = (line for line in told if " truncated: " in line)
+    assert "in/cut-0.png" in cut
+    assert "and 2 more" in cut
+
+
+def test_a_plane_that_failed_is_named_and_not_its_file_alone(
+    tmp_path: Path, client: Client
+) -> None:
+    shape = (2, 3, 40, 48)
+    put(tmp_path / "in/z.tif", grey(1, shape), imagej=True, metadata={"axes": "ZCYX"})
+    put(tmp_path / "in/one.tif", np.full((40, 48), np.nan, np.float32))
+    cohort = engine.create(tmp_path / "c")
+    cohort.ingest(tmp_path / "in", client=client)
+    cohort.run(engine.circles(radius_px=(5, 14)), client=client)
+    told = "\n".join(status_lines(cohort.status()))
+    for name in ("in/z.tif#0", "in/z.tif#1"):
+        assert f"  {name}: circles, channel_needed" in told
+    assert "  in/one.tif: circles, " in told
