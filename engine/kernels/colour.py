@@ -57,3 +57,8 @@ def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind in "buif" and array.dtype.kind != "f":
         return np.floor(grey + 0.5).astype(array.dtype)
     return grey.astype(array.dtype, copy=False)
+
+
+def full_scale(dtype: np.dtype[Any]) -> float:
+    """Return the largest value that pixels of a dtype have; floats go to 1."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0

@@ -149,6 +149,18 @@ class Card(BaseModel):
         return (text + "\n").encode()
 
     @property
+    def white(self) -> float | None:
+        """The pixel value that becomes 1 where 0 becomes -1; None where values are centred else.
+
+        Examples
+        --------
+        >>> Card(name="of 8 bits", architecture="unet").white
+        255.0
+        """
+        (mean, sd), *others = set(zip(self.mean, self.sd, strict=True))
+        return 2 * mean if mean == sd and not others else None
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the card, so of the weights too, whose SHA-256 it holds."""
         return hashlib.sha256(self.to_json()).hexdigest()

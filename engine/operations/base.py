@@ -86,6 +86,12 @@ class Image:
     whole: YX | None = None
 
     @property
+    def is_block(self) -> bool:
+        """Whether this is one of the blocks of a giant image, and not an image."""
+        _, height, width = self.pixels.shape
+        return self.whole not in (None, (height, width))
+
+    @property
     def has_luminance(self) -> bool:
         """Whether the channels are grey or colours, with or without alpha, and not stains, say."""
         channels = self.pixels.shape[0]

@@ -85,7 +85,7 @@ class Bloodpool(Operation):
             raise ImageFailed("no_such_channel")
         plane = image.pixels[self.channel]
         shape = (int(plane.shape[0]), int(plane.shape[1]))
-        if image.whole not in (None, shape):  # Otsu's threshold is that of a whole heart
+        if image.is_block:  # Otsu's threshold is that of a whole heart
             raise ImageFailed("giant_image")
         pool, threshold = segment_bloodpool(plane, fill_contour(outer.rings, shape))
         if not pool.any():

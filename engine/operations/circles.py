@@ -116,7 +116,7 @@ class Circles(Operation):
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Return the columns of `OBJECTS`, sorted by y, then x; see `Operation.measure`."""
         plane, noise = self._plane(image)
-        if image.write is None and not _has_values(plane):
+        if not image.is_block and not _has_values(plane):
             raise ImageFailed("no_usable_values")
         circles = detect_circles(
             plane,

@@ -59,6 +59,16 @@ OF_RESULTS = {
         "It has other channels than what was asked was made for, e.g. grey instead of colours.",
         "Leave these images out with --where, or ask for a --model of such channels.",
     ),
+    "other_values": (
+        "Its grey levels are of another scale than those that the model was made for, e.g. of 16 "
+        "bits for one of 8.",
+        "Ask for another --model, or give this one a card with the mean and sd of such pixels "
+        "(cohort model import --card).",
+    ),
+    "values_not_finite": (
+        "Some of its values are NaN, infinite or beyond 3e38.",
+        "Leave it out with --where, or write it anew with a number there.",
+    ),
     "other_pixel_size": (
         "Its pixels are of another size than those that the model was made for.",
         "Ingest slides at the model's resolution ([slides] spacing_um in cohort.toml), or ask for "

@@ -229,7 +229,7 @@ class Segment(Operation):
             yield image, said, elapsed_s, (network.batches.size, predictor.peak_bytes())
 
     def _by_thresholds(self, image: Image) -> Predicted:
-        pixels = colours(image.pixels, 3)
+        pixels = colours(image, 3)
         labels = baseline.segment_baseline(pixels, None, self.vacuole_radius_px)
         if image.write is not None:
             start, stop = image.write.start, image.write.stop

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.geometry import Region
+from engine.kernels.colour import full_scale
 from engine.kernels.tiled import Band, Batches, Plane, classes_of, predict_planes
 from engine.kernels.tiled_plan import TiledPlan, plan_tiled
 from engine.learning.bundles import Predictor
@@ -113,7 +114,8 @@ class Network:
 
     def _plane(self, image: Image) -> Plane:
         _check_spacing(self._card, image)
-        pixels = colours(image.pixels, len(self._card.channels))
+        pixels = colours(image, len(self._card.channels))
+        _check_values(self._card, pixels)
         write = _write(image)
         y, x = (w - o for w, o in zip(write.start, image.origin, strict=True))
         height, width = write.shape
@@ -154,19 +156,39 @@ class _Answer:
         return self._missing == 0
 
 
-def colours(pixels: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return the channels that a model takes; alpha is left out.
+def colours(image: Image, channels: int) -> NDArray[Any]:
+    """Return the channels (c, y, x) that a model takes; alpha is left out.
 
     Raises
     ------
     ImageFailed
-        If an image has other channels.
+        If an image has other channels, or a value that is no number: what is near it would have no
+        answer either, which a label can't say.
     """
-    if pixels.shape[0] == channels + 1 and channels in (1, 3):
+    pixels = image.pixels
+    if pixels.shape[0] == channels + 1 and channels in (1, 3) and image.has_luminance:
         pixels = pixels[:channels]
     if pixels.shape[0] != channels:
         raise ImageFailed("other_channels")
+    if pixels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            if not np.isfinite(pixels.astype(np.float32, copy=False)).all():
+                raise ImageFailed("values_not_finite")
     return pixels
+
+
+def _check_values(card: Card, pixels: NDArray[Any]) -> None:
+    """Refuse values that are brighter than the model's white, or so dark that all are its black.
+
+    The latter are those of a type that ends below it: 8 bits for a model of 16, or 0 to 1 for one
+    of 8.
+    """
+    white = card.white
+    if white is None or white == (own := full_scale(pixels.dtype)):
+        return
+    brightest = pixels.max(initial=0)
+    if brightest > white or 0 < brightest <= own < white:
+        raise ImageFailed("other_values")
 
 
 def _write(image: Image) -> Region:

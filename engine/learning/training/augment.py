@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -128,8 +126,3 @@ def _textured(pixels: torch.Tensor, far: float, rng: np.random.Generator) -> tor
         pixels = functional.conv2d(planes, line.transpose(2, 3))[:, 0]
     noise = rng.standard_normal(pixels.shape, np.float32)
     return pixels + torch.from_numpy(noise) * float(rng.random() * NOISE_SD * far)
-
-
-def full_scale(dtype: np.dtype[Any]) -> float:
-    """Return the largest value that pixels of a dtype have; floats go to 1."""
-    return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0

@@ -18,6 +18,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from engine.errors import ParameterError
+from engine.kernels.colour import full_scale
 from engine.kernels.networks.building import create_network
 from engine.kernels.networks.prediction import NetworkPredictor
 from engine.learning.aside import write_aside
@@ -38,7 +39,7 @@ from engine.learning.samples import (
 from engine.learning.settings import TrainingSettings
 from engine.learning.splits import split_subjects
 from engine.learning.starting import load_start
-from engine.learning.training.augment import cut, full_scale, recolour
+from engine.learning.training.augment import cut, recolour
 from engine.learning.training.checkpoints import read_checkpoint, write_checkpoint
 from engine.learning.training.losses import training_loss
 from engine.learning.validation import validate

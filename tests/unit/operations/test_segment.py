@@ -380,6 +380,50 @@ def test_what_a_model_was_not_made_for_fails_the_image(bundle: Path) -> None:
         operation.measure(Image(pixels, spacing_um=(2.0, 2.0)))
     with pytest.raises(ImageFailed, match="other_channels"):
         operation.measure(Image(pixels[:2]))
+    with pytest.raises(ImageFailed, match="other_channels"):
+        operation.measure(Image(np.zeros((4, 64, 64), np.uint8), (1.0,) * 4))  # four stains
+    assert operation.measure(Image(np.zeros((4, 64, 64), np.uint8), (1.0,) * 5)), "and alpha"
+
+
+@needs_torch
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_a_value_that_is_no_number_fails_the_image(
+    bundle: Path, trained: bool, value: float
+) -> None:
+    operation = engine.segment(model=str(bundle), device="cpu") if trained else engine.segment()
+    pixels = np.zeros((3, 64, 64), np.float64)
+    operation.measure(Image(pixels))
+    pixels[1, 20, 30] = value
+    with pytest.raises(ImageFailed, match="values_not_finite"):
+        operation.measure(Image(pixels))
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("dtype", "brightest", "fits"),
+    [
+        ("uint8", 1, True),
+        ("uint8", 255, True),
+        ("uint16", 255, True),
+        ("uint16", 256, False),
+        ("float32", 255.0, True),
+        ("float32", 256.0, False),
+        ("float32", 1.0, False),
+        ("float32", 0.0, True),
+    ],
+)
+def test_grey_levels_of_another_scale_fail_the_image(
+    bundle: Path, dtype: str, brightest: float, fits: bool
+) -> None:
+    operation = engine.segment(model=str(bundle), device="cpu")
+    pixels = np.zeros((3, 64, 64), dtype)
+    pixels[0, 5, 6] = brightest
+    if fits:
+        operation.measure(Image(pixels))
+        return
+    with pytest.raises(ImageFailed, match="other_values"):
+        operation.measure(Image(pixels))
 
 
 @needs_torch
