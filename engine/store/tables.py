@@ -24,6 +24,8 @@ FRAGMENTS = f"{FOLDER}/.fragments"
 VERSIONS = ("catalog", "results", "annotations")
 """Entries of a table's origin that only ever grow."""
 
+PARQUET_END = b"PAR1"
+
 CHECK_BYTES = 8 * 1024**2
 """Bytes that are read at once where a table is checked and not kept."""
 
@@ -120,11 +122,18 @@ def read_note(root: Root, name: str) -> Note:
 
 
 def read_origin(root: Root, name: str) -> dict[str, Any] | None:
-    """Return what a table was made of, or None where it is not there."""
-    if root.size(table_path(name)) is None:
+    """Return what a table was made of, or None where it is not there, or not to its end.
+
+    A copy that was cut short, or the zeros of a file whose disk lost power, are told by the last
+    bytes alone; all others are checked by who reads the table.
+    """
+    path = table_path(name)
+    size = root.size(path)
+    if size is None or size < len(PARQUET_END):
         return None
     try:
-        return read_note(root, name).origin
+        ends = root.read(path, size - len(PARQUET_END), len(PARQUET_END)) == PARQUET_END
+        return read_note(root, name).origin if ends else None
     except (MissingObject, CorruptStore):
         return None
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+import pytest
 from distributed import Client
 
 import engine
@@ -66,6 +69,19 @@ def test_a_trial_leaves_the_declared_tables_as_they_are(small: Any, client: Clie
     status = small.cohort.status()
     assert [(key.declared, key.missing) for key in status.keys].count((False, 5)) == 1
     assert not any(table.stale for key in status.keys for table in key.tables)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_table_that_ends_early_is_made_again(small: Any, client: Client, zeros: bool) -> None:
+    (table,) = small.files("tables/circles.parquet")
+    whole = table.read_bytes()
+    half = whole[: len(whole) // 2]
+    table.write_bytes(half.ljust(len(whole), b"\0") if zeros else half)
+    (key,) = (key for key in small.cohort.status().keys if key.declared)
+    assert [t.name for t in key.tables if t.stale] == ["circles"]
+    small.cohort.run(client=client)
+    assert small.cohort.status().complete
+    assert pq.read_table(table).equals(pq.read_table(BytesIO(whole)))
 
 
 def test_what_is_declared_and_never_ran_is_missing(small: Any) -> None:
