@@ -66,10 +66,12 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
     table = table.set_column(
         table.column_names.index("subject"), "subject", subject_keys(table["subject"])
     )
-    table = table.filter(pc.not_equal(table["subject"], ""))
-    if len(set(table["subject"].to_pylist())) != table.num_rows:
-        raise ConfigError(ENTRY, f"{path.name} names a subject twice")
-    return table, digest_bytes(data)
+    first: dict[str, int] = {}
+    for row, subject in enumerate(table["subject"].to_pylist(), start=2):  # below the names
+        if subject and first.setdefault(subject, row) != row:
+            told = f"{path.name} names a subject twice, in rows {first[subject]} and {row}"
+            raise ConfigError(ENTRY, told)
+    return table.filter(pc.not_equal(table["subject"], "")), digest_bytes(data)
 
 
 def _parse(text: bytes) -> pa.Table:

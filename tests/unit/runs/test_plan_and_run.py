@@ -412,7 +412,7 @@ def test_edited_subjects_make_new_tables(
     assert len(computed(log)) == 6
     assert cohort.table(run.tables[2])["sex"].to_list() == ["f", "m"]
     for text, problem in [
-        ("subject,sex\ns0,f\ns0,m\n", "twice"),
+        ("subject,sex\ns0,f\ns0,m\n", "rows 2 and 3"),
         ("name,sex\na,f\n", "no column"),
         ("", "can't be read"),
     ]:

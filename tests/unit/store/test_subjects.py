@@ -57,7 +57,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (b"subject,age,age\ns1,1,2\n", "2 columns 'age'"),
         (b"subject,subject\ns1,s2\n", "2 columns 'subject'"),
         (b"subject;age\ns1;1\n", "commas"),
-        (b"subject\ns1\n s1 \n", "twice"),
+        (b"subject\ns1\n s1 \n", "rows 2 and 3"),
     ],
 )
 def test_what_can_not_be_joined_is_said(tmp_path: Path, data: bytes, problem: str) -> None:
