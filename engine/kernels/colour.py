@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from engine.errors import ParameterError
 
+COLOURS = (3, 4)
+"""Channels that are colours where nothing says otherwise: RGB and RGBA."""
+
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 """Red, green, blue: ITU-R BT.601-7, section 2.5.1. They apply to values as stored
 (gamma-corrected), which is what files hold."""
@@ -57,6 +60,25 @@ def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind in "buif" and array.dtype.kind != "f":
         return np.floor(grey + 0.5).astype(array.dtype)
     return grey.astype(array.dtype, copy=False)
+
+
+def has_luminance(channels: int, noises: int) -> bool:
+    """Tell whether channels are grey or colours, with or without alpha, and not stains, say.
+
+    Parameters
+    ----------
+    channels
+        How many there are.
+    noises
+        How many noises were estimated of them: one more than channels if one is of a luminance;
+        none where that is not known, and three or four channels are then RGB and RGBA.
+
+    Examples
+    --------
+    >>> has_luminance(3, 4), has_luminance(3, 3), has_luminance(2, 0)
+    (True, False, False)
+    """
+    return channels == 1 or (noises > channels if noises else channels in COLOURS)
 
 
 def full_scale(dtype: np.dtype[Any]) -> float:

@@ -14,6 +14,8 @@ from engine.kernels.tissue import COLOURS, Tissue
 
 CARD_FILE = "card.json"
 
+RGB = ("red", "green", "blue")
+
 ONNX = "onnx"
 """Architecture of models that come with their own graph."""
 
@@ -116,7 +118,7 @@ class Card(BaseModel):
     architecture: str
     options: dict[str, Any] = {}
     classes: tuple[ClassCard, ...] = Field(default_factory=tissue_classes, min_length=2)
-    channels: tuple[str, ...] = Field(default=("red", "green", "blue"), min_length=1)
+    channels: tuple[str, ...] = Field(default=RGB, min_length=1)
     mean: tuple[float, ...] = (127.5, 127.5, 127.5)
     sd: tuple[float, ...] = (127.5, 127.5, 127.5)
     spacing_um: float | None = Field(default=None, gt=0)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.kernels.colour import has_luminance
 from engine.learning.aside import write_aside
 from engine.learning.cards import ClassCard, classes_named, tissue_classes
 from engine.learning.masks import Masks
@@ -41,6 +42,8 @@ class MaskedImage:
         Its place in the store, and its size (c, y, x).
     spacing_um
         Pixel spacing (y, x), micrometres, or None.
+    colours
+        Whether its channels are grey or colours, and not stains.
     """
 
     image_id: str
@@ -52,6 +55,7 @@ class MaskedImage:
     z: int | None
     shape: tuple[int, int, int]
     spacing_um: tuple[float, float] | None
+    colours: bool
 
     def read(self, reader: StackReader) -> NDArray[Any]:
         """Return its pixels (c, y, x), checked against the catalog."""
@@ -90,6 +94,7 @@ def masked_images(images: pa.Table, masks: Masks) -> list[MaskedImage]:
             row["z"],
             (row["channels"], row["height"], row["width"]),
             None if None in spacing else spacing,
+            has_luminance(row["channels"], len(row["noise_sd"] or ())),
         )
     return list(found.values())
 
@@ -169,6 +174,7 @@ def read_samples(
             digest,
             image.spacing_um,
             image.content,
+            image.colours,
         )
         told()
 

@@ -63,6 +63,8 @@ class Sample:
         Pixel spacing (y, x), micrometres, or None.
     content
         Digest of the pixels as the catalog has it; "" where they are of no cohort.
+    colours
+        Whether the channels are grey or colours, and not stains.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Sample:
     digest: str
     spacing_um: tuple[float, float] | None = None
     content: str = ""
+    colours: bool = True
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[1:] != self.labels.shape:

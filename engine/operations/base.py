@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import EngineError, ParameterError, UsageError, did_you_mean
 from engine.geometry import YX, Region
+from engine.kernels.colour import COLOURS, has_luminance
 from engine.operations.labelled import Labelled
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.reading import in_reading_order
@@ -28,9 +29,6 @@ INPUTS = ("content", "spacing", "rescale", "annotation")
 """What an operation can declare that it reads of an image."""
 
 RESCALE = ("slope", "intercept")
-
-COLOURS = (3, 4)
-"""Channels that are colours where nothing says otherwise: RGB and RGBA."""
 
 LABELS = "labels"
 """What an operation with `Operation.label_classes` answers beside its columns."""
@@ -94,9 +92,7 @@ class Image:
     @property
     def has_luminance(self) -> bool:
         """Whether the channels are grey or colours, with or without alpha, and not stains, say."""
-        channels = self.pixels.shape[0]
-        known = len(self.noise_sd) > 0
-        return channels == 1 or (len(self.noise_sd) > channels if known else channels in COLOURS)
+        return has_luminance(self.pixels.shape[0], len(self.noise_sd))
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Image:

@@ -56,8 +56,9 @@ OF_RESULTS = {
         "Leave it out with --where, or write it anew from what it was made of.",
     ),
     "other_channels": (
-        "It has other channels than what was asked was made for, e.g. grey instead of colours.",
-        "Leave these images out with --where, or ask for a --model of such channels.",
+        "It has other channels than what was asked was made for, e.g. grey or "
+        "stains instead of colours.",
+        "Leave these images out with --where, or ask for a --model whose card names such channels.",
     ),
     "other_values": (
         "Its grey levels are of another scale than those that the model was made for, e.g. of 16 "

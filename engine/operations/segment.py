@@ -21,8 +21,8 @@ from engine.learning.bundles import Bundle, open_bundle
 from engine.learning.cards import CARD_FILE, ClassCard, tissue_classes
 from engine.learning.loaded import LOADED
 from engine.learning.shipped import shipped_models
-from engine.operations.base import LABELS, Found, Image, Operation
-from engine.operations.segment_network import Network, Predicted, colours
+from engine.operations.base import LABELS, Found, Image, ImageFailed, Operation
+from engine.operations.segment_network import Network, Predicted, values_of
 from engine.operations.segment_objects import (
     PIECES,
     RUNS,
@@ -229,7 +229,9 @@ class Segment(Operation):
             yield image, said, elapsed_s, (network.batches.size, predictor.peak_bytes())
 
     def _by_thresholds(self, image: Image) -> Predicted:
-        pixels = colours(image, 3)
+        if not image.has_luminance:
+            raise ImageFailed("other_channels")
+        pixels = values_of(image, 3)
         labels = baseline.segment_baseline(pixels, None, self.vacuole_radius_px)
         if image.write is not None:
             start, stop = image.write.start, image.write.stop

@@ -16,7 +16,7 @@ from engine.kernels.colour import full_scale
 from engine.kernels.tiled import Band, Batches, Plane, classes_of, predict_planes
 from engine.kernels.tiled_plan import TiledPlan, plan_tiled
 from engine.learning.bundles import Predictor
-from engine.learning.cards import Card
+from engine.learning.cards import RGB, Card
 from engine.operations.base import Image, ImageFailed
 
 SPACING_TOLERANCE = 0.2
@@ -114,7 +114,9 @@ class Network:
 
     def _plane(self, image: Image) -> Plane:
         _check_spacing(self._card, image)
-        pixels = colours(image, len(self._card.channels))
+        if self._card.channels == RGB and not image.has_luminance:
+            raise ImageFailed("other_channels")
+        pixels = values_of(image, len(self._card.channels))
         _check_values(self._card, pixels)
         write = _write(image)
         y, x = (w - o for w, o in zip(write.start, image.origin, strict=True))
@@ -156,7 +158,7 @@ class _Answer:
         return self._missing == 0
 
 
-def colours(image: Image, channels: int) -> NDArray[Any]:
+def values_of(image: Image, channels: int) -> NDArray[Any]:
     """Return the channels (c, y, x) that a model takes; alpha is left out.
 
     Raises

@@ -23,7 +23,7 @@ from engine.kernels.networks.building import create_network
 from engine.kernels.networks.prediction import NetworkPredictor
 from engine.learning.aside import write_aside
 from engine.learning.bundles import Bundle
-from engine.learning.cards import Card, ClassCard, tissue_classes
+from engine.learning.cards import RGB, Card, ClassCard, tissue_classes
 from engine.learning.crops import choose_crop, crop_rng
 from engine.learning.curves import write_curves, write_picture
 from engine.learning.folders import alone_in
@@ -50,7 +50,7 @@ CHECKPOINT_S = 20.0
 PICTURE_S = 10.0
 """How often the curves are drawn while it trains, seconds, and at its end."""
 
-CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+CHANNELS = {1: ("grey",), 3: RGB}
 
 GEOMETRY, LOOK = 0, 1
 """Streams of random numbers of a crop."""
@@ -309,7 +309,9 @@ class _Training:
 
     def _card(self) -> Card:
         half = (self.full / 2,) * self.channels
-        names = CHANNELS.get(self.channels, tuple(f"channel_{n}" for n in range(self.channels)))
+        names = tuple(f"channel_{n}" for n in range(self.channels))
+        if all(sample.colours for sample in (*self.trained, *self.held_out)):
+            names = CHANNELS.get(self.channels, names)
         return Card(
             name=self.settings.name,
             architecture=self.settings.architecture,

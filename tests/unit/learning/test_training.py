@@ -33,6 +33,7 @@ torch = pytest.importorskip("torch", reason="networks need torch: pip install .[
 
 from engine.learning.folders import OtherTraining, TrainingBusy, alone_in  # noqa: E402
 from engine.learning.training.loop import run_training  # noqa: E402
+from tests.making import put  # noqa: E402
 from tests.training_for_tests import train_aloud  # noqa: E402
 
 SLIDES = MarrowOptions(images=3, size=(192, 160), scale=0.5, seed=13)
@@ -283,6 +284,27 @@ def test_a_fusion_trains_is_kept_and_segments(
     said = cohort.table(run.tables[0])["pixels"].to_numpy()
     assert np.abs(said - stored).sum() <= 0.002 * due.size
     assert (operation.segment(image) == due).mean() >= 0.999
+
+
+def test_a_model_of_stains_is_asked_of_stains_only(
+    marrow: tuple[engine.Cohort, Path], tmp_path: Path, client: Client
+) -> None:
+    colours, masks = marrow
+    for image in colours.images():
+        name = image.attrs["source"].partition("/")[2]
+        path = (tmp_path / "in" / name).with_suffix(".tif")
+        put(path, image.values, imagej=True, metadata={"axes": "CYX"})
+    stains = engine.create(tmp_path / "c", layout="{subject}/{name}")
+    stains.ingest(tmp_path / "in", client=client)
+    settings = {**SETTINGS.model_dump(exclude={"augmentation"}), "steps": 1}
+    stains.train(tmp_path / "t", masks, settings, client=client, device="cpu")
+    card = open_bundle(tmp_path / "t/last").card
+    assert card.channels == ("channel_0", "channel_1", "channel_2")
+    (run,) = stains.run(engine.segment(model=str(tmp_path / "t/last"), device="cpu"), client=client)
+    assert (run.published, run.failed) == (3, 0)
+    for model in ("marrow", "baseline"):
+        (run,) = stains.run(engine.segment(model=model, device="cpu"), client=client)
+        assert run.reasons == {"other_channels": 3}
 
 
 def test_what_can_not_be_learnt_from_is_said_before_a_cluster_starts(

@@ -383,6 +383,9 @@ def test_what_a_model_was_not_made_for_fails_the_image(bundle: Path) -> None:
     with pytest.raises(ImageFailed, match="other_channels"):
         operation.measure(Image(np.zeros((4, 64, 64), np.uint8), (1.0,) * 4))  # four stains
     assert operation.measure(Image(np.zeros((4, 64, 64), np.uint8), (1.0,) * 5)), "and alpha"
+    for coloured in (operation, engine.segment()):
+        with pytest.raises(ImageFailed, match="other_channels"):
+            coloured.measure(Image(pixels, (1.0,) * 3))  # three stains
 
 
 @needs_torch
