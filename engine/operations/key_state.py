@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.operations.base import Operation, image_inputs
+from engine.operations.base import Operation
+from engine.operations.input_digests import image_inputs
 from engine.operations.plan import Plan, plan_run
 from engine.operations.restored import failed_for_pixels, read_restored
 from engine.operations.tables import table_names

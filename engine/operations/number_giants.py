@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import CorruptStore
-from engine.operations.base import Operation, image_inputs
+from engine.operations.base import Operation
+from engine.operations.input_digests import image_inputs
 from engine.operations.label_parts import write_block
 from engine.operations.plan import Item
 from engine.operations.unit import RowId, ledger_of, region_of

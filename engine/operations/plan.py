@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import UsageError
-from engine.operations.base import Operation, image_inputs
+from engine.operations.base import Operation
 from engine.operations.causes import CAUSES, RESTORED, SETTLED, changed_part
+from engine.operations.input_digests import image_inputs
 from engine.operations.selection import select_images
 from engine.store.catalog import FAILED, ORPHANED
 from engine.store.labels import LabelState
 from engine.store.stacking import GIANT_SHARD_PX, count_blocks
 
 UNIT_IMAGES = 128
-"""Images in a unit at most: at 2-10 ms each, a task of about half a second, against which the
-milliseconds that a task and its part cost are small."""
+"""Images in a unit at most: a task and its part cost milliseconds, which are to be small beside."""
 
 UNIT_BYTES = 64 * 1024**2
 """Decoded pixels in a unit at most, bytes, unless a single image has more."""

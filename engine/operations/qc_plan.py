@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.operations.base import Operation, image_inputs
+from engine.operations.base import Operation
+from engine.operations.input_digests import image_inputs
 from engine.operations.plan import Item
 from engine.operations.qc_drawing import DRAWING
 from engine.operations.qc_facts import COUNT, Facts

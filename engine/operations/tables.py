@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.operations.base import Operation, image_inputs
+from engine.operations.base import Operation
+from engine.operations.input_digests import image_inputs
 from engine.operations.reading import in_reading_order
 from engine.store.catalog import FAILED, ORPHANED, RETIRED, field_column
 from engine.store.layout import FIELDS

@@ -61,7 +61,7 @@ def cohorts(draw: st.DrawFn) -> tuple[pa.Table, pa.Table]:
         )
     table = image_table(images)
     schema = result_schema(OPERATION.objects)
-    from engine.operations.base import image_inputs
+    from engine.operations.input_digests import image_inputs
 
     inputs = dict(zip(table["image_id"].to_pylist(), image_inputs(OPERATION, table), strict=True))
     for row in results:

@@ -65,7 +65,7 @@ def tables(operation: Operation, planes: Sequence[Plane]) -> dict[str, pd.DataFr
         results.append({"image_id": f"i{n:03d}", "status": "done", "key": "k",
                         "objects": rows(operation, one)})  # fmt: skip
     images = image_table(catalog).append_column("annotation", pa.nulls(len(catalog), pa.string()))
-    from engine.operations.base import image_inputs
+    from engine.operations.input_digests import image_inputs
 
     inputs = image_inputs(operation, images)
     schema = result_schema(operation.objects)

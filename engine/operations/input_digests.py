@@ -1,0 +1,71 @@
+"""What an operation reads of each image, as one digest: it and the key name a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import ParameterError
+from engine.kernels.colour import COLOURS
+from engine.operations.base import INPUTS, Operation
+from engine.store.digests import digest_of
+
+RESCALE = ("slope", "intercept")
+
+
+def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
+    """Return the inputs digest of each image: of what the operation declares that it reads.
+
+    Parameters
+    ----------
+    images
+        Catalog rows with ``content``, ``channels``, ``noise_sd``, ``source`` and the columns of
+        spacing and rescale.
+    """
+    contents = _contents(images)
+    if operation.inputs == ("content",):
+        return contents
+    columns: dict[str, Callable[[], list[Any]]] = {
+        "content": lambda: contents,
+        "spacing": lambda: list(
+            zip(*(images[f"spacing_{axis}_um"].to_pylist() for axis in "yx"), strict=True)
+        ),
+        "rescale": lambda: list(
+            zip(*(images[f"rescale_{part}"].to_pylist() for part in RESCALE), strict=True)
+        ),
+        "annotation": lambda: _annotations(operation, images),
+    }
+    if not set(operation.inputs) <= set(columns):
+        raise ParameterError("inputs", operation.inputs, f"out of {', '.join(INPUTS)}")
+    read = {name: columns[name]() for name in operation.inputs}
+    return [digest_of({name: read[name][i] for name in read}) for i in range(len(contents))]
+
+
+def _contents(images: pa.Table) -> list[str]:
+    """Return the digest of each image's pixels and, where it is unusual, of what channels are.
+
+    Three or four are colours unless there is no noise of a luminance, two are none unless there is.
+    """
+    contents: list[str] = images["content"].to_pylist()
+    channels = images["channels"]
+    more = pc.subtract(pc.list_value_length(images["noise_sd"]), channels)
+    three = pc.is_in(channels, value_set=pa.array(COLOURS, channels.type))
+    odd = pc.or_(
+        pc.and_(three, pc.equal(more, 0)), pc.and_(pc.equal(channels, 2), pc.equal(more, 1))
+    )
+    for n in np.flatnonzero(pc.fill_null(odd, False).to_numpy(zero_copy_only=False)):
+        contents[n] = digest_of({"content": contents[n], "separate": bool(three[n].as_py())})
+    return contents
+
+
+def _annotations(operation: Operation, images: pa.Table) -> list[Any]:
+    """Return what is drawn on each image: its digest, the operation's own one, or both."""
+    own = [operation.annotation(source) for source in images["source"].to_pylist()]
+    if "annotation" not in images.column_names:
+        return own
+    drawn = images["annotation"].to_pylist()
+    return [mine if d is None else [d, mine] for d, mine in zip(drawn, own, strict=True)]
