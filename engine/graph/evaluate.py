@@ -22,6 +22,8 @@ from engine.learning.evaluation import Scored
 from engine.learning.masked import MaskedImage, reader_of
 from engine.learning.masks import Masks
 from engine.learning.scores import confusion
+from engine.operations.base import Image, ImageFailed
+from engine.operations.reasons import explain
 from engine.operations.segment import Segment
 from engine.store.root import Root
 
@@ -47,6 +49,14 @@ class EvaluationLost(EngineError):
         )
 
 
+class Unanswered(EngineError):
+    """A model has no answer for an image that is to be compared: (image_id, reason)."""
+
+    def __str__(self) -> str:
+        image_id, reason = self.args
+        return f"{image_id}: {' '.join(explain(reason, 'segment', of_source=False))}"
+
+
 class Answer(Protocol):
     """Gives the labels that are compared with masks; it pickles."""
 
@@ -62,7 +72,7 @@ class Asked:
 
     def __call__(self, image: MaskedImage, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the model's labels."""
-        return self.operation.segment(pixels)
+        return self.operation.segment(Image(pixels, image.noise_sd, image.spacing_um))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ def score_on_workers(
     ------
     Interrupted
         If ``stop`` said so before the end.
-    EvaluationLost, NoWorkers, NoWorkerForResource, SchedulerLost
+    EvaluationLost, Unanswered, NoWorkers, NoWorkerForResource, SchedulerLost
         And what images raise: an evaluation without some of them would be of others.
     """
     slots = require_slots(client, resources)
@@ -144,7 +154,10 @@ def score_task(task: EvaluationTask) -> list[Scored]:
 
 def _scored(task: EvaluationTask, image: MaskedImage, pixels: NDArray[Any]) -> Scored:
     truth = task.masks.read(image.image_id)
-    found = task.answer(image, pixels)
+    try:
+        found = task.answer(image, pixels)
+    except ImageFailed as error:
+        raise Unanswered(image.image_id, str(error.args[0])) from None
     count = len(task.classes)
     if max(int(truth.max(initial=0)), int(found.max(initial=0))) >= count:
         raise ParameterError("masks", image.image_id, f"of labels below {count}, the classes")

@@ -42,8 +42,8 @@ class MaskedImage:
         Its place in the store, and its size (c, y, x).
     spacing_um
         Pixel spacing (y, x), micrometres, or None.
-    colours
-        Whether its channels are grey or colours, and not stains.
+    noise_sd
+        Of each channel and, of colours, of their luminance, grey levels.
     """
 
     image_id: str
@@ -55,7 +55,12 @@ class MaskedImage:
     z: int | None
     shape: tuple[int, int, int]
     spacing_um: tuple[float, float] | None
-    colours: bool
+    noise_sd: tuple[float, ...]
+
+    @property
+    def colours(self) -> bool:
+        """Whether its channels are grey or colours, and not stains."""
+        return has_luminance(self.shape[0], len(self.noise_sd))
 
     def read(self, reader: StackReader) -> NDArray[Any]:
         """Return its pixels (c, y, x), checked against the catalog."""
@@ -94,7 +99,7 @@ def masked_images(images: pa.Table, masks: Masks) -> list[MaskedImage]:
             row["z"],
             (row["channels"], row["height"], row["width"]),
             None if None in spacing else spacing,
-            has_luminance(row["channels"], len(row["noise_sd"] or ())),
+            tuple(row["noise_sd"] or ()),
         )
     return list(found.values())
 

@@ -63,8 +63,8 @@ OF_RESULTS = {
     "other_values": (
         "Its grey levels are of another scale than those that the model was made for, e.g. of 16 "
         "bits for one of 8.",
-        "Ask for another --model, or give this one a card with the mean and sd of such pixels "
-        "(cohort model import --card).",
+        "Save it at that scale, ask for another --model, or import this one with a card that has "
+        "the mean and sd of such pixels (cohort model import --card).",
     ),
     "values_not_finite": (
         "Some of its values are NaN, infinite or beyond 3e38.",

@@ -201,9 +201,10 @@ class Segment(Operation):
                 answer = error
             yield answer, elapsed_s + time.perf_counter() - began
 
-    def segment(self, array: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the labels (y, x) of one array (c, y, x) or (y, x, 3): to look at."""
-        ((_, said, _, _),) = self._predict_each([Image.of(array)])
+    def segment(self, image: NDArray[Any] | Image) -> NDArray[np.uint8]:
+        """Return the labels (y, x) of an image, or of an array (c, y, x) or (y, x, 3)."""
+        given = image if isinstance(image, Image) else Image.of(image)
+        ((_, said, _, _),) = self._predict_each([given])
         if isinstance(said, Exception):
             raise said
         return said.labels

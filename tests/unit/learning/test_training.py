@@ -305,6 +305,8 @@ def test_a_model_of_stains_is_asked_of_stains_only(
     for model in ("marrow", "baseline"):
         (run,) = stains.run(engine.segment(model=model, device="cpu"), client=client)
         assert run.reasons == {"other_channels": 3}
+        with pytest.raises(engine.EngineError, match=r"in/s1/.*other channels.*--where"):
+            stains.evaluate(tmp_path / "e", masks, model, where="subject == 's1'", client=client)
 
 
 def test_what_can_not_be_learnt_from_is_said_before_a_cluster_starts(
