@@ -94,6 +94,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "NothingShared": ("no image is in both",),
     "OtherTraining": ("/t", "settings"),
     "TrainingBusy": ("/t",),
+    "TrainingDiverged": ("/t", 7),
     "TrainingLost": ("/t", 7),
     "TrainingStopped": ("/t", 7, 9),
     "WorkersEnded": (),

@@ -31,6 +31,17 @@ class TrainingBusy(EngineError):
         return f"Another process is training in {self.args[0]}. Wait for it, or give a new folder."
 
 
+class TrainingDiverged(EngineError):
+    """The loss of a training is no number any more: (folder, step)."""
+
+    def __str__(self) -> str:
+        folder, step = self.args
+        return (
+            f"The loss was no number any more at step {step}: train in a new folder with a smaller "
+            f"--learning-rate. What was best until then, if anything was, is in {folder}."
+        )
+
+
 class CheckpointUnreadable(EngineError):
     """A checkpoint can't be read: (file, why)."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.errors import ParameterError
 from engine.kernels.colour import has_luminance
 from engine.learning.aside import write_aside
 from engine.learning.cards import ClassCard, classes_named, tissue_classes
@@ -162,6 +163,8 @@ def read_samples(
 
     Raises
     ------
+    ParameterError
+        If an image has values that can't be learnt from.
     NoMask, CorruptStore, MissingObject, StoreFull, StoreReadOnly
     """
     reader = reader_of(root, images)
@@ -169,7 +172,7 @@ def read_samples(
         digest = digest_of([image.content, masks.digest(image.image_id)])
         pixels, labels = (folder / f"{digest}-{what}.npy" for what in ("pixels", "labels"))
         if not labels.exists():
-            _write(pixels, image.read(reader))
+            _write(pixels, _learnable(image, image.read(reader)))
             _write(labels, masks.read(image.image_id))
         yield Sample(
             image.name,
@@ -182,6 +185,17 @@ def read_samples(
             image.colours,
         )
         told()
+
+
+def _learnable(image: MaskedImage, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the pixels, unless they are floats beyond 0 and 1, which are black and white, or NaN.
+
+    One of them would make all weights NaN, or be taken for white.
+    """
+    if pixels.dtype.kind == "f" and not ((pixels >= 0) & (pixels <= 1)).all():
+        told = f"{image.image_id}, of floats from {pixels.min():g} to {pixels.max():g}"
+        raise ParameterError("images", told, "of integers, or of floats between 0 and 1")
+    return pixels
 
 
 class StoredArray:

@@ -73,22 +73,26 @@ def cut(
     return (seen + bare) / full, torch.where(inside, picked, 0)
 
 
-def recolour(pixels: torch.Tensor, change: Augmentation, rng: np.random.Generator) -> torch.Tensor:
+def recolour(
+    pixels: torch.Tensor, change: Augmentation, rng: np.random.Generator, *, colours: bool = True
+) -> torch.Tensor:
     """Return a crop as another laboratory might have stained and photographed it.
 
     Parameters
     ----------
     pixels
-        (c, y, x), shares of full scale. Three channels are taken for red, green and blue: stains
-        are changed where they add up, in absorbance. Other channels get another gain and offset.
+        (c, y, x), shares of full scale. Of red, green and blue, stains are changed where they add
+        up, in absorbance. Other channels get another gain and offset.
     change
         How far.
     rng
         Of this crop alone.
+    colours
+        Whether three channels are red, green and blue.
     """
     if change.colour:
         far = change.colour
-        stained = len(pixels) == 3
+        stained = colours and len(pixels) == 3
         pixels = _stained(pixels, far, rng) if stained else _gained(pixels, far, rng)
     if change.texture:
         pixels = _textured(pixels, change.texture, rng)

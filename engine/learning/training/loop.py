@@ -26,7 +26,7 @@ from engine.learning.bundles import Bundle
 from engine.learning.cards import RGB, Card, ClassCard, tissue_classes
 from engine.learning.crops import choose_crop, crop_rng
 from engine.learning.curves import write_curves, write_picture
-from engine.learning.folders import alone_in
+from engine.learning.folders import TrainingDiverged, alone_in
 from engine.learning.keeping import BEST, Best, write_bundles
 from engine.learning.report import Progress, TrainingReport
 from engine.learning.samples import (
@@ -101,6 +101,8 @@ def run_training(
     ------
     NothingFound, ParameterError
         If there is nothing to learn from, or samples are unlike.
+    TrainingDiverged
+        If the loss is no number any more.
     OtherTraining, TrainingBusy, CheckpointUnreadable
         If the folder can't be gone on with.
     """
@@ -168,6 +170,7 @@ class _Training:
             if stop():
                 break
             loss = self._learn(pixels, labels)
+            self._require_number(loss)
             told = Progress(self.step, self.settings.steps, loss)
             if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
                 told = Progress(self.step, self.settings.steps, loss, self._validate())
@@ -178,10 +181,7 @@ class _Training:
             progress(told)
         if self.step < self.settings.steps:
             self._keep()
-        models = {}
-        if self.rows:
-            write_picture(self.folder, self.rows)
-            models = write_bundles(self.folder, self._card(), self.best, self.contents)
+        models = self._write_models()
         return TrainingReport(
             str(self.folder),
             self.step,
@@ -194,6 +194,19 @@ class _Training:
             {name: best.metrics for name, best in self.best.items()},
             time.monotonic() - began,
         )
+
+    def _require_number(self, loss: float) -> None:
+        """Stop before weights are kept that are no numbers."""
+        if not math.isfinite(loss):
+            self._write_models()
+            raise TrainingDiverged(str(self.folder), self.step)
+
+    def _write_models(self) -> dict[str, str]:
+        """Make models of what was best so far, and return their folders by name."""
+        if not self.rows:
+            return {}
+        write_picture(self.folder, self.rows)
+        return write_bundles(self.folder, self._card(), self.best, self.contents)
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the batches that are left, cutting the next one while one is learnt."""
@@ -210,10 +223,10 @@ class _Training:
         for n in range(self.settings.batch):
             rng = crop_rng(seed, step, n, GEOMETRY)
             crop = choose_crop(self.cells, self.settings.crop_px, change, rng)
-            image, label = cut(
-                self.trained[crop.sample], crop, self.grounds[crop.sample], self.full
-            )
-            pixels.append(recolour(image, change, crop_rng(seed, step, n, LOOK)))
+            sample = self.trained[crop.sample]
+            image, label = cut(sample, crop, self.grounds[crop.sample], self.full)
+            look = crop_rng(seed, step, n, LOOK)
+            pixels.append(recolour(image, change, look, colours=sample.colours))
             labels.append(label)
         images = torch.stack(pixels) * 2 - 1  # as the card says: less half of full scale, by it
         return images.contiguous(memory_format=torch.channels_last), torch.stack(labels)
@@ -247,6 +260,7 @@ class _Training:
             self.settings.batch,
         )
         self.network.train()
+        self._require_number(metrics["loss"])
         self.schedule.step(metrics["loss"])
         trained = self.sum_loss / self.since
         self.rows.append(

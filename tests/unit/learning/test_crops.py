@@ -133,6 +133,25 @@ def test_colours_change_with_the_step_and_not_without_being_asked() -> None:
     assert all(0 <= float(c.min()) <= float(c.max()) <= 1 for c in changed)
 
 
+@needs_torch
+@pytest.mark.parametrize("colours", [False, True])
+def test_stains_of_their_own_change_each_by_itself(colours: bool) -> None:
+    import torch
+
+    from engine.learning.training.augment import recolour
+
+    change = Augmentation(texture=0)
+    dark, light = torch.full((3, 8, 8), 0.3), torch.full((3, 8, 8), 0.3)
+    light[0] = 0.6
+    for n in range(5):
+        first, second = (
+            recolour(pixels, change, crop_rng(0, n, 0, 1), colours=colours)
+            for pixels in (dark, light)
+        )
+        assert not torch.equal(first[0], second[0])
+        assert torch.equal(first[1:], second[1:]) != colours
+
+
 def test_the_set_has_a_digest_that_order_does_not_change() -> None:
     samples = [slide(n) for n in range(3)]
     assert data_digest(samples, {"s1"}) == data_digest(samples[::-1], {"s1"})

@@ -17,6 +17,7 @@ import pytest
 from distributed import Client
 
 import engine
+from engine.errors import ParameterError
 from engine.graph.events import Events
 from engine.graph.train import TrainingStopped
 from engine.learning.bundles import open_bundle
@@ -31,7 +32,12 @@ from engine.phantoms.marrow_writing import write_marrow
 
 torch = pytest.importorskip("torch", reason="networks need torch: pip install .[segment]")
 
-from engine.learning.folders import OtherTraining, TrainingBusy, alone_in  # noqa: E402
+from engine.learning.folders import (  # noqa: E402
+    OtherTraining,
+    TrainingBusy,
+    TrainingDiverged,
+    alone_in,
+)
 from engine.learning.training.loop import run_training  # noqa: E402
 from tests.making import put  # noqa: E402
 from tests.training_for_tests import train_aloud  # noqa: E402
@@ -137,6 +143,16 @@ def test_killed_at_three_random_moments_it_ends_with_the_same_weights(
         assert found[name] == expected, name
     left = {path.name for path in folder.iterdir() if path.name.startswith(".")}
     assert left == {".lock"}
+
+
+@pytest.mark.parametrize("validate_every", [1, 6])
+def test_what_is_no_number_is_said_and_never_kept(
+    samples: list[Sample], tmp_path: Path, validate_every: int
+) -> None:
+    wild = {"learning_rate": 1e30, "validate_every": validate_every}
+    with pytest.raises(TrainingDiverged, match="smaller --learning-rate"):
+        run_training(tmp_path / "run", samples, SETTINGS.model_copy(update=wild))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
 
 
 def test_stopped_it_goes_on_and_may_last_longer(samples: list[Sample], tmp_path: Path) -> None:
@@ -307,6 +323,23 @@ def test_a_model_of_stains_is_asked_of_stains_only(
         assert run.reasons == {"other_channels": 3}
         with pytest.raises(engine.EngineError, match=r"in/s1/.*other channels.*--where"):
             stains.evaluate(tmp_path / "e", masks, model, where="subject == 's1'", client=client)
+
+
+@pytest.mark.parametrize(("value", "told"), [(np.nan, "nan"), (200.0, "200"), (-0.1, "-0.1")])
+def test_floats_beyond_black_and_white_are_not_learnt_from(
+    marrow: tuple[engine.Cohort, Path], tmp_path: Path, client: Client, value: float, told: str
+) -> None:
+    slides, masks = marrow
+    for n, image in enumerate(slides.images()):
+        name = image.attrs["source"].partition("/")[2]
+        shares = np.moveaxis(image.values, 0, 2).astype(np.float32) / 255
+        shares[5, 6, 1] = value if n == 1 else shares[5, 6, 1]
+        put((tmp_path / "in" / name).with_suffix(".tif"), shares, photometric="rgb")
+    floats = engine.create(tmp_path / "c", layout="{subject}/{name}")
+    floats.ingest(tmp_path / "in", client=client)
+    settings = {**SETTINGS.model_dump(exclude={"augmentation"}), "steps": 1}
+    with pytest.raises(ParameterError, match=rf"{told}.*between 0 and 1"):
+        floats.train(tmp_path / "t", masks, settings, client=client, device="cpu")
 
 
 def test_what_can_not_be_learnt_from_is_said_before_a_cluster_starts(
