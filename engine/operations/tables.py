@@ -234,9 +234,9 @@ def _by_image(
         "count": pa.array(count, pa.int64(), mask=~complete),
     }
     for name in operation.quantities:
-        mean, sd = _moments(number, objects[name].to_numpy().astype(float), total)
-        columns[f"{name}_mean"] = pa.array(mean, mask=~complete | (count == 0))
-        columns[f"{name}_sd"] = pa.array(sd, mask=~complete | (count < 2))
+        there, mean, sd = _moments(number, objects[name].to_numpy().astype(float), total)
+        columns[f"{name}_mean"] = pa.array(mean, mask=~complete | (there == 0))
+        columns[f"{name}_sd"] = pa.array(sd, mask=~complete | (there < 2))
     listed = [name for name in operation.objects.names if name not in operation.unlisted]
     together = operation.measure_images(number, objects.select(listed), total)
     for name in operation.by_image:
@@ -248,12 +248,14 @@ def _by_image(
 
 def _moments(
     number: np.ndarray[Any, Any], values: np.ndarray[Any, Any], total: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return mean and sample standard deviation of values by group number."""
-    count = np.maximum(np.bincount(number, minlength=total), 1)
-    mean = np.bincount(number, values, total) / count
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return by group number how many values there are (NaN is none), their mean, and sample SD."""
+    known = ~np.isnan(values)
+    number, values = number[known], values[known]
+    count = np.bincount(number, minlength=total)
+    mean = np.bincount(number, values, total) / np.maximum(count, 1)
     spread = np.bincount(number, (values - mean[number]) ** 2, total)
-    return mean, np.sqrt(spread / np.maximum(count - 1, 1))
+    return count, mean, np.sqrt(spread / np.maximum(count - 1, 1))
 
 
 def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.Table) -> pa.Table:
@@ -271,21 +273,19 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
     found = objects.select([*GROUP, *operation.quantities]).to_pandas()
     by_group = found.groupby(list(GROUP), sort=True, dropna=False)
     partial["count"] = by_group.size()
-    for name in operation.quantities:
-        partial[f"{name}_mean"] = by_group[name].mean()
-        partial[f"{name}_m2"] = by_group[name].var(ddof=0) * by_group.size()
-    for name in operation.by_image:
-        partial[f"{name}_n"] = groups[name].count()
-        partial[f"{name}_mean"] = groups[name].mean().fillna(0)
-        partial[f"{name}_m2"] = (groups[name].var(ddof=0) * groups[name].count()).fillna(0)
-    filled = ["count", *(f"{q}_{m}" for q in operation.quantities for m in ("mean", "m2"))]
-    partial[filled] = partial[filled].fillna(0)
-    return pa.Table.from_pandas(
-        partial.reset_index().astype(
-            {"count": "int64", "images_missing": "int64", "images_orphaned": "int64"}
-        ),
-        preserve_index=False,
-    )
+    averaged = [
+        *((n, by_group) for n in operation.quantities),
+        *((n, groups) for n in operation.by_image),
+    ]
+    for name, grouped in averaged:  # of values that are there; pandas leaves NaN out
+        partial[f"{name}_n"] = grouped[name].count()
+        partial[f"{name}_mean"] = grouped[name].mean()
+        partial[f"{name}_m2"] = grouped[name].var(ddof=0) * grouped[name].count()
+    counted = ["images_missing", "images_orphaned", "count", *(f"{n}_n" for n, _ in averaged)]
+    summed = [*counted, *(f"{n}_{m}" for n, _ in averaged for m in ("mean", "m2"))]
+    partial[summed] = partial[summed].fillna(0)
+    whole = partial.reset_index().astype(dict.fromkeys(counted, "int64"))
+    return pa.Table.from_pandas(whole, preserve_index=False)
 
 
 def merge_experiments(operation: Operation, partials: Sequence[pa.Table]) -> pa.Table:
@@ -303,19 +303,14 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
     a = left.to_pandas().set_index(list(GROUP))
     b = right.to_pandas().set_index(list(GROUP))
     both = a.index.union(b.index, sort=True)
-    a_counts, b_counts = a["count"].reindex(both).fillna(0), b["count"].reindex(both).fillna(0)
     merged = a.reindex(both).combine_first(b.reindex(both))[list(a.columns)]
-    for name in ("images", "images_failed", "images_missing", "images_orphaned", "count"):
+    averaged = (*operation.quantities, *operation.by_image)
+    counts = ("images", "images_failed", "images_missing", "images_orphaned", "count")
+    for name in (*counts, *(f"{n}_n" for n in averaged)):
         total = a[name].reindex(both).fillna(0) + b[name].reindex(both).fillna(0)
         merged[name] = total.astype("int64")
-    for name in operation.by_image:
-        counted = f"{name}_n"
-        merged[counted] = (
-            a[counted].reindex(both).fillna(0) + b[counted].reindex(both).fillna(0)
-        ).astype("int64")
-    for name in (*operation.quantities, *operation.by_image):
-        if name in operation.by_image:
-            a_counts, b_counts = (f[f"{name}_n"].reindex(both).fillna(0) for f in (a, b))
+    for name in averaged:
+        a_counts, b_counts = (f[f"{name}_n"].reindex(both).fillna(0) for f in (a, b))
         whole = np.maximum(a_counts + b_counts, 1)
         mean_a, mean_b = (f[f"{name}_mean"].reindex(both).fillna(0) for f in (a, b))
         m2_a, m2_b = (f[f"{name}_m2"].reindex(both).fillna(0) for f in (a, b))
@@ -329,7 +324,7 @@ def finish_experiments(operation: Operation, merged: pa.Table, spec: TableSpec) 
     """Turn merged sums into the table that people read, joined with the subjects."""
     frame: pd.DataFrame = merged.to_pandas()
     for name in (*operation.quantities, *operation.by_image):
-        count = frame.pop(f"{name}_n") if name in operation.by_image else frame["count"]
+        count = frame.pop(f"{name}_n")
         spread = np.sqrt(frame.pop(f"{name}_m2") / np.maximum(count - 1, 1))
         frame[f"{name}_mean"] = frame[f"{name}_mean"].where(count > 0)
         frame.insert(
