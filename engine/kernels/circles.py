@@ -122,7 +122,8 @@ def detect_circles(
     ----------
     plane
         Grey values (y, x): bool, any integers or floats. Values that are not finite (or beyond
-        1e18) are filled from their neighbours within 4 px.
+        1e18) are filled from their neighbours within 4 px; deeper in, and as far as smoothing
+        sees, there are no edges.
     radius_px
         Smallest and largest radius, pixels. A disc at an end of the range may be reported up to
         0.5 px outside it.

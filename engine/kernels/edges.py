@@ -182,6 +182,39 @@ def find_edges_rows(
 
 
 @compiled
+def drop_masked(bad: Bytes, reach: int, pixel: Whole32, value: Floats32, starts: Whole32) -> int:
+    """Drop the points that saw what is masked, and not an edge; return how many are left.
+
+    Parameters
+    ----------
+    bad
+        (y, x): 2 for pixels that have nothing in common with the image, see `gradient.fill_bad`.
+    reach
+        How far a point sees, pixels.
+    pixel, value, starts
+        See `find_edges`; written.
+    """
+    height, width = bad.shape
+    kept = 0
+    n = 0
+    for y in range(height):
+        for block in range(starts.shape[1]):
+            while n < starts[y, block]:
+                top, left = pixel[n, 0] - reach, pixel[n, 1] - reach
+                masked = False
+                for j in range(max(0, top), min(height, top + 2 * reach + 1)):
+                    for i in range(max(0, left), min(width, left + 2 * reach + 1)):
+                        masked |= bad[j, i] == 2
+                if not masked:
+                    pixel[kept] = pixel[n]
+                    value[kept] = value[n]
+                    kept += 1
+                n += 1
+            starts[y, block] = kept
+    return kept
+
+
+@compiled
 def find_edges(
     image: Plane,
     is_finite: bool,
@@ -241,8 +274,9 @@ def find_edges(
     radius = taps.size - 1
     mask = RING if is_finite else WHOLE
     converted = 0
+    deep = 0
     if not is_finite and convert(image, scale, plane, bad) > 0:
-        fill_bad(plane, bad, FILL_PX)
+        deep = fill_bad(plane, bad, FILL_PX)
     bits = mag.view(np.int32)
     count = 0
     # Magnitudes need one row more of the smoothed plane, edge points a flank more of magnitudes.
@@ -272,4 +306,6 @@ def find_edges(
             value,
             starts,
         )
+    if deep > 0 and count <= pixel.shape[0]:
+        count = drop_masked(bad, taps.size + 1, pixel, value, starts)
     return count

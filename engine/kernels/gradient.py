@@ -83,9 +83,13 @@ def convert(plane: Plane, scale: np.float32, out: Floats32, bad: Bytes) -> int:
 
 
 @compiled
-def fill_bad(image: Floats32, bad: Bytes, reach: int) -> None:
-    """Give unusable pixels the mean of the usable ones within ``reach`` px, else 0, in place."""
+def fill_bad(image: Floats32, bad: Bytes, reach: int) -> int:
+    """Give unusable pixels the mean of the usable ones within ``reach`` px, else 0, in place.
+
+    ``bad`` becomes 2 where there are none; returns how many such pixels there are.
+    """
     height, width = image.shape
+    deep = 0
     for y in range(height):
         for x in range(width):
             if bad[y, x] == 0:
@@ -97,7 +101,13 @@ def fill_bad(image: Floats32, bad: Bytes, reach: int) -> None:
                     if bad[j, i] == 0:
                         total += image[j, i]
                         count += 1
-            image[y, x] = np.float32(total / count) if count > 0 else np.float32(0.0)
+            if count > 0:
+                image[y, x] = np.float32(total / count)
+            else:
+                image[y, x] = np.float32(0.0)
+                bad[y, x] = 2
+                deep += 1
+    return deep
 
 
 @compiled

@@ -81,7 +81,7 @@ class Circles(Operation):
     """
 
     name: ClassVar[str] = "circles"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     objects: ClassVar[pa.Schema] = OBJECTS
     singular: ClassVar[str] = "circle"
     quantities: ClassVar[tuple[str, ...]] = ("radius_px", "mean_intensity")

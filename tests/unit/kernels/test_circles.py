@@ -82,6 +82,38 @@ def test_small_not_finite():
     assert detect_circles(np.full((40, 40), np.nan), radius_px=(5, 10)).shape == (0, 4)
 
 
+@pytest.mark.parametrize("outside", [False, True])
+def test_small_a_mask_is_no_circle(outside):
+    """Neither a masked disc nor the well that all lies in; what is beside them is found."""
+    noise = np.random.default_rng(4).normal(0, 3, (90, 96))
+    plane = (draw((90, 96), TWO) + noise).astype(np.float32)
+    y, x = np.mgrid[:90, :96]
+    far = np.hypot(y - 45.2, x - 49.4)
+    plane[far > 43 if outside else np.hypot(y - 68, x - 22) < 12.3] = np.nan
+    found = detect_circles(plane, radius_px=(8, 48))
+    close(found, TWO, tolerance=0.5)
+    assert (found[:, 3] > 0.7).all()
+
+
+def test_a_crop_with_a_mask_says_what_the_whole_says():
+    noise = np.random.default_rng(5).normal(0, 3, (200, 260))
+    discs = [(40 + 60 * j, 40 + 60 * i, 14.0, 150.0) for j in range(3) for i in range(4)]
+    plane = (draw((200, 260), discs) + noise).astype(np.float32)
+    y, x = np.mgrid[:200, :260]
+    for cy, cx, radius in ((60, 130, 25), (110, 45, 9), (170, 128, 14)):
+        plane[np.hypot(y - cy, x - cx) < radius] = np.nan
+    whole = detect_circles(plane, radius_px=(10, 20), noise_sd=3.0)
+    halo = halo_px((10, 20))
+    left = detect_circles(plane[:, : 128 + halo], radius_px=(10, 20), noise_sd=3.0)
+    start = 128 - halo
+    right = detect_circles(
+        plane[:, max(0, start) :], radius_px=(10, 20), noise_sd=3.0, origin=(0, max(0, start))
+    )
+    parts = np.concatenate([left[left[:, 1] < 127.5], right[right[:, 1] >= 127.5]])
+    assert np.array_equal(parts[np.lexsort((parts[:, 1], parts[:, 0]))], whole)
+    assert len(whole) > 6
+
+
 def test_small_cut_by_the_border():
     discs = [(2.3, 40.2, 15.0, 200.0), (70.0, 90.1, 14.0, 200.0)]
     found = detect_circles(draw((80, 96), discs).astype(np.uint8), radius_px=(8, 20))
