@@ -223,9 +223,13 @@ def status_lines(status: Status) -> list[str]:
             lines.append(f"  Not up to date: {', '.join(stale)}. cohort run makes them.")
     if status.failures:
         lines.append(f"{len(status.failures)} failed:")
+    trials = {(key.operation, key.key) for key in status.keys if not key.declared}
     for failure in status.failures[:NAMED]:
+        of = failure.key or ""
+        of_trial = f"@{of[:8]}" if (failure.operation, of) in trials else ""
         tried = f", {counted(failure.attempts, 'attempts')}" if failure.attempts else ""
-        lines.append(f"  {_which(failure)}: {failure.operation}, {failure.reason}{tried}")
+        by = f"{failure.operation}{of_trial}"
+        lines.append(f"  {_which(failure)}: {by}, {failure.reason}{tried}")
     if len(status.failures) > NAMED:
         lines.append(f"  and {len(status.failures) - NAMED} more; --json names all.")
     lines += [*status.notes, *status.absent]

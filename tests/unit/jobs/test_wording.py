@@ -32,10 +32,15 @@ def test_a_plane_that_failed_is_named_and_not_its_file_alone(
     shape = (2, 3, 40, 48)
     put(tmp_path / "in/z.tif", grey(1, shape), imagej=True, metadata={"axes": "ZCYX"})
     put(tmp_path / "in/one.tif", np.full((40, 48), np.nan, np.float32))
+    put(tmp_path / "in/fine.png", grey(2))
     cohort = engine.create(tmp_path / "c")
     cohort.ingest(tmp_path / "in", client=client)
     cohort.run(engine.circles(radius_px=(5, 14)), client=client)
     told = "\n".join(status_lines(cohort.status()))
     for name in ("in/z.tif#0", "in/z.tif#1"):
         assert f"  {name}: circles, channel_needed" in told
+    (trial,) = cohort.run(engine.circles(radius_px=(5, 15)), client=client)
+    told = "\n".join(status_lines(cohort.status()))
+    for of in ("circles", f"circles@{trial.key[:8]}"):
+        assert told.count(f"  in/z.tif#1: {of}, channel_needed") == 1
     assert "  in/one.tif: circles, " in told
