@@ -259,6 +259,9 @@ class Machine(RuleBasedStateMachine):
     def _kept_files(self, place: Path, delete: bool) -> list[str]:
         """Return what the engine wrote and needs: all but leftovers, and what people write."""
         left = {*self._leftovers(), "cohort.toml"}
+        used = {
+            part.key for part in ledger_of(self.cohort.root, self._operation(1)).snapshot().parts
+        }
         there = (p.relative_to(place).as_posix() for p in sorted(place.rglob("*")) if p.is_file())
         return [
             path
@@ -267,6 +270,8 @@ class Machine(RuleBasedStateMachine):
             and not path.startswith((".staging/", "tables/.fragments/"))
             and not _only_begun(place / path)
             and not (delete and path.endswith("_head.json"))  # losing it loses nothing
+            # So does losing what a key was made of whose run died before it had a result.
+            and not (delete and "/_keys/" in path and Path(path).stem not in used)
         ]
 
     def _check_copy(self, cohort: engine.Cohort, scale: int) -> None:

@@ -64,3 +64,18 @@ def test_a_result_is_preferred_to_an_older_failure_of_the_same_pixels(machine: M
     for order in (range(len(rows)), range(len(rows) - 1, -1, -1)):
         plan = plan_run(operation, images, rows.take(pa.array(order)))
         assert [copy.of for copy in plan.copies] == ["lab/s1/b.png"]
+
+
+def test_what_a_key_was_made_of_is_missed_once_it_has_a_result(machine: Machine) -> None:
+    machine.create([0])
+    machine.kill("run", point=5, after=False, scale=1, retry=False, name="s1/a.png", shown=0)
+    path = f"results/asked/v1/_keys/{machine._operation(1).key}.json"
+    assert (machine.place / path).exists(), "the run died later than this"
+    assert path in machine._kept_files(machine.place, delete=False)
+    assert path not in machine._kept_files(machine.place, delete=True)
+    machine.run(1, None, False)
+    assert path in machine._kept_files(machine.place, delete=True)
+    kept = (machine.place / path).read_bytes()
+    (machine.place / path).unlink()
+    assert [p.path for p in machine.cohort.verify().problems] == [path]
+    (machine.place / path).write_bytes(kept)
