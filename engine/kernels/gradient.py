@@ -13,9 +13,6 @@ from engine.kernels._jit import Bytes, Floats32, Plane, compiled
 HUGE = np.float32(1e18)
 """Values beyond this are treated as not finite: their squares would overflow float32."""
 
-FILL_PX = 4
-"""How far a value that is not finite looks for others to be replaced by, pixels."""
-
 WHOLE = (1 << 62) - 1
 """The mask of a plane that is all there, see `smooth_rows`."""
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import ParameterError
-from engine.kernels.colour import COLOURS
+from engine.kernels.colour import has_luminance
 from engine.operations.base import INPUTS, Operation
 from engine.store.digests import digest_of
 
@@ -48,17 +48,18 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
 def _contents(images: pa.Table) -> list[str]:
     """Return the digest of each image's pixels and, where it is unusual, of what channels are.
 
-    Three or four are colours unless there is no noise of a luminance, two are none unless there is.
+    Usual is what would be taken for granted if nothing were known of them.
     """
     contents: list[str] = images["content"].to_pylist()
-    channels = images["channels"]
-    more = pc.subtract(pc.list_value_length(images["noise_sd"]), channels)
-    three = pc.is_in(channels, value_set=pa.array(COLOURS, channels.type))
-    odd = pc.or_(
-        pc.and_(three, pc.equal(more, 0)), pc.and_(pc.equal(channels, 2), pc.equal(more, 1))
+    channels, noises = (
+        pc.fill_null(column, 0).to_numpy()
+        for column in (images["channels"], pc.list_value_length(images["noise_sd"]))
     )
-    for n in np.flatnonzero(pc.fill_null(odd, False).to_numpy(zero_copy_only=False)):
-        contents[n] = digest_of({"content": contents[n], "separate": bool(three[n].as_py())})
+    for kind in set(zip(channels.tolist(), noises.tolist(), strict=True)):
+        told = has_luminance(*kind)
+        if told != has_luminance(kind[0], 0):
+            for n in np.flatnonzero((channels == kind[0]) & (noises == kind[1])):
+                contents[n] = digest_of({"content": contents[n], "separate": not told})
     return contents
 
 

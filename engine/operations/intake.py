@@ -22,7 +22,7 @@ from engine.store.pixels import StackWriter
 from engine.store.root import Root
 from engine.store.stacking import Arrival, StackPlan
 
-COLOURS = (2, 3, 4)
+WITH_LUMINANCE = (2, 3, 4)
 """Channel counts for which a luminance exists, unless they are separate: grey with alpha, RGB and
 RGBA."""
 
@@ -185,7 +185,7 @@ def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
     their own (``separate``, see `engine.sources.Plane`).
     """
     planes = list(pixels)
-    if len(planes) in COLOURS and not separate:
+    if len(planes) in WITH_LUMINANCE and not separate:
         planes.append(luminance(pixels))
     return [estimate_noise_windows(plane) for plane in planes]
 
