@@ -1,4 +1,4 @@
-"""DICOM (PS3.3, PS3.5, PS3.10): single and multi-frame, read by pydicom, GDCM and OpenJPEG.
+"""DICOM (PS3.3, PS3.5, PS3.10): single and multi-frame, read by pydicom, GDCM and imagecodecs.
 
 Frames are images; their places in a series are found later, from all of its files. Pixels are those
 that pydicom gives: stored values, YBR as RGB, bits of overlays left out. MONOCHROME1 is not
@@ -8,6 +8,7 @@ Objects that are no images (reports, contours, directories) are ``no_pixels``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGExtended12Bit
 
 from engine.errors import SourceUnreadable
 from engine.sources.base import (
@@ -30,6 +31,7 @@ from engine.sources.base import (
     coded,
     read_at,
 )
+from engine.sources.dicom_codecs import add_plugin
 from engine.sources.dicom_file import (
     BIG,
     EXPLICIT,
@@ -47,24 +49,17 @@ from engine.sources.dicom_header import TAGS, numbers, read_headers, text, whole
 MOST_FRAMES = 100_000
 """Frames of one file, at most; each has a row in the catalog."""
 
-NO_IMAGES = (
-    "1.2.840.10008.1.3.10",  # Media Storage Directory
-    "1.2.840.10008.5.1.4.1.1.9.",  # waveforms
-    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
-    "1.2.840.10008.5.1.4.1.1.66",  # raw data, registrations, surfaces
-    "1.2.840.10008.5.1.4.1.1.67",
-    "1.2.840.10008.5.1.4.1.1.88.",  # reports
-    "1.2.840.10008.5.1.4.1.1.104.",  # documents
-    "1.2.840.10008.5.1.4.1.1.481.3",  # structure sets
-    "1.2.840.10008.5.1.4.1.1.481.4",
-    "1.2.840.10008.5.1.4.1.1.481.5",  # plans
-    "1.2.840.10008.5.1.4.1.1.481.8",
-    "1.2.840.10008.5.1.4.34.",
+_IMAGES = re.compile(
+    r"Image Storage|(?<!Surface )Segmentation Storage|Volume (Analysis )?Storage|Map Storage"
+    r"|Dose Storage|AIT Storage"
 )
-"""Beginnings of SOP classes that have no pixels. A file of any other one without is truncated."""
+"""Names of the SOP classes that have pixels (PS3.4, B.5): all others are no images."""
 
 _FRAME_SPARE_BYTES = 1024**2
 _BITS = {1: "uint8", 8: "int8", 16: "int16", 32: "int32", 64: "int64"}
+
+
+add_plugin()
 
 
 class DicomSource(PlanesSource):
@@ -162,11 +157,18 @@ reader = DicomReader()
 
 
 def _without_pixels(dataset: Dataset) -> SourceUnreadable:
+    """Tell an object of another kind from an image that was cut, or whose pixels are elsewhere."""
     meta = getattr(dataset, "file_meta", Dataset())
     kind = text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
-    if kind.startswith(NO_IMAGES):
-        name = UID_dictionary[kind][0] if kind in UID_dictionary else "another kind of object"
+    if kind in UID_dictionary:
+        name = UID_dictionary[kind][0]
+        of_pixels = not name or _IMAGES.search(name) is not None  # some retired ones have no name
+    else:
+        name, of_pixels = "another kind of object", not kind or "Rows" in dataset
+    if not of_pixels:
         return SourceUnreadable("no_pixels", f"a DICOM object without pixels: {name}")
+    if "PixelDataProviderURL" in dataset:
+        return SourceUnreadable("unsupported", "the pixels are on a server (JPIP), not in the file")
     return SourceUnreadable("truncated", "the file ends before its pixels")
 
 
@@ -179,12 +181,19 @@ def _transfer_syntax(dataset: Dataset, pixels: Pixels) -> UID:
             raise SourceUnreadable("corrupt", "compressed, but the transfer syntax is missing")
         return UID(native)
     if found not in UID_dictionary:
-        raise SourceUnreadable("unsupported", "a transfer syntax that the standard does not have")
+        raise SourceUnreadable("unsupported", "a transfer syntax that is not known here")
     syntax = UID(found)
     try:
-        get_decoder(syntax)
+        decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise SourceUnreadable("unsupported", f"the transfer syntax {found}") from None
+        raise SourceUnreadable(
+            "unsupported", f"the transfer syntax {found}, {syntax.name}"
+        ) from None
+    if not decoder.is_available:
+        raise SourceUnreadable("not_installed", f"no decoder for {found}, {syntax.name}")
+    samples, bits = whole(dataset, "SamplesPerPixel") or 1, whole(dataset, "BitsStored") or 8
+    if syntax == JPEGExtended12Bit and samples > 1 and bits > 8:  # not in PS3.5, 8.2.1
+        raise SourceUnreadable("unsupported", "JPEG in colours of more than 8 bits")
     return syntax
 
 

@@ -77,7 +77,7 @@ _KEYWORDS = (
     "RedPaletteColorLookupTableData GreenPaletteColorLookupTableData "
     "BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData "
     "SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData "
-    "ExtendedOffsetTable ExtendedOffsetTableLengths"
+    "ExtendedOffsetTable ExtendedOffsetTableLengths PixelDataProviderURL"
 ).split()
 
 TAGS = [tag_for_keyword(name) for name in (*_KEYWORDS, *_NUMBERS.values())]
