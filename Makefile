@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults deploy-test lock clean
+.PHONY: help demo test check bench faults faults-short deploy-test deploy-test-short lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,18 +48,32 @@ bench: $(VENV)/.dev ## Measure against peers, as ratios in one run
 	$(BIN)/python -m tests.benchmarks
 
 faults: $(VENV)/.dev ## Repeat the fault tests, and print what survived
-	$(BIN)/python -m pytest -m "faults or fault" tests/distributed
+	$(BIN)/python -m pytest -m "faults or fault" tests
+
+faults-short: $(VENV)/.dev ## Run one repetition of each fault test (some minutes)
+	COHORT_TEST_FLIPS=$(or $(COHORT_TEST_FLIPS),5) COHORT_TEST_WALKS=$(or $(COHORT_TEST_WALKS),20) \
+	  $(BIN)/python -m pytest -q --one-repetition -m faults tests
 
 # A network, process ids and mounts of their own: nothing of it is seen from outside, or outlives it.
 CONTROL_PLANE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cohort-control-plane
 
+ON_CONTROL_PLANE = unshare --net --mount --pid --fork --kill-child --mount-proc \
+  env COHORT_CONTROL_PLANE=$(CONTROL_PLANE)/bin $(BIN)/python -m pytest
+
 deploy-test: $(VENV)/.dev ## Test deploy/kubernetes on a real control plane (root on Debian 12)
 	@if tests/deploy/control_plane/build $(CONTROL_PLANE) >$(VENV)/control-plane.log 2>&1; then \
-	  unshare --net --mount --pid --fork --kill-child --mount-proc \
-	    env COHORT_CONTROL_PLANE=$(CONTROL_PLANE)/bin $(BIN)/python -m pytest -m deploy -rA tests/deploy; \
+	  $(ON_CONTROL_PLANE) -m deploy -rA tests/deploy; \
 	else \
 	  tail -n 3 $(VENV)/control-plane.log; \
 	  echo "SKIPPED deploy-test: the control plane can't be built here, see $(VENV)/control-plane.log"; \
+	fi
+
+deploy-test-short: $(VENV)/.dev ## One night and one session of deploy-test, if its control plane is built
+	@if [ -x $(CONTROL_PLANE)/bin/kube-apiserver ]; then \
+	  tests/deploy/control_plane/build $(CONTROL_PLANE) >$(VENV)/control-plane.log 2>&1 && \
+	  $(ON_CONTROL_PLANE) -m "deploy and short" tests/deploy; \
+	else \
+	  echo "SKIPPED deploy-test-short: no control plane in $(CONTROL_PLANE); make deploy-test builds it"; \
 	fi
 
 COMPILE = $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-annotate \

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import random
+import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -11,6 +15,31 @@ import pytest
 from distributed import Client
 
 import engine
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of `make faults-short`."""
+    parser.addoption(
+        "--one-repetition",
+        action="store_true",
+        help="of each test's repetitions, run one that is drawn; leave out what tries every point",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one repetition of each test, if that is asked for; COHORT_TEST_SEED draws the same."""
+    if not config.getoption("--one-repetition"):
+        return
+    seed = int(os.environ.get("COHORT_TEST_SEED", time.time_ns() % 2**31))
+    print(f"repetitions drawn with COHORT_TEST_SEED={seed}")
+    repetitions: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("faults") and not item.get_closest_marker("every_point"):
+            repetitions[item.nodeid.partition("[")[0]].append(item)
+    draw = random.Random(seed)
+    kept = {draw.choice(same) for same in repetitions.values()}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def tls(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.short
 def test_the_cronjob_fires_and_nothing_is_left(
     cluster: Cluster, certificates: Path, tmp_path: Path
 ) -> None:

@@ -161,6 +161,7 @@ def test_a_notebook_in_a_pod_borrows_a_cluster(cluster: Cluster, notebook: Manif
     assert "({'done': 24}, {'done': 24})" in texts
 
 
+@pytest.mark.short
 def test_a_laptop_borrows_one_with_a_gpu_and_scales_it(
     cluster: Cluster, notebook: Manifest, tmp_path: Path
 ) -> None:

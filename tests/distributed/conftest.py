@@ -52,8 +52,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in repetitions]
 
 
-REPETITIONS = "faults or fault"
-"""What `make faults` selects: all tests of faults, those of `make test` among them."""
+REPETITIONS = ("faults or fault", "faults")
+"""What `make faults` selects (all tests of faults, those of `make test` among them), and what
+`make faults-short` does."""
 
 SURVIVAL = pytest.StashKey[Survival]()
 PASSED = pytest.StashKey[bool]()
@@ -80,7 +81,7 @@ def pytest_terminal_summary(
 ) -> None:
     """Print the table after repetitions, and write it down."""
     survival = config.stash[SURVIVAL]
-    if config.getoption("markexpr") != REPETITIONS or not survival.lines:
+    if config.getoption("markexpr") not in REPETITIONS or not survival.lines:
         return
     terminalreporter.section("what survived")
     for line in survival.text():

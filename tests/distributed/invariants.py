@@ -40,7 +40,9 @@ def result_rows(
     place: Path, key: str | None = None, *, operation: str = "probe"
 ) -> list[dict[str, Any]]:
     """Return the rows of an operation's key, by image; of its only key by default."""
-    rows = ledger_rows(place, f"results/{operation}/v1")
+    versions = sorted((place / "results" / operation).glob("v*"))
+    assert len(versions) <= 1, versions
+    rows = [row for each in versions for row in ledger_rows(place, str(each.relative_to(place)))]
     keys = {row["key"] for row in rows}
     if key is None:
         assert len(keys) <= 1, f"{len(keys)} keys"

@@ -92,7 +92,8 @@ def _points(log: Path, rng: random.Random, every: bool) -> list[tuple[int, str]]
     return points if every else sorted(rng.sample(points, SWEPT_POINTS))
 
 
-EVERY = [False, pytest.param(True, marks=[pytest.mark.faults, pytest.mark.timeout(3000)])]
+EVERY_POINT = [pytest.mark.faults, pytest.mark.every_point, pytest.mark.timeout(3000)]
+EVERY = [False, pytest.param(True, marks=EVERY_POINT)]
 
 
 @pytest.mark.fault(5, "run killed at each rename and commit")

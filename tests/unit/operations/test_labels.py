@@ -202,7 +202,13 @@ def test_every_flipped_bit_of_labels_is_named(broken: engine.Cohort, client: Cli
 
 
 @pytest.mark.parametrize(
-    "step", [13, pytest.param(1, marks=[pytest.mark.faults, pytest.mark.timeout(900)])]
+    "step",
+    [
+        13,
+        pytest.param(
+            1, marks=[pytest.mark.faults, pytest.mark.every_point, pytest.mark.timeout(900)]
+        ),
+    ],
 )
 def test_a_death_at_any_point_leaves_whole_shards_and_a_run_that_goes_on(
     fresh: engine.Cohort, tmp_path: Path, step: int
@@ -233,7 +239,13 @@ def test_a_death_at_any_point_leaves_whole_shards_and_a_run_that_goes_on(
 
 
 @pytest.mark.parametrize(
-    "step", [30, pytest.param(1, marks=[pytest.mark.faults, pytest.mark.timeout(1800)])]
+    "step",
+    [
+        30,
+        pytest.param(
+            1, marks=[pytest.mark.faults, pytest.mark.every_point, pytest.mark.timeout(1800)]
+        ),
+    ],
 )
 def test_another_driver_at_any_point_loses_no_image(
     fresh: engine.Cohort, tmp_path: Path, step: int

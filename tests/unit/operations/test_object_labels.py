@@ -215,7 +215,13 @@ def test_numbers_are_not_written_over_labels_that_are_others(
 
 
 @pytest.mark.parametrize(
-    "step", [19, pytest.param(1, marks=[pytest.mark.faults, pytest.mark.timeout(900)])]
+    "step",
+    [
+        19,
+        pytest.param(
+            1, marks=[pytest.mark.faults, pytest.mark.every_point, pytest.mark.timeout(900)]
+        ),
+    ],
 )
 def test_a_death_at_any_point_leaves_numbers_that_are_the_tables(
     broken: engine.Cohort, tmp_path: Path, step: int
