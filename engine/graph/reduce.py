@@ -158,6 +158,8 @@ def make_tables(
         "fields": list(spec.fields),
         **origin_of_inputs(images),
     }
+    if operation.summaries_version > 1:
+        origin["summaries"] = operation.summaries_version
     of_trial = f"@{operation.key[:8]}"
     suffix = of_trial if trial else ""
     made = reduce_tables(

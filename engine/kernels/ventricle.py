@@ -112,7 +112,7 @@ def _evenly(
     return points, normals, np.interp(wanted, along, np.append(values, values[0]))
 
 
-def volume_ml(areas_mm2: Sequence[float], slice_spacing_mm: float) -> float:
+def volume_ml(areas_mm2: Sequence[float], slice_spacing_mm: float | Sequence[float]) -> float:
     """Return a volume by summed discs: each slice's area times the distance of slices, millilitres.
 
     Parameters
@@ -120,14 +120,20 @@ def volume_ml(areas_mm2: Sequence[float], slice_spacing_mm: float) -> float:
     areas_mm2
         One area a slice, square millimetres.
     slice_spacing_mm
-        Distance from a slice's middle to the next one's: thickness and gap, millimetres.
+        Distance from a slice's middle to the next one's: thickness and gap, millimetres. Where
+        they differ, one a slice: how far it reaches.
 
     Examples
     --------
     >>> volume_ml([1000.0, 900.0, 400.0], 8.0)
     18.4
+    >>> volume_ml([1000.0, 500.0], [8.0, 12.0])
+    14.0
     """
-    return math.fsum(areas_mm2) * slice_spacing_mm / MM3_PER_ML
+    if isinstance(slice_spacing_mm, (int, float)):
+        return math.fsum(areas_mm2) * slice_spacing_mm / MM3_PER_ML
+    discs = (area * width for area, width in zip(areas_mm2, slice_spacing_mm, strict=True))
+    return math.fsum(discs) / MM3_PER_ML
 
 
 def ejection_fraction(end_diastolic_ml: float, end_systolic_ml: float) -> float:

@@ -131,6 +131,8 @@ class Operation(Labelled, BaseModel):
         Columns of ``objects`` that are kept for pictures, and left out of tables.
     summaries
         Names of further tables, made of all objects at once: of series, or of the whole cohort.
+    summaries_version
+        Which rule makes them; another one makes them again, of the results that there are.
     details
         Names of further tables with rows of their own for what an object is made of.
     neutral
@@ -154,6 +156,7 @@ class Operation(Labelled, BaseModel):
     captions: ClassVar[Mapping[str, str]] = {}
     unlisted: ClassVar[frozenset[str]] = frozenset()
     summaries: ClassVar[tuple[str, ...]] = ()
+    summaries_version: ClassVar[int] = 1
     details: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[frozenset[str]] = frozenset()
     by_image: ClassVar[tuple[str, ...]] = ()

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from engine.operations.contour_slices import find_gaps
+
 if TYPE_CHECKING:
     from engine.operations.contours import Contours
 
@@ -23,6 +25,8 @@ CHECKS = {
     "no_area": "area, pixels",
     "mask_area": "area of the mask over that of the polygon, less 1",
     "centroid_jump": "movement of the centroid from the slice before, millimetres",
+    "slice_gap": "distance from the slice before, millimetres: the series lacks one",
+    "uneven_slices": "distance from the slice before, millimetres: another one than usual",
     "duplicate": "contours with the very same points under another patient",
 }
 """Checks, and what their figure is."""
@@ -117,6 +121,9 @@ def _of_series(frame: pd.DataFrame, operation: Contours) -> Iterator[Finding]:
                     f"{operation.jump_mm:g} mm are usual at most. The patient may have breathed "
                     "differently, or the contour is of another slice."
                 )  # fmt: skip
+
+    for n, check, distance, meaning in find_gaps(placed):
+        yield n, check, WARNING, distance, meaning
 
 
 def _of_cohort(frame: pd.DataFrame) -> Iterator[Finding]:

@@ -18,6 +18,15 @@ import pyarrow.compute as pc
 from engine.kernels.ventricle import ejection_fraction, myocardial_mass_g, volume_ml
 from engine.operations.contour_findings import COLUMNS as FINDING_COLUMNS
 from engine.operations.contour_findings import find_all
+from engine.operations.contour_slices import (
+    distances_mm,
+    has_gap,
+    lacking,
+    parted_series,
+    places_of,
+    planes_of_incomplete,
+    widths_mm,
+)
 
 if TYPE_CHECKING:
     from engine.operations.contours import Contours
@@ -49,6 +58,9 @@ REASONS = {
     "no_spacing": "The pixel spacing is not known.",
     "no_slice_spacing": "The distance of slices is not known.",
     "slice_missing": "Between the first and the last slice that is drawn, one is not.",
+    "slice_gap": "The series lacks a slice between those that are drawn.",
+    "plane_missing": "The series lacks a plane of this phase that is drawn in others.",
+    "in_parts": "Further slices of the series came later, and lie in another stack.",
     "few_slices": "In fewer than half the slices of another phase anything is drawn.",
     "one_phase": "Contours of at least two whole phases are needed.",
     "outer_missing": "Not every slice with an inner contour has an outer one.",
@@ -77,8 +89,12 @@ def summarise_slice(objects: pa.Table, images: pa.Table) -> pa.Table:
     for name, kind in (("series", pa.string()), ("spacing_z_um", pa.float64())):
         found = images[name].take(row) if name in there else pa.nulls(len(objects), kind)
         columns[f"_{name}"] = pc.cast(found, kind)
+    columns.update({name: found.take(row) for name, found in places_of(images).items()})
     columns["_patient"] = _patient(columns)
-    return pa.table(columns)
+    found = pa.table(columns)
+    # What a phase lacks shows only in planes that are there, drawn on or not.
+    planes = [{"_stack": stack, "_t": t, "_z": z} for stack, t, z in planes_of_incomplete(images)]
+    return pa.concat_tables([found, pa.Table.from_pylist(planes, schema=found.schema)])
 
 
 _MEASURED = frozenset({"rings", "points", "mask_area_px"})
@@ -101,8 +117,11 @@ def finish_summaries(operation: Contours, merged: pa.Table) -> dict[str, pa.Tabl
     merged
         Rows of `summarise_slice`, by image_id.
     """
+    drawn = pc.is_valid(merged["image_id"])
+    planes = merged.filter(pc.invert(drawn)).select(["_stack", "_t", "_z"]).to_pylist()
+    merged = merged.filter(drawn)
     frame = merged.to_pandas()
-    volumes = _volumes(frame, operation)
+    volumes = _volumes(frame, operation, planes)
     return {
         FINDINGS: _findings(merged, frame, operation),
         QUANTITIES: _quantities(merged, frame, operation),
@@ -202,18 +221,33 @@ FUNCTION_SCHEMA = pa.schema(
 )
 
 
-def _volumes(frame: pd.DataFrame, operation: Contours) -> list[dict[str, Any]]:
-    """Return one row per series, set and phase, with a reason where a volume can't be said."""
+def _volumes(
+    frame: pd.DataFrame, operation: Contours, planes: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return one row per series, set and phase, with a reason where a volume can't be said.
+
+    ``planes`` are those of the series that lack some.
+    """
+    present: dict[tuple[str, int], set[int]] = {}
+    for plane in planes:
+        present.setdefault((plane["_stack"], plane["_t"]), set()).add(plane["_z"])
+    parted = parted_series(frame)
     placed = frame[frame["_z"].notna()]
     placed = placed.assign(_series=placed["_series"].fillna(placed["_stack"]))
+    of_set = {
+        key: {int(z) for z in slices}
+        for key, slices in placed.groupby(["_stack", "annotation"], sort=False)["_z"]
+    }
     rows: list[dict[str, Any]] = []
     keys = ["_series", "_stack", "annotation", "_t"]
     key: Any
     for key, members in placed.groupby(keys, sort=True):
-        series, _, annotation, phase = key
+        series, stack, annotation, phase = key
         spacing = members["_spacing_z_um"].iloc[0] / 1000.0
+        absent = lacking(present, stack, phase, of_set[stack, annotation])
+        lacks = "in_parts" if (stack, annotation) in parted else "plane_missing" if absent else None
         inner, outer = (
-            _disc_sum(members[members["structure"] == name], spacing, missing)
+            _disc_sum(members[members["structure"] == name], spacing, missing, lacks)
             for name, missing in (
                 (operation.inner, "inner_missing"),
                 (operation.outer, "outer_missing"),
@@ -251,11 +285,15 @@ def _drop_partial_phases(rows: list[dict[str, Any]]) -> None:
 
 
 def _disc_sum(
-    members: pd.DataFrame, spacing_mm: float, missing: str
+    members: pd.DataFrame, spacing_mm: float, missing: str, lacks: str | None
 ) -> tuple[float | None, str | None, frozenset[int]]:
-    """Return a volume, or the reason why there is none, and the slices that are drawn."""
+    """Return a volume, or the reason why there is none, and the slices that are drawn.
+
+    ``missing`` and ``lacks`` are the reasons if nothing is drawn, and if planes are elsewhere.
+    """
     slices = frozenset(members["_z"].astype(int).tolist())
     areas = members["area_mm2"].to_numpy(float)
+    distances = distances_mm(members)
     reason = None
     if not slices:
         reason = missing
@@ -265,8 +303,15 @@ def _disc_sum(
         reason = "no_slice_spacing"
     elif max(slices) - min(slices) + 1 != len(slices):
         reason = "slice_missing"
-    volume = None if reason else volume_ml(areas.tolist(), float(spacing_mm))
-    return volume, reason, slices
+    elif distances is not None and has_gap(distances, spacing_mm):
+        reason = "slice_gap"
+    else:
+        reason = lacks
+    if reason:
+        return None, reason, slices
+    width = dict(zip(sorted(slices), widths_mm(distances, len(slices), spacing_mm), strict=True))
+    volume = volume_ml(areas.tolist(), [width[int(z)] for z in members["_z"]])
+    return volume, None, slices
 
 
 def _function(volumes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -86,6 +86,7 @@ class Contours(Operation):
     singular: ClassVar[str] = "contour"
     unlisted: ClassVar[frozenset[str]] = frozenset({"outline"})
     summaries: ClassVar[tuple[str, ...]] = SUMMARIES
+    summaries_version: ClassVar[int] = 2  # volumes look where slices are
 
     annotations: str | None = None
     inner: str = "inner"

@@ -205,7 +205,7 @@ def _look_at_slices(
     found: set[str] = set()
     steps = np.diff(levels)
     if len(steps):
-        usual = float(np.median(steps))
+        usual = _usual_step(steps)
         if (steps > GAP * usual).any():
             found.add("slice_gap")
         near = steps[steps <= GAP * usual]
@@ -217,6 +217,11 @@ def _look_at_slices(
         if (np.ptp(where[:, 1:], axis=0) > half_mm).any():
             found.add("shifted_slices")
     return found
+
+
+def _usual_step(steps: NDArray[np.float64]) -> float:
+    """Return the usual distance; the lower of two, since of few slices one may be missing."""
+    return float(np.quantile(steps, 0.5, method="lower"))
 
 
 def _moment_of(slices: list[list[_Plane]]) -> str | None:
@@ -259,7 +264,7 @@ def _lattice_of(
 ) -> Lattice:
     header = planes[0].header
     steps = np.diff(levels)
-    distance = float(np.median(steps)) if len(steps) else None
+    distance = _usual_step(steps) if len(steps) else None
     if distance is None:
         distance = header.distance_mm or header.thickness_mm
     lowest = planes[int(where[:, 0].argmin())]

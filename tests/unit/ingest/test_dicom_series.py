@@ -171,6 +171,7 @@ def test_slices_ascend_by_position_whatever_their_numbers() -> None:
 
 def test_oddities_are_named() -> None:
     assert codes(arrange_series(at(0, 10, 20, 40))) == {"slice_gap"}
+    assert codes(arrange_series(at(0, 10, 30))) == {"slice_gap"}  # of few, too
     assert codes(arrange_series(at(0, 10, 21, 31))) == {"uneven_slices"}
     shifted = [arrival(n, position_mm=(n * 1.0, 0.0, n * 5.0)) for n in range(3)]
     assert codes(arrange_series(shifted)) == {"shifted_slices"}

@@ -297,3 +297,82 @@ def test_what_can_not_be_said_is_null_with_a_reason() -> None:
     assert function([({**about, "z": None}, one) for about, one in heart(0)]) == {}
     only_outer = function(heart(0, slices=()))
     assert only_outer["ejection_fraction_reason"] == "inner_missing"
+
+
+# slices that a series lacks
+
+
+def prism(places: Sequence[float], t: int = 0, stack: str = "k", **about: Any) -> list[Plane]:
+    """Return slices of a cylinder at these places, mm; the usual distance is 8 mm."""
+    known = {"orientation": (1.0, 0, 0, 0, 1.0, 0), "series": "a", "spacing_z_um": 8e3, **about}
+    return [
+        ({**of(stack, t, z), **known, "position_mm": (0.0, 0.0, place)},
+         image(*drawn(inner=circle(20.0), outer=circle(28.0))))
+        for z, place in enumerate(places)
+    ]  # fmt: skip
+
+
+DISC_ML = 100 * math.sin(2 * math.pi / 200) * 40.0**2 / 1000  # of a slice of 1 mm
+
+
+@pytest.mark.parametrize(
+    ("places", "length_mm", "reason", "found"),
+    [
+        ((0, 8, 16, 24), 32.0, None, []),
+        ((24, 16, 8, 0), 32.0, None, []),  # slices may descend along the normal
+        ((0, 8, 24, 32), None, "slice_gap", [("slice_gap", 16.0)]),
+        ((0, 16), None, "slice_gap", [("slice_gap", 16.0)]),
+        ((0, 8, 18, 26), 34.0, None, [("uneven_slices", 10.0)]),
+        ((0, 8, 16.1), 24.0, None, []),
+    ],
+)
+def test_a_volume_that_lacks_a_slice_is_null_and_found(
+    places: Sequence[float], length_mm: float | None, reason: str | None, found: list[Any]
+) -> None:
+    made = tables(engine.contours(), prism(places))
+    (volume,) = (
+        made["contour_volumes"].fillna({"inner_reason": "", "outer_reason": ""}).to_dict("records")
+    )
+    for structure in ("inner", "outer"):
+        assert volume[f"{structure}_reason"] == (reason or "")
+    if length_mm is not None:
+        assert volume["inner_volume_ml"] == pytest.approx(length_mm * DISC_ML)
+    else:
+        assert math.isnan(volume["inner_volume_ml"])
+        assert made["contour_function"]["ejection_fraction_reason"].tolist() == [reason]
+    findings = made["contour_findings"]
+    assert list(zip(findings["check"], findings["figure"], strict=True)) == found
+    assert (findings["severity"] == "warning").all()
+
+
+def test_a_gap_beyond_what_is_drawn_changes_nothing() -> None:
+    planes = prism((0, 8, 16, 32))
+    planes[3] = (planes[3][0], image())
+    made = tables(engine.contours(), planes)
+    assert made["contour_volumes"]["inner_volume_ml"].tolist() == pytest.approx([24 * DISC_ML])
+    assert made["contour_findings"].empty
+
+
+def test_a_phase_that_lacks_a_plane_has_no_volume() -> None:
+    flagged = {"findings": ("missing_planes",)}
+    planes = [*prism((0, 8, 16), **flagged), *prism((0, 8), t=1, **flagged)]
+    volumes = tables(engine.contours(), planes)["contour_volumes"].set_index("phase")
+    assert volumes["inner_reason"].fillna("").tolist() == ["", "plane_missing"]
+    assert volumes["slices"].tolist() == [3, 2]
+    # In a plane that is there nothing need be drawn: the base moves away.
+    undrawn = [*planes, (prism((0, 8, 16), t=1, **flagged)[2][0], image())]
+    made = tables(engine.contours(), undrawn)
+    assert made["contour_volumes"]["inner_reason"].isna().all()
+    assert made["contour_function"]["ejection_fraction_percent"].tolist() == pytest.approx(
+        [100 / 3]
+    )
+    assert len(made["contour_quantities"]) == 5
+
+
+def test_slices_that_came_later_are_not_left_out_without_a_word() -> None:
+    for late in (prism((24,), stack="later"), prism((24,), stack="flat", z=None)):
+        made = tables(engine.contours(), [*prism((0, 8, 16)), *late])
+        assert made["contour_volumes"]["inner_reason"].iloc[0] == "in_parts"
+    # The same slices twice, as of a second acquisition, are two volumes.
+    twice = tables(engine.contours(), [*prism((0, 8, 16)), *prism((0, 8, 16), stack="again")])
+    assert twice["contour_volumes"]["inner_volume_ml"].tolist() == pytest.approx([24 * DISC_ML] * 2)
