@@ -70,6 +70,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ParameterError": ("radius_px", (5, 1), "growing"),
     "RootEmpty": ("/nights",),
     "RootGone": ("nights", "/nights"),
+    "RootLost": ("nights", "/nights", 50),
     "SchedulerLost": (3, 4),
     "SchedulerShut": ("tls://cohort-1a2b-scheduler.cohort.svc:8786",),
     "SchedulerUnreachable": ("tcp://127.0.0.1:1",),

@@ -6,15 +6,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 from engine.errors import UsageError
+from engine.graph.catalog_rows import header_columns, keeps_its_place, placed_like
 from engine.graph.healing import Healing
 from engine.graph.ingest_report import NAMED, IngestReport
+from engine.graph.outages import Outages
 from engine.operations.intake import Probe, ShardRecord, ShardTask, SourceFile, Taken
 from engine.operations.listing import Listing
 from engine.privacy import Pseudonyms
+from engine.sources.failures import OF_THE_PLACE
 from engine.sources.registry import UNTAKEN
 from engine.store.catalog import (
     FAILED,
@@ -52,12 +56,15 @@ class Admission:
         root: Root,
         config: CohortConfig,
         ingest: str,
+        outages: Outages,
         pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._root = root
         self._config = config
         self._ingest = ingest
         self._pseudonyms = pseudonyms
+        self.outages = outages
+        """Knows whether a source failed by itself, or its place is away."""
         self.healing = Healing(root)
         """Notes what this ingest has of pixels that are damaged."""
         self._holders: dict[str, str] = {}  # sources of instances that came in
@@ -78,8 +85,7 @@ class Admission:
     def header(self, probe: Probe) -> tuple[Arrival, ...]:
         """Take note of a source's header; return its planes to read, their identities hidden."""
         if probe.reason is not None:
-            self._retire(probe.file.source, {probe.file.source})
-            self._fail(probe.file, probe.file.source, probe.reason, probe.detail)
+            self._fail_source(probe.file, probe.reason, probe.detail)
             return ()
         source = probe.file.source
         if not probe.arrivals:
@@ -157,11 +163,11 @@ class Admission:
 
     def settle(self, listing: Listing, gone: Iterable[str]) -> None:
         """Commit what a complete listing shows: problems, sources that are back, or gone."""
+        self.outages.settle()
         for file, problem in listing.problems:
-            old = self.known.image(file.source, file.source)
-            if old is None or (old.state, old.reason) != (FAILED, problem):
-                self._retire(file.source, {file.source})
-                self._fail(file, file.source, problem, None)
+            rows = self.known.of_source(file.source).values()
+            if not any(r.state in (READY, FAILED) and r.reason == problem for r in rows):
+                self._fail_source(file, problem, None)
         for source in listing.returned:
             for row in self.known.of_source(source).values():
                 if row.state == ORPHANED:
@@ -199,10 +205,43 @@ class Admission:
                 **self._about(file),
             )
         )
+        self._count_failure(image_id, reason)
+
+    def _count_failure(self, image_id: str, reason: str) -> None:
         self.report.failed += 1
         self.report.reasons[reason] += 1
         if self.report.reasons[reason] <= NAMED:
             self.report.failed_first.append({"source": image_id, "reason": reason})
+
+    def _fail_source(self, file: SourceFile, reason: str, detail: str | None) -> None:
+        """Take note of a source of which nothing can be read."""
+        if self._keep(file, self.known.of_source(file.source).values(), reason, detail):
+            return
+        self._retire(file.source, {file.source})
+        self._fail(file, file.source, reason, detail)
+
+    def _fail_plane(
+        self, file: SourceFile, arrival: Arrival, reason: str, detail: str | None
+    ) -> None:
+        old = self.known.image(arrival.source, arrival.image_id)
+        if old is None or not self._keep(file, [old], reason, detail):
+            self._fail(file, arrival.image_id, reason, detail)
+
+    def _keep(
+        self, file: SourceFile, rows: Iterable[ImageRow], reason: str, detail: str | None
+    ) -> bool:
+        """Keep images whose source can't be read just now; tell whether there are any.
+
+        Their rows say why, so that status names them and the next ingest opens the source again.
+        """
+        kept = [row for row in rows if row.state == READY] if reason in OF_THE_PLACE else []
+        for row in kept:
+            if row.reason != reason:
+                changed = replace(row, reason=reason, detail=detail, version=row.version + 1)
+                self._rows.append(changed)
+                self.known.add([changed])
+            self._count_failure(row.image_id, reason)
+        return bool(kept)
 
     def _retire(self, source: str, kept: set[str]) -> None:
         """End the rows of a source's images that are no more."""
@@ -220,8 +259,10 @@ class Admission:
         arrival = slot.arrival
         file = task.files[arrival.source]
         if taken.reason is not None:
-            self._fail(file, arrival.image_id, taken.reason, taken.detail)
+            note = partial(self._fail_plane, file, arrival, taken.reason, taken.detail)
+            self.outages.failed(file, taken.reason, taken.detail, note)
             return False
+        self.outages.worked(file)
         if taken.content is None:  # it changed while it was read
             self.report.left += 1
             return False
@@ -251,7 +292,7 @@ class Admission:
         )
         self.report.findings.update(row.findings)
         if old is not None and old.content == taken.content:
-            row = _placed_like(row, old, old.duplicate_of)
+            row = placed_like(row, old, old.duplicate_of)
             if row.series == old.series:  # alone, a plane says less of its series than before
                 row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
             self.report.touched += 1
@@ -261,11 +302,11 @@ class Admission:
             if arrival.header is None:  # else its fields are the header's
                 self._match(file.source)
             if original is not None:
-                if _keeps_its_place(slot):
+                if keeps_its_place(slot):
                     of = None if original.image_id == image_id else original.image_id
                     row = replace(row, duplicate_of=of)
                 else:
-                    row = _placed_like(row, original, original.image_id)
+                    row = placed_like(row, original, original.image_id)
                 self.report.duplicates += original.image_id != image_id
         self.healing.offer(old, row, arrival, file)
         self._rows.append(row)
@@ -336,64 +377,3 @@ class Admission:
             return row
         same = (other.state, other.content, other.reason) == (row.state, row.content, row.reason)
         return None if same else replace(row, version=other.version + 1)
-
-
-def header_columns(arrival: Arrival) -> dict[str, Any]:
-    """Return what the catalog keeps of a header; the fields of the layout are its own, too."""
-    header, lattice = arrival.header, arrival.lattice
-    if header is None:
-        return {}
-    if not header.hidden:
-        raise UsageError("The identity of a header is never written down.")
-    identity = header.identity
-    number = "" if header.instance is None else f"-{header.instance}"
-    frame = "" if header.frame is None else f"-{header.frame}"
-    slope, intercept = header.rescale or (None, None)
-    return {
-        "fields": {
-            "date": "",
-            "subject": identity.patient,
-            "experiment": identity.study,
-            "name": f"{identity.series[:8]}{number}{frame}",
-        },
-        "series": identity.series,
-        "instance": header.instance,
-        "time_ms": header.time_ms,
-        "spacing_z_um": None if lattice is None else lattice.distance_um,
-        "position_mm": header.position_mm,
-        "orientation": header.orientation,
-        "rescale_slope": slope,
-        "rescale_intercept": intercept,
-        "header": {**dict(header.terms), "frame_of_reference": identity.frame_of_reference},
-        "findings": header.findings,
-    }
-
-
-def _keeps_its_place(slot: Slot) -> bool:
-    """Tell whether pixels that are known are kept again: a series is whole in its own stack.
-
-    A copy of a file is no new plane; it points to the first one like any other duplicate.
-    """
-    return slot.z is not None and slot.arrival.header is not None and not _is_copy(slot)
-
-
-def _is_copy(slot: Slot) -> bool:
-    header = slot.arrival.header
-    return header is not None and "~" in header.identity.instance
-
-
-def holds_copies(task: ShardTask) -> bool:
-    """Tell whether all of a shard are copies of planes of other files."""
-    return all(_is_copy(slot) for slot in task.plan.slots)
-
-
-def _placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:
-    return replace(
-        row,
-        stack=other.stack,
-        shard=other.shard,
-        t=other.t,
-        z=other.z,
-        giant=other.giant,
-        duplicate_of=None if duplicate_of == row.image_id else duplicate_of,
-    )

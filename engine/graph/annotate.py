@@ -36,7 +36,9 @@ from engine.operations.reveal_drawings import drawing_name
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import DrawingReader, create_reader
 from engine.sources.annotations.base import numbered
+from engine.sources.failures import OF_THE_PLACE
 from engine.sources.files import walk_files
+from engine.sources.places import Folder
 from engine.store.access import require_writable
 from engine.store.annotations import (
     PART_ROWS,
@@ -182,9 +184,10 @@ class AnnotationIngest:
     ) -> Iterator[Pack]:
         """Yield packs of the files of one set that must be read."""
         base = Path(declared.path)
-        if not base.is_dir():
+        folder_of_set = Folder(declared.path)
+        if not folder_of_set.is_there():
             raise NoSource(str(base))
-        if next(base.iterdir(), None) is None and any(a == name for a, _ in known.files()):
+        if folder_of_set.is_empty() and any(a == name for a, _ in known.files()):
             raise RootEmpty(str(base))
         reader = create_reader(declared.format, base, declared.options)
         made_of = digest_of(
@@ -192,9 +195,10 @@ class AnnotationIngest:
         )
         files = []
         for found in walk_files(base, ""):
-            if found.path.endswith("/"):  # a folder that can't be listed: all in it may be there
+            if found.problem in OF_THE_PLACE:  # it may be a folder: all in it may be there
                 folder = found.path.rstrip("/").removesuffix(".")
                 self._hidden_below.append(drawing_name(name, folder, self._pseudonyms))
+            if found.path.endswith("/"):
                 continue
             if not reader.claims(found.path):
                 continue

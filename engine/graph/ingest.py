@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 
 from distributed import Client
 
 from engine.errors import Interrupted
-from engine.graph.admission import Admission, holds_copies
+from engine.graph.admission import Admission
 from engine.graph.annotate import AnnotationIngest
+from engine.graph.catalog_rows import holds_copies
 from engine.graph.events import Events
 from engine.graph.ingest_report import IngestReport
+from engine.graph.outages import Outages
 from engine.graph.quarantine import Attempt, run_quarantined
 from engine.graph.slots import require_slots
 from engine.graph.window import Window
@@ -35,6 +38,7 @@ from engine.operations.intake import (
 from engine.operations.listing import Listing, changes_of, gone_test, list_sources, vanished
 from engine.operations.series import arrange_series
 from engine.privacy import Pseudonyms
+from engine.sources.failures import may_be_the_place
 from engine.store.access import require_writable
 from engine.store.catalog import begin_catalog
 from engine.store.config import CohortConfig, read_config
@@ -114,15 +118,16 @@ class Ingest:
         ------
         Interrupted
             If ``stop`` said so before the end.
-        NoSource
-            If a scope is not there: an unmounted disk orphans nothing.
+        RootGone, RootEmpty, RootLost, StoreUnreachable, SourceUnreachable
+            If a root is not there, or went away, once all others are taken: it orphans nothing.
         """
         began = time.perf_counter()
-        admission = Admission(self._root, self._config, self._id, self._pseudonyms)
+        listing = Listing()
+        outages = Outages(listing)
+        admission = Admission(self._root, self._config, self._id, outages, self._pseudonyms)
         report = admission.report
         if self._rehash:
             admission.healing.find(self._client, self._events, self._stop)
-        listing = Listing()
         files = list_sources(
             self._config, self._scopes, admission.known, listing, self._pseudonyms,
             own_folders(self._root),
@@ -157,6 +162,8 @@ class Ingest:
         report.annotations = drawn.run()
         if drawn.left:
             raise Interrupted(report.taken, drawn.left)
+        for away in listing.lost.values():
+            raise away
         report.elapsed_s = time.perf_counter() - began
         return report
 
@@ -165,9 +172,15 @@ class Ingest:
         sources: dict[str, SourceFile] = {}
         self._events.start("headers", len(files), "files")
         probes: list[Probe] = []
-        for probe in self._probe(files):
+        outages = admission.outages
+        for probe in self._probe(files, outages):
             self._events.advance("headers", 1, failed=int(probe.reason is not None))
-            probes.append(probe)
+            if probe.reason is not None and may_be_the_place(probe.reason, probe.detail):
+                note = partial(admission.header, probe)
+                outages.failed(probe.file, probe.reason, probe.detail, note)
+            else:
+                outages.worked(probe.file)
+                probes.append(probe)
         for probe in sorted(probes, key=lambda p: p.file.source):
             taken = admission.header(probe)
             if taken:
@@ -190,16 +203,17 @@ class Ingest:
         if not self._stop():
             admission.close_stacks()
 
-    def _probe(self, files: Sequence[SourceFile]) -> Iterator[Probe]:
+    def _probe(self, files: Sequence[SourceFile], outages: Outages) -> Iterator[Probe]:
         limit = self._config.limits.max_decoded_bytes
         by_root: dict[str, list[SourceFile]] = {}
         for file in files:
             by_root.setdefault(file.source.split("/", 1)[0], []).append(file)
-        packs: list[Pack] = [
+        packs: Iterator[Pack] = (
             (tuple(members[i : i + PROBE_FILES]), limit, self._config.roots[name].spacing_um)
             for name, members in by_root.items()
             for i in range(0, len(members), PROBE_FILES)
-        ]
+            if not outages.away(members[0])
+        )
 
         def without(pack: Pack, poison: list[Pack]) -> Pack | None:
             bad = {file.source for piece in poison for file in piece[0]}
@@ -247,7 +261,7 @@ class Ingest:
 
         for answer in run_quarantined(
             window,
-            tasks,
+            (task for task in tasks if not all(map(admission.outages.away, task.files.values()))),
             split=lambda task: [_only(task, (slot,)) for slot in task.plan.slots],
             without=_without,
             trial=lambda task: replace(task, trial=True),

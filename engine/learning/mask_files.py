@@ -180,7 +180,7 @@ class _MaskFiles:
         if self._last is None or self._last[0] != image_id:
             try:
                 labels = self._files.labels_of(name, self._planes[image_id].shape)
-            except AnnotationError as error:
+            except (AnnotationError, OSError) as error:
                 raise NoMask(image_id, _sentence(error)) from None
             self._last = (image_id, labels)
         return self._last[1][box.slices].copy()
@@ -207,9 +207,12 @@ def _list(path: str | Path) -> list[Path]:
 
 
 def _names_below(folder: Path, suffix: str | None) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        if path.is_file() and suffix in (None, path.suffix.lower()):
-            yield path.relative_to(folder).with_suffix("").as_posix()
+    try:
+        for path in folder.rglob("*"):
+            if path.is_file() and suffix in (None, path.suffix.lower()):
+                yield path.relative_to(folder).with_suffix("").as_posix()
+    except OSError as error:  # without some of them, other images would be learnt from
+        raise AnnotationError(folder, f"it can't be listed now ({error.strerror})") from None
 
 
 def _match(root: Root, images: pa.Table, files: _Files, names: set[str]) -> dict[str, str]:

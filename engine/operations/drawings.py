@@ -14,6 +14,7 @@ from engine.privacy import Pseudonyms
 from engine.sources.annotations import Drawing, DrawingReader
 from engine.sources.annotations.base import MOST_BYTES
 from engine.sources.base import coded
+from engine.sources.failures import OF_THE_PLACE
 from engine.sources.files import open_file
 from engine.store.annotations import (
     UNMATCHED,
@@ -26,7 +27,7 @@ from engine.store.catalog import FAILED, READY, RETIRED
 PLAIN = re.compile(r"inner|outer|papillary\d*")
 """Names of structures that are kept as they are where others are pseudonyms."""
 
-PASSING = frozenset({"vanished", "unreadable", "no_geometry", "no_image", "ambiguous"})
+PASSING = OF_THE_PLACE | {"no_geometry", "no_image", "ambiguous"}
 """Reasons that may be gone the next time, though the file is as it was."""
 
 Name = tuple[str, str, str, str]
@@ -176,8 +177,9 @@ def take_file(
     before = known.of_file(file.annotation, file.source)
     rows = list(_rows(read, index))
     names = {row.name for row in rows}
+    kept = read.reason in OF_THE_PLACE  # that it can't be read now says nothing of what is drawn
     for name, row in before.items():
-        if name not in names:
+        if name not in names and not (kept and row.state == READY):
             retire(row, known, ingest, to)
     for row in rows:
         old = before.get(row.name)

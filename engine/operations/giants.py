@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.errors import Conflict, SourceUnreadable
 from engine.geometry import Region
 from engine.kernels.noise import merge_noise
-from engine.operations.intake import ShardRecord, ShardTask, Taken, noise_of, opened, stat_now
+from engine.operations.intake import ShardRecord, ShardTask, Taken, change_of, noise_of, opened
 from engine.sources import OpenSource
 from engine.store.catalog import ShardRow
 from engine.store.digests import BLOCK_PX, digest_block, digest_content
@@ -36,8 +36,8 @@ def write_giant(root: Root, task: ShardTask) -> ShardRecord:
             if index is None or source.planes[index].shape != arrival.shape:
                 return ShardRecord(place, (), (Taken(arrival),))
             taken, rows = _write_base(root, task.plan, source, index, arrival)
-        if stat_now(file) != file.stat:
-            return ShardRecord(place, (), (Taken(arrival),))
+        if (changed := change_of(file)) is not None:
+            return ShardRecord(place, (), (changed(arrival),))
         for level in range(1, len(level_shapes(task.plan.shape))):
             rows += _write_level(root, task.plan, level, rows)
     except SourceUnreadable as error:

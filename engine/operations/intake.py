@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,6 +16,7 @@ from engine.kernels.colour import luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.record import Record
 from engine.sources import FORMATS, HEAD_BYTES, OpenSource, claimed_by, open_source
+from engine.sources.base import coded
 from engine.sources.places import place_at
 from engine.store.catalog import ShardRow
 from engine.store.digests import digest_plane
@@ -116,11 +118,18 @@ class ShardRecord:
 @contextmanager
 def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
     """Open a source; whatever is wrong with it is a `SourceUnreadable`."""
-    with (
-        place_at(file.base).open(file.path) as handle,
-        _open(handle, file, max_decoded_bytes) as source,
-    ):
+    with _handle(file) as handle, _open(handle, file, max_decoded_bytes) as source:
         yield source
+
+
+@contextmanager
+def _handle(file: SourceFile) -> Iterator[BinaryIO]:
+    handle = place_at(file.base).open(file.path)
+    try:
+        yield handle
+    finally:
+        with suppress(OSError):  # of a share that went away; all that was read is read
+            handle.close()
 
 
 def _open(handle: BinaryIO, file: SourceFile, limit: int) -> OpenSource:
@@ -151,8 +160,10 @@ def _probe(
     file: SourceFile, max_decoded_bytes: int, spacing_um: tuple[float, float] | None
 ) -> Probe:
     try:
-        with place_at(file.base).open(file.path) as handle:
-            key = claimed_by(file.source, handle.read(HEAD_BYTES))
+        with _handle(file) as handle:
+            with coded("file"):
+                head = handle.read(HEAD_BYTES)
+            key = claimed_by(file.source, head)
             if key is None:
                 return Probe(file)
             if FORMATS[key].confidential and not file.confidential:
@@ -191,7 +202,13 @@ def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
 
 
 def stat_now(file: SourceFile) -> Stat | None:
-    """Return how a source looks now, or None where it is gone."""
+    """Return how a source looks now, or None where it is gone.
+
+    Raises
+    ------
+    SourceUnreadable
+        Where that can't be known now.
+    """
     found = place_at(file.base).look(file.path)
     return None if found is None else Stat(found.size, found.mtime_ns, found.ctime_ns)
 
@@ -251,9 +268,19 @@ def read_planes_of(
         left = arrivals[len(results) :]
         detail = str(error.args[1])
         results += [(None, Taken(a, reason=error.reason, detail=detail)) for a in left]
-    if stat_now(file) != file.stat:
-        return [(None, Taken(arrival)) for arrival in arrivals]
-    return results
+    changed = change_of(file)
+    return results if changed is None else [(None, changed(arrival)) for arrival in arrivals]
+
+
+def change_of(file: SourceFile) -> Callable[[Arrival], Taken] | None:
+    """Return what to say of the planes of a source that is not as it was listed, else None."""
+    try:
+        now = stat_now(file)
+    except SourceUnreadable as error:
+        return partial(Taken, reason=error.reason, detail=str(error.args[1]))
+    if now is None:
+        return partial(Taken, reason="vanished", detail="the file went while it was read")
+    return None if now == file.stat else Taken
 
 
 def _read_plane(

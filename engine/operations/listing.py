@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
-from engine.errors import NoSource, SourceUnreadable
+from engine.errors import EngineError, NoSource, SourceUnreadable, StoreUnreachable
 from engine.operations.intake import SourceFile, Stat
 from engine.privacy import Pseudonyms
 from engine.sources import FORMATS, HEAD_BYTES, claimed_by
+from engine.sources.dicomweb import SourceUnreachable
+from engine.sources.failures import OF_THE_PLACE
 from engine.sources.files import FileStat, escape_path
 from engine.sources.places import place_at
 from engine.store.config import CohortConfig, roots_inside
 from engine.store.known import Known
 
-PASSING = frozenset({"vanished", "unreadable", "not_installed"})
+PASSING = OF_THE_PLACE | {"not_installed"}
 """Reasons that may be gone the next time: such a source is opened again."""
 
 
@@ -47,15 +50,28 @@ class RootEmpty(NoSource):
         )
 
 
+class RootLost(EngineError):
+    """A root went away while it was read: (name, path, files in a row)."""
+
+    def __str__(self) -> str:
+        name, path, count = self.args
+        return (
+            f"{count} files in a row of the root {name!r} can't be read, so all of {path} seems to "
+            "be away: its disk, network or server. Nothing of it was marked as gone or failed, and "
+            "what was taken before stays. Run the same command again when it is back."
+        )
+
+
 @dataclass
 class Listing:
-    """What a listing met: counts, problems, and the sources seen."""
+    """What a listing met: counts, problems, the sources seen, and what keeps whole roots away."""
 
     listed: int = 0
     unchanged: int = 0
     problems: list[tuple[SourceFile, str]] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    lost: dict[str, EngineError] = field(default_factory=dict)
 
 
 def source_name(root: str, path: str, pseudonyms: Pseudonyms | None) -> str:
@@ -95,7 +111,9 @@ def list_sources(
 ) -> Iterator[SourceFile]:
     """Yield the files of some scopes, each once, and note those that can't be opened.
 
-    A file belongs to the innermost declared root that holds it: others leave it out.
+    A file belongs to the innermost declared root that holds it: others leave it out. A root that is
+    not there, has become empty or does not answer is noted as lost, and keeps none of the others
+    back: an unmounted disk must orphan nothing.
 
     Parameters
     ----------
@@ -106,34 +124,44 @@ def list_sources(
     own
         Folders that are the cohort's own, where it may lie inside a root: its pictures are no
         images.
-
-    Raises
-    ------
-    RootGone, RootEmpty
-        If a root is not there, or has become empty: an unmounted disk must orphan nothing.
     """
     for name, below in scopes:
-        base = config.roots[name].path
-        names = pseudonyms if config.roots[name].confidential else None
-        above = base.rstrip("/") + "/"
-        left_out = [*roots_inside(base, config).values()]
-        left_out += [at.removeprefix(above) for at in own if at.startswith(above)]
-        inner = tuple(escape_path(at) + "/" for at in left_out)
-        for found in _walk(name, base, below, known):
-            if found.path.startswith(inner):
-                continue
-            source = source_name(name, found.path, names)
-            if source in listing.seen:
-                continue
-            listing.seen.add(source)
-            stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
-            at = config.slides.spacing_um
-            file = SourceFile(source, base, found.path, stat, names is not None, at)
-            listing.listed += 1
-            if found.problem is not None:
-                listing.problems.append((file, found.problem))
-            else:
-                yield file
+        try:
+            yield from _list_root(config, name, below, known, listing, pseudonyms, own)
+        except (RootGone, RootEmpty, SourceUnreachable, StoreUnreachable) as error:
+            listing.lost.setdefault(name, error)
+
+
+def _list_root(
+    config: CohortConfig,
+    name: str,
+    below: str,
+    known: Known,
+    listing: Listing,
+    pseudonyms: Pseudonyms | None,
+    own: Sequence[str],
+) -> Iterator[SourceFile]:
+    base = config.roots[name].path
+    names = pseudonyms if config.roots[name].confidential else None
+    above = base.rstrip("/") + "/"
+    left_out = [*roots_inside(base, config).values()]
+    left_out += [at.removeprefix(above) for at in own if at.startswith(above)]
+    inner = tuple(escape_path(at) + "/" for at in left_out)
+    for found in _walk(name, base, below, known):
+        if found.path.startswith(inner):
+            continue
+        source = source_name(name, found.path, names)
+        if source in listing.seen:
+            continue
+        listing.seen.add(source)
+        stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
+        at = config.slides.spacing_um
+        file = SourceFile(source, base, found.path, stat, names is not None, at)
+        listing.listed += 1
+        if found.problem is not None:
+            listing.problems.append((file, found.problem))
+        else:
+            yield file
 
 
 def _walk(name: str, path: str, below: str, known: Known) -> Iterator[FileStat]:
@@ -185,11 +213,17 @@ def gone_test(
         if names is not None:  # a folder whose name ends like a file's
             prefixes.append(f"{name}/{names.path(below)}".rstrip("/"))
     # What lies in a folder that could not be listed may well be there; the root itself is "./".
-    folders = (file.source for file, _ in listing.problems if file.source.endswith("/"))
-    hidden = tuple(folder.removesuffix("./") for folder in folders)
+    # What could not be looked at may be a folder, too, whose name ends like a file's.
+    hidden: list[str] = []
+    for file, _ in listing.problems:
+        folder = file.source.removesuffix("./").removesuffix("/")
+        hidden += {f"{folder}/", f"{PurePosixPath(folder).with_suffix('')}/"}
+    unknown = tuple(hidden)
 
     def gone(source: str) -> bool:
-        if source in listing.seen or source.startswith(hidden or ("\0",)):
+        if source in listing.seen or source.startswith(unknown):
+            return False
+        if source.partition("/")[0] in listing.lost:
             return False
         if source.partition("/")[0] not in roots:
             return True

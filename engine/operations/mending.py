@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from engine.errors import CorruptStore, MissingObject, SourceUnreadable
 from engine.geometry import Region
 from engine.operations.giants import halved_block
-from engine.operations.intake import SourceFile, opened, read_planes_of, stat_now
+from engine.operations.intake import SourceFile, change_of, opened, read_planes_of
 from engine.record import Record
 from engine.store.catalog import ShardRow
 from engine.store.digests import digest_block, digest_bytes, digest_content, digest_plane
@@ -193,7 +193,7 @@ def _blocks_of(
                     mends.append(_aside(root, row, data, writer, _data_of(root, row.path)))
                 digests.append(digest_block(block))
     content = digest_content(writer.metadata["data_type"], wanted.shape, digests)
-    if content != wanted.content or stat_now(file) != file.stat:
+    if content != wanted.content or change_of(file) is not None:
         for mend in mends:
             root.delete(mend.aside)
         return ()

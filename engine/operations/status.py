@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from engine.operations.base import Operation
 from engine.operations.inputs import join_annotations
 from engine.operations.key_state import Failure, KeyRows, KeyState, unbegun
 from engine.operations.registry import NoOperation, create_operation, find_operation
-from engine.sources.places import place_at
+from engine.sources.places import Folder, place_at
 from engine.store import catalog
 from engine.store.annotations import AnnotationState, annotation_state, read_annotations
 from engine.store.catalog import read_images, shards_ledger
@@ -138,7 +137,7 @@ def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
         if not place_at(declared.path).is_there():
             yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
     for name, drawn in config.annotations.items():
-        if not Path(drawn.path).is_dir():
+        if not Folder(drawn.path).is_there():
             yield f"The annotations {name!r} are not there: {drawn.path}. Is their disk mounted?"
     try:
         read_subjects(root, config)
@@ -147,7 +146,9 @@ def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
 
 
 def _unreadable(images: pa.Table) -> Iterator[Failure]:
-    rows = images.filter(pc.equal(images["state"], catalog.FAILED))
+    """Yield sources that can't be read, those too whose images are here from before."""
+    here = pc.and_(pc.equal(images["state"], catalog.READY), pc.is_valid(images["reason"]))
+    rows = images.filter(pc.or_(pc.equal(images["state"], catalog.FAILED), here))
     for row in rows.select(["image_id", "source", "reason"]).to_pylist():
         yield Failure(row["image_id"], row["source"], INGEST, None, row["reason"] or "", None)
 

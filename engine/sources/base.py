@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import ParameterError, SourceUnreadable
 from engine.geometry import YX, Region
 from engine.header import Header
+from engine.sources.failures import is_of_the_disk, unreadable
 
 MAX_DECODED_BYTES = 2 * 1024**3
 """Default limit of one decoded plane, bytes (design: more is ``too_large``)."""
@@ -33,7 +34,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "too_large": "Decoded, it would be larger than the limit, and it can't be read in tiles.",
         "unsupported": "The format allows this variant, but no reader here decodes it.",
         "not_installed": "The packages that read this format are not installed.",
-        "unreadable": "The file can't be read: permission, or an error of the disk or network.",
+        "unreadable": "The file can't be read now: permission, or an error of disk or network.",
         "vanished": "The file was listed, but is gone.",
         "outside_root": "A symbolic link leads out of the source's root; it is not followed.",
         "link_loop": "A symbolic link leads to a folder that holds it, or to itself.",
@@ -156,20 +157,13 @@ class coded:  # noqa: N801 - reads as a verb: `with coded("PNG"):`
             return
         if isinstance(error, MemoryError):
             found = SourceUnreadable("too_large", f"no memory left to decode this {self._format}")
-        elif isinstance(error, OSError):
+        elif isinstance(error, OSError) and is_of_the_disk(error):
             found = unreadable(error)
         else:
             found = SourceUnreadable(
                 "corrupt", f"the {self._format} decoder gave up ({type(error).__name__})"
             )
         raise found from None
-
-
-def unreadable(error: OSError) -> SourceUnreadable:
-    """Name a failure of the disk or network, without its text, which may hold a path."""
-    if isinstance(error, FileNotFoundError):
-        return SourceUnreadable("vanished", "the file is gone")
-    return SourceUnreadable("unreadable", f"the file can't be read ({type(error).__name__})")
 
 
 def measure_file(file: BinaryIO) -> int:

@@ -12,16 +12,22 @@ import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from engine.errors import ParameterError, SourceUnreadable, StoreUnreachable
+from engine.sources.failures import unreadable
 from engine.sources.files import FileStat, escape_path, unescape_path
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+RETRIES, RETRY_S = 5, 30.0
+"""How often, and for how long, a request is sent again that a store did not answer well: an object
+that never comes must not keep the others waiting for minutes. The next ingest asks again."""
 
 BUFFER_BYTES = 256 * 1024
 """Read at once where little is asked for, bytes: most headers, in one request."""
@@ -77,28 +83,51 @@ def open_object(url: str, path: str) -> BinaryIO:
         ``vanished`` or ``unreadable``; the next ingest tries again.
     """
     key = unescape_path(path)
-    try:
-        meta = _head(_opened(url), key)
-    except Exception as error:  # obstore raises many types, with addresses in their texts
-        raise SourceUnreadable("unreadable", f"the store said {type(error).__name__}") from None
+    meta = _look(url, key)
     if meta is None:
         raise SourceUnreadable("vanished", "the object is gone")
     return io.BufferedReader(_Object(url, key, int(meta["size"]), meta["e_tag"]), BUFFER_BYTES)
 
 
 def look_at_object(url: str, path: str) -> FileStat | None:
-    """Return how an object looks now, or None where it is gone or the store does not answer."""
+    """Return how an object looks now, or None where it is gone.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``unreadable`` where the store does not say.
+    """
     key = unescape_path(path)
-    try:
-        with _named(url):
-            meta = _head(_opened(url), key)
-    except StoreUnreachable:
-        return None
+    meta = _look(url, key)
     return None if meta is None else _stat_of(key, meta)
+
+
+def _look(url: str, key: str) -> Any:
+    try:
+        return _head(_opened(url), key)
+    except ParameterError:
+        raise
+    except Exception as error:  # obstore raises many types, with addresses in their texts
+        raise unreadable(_failure(error)) from None
+
+
+def _failure(error: Exception) -> OSError:
+    """Return the error of a disk that says what a store's says."""
+    from obstore.exceptions import PermissionDeniedError, PreconditionError
+
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, "the object is gone")
+    if isinstance(error, PermissionDeniedError):
+        return PermissionError(errno.EACCES, "access is denied")
+    # Another object has taken the name since this one was opened.
+    number = errno.ESTALE if isinstance(error, PreconditionError) else errno.EIO
+    return OSError(number, f"the store said {type(error).__name__}")
 
 
 class _Object(io.RawIOBase):
     """An object, read by ranges; what the store refuses is an `OSError`, as of a disk."""
+
+    failure: OSError | None = None
 
     def __init__(self, url: str, key: str, size: int, tag: str | None) -> None:
         self._url = url
@@ -143,7 +172,8 @@ class _Object(io.RawIOBase):
         try:
             data = bytes(obstore.get(_opened(self._url), self._key, options=options).bytes())  # type: ignore[arg-type]
         except Exception as error:
-            raise OSError(errno.EIO, f"the store said {type(error).__name__}") from None
+            self.failure = self.failure or _failure(error)
+            raise self.failure from None
         self._at += len(data)
         return data
 
@@ -189,6 +219,7 @@ def _opened(url: str) -> ObjectStore:
     if parts.query or parts.fragment or ".." in parts.path.split("/"):
         raise ParameterError("SOURCE", url, expected)
     try:
-        return from_url(url)
+        retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
+        return from_url(url, retry_config=retry)
     except (BaseError, ValueError, TypeError):
         raise ParameterError("SOURCE", url, expected) from None

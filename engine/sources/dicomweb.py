@@ -15,12 +15,19 @@ from io import BytesIO
 from typing import Any, BinaryIO
 
 from engine.errors import EngineError, MissingExtra, SourceUnreadable
+from engine.sources.failures import DENIED
 from engine.sources.files import FileStat
 
 PREFIX = "dicomweb+"
 
 TIMEOUT_S = 60.0
 """How long an answer may take, seconds."""
+
+GONE, REFUSED = (404, 410), (401, 403)
+"""What a service answers for an instance that it has no more, or does not give (RFC 9110, 15.5)."""
+
+MOST_STUDIES = 5
+"""Studies in a row that can't be listed, after which the service is taken to be away."""
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 
@@ -43,23 +50,35 @@ def is_dicomweb(place: str) -> bool:
 def walk_instances(url: str) -> Iterator[FileStat]:
     """Yield all instances of a service, study by study, in a fixed order.
 
+    A study that can't be listed is a folder with a problem, unless `MOST_STUDIES` in a row are.
+
     Raises
     ------
     SourceUnreachable, MissingExtra
     """
     client = _client(url)
     try:
-        studies = client.search_for_studies(get_remaining=True)
-        for study in sorted(_uid(found, _STUDY) for found in studies):
+        found = client.search_for_studies(get_remaining=True)
+        studies = sorted(_uid(study, _STUDY) for study in found)
+    except Exception as error:  # requests and the client raise many types, with UIDs in their texts
+        raise SourceUnreachable(type(error).__name__) from None
+    in_a_row = 0
+    for study in studies:
+        try:
             instances = client.search_for_instances(study, get_remaining=True)
             paths = sorted(
                 f"{study}/{_uid(found, _SERIES)}/{_uid(found, _INSTANCE)}.dcm"
                 for found in instances
             )
-            for path in paths:
-                yield FileStat(path, 0, 0, 0)
-    except Exception as error:  # requests and the client raise many types, with UIDs in their texts
-        raise SourceUnreachable(type(error).__name__) from None
+        except Exception as error:
+            in_a_row += 1
+            if in_a_row >= MOST_STUDIES:
+                raise SourceUnreachable(type(error).__name__) from None
+            yield FileStat(f"{study}/", 0, 0, 0, "unreadable")
+            continue
+        in_a_row = 0
+        for path in paths:
+            yield FileStat(path, 0, 0, 0)
 
 
 def holds_studies(url: str) -> bool:
@@ -82,7 +101,7 @@ def open_instance(url: str, path: str) -> BinaryIO:
     Raises
     ------
     SourceUnreadable
-        ``unreadable``; the next ingest tries again.
+        ``unreadable`` or ``vanished``; the next ingest tries again.
     """
     study, series, instance = path.removesuffix(".dcm").split("/")
     out = BytesIO()
@@ -90,8 +109,11 @@ def open_instance(url: str, path: str) -> BinaryIO:
         found = _client(url).retrieve_instance(study, series, instance)
         found.save_as(out, enforce_file_format=True)
     except Exception as error:
-        name = type(error).__name__
-        raise SourceUnreadable("unreadable", f"the PACS did not give it ({name})") from None
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in GONE:
+            raise SourceUnreadable("vanished", f"the PACS has it no more ({status})") from None
+        what = DENIED if status in REFUSED else "the PACS did not give it"
+        raise SourceUnreadable("unreadable", f"{what} ({status or type(error).__name__})") from None
     out.seek(0)
     return out
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.errors import NoSource, SourceUnreadable
-from engine.sources.base import unreadable
+from engine.sources.failures import open_remembering, unreadable
 
 # Controls, ends of lines, the backslash itself, and bytes that are not UTF-8.
 _NEEDS_ESCAPE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\\\\\ud800-\\udfff]")
@@ -136,6 +136,11 @@ def open_file(root: Path, path: str) -> BinaryIO:
             descriptor = os.open(name, last, dir_fd=at)
         finally:
             os.close(at)
+        try:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        except OSError:
+            os.close(descriptor)
+            raise
     except NotADirectoryError:
         # Linux says so of a link where a folder is due, too (O_DIRECTORY comes first).
         raise SourceUnreadable("outside_root", "a folder has become a link or a file") from None
@@ -143,10 +148,27 @@ def open_file(root: Path, path: str) -> BinaryIO:
         if error.errno == errno.ELOOP:
             raise SourceUnreadable("outside_root", "the file has become a link") from None
         raise unreadable(error) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not regular:
         os.close(descriptor)
         raise SourceUnreadable("not_a_file", "a folder, pipe, socket or device")
-    return os.fdopen(descriptor, "rb")
+    return open_remembering(descriptor)
+
+
+def look_at_file(root: Path, path: str) -> FileStat | None:
+    """Return how a listed file looks now, or None where it is gone.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``unreadable`` where that can't be known now; ``outside_root``.
+    """
+    try:
+        found = os.lstat(real_path(root, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(error) from None
+    return FileStat(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def walk_files(root: Path, below: str = "") -> Iterator[FileStat]:
@@ -186,10 +208,17 @@ def walk_files(root: Path, below: str = "") -> Iterator[FileStat]:
     if not os.path.isdir(top):  # noqa: PTH112 - strings are three times faster than Path here
         raise NoSource(os.fspath(root))
     prefix = os.path.relpath(start, top)
-    if os.path.isfile(start):  # noqa: PTH113
-        yield _stat_of(prefix, os.stat(start))  # noqa: PTH116
-    elif os.path.isdir(start):  # noqa: PTH112
+    try:
+        found = os.stat(start)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoSource(f"{root}/{below}") from None
+    except OSError as error:
+        yield FileStat(escape_path(prefix), 0, 0, 0, unreadable(error).reason)
+        return
+    if stat.S_ISDIR(found.st_mode):
         yield from _walk(top, "" if prefix == "." else prefix + "/")
+    elif stat.S_ISREG(found.st_mode):
+        yield _stat_of(prefix, found)
     else:
         raise NoSource(f"{root}/{below}")
 
@@ -197,57 +226,63 @@ def walk_files(root: Path, below: str = "") -> Iterator[FileStat]:
 def _walk(top: str, prefix: str) -> Iterator[FileStat]:
     """Walk without recursion, since a stranger's tree may be thousands of folders deep."""
     pending: list[Iterator[tuple[bytes, os.DirEntry[str]]]] = []
-    listed = _list_folder(f"{top}/{prefix}")
-    if isinstance(listed, str):
-        yield FileStat(escape_path(prefix or "./"), 0, 0, 0, listed)
-        return
-    pending.append(listed)
-    prefixes = [prefix]
-    while pending:
-        _, entry = next(pending[-1], (b"", None))
+    prefixes: list[str] = []
+    below: str | None = prefix
+    while below is not None or pending:
+        if below is not None:
+            entries, problem = _list_folder(f"{top}/{below}")
+            if problem is not None:
+                yield FileStat(escape_path(below or "./"), 0, 0, 0, problem)
+            pending.append(entries)
+            prefixes.append(below)
+            below = None
+        name, entry = next(pending[-1], (b"", None))
         if entry is None:
             pending.pop()
             prefixes.pop()
             continue
         path = prefixes[-1] + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            listed = _list_folder(f"{top}/{path}")
-            if isinstance(listed, str):
-                yield FileStat(escape_path(path + "/"), 0, 0, 0, listed)
-            else:
-                pending.append(listed)
-                prefixes.append(path + "/")
+        if name.endswith(b"/"):
+            below = path + "/"
         else:
             found = _look_at(entry, path, top)
             if found is not None:
                 yield found
 
 
-def _list_folder(place: str) -> Iterator[tuple[bytes, os.DirEntry[str]]] | str:
-    """Entries sorted so that the walk is in the order of whole paths, or a reason code."""
+def _list_folder(place: str) -> tuple[Iterator[tuple[bytes, os.DirEntry[str]]], str | None]:
+    """Entries sorted so that the walk is in the order of whole paths, and what kept others away."""
+    named: list[tuple[bytes, os.DirEntry[str]]] = []
+    problem = None
     try:
         with os.scandir(place) as entries:
-            # A folder sorts as its paths do, with the slash: "a.png" comes before "a/b.png".
-            named = [
-                (os.fsencode(e.name) + b"/" * e.is_dir(follow_symlinks=False), e) for e in entries
-            ]
+            for entry in entries:
+                # A folder sorts as its paths do, with the slash: "a.png" comes before "a/b.png".
+                named.append((os.fsencode(entry.name) + b"/" * _is_folder(entry), entry))
     except OSError as error:
-        return str(unreadable(error).reason)
+        problem = str(unreadable(error).reason)
     named.sort(key=lambda pair: pair[0])
-    return iter(named)
+    return iter(named), problem
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder; of one that can't be looked at, `_look_at` says so."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def _look_at(entry: os.DirEntry[str], path: str, top: str) -> FileStat | None:
-    if entry.is_symlink():
-        problem = _judge_link(entry.path, top)
-        return None if problem is None else FileStat(escape_path(path), 0, 0, 0, problem)
     try:
-        found = entry.stat(follow_symlinks=False)
+        if entry.is_symlink():
+            problem = _judge_link(entry.path, top)
+            return None if problem is None else FileStat(escape_path(path), 0, 0, 0, problem)
+        return _stat_of(path, entry.stat(follow_symlinks=False))
     except FileNotFoundError:
         return None
     except OSError:
         return FileStat(escape_path(path), 0, 0, 0, "unreadable")
-    return _stat_of(path, found)
 
 
 def _stat_of(path: str, found: os.stat_result) -> FileStat:
@@ -277,6 +312,7 @@ def _inside(place: str, top: str) -> bool:
 __all__ = [
     "FileStat",
     "escape_path",
+    "look_at_file",
     "open_file",
     "real_path",
     "unescape_path",

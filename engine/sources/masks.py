@@ -15,6 +15,7 @@ from engine.errors import EngineError, SourceUnreadable
 from engine.geometry import YX
 from engine.kernels.colour import luminance
 from engine.kernels.tissue import Tissue
+from engine.sources.failures import open_remembering
 from engine.sources.registry import open_source
 
 DRAWN = (Tissue.BONE, Tissue.FAT, Tissue.OTHER)
@@ -60,7 +61,7 @@ def read_mask(path: Path, shape: YX | None = None) -> NDArray[np.bool_]:
         If the file is missing, can't be read, or has another size.
     """
     try:
-        with path.open("rb") as file, open_source(file, path.name) as source:
+        with open_remembering(path) as file, open_source(file, path.name) as source:
             pixels = source.read(0)
     except OSError as error:
         raise AnnotationError(path, f"no mask there ({error.strerror})") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 from engine.sources.buckets import is_bucket, look_at_object, open_object, walk_objects
 from engine.sources.dicomweb import holds_studies, is_dicomweb, open_instance, walk_instances
-from engine.sources.files import FileStat, open_file, real_path, walk_files
+from engine.sources.files import FileStat, look_at_file, open_file, walk_files
 
 
 class Place(Protocol):
@@ -32,7 +33,13 @@ class Place(Protocol):
         """Open a listed file; what is wrong with it is a `SourceUnreadable`."""
 
     def look(self, path: str) -> FileStat | None:
-        """Return how a file looks now, or None where it is gone."""
+        """Return how a file looks now, or None where it is gone.
+
+        Raises
+        ------
+        SourceUnreadable
+            Where that can't be known now.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +49,13 @@ class Folder:
     path: str
 
     def is_there(self) -> bool:
-        """Tell whether it is a folder."""
-        return Path(self.path).is_dir()
+        """Tell whether it is a folder that answers; whether it may be listed the walk says."""
+        try:
+            return stat.S_ISDIR(os.stat(self.path).st_mode)  # noqa: PTH116
+        except PermissionError:
+            return True
+        except OSError:  # also of a share that went stale
+            return False
 
     def is_empty(self) -> bool:
         """Tell whether nothing is in it; what is wrong with it the walk names."""
@@ -61,12 +73,8 @@ class Folder:
         return open_file(Path(self.path), path)
 
     def look(self, path: str) -> FileStat | None:
-        """Return how a file looks now."""
-        try:
-            found = os.lstat(real_path(Path(self.path), path))
-        except OSError:
-            return None
-        return FileStat(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        """See `look_at_file`."""
+        return look_at_file(Path(self.path), path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +165,6 @@ def holder_of(path: str) -> str | None:
         if found is not None:
             return above
         return None if place_at(path).is_empty() else path
-    place = Path(path)
-    if not place.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a share went stale
         return None
-    return path if place.is_dir() else str(place.parent)
+    return path if os.path.isdir(path) else str(Path(path).parent)  # noqa: PTH112

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import BinaryIO, Literal
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self
+
+from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
-from engine.sources.base import MAX_DECODED_BYTES, OpenSource, Reader, coded, read_head
+from engine.geometry import Region
+from engine.sources.base import MAX_DECODED_BYTES, OpenSource, Plane, Reader, coded, read_head
+from engine.sources.failures import reads_named
 
 HEAD_BYTES = 512
 """How much of a file `claimed_by` is meant to see, bytes; DICOM's mark ends at 132."""
@@ -161,6 +166,13 @@ def open_source(
     SourceUnreadable
         With one of `engine.sources.REASONS`, and nothing else.
     """
+    with reads_named(file):
+        return Guarded(_open(file, name, max_decoded_bytes, slide_spacing_um), file)
+
+
+def _open(
+    file: BinaryIO, name: str, max_decoded_bytes: int, slide_spacing_um: float | None
+) -> OpenSource:
     with coded("file"):
         head = read_head(file, HEAD_BYTES)
     key = claimed_by(name, head)
@@ -184,6 +196,44 @@ def _open_slide(file: BinaryIO, limit: int, spacing_um: float | None) -> OpenSou
             "the packages to read slides are not installed: pip install 'cohort-engine[slides]'",
         ) from None
     return reader.open(file, max_decoded_bytes=limit, spacing_um=spacing_um)
+
+
+class Guarded:
+    """An open source whose reads that failed are named as that, see `reads_named`."""
+
+    def __init__(self, source: OpenSource, file: BinaryIO) -> None:
+        self._source = source
+        self._file = file
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """See `OpenSource`."""
+        return self._source.planes
+
+    def read(self, index: int) -> NDArray[Any]:
+        """See `OpenSource`."""
+        with reads_named(self._file):
+            return self._source.read(index)
+
+    def read_region(self, index: int, region: Region) -> NDArray[Any]:
+        """See `OpenSource`."""
+        with reads_named(self._file):
+            return self._source.read_region(index, region)
+
+    def close(self) -> None:
+        """See `OpenSource`."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def reader_of(key: str) -> Reader:

@@ -25,6 +25,7 @@ from PIL import Image
 from engine.errors import SourceUnreadable
 from engine.geometry import Region, plan_tiles
 from engine.sources.base import OpenSource, Plane, PlanesSource, check_size, coded
+from engine.sources.failures import require_readable
 
 SAME = 0.01
 """Relative difference of resolutions that are taken for the same: scanners state some digits."""
@@ -41,7 +42,8 @@ class SlideSource(PlanesSource):
 
     format = "slide"
 
-    def __init__(self, path: str, spacing_um: float | None, limit: int) -> None:
+    def __init__(self, file: BinaryIO, path: str, spacing_um: float | None, limit: int) -> None:
+        self._file = file
         try:
             self._slide = openslide.OpenSlide(path)
         except openslide.OpenSlideUnsupportedFormatError:
@@ -133,6 +135,7 @@ class SlideSource(PlanesSource):
         try:
             found = self._slide.read_region(location, self._level, (right - left, bottom - top))
         except openslide.OpenSlideError as error:
+            require_readable(self._file)
             raise SourceUnreadable(
                 "corrupt", f"OpenSlide can't decode it ({type(error).__name__})"
             ) from None
@@ -170,12 +173,19 @@ class SlideReader:
         ------
         SourceUnreadable
         """
+        try:
+            return self._open(file, max_decoded_bytes, spacing_um)
+        except SourceUnreadable:
+            require_readable(file)
+            raise
+
+    def _open(self, file: BinaryIO, max_decoded_bytes: int, spacing_um: float | None) -> Any:
         path = _path_of(file)
         with coded("slide"):
             vendor = None if path is None else openslide.OpenSlide.detect_format(path)
             if path is None or vendor is None:
                 return None
-            source = SlideSource(path, None, max_decoded_bytes)
+            source = SlideSource(file, path, None, max_decoded_bytes)
             known = source.planes[0].spacing_um is not None
             if spacing_um is None or (not known and vendor == "generic-tiff"):
                 if vendor != "generic-tiff":
@@ -183,7 +193,7 @@ class SlideReader:
                 source.close()
                 return None
             source.close()
-            return SlideSource(path, spacing_um, max_decoded_bytes)
+            return SlideSource(file, path, spacing_um, max_decoded_bytes)
 
 
 def _path_of(file: BinaryIO) -> str | None:
