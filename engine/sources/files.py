@@ -230,7 +230,7 @@ def _walk(top: str, prefix: str) -> Iterator[FileStat]:
     below: str | None = prefix
     while below is not None or pending:
         if below is not None:
-            entries, problem = _list_folder(f"{top}/{below}")
+            entries, problem = _list_folder(f"{top}/{below.removesuffix('/')}")
             if problem is not None:
                 yield FileStat(escape_path(below or "./"), 0, 0, 0, problem)
             pending.append(entries)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
-from collections.abc import Callable
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import obstore
 import pytest
@@ -17,7 +22,7 @@ from distributed import Client
 import engine
 from engine.errors import NoSource, SourceUnreadable, StoreUnreachable
 from engine.operations.listing import RootEmpty
-from engine.sources.buckets import open_object, walk_objects
+from engine.sources.buckets import BUFFER_BYTES, open_object, walk_objects
 from engine.sources.places import holder_of
 from jobs.sources import require_files
 from tests.making import LAYOUT, catalog, grey, put
@@ -147,3 +152,83 @@ def test_an_object_is_read_by_ranges_and_never_half_an_old_one(store: tuple[str,
     obstore.delete(bucket, "a.bin")
     with pytest.raises(SourceUnreadable, match="gone"):
         open_object(url, "a.bin")
+
+
+class Moody(BaseHTTPRequestHandler):
+    """Passes requests on to the store, but answers for some objects as a bad day would have it."""
+
+    behind = 0
+    moods: ClassVar[dict[str, tuple[str, bool]]] = {}
+    """What becomes of objects, by the end of their name, and whether only after the first bytes."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        mood, late = next((m for end, m in self.moods.items() if self.path.endswith(end)), ("", 0))
+        late_now = not self.headers.get("Range", "bytes=0-").startswith("bytes=0-")
+        if mood.isdigit() and late_now >= late:
+            self.send_response(int(mood))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", self.behind, timeout=30)
+        connection.request(self.command, self.path, headers=dict(self.headers))
+        answer = connection.getresponse()
+        body = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "server", "date"):
+                self.send_header(name, value)
+        self.end_headers()
+        if mood == "reset" and late_now >= late and self.command == "GET":
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        else:
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def moody(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[str, bool]]]:
+    """Put a proxy before the store; what it does to objects can be set."""
+    Moody.behind = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    Moody.moods.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # of resets
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        yield Moody.moods
+        server.shutdown()
+        thread.join(10)
+
+
+@pytest.mark.fault(29, "an object that answers 403, 500 or a reset")
+def test_an_object_that_is_not_given_costs_itself(
+    store: tuple[str, Any], client: Client, tmp_path: Path, moody: dict[str, tuple[str, bool]]
+) -> None:
+    url, bucket = store
+    for n in range(8):
+        path = put(tmp_path / f"i{n}.png", grey(n, (700, 600)))
+        assert path.stat().st_size > BUFFER_BYTES
+        obstore.put(bucket, f"{NIGHT}/i{n}.png", path)
+    cohort = engine.create(tmp_path / "c", layout=LAYOUT)
+    moods = [("403", False), ("500", False), ("reset", False)]
+    moody.update({f"i{n}.png": (mood, n > 2) for n, (mood, _) in enumerate(moods * 2)})
+    report = cohort.ingest(url, client=client)
+    assert (report.new, report.failed) == (2, 6)
+    assert dict(report.reasons) == {"unreadable": 6}
+    assert {row[4] for row in rows(cohort)} == {None, "unreadable"}
+    moody.clear()
+    healed = cohort.ingest(client=client)
+    assert (healed.taken, healed.failed, healed.unchanged) == (6, 0, 2)
+    obstore.put(bucket, f"{NIGHT}/i1.png", tmp_path / "i2.png")
+    moody["i1.png"] = ("403", False)
+    kept = cohort.ingest(client=client)
+    assert (kept.failed, kept.orphaned) == (1, 0)
+    assert {row[3] for row in rows(cohort)} == {"ready"}
