@@ -76,6 +76,5 @@ class Batching:
         opened = None if source is None else source.open(self.root, rows)
         if images is None and opened is not None:
             images = opened.image_ids
-        return create_batches(
-            self.root, read_shards(self.root), chosen_images(rows, images), opened, augment, options
-        )
+        chosen = chosen_images(self.root, rows, images)
+        return create_batches(self.root, read_shards(self.root), chosen, opened, augment, options)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from distributed import Client
 
 from engine.batching import Batching
+from engine.conditions.compiling import filter_rows
 from engine.errors import NothingFound, UsageError
 from engine.functions import Functions
 from engine.graph.cluster import client_or_own
@@ -34,7 +35,7 @@ from engine.operations.plan import Plan, plan_run
 from engine.operations.registry import create_operation, is_registered
 from engine.operations.restored import read_restored
 from engine.operations.scopes import needed_roots, scopes_of
-from engine.operations.selection import require_all
+from engine.operations.selection import condition_of, require_all
 from engine.operations.unit import ledger_of
 from engine.operations.upkeep import Upkeep
 from engine.privacy import Pseudonyms
@@ -192,7 +193,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             images,
             publisher.planned(),
             other=other,
-            where=where,
+            where=condition_of(self.root, where),
             limit=limit,
             retry_failed=retry_failed,
             labels=read_labels_due(self.root, operation, images),
@@ -329,18 +330,19 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         """Return the names of the tables there are."""
         return table_names_there(self.root)
 
-    def table(self, name: str) -> pd.DataFrame:
-        """Return a table, e.g. ``circles`` or ``circles_by_image``.
+    def table(self, name: str, where: str | None = None) -> pd.DataFrame:
+        """Return a table, e.g. ``circles``; ``where`` is a condition on its own columns.
 
         Raises
         ------
-        NoTable, CorruptStore
+        NoTable, CorruptStore, ConditionError
         """
-        return self.arrow_table(name).to_pandas()
+        return self.arrow_table(name, where).to_pandas()
 
-    def arrow_table(self, name: str) -> pa.Table:
+    def arrow_table(self, name: str, where: str | None = None) -> pa.Table:
         """Return a table as Arrow holds it; see `table`."""
-        return read_table(self.root, name)
+        rows = read_table(self.root, name)
+        return rows if where is None else filter_rows(rows, where)
 
     def images(self, where: str | None = None, *, stored: bool = False) -> Images:
         """Return the images as a lazy sequence; each item is an `xarray.DataArray` (c, y, x).

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.errors import NothingFound
-from engine.operations.selection import select_images
+from engine.operations.selection import condition_of, select_images
 from engine.store.catalog import ShardRow, with_fields
 from engine.store.labels import LABELS, files_by_path, is_label
 from engine.store.pixels import StackReader, stack_path
@@ -37,7 +37,8 @@ class Images(Sequence["xr.DataArray"]):
         *,
         stored: bool = False,
     ) -> None:
-        self.frame = with_fields(select_images(images, where, None)).to_pandas()
+        chosen = select_images(images, condition_of(root, where), None)
+        self.frame = with_fields(chosen).to_pandas()
         self._reader = StackReader(root, {row.path: row for row in files})
         self._stored = stored
 
@@ -91,11 +92,15 @@ class Images(Sequence["xr.DataArray"]):
         )
 
 
-def chosen_images(images: pa.Table, chosen: str | Sequence[str] | Images | None) -> pa.Table:
+def chosen_images(
+    root: Root, images: pa.Table, chosen: str | Sequence[str] | Images | None
+) -> pa.Table:
     """Return the catalog's rows of images that are meant and have pixels.
 
     Parameters
     ----------
+    root
+        The cohort.
     images
         The catalog's current rows.
     chosen
@@ -107,7 +112,7 @@ def chosen_images(images: pa.Table, chosen: str | Sequence[str] | Images | None)
         If an image_id is none of the catalog, or has no pixels.
     """
     if chosen is None or isinstance(chosen, str):
-        return select_images(images, chosen, None)
+        return select_images(images, condition_of(root, chosen), None)
     names = list(chosen.frame["image_id"]) if isinstance(chosen, Images) else list(chosen)
     ready = select_images(images, None, None)
     unknown = sorted({*names} - {*ready["image_id"].to_pylist()})

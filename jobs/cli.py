@@ -5,10 +5,10 @@ Each module of commands adds its own to the app when it is imported, in the orde
 
 from __future__ import annotations
 
-from jobs import commands, learning, models, phantoms
+from jobs import commands, exports, learning, models, phantoms
 from jobs.app import app
 
-__all__ = ["app", "commands", "learning", "main"]
+__all__ = ["app", "commands", "exports", "learning", "main"]
 
 app.add_typer(phantoms.app, name="phantom")
 app.add_typer(models.app, name="model")

@@ -23,7 +23,6 @@ from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
 from jobs.app import app, command
-from jobs.exports import require_target, write_export
 from jobs.nightly import INCOMPLETE, Step, run_nightly
 from jobs.options import (
     ClusterArguments,
@@ -259,6 +258,10 @@ def qc(
     place: CohortPath,
     operation: OperationName = None,
     *,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Overlays of images with, e.g. count > 20."),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="An overlay of each image, however many there are.")
     ] = False,
@@ -275,8 +278,9 @@ def qc(
     with interruptible(output) as stop, working(output, cluster) as client:
         for wanted in operations:
             reports += cohort.qc(
-                wanted, client=client, everything=everything, events=output.events, stop=stop
-            )
+                wanted, client=client, where=where, everything=everything,
+                events=output.events, stop=stop,
+            )  # fmt: skip
     lines = [line for report in reports for line in qc_lines(report)]
     output.result({"qc": [report.as_json() for report in reports]}, *lines)
     return _code(sum(report.failed for report in reports), max_failed)
@@ -310,25 +314,6 @@ def nightly(
         )
     output.result(summary.as_json())
     return summary.exit_code
-
-
-@command(app)
-def export(
-    output: Output,
-    place: CohortPath,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="E.g. circles_by_image.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".csv, .parquet or .arrow.")],
-) -> int:
-    """Write a table to a file; the suffix says which kind."""
-    cohort = engine.open(place)
-    require_target(file, cohort.root)
-    rows = cohort.arrow_table(table)
-    write_export(rows, file)
-    output.result(
-        {"table": table, "rows": rows.num_rows, "file": str(file)},
-        f"Wrote {counted(rows.num_rows, 'rows')} of {table} to {file}.",
-    )
-    return 0
 
 
 @command(app)

@@ -41,6 +41,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "AnnotationError": ("masks/bone/a.png", "the mask marks nothing"),
     "CardError": ("model/card.json", "no JSON object"),
     "ColumnsChanged": ("results/spots/v1", "y (double)", "x (double)"),
+    "ConditionError": ("subjet == 's1'", 0, 6, "there is no column 'subjet'", "Columns: subject"),
     "ConfigError": ("cohort.toml, limits", "must be positive"),
     "Conflict": ("cohort.toml",),
     "CorruptStore": ("pixels/x", "its bytes do not match"),

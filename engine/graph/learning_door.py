@@ -37,7 +37,7 @@ from engine.learning.splits import split_subjects
 from engine.learning.starting import starting_with
 from engine.operations.base import Operation
 from engine.operations.segment import BASELINE, Segment
-from engine.operations.selection import select_images
+from engine.operations.selection import condition_of, select_images
 from engine.store.catalog import read_images
 from engine.store.root import Root
 
@@ -231,7 +231,8 @@ class Learning:
         source = MaskFolders(masks) if isinstance(masks, (str, Path)) else masks
         images = read_images(self.root)[1]
         opened = source.open(self.root, images)
-        found = masked_images(select_images(images, where, limit), opened)
+        chosen = select_images(images, condition_of(self.root, where), limit)
+        found = masked_images(chosen, opened)
         if not found:
             raise NothingFound(
                 "None of the images that are meant has a mask", "Look at --where and --masks."

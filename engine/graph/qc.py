@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from distributed import Client
 
-from engine.errors import CorruptStore, Interrupted
+from engine.errors import CorruptStore, Interrupted, NothingFound
 from engine.graph.events import Events
 from engine.graph.quarantine import Attempt, run_quarantined
 from engine.graph.slots import require_slots
@@ -23,7 +23,7 @@ from engine.graph.window import Window
 from engine.operations.base import Operation
 from engine.operations.qc_cards import PageContext
 from engine.operations.qc_experiments import publish_pages
-from engine.operations.qc_facts import read_facts
+from engine.operations.qc_facts import read_chosen, read_facts
 from engine.operations.qc_page import write_page
 from engine.operations.qc_plan import QcPlan, plan_pictures
 from engine.operations.qc_selection import find_extremes, select_pictures
@@ -132,6 +132,7 @@ def make_pictures(
     files: Sequence[ShardRow],
     *,
     trial: bool = False,
+    where: str | None = None,
     everything: bool = False,
     events: Events | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -148,11 +149,15 @@ def make_pictures(
         Catalog rows of all files below ``pixels/``.
     trial
         Whether the parameters are others than the declared ones.
+    where
+        A condition on the table of images: those get a picture, however many.
     everything
         Whether every image gets a picture, however many there are.
 
     Raises
     ------
+    ConditionError, NothingFound
+        If the condition is none on this table, or fits no image with a result.
     NoTable
         If the operation has no tables yet.
     Interrupted, NoWorkers, SchedulerLost, StoreFull, StoreReadOnly
@@ -162,7 +167,13 @@ def make_pictures(
     folder = folder_of(operation.name, suffix)
     facts = read_facts(root, operation, suffix)
     extremes = find_extremes(facts)
-    chosen = select_pictures(facts, extremes, everything=everything)
+    among = None if where is None else read_chosen(root, operation, suffix, where)
+    chosen = select_pictures(facts, extremes, everything=everything, among=among)
+    if where is not None and not len(chosen):
+        raise NothingFound(
+            f"--where {where!r} fits no image with a result",
+            f"Look at the table: cohort export {root.url} {operation.name}_by_image{suffix} t.csv",
+        )
     try:
         known = read_noted(root, folder)
     except CorruptStore:  # all of it can be made again

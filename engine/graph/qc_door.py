@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from distributed import Client
 
-from engine.errors import NothingFound
+from engine.errors import NothingFound, UsageError
 from engine.graph.cluster import client_or_own
 from engine.graph.events import Events
 from engine.graph.notebook import events_here
@@ -37,6 +37,7 @@ class QualityControl:
         operation: Operation | str | None = None,
         *,
         client: Client | None = None,
+        where: str | None = None,
         everything: bool = False,
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -52,6 +53,9 @@ class QualityControl:
             Whose results; by default of all that cohort.toml declares.
         client
             Where the work is done; a local cluster by default.
+        where
+            A condition on the columns of ``<operation>_by_image``: which images get an overlay, of
+            those that have a result. The page counts all images, and keeps the overlays there are.
         everything
             Whether each image gets an overlay where there are more than 1,000 of them.
 
@@ -62,9 +66,14 @@ class QualityControl:
         Raises
         ------
         NothingFound
-            If nothing is declared and nothing given, or there are no results yet.
+            If nothing is declared and nothing given, there are no results yet, or ``where`` fits
+            none.
+        ConditionError
+            If ``where`` is no condition on that table.
         """
         wanted = self._wanted(operation)
+        if where is not None and everything:
+            raise UsageError("where chooses images, and everything takes all: give one of them.")
         shown = events or events_here()
         files, config = self._files(), read_config(self.root)
         reports = []
@@ -84,7 +93,7 @@ class QualityControl:
                 )  # fmt: skip
                 report = make_pictures(
                     self.root, one, working, images, results, files,
-                    trial=trial, everything=everything, events=shown, stop=stop,
+                    trial=trial, where=where, everything=everything, events=shown, stop=stop,
                 )  # fmt: skip
                 reports.append(report)
         return reports

@@ -18,7 +18,7 @@ from engine.errors import UsageError
 from engine.operations.base import Operation
 from engine.operations.causes import CAUSES, RESTORED, SETTLED, changed_part
 from engine.operations.input_digests import image_inputs
-from engine.operations.selection import select_images
+from engine.operations.selection import ImageCondition, select_images
 from engine.store.catalog import FAILED, ORPHANED
 from engine.store.labels import LabelState
 from engine.store.stacking import GIANT_SHARD_PX, count_blocks
@@ -159,7 +159,7 @@ def plan_run(
     results: pa.Table,
     *,
     other: tuple[Mapping[str, Any], frozenset[str]] | None = None,
-    where: str | None = None,
+    where: ImageCondition | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
     labels: LabelState | None = None,

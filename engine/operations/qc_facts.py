@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from engine.conditions.compiling import require_columns, select_rows
+from engine.conditions.parsing import parse_condition
+from engine.conditions.tree import names_of
 from engine.operations.base import Operation
 from engine.operations.tables import GROUP, table_names
 from engine.store.results import DONE, FAILED
@@ -177,6 +180,22 @@ def read_facts(root: Root, operation: Operation, suffix: str = "") -> Facts:
         objects,
         (_count_histogram(measures[COUNT], subject, len(subjects)), *of_objects),
     )
+
+
+def read_chosen(root: Root, operation: Operation, suffix: str, where: str) -> NDArray[np.bool_]:
+    """Return which images a condition on the table of images holds for, in the table's order.
+
+    Raises
+    ------
+    ConditionError, NoTable, CorruptStore, MissingObject
+    """
+    condition = parse_condition(where)
+    with open_table(root, table_names(operation, suffix)["images"]) as file:
+        names = file.schema_arrow.names
+        require_columns(where, condition, names)
+        named = {name.name for name in names_of(condition)}
+        rows = file.read([name for name in names if name in named], use_threads=False)
+    return select_rows(rows, where)
 
 
 def _repeated(column: pa.ChunkedArray) -> NDArray[np.object_]:

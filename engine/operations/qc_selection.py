@@ -154,7 +154,11 @@ def _extreme(
 
 
 def select_pictures(
-    facts: Facts, extremes: Extremes, *, everything: bool = False
+    facts: Facts,
+    extremes: Extremes,
+    *,
+    everything: bool = False,
+    among: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Return the numbers of the images that get a picture, ascending.
 
@@ -165,8 +169,12 @@ def select_pictures(
     ----------
     everything
         All with a result, however many.
+    among
+        Those of these with a result, however many.
     """
     computed = facts.computed
+    if among is not None:
+        return np.flatnonzero(computed & among)
     if everything or int(computed.sum()) <= EVERY:
         return np.flatnonzero(computed)
     chosen = np.zeros(len(facts), bool)

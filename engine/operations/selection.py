@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.errors import NothingFound, ParameterError, UsageError
+from engine.conditions.compiling import require_columns, select_rows
+from engine.conditions.parsing import parse_condition
+from engine.conditions.tree import names_of
+from engine.errors import ParameterError, UsageError
 from engine.store.catalog import IMAGES, ORPHANED, READY, with_fields
+from engine.store.config import read_config
+from engine.store.root import Root
+from engine.store.subjects import join_subjects, mark_taken, read_subjects
 
 ABOUT = ("source", "series", "instance", "channels", "height", "width", "dtype")
 """Columns of the catalog that people ask for, beside the fields of the layout."""
@@ -20,8 +24,76 @@ VALUES = 5
 """Values of a column that an error names."""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageCondition:
+    """A condition on the images of a cohort, see docs/conditions.md.
+
+    Attributes
+    ----------
+    text
+        Over the catalog's columns, the layout's fields and the columns of the subjects' CSV; one of
+        those that has the name of another column is called ``<name>_of_subject``.
+    root
+        The cohort, whose subjects' CSV is read where the condition names no other column.
+    """
+
+    text: str
+    root: Root | None = None
+
+    def columns(self, images: pa.Table) -> pa.Table:
+        """Return the columns that the condition names, of the catalog's rows.
+
+        Raises
+        ------
+        ConditionError
+            If it is no condition, or names a column that is not there.
+        ConfigError
+            If it needs the subjects' CSV, and that can't be read.
+        """
+        condition = parse_condition(self.text)
+        names = list(dict.fromkeys(name.name for name in names_of(condition)))
+        rows = with_fields(images)
+        if not {*names} <= {*rows.column_names}:
+            rows = self._with_subjects(rows)
+        layout = [name for name in rows.column_names if name not in IMAGES.names]
+        require_columns(self.text, condition, rows.column_names, [*layout, *ABOUT])
+        return rows.select(names)
+
+    def _with_subjects(self, rows: pa.Table) -> pa.Table:
+        if self.root is None:
+            return rows
+        subjects = read_subjects(self.root, read_config(self.root))[0]
+        if subjects is None:
+            return rows
+        return join_subjects(rows, mark_taken(subjects, rows.column_names))
+
+    def told_values(self, images: pa.Table) -> str:
+        """Say what values the columns have that the condition names, so that it can be mended.
+
+        Those of the subjects' CSV are not said: it is about patients.
+        """
+        rows, own = self.columns(images), {*with_fields(images).column_names}
+        told = []
+        for name, column in zip(rows.column_names, rows.columns, strict=True):
+            values = sorted(pc.unique(column.drop_null()).to_pylist(), key=str)
+            if name not in own:
+                told.append(f"{name} (of the subjects) has {len(values):,} values")
+                continue
+            more = f" and {len(values) - VALUES:,} more" if len(values) > VALUES else ""
+            told.append(f"{name} has {', '.join(map(repr, values[:VALUES])) or 'no value'}{more}")
+        return f"Of all images {'; '.join(told)}."
+
+
+def condition_of(root: Root, where: str | None) -> ImageCondition | None:
+    """Return a condition on the images of a cohort; None where there is none."""
+    return None if where is None else ImageCondition(where, root)
+
+
 def select_images(
-    images: pa.Table, where: str | None, limit: int | None, columns: Sequence[str] | None = None
+    images: pa.Table,
+    where: str | ImageCondition | None,
+    limit: int | None,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
     """Return the catalog's rows of the images that a run speaks of: those with pixels.
 
@@ -30,8 +102,7 @@ def select_images(
     images
         The catalog's current rows, by image_id.
     where
-        A condition on the catalog's columns and the layout's fields in pandas' query syntax,
-        e.g. ``subject == 's1'``.
+        A condition; a text knows no subjects' CSV.
     limit
         Take the first so many.
     columns
@@ -39,22 +110,23 @@ def select_images(
 
     Raises
     ------
-    UsageError
+    ConditionError
         If the condition names a column that is not there, or is not one.
+    ConfigError
+        If it needs the subjects' CSV, and that can't be read.
     """
-    ready = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    kept = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
     wanted = images if columns is None else images.select(list(columns))
-    if where is None:
-        kept = wanted.filter(ready)
-    else:
-        frame = with_fields(images).to_pandas()
-        chosen = filter_rows(frame[ready.to_numpy()], where)
-        kept = wanted.take(pa.array(chosen.index.to_numpy(), pa.int64()))
+    if where is not None:
+        condition = ImageCondition(where) if isinstance(where, str) else where
+        holds = select_rows(condition.columns(images), condition.text)
+        kept = pc.and_(kept, pa.chunked_array([pa.array(holds)]))
+    chosen = wanted.filter(kept)
     if limit is None:
-        return kept
+        return chosen
     if limit < 1:
         raise ParameterError("--limit", limit, "at least 1")
-    return kept.slice(0, limit)
+    return chosen.slice(0, limit)
 
 
 def require_all(where: str | None, limit: int | None, declare: bool) -> None:
@@ -66,41 +138,3 @@ def require_all(where: str | None, limit: int | None, declare: bool) -> None:
     """
     if declare and (where is not None or limit is not None):
         raise UsageError("--declare is of all images: leave it out, or both --where and --limit.")
-
-
-def filter_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return the rows that a condition holds for, with errors that name the columns there are."""
-    try:
-        kept = frame.eval(where, engine="python", local_dict={}, global_dict={})
-        if not (isinstance(kept, pd.Series) and pd.api.types.is_bool_dtype(kept)):
-            raise TypeError(where)
-        return frame[kept]
-    except Exception as error:  # pandas raises a dozen types for what people mistype
-        raise NothingFound(
-            f"--where {where!r} can't be used: {_why_not(error, frame)}",
-            "Example: --where \"subject == 's1'\"",
-        ) from None
-
-
-def values_told(images: pa.Table, where: str) -> str:
-    """Say what values the columns have that a condition names, so that it can be mended."""
-    frame = with_fields(images).to_pandas()
-    told = []
-    for column in frame.columns:
-        if re.search(rf"\b{re.escape(str(column))}\b", where):
-            values = sorted(frame[column].dropna().unique().tolist(), key=str)
-            more = f" and {len(values) - VALUES:,} more" if len(values) > VALUES else ""
-            told.append(f"{column} has {', '.join(map(repr, values[:VALUES])) or 'no value'}{more}")
-    return f"Of all images {'; '.join(told)}." if told else "The condition names no column."
-
-
-def _why_not(error: Exception, frame: pd.DataFrame) -> str:
-    """Say which name of a condition is no column, and which it may have been."""
-    name = re.search("'(.+?)'", str(error)) if isinstance(error, (NameError, KeyError)) else None
-    if name is None:
-        return "it is no condition"
-    close = difflib.get_close_matches(name[1], list(frame.columns), n=1)
-    meant = f"did you mean {close[0]!r}" if close else "text is written in quotes"
-    fields = [column for column in frame.columns if column not in IMAGES.names]
-    known = ", ".join([*fields, *ABOUT])
-    return f"there is no column {name[1]!r} ({meant}; columns: {known} and more)"

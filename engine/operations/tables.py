@@ -24,7 +24,7 @@ from engine.store.layout import FIELDS
 from engine.store.results import DONE
 from engine.store.results import FAILED as RESULT_FAILED
 from engine.store.stacking import count_blocks
-from engine.store.subjects import join_subjects
+from engine.store.subjects import join_subjects, mark_taken
 
 GROUP = ("date", "subject", "experiment")
 """What an experiment is: the layout's fields that ``<operation>_by_experiment`` groups by."""
@@ -83,14 +83,7 @@ def _subjects(operation: Operation, spec: TableSpec) -> pa.Table | None:
     """Return the subjects' table with names that collide with ours marked ``_of_subject``."""
     if spec.subjects is None:
         return None
-    taken = {*_reserved(operation), *spec.fields, "_image"} - {"subject"}
-    names: list[str] = []
-    for name in spec.subjects.column_names:
-        while name in taken:
-            name += "_of_subject"
-        taken.add(name)
-        names.append(name)
-    return spec.subjects.rename_columns(names)
+    return mark_taken(spec.subjects, {*_reserved(operation), *spec.fields, "_image"})
 
 
 def image_columns(operation: Operation, images: pa.Table, spec: TableSpec) -> pa.Table:

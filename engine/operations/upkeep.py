@@ -9,7 +9,7 @@ from engine.errors import NothingFound
 from engine.operations.registry import operations
 from engine.operations.reveal import reveal_rows
 from engine.operations.reveal_drawings import reveal_drawings
-from engine.operations.selection import require_all, select_images, values_told
+from engine.operations.selection import condition_of, require_all, select_images
 from engine.operations.status import Status, read_status
 from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
 from engine.store.annotations import Contour, read_annotations, read_contours
@@ -58,11 +58,12 @@ class Upkeep:
             )
         if where is not None or limit is not None:
             images = read_images(self.root)[1]
-            chosen = select_images(images, where, limit, ("image_id",))
-            if where is not None and not chosen.num_rows:
+            condition = condition_of(self.root, where)
+            chosen = select_images(images, condition, limit, ("image_id",))
+            if condition is not None and not chosen.num_rows:
                 raise NothingFound(
                     f"--where {where!r} fits no image that has pixels",
-                    values_told(images, where),
+                    condition.told_values(images),
                 )
 
     def reveal(self, source: str | Path) -> tuple[dict[str, Any], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,6 +113,18 @@ def subject_keys(names: pa.ChunkedArray) -> pa.ChunkedArray:
     ['s1', 'Müller']
     """
     return pc.utf8_normalize(pc.utf8_trim_whitespace(names), "NFC")
+
+
+def mark_taken(subjects: pa.Table, taken: Collection[str]) -> pa.Table:
+    """Return subjects with ``_of_subject`` behind the names that other columns have."""
+    used = {*taken} - {"subject"}
+    names: list[str] = []
+    for name in subjects.column_names:
+        while name in used:
+            name += "_of_subject"
+        used.add(name)
+        names.append(name)
+    return subjects.rename_columns(names)
 
 
 def join_subjects(rows: pa.Table, subjects: pa.Table) -> pa.Table:

@@ -214,7 +214,7 @@ def test_a_death_at_any_point_leaves_whole_shards_and_a_run_that_goes_on(
     fresh: engine.Cohort, tmp_path: Path, step: int
 ) -> None:
     """Some labels are there already, so shards are made anew and replaced."""
-    where = "name.str.match('i[0-6]')"
+    where = "name in ['i0', 'i1', 'i2', 'i3', 'i4', 'i5', 'i6']"
     with here() as client:
         fresh.run(Bands(), client=client, where="name == 'i0' or name == 'i5'")
     point, died = 4 if step > 1 else 1, True
@@ -260,14 +260,16 @@ def test_another_driver_at_any_point_loses_no_image(
 
         def other(place: Path = place) -> None:
             with here() as client:
-                engine.open(place).run(Bands(), client=client, where="name.str.match('i[2468]')")
+                engine.open(place).run(
+                    Bands(), client=client, where="name in ['i2', 'i4', 'i6', 'i8']"
+                )
 
         mine = engine.open(place)
         with here() as client, meanwhile(str(place), point, other) as has_come:
-            mine.run(Bands(), client=client, where="name.str.match('i[1267]')")
+            mine.run(Bands(), client=client, where="name in ['i1', 'i2', 'i6', 'i7']")
         came = has_come()
         if came:
-            check_labels(mine, Bands(), "name.str.match('i[0-24-8]')")
+            check_labels(mine, Bands(), "name in ['i0', 'i1', 'i2', 'i4', 'i5', 'i6', 'i7', 'i8']")
             assert not mine.verify().problems, point
             paths = [row.path for row in label_rows(mine)]
             assert len(paths) == len(set(paths)), point

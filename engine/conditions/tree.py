@@ -1,0 +1,143 @@
+"""What a condition is made of, as frozen values; and the error that points into its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from engine.errors import NothingFound
+from engine.visible import columns_of, visible
+
+EXAMPLE = "Example: --where \"subject == 's1'\""
+
+AROUND = 60
+"""Characters of a long condition that an error shows before and after the place."""
+
+Value = str | int | float | bool | None
+
+
+class ConditionError(NothingFound):
+    """A condition can't be used: (its text, start and end of the place, problem, hint)."""
+
+    def __str__(self) -> str:
+        text, start, end, problem, hint = self.args
+        low, high = max(0, start - AROUND), min(len(text), max(end, start + 1) + AROUND)
+        before = ("…" if low else "") + visible(text[low:start])
+        after = visible(text[start:high]) + ("…" if high < len(text) else "")
+        marks = "^" * max(1, columns_of(visible(text[start : min(end, high)])))
+        return (
+            f"--where can't be used: {problem}\n"
+            f"  {before}{after}\n"
+            f"  {' ' * columns_of(before)}{marks}\n"
+            f"{hint}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where in the text something stands: ``start`` inclusive, ``end`` exclusive."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A column, by name."""
+
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Text, a number, true, false, or null."""
+
+    value: Value
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list of constants."""
+
+    values: tuple[Constant, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """``left op right``, with ``==``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``."""
+
+    left: Name | Constant
+    op: str
+    right: Name | Constant
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """``name in [...]``, or ``not in``."""
+
+    name: Name
+    values: Listed
+    inverted: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    """``name is null``, or ``is not null``."""
+
+    name: Name
+    inverted: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class IsTrue:
+    """A column of true and false by itself."""
+
+    name: Name
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite."""
+
+    of: Condition
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Conditions joined by ``and``."""
+
+    of: tuple[Condition, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Any:
+    """Conditions joined by ``or``."""
+
+    of: tuple[Condition, ...]
+    span: Span
+
+
+Condition = Compare | Among | IsNull | IsTrue | Not | All | Any
+
+
+def names_of(condition: Condition) -> Iterator[Name]:
+    """Yield the columns that a condition names, in its order, each as often as it is named."""
+    match condition:
+        case Compare(left, _, right):
+            yield from (side for side in (left, right) if isinstance(side, Name))
+        case Among(name) | IsNull(name) | IsTrue(name):
+            yield name
+        case Not(of):
+            yield from names_of(of)
+        case All(of) | Any(of):
+            for one in of:
+                yield from names_of(one)
