@@ -35,7 +35,6 @@ from engine.operations.matching import ImageIndex
 from engine.operations.reveal_drawings import drawing_name
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import DrawingReader, create_reader
-from engine.sources.annotations.base import numbered
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.files import walk_files
 from engine.sources.places import Folder
@@ -119,6 +118,7 @@ class AnnotationIngest:
     ) -> None:
         self._root = root
         self._sets = config.annotations
+        self._slides = config.slides
         self._client = client
         self._id = ingest
         self._pseudonyms = pseudonyms
@@ -225,12 +225,15 @@ class AnnotationIngest:
             replace(d, structure=structure_name(d.structure, declared.structures, self._pseudonyms))
             for d in read.drawings
         )
-        return replace(read, drawings=tuple(numbered(list(drawings))))
+        return replace(read, drawings=tuple(drawings))
 
     def _index(self, declared: AnnotationConfig) -> ImageIndex:
         if declared.images not in self._indices:
             self._indices[declared.images] = ImageIndex(
-                self._images, declared.images, self._pseudonyms
+                self._images,
+                declared.images,
+                self._pseudonyms,
+                slides_resized=self._slides.spacing_um is not None,
             )
         return self._indices[declared.images]
 

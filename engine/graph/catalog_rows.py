@@ -15,7 +15,7 @@ def header_columns(arrival: Arrival) -> dict[str, Any]:
     """Return what the catalog keeps of a header; the fields of the layout are its own, too."""
     header, lattice = arrival.header, arrival.lattice
     if header is None:
-        return {}
+        return {"header": arrival.facts}
     if not header.hidden:
         raise UsageError("The identity of a header is never written down.")
     identity = header.identity
@@ -37,7 +37,7 @@ def header_columns(arrival: Arrival) -> dict[str, Any]:
         "orientation": header.orientation,
         "rescale_slope": slope,
         "rescale_intercept": intercept,
-        "header": {**dict(header.terms), "frame_of_reference": identity.frame_of_reference},
+        "header": arrival.facts,
         "findings": header.findings,
     }
 

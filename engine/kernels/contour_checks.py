@@ -8,40 +8,92 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.geometry import YX
-from engine.kernels._jit import Floats, compiled
-from engine.kernels.contours import Rings, edges_of
+from engine.kernels._jit import Bytes, Floats, Whole, compiled
+from engine.kernels.contour_layers import Rings, side, split_layers
+from engine.kernels.contours import edges_of, edges_of_layers
 
 LINES_PER_PX = 16
 """Scan lines in a row of pixels for areas of overlap. Along a line lengths are exact; between lines
 outlines are taken as straight, which for rings of 20 pixels and more is within 0.01 %."""
 
 
-@compiled
-def _crossings_of_line(edges: Floats, y: float, out: Floats) -> int:
-    """Write where a line crosses edges, in order of x; return how often."""
-    count = 0
-    for n in range(len(edges)):
-        y0, x0, y1, x1 = edges[n]
-        if (y0 <= y) != (y1 <= y):
-            if y0 > y1:
-                y0, x0, y1, x1 = y1, x1, y0, x0
-            out[count] = x0 + (y - y0) * ((x1 - x0) / (y1 - y0))
-            count += 1
-    out[:count].sort()
-    return count
+Sweep = tuple[Floats, Whole]
+"""Edges (n, 4) from top to bottom, by their tops, and the number of each one's layer."""
+
+
+def _sweep(rings: Rings) -> Sweep:
+    layers = edges_of_layers(rings)
+    numbers = np.repeat(np.arange(len(layers)), [len(edges) for edges in layers])
+    edges = np.concatenate([np.empty((0, 4)), *layers])
+    upwards = edges[:, 0] > edges[:, 2]
+    edges[upwards] = edges[upwards][:, [2, 3, 0, 1]]
+    order = np.argsort(edges[:, 0], kind="stable")
+    return np.ascontiguousarray(edges[order]), np.ascontiguousarray(numbers[order])
 
 
 @compiled
-def _overlap(first: Floats, second: Floats, top: float, bottom: float, step: float) -> Floats:
+def _pass_line(edges: Floats, y: float, active: Whole, state: Whole) -> None:
+    """Keep in ``active`` the edges that cross a line; ``state`` counts those, and those met."""
+    kept = 0
+    for k in range(state[0]):
+        if edges[active[k], 2] > y:
+            active[kept] = active[k]
+            kept += 1
+    n = state[1]
+    while n < len(edges) and edges[n, 0] <= y:
+        if edges[n, 2] > y:
+            active[kept] = n
+            kept += 1
+        n += 1
+    state[0], state[1] = kept, n
+
+
+@compiled
+def _intervals_of_line(
+    edges: Floats, layer: Whole, y: float, active: Whole, count: int, inside: Bytes, out: Floats
+) -> int:
+    """Write where a line enters and leaves the union of layers; return how many numbers."""
+    at = np.empty(count)
+    for k in range(count):
+        y0, x0, y1, x1 = edges[active[k]]
+        at[k] = x0 + (y - y0) * ((x1 - x0) / (y1 - y0))
+    written, depth = 0, 0
+    for k in np.argsort(at):
+        n = layer[active[k]]
+        inside[n] ^= 1
+        depth += 1 if inside[n] else -1
+        if (inside[n] and depth == 1) or depth == 0:
+            out[written] = at[k]
+            written += 1
+    inside[:] = 0
+    return written
+
+
+@compiled
+def _overlap(
+    first: Floats,
+    of_first: Whole,
+    second: Floats,
+    of_second: Whole,
+    layers: int,
+    top: float,
+    bottom: float,
+    step: float,
+) -> Floats:
     """Return the areas of the first contour and of what both cover, from even-odd intervals."""
     a = np.empty(len(first) + 1)
     b = np.empty(len(second) + 1)
+    active_a, active_b = np.empty(len(first), np.int64), np.empty(len(second), np.int64)
+    state_a, state_b = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    inside = np.zeros(layers, np.uint8)
     own = 0.0
     both = 0.0
     for line in range(math.ceil((bottom - top) / step)):
         y = top + (line + 0.5) * step
-        in_a = _crossings_of_line(first, y, a)
-        in_b = _crossings_of_line(second, y, b)
+        _pass_line(first, y, active_a, state_a)
+        _pass_line(second, y, active_b, state_b)
+        in_a = _intervals_of_line(first, of_first, y, active_a, state_a[0], inside, a)
+        in_b = _intervals_of_line(second, of_second, y, active_b, state_b[0], inside, b)
         j = 0
         for i in range(0, in_a - 1, 2):
             own += a[i + 1] - a[i]
@@ -60,8 +112,8 @@ def _overlap(first: Floats, second: Floats, top: float, bottom: float, step: flo
 def share_inside(inner: Rings, outer: Rings) -> float:
     """Return the share of a contour's area that lies inside another one, from 0 to 1.
 
-    Both by the even-odd rule; exactly 1 for a contour and itself. Of a contour without area it is
-    NaN.
+    Both by the rule of `engine.kernels.contours`; exactly 1 for a contour and itself. Of a
+    contour without area it is NaN.
 
     Examples
     --------
@@ -69,13 +121,15 @@ def share_inside(inner: Rings, outer: Rings) -> float:
     >>> share_inside([square], [square]), share_inside([square], [square + (0, 6)])
     (1.0, 0.25)
     """
-    first, second = edges_of(inner), edges_of(outer)
+    (first, of_first), (second, of_second) = _sweep(inner), _sweep(outer)
     if not len(first):
         return math.nan
-    top, bottom = float(first[:, 0].min()), float(first[:, 0].max())
+    top, bottom = float(first[:, 0].min()), float(first[:, 2].max())
     if bottom <= top:
         return math.nan
-    own, both = _overlap(first, second, top, bottom, 1.0 / LINES_PER_PX)
+    layers = 1 + int(max(of_first.max(), of_second.max(initial=0)))
+    step = 1.0 / LINES_PER_PX
+    own, both = _overlap(first, of_first, second, of_second, layers, top, bottom, step)
     return float(both / own) if own > 0 else math.nan
 
 
@@ -99,11 +153,6 @@ def share_outside_image(rings: Rings, shape: YX) -> float:
 
 
 @compiled
-def _side(ay: float, ax: float, by: float, bx: float, cy: float, cx: float) -> float:
-    return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-
-
-@compiled
 def _count_crossings(edges: Floats) -> int:
     """Count the pairs of edges of which each passes right through the other.
 
@@ -122,8 +171,8 @@ def _count_crossings(edges: Floats) -> int:
                 continue
             if max(cx, dx) < low_x or min(cx, dx) > high_x:
                 continue
-            one = _side(ay, ax, by, bx, cy, cx) * _side(ay, ax, by, bx, dy, dx)
-            other = _side(cy, cx, dy, dx, ay, ax) * _side(cy, cx, dy, dx, by, bx)
+            one = side(ay, ax, by, bx, cy, cx) * side(ay, ax, by, bx, dy, dx)
+            other = side(cy, cx, dy, dx, ay, ax) * side(cy, cx, dy, dx, by, bx)
             if one < 0.0 and other < 0.0:
                 found += 1
     return found
@@ -132,14 +181,18 @@ def _count_crossings(edges: Floats) -> int:
 def count_crossings(rings: Rings) -> int:
     """Return how often a contour crosses itself: pairs of edges that pass through each other.
 
-    Outlines that only touch, as those drawn on a grid of half pixels often do, do not cross.
+    Outlines that only touch, as those drawn on a grid of half pixels often do, do not cross, and
+    neither do layers, which may overlap.
 
     Examples
     --------
     >>> count_crossings([np.array([[0.0, 0], [4, 4], [4, 0], [0, 4]])])
     1
     """
-    edges = edges_of(rings)
+    return sum(_crossings(edges_of(layer)) for layer in split_layers(rings))
+
+
+def _crossings(edges: NDArray[np.float64]) -> int:
     upper = np.minimum(edges[:, 0], edges[:, 2])
     return int(_count_crossings(edges[np.argsort(upper, kind="stable")]))
 

@@ -8,12 +8,14 @@ Inside is what a ray leaves an odd number of times (even-odd), over all rings to
 within a ring is a hole, whichever way either turns. A pixel is inside if its centre is. Of a centre
 on the outline itself, the left and top ones are inside, the right and bottom ones are not, so that
 polygons that share an edge never share a pixel nor leave one out.
+
+Polygons of one structure may overlap. Then they are layers of it, and it is their union: a ring
+without points ends a layer, and even-odd holds within one (see `engine.kernels.contour_layers`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,10 @@ from numpy.typing import NDArray
 from engine.errors import ParameterError
 from engine.geometry import YX
 from engine.kernels._jit import Bytes, Floats, compiled
+from engine.kernels.contour_layers import Rings, find_holes, moments_of_union, split_layers
 
-Rings = Sequence[NDArray[np.float64]]
-"""A contour: arrays (n, 2) of y, x, pixels; holes are rings like any other."""
+STRIP_PX = 1 << 24
+"""Pixels of a mask that are counted at once: of a slide, a strip."""
 
 
 @compiled
@@ -111,7 +114,7 @@ def edges_of(rings: Rings) -> NDArray[np.float64]:
 
 
 def fill_contour(rings: Rings, shape: YX, *, origin: float = 0.0) -> NDArray[np.bool_]:
-    """Return the pixels whose centre is inside a contour, by the even-odd rule.
+    """Return the pixels whose centre is inside a contour, by the rule of the module.
 
     Parameters
     ----------
@@ -141,18 +144,20 @@ def fill_contour(rings: Rings, shape: YX, *, origin: float = 0.0) -> NDArray[np.
     height, width = shape
     if height < 1 or width < 1:
         raise ParameterError("shape", shape, "positive")
-    edges = edges_of(rings)
-    if origin:
-        edges -= origin
-    return _fill(edges, (0, 0), shape)
+    layers = split_layers(rings) or [rings]
+    return _fill([edges_of(layer) - origin for layer in layers], (0, 0), shape)
 
 
-def _fill(edges: NDArray[np.float64], corner: YX, shape: YX) -> NDArray[np.bool_]:
-    parity = np.zeros((shape[0], shape[1] + 1), np.uint8)
-    _toggle(edges, parity, *corner)
-    mask = np.empty(shape, np.uint8)
-    _accumulate(parity, mask)
-    return mask.view(np.bool_)
+def _fill(layers: list[NDArray[np.float64]], corner: YX, shape: YX) -> NDArray[np.bool_]:
+    """Return the union of some layers' edges."""
+    union: NDArray[np.bool_] | None = None
+    for edges in layers:
+        parity = np.zeros((shape[0], shape[1] + 1), np.uint8)
+        _toggle(edges, parity, *corner)
+        mask = np.empty(shape, np.uint8)
+        _accumulate(parity, mask)
+        union = mask.view(np.bool_) if union is None else union | mask.view(np.bool_)
+    return np.zeros(shape, np.bool_) if union is None else union
 
 
 def paint_contour(
@@ -183,36 +188,50 @@ def paint_contour(
     array([[7, 7, 7, 0],
            [0, 0, 0, 0]], dtype=uint8)
     """
-    paint_edges(labels, edges_of(rings), label, corner=corner)
+    paint_edges(labels, edges_of_layers(rings), label, corner=corner)
+
+
+def edges_of_layers(rings: Rings) -> tuple[NDArray[np.float64], ...]:
+    """Return the edges of each layer, as `edges_of` does."""
+    return tuple(edges_of(layer) for layer in split_layers(rings))
 
 
 def paint_edges(
-    labels: NDArray[np.uint8], edges: NDArray[np.float64], label: int, *, corner: YX = (0, 0)
+    labels: NDArray[np.uint8],
+    layers: tuple[NDArray[np.float64], ...],
+    label: int,
+    *,
+    corner: YX = (0, 0),
 ) -> None:
-    """Do as `paint_contour`, of what `edges_of` gave."""
-    _paint(edges, labels, label, corner[0], corner[1])
+    """Do as `paint_contour`, of what `edges_of_layers` gave."""
+    for edges in layers:
+        _paint(edges, labels, label, corner[0], corner[1])
 
 
 def count_inside(rings: Rings, shape: YX) -> int:
     """Return how many pixels of an image have their centre inside a contour.
 
-    As many as `fill_contour` marks; memory is that of the contour's bounding box.
+    As many as `fill_contour` marks; memory is that of a strip of the contour's bounding box.
 
     Examples
     --------
     >>> count_inside([np.array([[0.5, 0.5], [0.5, 3.5], [2.5, 3.5], [2.5, 0.5]])], (10**6, 10**6))
     6
     """
-    edges = edges_of(rings)
-    points = edges[:, :2]
-    if not len(points):
+    layers = list(edges_of_layers(rings))
+    if not layers:
         return 0
+    points = np.concatenate(layers)[:, :2]
     low = np.clip(np.floor(points.min(axis=0)), 0, shape).astype(int)
     high = np.clip(np.ceil(points.max(axis=0)) + 1, 0, shape).astype(int)
     if (high <= low).any():
         return 0
     (top, left), (bottom, right) = low.tolist(), high.tolist()
-    return int(_fill(edges, (top, left), (bottom - top, right - left)).sum())
+    step = max(1, STRIP_PX // (right - left))
+    return sum(
+        int(_fill(layers, (y, left), (min(step, bottom - y), right - left)).sum())
+        for y in range(top, bottom, step)
+    )
 
 
 def ring_area_px(ring: NDArray[Any]) -> float:
@@ -237,7 +256,8 @@ def area_px(rings: Rings) -> float:
     """Return the area of a contour, pixels squared: the outer rings without their holes.
 
     A ring is a hole if its first point is inside an odd number of the others (even-odd), so the
-    direction of a ring means nothing. For rings that neither cross nor touch.
+    direction of a ring means nothing. For rings of a layer that neither cross nor touch; of several
+    layers it is the area of their union.
 
     Examples
     --------
@@ -245,12 +265,27 @@ def area_px(rings: Rings) -> float:
     >>> area_px([outer, outer / 2 + 1])
     75.0
     """
+    if len(split_layers(rings)) > 1:
+        return float(_moments(rings)[0])
     total = 0.0
-    for n, ring in enumerate(rings):
-        others = [other for m, other in enumerate(rings) if m != n]
-        hole = others and holds_point(others, float(ring[0][0]), float(ring[0][1]))
+    for ring, hole in zip(rings, _holes(rings), strict=True):
         total += -abs(ring_area_px(ring)) if hole else abs(ring_area_px(ring))
     return abs(total)
+
+
+def _moments(rings: Rings) -> NDArray[np.float64]:
+    layers = edges_of_layers(rings)
+    numbers = np.repeat(np.arange(len(layers)), [len(edges) for edges in layers])
+    return moments_of_union(np.concatenate(layers), numbers)
+
+
+def _holes(rings: Rings) -> NDArray[np.bool_]:
+    """Tell which rings of a layer are holes."""
+    if len(rings) < 2:
+        return np.zeros(len(rings), np.bool_)
+    points = np.concatenate([np.asarray(ring, np.float64) for ring in rings])
+    starts = np.cumsum([0, *(len(ring) for ring in rings)])
+    return find_holes(points, starts).view(np.bool_)
 
 
 def area_mm2(rings: Rings, spacing_mm: tuple[float, float]) -> float:
@@ -271,7 +306,10 @@ def area_mm2(rings: Rings, spacing_mm: tuple[float, float]) -> float:
 
 def holds_point(rings: Rings, y: float, x: float) -> bool:
     """Tell whether a point is inside a contour, by the rule of `fill_contour`."""
-    edges = edges_of(rings)
+    return any(_layer_holds(edges, y, x) for edges in edges_of_layers(rings))
+
+
+def _layer_holds(edges: NDArray[np.float64], y: float, x: float) -> bool:
     edges = edges[(edges[:, 0] <= y) != (edges[:, 2] <= y)]
     upwards = edges[:, 0] > edges[:, 2]
     edges[upwards] = edges[upwards][:, [2, 3, 0, 1]]
@@ -290,13 +328,15 @@ def centroid(rings: Rings) -> tuple[float, float]:
     (1.5, 2.0)
     """
     total, moment = 0.0, np.zeros(2)
-    for n, ring in enumerate(rings):
+    if len(split_layers(rings)) > 1:
+        total, *moments = _moments(rings).tolist()
+        rings, moment = [ring for ring in rings if len(ring)], np.array(moments)
+        return _centre(total, moment, rings)
+    for ring, hole in zip(rings, _holes(rings), strict=True):
         points = np.asarray(ring, np.float64)
         area = ring_area_px(points)
         if area == 0.0:
             continue
-        others = [other for m, other in enumerate(rings) if m != n]
-        hole = others and holds_point(others, points[0, 0], points[0, 1])
         near = points - points[0]
         after = np.roll(near, -1, axis=0)
         cross = near[:, 1] * after[:, 0] - after[:, 1] * near[:, 0]
@@ -304,6 +344,10 @@ def centroid(rings: Rings) -> tuple[float, float]:
         weight = -abs(area) if hole else abs(area)
         total += weight
         moment += weight * centre
+    return _centre(total, moment, rings)
+
+
+def _centre(total: float, moment: NDArray[np.float64], rings: Rings) -> tuple[float, float]:
     if total == 0.0:
         everything = np.concatenate([np.asarray(ring, np.float64) for ring in rings])
         y, x = everything.mean(axis=0)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.contours import Rings, centroid, edges_of
+from engine.kernels.contour_layers import Rings
+from engine.kernels.contour_union import outline_edges
+from engine.kernels.contours import centroid
 
 MYOCARDIUM_G_ML = 1.05
 """Density of heart muscle, g/ml, as cardiac MR takes it: Schulz-Menger et al., "Standardized image
@@ -59,7 +61,7 @@ def wall_thickness_mm(
     15.0
     """
     scale = np.array([*spacing_mm, *spacing_mm])
-    near, far = edges_of(inner) * scale, edges_of(outer) * scale
+    near, far = outline_edges(inner) * scale, outline_edges(outer) * scale
     centre = np.array(centroid(inner)) * scale[:2]
     angle = np.linspace(0.0, 2.0 * math.pi, 4 * chords, endpoint=False)
     rays = np.stack([np.sin(angle), np.cos(angle)], axis=1)

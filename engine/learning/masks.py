@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
-from engine.kernels.contours import edges_of, paint_edges
+from engine.kernels.contours import edges_of_layers, paint_edges
 from engine.store.annotations import Ref, read_annotations, read_contours
 from engine.store.catalog import ORPHANED, READY
 from engine.store.digests import digest_of
 from engine.store.root import Root
 
 Labels = NDArray[np.uint8]
+Layers = tuple[NDArray[np.float64], ...]
 
 RULE = 1
 """Version of the rule by which outlines become pixels, see `engine.kernels.contours`."""
@@ -226,7 +227,7 @@ class _DrawnMasks:
         for image_id, of_image in refs.items():
             for part in {ref.part for ref in of_image}:
                 self._by_part.setdefault(part, []).append(image_id)
-        self._kept: OrderedDict[str, tuple[NDArray[np.float64], ...]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Layers, ...]] = OrderedDict()
 
     @property
     def names(self) -> Mapping[int, str]:
@@ -245,8 +246,8 @@ class _DrawnMasks:
         drawn = self._edges(image_id)
         box = region_of(image_id, self._planes[image_id].shape, region)
         mask = np.zeros(box.shape, np.uint8)
-        for label, edges in zip(self._labels.values(), drawn, strict=True):
-            paint_edges(mask, edges, label, corner=box.start)
+        for label, layers in zip(self._labels.values(), drawn, strict=True):
+            paint_edges(mask, layers, label, corner=box.start)
         return mask
 
     def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
@@ -259,7 +260,7 @@ class _DrawnMasks:
             raise NoMask(image_id, f"not all is drawn on it that its mask is made of: {asked}")
         return self._refs[image_id]
 
-    def _edges(self, image_id: str) -> tuple[NDArray[np.float64], ...]:
+    def _edges(self, image_id: str) -> tuple[Layers, ...]:
         if image_id not in self._kept:
             # What shares a part lies together in the stacks, and is wanted soon.
             near = self._by_part[self._of(image_id)[0].part]
@@ -269,7 +270,7 @@ class _DrawnMasks:
     def _keep(self, image_ids: Iterable[str]) -> None:
         refs = {image_id: self._refs[image_id] for image_id in image_ids}
         for image_id, contours in read_contours(self._root, refs).items():
-            self._kept[image_id] = tuple(edges_of(contour.rings) for contour in contours)
+            self._kept[image_id] = tuple(edges_of_layers(contour.rings) for contour in contours)
         while len(self._kept) > KEPT_IMAGES:
             # The one asked for came first of what was just read: room is made of older ones.
             self._kept.popitem(last=False)

@@ -146,13 +146,15 @@ def _belongs(contour: Contour, image: Image, shape: tuple[int, int]) -> bool:
 def _measure(
     contour: Contour, shape: tuple[int, int], spacing_mm: tuple[float, float] | None
 ) -> dict[str, Any]:
-    rings = contour.rings
-    y, x = centroid(rings)
-    area = area_px(rings)
-    inside = count_inside(rings, shape)
+    layered = contour.rings
+    y, x = centroid(layered)
+    area = area_px(layered)
+    inside = count_inside(layered, shape)
+    outside = share_outside_image(layered, shape)
+    crossings = count_crossings(layered)
+    rings = [ring for ring in layered if len(ring)]
     gaps = [closing_gap_px(ring) for ring in rings]
     gap, step = max(gaps, key=lambda pair: pair[0] - pair[1])
-    outside = share_outside_image(rings, shape)
     points = sorted(canonical_ring(np.round(ring, 3)).tobytes() for ring in rings)
     return {
         "y": y,
@@ -165,7 +167,7 @@ def _measure(
         "area_mm2": None if spacing_mm is None else area * spacing_mm[0] * spacing_mm[1],
         "mask_area_px": inside,
         "mask_gap": inside / area - 1.0 if area > 0 and outside == 0.0 else None,
-        "crossings": count_crossings(rings),
+        "crossings": crossings,
         "closing_gap_px": gap,
         "longest_step_px": step,
         "outside_share": outside,

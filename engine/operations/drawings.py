@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.errors import SourceUnreadable
+from engine.kernels.contour_layers import Rings
+from engine.kernels.contour_union import union_of
 from engine.operations.intake import Stat
 from engine.operations.matching import ImageIndex, NoMatch
 from engine.privacy import Pseudonyms
@@ -27,7 +29,7 @@ from engine.store.catalog import FAILED, READY, RETIRED
 PLAIN = re.compile(r"inner|outer|papillary\d*")
 """Names of structures that are kept as they are where others are pseudonyms."""
 
-PASSING = OF_THE_PLACE | {"no_geometry", "no_image", "ambiguous"}
+PASSING = OF_THE_PLACE | {"no_geometry", "no_scale", "no_image", "ambiguous", "other_plane"}
 """Reasons that may be gone the next time, though the file is as it was."""
 
 Name = tuple[str, str, str, str]
@@ -138,17 +140,15 @@ def structure_name(name: str, structures: Mapping[str, str], pseudonyms: Pseudon
     --------
     >>> structure_name("LV endo", {"LV endo": "inner"}, None)
     'inner'
-    >>> hidden = structure_name("Mr Doe's heart#2", {}, Pseudonyms(b"sixteen bytes or more"))
-    >>> hidden.startswith("structure-"), hidden.endswith("#2"), "Doe" in hidden
-    (True, True, False)
+    >>> hidden = structure_name("Mr Doe's heart", {}, Pseudonyms(b"sixteen bytes or more"))
+    >>> hidden.startswith("structure-"), "Doe" in hidden
+    (True, False)
     """
-    stem, sign, number = name.partition("#")
-    if stem in structures:
-        return structures[stem] + sign + number
-    if pseudonyms is None or PLAIN.fullmatch(stem):
+    if name in structures:
+        return structures[name]
+    if pseudonyms is None or PLAIN.fullmatch(name):
         return name
-    hidden = f"structure-{pseudonyms.of('structure', stem)[:8]}"
-    return hidden + sign + number if number.isdigit() else hidden
+    return f"structure-{pseudonyms.of('structure', name)[:8]}"
 
 
 @dataclass
@@ -221,30 +221,78 @@ def _rows(read: Read, index: Callable[[], ImageIndex]) -> Iterator[AnnotationRow
     if read.reason is not None:
         yield AnnotationRow("", FAILED, reason=read.reason, **about)  # type: ignore[arg-type]
         return
-    unmatched: dict[str, str] = {}
+    found = _Matched()
     for drawing in read.drawings:
-        try:
-            image_id = index().image_of(drawing.target)
-        except NoMatch as error:
-            unmatched[drawing.structure] = str(error.args[0])
-            continue
-        reason = None
-        flat: tuple[tuple[float, ...], ...] = ()
-        try:
-            flat = flat_rings(drawing.on(index().geometry(image_id)))
-        except SourceUnreadable as error:
-            reason = error.reason
+        found.add(drawing, index())
+    for (image_id, structure), polygons in found.polygons.items():
+        reason = found.broken.get((image_id, structure))
+        flat = () if reason is not None else flat_rings(union_of(polygons))
         yield AnnotationRow(
             image_id,
             READY if reason is None else FAILED,
-            structure=drawing.structure,
+            structure=structure,
             reason=reason,
             digest=digest_rings(flat) if reason is None else None,
             rings=flat,
             **about,  # type: ignore[arg-type]
         )
-    for structure, reason in unmatched.items():
-        yield AnnotationRow("", UNMATCHED, structure=structure, reason=reason, **about)  # type: ignore[arg-type]
+    for structure, (state, reason) in found.left.items():
+        yield AnnotationRow("", state, structure=structure, reason=reason, **about)  # type: ignore[arg-type]
+
+
+@dataclass
+class _Matched:
+    """The drawings of a file by image and structure, and what is wrong with some.
+
+    ``left`` are those of no image: of a structure, what may be gone the next time is told before
+    what will not.
+    """
+
+    polygons: dict[tuple[str, str], list[Rings]] = field(default_factory=dict)
+    broken: dict[tuple[str, str], str] = field(default_factory=dict)
+    left: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def add(self, drawing: Drawing, index: ImageIndex) -> None:
+        """Find a drawing's image, and put it there."""
+        if drawing.reason is not None and not drawing.encloses:
+            self.left.setdefault(drawing.structure, (FAILED, drawing.reason))
+            return
+        try:
+            image_id = index.image_of(drawing.target, drawing.points_mm)
+        except NoMatch as error:
+            if drawing.reason is not None:
+                self.left.setdefault(drawing.structure, (FAILED, drawing.reason))
+            else:
+                self.left[drawing.structure] = (UNMATCHED, str(error.args[0]))
+            return
+        key = (image_id, drawing.structure)
+        polygons = self.polygons.setdefault(key, [])
+        try:
+            if drawing.reason is not None:
+                raise SourceUnreadable(drawing.reason, "the drawing can't be used")
+            polygons.append(_on_image(drawing, image_id, index))
+        except SourceUnreadable as error:
+            self.broken.setdefault(key, error.reason)
+
+
+def _on_image(drawing: Drawing, image_id: str, index: ImageIndex) -> Rings:
+    """Return the rings of a drawing in pixels of an image.
+
+    Raises
+    ------
+    SourceUnreadable
+    """
+    if drawing.in_patient:
+        return drawing.on(index.geometry(image_id))
+    if drawing.grid not in (None, index.size(image_id)):
+        raise SourceUnreadable("other_grid", "it is drawn on a grid of another size")
+    down = index.downsample(image_id)
+    if down is None:
+        raise SourceUnreadable("no_scale", "it is not known how much smaller the image is")
+    if down == (1.0, 1.0):
+        return drawing.rings
+    # The first pixel covers -0.5 to 0.5 at any resolution.
+    return tuple((ring + 0.5) / down - 0.5 for ring in drawing.rings)
 
 
 def rebased(

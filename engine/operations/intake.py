@@ -169,6 +169,9 @@ def _probe(
             if FORMATS[key].confidential and not file.confidential:
                 return Probe(file, withheld=True)
             with _open(handle, file, max_decoded_bytes) as source:
+                # Said of all files that might be slides, so that those of which it is unknown were
+                # taken in before it was kept.
+                whole = None if file.slide_spacing_um is None else (1.0, 1.0)
                 arrivals = tuple(
                     Arrival(
                         file.source,
@@ -179,6 +182,7 @@ def _probe(
                         plane.place,
                         plane.series,
                         plane.header,
+                        downsample=plane.downsample or (whole if plane.header is None else None),
                     )
                     for plane in source.planes
                 )

@@ -69,6 +69,9 @@ class Plane:
         Whether `read_region` works without decoding the whole plane.
     header
         What a medical image's header says, see `Header`; its identity is not hidden yet.
+    downsample
+        How many pixels of the file (y, x) one of the plane is, where it is read at another
+        resolution than its own.
     """
 
     fragment: str
@@ -80,6 +83,7 @@ class Plane:
     streams: bool = False
     header: Header | None = None
     separate: bool = False
+    downsample: tuple[float, float] | None = None
 
     @property
     def nbytes(self) -> int:

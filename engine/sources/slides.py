@@ -72,7 +72,9 @@ class SlideSource(PlanesSource):
         if pixel is not None:
             y, x = (p * d * self._rest for p, d in zip(pixel, self._down, strict=True))
             spacing = (y, x)
-        super().__init__((Plane("", (3, *shape), "uint8", spacing, streams=True),))
+        down = self._down[0] * self._rest, self._down[1] * self._rest
+        plane = Plane("", (3, *shape), "uint8", spacing, streams=True, downsample=down)
+        super().__init__((plane,))
         self._limit = limit
 
     def close(self) -> None:

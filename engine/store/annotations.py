@@ -52,7 +52,8 @@ SCHEMA = pa.schema(
     ]
 )
 """``annotation`` is the set in cohort.toml, ``source`` the file below it; ``made_of`` digests what
-the drawing depends on beside its file; ``rings`` are y, x, y, x, ... each."""
+the drawing depends on beside its file; ``rings`` are y, x, y, x, ... each. A ring without points
+ends a layer (see `engine.kernels.contours`); rows that were written before layers were have one."""
 
 NAME = ("annotation", "source", "image_id", "structure")
 """What a row is about; ``version`` numbers its versions."""
@@ -109,7 +110,9 @@ class Contour:
     structure
         What it outlines, e.g. "inner".
     rings
-        Arrays (n, 2) of y, x, pixels of the whole image.
+        Arrays (n, 2) of y, x, pixels of the whole image. Where polygons of the structure overlap,
+        one without points ends a layer, and the structure is the union of its layers; see
+        `engine.kernels.contours`.
     """
 
     annotation: str

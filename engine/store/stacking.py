@@ -44,12 +44,17 @@ class Lattice:
     orientation: tuple[float, ...] | None = None
 
 
+DOWNSAMPLE = "downsample"
+"""Entry of a catalogued ``header``: pixels (y, x) of a slide's full resolution in one of ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival(Record):
     """A plane that was found in a source and has no place yet.
 
     ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series is a file's, by
-    number, or, where there is a ``header``, one of several files, by name.
+    number, or, where there is a ``header``, one of several files, by name. ``downsample`` is how
+    many pixels of the file (y, x) one of the plane is, where slides are asked for at a resolution.
     """
 
     source: str
@@ -61,6 +66,7 @@ class Arrival(Record):
     series: int | str = 0
     header: Header | None = field(default=None, repr=False)
     lattice: Lattice | None = None
+    downsample: tuple[float, float] | None = None
 
     @property
     def image_id(self) -> str:
@@ -71,6 +77,16 @@ class Arrival(Record):
     def nbytes(self) -> int:
         """Decoded size, bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the catalog's column ``header`` holds."""
+        facts = {} if self.header is None else dict(self.header.terms)
+        if self.header is not None:
+            facts["frame_of_reference"] = self.header.identity.frame_of_reference
+        if self.downsample is not None:
+            facts[DOWNSAMPLE] = " ".join(map(repr, self.downsample))
+        return facts
 
 
 @dataclass(frozen=True, slots=True)

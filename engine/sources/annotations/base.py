@@ -28,6 +28,10 @@ DRAWING_REASONS: Mapping[str, str] = MappingProxyType(
         "no_reference": "The file does not say which image it was drawn on.",
         "off_plane": "Points lie off the plane of the image that they are said to be on.",
         "no_geometry": "Where the image lies in the patient is not known.",
+        "fractional": "A fractional segmentation holds shares; nothing says where outlines are.",
+        "other_grid": "It is drawn on a grid of another size than its image, at an unknown place.",
+        "no_scale": "Its slide was taken in at another resolution before it was kept which: "
+        "cohort ingest COHORT --rehash",
         "twice": "The same structure of the same image is drawn in another file, too.",
         "unreadable": "The file can't be read: permission, or an error of the disk or network.",
         "vanished": "The file was listed, but is gone.",
@@ -64,11 +68,18 @@ class Target:
         DICOM's SOP Instance UID, instead of a path.
     frame
         Number of the frame in it, from 1, where it has several.
+    among
+        UIDs of instances of which it may be, where the file names no single one, or one in whose
+        plane the drawing does not lie: the image is the one in whose plane it does.
+    frame_of_reference
+        UID of the space in which it lies: without any of ``among``, all images of it may be meant.
     """
 
     paths: tuple[str, ...] = ()
     instance: str | None = None
     frame: int | None = None
+    among: tuple[str, ...] = ()
+    frame_of_reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,7 @@ class PlaneGeometry:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One structure as drawn on one image.
+    """One polygon of a structure as drawn on one image; the structure is the union of all of its.
 
     Attributes
     ----------
@@ -134,13 +145,28 @@ class Drawing:
         What it outlines, e.g. "inner".
     rings
         Arrays (n, 2) of y, x, pixels, the first pixel's centre at (0, 0); or, where ``in_patient``,
-        (n, 3) of x, y, z in the patient, millimetres.
+        (n, 3) of x, y, z in the patient, millimetres. Even-odd: a ring in a ring is a hole.
+    grid
+        Size (y, x) of the image that pixels are counted on, where the file says so.
+    reason
+        Code of what is wrong with it; there are no rings then. It costs the structure on its
+        image, of which a part would be missing.
+    encloses
+        Whether it would enclose anything: what does not (a point, a line) costs only itself.
     """
 
     target: Target
     structure: str
     rings: tuple[NDArray[np.float64], ...]
     in_patient: bool = False
+    grid: tuple[int, int] | None = None
+    reason: str | None = None
+    encloses: bool = True
+
+    @property
+    def points_mm(self) -> NDArray[np.float64] | None:
+        """All points (n, 3) in the patient, or None where it is drawn on pixels."""
+        return np.concatenate(self.rings) if self.in_patient and self.rings else None
 
     def on(self, geometry: PlaneGeometry | None) -> tuple[NDArray[np.float64], ...]:
         """Return the rings in pixels of an image.
@@ -188,17 +214,20 @@ def checked_ring(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.ascontiguousarray(points, np.float64)
 
 
-def numbered(drawings: Sequence[Drawing]) -> list[Drawing]:
-    """Tell structures of one name apart: the second one on an image becomes ``name#2``."""
-    seen: dict[tuple[Target, str], int] = {}
-    found = []
-    for drawing in drawings:
-        count = seen[drawing.target, drawing.structure] = (
-            seen.get((drawing.target, drawing.structure), 0) + 1
-        )
-        name = drawing.structure if count == 1 else f"{drawing.structure}#{count}"
-        found.append(Drawing(drawing.target, name, drawing.rings, drawing.in_patient))
-    return found
+def usable(drawings: Sequence[Drawing]) -> list[Drawing]:
+    """Return the drawings of a file, of which at least one must be of use.
+
+    Raises
+    ------
+    SourceUnreadable
+        What is wrong with the first one, if all are; ``empty`` if there is none.
+    """
+    if not drawings:
+        raise SourceUnreadable("empty", "nothing is drawn in it")
+    reasons = [drawing.reason for drawing in drawings]
+    if reasons[0] is not None and None not in reasons:
+        raise SourceUnreadable(reasons[0], "no drawing in it can be used")
+    return list(drawings)
 
 
 def number_option(options: Mapping[str, object], name: str, default: float) -> float:

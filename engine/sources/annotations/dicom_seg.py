@@ -1,11 +1,15 @@
-"""DICOM Segmentation (PS3.3, A.51), by highdicom: masks of structures, on the grid of an image.
+"""DICOM Segmentation (PS3.3, A.51): masks of structures, each on a grid of its own.
 
-A mask becomes the rings around its pixels (`trace_mask`), so nothing is lost either way.
+A mask becomes the rings around its pixels (`trace_mask`), in the patient where the frame says where
+it lies, so it is placed on an image by position and not by index, and by position rather than by
+name where the two contradict each other. A pixel of the image is inside if
+its centre is: on another grid in the same plane that is the nearest pixel of the mask. highdicom
+writes; what is read is read by pydicom, since files of other programs need less than it asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,13 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from engine.errors import ParameterError, SourceUnreadable
 from engine.kernels.contour_trace import trace_mask
-from engine.sources.annotations.base import Drawing, Target
+from engine.sources.annotations.base import Drawing, PlaneGeometry, Target, usable
 from engine.sources.annotations.dicom_common import (
     DicomReader,
     as_bytes,
@@ -30,13 +35,25 @@ from engine.sources.annotations.dicom_common import (
     refuse_options,
     same,
 )
+from engine.sources.dicom_header import UM_PER_MM, read_headers
 
 MOST_PIXELS = 2**31
 """Pixels of all frames of a SEG that is read."""
 
+RULE = 2
+"""Version of the rules by which a file becomes drawings; 1 laid masks on images by index."""
+
+BACKGROUND = ("125040", "DCM")
+"""Code of what is in no segment of a label map (PS3.16, Background)."""
+
 
 class SegReader(DicomReader):
-    """Reads segments, each on the images that it was made from."""
+    """Reads segments, each on the image in whose plane it lies; those of one name are one."""
+
+    @property
+    def context(self) -> str:
+        """The rule."""
+        return repr(RULE)
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
         """Read the structures of a SEG.
@@ -46,40 +63,124 @@ class SegReader(DicomReader):
         SourceUnreadable
         """
         with read_dataset(data, "SEG") as dataset:
-            if dataset.get("SegmentationType") == "FRACTIONAL":
-                raise SourceUnreadable("unsupported", "fractional segments have no outline")
-            size = int(dataset.Rows) * int(dataset.Columns) * int(dataset.NumberOfFrames)
+            count = int(dataset.get("NumberOfFrames") or 1)
+            size = int(dataset.Rows) * int(dataset.Columns) * count
             if size > MOST_PIXELS:
                 raise SourceUnreadable("too_large", f"{size} pixels in its frames")
-            originals = noted_uids(dataset)
-            segmentation = hd.seg.Segmentation.from_dataset(dataset, copy=False)
-            drawings = _drawings(segmentation, originals)
-        if not drawings:
-            raise SourceUnreadable("empty", "no pixel is in a segment")
-        return drawings
+            if "TotalPixelMatrixColumns" in dataset:
+                raise SourceUnreadable("unsupported", "segments of a slide in tiles are not read")
+            drawings = list(_drawings(dataset, count))
+        return usable(drawings)
 
 
-def _drawings(segmentation: Any, originals: Mapping[str, str]) -> list[Drawing]:
-    try:
-        referenced = [uids[2] for uids in segmentation.get_source_image_uids()]
-    except AttributeError:
-        raise SourceUnreadable("no_reference", "its frames name no image") from None
-    numbers = list(segmentation.segment_numbers)
-    labels = {
-        number: str(segmentation.get_segment_description(number).segment_label)
-        for number in numbers
-    }
-    drawings = []
-    for uid in referenced:
-        masks = segmentation.get_pixels_by_source_instance(
-            [uid], assert_missing_frames_are_empty=True, ignore_spatial_locations=True
-        )
-        target = Target(instance=originals.get(str(uid), str(uid)))
-        for n, number in enumerate(numbers):
-            rings = trace_mask(masks[0, :, :, n] > 0)
+def _drawings(dataset: Dataset, count: int) -> Iterator[Drawing]:
+    """Yield the segments of all frames."""
+    labels = _labels(dataset)
+    full = _full_value(dataset)
+    places = _Places(dataset, count)
+    grid = (int(dataset.Rows), int(dataset.Columns))
+    for n, pixels in enumerate(iter_pixels(dataset)):
+        if full > 1 and not np.isin(pixels, (0, full)).all():
+            raise SourceUnreadable("fractional", "shares of pixels have no outline")
+        number = places.segment(n)
+        # A frame of a label map holds all segments, by their numbers.
+        found = labels if number is None else {number: labels[number]} if number in labels else {}
+        for label, name in found.items():
+            rings = trace_mask(pixels == label if number is None else pixels > 0)
             if rings:
-                drawings.append(Drawing(target, labels[number], tuple(rings)))
-    return drawings
+                yield places.drawing(n, name, rings, grid)
+
+
+def _labels(dataset: Dataset) -> dict[int, str]:
+    """Return the names of segments by number, without the background."""
+    labels = {}
+    for segment in dataset.get("SegmentSequence") or ():
+        kind = (segment.get("SegmentedPropertyTypeCodeSequence") or [Dataset()])[0]
+        if (kind.get("CodeValue"), kind.get("CodingSchemeDesignator")) != BACKGROUND:
+            number = int(segment.SegmentNumber)
+            labels[number] = str(segment.get("SegmentLabel") or f"segment-{number}")
+    if dataset.get("SegmentationType") == "LABELMAP":
+        for background in (0, dataset.get("PixelPaddingValue")):
+            labels.pop(background, None)
+    return labels
+
+
+def _full_value(dataset: Dataset) -> int:
+    """Return what a pixel of a fractional segment holds that is all inside; 1 of other kinds."""
+    if dataset.get("SegmentationType") != "FRACTIONAL":
+        return 1
+    return int(dataset.get("MaximumFractionalValue") or 255)
+
+
+class _Places:
+    """Where the frames of a SEG lie, and of which image each is."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self._originals = noted_uids(dataset)
+        self._labelmap = dataset.get("SegmentationType") == "LABELMAP"
+        self._space = str(dataset.get("FrameOfReferenceUID") or "") or None
+        self._shared = _first(dataset, "SharedFunctionalGroupsSequence")
+        self._frames = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+        self._headers = list(read_headers(dataset, count))
+        self._listed = tuple(
+            self._uid(image)
+            for series in dataset.get("ReferencedSeriesSequence") or ()
+            for image in series.get("ReferencedInstanceSequence") or ()
+        )
+
+    def segment(self, n: int) -> int | None:
+        """Return the number of a frame's segment; None in a label map."""
+        if self._labelmap:
+            return None
+        return int(self._group(n, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+
+    def drawing(
+        self, n: int, name: str, rings: list[NDArray[np.float64]], grid: tuple[int, int]
+    ) -> Drawing:
+        """Return the rings of a segment in a frame, pixels, as a drawing."""
+        header, spacing = self._headers[n]
+        target = self._target(n)
+        if header.position_mm is None or header.orientation is None or spacing is None:
+            if target.instance is None:
+                return Drawing(target, name, (), reason="no_reference")
+            return Drawing(target, name, tuple(rings), grid=grid)
+        plane = PlaneGeometry(
+            header.position_mm,
+            header.orientation,  # type: ignore[arg-type]
+            (spacing[0] / UM_PER_MM, spacing[1] / UM_PER_MM),
+        )
+        placed = tuple(plane.to_patient(ring) for ring in rings)
+        if target == Target():
+            return Drawing(target, name, (), reason="no_reference")
+        return Drawing(target, name, placed, in_patient=True)
+
+    def _target(self, n: int) -> Target:
+        images = [
+            image
+            for derived in self._group(n, "DerivationImageSequence", every=True)
+            for image in derived.get("SourceImageSequence") or ()
+        ]
+        if len(images) == 1:
+            frame = images[0].get("ReferencedFrameNumber")
+            known = isinstance(frame, (int, str))  # else none, or several
+            frame = int(frame) if known else None
+            return Target((), self._uid(images[0]), frame, self._listed, self._space)
+        among = tuple(dict.fromkeys(map(self._uid, images))) or self._listed
+        return Target(among=among, frame_of_reference=self._space)
+
+    def _uid(self, image: Dataset) -> str:
+        uid = str(image.ReferencedSOPInstanceUID)
+        return self._originals.get(uid, uid)
+
+    def _group(self, n: int, name: str, *, every: bool = False) -> Any:
+        """Return a frame's functional group: its own, else the shared one."""
+        own = self._frames[n] if n < len(self._frames) else Dataset()
+        items = list(own.get(name) or self._shared.get(name) or ())
+        return items if every else (items or [Dataset()])[0]
+
+
+def _first(dataset: Dataset, name: str) -> Dataset:
+    return next(iter(dataset.get(name) or ()), Dataset())
 
 
 def write_seg(

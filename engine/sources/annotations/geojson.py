@@ -1,7 +1,11 @@
 """GeoJSON as QuPath writes and reads it (RFC 7946, with pixels for coordinates).
 
 QuPath's first pixel covers 0 to 1, so its centre is at 0.5. A file belongs to the image that it is
-named after: ``slide.tif.geojson`` or ``slide.geojson`` to ``slide.tif``.
+named after: ``slide.tif.geojson`` or ``slide.geojson`` to ``slide.tif``; pixels are those of its
+full resolution.
+
+A structure is the union of the polygons of its class, with their holes (even-odd within a polygon).
+Points and lines enclose nothing, and are named.
 """
 
 from __future__ import annotations
@@ -16,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError, SourceUnreadable
-from engine.kernels.contours import Rings, holds_point, ring_area_px
+from engine.kernels.contour_layers import Rings, split_layers
+from engine.kernels.contours import holds_point, ring_area_px
 from engine.sources.annotations.base import (
     Drawing,
     Target,
     checked_ring,
     number_option,
-    numbered,
+    usable,
 )
 
 SUFFIXES = (".geojson", ".geojson.json")
@@ -30,8 +35,14 @@ SUFFIXES = (".geojson", ".geojson.json")
 ORIGIN = 0.5
 """Where QuPath has the centre of the first pixel."""
 
+RULE = 2
+"""Version of the rules by which a file becomes drawings; 1 numbered the polygons of a class."""
+
+OTHERS = {"LineString": "unclosed", "MultiLineString": "unclosed", "nothing": "empty"}
+"""Why geometries that are no polygons are not taken; points and whatever else are unsupported."""
+
 UNCLASSIFIED = "annotation"
-"""Structure of a feature without a class or name."""
+"""Structure of a feature without a class, name or kind."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +60,14 @@ class GeoJsonReader:
     @property
     def context(self) -> str:
         """Options, as text."""
-        return repr(self.origin)
+        return repr((self.origin, RULE))
 
     def claims(self, path: str) -> bool:
         """Tell the files by their suffix."""
         return path.lower().endswith(SUFFIXES)
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
-        """Read the polygons of one image; those of one class are numbered.
+        """Read the polygons of one image.
 
         Raises
         ------
@@ -67,10 +78,10 @@ class GeoJsonReader:
         stem = next(path[: -len(s)] for s in reversed(SUFFIXES) if path.lower().endswith(s))
         target = Target((stem, f"{stem}.*"))
         try:
-            features = list(_features(json.loads(data)))
             drawings = [
-                Drawing(target, _structure(feature), self._rings(feature.get("geometry")))
-                for feature in features
+                drawing
+                for feature in _features(json.loads(data))
+                for drawing in self._drawings(target, _structure(feature), feature["geometry"])
             ]
         except (ValueError, RecursionError) as error:
             if isinstance(error, SourceUnreadable):
@@ -78,24 +89,33 @@ class GeoJsonReader:
             raise SourceUnreadable("not_numbers", "it is not JSON") from None
         except (TypeError, KeyError, AttributeError, IndexError):
             raise SourceUnreadable("corrupt", "it is not GeoJSON") from None
-        if not drawings:
-            raise SourceUnreadable("empty", "there is no feature in it")
-        return numbered(drawings)
+        return usable(drawings)
 
-    def _rings(self, geometry: Any) -> tuple[NDArray[np.float64], ...]:
-        kind = geometry["type"]
-        if kind == "Polygon":
-            polygons = [geometry["coordinates"]]
-        elif kind == "MultiPolygon":
+    def _drawings(self, target: Target, structure: str, geometry: Any) -> Iterator[Drawing]:
+        """Yield the polygons of a geometry, and what in it is none."""
+        kind = "nothing" if geometry is None else geometry["type"]
+        if kind == "GeometryCollection":
+            for one in geometry["geometries"]:
+                yield from self._drawings(target, structure, one)
+        elif kind in ("Polygon", "MultiPolygon"):
             polygons = geometry["coordinates"]
-        elif kind in ("LineString", "MultiLineString"):
-            raise SourceUnreadable("unclosed", "a line is no outline")
+            for polygon in [polygons] if kind == "Polygon" else polygons:
+                yield from self._polygon(target, structure, polygon)
         else:
-            raise SourceUnreadable("unsupported", "only polygons are read")
-        rings = tuple(self._ring(ring) for polygon in polygons for ring in polygon)
-        if not rings:
-            raise SourceUnreadable("too_few_points", "a polygon has no ring")
-        return rings
+            reason = OTHERS.get(kind, "unsupported")
+            yield Drawing(target, structure, (), reason=reason, encloses=False)
+
+    def _polygon(self, target: Target, structure: str, polygon: Any) -> Iterator[Drawing]:
+        rings: list[NDArray[np.float64]] = []
+        for n, positions in enumerate(polygon or [[]]):
+            try:
+                rings.append(self._ring(positions))
+            except SourceUnreadable as error:
+                encloses = error.reason != "too_few_points"
+                yield Drawing(target, structure, (), reason=error.reason, encloses=encloses)
+                if encloses or n == 0:
+                    return
+        yield Drawing(target, structure, tuple(rings))
 
     def _ring(self, positions: Any) -> NDArray[np.float64]:
         for position in positions:
@@ -125,10 +145,24 @@ def _features(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _structure(feature: Mapping[str, Any]) -> str:
+    """Return the class of a feature, as QuPath shows it ("Tumor: Positive"), else its name or kind.
+
+    Examples
+    --------
+    >>> _structure({"properties": {"classification": {"names": ["Tumor", "Positive"]}}})
+    'Tumor: Positive'
+    >>> _structure({"properties": {"objectType": "cell"}}), _structure({})
+    ('cell', 'annotation')
+    """
     properties = feature.get("properties") or {}
-    classified = properties.get("classification") or {}
-    name = classified.get("name") or properties.get("name")
-    return str(name) if name else UNCLASSIFIED
+    known = properties.get("classification") or {}
+    names = known
+    if isinstance(known, Mapping):
+        names = known.get("names") or known.get("name") or properties.get("name")
+    if isinstance(names, list):
+        names = ": ".join(str(name) for name in names)
+    kind = properties.get("objectType") or properties.get("object_type")
+    return str(names or kind or UNCLASSIFIED)
 
 
 def write_geojson(
@@ -151,19 +185,21 @@ def write_geojson(
     features = []
     for structure, rings in contours.items():
         polygons = [
-            [_positions(ring, origin) for ring in polygon] for polygon in polygons_of(rings)
+            [_positions(ring, origin) for ring in polygon]
+            for layer in split_layers(rings)
+            for polygon in polygons_of(layer)
         ]
         geometry: dict[str, Any] = {"type": "Polygon", "coordinates": polygons[0]}
         if len(polygons) > 1:
             geometry = {"type": "MultiPolygon", "coordinates": polygons}
-        properties = {"objectType": objects, "classification": {"name": structure.split("#")[0]}}
+        properties = {"objectType": objects, "classification": {"name": structure}}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     collection = {"type": "FeatureCollection", "features": features}
     return json.dumps(collection, allow_nan=False).encode()
 
 
 def polygons_of(rings: Rings) -> list[list[NDArray[np.float64]]]:
-    """Group the rings of a contour into polygons, each an outer ring and then its holes.
+    """Group the rings of a layer into polygons, each an outer ring and then its holes.
 
     Outer rings run counter-clockwise in the sense of RFC 7946 (y up), holes the other way.
     """

@@ -6,7 +6,7 @@ are rounded (see `PlaneGeometry.to_pixels`), which is the only loss of the way t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,15 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from pydicom.valuerep import format_number_as_ds
 
 from engine.errors import ParameterError, SourceUnreadable
-from engine.kernels.contours import Rings
-from engine.sources.annotations.base import Drawing, Target, checked_ring
+from engine.kernels.contour_layers import Rings, split_layers
+from engine.kernels.contour_union import union_of
+from engine.sources.annotations.base import (
+    OFF_PLANE_MM,
+    Drawing,
+    Target,
+    checked_ring,
+    usable,
+)
 from engine.sources.annotations.dicom_common import (
     PATIENT_AND_STUDY,
     DicomReader,
@@ -34,55 +41,145 @@ from engine.sources.annotations.dicom_common import (
     same,
 )
 
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+PLANAR, XOR = CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+OPEN = ("OPEN_PLANAR", "OPEN_NONPLANAR")
+
+NO_AREA = ("empty", "too_few_points")
+"""What is wrong with closed contours that enclose nothing: some planning systems leave them."""
+
+
+RULE = 2
+"""Version of the rules by which a file becomes drawings; 1 took all contours for even-odd."""
+
+EVEN_ODD_WRITER = ("Cohort", "1")
+"""Manufacturer and version that wrote holes as closed planar contours, too."""
 
 
 class RtStructReader(DicomReader):
-    """Reads the outlines of a structure set; several of one structure on an image are even-odd."""
+    """Reads the closed outlines of a structure set.
+
+    A structure on an image is the union of its closed planar contours and of what its XOR contours
+    enclose together (PS3.3, C.8.8.6.3); a keyhole is one contour. Structures of one name are one.
+    """
+
+    @property
+    def context(self) -> str:
+        """The rule."""
+        return repr(RULE)
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
         """Read the structures; rings are in the patient, see `Drawing.on`.
+
+        A contour of another kind is named and costs only itself; a broken one costs its structure
+        on its image. One that names no image is of the one in whose plane it lies.
 
         Raises
         ------
         SourceUnreadable
         """
-        found: dict[tuple[Target, str], list[NDArray[np.float64]]] = {}
+        drawings: list[Drawing] = []
+        exclusive: dict[tuple[int, Target], list[NDArray[np.float64]]] = {}
+        names: dict[int, str] = {}
         with read_dataset(data, "RTSTRUCT") as dataset:
-            originals = noted_uids(dataset)
-            names = {
-                int(roi.ROINumber): str(roi.get("ROIName") or f"roi-{roi.ROINumber}")
-                for roi in dataset.get("StructureSetROISequence") or ()
-            }
+            writer = (dataset.get("Manufacturer"), dataset.get("SoftwareVersions"))
+            spaces = _Spaces(dataset)
+            for roi in dataset.get("StructureSetROISequence") or ():
+                names[int(roi.ROINumber)] = str(roi.get("ROIName") or f"roi-{roi.ROINumber}")
             for roi in dataset.get("ROIContourSequence") or ():
-                name = names.get(int(roi.ReferencedROINumber))
-                if name is None:
+                number = int(roi.ReferencedROINumber)
+                if number not in names:
                     raise SourceUnreadable("corrupt", "contours are of a structure without a name")
                 for contour in roi.get("ContourSequence") or ():
-                    target = _image_of(contour, originals)
-                    found.setdefault((target, name), []).append(_ring(contour))
-        if not found:
-            raise SourceUnreadable("empty", "there is no contour in it")
-        return [
-            Drawing(target, name, tuple(rings), in_patient=True)
-            for (target, name), rings in found.items()
-        ]
+                    target = spaces.target(number, contour)
+                    drawing = _drawing(target, names[number], contour)
+                    xor = contour.get("ContourGeometricType") == XOR or writer == EVEN_ODD_WRITER
+                    if xor and drawing.reason is None:
+                        exclusive.setdefault((number, target), []).extend(drawing.rings)
+                    else:
+                        drawings.append(drawing)
+        drawings += _exclusive(names, exclusive)
+        return usable(drawings)
 
 
-def _image_of(contour: Dataset, originals: Mapping[str, str]) -> Target:
-    images = list(contour.get("ContourImageSequence") or ())
-    if len(images) != 1:
-        raise SourceUnreadable("no_reference", "a contour does not name its image")
-    frame = images[0].get("ReferencedFrameNumber")
-    uid = str(images[0].ReferencedSOPInstanceUID)
-    return Target(instance=originals.get(uid, uid), frame=None if frame is None else int(frame))
+class _Spaces:
+    """Which images the contours of a structure set may be of."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._originals = noted_uids(dataset)
+        self._of_roi = {
+            int(roi.ROINumber): str(roi.get("ReferencedFrameOfReferenceUID") or "")
+            for roi in dataset.get("StructureSetROISequence") or ()
+        }
+        self._space = str(dataset.get("FrameOfReferenceUID") or "")
+        self._listed: dict[str, tuple[str, ...]] = {}
+        for space in dataset.get("ReferencedFrameOfReferenceSequence") or ():
+            uid = str(space.get("FrameOfReferenceUID") or "")
+            self._space = self._space or uid
+            self._listed[uid] = tuple(
+                self._uid(image)
+                for study in space.get("RTReferencedStudySequence") or ()
+                for series in study.get("RTReferencedSeriesSequence") or ()
+                for image in series.get("ContourImageSequence") or ()
+            )
+
+    def target(self, number: int, contour: Dataset) -> Target:
+        """Return which image a contour is of, or may be of."""
+        images = list(contour.get("ContourImageSequence") or ())
+        if len(images) == 1:
+            frame = images[0].get("ReferencedFrameNumber")
+            known = isinstance(frame, (int, str))  # else none, or several
+            return Target(instance=self._uid(images[0]), frame=int(frame) if known else None)
+        space = self._of_roi.get(number) or self._space
+        among = tuple(map(self._uid, images)) or self._listed.get(space, ())
+        return Target(among=among, frame_of_reference=space or None)
+
+    def _uid(self, image: Dataset) -> str:
+        uid = str(image.ReferencedSOPInstanceUID)
+        return self._originals.get(uid, uid)
+
+
+def _drawing(target: Target, name: str, contour: Dataset) -> Drawing:
+    """Return a contour, or what is wrong with it."""
+    try:
+        ring = _ring(contour)
+    except SourceUnreadable as error:
+        encloses = contour.get("ContourGeometricType") in CLOSED and error.reason not in NO_AREA
+        return Drawing(target, name, (), True, reason=error.reason, encloses=encloses)
+    if target == Target():
+        return Drawing(target, name, (), True, reason="no_reference")
+    return Drawing(target, name, (ring,), in_patient=True)
+
+
+def _exclusive(
+    names: Mapping[int, str],
+    contours: Mapping[tuple[int, Target], Sequence[NDArray[np.float64]]],
+) -> Iterator[Drawing]:
+    """Yield what XOR contours of a structure enclose together, plane by plane."""
+    for (number, target), rings in contours.items():
+        planes: list[list[NDArray[np.float64]]] = []
+        for ring in rings:
+            for plane in planes:
+                if target.instance is not None or _coplanar(plane[0], ring):
+                    plane.append(ring)
+                    break
+            else:
+                planes.append([ring])
+        for plane in planes:
+            yield Drawing(target, names[number], tuple(plane), in_patient=True)
+
+
+def _coplanar(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Tell whether a ring lies in the plane of another, millimetres."""
+    away = one - one.mean(axis=0)
+    normal = np.linalg.svd(away)[2][-1]
+    return bool(np.abs((other - one.mean(axis=0)) @ normal).max() <= OFF_PLANE_MM)
 
 
 def _ring(contour: Dataset) -> NDArray[np.float64]:
     kind = str(contour.get("ContourGeometricType", ""))
     if kind not in CLOSED:
-        open_ones = ("OPEN_PLANAR", "OPEN_NONPLANAR")
-        reason = "unclosed" if kind in open_ones else "unsupported"
+        reason = "unclosed" if kind in OPEN else "unsupported"
         raise SourceUnreadable(reason, "only closed planar contours are read")
     raw = contour.get_item("ContourData")
     value = None if raw is None else raw.value
@@ -183,7 +280,7 @@ def _frame(source: Dataset, label: str) -> Dataset:
     dataset.SeriesNumber = int(source.get("SeriesNumber") or 0) + 1000
     dataset.OperatorsName = ""
     dataset.Manufacturer = dataset.ManufacturerModelName = "Cohort"
-    dataset.DeviceSerialNumber = dataset.SoftwareVersions = "1"
+    dataset.DeviceSerialNumber, dataset.SoftwareVersions = "1", "2"
     dataset.FrameOfReferenceUID = source.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = ""
     dataset.InstanceNumber = 1
@@ -222,18 +319,39 @@ def _contours(
 ) -> list[Dataset]:
     found: list[Dataset] = []
     for source, clean, by_name in zip(sources, legal, contours, strict=True):
-        for ring in by_name.get(name, ()):
+        for ring, kind in _kinds(by_name.get(name, ())):
             points = plane_geometry(source).to_patient(np.asarray(ring, np.float64))
             image = _items([{"ReferencedSOPClassUID": clean.SOPClassUID,
                              "ReferencedSOPInstanceUID": clean.SOPInstanceUID}])  # fmt: skip
             found += _items(
                 [{"ContourNumber": len(found) + 1,
                   "ContourImageSequence": Items(image),
-                  "ContourGeometricType": "CLOSED_PLANAR",
+                  "ContourGeometricType": kind,
                   "NumberOfContourPoints": len(points),
                   "ContourData": [format_number_as_ds(float(v)) for v in points.ravel()]}]
             )  # fmt: skip
     return found
+
+
+def _kinds(rings: Rings) -> Iterator[tuple[NDArray[np.float64], str]]:
+    """Yield rings and their kinds: XOR where one lies in or crosses another of its layer.
+
+    Raises
+    ------
+    ParameterError
+        If several layers have such: a structure set combines all of them.
+    """
+    layers = split_layers(rings)
+    kinds = [PLANAR if _apart(layer) else XOR for layer in layers]
+    if kinds.count(XOR) > 1:
+        raise ParameterError("contours", "holes in several layers", "of holes in one layer")
+    for layer, kind in zip(layers, kinds, strict=True):
+        for ring in layer:
+            yield ring, kind
+
+
+def _apart(layer: Rings) -> bool:
+    return len(split_layers(union_of([[np.asarray(ring, np.float64)] for ring in layer]))) == 1
 
 
 def create(folder: Path, options: Mapping[str, object]) -> RtStructReader:
