@@ -1,4 +1,4 @@
-"""Many polygons as one contour: in as few layers as hold those that overlap apart."""
+"""Many polygons as one contour: in as few layers as keep those apart that overlap or touch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.kernels.contour_checks import count_crossings
-from engine.kernels.contour_layers import Rings, join_layers, moments_of_union
+from engine.kernels._jit import Floats, Whole, compiled
+from engine.kernels.contour_layers import Rings, join_layers, side
 from engine.kernels.contours import edges_of, holds_point
-
-NOTHING_PX = 1e-6
-"""What polygons share of an area is taken for none up to this, pixels squared: edges that they
-have in common are rounded."""
 
 ASIDE_PX = 1e-5
 """How far on both sides of an edge one looks what is there."""
@@ -26,8 +22,8 @@ MOST_SQUARES = 64
 def union_of(polygons: Sequence[Rings]) -> tuple[NDArray[np.float64], ...]:
     """Return the contour that covers what any of some polygons covers; no point is moved.
 
-    Polygons that do not overlap are rings of one layer, so a contour of such has no other form than
-    if it had been drawn at once.
+    Polygons that neither overlap nor touch are rings of one layer, so a contour of such has no
+    other form than if it had been drawn at once.
 
     Parameters
     ----------
@@ -46,7 +42,7 @@ def union_of(polygons: Sequence[Rings]) -> tuple[NDArray[np.float64], ...]:
     for n, rings in enumerate(polygons):
         taken: set[int] = set()
         for other in near.before(n):
-            if layer_of[other] not in taken and _overlap(rings, polygons[other]):
+            if layer_of[other] not in taken and _share_points(rings, polygons[other]):
                 taken.add(layer_of[other])
         layer_of.append(next(layer for layer in range(n + 1) if layer not in taken))
     layers: list[list[NDArray[np.float64]]] = [[] for _ in range(max(layer_of, default=-1) + 1)]
@@ -88,21 +84,50 @@ class _Near:
                     square.append(n)
         others = np.array(sorted(found), int)
         b = self._boxes[others]
-        meets = (b[:, 0] < bottom) & (top < b[:, 2]) & (b[:, 1] < right) & (left < b[:, 3])
+        meets = (b[:, 0] <= bottom) & (top <= b[:, 2]) & (b[:, 1] <= right) & (left <= b[:, 3])
         return [int(other) for other in others[meets]]
 
 
-def _overlap(one: Rings, other: Rings) -> bool:
-    """Tell whether two polygons have an area in common, or their outlines cross."""
-    if count_crossings([*one, *other]) > count_crossings(one) + count_crossings(other):
+def _share_points(one: Rings, other: Rings) -> bool:
+    """Tell whether two polygons overlap or touch."""
+    edges = np.concatenate([edges_of(one), edges_of(other)])
+    upwards = edges[:, 0] > edges[:, 2]
+    edges[upwards] = edges[upwards][:, [2, 3, 0, 1]]
+    owner = np.zeros(len(edges), np.int64)
+    owner[len(edges_of(one)) :] = 1
+    order = np.argsort(edges[:, 0], kind="stable")
+    if _outlines_meet(np.ascontiguousarray(edges[order]), owner[order]):
         return True
-    return _area(one) + _area(other) - _area(one, other) > NOTHING_PX
+    # Else each ring is inside or outside as a whole.
+    return any(holds_point(other, *ring[0]) for ring in one) or any(
+        holds_point(one, *ring[0]) for ring in other
+    )
 
 
-def _area(*layers: Rings) -> float:
-    edges = [edges_of(layer) for layer in layers]
-    numbers = np.repeat(np.arange(len(edges)), [len(each) for each in edges])
-    return float(moments_of_union(np.concatenate(edges), numbers)[0])
+@compiled
+def _outlines_meet(down: Floats, owner: Whole) -> bool:
+    """Tell whether an edge has a point in common with one of another owner; edges by their tops."""
+    active = np.empty(len(down), np.int64)
+    there = 0
+    for i in range(len(down)):
+        ay, ax, by, bx = down[i]
+        kept = 0
+        for k in range(there):
+            j = active[k]
+            cy, cx, dy, dx = down[j]
+            if dy < ay:
+                continue
+            active[kept] = j
+            kept += 1
+            if owner[j] == owner[i] or max(cx, dx) < min(ax, bx) or min(cx, dx) > max(ax, bx):
+                continue
+            one = side(ay, ax, by, bx, cy, cx) * side(ay, ax, by, bx, dy, dx)
+            other = side(cy, cx, dy, dx, ay, ax) * side(cy, cx, dy, dx, by, bx)
+            if one <= 0.0 and other <= 0.0:
+                return True
+        active[kept] = i
+        there = kept + 1
+    return False
 
 
 def outline_edges(rings: Rings) -> NDArray[np.float64]:
