@@ -224,7 +224,7 @@ def test_a_seg_in_no_plane_of_the_images_is_refused_by_name() -> None:
     assert [(row.image_id, row.state, row.reason) for row in rows] == [
         ("", "unmatched", "other_plane")
     ]
-    upright = seg(sources, pixels, orientation=(1, 0, 0, 0, 0, -1))
+    upright = seg(sources, pixels[:1], heights=(0.0,), orientation=(1, 0, 0, 0, 0, -1))
     assert troubles(taken(SegReader(), as_file(upright), index_of(sources))) == {
         ("inner", "other_plane")
     }
@@ -234,9 +234,8 @@ def test_a_seg_in_no_plane_of_the_images_is_refused_by_name() -> None:
     assert len(masks(rows)) == 3
     assert troubles(rows) == {("inner", "other_plane")}
     # Another space, and none of its images are here.
-    other = seg(
-        series(FrameOfReferenceUID=generate_uid(), SeriesInstanceUID=generate_uid()), pixels
-    )
+    new = {"FrameOfReferenceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    other = seg(series(**new), pixels)
     assert troubles(taken(SegReader(), as_file(other), index_of(sources))) == {
         ("inner", "no_image")
     }
@@ -369,8 +368,10 @@ def rtstruct(
 
 
 BIG, SMALL = box(9.5, 9.5, 39.5, 39.5), box(19.5, 19.5, 29.5, 29.5)
+LEFT, RIGHT = box(9.5, 9.5, 29.5, 29.5), box(19.5, 19.5, 39.5, 39.5)
+FILLS = box(19.5, 19.5, 24.5, 29.5)
 TOGETHER: dict[str, tuple[list[tuple[str, Any]], int]] = {
-    "overlap in part": ([(CLOSED, box(9.5, 9.5, 29.5, 29.5)), (CLOSED, box(19.5, 19.5, 39.5, 39.5))], 700),
+    "overlap in part": ([(CLOSED, LEFT), (CLOSED, RIGHT)], 700),
     "one in the other": ([(CLOSED, BIG), (CLOSED, SMALL)], 900),
     "the same twice": ([(CLOSED, SMALL), (CLOSED, SMALL)], 100),
     "apart": ([(CLOSED, SMALL), (CLOSED, SMALL + 20)], 200),
@@ -378,7 +379,7 @@ TOGETHER: dict[str, tuple[list[tuple[str, Any]], int]] = {
     "exclusive, three": ([(XOR, BIG), (XOR, SMALL), (XOR, box(21.5, 21.5, 25.5, 25.5))], 816),
     "keyhole": ([(CLOSED, KEYHOLE)], 800),
     "keyhole and what fills it": ([(CLOSED, KEYHOLE), (CLOSED, box(19.5, 19.5, 29.5, 24.5))], 850),
-    "exclusive and closed": ([(XOR, BIG), (XOR, SMALL), (CLOSED, box(19.5, 19.5, 24.5, 29.5))], 850),
+    "exclusive and closed": ([(XOR, BIG), (XOR, SMALL), (CLOSED, FILLS)], 850),
 }  # fmt: skip
 
 
