@@ -66,6 +66,10 @@ class Header:
     findings: tuple[str, ...] = ()
 
 
+LEVEL_UM = "level_um"
+"""Term: the pixel size of the level that a slide is read from, micrometres."""
+
+
 FINDINGS = {
     "study_date_invalid": "StudyDate is no date, e.g. 20120000.",
     "no_patient_id": "PatientID is missing or empty; the study stands for the patient.",

@@ -37,6 +37,7 @@ from engine.operations.intake import (
 )
 from engine.operations.listing import Listing, changes_of, gone_test, list_sources, vanished
 from engine.operations.series import arrange_series
+from engine.operations.slide_levels import choose_levels
 from engine.privacy import Pseudonyms
 from engine.sources.failures import may_be_the_place
 from engine.store.access import require_writable
@@ -191,6 +192,10 @@ class Ingest:
             admission.report.left += len(files)
             return
         arrivals.sort(key=lambda a: (a.source, len(a.fragment), a.fragment))
+        arrivals, levels = choose_levels(
+            arrivals, self._config.slides.spacing_um, admission.known.facts_of
+        )
+        admission.report.ignored += len(levels)
         arrivals = arrange_series(arrivals)
         plans = plan_stacks(arrivals, f"{self._id}-{number}", self._config.limits)
         admission.open_stacks({plan.name: create_stack(self._root, plan) for plan in plans})

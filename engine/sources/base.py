@@ -38,7 +38,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "vanished": "The file was listed, but is gone.",
         "outside_root": "A symbolic link leads out of the source's root; it is not followed.",
         "link_loop": "A symbolic link leads to a folder that holds it, or to itself.",
-        "no_pixels": "A DICOM object of another kind (report, contours, directory); it is ignored.",
+        "no_pixels": "A DICOM object of another kind (report, label of a slide); it is ignored.",
         "not_a_file": "A pipe, socket or device, which has no bytes to ingest.",
     }
 )

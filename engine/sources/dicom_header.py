@@ -77,7 +77,9 @@ _KEYWORDS = (
     "RedPaletteColorLookupTableData GreenPaletteColorLookupTableData "
     "BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData "
     "SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData "
-    "ExtendedOffsetTable ExtendedOffsetTableLengths PixelDataProviderURL"
+    "ExtendedOffsetTable ExtendedOffsetTableLengths PixelDataProviderURL ImageType "
+    "TotalPixelMatrixRows TotalPixelMatrixColumns TotalPixelMatrixFocalPlanes ConcatenationUID "
+    "DimensionOrganizationType NumberOfOpticalPaths OpticalPathSequence PyramidUID"
 ).split()
 
 TAGS = [tag_for_keyword(name) for name in (*_KEYWORDS, *_NUMBERS.values())]
@@ -127,6 +129,11 @@ def text(dataset: Dataset, keyword: str) -> str:
     return str(value or "").strip(" \0")
 
 
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return the values of an element of terms, such as ImageType."""
+    return tuple(part.strip(" \0[]'") for part in re.split(r"[\\,]", text(dataset, keyword)))
+
+
 def spacing_um(dataset: Dataset, measures: Dataset) -> tuple[float, float] | None:
     """Return the pixel spacing (y, x), micrometres: between rows, between columns."""
     found = numbers(measures, "PixelSpacing") or numbers(dataset, "PixelSpacing")
@@ -137,8 +144,8 @@ def spacing_um(dataset: Dataset, measures: Dataset) -> tuple[float, float] | Non
 
 def read_headers(dataset: Dataset, count: int) -> Iterator[tuple[Header, Any]]:
     """Yield the header and the pixel spacing (y, x; micrometres or None) of each frame."""
-    shared = _first(dataset, "SharedFunctionalGroupsSequence")
-    frames = _items(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
+    frames = items(dataset, "PerFrameFunctionalGroupsSequence")
     offsets = numbers(dataset, "GridFrameOffsetVector") or ()
     step = number(dataset, "FrameTime")
     common = _read_frame(dataset, shared, _NOTHING)
@@ -181,16 +188,18 @@ def _read_frame(
     if orientation is not None and not _is_orientation(orientation):
         orientation = None
         findings.append("orientation_invalid")
-    measures = _first(own, "PixelMeasuresSequence") or _first(shared, "PixelMeasuresSequence")
+    measures = first_item(own, "PixelMeasuresSequence") or first_item(
+        shared, "PixelMeasuresSequence"
+    )
     spacing = spacing_um(dataset, measures)
     if spacing is None and ("PixelSpacing" in measures or "PixelSpacing" in dataset):
         findings.append("spacing_invalid")
     rescale, problem = _rescale(dataset, shared, own)
     if problem is not None:
         findings.append(problem)
-    beat = _first(own, "CardiacSynchronizationSequence")
+    beat = first_item(own, "CardiacSynchronizationSequence")
     time = number(beat, "NominalCardiacTriggerDelayTime")
-    order = whole(_first(own, "FrameContentSequence"), "TemporalPositionIndex")
+    order = whole(first_item(own, "FrameContentSequence"), "TemporalPositionIndex")
     header = Header(
         identity,
         instance=whole(dataset, "InstanceNumber"),
@@ -212,22 +221,24 @@ def _normal(orientation: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(v) for v in np.cross(orientation[:3], orientation[3:]))
 
 
-def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """Return the items of a sequence; a broken one has none."""
     try:
         return list(dataset.get(keyword) or ())
-    except Exception:  # a broken sequence is none
+    except Exception:  # of many types, with its text
         return []
 
 
-def _first(dataset: Dataset, keyword: str) -> Dataset:
-    found = _items(dataset, keyword)
+def first_item(dataset: Dataset, keyword: str) -> Dataset:
+    """Return the first item of a sequence, or an empty data set."""
+    found = items(dataset, keyword)
     return found[0] if found else _NOTHING
 
 
 def _group(
     dataset: Dataset, shared: Dataset, own: Dataset, group: str, keyword: str, count: int
 ) -> tuple[float, ...] | None:
-    for place in (_first(own, group), _first(shared, group), dataset):
+    for place in (first_item(own, group), first_item(shared, group), dataset):
         found = numbers(place, keyword)
         if found is not None and len(found) == count:
             return found
@@ -244,10 +255,10 @@ def _rescale(
     dataset: Dataset, shared: Dataset, own: Dataset
 ) -> tuple[tuple[float, float] | None, str | None]:
     """Return (slope, intercept) and a finding; as pydicom's `apply_modality_lut` has it."""
-    if _items(dataset, "ModalityLUTSequence"):
+    if items(dataset, "ModalityLUTSequence"):
         return None, "modality_lut"
     group = "PixelValueTransformationSequence"
-    places = (_first(own, group), _first(shared, group), dataset)
+    places = (first_item(own, group), first_item(shared, group), dataset)
     place = next((p for p in places if "RescaleSlope" in p or "RescaleIntercept" in p), None)
     if place is None:
         return None, None

@@ -184,7 +184,8 @@ def _open(
         slide = _open_slide(file, max_decoded_bytes, slide_spacing_um)
         if slide is not None:
             return slide
-    return reader_of(key).open(file, max_decoded_bytes=max_decoded_bytes)
+    chosen: dict[str, Any] = {"spacing_um": slide_spacing_um} if key == "dicom" else {}
+    return reader_of(key).open(file, max_decoded_bytes=max_decoded_bytes, **chosen)
 
 
 def _open_slide(file: BinaryIO, limit: int, spacing_um: float | None) -> OpenSource | None:

@@ -23,18 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.errors import SourceUnreadable
-from engine.geometry import Region, plan_tiles
+from engine.geometry import Region
 from engine.sources.base import OpenSource, Plane, PlanesSource, check_size, coded
 from engine.sources.failures import require_readable
-
-SAME = 0.01
-"""Relative difference of resolutions that are taken for the same: scanners state some digits."""
-
-READ_PX = 2048
-"""Side of what is read of a level at once, pixels."""
-
-CUT_PX = 64
-"""Tiles are cut at multiples of this, pixels of the plane, so that rounding is the same in all."""
+from engine.sources.scaling import SAME, read_scaled
 
 
 class SlideSource(PlanesSource):
@@ -107,35 +99,15 @@ class SlideSource(PlanesSource):
         return self._decode_region(index, Region((0, 0), (plane.shape[1], plane.shape[2])))
 
     def _decode_region(self, index: int, region: Region) -> NDArray[Any]:
-        pixels = np.empty((3, *region.shape), np.uint8)
-        side = max(CUT_PX, int(READ_PX / self._rest) // CUT_PX * CUT_PX)
-        top, left = (start // CUT_PX * CUT_PX for start in region.start)
-        extent = (region.stop[0] - top, region.stop[1] - left)
-        for tile in plan_tiles(extent, (side, side), 0):
-            start = (
-                max(tile.write.start[0] + top, region.start[0]),
-                max(tile.write.start[1] + left, region.start[1]),
-            )
-            stop = tile.write.stop[0] + top, tile.write.stop[1] + left
-            begin = (tile.write.start[0] + top, tile.write.start[1] + left)
-            found = self._read(Region(begin, stop))
-            inner = found[start[0] - begin[0] :, start[1] - begin[1] :]
-            place = Region(
-                (start[0] - region.start[0], start[1] - region.start[1]),
-                (stop[0] - region.start[0], stop[1] - region.start[1]),
-            )
-            pixels[:, *place.slices] = np.moveaxis(inner, 2, 0)
-        return pixels
+        width, height = self._slide.level_dimensions[self._level]
+        return read_scaled(region, self._rest, (height, width), self._read)
 
     def _read(self, region: Region) -> NDArray[np.uint8]:
-        """Return a region of the plane, (y, x, 3)."""
-        box = [edge * self._rest for edge in (*region.start, *region.stop)]
-        top, left = (math.floor(edge) for edge in box[:2])
-        width, height = self._slide.level_dimensions[self._level]
-        bottom, right = min(math.ceil(box[2]), height), min(math.ceil(box[3]), width)
+        """Return a region of the level, (3, y, x)."""
+        top, left = region.start
         location = round(left * self._down[1]), round(top * self._down[0])
         try:
-            found = self._slide.read_region(location, self._level, (right - left, bottom - top))
+            found = self._slide.read_region(location, self._level, region.shape[::-1])
         except openslide.OpenSlideError as error:
             require_readable(self._file)
             raise SourceUnreadable(
@@ -143,16 +115,7 @@ class SlideSource(PlanesSource):
             ) from None
         flat = Image.new("RGB", found.size, "white")
         flat.paste(found, mask=found.getchannel("A"))
-        if self._rest != 1.0:
-            inside = (
-                box[1] - left,
-                box[0] - top,
-                min(box[3] - left, found.size[0]),
-                min(box[2] - top, found.size[1]),
-            )
-            size = (region.shape[1], region.shape[0])
-            flat = flat.resize(size, Image.Resampling.BOX, box=inside)
-        return np.asarray(flat)
+        return np.moveaxis(np.asarray(flat), 2, 0)
 
 
 class SlideReader:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import fields
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.store.catalog import FAILED, IMAGES, LISTS, ORPHANED, READY, ImageRow, current
 from engine.store.ledger import Ledger, Snapshot
@@ -42,6 +43,7 @@ class Known:
         self._newer_content: dict[str, ImageRow] = {}
         self._newer_source: dict[str, dict[str, ImageRow]] = {}
         self._newer_id: dict[str, ImageRow] = {}
+        self._facts: dict[str, pa.Table] = {}
 
     def _row(self, n: int) -> ImageRow:
         return rows_of(self._table.slice(n, 1))[0]
@@ -88,6 +90,21 @@ class Known:
             return self._newer_content[content]
         n = self._by_content.get(content)
         return None if n is None else self._row(n)
+
+    def facts_of(self, series: str, fact: str) -> dict[str, str]:
+        """Return a fact of the headers of a series' images that are ready, by source."""
+        if fact not in self._facts:
+            values = pc.map_lookup(self._table["header"], pa.scalar(fact), "first")
+            kept = pc.and_(pc.is_valid(values), pc.equal(self._table["state"], READY))
+            rows = self._table.select(["series", "source"]).append_column("value", values)
+            self._facts[fact] = rows.filter(kept)
+        table = self._facts[fact]
+        rows = table.filter(pc.equal(table["series"], series)).to_pylist()
+        found = {row["source"]: row["value"] for row in rows}
+        for row in self._newer_id.values():
+            if row.series == series and row.state == READY and fact in row.header:
+                found[row.source] = row.header[fact]
+        return found
 
     def sources(self) -> Iterator[str]:
         """Yield the sources that had images, or failed, before this ingest."""
