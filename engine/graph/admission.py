@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from engine.errors import UsageError
-from engine.graph.catalog_rows import header_columns, keeps_its_place, placed_like
+from engine.errors import EngineError, UsageError
+from engine.graph.catalog_rows import header_columns, of_original, placed_like
 from engine.graph.healing import Healing
 from engine.graph.ingest_report import NAMED, IngestReport
 from engine.graph.outages import Outages
@@ -78,6 +78,7 @@ class Admission:
         self._rows: list[ImageRow] = []
         self._removed: dict[str | None, set[int | None]] = defaultdict(set)  # shards by stack
         self._files: list[ShardRow] = []
+        self._tried: dict[str, int] = {}  # parts of shards, and how many of the files they name
         self._metadata: dict[str, Sequence[ShardRow]] = {}
 
     # what comes in
@@ -291,23 +292,23 @@ class Admission:
             **{**self._about(file), **header_columns(arrival)},
         )
         self.report.findings.update(row.findings)
-        if old is not None and old.content == taken.content:
-            row = placed_like(row, old, old.duplicate_of)
-            if row.series == old.series:  # alone, a plane says less of its series than before
-                row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
-            self.report.touched += 1
-        else:
+        if old is None or old.content != taken.content:
             self.report.changed += old is not None
             self.report.new += old is None
             if arrival.header is None:  # else its fields are the header's
                 self._match(file.source)
             if original is not None:
-                if keeps_its_place(slot):
-                    of = None if original.image_id == image_id else original.image_id
-                    row = replace(row, duplicate_of=of)
-                else:
-                    row = placed_like(row, original, original.image_id)
+                row = of_original(row, original, slot)
                 self.report.duplicates += original.image_id != image_id
+        elif self.known.lacks_pixels(image_id):
+            if original is not None:
+                row = of_original(row, original, slot)
+            self.report.healed += 1
+        else:
+            row = placed_like(row, old, old.duplicate_of)
+            if row.series == old.series:  # alone, a plane says less of its series than before
+                row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
+            self.report.touched += 1
         self.healing.offer(old, row, arrival, file)
         self._rows.append(row)
         self.known.add([row])
@@ -323,18 +324,34 @@ class Admission:
 
     # commits
 
-    def flush(self) -> None:
-        """Commit what came in: files first, images second."""
+    def flush(self, *, quietly: bool = False) -> None:
+        """Commit what came in: files first, images second.
+
+        What could not be committed waits on, so that no image is ever catalogued without its files.
+
+        Parameters
+        ----------
+        quietly
+            Whether an error of the store is left unsaid, since a worse one is on its way.
+        """
+        try:
+            self._commit()
+        except EngineError:
+            if not quietly:
+                raise
+
+    def _commit(self) -> None:
         if self._files:
-            files, self._files = self._files, []
-            self._shards_commit(files)
-            self._forget_removed(files)
+            self._shards_commit(self._files)
+            self._forget_removed(self._files)
+            self._files = []
+            self._tried.clear()
         if self._rows:
-            rows, self._rows = self._rows, []
-            kept = [row for row in rows if not self._is_removed(row)]
-            self.report.left += len(rows) - len(kept)
+            kept = [row for row in self._rows if not self._is_removed(row)]
             if kept:
                 self._images_commit(kept)
+            self.report.left += len(self._rows) - len(kept)
+            self._rows = []
 
     def _forget_removed(self, files: Sequence[ShardRow]) -> None:
         """Take shards back that gc removed before they were named; the next ingest takes them.
@@ -354,8 +371,16 @@ class Admission:
         return bool(shards) and (row.giant or -1 in shards or row.shard in shards)
 
     def _shards_commit(self, files: Sequence[ShardRow]) -> None:
-        part = self._shards.write_part(shard_table(files))
-        commit_rows(self._shards, self._shards.snapshot(), lambda _: ([part], []))
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            # An attempt that ended by an error may have been committed all the same.
+            named = max((self._tried[p] for p in self._tried.keys() & snapshot.by_path), default=0)
+            if named == len(files):
+                return [], []
+            part = self._shards.write_part(shard_table(files[named:]))
+            self._tried[part.path] = len(files)
+            return [part], []
+
+        commit_rows(self._shards, self._shards.snapshot(), prepare)
 
     def _images_commit(self, rows: Sequence[ImageRow]) -> None:
         first = self._snapshot

@@ -259,7 +259,7 @@ class AnnotationIngest:
     def _commit(self, changes: Changes) -> None:
         if not changes.rows:
             return
-        rows, changes.rows = changes.rows, []
+        rows = changes.rows
         index = next(iter(self._indices.values()), None)
 
         def place(row: AnnotationRow) -> tuple[Any, ...]:
@@ -277,6 +277,7 @@ class AnnotationIngest:
             return list(_write_parts(self._ledger, left)), []
 
         self._snapshot = commit_rows(self._ledger, first, prepare)
+        changes.rows = []
 
 
 def _write_parts(ledger: Ledger, rows: Sequence[AnnotationRow]) -> Iterator[Part]:

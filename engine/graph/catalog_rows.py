@@ -72,3 +72,11 @@ def placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> Ima
         giant=other.giant,
         duplicate_of=None if duplicate_of == row.image_id else duplicate_of,
     )
+
+
+def of_original(row: ImageRow, original: ImageRow, slot: Slot) -> ImageRow:
+    """Return the row of a plane whose pixels another image has: it points to those."""
+    if keeps_its_place(slot):
+        of = None if original.image_id == row.image_id else original.image_id
+        return replace(row, duplicate_of=of)
+    return placed_like(row, original, original.image_id)

@@ -202,8 +202,10 @@ class Ingest:
         self._events.start("pixels", len(arrivals), "images")
         try:
             self._write(admission, plans, sources)
-        finally:
-            admission.flush()
+        except BaseException:
+            admission.flush(quietly=True)
+            raise
+        admission.flush()
         self._events.finish("pixels")
         if not self._stop():
             admission.close_stacks()

@@ -37,9 +37,10 @@ class IngestReport:
     ``findings`` images about which something is odd (`engine.header.FINDINGS`), and ``untaken``
     ignored files by their suffix, where it is that of images.
 
-    With ``rehash``: ``healed`` counts images whose stored pixels were damaged or gone, and were
-    written anew from their sources; ``lost`` names those that were not, and why (`LOST`), and
-    ``replaced`` those whose source has other content now, which was taken as a change.
+    ``healed`` counts images whose stored pixels were damaged, gone or in no catalog of shards, and
+    were written anew from their sources. With ``rehash``: ``lost`` names those that were not, and
+    why (`LOST`), and ``replaced`` those whose source has other content now, which was taken as a
+    change.
     """
 
     listed: int = 0

@@ -70,6 +70,7 @@ class Publisher:
         self._status: dict[RowId, str] = {}
         self._seen: set[str] = set()
         self._told: dict[str, dict[RowId, str]] = {}  # rows of parts that this run wrote
+        self._labelled: set[str] = set()  # parts that wait, but whose labels are published
         self._taken: set[RowId] = set()
         self.rows_published = 0
         self.failures_published = 0
@@ -84,7 +85,7 @@ class Publisher:
             self._seen.add(part.path)
             told = self._told.pop(part.path, None)
             for row, status in (self._statuses(part) if told is None else told).items():
-                if self._status.get(row) != status:
+                if told is not None or self._status.get(row) != status:
                     self._taken.add(row)
                 self._place[row] = part
                 self._status[row] = status
@@ -126,12 +127,14 @@ class Publisher:
         """
         if not self._pending:
             return
-        pending, self._pending = self._pending, []
         try:
-            self._commit(pending)
-        except EngineError:
+            self._commit(self._pending)
+        except EngineError:  # they wait on: the next flush commits them
             if not quietly:
                 raise
+        else:
+            self._pending = []
+            self._labelled.clear()
 
     def _commit(self, pending: Sequence[Pending]) -> None:
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
@@ -155,7 +158,9 @@ class Publisher:
             return [*added, *(part for part in rest if part is not None)], removed
 
         if self.labels is not None:
-            self.labels.publish([part for w in pending for part in w.record.labels])
+            due = [w.record for w in pending if w.record.part.path not in self._labelled]
+            self.labels.publish([part for record in due for part in record.labels])
+            self._labelled.update(record.part.path for record in due)
         fresh: list[RowId] = []
         self.snapshot = commit_rows(self._ledger, self.snapshot, prepare)
         self._learn(self.snapshot)

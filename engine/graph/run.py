@@ -233,13 +233,13 @@ def run_plan(
             ):
                 done += 1
                 admit(copied.value, [(c.image_id, c.inputs, c.block) for c in copied.task.copies])
+        publisher.finish()
     except SchedulerLost:
         publisher.flush()
         raise SchedulerLost(done, left()) from None
     except BaseException:
         publisher.flush(quietly=True)
         raise
-    publisher.finish()
     shown.finish(operation.name)
     report.published = publisher.rows_published
     report.failed = publisher.failures_published

@@ -11,28 +11,35 @@ import pyarrow.compute as pc
 
 from engine.store.catalog import FAILED, IMAGES, LISTS, ORPHANED, READY, ImageRow, current
 from engine.store.ledger import Ledger, Snapshot
+from engine.store.unnamed import read_shard_places, unnamed_images
 
 
 class Known:
     """The newest row of each image, by source and by content.
 
     Rows stay in Arrow until they are asked for, so a million of them cost what their columns do.
+    Images whose pixels no row of shards names are taken again: see `engine.store.unnamed`.
     """
 
     def __init__(self, ledger: Ledger, snapshot: Snapshot) -> None:
         self._ledger = ledger
         self._parts = {part.path for part in snapshot.parts}
         self._table = current(ledger.read(snapshot.parts))
+        lacking = unnamed_images(self._table, read_shard_places(ledger.root))
+        self._unnamed = frozenset(lacking["image_id"].to_pylist())
         self._by_source: dict[str, list[int]] = {}
         self._by_content: dict[str, int] = {}
         self._others: dict[str, ImageRow] = {}
-        sources, contents, states = (
-            self._table[name].to_pylist() for name in ("source", "content", "state")
+        sources, contents, states, ids = (
+            self._table[name].to_pylist() for name in ("source", "content", "state", "image_id")
         )
-        for n, (source, content, state) in enumerate(zip(sources, contents, states, strict=True)):
+        columns = zip(sources, contents, states, ids, strict=True)
+        for n, (source, content, state, image_id) in enumerate(columns):
             self._by_source.setdefault(source, []).append(n)
-            if content is not None and state in (READY, ORPHANED):
+            there = state in (READY, ORPHANED) and image_id not in self._unnamed
+            if content is not None and there:
                 self._by_content.setdefault(content, n)
+        self._again = frozenset(n for n, i in enumerate(ids) if i in self._unnamed)
         self._states: list[str] = states
         self._reasons: list[str | None] = self._table["reason"].to_pylist()
         self._stats = list(
@@ -82,7 +89,13 @@ class Known:
         rows = here or [n for n in of_source if self._states[n] == ORPHANED]
         if not rows or any(self._stats[n] != stat or self._reasons[n] in passing for n in rows):
             return "no"
+        if not self._again.isdisjoint(rows):
+            return "no"
         return "unchanged" if here else "returned"
+
+    def lacks_pixels(self, image_id: str) -> bool:
+        """Tell whether the catalog names no shard of an image's pixels, as this ingest began."""
+        return image_id in self._unnamed and image_id not in self._newer_id
 
     def with_content(self, content: str) -> ImageRow | None:
         """Return the image whose pixels all images with this content share."""

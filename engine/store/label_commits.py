@@ -9,6 +9,7 @@ was. So whenever a driver dies, each shard is one that the catalog names.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.errors import AlreadyExists, Conflict, CorruptStore, MissingObject
+from engine.errors import AlreadyExists, Conflict, CorruptStore, EngineError, MissingObject
 from engine.store.catalog import SHARDS, ShardRow, commit_rows, shard_table, shards_ledger
 from engine.store.digests import digest_bytes
 from engine.store.labels import (
@@ -163,7 +164,8 @@ class LabelPublisher:
             }
         if waiting:
             raise Conflict(next(iter(waiting)))
-        self._each(self._root.delete, [part.aside for part in parts])
+        with contextlib.suppress(EngineError):  # what is left there gc removes
+            self._each(self._root.delete, [part.aside for part in parts])
 
     def finish(self) -> None:
         """Have the catalog forget what shards were before they were replaced."""

@@ -16,6 +16,7 @@ from engine.store.ledger import Ledger
 from engine.store.pictures import folder_of_picture, folders_there, paths_of, read_noted
 from engine.store.results import results_ledger, versions_there
 from engine.store.root import Entry, Root
+from engine.store.unnamed import unnamed_stacks
 
 PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", "qc/", ".staging/")
 """Where leftovers can be. Nothing outside of these is ever taken for one."""
@@ -26,7 +27,9 @@ _PART = r"[0-9a-f]{12}-[0-9a-f]{32}\.parquet"
 _LEDGER = r"(?P<ledger>catalog/(?:images|shards|annotations)|results/[^/]+/v\d+)"
 
 # Names that the engine gives; another name below a prefix is somebody else's file.
-PIXELS = re.compile(r"pixels/[^/]+\.zarr/(?:labels/[^/]+/)?(?:(?:\d+/)?zarr\.json|\d+/c(?:/\d+)+)")
+PIXELS = re.compile(
+    r"pixels/(?P<stack>[^/]+)\.zarr/(?:labels/[^/]+/)?(?:(?:\d+/)?zarr\.json|\d+/c(?:/\d+)+)"
+)
 PART = re.compile(rf"{_LEDGER}/(?:key=[0-9a-f]+/)?{_PART}")
 ASIDE = re.compile(
     rf"{_LEDGER}/(?:\.room|_delta_log/_commit_[^/]+\.tmp|_delta_log/[^/]+#\d+)"
@@ -38,19 +41,23 @@ ASIDE = re.compile(
 class Named:
     """What commits name, by area; an area whose ledger can't be read is None: all may be named.
 
-    ``pictures`` are named by the note in their folder, for which the same holds.
+    ``pictures`` are named by the note in their folder, for which the same holds. ``spared`` are
+    stacks that images name, though no row of shards does.
     """
 
     pixels: frozenset[str] | None
     parts: dict[str, frozenset[str] | None]
     pictures: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    spared: frozenset[str] | None = frozenset()
 
     def leaves(self, path: str) -> bool:
         """Tell whether a file is ours, and no commit names it."""
         if path == LOCK:
             return False
-        if PIXELS.fullmatch(path):
-            return self.pixels is not None and path not in self.pixels
+        if match := PIXELS.fullmatch(path):
+            if self.pixels is None or self.spared is None or match["stack"] in self.spared:
+                return False
+            return path not in self.pixels
         if match := PART.fullmatch(path):
             named = self.parts.get(match["ledger"], frozenset())
             return named is not None and path not in named
@@ -88,11 +95,13 @@ def own_folders(root: Root) -> list[str]:
 
 def read_named(root: Root) -> Named:
     """Return what the ledgers name now."""
+    spared = _or_none(lambda: unnamed_stacks(root))  # images first: shards are committed before
     shards = shards_ledger(root)
     return Named(
         _or_none(lambda: shards.read(shards.snapshot().parts, ["path"])["path"].to_pylist()),
         {ledger.path: _or_none(partial(_part_paths, ledger)) for ledger in all_ledgers(root)},
         {folder: _or_none(partial(_picture_paths, root, folder)) for folder in folders_there(root)},
+        spared,
     )
 
 

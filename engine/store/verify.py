@@ -27,6 +27,7 @@ from engine.store.pictures import folders_there
 from engine.store.problems import CORRUPT, INCONSISTENT, MISSING, STALE, Problem, guarded
 from engine.store.root import Root
 from engine.store.tables import FOLDER, note_path, parse_note, table_names_there, table_path
+from engine.store.unnamed import unnamed_images
 from engine.store.verify_log import check_log, key_changed_after
 from engine.store.verify_parts import (
     PartFacts,
@@ -127,6 +128,7 @@ class _Verification:
         self._rows: list[ShardRow] | None = None
         self._facts: dict[str, list[PartFacts]] = {}
         self._shown: dict[str, frozenset[str] | None] = {}
+        self._spared: frozenset[str] | None = None
 
     def run(self) -> VerifyReport:
         there = list_ours(self._root)  # before the ledgers are read; see `find_leftovers`
@@ -233,6 +235,7 @@ class _Verification:
         yield from check_indexes(self._root, self._rows)
         if images is not None:
             self._checked["images"] += images.num_rows
+            self._spared = frozenset(unnamed_images(images, table)["stack"].to_pylist())
             yield from check_places(images, self._rows, levels)
 
     def _intact(self, path: str) -> bool:
@@ -247,7 +250,7 @@ class _Verification:
             parts[ledger.path] = None if paths is None else frozenset(paths)
         rows = self._rows
         pixels = None if rows is None else frozenset(row.path for row in rows)
-        return Named(pixels, parts, self._shown)
+        return Named(pixels, parts, self._shown, self._spared)
 
     # pictures
 

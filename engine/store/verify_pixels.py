@@ -22,6 +22,9 @@ from engine.store.shards import LOST, count_chunks
 PLACE = ("state", "channels", "height", "width", "dtype", "stack", "shard", "t", "z", "giant")
 """Columns of the catalog that say where an image's pixels are."""
 
+AGAIN = "an ingest was torn; this takes it again: cohort ingest COHORT --rehash"
+"""What to do about an image without catalogued shards."""
+
 _Apply = Callable[
     [Callable[[ShardRow], list[Problem]], Iterable[ShardRow]], Iterator[list[Problem]]
 ]
@@ -182,7 +185,7 @@ def _misplaced(
     if not isinstance(stack, str) or not isinstance(shard, int) or not isinstance(t, int):
         return "has pixels, but no place"
     if stack not in stacks:
-        return f"its stack {stack} is not in the catalog of shards"
+        return f"its stack {stack} is not in the catalog of shards; {AGAIN}"
     level = levels.get((stack, 0))
     if level is None:
         return None
@@ -209,5 +212,5 @@ def _misplaced(
     gone = sorted(wanted - shards)
     if gone:
         where = ", ".join(f"{stack_path(s)} level {lv} shard {n}" for s, lv, n in gone[:3])
-        return f"its pixels are not in the catalog of shards: {where}"
+        return f"its pixels are not in the catalog of shards: {where}; {AGAIN}"
     return None
