@@ -153,24 +153,63 @@ class MissingObject(EngineError, FileNotFoundError):
         return f"{self.args[0]} is missing. See: cohort verify"
 
 
-class StoreFull(EngineError, OSError):
-    """No room is left where the cohort is written: (path,)."""
+class StoreError(EngineError, OSError):
+    """Where the cohort lives can't be used. It says nothing about an image, so it leaves no row."""
+
+
+class StoreFull(StoreError):
+    """No room is left where the cohort is written: (path, whether it is a quota's end)."""
 
     def __str__(self) -> str:
+        what = "The quota is used up" if len(self.args) > 1 and self.args[1] else "No space left"
         return (
-            f"No space left at {self.args[0]}. Make room (cohort gc removes leftovers) and run the "
+            f"{what} at {self.args[0]}. Make room (cohort gc removes leftovers) and run the "
             "same command again: what is committed stays."
         )
 
 
-class StoreReadOnly(EngineError, PermissionError):
+class StoreFailed(StoreError):
+    """The file system failed: (path, what it said)."""
+
+    def __str__(self) -> str:
+        path, problem = self.args
+        return (
+            f"Reading or writing failed at {path} ({problem}). Check the disk and its mount (the "
+            "system's log says more), then run the same command again: what is committed stays."
+        )
+
+
+class TooManyFiles(StoreError):
+    """No more files can be opened: (path, how many this process may open)."""
+
+    def __str__(self) -> str:
+        path, limit = self.args
+        return (
+            f"Too many files are open to use {path}: a process may open {limit} here. Raise the "
+            "limit (ulimit -n 4096) and run the same command again: what is committed stays."
+        )
+
+
+class StoreReadOnly(StoreError, PermissionError):
     """The cohort can't be written to: (path,)."""
 
     def __str__(self) -> str:
         return f"No permission to write at {self.args[0]}. Check its owner, mode and mount."
 
 
-class StoreUnreachable(EngineError, ConnectionError):
+class NoConditionalPuts(StoreError):
+    """Of two writers to an object store, both would win: (url, which condition it ignores)."""
+
+    def __str__(self) -> str:
+        url, condition = self.args
+        return (
+            f"The store at {url} ignores conditional puts ({condition}), so writers at the same "
+            "moment would lose each other's work. Use a store that honours If-None-Match and "
+            "If-Match (S3, GCS, Azure, MinIO and Ceph do in their present versions) or a folder."
+        )
+
+
+class StoreUnreachable(StoreError, ConnectionError):
     """The object store can't be used: (url, what is wrong)."""
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.errors import StoreFull, StoreReadOnly
+from engine.errors import StoreError
 from engine.operations.answers import reason_of
 from engine.operations.base import Operation
 from engine.operations.outlines import Outline
@@ -150,7 +150,7 @@ def make_unit(
                 shown, classes = _tinted(reader, operation, wanted, shown)
                 picture, jpegs = _draw(operation, wanted, shown, found)
                 picture = replace(picture, labels=(*classes, *picture.labels))
-            except (StoreFull, StoreReadOnly):
+            except StoreError:
                 raise
             except Exception as error:  # an image's own failure, as in a run
                 failed.append((wanted.image_id, reason_of(error)))
@@ -234,7 +234,7 @@ def _make_montage(
             outlines = _outlines(operation, wanted, found)
             kinds += [kind for kind in labels_of(outlines) if kind not in kinds]
             tiles += _tiles(shown, outlines, kinds, each)
-        except (StoreFull, StoreReadOnly):
+        except StoreError:
             raise
         except Exception as error:
             failed.append((wanted.image_id, reason_of(error)))

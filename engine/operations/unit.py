@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from engine.errors import EngineError, MissingPackage, StoreFull, StoreReadOnly, WorkerUnfit
+from engine.errors import EngineError, MissingPackage, StoreError, WorkerUnfit
 from engine.geometry import Region
 from engine.operations.answers import Answer, Checks, answers_table, reason_of
 from engine.operations.base import Found, Image, ImageFailed, Operation
@@ -185,7 +185,7 @@ def compute_unit(
 
     Raises
     ------
-    StoreFull, StoreReadOnly, MissingPackage, WorkerUnfit
+    StoreError, MissingPackage, WorkerUnfit
         Anything that concerns a single image becomes a row instead.
     """
     place = where or Where()
@@ -216,7 +216,7 @@ def compute_unit(
                 raise found
             shape = region_of(item)[0].shape
             answers.append(checks.answer(item, shape, found, elapsed_s))
-        except (StoreFull, StoreReadOnly, WorkerUnfit):
+        except (StoreError, WorkerUnfit):
             raise
         except ImportError as error:  # it would fail all images alike, on this worker only
             raise MissingPackage(error.name or "a module") from None

@@ -22,4 +22,6 @@ def require_writable(root: Root) -> None:
         root.create(probe, b"\0" * PROBE_BYTES)
         root.delete(probe)
     except (StoreFull, StoreReadOnly) as error:
-        raise type(error)(root.url) from error  # it is about the place, not about the probe
+        raise type(error)(
+            root.url, *error.args[1:]
+        ) from error  # it is about the place, not about the probe

@@ -158,12 +158,20 @@ class Identity:
 
 
 def create_cohort(root: Root) -> Identity:
-    """Write cohort.json unless it is there; of two writers the first one wins."""
+    """Write cohort.json unless it is there; of two writers the first one wins.
+
+    Raises
+    ------
+    NoConditionalPuts
+        If the store can't tell which one was first.
+    """
     identity = {
         "format": FORMAT,
         "cohort_id": uuid.uuid4().hex,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if root.size(JSON) is None:
+        root.require_conditions()
     with contextlib.suppress(AlreadyExists):
         root.create(JSON, _identity_bytes(identity))
     return read_identity(root)

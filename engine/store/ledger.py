@@ -118,9 +118,13 @@ class Ledger:
         except TableNotFoundError:
             return None
         except (DeltaError, OSError, ValueError) as error:
-            raise CorruptStore(
-                f"{self.path}/_delta_log", f"can't be read ({type(error).__name__})"
-            ) from error
+            raise self._unread(error) from error
+
+    def _unread(self, error: Exception) -> EngineError:
+        """Say why a log was not read: the store, or the log itself."""
+        path = f"{self.path}/_delta_log"
+        told = f"can't be read ({type(error).__name__})"
+        return self.root.refusal(error, path, reading=True) or CorruptStore(path, told)
 
     def snapshot(self) -> Snapshot:
         """Return the ledger as it is now.
@@ -141,7 +145,7 @@ class Ledger:
         try:
             actions = pa.table(table.get_add_actions(flatten=True))
         except (DeltaError, OSError, ValueError) as error:
-            raise CorruptStore(f"{self.path}/_delta_log", "can't be read") from error
+            raise self._unread(error) from error
         first = self.schema.names[0]
         names = set(actions.column_names)
 

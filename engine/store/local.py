@@ -8,15 +8,15 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
 from zarr.storage import LocalStore
 
-from engine.errors import AlreadyExists, MissingObject
-from engine.store.refusals import assembling, refusals_named
+from engine.errors import AlreadyExists, MissingObject, StoreError
+from engine.store.refusals import assembling, refusal, refusals_named
 from engine.store.root import STAGING, Entry, as_folder, check_path
 
 LOCK = f"{STAGING}/lock"
@@ -49,40 +49,50 @@ class LocalRoot:
         check_path(path)
         return Path(self.url, path)
 
-    def _named(self, path: str) -> str:
-        """Return where a path is, for texts: people must know which disk is full."""
-        return str(Path(self.url, path))
+    def _naming(self, path: str, *, reading: bool = False) -> AbstractContextManager[None]:
+        """Name what the file system says, and where: people must know which disk is full."""
+        return refusals_named(str(Path(self.url, path)), reading=reading, others=True)
 
     # reading
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         """Return the bytes of an object, or a part of them."""
-        try:
-            with self._place(path).open("rb") as file:
-                file.seek(start)
-                return file.read(-1 if length is None else length)
-        except (*_GONE, IsADirectoryError):
-            raise MissingObject(path) from None
+        place = self._place(path)
+        with self._naming(path, reading=True):
+            try:
+                with place.open("rb") as file:
+                    file.seek(start)
+                    return file.read(-1 if length is None else length)
+            except (*_GONE, IsADirectoryError):
+                raise MissingObject(path) from None
 
     def size(self, path: str) -> int | None:
         """Return an object's size, bytes, or None where it is not there."""
-        try:
-            found = self._place(path).stat()
-        except _GONE:
-            return None
+        place = self._place(path)
+        with self._naming(path, reading=True):
+            try:
+                found = place.stat()
+            except _GONE:
+                return None
         return found.st_size if S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield all objects below a folder; one that vanishes meanwhile may be left out."""
         folder = as_folder(prefix)
-        yield from _walk(Path(self.url, folder), folder)
+        entries = _walk(Path(self.url, folder), folder)
+        while True:
+            with self._naming(folder, reading=True):
+                entry = next(entries, None)
+            if entry is None:
+                return
+            yield entry
 
     # writing
 
     def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Publish an object that is not there yet; durably, unless it can be made again."""
         target = self._place(path)
-        with refusals_named(self._named(path)):
+        with self._naming(path):
             if os.path.lexists(target):  # also where no room is left to write it aside
                 raise AlreadyExists(path)
             aside = self._write_aside(data, durable)
@@ -94,14 +104,14 @@ class LocalRoot:
     def create_from(self, path: str, local_file: Path) -> None:
         """Publish a local file, which is consumed, as an object that is not there yet."""
         target = self._place(path)
-        with refusals_named(self._named(path)), self._near(local_file) as near:
+        with self._naming(path), self._near(local_file) as near:
             self._link(near, target, path)
             local_file.unlink(missing_ok=True)  # else a later write into it changed the object
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         """Publish an object in place of the one that may be there, durably."""
         target = self._place(path)
-        with refusals_named(self._named(path)):
+        with self._naming(path):
             aside = self._write_aside(data)
             try:
                 self._rename(aside, target)
@@ -111,7 +121,7 @@ class LocalRoot:
     def replace_from(self, path: str, local_file: Path) -> None:
         """Publish a local file, which is consumed, in place of what may be there."""
         target = self._place(path)
-        with refusals_named(self._named(path)), self._near(local_file) as near:
+        with self._naming(path), self._near(local_file) as near:
             self._rename(near, target)
             local_file.unlink(missing_ok=True)
 
@@ -131,14 +141,14 @@ class LocalRoot:
 
     def delete(self, path: str) -> None:
         """Remove an object, if it is there."""
-        with refusals_named(self._named(path)), suppress(*_GONE):
+        with self._naming(path), suppress(*_GONE):
             self._place(path).unlink()
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """Give a private folder on the same file system; what fills it up is named."""
         folder = Path(self.url, STAGING, secrets.token_hex(8))
-        with refusals_named(self.url):
+        with refusals_named(self.url, others=True):
             _make_folder(folder)
         try:
             with assembling(folder, self.url):
@@ -155,6 +165,15 @@ class LocalRoot:
     def delta(self, path: str) -> tuple[str, dict[str, str]]:
         """Return the URI and the storage options of a Delta table."""
         return str(self._place(path)), {}
+
+    def refusal(
+        self, error: BaseException, path: str, *, reading: bool = False
+    ) -> StoreError | None:
+        """Name what another library says of the store, or return None."""
+        return refusal(error, str(Path(self.url, path)), reading=reading)
+
+    def require_conditions(self) -> None:
+        """Do nothing: links and locks are tried where they are needed."""
 
     def local_path(self, path: str) -> Path | None:
         """Return where an object or folder is."""
@@ -218,12 +237,13 @@ class LocalRoot:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         lock = Path(self.url, name)
-        with refusals_named(self._named(name)):
+        with self._naming(name):
             descriptor = _open_locked(lock)
         try:
             yield
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            with suppress(OSError):  # a lock on a share that went away is no more
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

@@ -7,6 +7,8 @@ MinIO). Settings and credentials come from the environment of each process and a
 from __future__ import annotations
 
 import random
+import re
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,13 +36,15 @@ from engine.errors import (
     AlreadyExists,
     Conflict,
     MissingObject,
+    NoConditionalPuts,
     ParameterError,
+    StoreError,
     StoreFull,
     StoreReadOnly,
     StoreUnreachable,
 )
-from engine.store.refusals import assembling
-from engine.store.root import Entry, as_folder, check_path
+from engine.store.refusals import assembling, refusal
+from engine.store.root import STAGING, Entry, as_folder, check_path
 
 UPDATE_TRIES = 100
 """Attempts of a compare-and-swap; each loser has seen another writer succeed."""
@@ -50,6 +54,17 @@ WAIT_S, MOST_WAIT_S = 0.01, 0.5
 
 NO_ROOM = ("StorageFull", "507 Insufficient Storage", "QuotaExceeded")
 """What stores of limited size answer (MinIO, Ceph)."""
+
+DENIED = ("403 Forbidden", "401 Unauthorized", "AccessDenied", "lacked the necessary privileges")
+"""What stores answer to whom they do not let in."""
+
+SILENT = ("Generic S3 error", "Generic GCS error", "Generic MicrosoftAzure error", "HTTP error",
+          "error sending request", "Error performing", "connection closed")  # fmt: skip
+"""What the clients of stores say when there was no answer, or none that they understand."""
+
+DENIES = "access is denied"
+
+_STATUS = re.compile(r"status(?: code)?:? (\d{3}(?: [A-Z][A-Za-z]+)*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +123,9 @@ class ObjectRoot:
             with self._named(path):
                 obstore.put(self._store, path, body, mode="create")
         except AlreadyExistsError:
-            raise AlreadyExists(path) from None
+            # The answer to a first try may have been lost: then what is there is ours.
+            if self.read(path) != (body.read_bytes() if isinstance(body, Path) else body):
+                raise AlreadyExists(path) from None
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         """Publish an object in place of the one that may be there."""
@@ -183,12 +200,50 @@ class ObjectRoot:
         as_folder(path)
         return None
 
+    def refusal(
+        self, error: BaseException, path: str, *, reading: bool = False
+    ) -> StoreError | None:
+        """Name what another library says of the store, or return None.
+
+        Delta and Zarr only have it in their texts, which may hold addresses and what the server
+        said: they stay in the cause.
+        """
+        where = f"{self.url}/{path}" if path else self.url
+        text = str(error)
+        if any(sign in text for sign in NO_ROOM):
+            return StoreFull(where)
+        if "NoSuchBucket" in text:
+            return StoreUnreachable(self.url, "there is no such bucket")
+        denied = isinstance(error, PermissionDeniedError | UnauthenticatedError | NotSupportedError)
+        if denied or any(sign in text for sign in DENIED):
+            return StoreUnreachable(self.url, DENIES) if reading else StoreReadOnly(where)
+        if status := _STATUS.search(text):
+            return StoreUnreachable(self.url, f"it answered {status[1]}")
+        if isinstance(error, BaseError) or any(sign in text for sign in SILENT):
+            return StoreUnreachable(self.url, "it gave no answer")
+        return refusal(error, where, reading=reading)
+
+    def require_conditions(self) -> None:
+        """Put an object twice, and once more in place of another state: both are to be refused."""
+        probe = f"{STAGING}/{secrets.token_hex(8)}"
+        self.create(probe, b"1")
+        try:
+            with suppress(AlreadyExists):
+                self.create(probe, b"2")  # other bytes: else it would be taken for ours
+                raise NoConditionalPuts(self.url, "If-None-Match")
+            _, mode = self._current(probe)
+            self.replace(probe, b"3")
+            with suppress(AlreadyExistsError, PreconditionError), self._named(probe):
+                obstore.put(self._store, probe, b"4", mode=mode)
+                raise NoConditionalPuts(self.url, "If-Match")
+        finally:
+            self.delete(probe)
+
     @contextmanager
     def _named(
         self, path: str, missing: Exception | None = None, *, reading: bool = False
     ) -> Iterator[None]:
         """Give the errors of a store our names; those of conditions pass."""
-        where = f"{self.url}/{path}" if path else self.url
         try:
             yield
         except (AlreadyExistsError, PreconditionError):
@@ -196,18 +251,11 @@ class ObjectRoot:
         except FileNotFoundError as error:
             # Puts and lists only miss what they are in.
             raise missing or StoreUnreachable(self.url, "there is no such bucket") from error
-        except (PermissionDeniedError, UnauthenticatedError, NotSupportedError) as error:
-            if reading:
-                raise StoreUnreachable(self.url, "access is denied") from error
-            raise StoreReadOnly(where) from error
         except BaseError as error:
-            text = str(error)
-            if any(sign in text for sign in NO_ROOM):
-                raise StoreFull(where) from error
-            if "NoSuchBucket" in text:
-                raise StoreUnreachable(self.url, "there is no such bucket") from error
-            # The text may hold addresses and answers of the server: it stays in the cause.
-            raise StoreUnreachable(self.url, type(error).__name__) from error
+            named = self.refusal(error, path, reading=reading)
+            raise named or StoreUnreachable(self.url, type(error).__name__) from error
+        except OSError as error:  # of the local file that is put
+            raise refusal(error, tempfile.gettempdir(), others=True) or error from error
 
 
 class Stale(Exception):

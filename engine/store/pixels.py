@@ -395,6 +395,6 @@ class StackReader:
         except Exception as error:
             # zarr and zarrs raise many types for bad checksums; their texts hold no pixels.
             where = f"{stack_path(stack)}/{level}"
-            raise CorruptStore(
-                where, f"a chunk can't be decoded ({type(error).__name__})"
-            ) from None
+            told = f"a chunk can't be decoded ({type(error).__name__})"
+            named = self._root.refusal(error, where, reading=True) or CorruptStore(where, told)
+            raise named from None

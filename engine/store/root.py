@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from zarr.abc.store import Store
 from zarr.storage import StorePath
 
-from engine.errors import ParameterError
+from engine.errors import ParameterError, StoreError
 
 STAGING = ".staging"
 """Folder below a root where things are written aside, and where a killed writer's remain."""
@@ -35,8 +35,9 @@ class Root(Protocol):
     """Where a cohort lives. Small, picklable (workers reopen it) and safe with threads.
 
     Paths are relative to the root, with slashes. One that would leave it is refused with
-    `ParameterError` by every method. Writing raises `StoreFull` or `StoreReadOnly` where that is
-    what is wrong, and then nothing is visible that was not before.
+    `ParameterError` by every method. What the store refuses or fails to do is raised as the
+    `StoreError` that says so; of a write, nothing is visible then that was not before, unless what
+    failed came after it (an answer that was lost, a folder that could not be synced).
     """
 
     @property
@@ -139,6 +140,26 @@ class Root(Protocol):
 
     def local_path(self, path: str) -> Path | None:
         """Return where an object or folder is, or None where there are no local files."""
+        ...
+
+    def refusal(
+        self, error: BaseException, path: str, *, reading: bool = False
+    ) -> StoreError | None:
+        """Name what another library (Delta, Zarr) says of the store when it refuses or fails.
+
+        Returns
+        -------
+        None where the error is about something else, such as damaged bytes.
+        """
+        ...
+
+    def require_conditions(self) -> None:
+        """Refuse a store where of two writers both would win; asked once, when a cohort is made.
+
+        Raises
+        ------
+        NoConditionalPuts
+        """
         ...
 
 
