@@ -198,6 +198,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             retry_failed=retry_failed,
             labels=read_labels_due(self.root, operation, images),
             restored=read_restored(self.root, operation, images, publisher.lost),
+            gone=publisher.gone,
         )
         return publisher, plan, (catalog.version, images)
 
@@ -280,6 +281,9 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             failed_before=plan.settled.get("failed", 0),
             unreadable_sources=plan.unreadable,
         )
+        if publisher.gone:
+            require_writable(self.root)
+            publisher.forget_gone()
         if plan.to_compute:
             require_writable(self.root)
             run_plan(

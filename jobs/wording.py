@@ -218,6 +218,11 @@ def status_lines(status: Status) -> list[str]:
             f"{key.operation}, key {key.key[:8]} ({kind}): {key.done} done, {key.failed} failed, "
             f"{missing} missing" + (f" ({key.note})." if key.note else ".")
         )
+        if key.gone:
+            lines.append(
+                f"  {counted(len(key.gone), 'files')} of its results are gone from the store, "
+                f"{key.gone[0]} first: the next run computes again what they held."
+            )
         stale = [table.name for table in key.tables if table.stale or not table.there]
         if key.declared and stale:
             lines.append(f"  Not up to date: {', '.join(stale)}. cohort run makes them.")

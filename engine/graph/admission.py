@@ -22,6 +22,7 @@ from engine.sources.failures import OF_THE_PLACE
 from engine.sources.registry import UNTAKEN
 from engine.store.catalog import (
     FAILED,
+    LOOK_THREADS,
     ORPHANED,
     READY,
     RETIRED,
@@ -39,9 +40,6 @@ from engine.store.ledger import Part, Snapshot
 from engine.store.mending import Mend, publish_mends
 from engine.store.root import Root
 from engine.store.stacking import Arrival, Slot
-
-LOOK_THREADS = 16
-"""Files whose size is asked at once: an object store answers each after some milliseconds."""
 
 
 class Admission:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from engine.errors import EngineError
+from engine.errors import EngineError, MissingObject
 from engine.operations.restored import failed_for_pixels
 from engine.operations.unit import RowId, UnitRecord
-from engine.store.catalog import commit_rows
+from engine.store.catalog import absent, commit_rows
 from engine.store.columns import require_columns
 from engine.store.label_commits import LabelPublisher
 from engine.store.ledger import Ledger, Part, Snapshot
@@ -51,6 +51,8 @@ class Publisher:
         Publishes what the parts come with, before their rows: who has a row has labels.
     lost
         Rows that failed for lost pixels.
+    gone
+        Parts of the key that are not there. What they held has no rows, so it is computed again.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Publisher:
         self.snapshot = snapshot
         self.labels: LabelPublisher | None = None
         self.lost: set[RowId] = set()
+        self.gone: list[Part] = []
         self._pending: list[Pending] = []
         self._place: dict[RowId, Part] = {}
         self._status: dict[RowId, str] = {}
@@ -84,7 +87,12 @@ class Publisher:
                 continue
             self._seen.add(part.path)
             told = self._told.pop(part.path, None)
-            for row, status in (self._statuses(part) if told is None else told).items():
+            try:
+                found = self._statuses(part) if told is None else told
+            except MissingObject:
+                self.gone.append(part)
+                continue
+            for row, status in found.items():
                 if told is not None or self._status.get(row) != status:
                     self._taken.add(row)
                 self._place[row] = part
@@ -136,9 +144,11 @@ class Publisher:
             self._pending = []
             self._labelled.clear()
 
-    def _commit(self, pending: Sequence[Pending]) -> None:
+    def _commit(self, pending: list[Pending]) -> None:
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
             self._learn(snapshot)
+            if snapshot is not first:  # perhaps because gc came before the commit
+                self._drop_removed(pending)
             added: list[Part] = []
             replaced: dict[str, set[RowId]] = {}
             for waiting in pending:
@@ -157,7 +167,9 @@ class Publisher:
             fresh[:] = [row for w in pending for row in w.rows if row not in self._taken]
             return [*added, *(part for part in rest if part is not None)], removed
 
+        first = self.snapshot
         if self.labels is not None:
+            self._drop_unlabelled(pending)
             due = [w.record for w in pending if w.record.part.path not in self._labelled]
             self.labels.publish([part for record in due for part in record.labels])
             self._labelled.update(record.part.path for record in due)
@@ -167,6 +179,34 @@ class Publisher:
         self._taken.update(fresh)
         self.rows_published += len(fresh)
         self.failures_published += sum(self._status[row] == FAILED for row in fresh)
+
+    def _drop_removed(self, pending: list[Pending]) -> None:
+        """Leave out parts that gc removed before they were named: their rows are missing then."""
+        gone = {part.path for part in absent(self._ledger, [w.record.part for w in pending])}
+        self._drop(pending, gone)
+
+    def _drop_unlabelled(self, pending: list[Pending]) -> None:
+        """Leave out parts whose labels gc removed before they were published."""
+        root = self._ledger.root
+        due = [w.record for w in pending if w.record.part.path not in self._labelled]
+        gone = {r.part.path for r in due if any(root.size(p.aside) is None for p in r.labels)}
+        self._drop(pending, gone)
+
+    def _drop(self, pending: list[Pending], gone: set[str]) -> None:
+        pending[:] = [waiting for waiting in pending if waiting.record.part.path not in gone]
+        for path in gone:
+            self._told.pop(path, None)
+
+    def forget_gone(self) -> None:
+        """Have the ledger forget the parts that are not there."""
+
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            self._learn(snapshot)
+            return [], [part for part in self.gone if part.path in snapshot.by_path]
+
+        self.snapshot = commit_rows(self._ledger, self.snapshot, prepare)
+        self._learn(self.snapshot)
+        self.gone.clear()
 
     def _rest(self, part: Part, gone: set[RowId]) -> Part | None:
         """Return a committed part without the rows that are replaced."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
+from engine.errors import MissingObject
 from engine.graph.events import Events
 from engine.graph.quarantine import Attempt, run_quarantined
 from engine.graph.window import Window
@@ -34,6 +35,7 @@ from engine.store.ledger import Part, Snapshot
 from engine.store.root import Root
 from engine.store.subjects import read_subjects
 from engine.store.tables import (
+    FRAGMENTS,
     concat_fragments,
     drop_fragments,
     drop_tables,
@@ -204,6 +206,27 @@ def reduce_tables(
         return list(names.values())
     require_writable(root)
     shown = events or Events()
+    for last in (False, True):
+        try:
+            _reduce(root, operation, client, images, results, origin, spec, names, shown)
+            break
+        except MissingObject as error:  # a fragment that gc took for what a killed run left
+            if last or not str(error.args[0]).startswith(FRAGMENTS):
+                raise
+    return list(names.values())
+
+
+def _reduce(
+    root: Root,
+    operation: Operation,
+    client: Client,
+    images: pa.Table,
+    results: Snapshot,
+    origin: Mapping[str, Any],
+    spec: TableSpec,
+    names: Mapping[str, str],
+    shown: Events,
+) -> None:
     token = secrets.token_hex(8)
     shown.start("tables", images.num_rows, "images")
     try:
@@ -230,7 +253,6 @@ def reduce_tables(
     finally:
         drop_fragments(root, token)
     shown.finish("tables")
-    return list(names.values())
 
 
 def _same(there: Mapping[str, Any] | None, origin: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ CAUSES = {
     "retry": "failed before, tried again",
     "pixels": "failed for lost pixels, which are there again",
     "labels": "labels are missing, or are not those that were written",
+    "results": "results are gone from the store",
     "copy": "the same pixels have a result under another name",
 }
 """Why an image is in a run, and what that means."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.operations.base import Operation
-from engine.store.results import read_key, results_ledger, versions_there
+from engine.store.results import read_key, read_there, results_ledger, versions_there
 from engine.store.root import Root
 
 
@@ -32,5 +32,5 @@ def most_used_key(
         return None
     ledger = results_ledger(root, operation.name, version, operation.objects)
     parts = ledger.snapshot().of_key(key)
-    images = ledger.read(parts, ["image_id"])["image_id"].to_pylist()
+    images = read_there(ledger, parts, ["image_id"])[0]["image_id"].to_pylist()
     return identity, frozenset(images)

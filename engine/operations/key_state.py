@@ -17,7 +17,7 @@ from engine.operations.restored import failed_for_pixels, read_restored
 from engine.operations.tables import table_names
 from engine.operations.unit import RowId
 from engine.store.ledger import Ledger, Snapshot
-from engine.store.results import DONE, FAILED, read_key
+from engine.store.results import DONE, FAILED, read_key, read_there
 from engine.store.root import Root
 from engine.store.tables import read_origin
 from engine.store.verify_log import key_changed_after
@@ -78,6 +78,9 @@ class KeyState:
         Rows in the ledger, those of former inputs included.
     note
         Why images can't be counted: the operation, or its version, is not installed.
+    gone
+        Files of results that the ledger names and that are not there; the next run computes again
+        what they held.
     """
 
     operation: str
@@ -92,6 +95,7 @@ class KeyState:
     rows: int = 0
     tables: tuple[TableState, ...] = ()
     note: str | None = None
+    gone: tuple[str, ...] = ()
 
 
 def unbegun(root: Root, operation: Operation, images: pa.Table) -> KeyState:
@@ -138,18 +142,19 @@ class KeyRows:
         self, catalog_version: int, images: pa.Table, sources: Mapping[str, str]
     ) -> tuple[KeyState, list[Failure]]:
         """Return how far the key is, and the images that failed."""
-        rows = self.ledger.read(self.snapshot.of_key(self.key), list(READ))
+        rows, gone = read_there(self.ledger, self.snapshot.of_key(self.key), list(READ))
+        paths = tuple(f"{self.ledger.path}/{part.path}" for part in gone)
         name = self.ledger.path.split("/")[1]
         if self.operation is None:
             states = Counter(rows["status"].to_pylist())
             state = KeyState(
                 name, self.version, self.key, self.declared, self._parameters(name),
-                states[DONE], states[FAILED], None, rows=rows.num_rows, note=self.note,
+                states[DONE], states[FAILED], None, rows=rows.num_rows, note=self.note, gone=paths,
             )  # fmt: skip
             return state, self._failures(name, rows, sources)
         lost = failed_for_pixels(rows)
         restored = read_restored(self.root, self.operation, images, lost)
-        plan = plan_run(self.operation, images, rows, restored=restored)
+        plan = plan_run(self.operation, images, rows, restored=restored, gone=gone)
         current = set(
             zip(images["image_id"].to_pylist(), image_inputs(self.operation, images), strict=True)
         )
@@ -159,7 +164,7 @@ class KeyRows:
             name, self.version, self.key, self.declared, self.operation.parameters,
             plan.settled.get("done", 0), plan.settled.get("failed", 0), plan.to_compute,
             _missing(plan), rows.num_rows,
-            self._tables(self.operation, catalog_version),
+            self._tables(self.operation, catalog_version), gone=paths,
         )  # fmt: skip
         return state, self._failures(name, kept, sources, restored)
 

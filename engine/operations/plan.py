@@ -6,7 +6,7 @@ A plan knows no store and no scheduler: it can be printed, counted and tested wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,9 +18,11 @@ from engine.errors import UsageError
 from engine.operations.base import Operation
 from engine.operations.causes import CAUSES, RESTORED, SETTLED, changed_part
 from engine.operations.input_digests import image_inputs
+from engine.operations.plan_rows import PlanRow, plan_rows
 from engine.operations.selection import ImageCondition, select_images
 from engine.store.catalog import FAILED, ORPHANED
 from engine.store.labels import LabelState
+from engine.store.ledger import Part
 from engine.store.stacking import GIANT_SHARD_PX, count_blocks
 
 UNIT_IMAGES = 128
@@ -28,9 +30,6 @@ UNIT_IMAGES = 128
 
 UNIT_BYTES = 64 * 1024**2
 """Decoded pixels in a unit at most, bytes, unless a single image has more."""
-
-ROWS = 65_536
-"""Rows of the catalog that are Python's values at once."""
 
 UNITS_A_SLOT = 6
 """Units that each slot should get at least, where there are images enough, to share work evenly."""
@@ -164,6 +163,7 @@ def plan_run(
     retry_failed: bool = False,
     labels: LabelState | None = None,
     restored: Set[tuple[str, str, int | None]] = frozenset(),
+    gone: Sequence[Part] = (),
 ) -> Plan:
     """Decide what a run computes, and why.
 
@@ -187,8 +187,10 @@ def plan_run(
         again. Of a damaged shard all images must be, so a selection leaves those to `verify`.
     restored
         Results (image_id, inputs, block) that failed for lost pixels which are there again.
+    gone
+        Parts of the key that are not there: what they held is computed again.
     """
-    read = {*_Row._fields[1:], "content", "state"}
+    read = {*PlanRow._fields[1:], "content", "state"}
     kept = select_images(images, where, limit, [n for n in images.column_names if n in read])
     names_of: list[str] = []
     state = _known(results) | dict.fromkeys(restored, RESTORED)
@@ -208,7 +210,7 @@ def plan_run(
     damaged = labels.damaged if labels is not None and everything else frozenset()
     spared = labels.torn if labels is not None and not everything else frozenset()
 
-    def labelled(row: _Row, block: int | None) -> bool:
+    def labelled(row: PlanRow, block: int | None) -> bool:
         place = row.stack, row.shard if block is None else block
         return labels is None or place in labels.whole or place in spared
 
@@ -218,8 +220,8 @@ def plan_run(
     work: dict[tuple[str, int | None, _Place | None], Item] = {}
     due = {None, RESTORED, "failed"} if retry_failed else {None, RESTORED}
     reads = image_inputs(operation, kept)
-    places = {} if labels is None else {row.image_id: _place(row) for row in _rows(kept, reads)}
-    for row in _rows(kept, reads):
+    places = {} if labels is None else {row.image_id: _place(row) for row in plan_rows(kept, reads)}
+    for row in plan_rows(kept, reads):
         names_of.append(row.image_id)
         blocks = _blocks(row)
         place = places.get(row.image_id)
@@ -249,6 +251,8 @@ def plan_run(
             causes["labels"] += 1
         elif row.image_id in seen:
             causes["inputs"] += 1
+        elif any(part.low <= row.image_id <= part.high for part in gone):
+            causes["results"] += 1
         elif other is not None and row.image_id in other[1]:
             causes[cause_of_change] += 1
         else:
@@ -284,7 +288,7 @@ def plan_run(
 _Place = tuple[str, int, int, "int | None"]
 
 
-def _place(row: _Row) -> _Place:
+def _place(row: PlanRow) -> _Place:
     return row.stack, row.shard, row.t, row.z
 
 
@@ -294,57 +298,17 @@ def _known(results: pa.Table) -> dict[tuple[str, str, int | None], str]:
     return {(i, n, b): s for i, n, b, s in zip(*columns, strict=True)}
 
 
-class _Row(NamedTuple):
-    """What a plan reads of an image: its inputs, and columns of the catalog."""
-
-    inputs: str
-    image_id: str
-    source: str
-    giant: bool
-    stack: str
-    shard: int
-    t: int
-    z: int | None
-    channels: int
-    height: int
-    width: int
-    dtype: str
-    noise_sd: list[float]
-    spacing_y_um: float | None
-    spacing_x_um: float | None
-    rescale_slope: float | None
-    rescale_intercept: float | None
-    annotation: str | None
-
-
-def _rows(images: pa.Table, inputs: Sequence[str]) -> Iterator[_Row]:
-    """Yield rows of the catalog as values, some thousands at a time: there may be a million."""
-    there = set(images.column_names)  # annotations are joined only for those that read them
-    same: dict[str, str] = {}  # what many rows say is kept once
-    for start in range(0, images.num_rows, ROWS):
-        piece = images.slice(start, ROWS)
-        columns: dict[str, list[Any]] = {
-            name: piece[name].to_pylist() if name in there else [None] * piece.num_rows
-            for name in _Row._fields[1:]
-        }
-        for name in ("stack", "dtype"):
-            columns[name] = [same.setdefault(value, value) for value in columns[name]]
-        yield from map(
-            _Row._make, zip(inputs[start : start + ROWS], *columns.values(), strict=True)
-        )
-
-
 def _count(images: pa.Table, state: str) -> int:
     return int(pc.sum(pc.equal(images["state"], state)).as_py() or 0)
 
 
-def _blocks(row: _Row) -> list[int | None]:
+def _blocks(row: PlanRow) -> list[int | None]:
     if not row.giant:
         return [None]
     return list(range(count_blocks(row.height, row.width)))
 
 
-def _item(row: _Row, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:
+def _item(row: PlanRow, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:
     place = known or row
     spacing = row.spacing_y_um, row.spacing_x_um
     rescale = row.rescale_slope, row.rescale_intercept

@@ -8,6 +8,7 @@ first and images second: the commit to images is what counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
@@ -18,6 +19,9 @@ from engine.errors import Conflict
 from engine.store.layout import FIELDS
 from engine.store.ledger import BUSY_TRIES, Ledger, Part, Snapshot, Stale
 from engine.store.root import Root
+
+LOOK_THREADS = 16
+"""Files whose size is asked at once: an object store answers each after some milliseconds."""
 
 READY, FAILED, ORPHANED, RETIRED = "ready", "failed", "orphaned", "retired"
 """States of an image: has pixels; can't be read; has pixels, but its source is gone; is no more."""
@@ -265,7 +269,7 @@ def commit_rows(
     ----------
     prepare
         From the snapshot in hand to (parts to add, parts to remove); called once per attempt and
-        must drop what the snapshot holds already.
+        must drop what the snapshot holds already, and parts that are not there any more.
 
     Returns
     -------
@@ -281,7 +285,39 @@ def commit_rows(
         if not add and not remove:
             return snapshot
         try:
-            return ledger.commit(snapshot, add, remove)
+            after = ledger.commit(snapshot, add, remove)
+        except Stale:
+            snapshot = ledger.snapshot()
+            continue
+        if not absent(ledger, add):
+            return after
+        snapshot = _undo(ledger, after, add, remove)
+    raise Conflict(ledger.path)
+
+
+def absent(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
+    """Return the parts that are not there.
+
+    What is named gc leaves alone, so parts are looked at after they were: until then one whose
+    writer slept, or whose clock is behind, may be taken for what a killed writer left.
+    """
+    with ThreadPoolExecutor(LOOK_THREADS) as threads:
+        sizes = threads.map(ledger.root.size, [f"{ledger.path}/{part.path}" for part in parts])
+        return [part for part, size in zip(parts, sizes, strict=True) if size is None]
+
+
+def _undo(
+    ledger: Ledger, snapshot: Snapshot, added: Sequence[Part], removed: Sequence[Part]
+) -> Snapshot:
+    """Take a commit back, some of whose parts are gone; return the ledger as it is then."""
+    lost = {part.path for part in absent(ledger, removed)}
+    back = [part for part in removed if part.path not in lost]
+    for _ in range(BUSY_TRIES):
+        there = [part for part in added if part.path in snapshot.by_path]
+        if not there:
+            return snapshot
+        try:
+            return ledger.commit(snapshot, back, there)
         except Stale:
             snapshot = ledger.snapshot()
     raise Conflict(ledger.path)

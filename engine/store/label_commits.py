@@ -116,7 +116,10 @@ class LabelPublisher:
         pairs = sorted(set(wanted), key=lambda pair: (pair[0], pair[1].name))
         due = [(stack, i) for stack, i in pairs if i.name not in self._names.get(stack, ())]
         made = self._each(lambda pair: create_label_image(self._root, *pair, files), due)
-        self._commit([row for rows in made for row in rows])
+        rows = [row for rows in made for row in rows]
+        self._commit(rows)
+        if any(self._root.size(row.path) is None for row in rows):  # gc came before the commit
+            self._each(lambda pair: create_label_image(self._root, *pair, files), due)
         self._each(self._check_metadata, [pair for pair in pairs if pair not in due])
         new = {stack for stack, _ in due}
         for stack in sorted({stack for stack, _ in pairs}):

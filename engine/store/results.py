@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from engine.errors import AlreadyExists, CorruptStore, MissingObject
 from engine.store.digests import digest_of
-from engine.store.ledger import Ledger
+from engine.store.ledger import Ledger, Part
 from engine.store.root import Root
 
 DONE, FAILED = "done", "failed"
@@ -46,6 +46,24 @@ PLANNED = ("image_id", "inputs", "block", "status")
 def results_ledger(root: Root, operation: str, version: int, objects: pa.Schema) -> Ledger:
     """Return the ledger of one operation's version."""
     return Ledger(root, f"results/{operation}/v{version}", result_schema(objects), "key")
+
+
+def read_there(
+    ledger: Ledger, parts: Sequence[Part], columns: Sequence[str]
+) -> tuple[pa.Table, list[Part]]:
+    """Return what the parts that are there hold, and the parts that are not.
+
+    A part may have been removed before it was named: its writer slept, or a clock was ahead. The
+    next run computes again what it held.
+    """
+    there: list[pa.Table] = [ledger.read((), columns)]
+    gone = []
+    for part in parts:
+        try:
+            there.append(ledger.read((part,), columns))
+        except MissingObject:
+            gone.append(part)
+    return pa.concat_tables(there), gone
 
 
 def key_path(operation: str, version: int, key: str) -> str:
