@@ -99,14 +99,14 @@ class LocalRoot:
             try:
                 self._link(aside, target, path, durable)
             finally:
-                aside.unlink(missing_ok=True)
+                _leave(aside)
 
     def create_from(self, path: str, local_file: Path) -> None:
         """Publish a local file, which is consumed, as an object that is not there yet."""
         target = self._place(path)
         with self._naming(path), self._near(local_file) as near:
             self._link(near, target, path)
-            local_file.unlink(missing_ok=True)  # else a later write into it changed the object
+            _leave(local_file)  # if it stays, a later write into it would change the object
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         """Publish an object in place of the one that may be there, durably."""
@@ -116,14 +116,14 @@ class LocalRoot:
             try:
                 self._rename(aside, target)
             finally:
-                aside.unlink(missing_ok=True)
+                _leave(aside)
 
     def replace_from(self, path: str, local_file: Path) -> None:
         """Publish a local file, which is consumed, in place of what may be there."""
         target = self._place(path)
         with self._naming(path), self._near(local_file) as near:
             self._rename(near, target)
-            local_file.unlink(missing_ok=True)
+            _leave(local_file)
 
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
         """Read, change and replace an object under a lock; False where ``change`` gave None."""
@@ -191,7 +191,7 @@ class LocalRoot:
             if durable:
                 os.fsync(descriptor)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            _leave(aside)
             raise
         finally:
             os.close(descriptor)
@@ -213,7 +213,7 @@ class LocalRoot:
                 os.fsync(file.fileno())
             yield aside
         finally:
-            aside.unlink(missing_ok=True)
+            _leave(aside)
 
     def _link(self, source: Path, target: Path, path: str, durable: bool = True) -> None:
         def link() -> None:
@@ -245,6 +245,12 @@ class LocalRoot:
             with suppress(OSError):  # a lock on a share that went away is no more
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+
+def _leave(aside: Path) -> None:
+    """Remove what was written aside; what can't be removed gc collects."""
+    with suppress(OSError):
+        aside.unlink(missing_ok=True)
 
 
 def _open_locked(lock: Path) -> int:

@@ -1,0 +1,156 @@
+"""Drivers of which one call to the file system fails: forked from one process that has all loaded.
+
+Run as a script with the library of ``failing_calls.c`` preloaded; takes a line of JSON for each
+request on standard input, answers with one. Each driver ingests, runs and draws, all in one
+process, with one call of its own that fails; then it does the same again with none, and tells
+whether a cohort came out as it must be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import engine
+from tests.distributed.invariants import (
+    Calls,
+    check_catalog_once,
+    check_files,
+    check_once,
+    comparable,
+    pixels_by_image,
+    result_rows,
+    tables,
+)
+
+TOLD = re.compile(r"\x1b|Traceback|OSError|os error|Errno|panicked")
+"""What no person is to read."""
+
+CLOCKS = re.compile(r"^(?:catalog|results|elapsed|token)")
+
+
+def _commands(place: Path, images: Path, calls: Path) -> list[list[str]]:
+    return [
+        ["ingest", f"{place}", f"{images}"],
+        ["run", f"{place}", "probe", "--calls", f"{calls}"],
+        ["qc", f"{place}", "probe"],
+    ]
+
+
+def _asked(argv: list[str]) -> tuple[int, str]:
+    """Run a command as the command line does; return its exit code and standard error."""
+    from jobs.cli import main
+
+    sys.argv = ["cohort", *argv]
+    told = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+    return code, told.getvalue()
+
+
+@contextmanager
+def _one_cluster() -> Iterator[None]:
+    """Let all commands use one cluster, of threads of this process."""
+    from jobs.options import ClusterArguments
+
+    with engine.cluster(workers=1, threads_per_worker=2, processes=False) as client:
+
+        @contextmanager
+        def opened(_: Any) -> Iterator[Any]:
+            yield client
+
+        ClusterArguments.open = opened  # type: ignore[method-assign, assignment]
+        yield
+
+
+def facts_of(place: Path) -> dict[str, Any]:
+    """Return what must be the same with and without the fault."""
+    rows = comparable(result_rows(place))
+    for row in rows:
+        row.pop("key")
+    return {
+        "pixels": sorted(pixels_by_image(place).items()),
+        "rows": rows,
+        "tables": {name: frame.to_json() for name, frame in tables(place).items()},
+    }
+
+
+def drive(request: dict[str, Any]) -> dict[str, Any]:
+    """Do everything with a call that fails, and again with none; return what became of it."""
+    folder, images = Path(request["folder"]), Path(request["images"])
+    place, calls = folder / "cohort", Calls(folder / "calls")
+    folder.mkdir(parents=True)
+    library = ctypes.CDLL(None)
+    library.call_failed.restype = ctypes.c_char_p
+    library.calls_passed.restype = ctypes.c_long
+    commands = _commands(place, images, calls.path)
+    with _one_cluster():
+        library.fail_at(os.fsencode(place), ctypes.c_long(request["point"]), request["errno"])
+        first = [_asked(argv) for argv in commands]
+        found: dict[str, Any] = {"calls": library.calls_passed()}
+        library.fail_no_more()
+        found["failed"] = os.fsdecode(library.call_failed())
+        found["first"] = first
+        done = len(calls.all())
+        found["second"] = [_asked(argv) for argv in commands]
+        found["computed"] = [done, len(calls.all())]
+        found["third"] = [_asked(argv)[0] for argv in commands]
+        found["again"] = len(calls.all()) - found["computed"][1]
+    check_catalog_once(place, request["count"])  # I1
+    check_once(place)
+    check_files(place)  # I3
+    found["facts"] = facts_of(place)  # I4
+    shutil.rmtree(folder)
+    return found
+
+
+def start(request: dict[str, Any]) -> int:
+    """Fork a driver, which leaves its answer in a file, and return its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    answer: dict[str, Any] = {}
+    try:
+        os.setsid()
+        answer = drive(request)
+    except BaseException:
+        answer = {"broken": traceback.format_exc()}
+    Path(request["answer"]).write_text(json.dumps(answer, default=str))
+    os._exit(0)
+
+
+def serve() -> None:
+    """Answer requests until standard input ends: several points, two at a time."""
+    import distributed  # noqa: F401
+
+    import jobs.cli
+    import tests.operations_for_tests  # noqa: F401
+
+    assert jobs.cli.main
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        pid = start(json.loads(line))
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
