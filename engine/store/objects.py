@@ -52,6 +52,9 @@ UPDATE_TRIES = 100
 WAIT_S, MOST_WAIT_S = 0.01, 0.5
 """Bounds of the random wait between them, seconds: about one request, and some dozens of them."""
 
+WRITER = "cohort-writer"
+"""Name of the attribute of an object by which its writer knows it again."""
+
 NO_ROOM = ("StorageFull", "507 Insufficient Storage", "QuotaExceeded")
 """What stores of limited size answer (MinIO, Ceph)."""
 
@@ -119,12 +122,15 @@ class ObjectRoot:
 
     def _create(self, path: str, body: bytes | Path) -> None:
         check_path(path)
+        mine = {WRITER: secrets.token_hex(8)}
         try:
             with self._named(path):
-                obstore.put(self._store, path, body, mode="create")
+                obstore.put(self._store, path, body, mode="create", attributes=mine)
         except AlreadyExistsError:
-            # The answer to a first try may have been lost: then what is there is ours.
-            if self.read(path) != (body.read_bytes() if isinstance(body, Path) else body):
+            # Where the answer to a first try was lost, the object that is there is ours.
+            with self._named(path, missing=AlreadyExists(path), reading=True):
+                there = obstore.get(self._store, path).attributes
+            if there.get(WRITER) != mine[WRITER]:
                 raise AlreadyExists(path) from None
 
     def replace(self, path: str, data: bytes | memoryview) -> None:

@@ -101,7 +101,7 @@ def refusals_named(place: str, *, reading: bool = False, others: bool = False) -
     """
     try:
         yield
-    except (EngineError, NotADirectoryError):  # a file is in the way: that is the caller's mistake
+    except (EngineError, NotADirectoryError, IsADirectoryError):  # another thing is in the way
         raise
     except OSError as error:
         named = refusal(error, place, reading=reading, others=others)

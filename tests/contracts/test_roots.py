@@ -228,19 +228,27 @@ def test_staging_is_removed_whatever_happens(root: Root) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "named"), [(errno.ENOSPC, "StoreFull"), (errno.EDQUOT, "StoreFull")]
+    ("number", "named", "told"),
+    [
+        (errno.ENOSPC, "StoreFull", "No space left"),
+        (errno.EDQUOT, "StoreFull", "The quota is used up"),
+        (errno.EIO, "StoreFailed", "Input/output error, EIO"),
+        (errno.ESTALE, "StoreFailed", "Stale file handle, ESTALE"),
+        (errno.EMFILE, "TooManyFiles", "ulimit -n"),
+        (errno.EROFS, "StoreReadOnly", "No permission to write"),
+    ],
 )
 @pytest.mark.parametrize("kind", [OSError, RuntimeError])
 def test_what_stops_an_assembly_is_named(
-    root: Root, number: int, named: str, kind: type[Exception]
+    root: Root, number: int, named: str, told: str, kind: type[Exception]
 ) -> None:
     text = f"{os.strerror(number)} (os error {number})"
-    with pytest.raises(Exception, match="No space left") as caught, root.staging():
+    with pytest.raises(Exception, match=told) as caught, root.staging():
         raise OSError(number, "text") if kind is OSError else RuntimeError(text)
     assert type(caught.value).__name__ == named
-    with pytest.raises(OSError, match="odd") as other, root.staging():
-        raise OSError(errno.EIO, "odd")
-    assert type(other.value) is OSError
+    with pytest.raises(ValueError, match="odd") as other, root.staging():
+        raise ValueError("odd")
+    assert type(other.value) is ValueError
 
 
 def test_a_root_travels_small(root: Root) -> None:
