@@ -326,11 +326,7 @@ class Admission:
         """Commit what came in: files first, images second.
 
         What could not be committed waits on, so that no image is ever catalogued without its files.
-
-        Parameters
-        ----------
-        quietly
-            Whether an error of the store is left unsaid, since a worse one is on its way.
+        ``quietly`` leaves an error of the store unsaid, since a worse one is on its way.
         """
         try:
             self._commit()
