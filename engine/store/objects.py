@@ -35,6 +35,7 @@ from zarr.storage import ObjectStore, StorePath
 from engine.errors import (
     AlreadyExists,
     Conflict,
+    EngineError,
     MissingObject,
     NoConditionalPuts,
     ParameterError,
@@ -252,7 +253,7 @@ class ObjectRoot:
         """Give the errors of a store our names; those of conditions pass."""
         try:
             yield
-        except (AlreadyExistsError, PreconditionError):
+        except (AlreadyExistsError, PreconditionError, EngineError):
             raise
         except FileNotFoundError as error:
             # Puts and lists only miss what they are in.

@@ -53,7 +53,7 @@ def errno_of(error: BaseException) -> int | None:
     28
     >>> errno_of(ValueError("odd"))
     """
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError) and isinstance(error.errno, int):
         return error.errno
     match = _RUST.search(str(error))
     return int(match[1]) if match else None
