@@ -29,7 +29,8 @@ from engine.sources.dicom_file import (
     find_pixels,
     read_dataset,
 )
-from engine.sources.dicom_header import TAGS, numbers, text, whole
+from engine.sources.dicom_header import TAGS
+from engine.sources.dicom_values import numbers, text, whole
 
 MOST_FRAMES = 1_000_000
 """Frames of one file, at most."""

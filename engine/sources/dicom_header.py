@@ -7,7 +7,6 @@ identifiers in `Identity`, which become pseudonyms.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +20,8 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from engine.header import Header, Identity
+from engine.sources.dicom_calibration import CALIBRATION, find_rescale, find_spacing
+from engine.sources.dicom_values import NOTHING, first_item, items, number, numbers, text, whole
 
 # ruff: noqa: SIM905 - long lists of words read better as such
 
@@ -82,64 +83,10 @@ _KEYWORDS = (
     "DimensionOrganizationType NumberOfOpticalPaths OpticalPathSequence PyramidUID"
 ).split()
 
-TAGS = [tag_for_keyword(name) for name in (*_KEYWORDS, *_NUMBERS.values())]
+TAGS = [tag_for_keyword(name) for name in (*_KEYWORDS, *CALIBRATION, *_NUMBERS.values())]
 """Elements that are read at all."""
 
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")  # also as ACR-NEMA wrote it
-
-
-def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
-    """Return the finite numbers of an element; None where it is missing, or holds anything else."""
-    try:
-        value = dataset.get(keyword)
-        if value is None or value == "":
-            return None
-        found = tuple(float(v) for v in (value if hasattr(value, "__iter__") else [value]))
-    except Exception:  # a value that can't be converted raises many types, with its text
-        return None
-    return found if found and all(math.isfinite(v) for v in found) else None
-
-
-def number(dataset: Dataset, keyword: str) -> float | None:
-    """Return the first number of an element, or None."""
-    found = numbers(dataset, keyword)
-    return found[0] if found else None
-
-
-def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int | None:
-    """Return the whole number of an element that fits 32 bits, or the default."""
-    found = number(dataset, keyword)
-    if found is None or abs(found) >= 2**31:
-        return default
-    return int(found)
-
-
-def text(dataset: Dataset, keyword: str) -> str:
-    """Return the text of an element, of any encoding; for identifiers, to be hashed."""
-    try:
-        value = dataset.get_item(keyword).value
-    except (KeyError, AttributeError):
-        return ""
-    if isinstance(value, bytes):
-        # Raw, so that an odd character set can neither fail nor be quoted in a warning.
-        try:
-            value = value.decode("utf-8")
-        except UnicodeDecodeError:
-            value = value.decode("latin-1")
-    return str(value or "").strip(" \0")
-
-
-def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return the values of an element of terms, such as ImageType."""
-    return tuple(part.strip(" \0[]'") for part in re.split(r"[\\,]", text(dataset, keyword)))
-
-
-def spacing_um(dataset: Dataset, measures: Dataset) -> tuple[float, float] | None:
-    """Return the pixel spacing (y, x), micrometres: between rows, between columns."""
-    found = numbers(measures, "PixelSpacing") or numbers(dataset, "PixelSpacing")
-    if found is None or len(found) != 2 or min(found) <= 0:
-        return None
-    return found[0] * UM_PER_MM, found[1] * UM_PER_MM
 
 
 def read_headers(dataset: Dataset, count: int) -> Iterator[tuple[Header, Any]]:
@@ -148,10 +95,10 @@ def read_headers(dataset: Dataset, count: int) -> Iterator[tuple[Header, Any]]:
     frames = items(dataset, "PerFrameFunctionalGroupsSequence")
     offsets = numbers(dataset, "GridFrameOffsetVector") or ()
     step = number(dataset, "FrameTime")
-    common = _read_frame(dataset, shared, _NOTHING)
+    common = _read_frame(dataset, shared, NOTHING)
     for n in range(count):
-        own = frames[n] if n < len(frames) else _NOTHING
-        header, spacing = common if own is _NOTHING else _read_frame(dataset, shared, own)
+        own = frames[n] if n < len(frames) else NOTHING
+        header, spacing = common if own is NOTHING else _read_frame(dataset, shared, own)
         if count > 1:
             time = header.time_ms
             if time is None and step is not None:
@@ -164,9 +111,6 @@ def read_headers(dataset: Dataset, count: int) -> Iterator[tuple[Header, Any]]:
                 position = (position[0] + way[0], position[1] + way[1], position[2] + way[2])
             header = replace(header, frame=n, time_ms=time, position_mm=position)
         yield header, spacing
-
-
-_NOTHING = Dataset()
 
 
 def _read_frame(
@@ -191,12 +135,9 @@ def _read_frame(
     measures = first_item(own, "PixelMeasuresSequence") or first_item(
         shared, "PixelMeasuresSequence"
     )
-    spacing = spacing_um(dataset, measures)
-    if spacing is None and ("PixelSpacing" in measures or "PixelSpacing" in dataset):
-        findings.append("spacing_invalid")
-    rescale, problem = _rescale(dataset, shared, own)
-    if problem is not None:
-        findings.append(problem)
+    spacing, odd = find_spacing(dataset, shared, own)
+    rescale, problems = find_rescale(dataset, shared, own)
+    findings += [*odd, *problems]
     beat = first_item(own, "CardiacSynchronizationSequence")
     time = number(beat, "NominalCardiacTriggerDelayTime")
     order = whole(first_item(own, "FrameContentSequence"), "TemporalPositionIndex")
@@ -221,20 +162,6 @@ def _normal(orientation: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(v) for v in np.cross(orientation[:3], orientation[3:]))
 
 
-def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Return the items of a sequence; a broken one has none."""
-    try:
-        return list(dataset.get(keyword) or ())
-    except Exception:  # of many types, with its text
-        return []
-
-
-def first_item(dataset: Dataset, keyword: str) -> Dataset:
-    """Return the first item of a sequence, or an empty data set."""
-    found = items(dataset, keyword)
-    return found[0] if found else _NOTHING
-
-
 def _group(
     dataset: Dataset, shared: Dataset, own: Dataset, group: str, keyword: str, count: int
 ) -> tuple[float, ...] | None:
@@ -249,25 +176,6 @@ def _is_orientation(values: tuple[float, ...]) -> bool:
     row, column = np.asarray(values[:3]), np.asarray(values[3:])
     lengths = [abs(float(np.linalg.norm(v)) - 1) for v in (row, column)]
     return max(*lengths, abs(float(row @ column))) < RIGHT_ANGLE
-
-
-def _rescale(
-    dataset: Dataset, shared: Dataset, own: Dataset
-) -> tuple[tuple[float, float] | None, str | None]:
-    """Return (slope, intercept) and a finding; as pydicom's `apply_modality_lut` has it."""
-    if items(dataset, "ModalityLUTSequence"):
-        return None, "modality_lut"
-    group = "PixelValueTransformationSequence"
-    places = (first_item(own, group), first_item(shared, group), dataset)
-    place = next((p for p in places if "RescaleSlope" in p or "RescaleIntercept" in p), None)
-    if place is None:
-        return None, None
-    slope, intercept = number(place, "RescaleSlope"), number(place, "RescaleIntercept")
-    for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
-        if value is None and text(place, keyword):
-            return None, "rescale_invalid"
-    problem = "rescale_partial" if None in (slope, intercept) else None
-    return (1.0 if slope is None else slope, intercept or 0.0), problem
 
 
 def _terms(dataset: Dataset) -> Iterator[tuple[str, str]]:

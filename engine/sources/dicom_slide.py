@@ -21,7 +21,8 @@ from engine.geometry import YX, Region
 from engine.header import LEVEL_UM
 from engine.sources.base import PlanesSource, check_size
 from engine.sources.dicom_frames import Frames
-from engine.sources.dicom_header import first_item, items, number, read_headers, text, texts, whole
+from engine.sources.dicom_header import read_headers
+from engine.sources.dicom_values import first_item, items, number, text, texts, whole
 from engine.sources.scaling import SAME, read_scaled
 
 BESIDE = ("LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER")
