@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import threading
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import NoReturn
 
 from engine.errors import EngineError, UsageError
 from engine.header import Header, Identity
+from engine.plain_files import NotAFile, read_plain
 
 KEY_FILE, KEY = "COHORT_PSEUDONYM_KEY_FILE", "COHORT_PSEUDONYM_KEY"
 """Environment variables: a file that holds the key, or the key itself."""
@@ -142,6 +145,31 @@ def _same_text(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip(" \0\t\r\n")
 
 
+_lock = threading.Lock()
+_withheld: str | None = None
+_withholding = 0
+
+
+@contextmanager
+def key_withheld() -> Iterator[None]:
+    """Take the key out of this process's environment meanwhile: processes inherit it.
+
+    `read_key` knows it all the while. Several may be in here at once.
+    """
+    global _withheld, _withholding
+    with _lock:
+        _withholding += 1
+        _withheld = os.environ.pop(KEY, _withheld)
+    try:
+        yield
+    finally:
+        with _lock:
+            _withholding -= 1
+            if not _withholding and _withheld is not None:
+                os.environ.setdefault(KEY, _withheld)
+                _withheld = None
+
+
 def read_key(environment: Mapping[str, str] = os.environ, outside: str | None = None) -> Pseudonyms:
     """Return the pseudonyms of the key that the environment names.
 
@@ -157,13 +185,19 @@ def read_key(environment: Mapping[str, str] = os.environ, outside: str | None = 
     NoPseudonymKey
         If there is none, it can't be read, is too short, or lies in the cohort.
     """
-    file, text = environment.get(KEY_FILE), environment.get(KEY)
+    with _lock:
+        file, text = environment.get(KEY_FILE), environment.get(KEY)
+        if text is None and environment is os.environ:
+            text = _withheld
     if file:
         place = Path(file).resolve()
         if outside is not None and place.is_relative_to(Path(outside).resolve()):
             raise NoPseudonymKey(f"the file that {KEY_FILE} names lies in the cohort")
         try:
-            return Pseudonyms(place.read_bytes().strip())
+            return Pseudonyms(read_plain(place).strip())
+        except NotAFile:
+            told = "is a pipe, a socket or a device, and not a file"
+            raise NoPseudonymKey(f"what {KEY_FILE} names {told}") from None
         except OSError as error:
             raise NoPseudonymKey(
                 f"the file that {KEY_FILE} names can't be read ({type(error).__name__})"

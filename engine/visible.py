@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import unicodedata
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -44,6 +45,17 @@ def _escaped(character: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def escape(text: str) -> str:
+    r"""Return a text as it may stand in HTML, attributes included: shown, and never acting.
+
+    Examples
+    --------
+    >>> escape("<b>\u202ea")
+    '&lt;b&gt;\\u202ea'
+    """
+    return html.escape(visible(text))
 
 
 def columns_of(text: str) -> int:

@@ -5,10 +5,19 @@ Each module of commands adds its own to the app when it is imported, in the orde
 
 from __future__ import annotations
 
+import sys
+from typing import cast
+
+import typer
+
+from engine.visible import visible
 from jobs import commands, exports, learning, models, phantoms
 from jobs.app import app
 
 __all__ = ["app", "commands", "exports", "learning", "main"]
+
+WrongUsage = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
+"""What Typer raises, and would say by itself, of arguments that can't be."""
 
 app.add_typer(phantoms.app, name="phantom")
 app.add_typer(models.app, name="model")
@@ -16,4 +25,9 @@ app.add_typer(models.app, name="model")
 
 def main() -> None:
     """Run the command line; wrong usage ends with exit code 2 and a sentence."""
-    app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except WrongUsage as error:
+        error.message = visible(error.message, keep="\n")  # it may quote a file's name
+        error.show()
+        sys.exit(error.exit_code)

@@ -22,6 +22,7 @@ from engine.graph.events import counted
 from engine.graph.qc import QcReport
 from engine.graph.run import RunReport
 from engine.phantoms import DiscOptions, write_discs
+from engine.plain_files import reads_end_on
 from jobs.app import app, command
 from jobs.nightly import INCOMPLETE, Step, run_nightly
 from jobs.options import (
@@ -69,7 +70,8 @@ def interruptible(output: Output) -> Iterator[Callable[[], bool]]:
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        with reads_end_on(lambda: asked):
+            yield lambda: asked
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

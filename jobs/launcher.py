@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from engine.errors import EngineError, ParameterError
 from engine.graph.kubernetes_api import Api
+from engine.visible import visible
 from jobs.launcher_night import Night
 from jobs.launcher_removal import remove_night
 from jobs.launcher_scaling import Scaling
@@ -115,7 +116,7 @@ def launch(settings: Settings, api: Api) -> int:
 
 def say(text: str) -> None:
     """Say something that is not the result."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text, keep="\n"), file=sys.stderr, flush=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

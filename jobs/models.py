@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from engine.errors import ParameterError
 from engine.learning.bundles import Bundle, import_model, open_bundle
 from engine.learning.cards import Card, classes_named, read_card
+from engine.plain_files import read_plain
 from jobs.app import command
 from jobs.output import Output
 
@@ -83,7 +84,7 @@ def show(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return _object("--card", path.read_text())
+        return _object("--card", read_plain(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         problem = f"unreadable ({type(error).__name__})"
         raise ParameterError("--card", f"{path}: {problem}", "a JSON file") from None

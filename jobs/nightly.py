@@ -222,4 +222,5 @@ def _identity(failure: Failure) -> tuple[str, str, str]:
 if __name__ == "__main__":
     from jobs import cli
 
-    cli.app(["nightly", *sys.argv[1:]])
+    sys.argv[1:1] = ["nightly"]
+    cli.main()

@@ -11,11 +11,19 @@ from rich.table import Table
 
 from engine.errors import EngineError
 from engine.graph.events import Events
+from engine.visible import visible
 from jobs.progress import Shown, shown_on
 from jobs.streams import Tolerant
 
 FILE_COLUMNS = 100
 """Width of tables where there is no terminal that says its own."""
+
+
+def _console(stream: Tolerant, width: int | None) -> Console:
+    """Return a console that prints text as it is: no markup, no emoji by name."""
+    return Console(
+        file=stream.stream, width=width, highlight=False, soft_wrap=True, markup=False, emoji=False
+    )
 
 
 class Output:
@@ -26,8 +34,8 @@ class Output:
         width = None if sys.stdout.isatty() else FILE_COLUMNS
         self._stdout = Tolerant(sys.stdout)
         stderr = Tolerant(sys.stderr)
-        self._out = Console(file=self._stdout.stream, highlight=False, soft_wrap=True, width=width)
-        self._err = Console(file=stderr.stream, highlight=False, soft_wrap=True)
+        self._out = _console(self._stdout, width)
+        self._err = _console(stderr, None)
         self._shown: Shown | None = None
 
     @property
@@ -39,7 +47,7 @@ class Output:
 
     def say(self, text: str) -> None:
         """Say something that is not the result; above the bars, where there are any."""
-        self._err.print(text, markup=False)
+        self._err.print(visible(text, keep="\n"))
 
     def result(self, values: dict[str, Any], *lines: str | Table) -> None:
         """Give the result: the values as JSON, or else the lines."""
@@ -48,14 +56,14 @@ class Output:
             self._as_json(values)
             return
         for line in lines:
-            self._out.print(line, markup=False) if isinstance(line, str) else self._out.print(line)
+            self._out.print(visible(line, keep="\n") if isinstance(line, str) else line)
 
     def error(self, error: EngineError) -> None:
         """Say what went wrong, in a sentence."""
         self._quiet()
         if self.as_json:
             self._as_json({"error": type(error).__name__, "message": str(error)})
-        self._err.print(f"cohort: {error}", markup=False)
+        self.say(f"cohort: {error}")
 
     def interrupted(self) -> None:
         """Say that a second Ctrl-C ended it at once."""
@@ -63,10 +71,11 @@ class Output:
         told = "stopped at once; what was committed stays. Run it again to go on."
         if self.as_json:
             self._as_json({"error": "KeyboardInterrupt", "message": told})
-        self._err.print(f"cohort: {told}", markup=False)
+        self.say(f"cohort: {told}")
 
     def _as_json(self, values: dict[str, Any]) -> None:
-        self._stdout.write(json.dumps(values, default=str) + "\n")
+        # What is not ASCII is escaped, and so all that acts on a terminal but DEL.
+        self._stdout.write(json.dumps(values, default=str).replace("\x7f", "\\u007f") + "\n")
         self._stdout.flush()
 
     def _quiet(self) -> None:
@@ -83,5 +92,5 @@ class Output:
         lost = self._stdout.lost
         if lost is not None:
             told = f"the result can't be written: {lost.strerror}. What was committed stays."
-            self._err.print(f"cohort: {told}", markup=False)
+            self.say(f"cohort: {told}")
         return lost is None

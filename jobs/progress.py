@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from engine.graph.events import Counted, Stage
+from engine.visible import visible
 
 LINE_S = 30.0
 """How often a stage is a line where there is no terminal, seconds."""
@@ -23,7 +24,7 @@ class Shown(Counted):
 
     def note(self, text: str) -> None:
         """Say something once."""
-        self.console.print(text, markup=False)
+        self.console.print(visible(text), markup=False)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from engine.graph.events import counted, told_s
 from engine.graph.ingest_report import LOST, IngestReport
@@ -24,6 +25,7 @@ from engine.sources import REASONS
 from engine.store.gc import Leftover
 from engine.store.problems import CORRUPT, MISSING
 from engine.store.verify import VerifyReport
+from engine.visible import visible
 from jobs import drawings
 
 NAMED = 20
@@ -298,7 +300,7 @@ def experiments_table(experiments: pd.DataFrame) -> Table:
     for row in experiments.itertuples(index=False):
         table.add_row(
             *(
-                str(getattr(row, name))
+                Text(visible(str(getattr(row, name))))  # never markup, whatever it says
                 for name in ("date", "subject", "experiment", "images", "count")
             ),
             f"{row.radius_px_mean:.1f} ± {row.radius_px_sd:.1f}",

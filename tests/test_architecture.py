@@ -53,6 +53,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "MissingExtra": ("pydicom", "dicom", "to read DICOM"),
     "MissingObject": ("pixels/x",),
     "MissingPackage": ("x",),
+    "NotAFile": ("/etc/key",),
     "NoCertificate": ("tls://127.0.0.1:1",),
     "NoCohort": ("/c",),
     "NoConditionalPuts": ("s3://bucket/c", "If-None-Match"),

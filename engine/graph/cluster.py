@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from engine.graph.opening import Opened, Wanted
 from engine.graph.patience import patience_s
 from engine.graph.slots import require_slots, workers_of
 from engine.graph.versions import require_same_versions
+from engine.visible import escape
 
 CONNECT_S = 15.0
 """How long a scheduler has to answer, seconds."""
@@ -179,8 +179,10 @@ class Cluster:
 
     def _repr_html_(self) -> str:
         link = self.dashboard_link
-        dashboard = f' &middot; <a href="{link}" target="_blank">dashboard</a>' if link else ""
-        return f"<b>{html.escape(self.where)}</b>: {self._told()}{dashboard}"
+        dashboard = (
+            f' &middot; <a href="{escape(link)}" target="_blank">dashboard</a>' if link else ""
+        )
+        return f"<b>{escape(self.where)}</b>: {self._told()}{dashboard}"
 
     def _told(self) -> str:
         if self.client.status != "running":

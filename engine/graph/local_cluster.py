@@ -14,10 +14,11 @@ from multiprocessing import current_process, resource_tracker
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, Status
+from distributed import Client, LocalCluster, Nanny, Status
 
 from engine.errors import EngineError, NoWorkers, UsageError
 from engine.graph.opening import START_S, Opened, Wanted
+from engine.privacy import key_withheld
 
 MALLOC_KEEP_BYTES = str(256 * 1024**2)
 """Freed memory that a worker's allocator keeps, bytes.
@@ -114,7 +115,7 @@ def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
             silence_logs=logging.CRITICAL,
             dashboard_address="127.0.0.1:8787",
             # Threads of one process talk without a socket, and then a host is refused.
-            **({"host": "127.0.0.1"} if wanted.processes else {}),
+            **({"host": "127.0.0.1", "worker_class": _Nanny} if wanted.processes else {}),
         )
         try:
             cluster.scale(workers)
@@ -154,6 +155,15 @@ def _wait_for_workers(cluster: LocalCluster, count: int) -> None:
                 raise NoWorkers(START_S) from None
 
 
+class _Nanny(Nanny):
+    """A nanny whose workers, the first and those after a death, inherit no key of pseudonyms."""
+
+    async def instantiate(self) -> Status:
+        """Start the worker's process."""
+        with key_withheld():
+            return await super().instantiate()
+
+
 class _SlottedCluster(LocalCluster):
     """A local cluster whose first worker holds the GPU's slot, also after its process died.
 
@@ -179,7 +189,8 @@ def _ctrl_c_left_to_us() -> Iterator[None]:
     tasks in flight with them. The mask is inherited by the thread that starts workers, and by each
     worker from its first moment (POSIX.1-2017, pthread_sigmask and exec).
     """
-    resource_tracker.ensure_running()  # it takes the mask off the thread in which it starts
+    with key_withheld():
+        resource_tracker.ensure_running()  # it takes the mask off the thread in which it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

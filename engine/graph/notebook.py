@@ -6,12 +6,12 @@ JupyterLab, VS Code and on a page made of the notebook alike.
 
 from __future__ import annotations
 
-import html
 import sys
 import time
 from typing import Any
 
 from engine.graph.events import Counted, Events, Stage
+from engine.visible import escape
 
 EVERY_S = 0.2
 """How often the display is updated at most, seconds: it travels to a browser."""
@@ -61,12 +61,12 @@ class NotebookEvents(Counted):
 
     def _html(self) -> str:
         rows = "".join(map(_row, self.stages.values()))
-        notes = "".join(f"<div>{html.escape(note)}</div>" for note in self._notes)
+        notes = "".join(f"<div>{escape(note)}</div>" for note in self._notes)
         return f"<table>{rows}</table>{notes}"
 
 
 def _row(stage: Stage) -> str:
     of = f"{stage.done:,} / {stage.total:,} {stage.unit}"
     bar = f'<progress value="{stage.done}" max="{max(stage.total, 1)}"></progress>'
-    cells = (html.escape(stage.name), bar, of, stage.rate, stage.time, stage.failures)
+    cells = (escape(stage.name), bar, of, stage.rate, stage.time, stage.failures)
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -24,7 +24,9 @@ from engine.learning.foreign import (
     parse_weights,
     read_checked,
 )
+from engine.learning.onnx_files import require_whole
 from engine.learning.shipped import find_model, shipped_models
+from engine.plain_files import open_plain
 
 TRAINED_ON = "trained_on.json"
 """Contents of the images that a model learnt from, beside its card; no part of its key."""
@@ -92,7 +94,8 @@ class Bundle:
         """
         path = self.directory / TRAINED_ON
         try:
-            found = json.loads(path.read_bytes())
+            with open_plain(path) as file:
+                found = json.load(file)
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
@@ -130,7 +133,7 @@ def open_bundle(directory: str | Path) -> Bundle:
     folder = find_model(directory)
     path = folder / CARD_FILE
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             text = file.read(LARGEST_CARD + 1)
         values = json.loads(text) if len(text) <= LARGEST_CARD else None
     except OSError as error:
@@ -286,6 +289,7 @@ def _predictor(card: Card, weights: bytes, folder: Path, device: str | None) -> 
             raise NoPackage("onnxruntime", "segment") from None
         from engine.kernels.networks.onnx_prediction import OnnxPredictor
 
+        require_whole(weights, folder)
         scores = card.gives == "scores"
         classes = len(card.classes)
         return OnnxPredictor(weights, classes, card.mean, card.sd, card.multiple_px, scores, device)

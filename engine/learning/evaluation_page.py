@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from engine.learning.aside import write_aside
 from engine.learning.comparison import Difference
 from engine.learning.evaluation import Evaluation
 from engine.learning.intervals import AGREEING, Interval
+from engine.visible import escape
 
 PAGE = "index.html"
 PLOTS = "plots.png"
@@ -107,13 +107,13 @@ def write_page(folder: Path, made: Evaluation, figures: Mapping[str, Interval]) 
     table = f"<table>{_row('', 'value', '95 % interval', tag='th')}{rows}</table>"
     shown = "".join(_figure(row) for row in made.images.to_dict("records") if row["picture"])
     panels = ", ".join(made.classes[1:])
-    flattered = f"<p class=false>{html.escape(made.flattered)}</p>" if made.flattered else ""
+    flattered = f"<p class=false>{escape(made.flattered)}</p>" if made.flattered else ""
     body = (
-        f"<h1>{html.escape(made.of)} against masks of {count:,} "
+        f"<h1>{escape(made.of)} against masks of {count:,} "
         f"image{'s' if count != 1 else ''}</h1>{flattered}{table}"
         f"<p class=quiet>{told_sureness(count)}</p>"
         f'<img src="{PLOTS}" alt="Confusion matrix and agreement of densities">'
-        f"<h2>Where it errs, worst images first</h2><p>The image, then {html.escape(panels)}: "
+        f"<h2>Where it errs, worst images first</h2><p>The image, then {escape(panels)}: "
         "<span class=false>red</span> was found and not drawn, <span class=missed>green</span> was "
         f"drawn and not found.</p>{shown}"
     )
@@ -139,7 +139,7 @@ def write_comparison(
     pictures
         Caption, and the links of both pictures, of those images that differ most.
     """
-    first, second = (html.escape(one.of) for one in pair)
+    first, second = (one.of for one in pair)
     rows = "".join(
         _row(
             label_of(d.figure),
@@ -151,12 +151,12 @@ def write_comparison(
     )
     head = _row("", f"A: {first}", f"B: {second}", "B less A (95 % interval)", tag="th")
     shown = "".join(
-        f"<figure><figcaption>{html.escape(caption)}</figcaption>"
-        f'<img src="{html.escape(a)}" alt="A"><br><img src="{html.escape(b)}" alt="B"></figure>'
+        f"<figure><figcaption>{escape(caption)}</figcaption>"
+        f'<img src="{escape(a)}" alt="A"><br><img src="{escape(b)}" alt="B"></figure>'
         for caption, a, b in pictures
     )
     body = (
-        f"<h1>A: {first}, B: {second}</h1><table>{head}{rows}</table>"
+        f"<h1>A: {escape(first)}, B: {escape(second)}</h1><table>{head}{rows}</table>"
         "<p class=quiet>The interval is of the images' differences, so it is narrower than those "
         "of the two figures; where it does not hold 0, one is the better.</p>"
         f"<h2>Where they differ most</h2><p>A above, B below.</p>{shown}"
@@ -182,8 +182,8 @@ def _figure(row: Mapping[Any, Any]) -> str:
         true, found = (float(row[n]) for n in ("density_true", "density_found"))
         density = f", bone density {100 * found:.2f} % (drawn: {100 * true:.2f} %)"
     who = f"{row['subject']} " if row["subject"] else ""
-    caption = html.escape(f"{who}{row['name']}: DSC {dsc}{density}")
-    source = html.escape(str(row["picture"]))
+    caption = escape(f"{who}{row['name']}: DSC {dsc}{density}")
+    source = escape(str(row["picture"]))
     return (
         f"<figure><figcaption>{caption}</figcaption>"
         f'<img loading=lazy src="{source}" alt="{caption}"></figure>'
@@ -191,12 +191,12 @@ def _figure(row: Mapping[Any, Any]) -> str:
 
 
 def _row(*cells: str, tag: str = "td") -> str:
-    return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _write(folder: Path, title: str, body: str) -> Path:
     text = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
         f"<style>{STYLE}</style>{body}</html>\n"
     )
     write_aside(folder / PAGE, text.encode())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
+from engine.plain_files import NotAFile, open_plain
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 SAFE = ".safetensors"
@@ -56,7 +57,10 @@ def read_checked(file: Path, sha256: str | None) -> bytes:
         If the file can't be read, or is another one than expected.
     """
     try:
-        data = file.read_bytes()
+        with open_plain(file) as opened:
+            data = opened.read()
+    except NotAFile:
+        raise WeightsRefused(file, "it is a pipe, a socket or a device") from None
     except OSError as error:
         raise WeightsRefused(file, f"the file can't be read ({error.strerror})") from None
     found = hashlib.sha256(data).hexdigest()

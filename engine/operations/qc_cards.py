@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +21,7 @@ from engine.operations.qc_style import SCRIPT, STYLE
 from engine.store.pictures import OVERLAY, Noted, Picture
 from engine.store.results import DONE
 from engine.store.root import Root
+from engine.visible import escape
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.operations.qc_facts import COUNT, Histogram, round_to
+from engine.visible import escape
 
 WIDTH = 360
 LEFT, RIGHT = 46, 18
@@ -95,7 +94,7 @@ def chart(histogram: Histogram, subjects: tuple[str, ...], title: str, of: str) 
     )
     out = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{escape(f"{title}. {told}", quote=True)}">'
+        f'aria-label="{escape(f"{title}. {told}")}">'
     ]
     for n, (name, counts, mean) in enumerate(rows):
         base = n * ROW + ROW - 8

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +22,7 @@ from engine.operations.qc_selection import EVERY, SAMPLE
 from engine.operations.tables import UNREADABLE
 from engine.store.pictures import EXPERIMENTS, MONTAGE, PAGE, Noted, Picture, publish_picture
 from engine.store.results import FAILED
+from engine.visible import escape
 
 Pages = Mapping[int, Sequence[Picture]]
 """The pages of each experiment by its number; none where all is on the first page."""

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from html import escape
 
 import numpy as np
 
@@ -34,6 +33,7 @@ from engine.operations.tables import MISSING, UNREADABLE
 from engine.store.digests import digest_bytes
 from engine.store.pictures import INDEX, page_problem, sealed
 from engine.store.results import FAILED
+from engine.visible import escape
 
 MOST_NAMED = 500
 """Failed images that are named on the page; all are counted, and named by status."""

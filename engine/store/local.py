@@ -16,6 +16,7 @@ from stat import S_ISREG
 from zarr.storage import LocalStore
 
 from engine.errors import AlreadyExists, MissingObject, StoreError
+from engine.plain_files import open_plain
 from engine.store.refusals import assembling, refusal, refusals_named
 from engine.store.root import STAGING, Entry, as_folder, check_path
 
@@ -60,7 +61,7 @@ class LocalRoot:
         place = self._place(path)
         with self._naming(path, reading=True):
             try:
-                with place.open("rb") as file:
+                with open_plain(place) as file:
                     file.seek(start)
                     return file.read(-1 if length is None else length)
             except (*_GONE, IsADirectoryError):

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from engine.errors import ConfigError
+from engine.plain_files import NotAFile, read_plain
 from engine.store.config import CohortConfig
 from engine.store.digests import digest_bytes
 from engine.store.root import Root
@@ -47,7 +48,7 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
     if not path.is_absolute() and local is not None:
         path = local / path
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
         text = data.decode("utf-8-sig").encode()
         table = _parse(text)
     except UnicodeDecodeError:
@@ -55,6 +56,8 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
         raise ConfigError(ENTRY, problem) from None
     except FileNotFoundError:
         raise ConfigError(ENTRY, f"there is no file {path}") from None
+    except NotAFile as error:
+        raise ConfigError(ENTRY, str(error)) from None
     except (OSError, pa.ArrowInvalid) as error:
         problem = f"{config.subjects} can't be read: {type(error).__name__}"
         raise ConfigError(ENTRY, problem) from None

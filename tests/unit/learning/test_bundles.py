@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -247,7 +248,7 @@ def test_graphs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "graph.onnx"
     card = Card(name="edges", architecture="onnx")
     file.write_bytes(b"no graph")
-    with pytest.raises(ParameterError, match="refused by onnxruntime"):
+    with pytest.raises(ParameterError, match="one ONNX graph"):
         import_model(file, tmp_path / "bundle", card)
     file.write_bytes(graph_bytes(fixed=False, channels=1))
     with pytest.raises(ParameterError, match="the 1 that the graph takes"):
@@ -285,3 +286,108 @@ def test_the_command_imports_shows_and_refuses(network: Any, tmp_path: Path) -> 
 def test_errors_are_the_engines_own() -> None:
     assert issubclass(WeightsRefused, EngineError)
     assert issubclass(CardError, EngineError)
+
+
+def outside_graphs() -> dict[str, bytes]:
+    """Return graphs some of whose values lie outside of them, each in another place."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: no graph can be made")
+    from onnx import TensorProto, helper, numpy_helper
+
+    def outside(name: str, location: str = "weights.bin") -> Any:
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4, 3, 3, 3])
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+        return tensor
+
+    def graph(nodes: list[Any], tensors: list[Any], outputs: list[Any] | None = None) -> Any:
+        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, "y", "x"])
+        scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 4, "y", "x"])
+        return helper.make_graph(nodes, "g", [images], [scores] if outputs is None else outputs,
+                                 tensors)  # fmt: skip
+
+    conv = helper.make_node("Conv", ["images", "kernel"], ["scores"], pads=[1, 1, 1, 1])
+    constant = helper.make_node("Constant", [], ["kernel"], value=outside("kernel"))
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["inner"], ["kernel_of_branch"])], "branch", [],
+        [helper.make_tensor_value_info("kernel_of_branch", TensorProto.FLOAT, None)],
+        [outside("inner")],
+    )  # fmt: skip
+    chosen = helper.make_node("If", ["yes"], ["kernel"], then_branch=branch, else_branch=branch)
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    place = outside("kernel")
+    place.ClearField("external_data")
+    unsaid = outside("kernel")
+    unsaid.ClearField("data_location")
+    made = {
+        "initializer": helper.make_model(graph([conv], [outside("kernel")])),
+        "absolute": helper.make_model(graph([conv], [outside("kernel", "/etc/hostname")])),
+        "memory": helper.make_model(graph([conv], [outside("kernel", "*/_ORT_MEM_ADDR_/*")])),
+        "place alone": helper.make_model(graph([conv], [place])),
+        "entries alone": helper.make_model(graph([conv], [unsaid])),
+        "constant": helper.make_model(graph([constant, conv], [])),
+        "branch": helper.make_model(graph([chosen, conv], [yes])),
+    }
+    function = helper.make_function("own", "Kernel", [], ["kernel"], [constant], [])
+    made["function"] = helper.make_model(
+        graph([helper.make_node("Kernel", [], ["kernel"], domain="own"), conv], []),
+        functions=[function],
+    )
+    made["training"] = helper.make_model(graph([conv], []))
+    made["training"].training_info.add().algorithm.initializer.append(outside("kernel"))
+    sparse = onnx.SparseTensorProto(values=outside("kernel"), dims=[4, 3, 3, 3])
+    made["sparse"] = helper.make_model(graph([conv], []))
+    made["sparse"].graph.sparse_initializer.append(sparse)
+    return {name: bytes(model.SerializeToString()) for name, model in made.items()}
+
+
+def test_graphs_with_weights_outside_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    (tmp_path / "weights.bin").write_bytes(rng.normal(0, 1, 108).astype(np.float32).tobytes())
+    monkeypatch.chdir(tmp_path)  # where onnxruntime would find them
+    card = Card(name="edges", architecture="onnx")
+    good, _ = _imported(tmp_path, graph_bytes(fixed=False), card)
+    for name, data in outside_graphs().items():
+        (tmp_path / "graph.onnx").write_bytes(data)
+        with pytest.raises(WeightsRefused, match=r"in other files.*save it whole"):
+            import_model(tmp_path / "graph.onnx", tmp_path / f"bundle {name}", card)
+        assert not (tmp_path / f"bundle {name}").exists()
+        # A folder that an earlier version made, or somebody by hand.
+        kept = good.card.weights.model_copy(
+            update={"sha256": hashlib.sha256(data).hexdigest(), "nbytes": len(data)}
+        )
+        folder = tmp_path / f"by hand {name}"
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(data)
+        (folder / "card.json").write_bytes(good.card.model_copy(update={"weights": kept}).to_json())
+        with pytest.raises(WeightsRefused, match="in other files"):
+            open_bundle(folder).load("cpu")
+
+
+def _imported(folder: Path, data: bytes, card: Card) -> Any:
+    (folder / "whole.onnx").write_bytes(data)
+    return import_model(folder / "whole.onnx", folder / "whole", card)
+
+
+def test_bytes_that_are_no_graph_are_refused_before_they_are_run() -> None:
+    from engine.learning.onnx_files import require_whole
+
+    whole = graph_bytes(fixed=False)
+    require_whole(whole, Path("g.onnx"))
+    deep = b""
+    for _ in range(40):  # a graph in an attribute of a node of a graph ...
+        for field in (6, 5, 1):
+            deep = bytes([field << 3 | 2]) + _varint(len(deep)) + deep
+    rng = np.random.default_rng(7)
+    for data in (
+        b"no graph", b"\x08\x00\x00\x00ORTM", b"\x3a" + _varint(len(deep)) + deep, whole[:-3],
+        b"\x38\x01", b"\xff" * 12, b"\x3b", *(rng.bytes(n) for n in range(40, 60)),
+    ):  # fmt: skip
+        with pytest.raises(ParameterError, match="one ONNX graph"):
+            require_whole(data, Path("g.onnx"))
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])

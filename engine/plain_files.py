@@ -1,0 +1,114 @@
+"""Files that people name in settings: read only if they are files, and never waited for in vain.
+
+A pipe that nobody writes to, or a share that went away, keeps a reader for ever; and Python goes on
+reading after a signal (PEP 475), so that not even SIGTERM would end the command.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import BinaryIO
+
+from engine.errors import UsageError
+
+ANSWER_S = 60.0
+"""How long a file has to be read, seconds: an automounter takes some ten."""
+
+LOOK_S = 0.1
+"""How often a stop that was asked for is looked at, seconds."""
+
+MOST_BYTES = 256 * 1024**2
+"""Size of a file of settings, a key or a list of subjects; larger ones are something else."""
+
+_stop: Callable[[], bool] | None = None
+
+
+class NotAFile(UsageError):
+    """Something is named as a file that is a pipe, a socket or a device: (path,)."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is a pipe, a socket or a device, and not a file; it was not read."
+
+
+@contextmanager
+def reads_end_on(stop: Callable[[], bool]) -> Iterator[None]:
+    """Let `read_plain` end, by KeyboardInterrupt, as soon as somebody asked to stop."""
+    global _stop
+    before, _stop = _stop, stop
+    try:
+        yield
+    finally:
+        _stop = before
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file for reading; never a pipe, a socket or a device, for which it would wait.
+
+    Raises
+    ------
+    NotAFile
+    OSError
+    """
+    _require_file(path, path.stat().st_mode)  # before it is opened, which some devices notice
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_file(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_file(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise NotAFile(str(path))
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the bytes of a file that is read whole.
+
+    Raises
+    ------
+    NotAFile
+        If it is a pipe, a socket or a device.
+    OSError
+        If it can't be read, is larger than `MOST_BYTES`, or does not answer within `ANSWER_S`.
+    KeyboardInterrupt
+        If somebody asked to stop meanwhile, see `reads_end_on`.
+    """
+    answer: SimpleQueue[bytes | Exception] = SimpleQueue()
+    threading.Thread(target=lambda: answer.put(_read(path)), daemon=True).start()
+    waited_s = 0.0
+    while True:
+        try:
+            found = answer.get(timeout=LOOK_S)
+        except Empty:
+            waited_s += LOOK_S
+            if _stop is not None and _stop():
+                raise KeyboardInterrupt from None
+            if waited_s > ANSWER_S:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+            continue
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def _read(path: Path) -> bytes | Exception:
+    try:
+        with open_plain(path) as file:
+            found = file.read(MOST_BYTES + 1)
+    except Exception as error:
+        return error
+    if len(found) > MOST_BYTES:
+        return OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return found
