@@ -3,7 +3,8 @@
 Frames are images; their places in a series are found later, from all of its files. Pixels are those
 that pydicom gives: stored values, YBR as RGB, bits of overlays left out. MONOCHROME1 is not
 inverted, rescale is not applied (both stand in the header's facts); PALETTE COLOR becomes RGB.
-Tiles of a slide are one image, see `engine.sources.dicom_slide`. Objects that are no images
+Tiles of a slide are one image, see `engine.sources.dicom_slide`, and the slices of a Siemens mosaic
+one each, see `engine.sources.dicom_mosaic`. Objects that are no images
 (reports, contours, directories) are ``no_pixels``.
 """
 
@@ -18,6 +19,7 @@ from engine.errors import SourceUnreadable
 from engine.sources.base import OpenSource, PlanesSource, coded
 from engine.sources.dicom_frames import Frames
 from engine.sources.dicom_header import read_headers
+from engine.sources.dicom_mosaic import DicomMosaicSource, is_mosaic
 from engine.sources.dicom_slide import DicomSlideSource, is_slide
 
 MOST_IMAGES = 100_000
@@ -69,6 +71,8 @@ class DicomReader:
             frames = Frames(file, max_decoded_bytes)
             if is_slide(frames.dataset):
                 return DicomSlideSource(frames, spacing_um, max_decoded_bytes)
+            if is_mosaic(frames.dataset):
+                return DicomMosaicSource(frames)
             return DicomSource(frames)
 
 

@@ -1,8 +1,8 @@
 """What a pixel measures: its size in the patient, and what its value stands for.
 
 A spacing that holds at the detector, or in a part of the image, is used and named; one that differs
-between parts is none. A linear mapping to real-world values is used where the header has no rescale (or 1 and 0)
-and the mapping is for all values that can be stored.
+between parts is none. A linear mapping to real-world values is used where the header has no rescale
+(or 1 and 0) and the mapping is for all values that can be stored.
 """
 
 from __future__ import annotations

@@ -83,7 +83,16 @@ _KEYWORDS = (
     "DimensionOrganizationType NumberOfOpticalPaths OpticalPathSequence PyramidUID"
 ).split()
 
-TAGS = [tag_for_keyword(name) for name in (*_KEYWORDS, *CALIBRATION, *_NUMBERS.values())]
+SIEMENS = [
+    *(group << 16 | 0x10 + n for group in (0x0019, 0x0029) for n in range(3)),
+    *(0x0019100A, 0x00291010, 0x00291110, 0x00291210),
+]
+"""Private elements of mosaics, see `engine.sources.dicom_mosaic`, and what names their owner."""
+
+TAGS = [
+    *(tag_for_keyword(name) for name in (*_KEYWORDS, *CALIBRATION, *_NUMBERS.values())),
+    *SIEMENS,
+]
 """Elements that are read at all."""
 
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")  # also as ACR-NEMA wrote it
