@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.images import Images, chosen_images
 from engine.learning.batches import BUFFER_BYTES, Batches, BatchOptions, create_batches
+from engine.learning.left_out import LeftOut, find_left_out
 from engine.learning.masks import ContourMasks, MaskSource
 from engine.store.catalog import read_images, read_shards
 from engine.store.root import Root
@@ -61,6 +62,10 @@ class Batching:
         workers
             Processes that read and augment ahead.
 
+        Returns
+        -------
+        The batches; their ``left_out`` says which images have no mask, where all were meant.
+
         Raises
         ------
         NothingFound, ParameterError
@@ -74,7 +79,11 @@ class Batching:
         rows = read_images(self.root)[1]
         source = ContourMasks(masks) if isinstance(masks, Mapping) else masks
         opened = None if source is None else source.open(self.root, rows)
+        left: tuple[LeftOut, ...] = ()
         if images is None and opened is not None:
             images = opened.image_ids
+            left = find_left_out(chosen_images(self.root, rows, None), frozenset(images), opened)
         chosen = chosen_images(self.root, rows, images)
-        return create_batches(self.root, read_shards(self.root), chosen, opened, augment, options)
+        made = create_batches(self.root, read_shards(self.root), chosen, opened, augment, options)
+        made.left_out = left
+        return made

@@ -177,7 +177,7 @@ def ingest(
             f"{counted(report.listed, 'files')} none is {FORMATS}."
         )
     output.result(report.as_json(), *ingest_lines(report))
-    failed = report.failed + report.left + report.withheld + len(report.lost)
+    failed = report.failed + report.left + report.withheld + len(report.lost) + report.refused
     return _code(failed, max_failed)
 
 

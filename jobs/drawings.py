@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from engine.graph.annotate import AnnotationReport
 from engine.operations.matching import MATCHING_REASONS
@@ -28,7 +29,14 @@ def ingest_lines(report: AnnotationReport | None) -> Iterator[str]:
         trouble = f"{report.unmatched} of no image, {report.failed} that can't be used"
         yield f"{trouble} (cohort status names them):"
     for code, count in sorted(report.reasons.items()):
-        yield f"  {count} {code}: {REASONS.get(code, code)}"
+        named = [_told(row) for row in report.refused_first if row["reason"] == code]
+        those = f": {'; '.join(named)}" if named else ""
+        more = f" and {count - len(named):,} more" if named and count > len(named) else ""
+        yield f"  {count:,} {code}{those}{more}. {REASONS.get(code, '')}".rstrip()
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return f"{row['source']}, {row['structure']}" if row["structure"] else str(row["source"])
 
 
 def status_lines(state: AnnotationState | None) -> Iterator[str]:
@@ -38,7 +46,6 @@ def status_lines(state: AnnotationState | None) -> Iterator[str]:
     counts = ", ".join(f"{count} {name}" for name, count in state.states.items())
     yield f"Drawings: {counts or 'none'}."
     for row in state.troubled[:NAMED]:
-        of = f", {row['structure']}" if row["structure"] else ""
-        yield f"  {row['source']}{of}: {row['state']}, {row['reason']}"
+        yield f"  {_told(row)}: {row['state']}, {row['reason']}"
     if len(state.troubled) > NAMED:
         yield f"  and {len(state.troubled) - NAMED} more (--json names all)."

@@ -30,6 +30,7 @@ from engine.learning.evaluation_page import (
 )
 from engine.learning.intervals import Interval
 from engine.learning.label_images import LabelImages
+from engine.learning.left_out import LeftOut, told_left_out
 from engine.learning.mask_files import LayeredFiles, MaskFolders
 from engine.learning.masks import ContourMasks, MaskSource
 from engine.learning.settings import TrainingSettings
@@ -196,6 +197,7 @@ def evaluate(
         "figures": {name: _finite(interval) for name, interval in figures.items()},
         "worst": worst["image_id"],
         "flattered": made.flattered,
+        "left_out": [one.as_json() for one in made.left_out],
         "page": str(folder / PAGE),
     }
     output.result(
@@ -204,6 +206,7 @@ def evaluate(
         *(f"  {label_of(n)}: {told_interval(n, i)}" for n, i in figures.items()),
         told_sureness(len(made.images)),
         *filter(None, [made.flattered]),
+        *told_left_out(made.left_out),
         f"Worst: {name}, DSC {told('dsc', worst['dsc'])}",
         f"Page: {folder / PAGE}",
     )
@@ -260,6 +263,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"{told_s(report['elapsed_s'])}. Curves: {report['folder']}/curves.png",
         f"  Held out, so fit to evaluate on: {_few(report['subjects_held_out'])}",
     ]
+    lines += told_left_out([LeftOut(**one) for one in report["left_out"]])
     for name, path in report["models"].items():
         found = report["metrics"][name]
         density = found["density_error"]

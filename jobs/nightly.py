@@ -23,7 +23,7 @@ from engine import Cohort, Events
 from engine.errors import EngineError, Interrupted, NothingFound, NoWorkers, SchedulerLost
 from engine.graph.qc import QcReport
 from engine.operations.key_state import Failure
-from engine.operations.status import INGEST, Status
+from engine.operations.status import DRAWINGS, INGEST, Status
 
 NAMED = 100
 """Failures that a summary names, those of this night first; ``cohort status --json`` names all."""
@@ -61,8 +61,8 @@ class Step:
 class Summary:
     """What the job did, as one line of JSON says it.
 
-    ``newly_failed`` counts images and sources of this night, ``failures`` names those that are
-    failed now, the new ones first, and ``failed_total`` counts them.
+    ``newly_failed`` counts images, sources and drawings of this night, ``failures`` names those
+    that are failed now, the new ones first, and ``failed_total`` counts them.
     """
 
     cohort: str
@@ -135,7 +135,10 @@ def run_nightly(
         summary.failures = [
             {**asdict(one), "new": _identity(one) not in before} for one in failures[:NAMED]
         ]
-    summary.newly_failed = sum(step.failed for step in summary.steps)
+        # Of drawings only what is so at the end counts: their images may be of a later root.
+        drawn = (one for one in failures if one.operation == DRAWINGS)
+        summary.newly_failed = sum(_identity(one) not in before for one in drawn)
+    summary.newly_failed += sum(step.failed for step in summary.steps)
     codes = {step.code for step in summary.steps}
     summary.exit_code = next((code for code in (130, 1) if code in codes), 0)
     if not summary.exit_code and summary.newly_failed > max_failed:
@@ -211,12 +214,15 @@ def _failures(status: Status) -> Iterator[Failure]:
     """Yield what failed of what is declared; trials are not the job's."""
     declared = {(state.operation, state.key) for state in status.keys if state.declared}
     for failure in status.failures:
-        if failure.operation == INGEST or (failure.operation, failure.key) in declared:
+        if failure.operation in (INGEST, DRAWINGS) or (failure.operation, failure.key) in declared:
             yield failure
 
 
 def _identity(failure: Failure) -> tuple[str, str, str]:
-    return failure.operation, failure.image_id, failure.key or failure.reason
+    name = failure.image_id
+    if failure.operation == DRAWINGS:
+        name = "\n".join((failure.source, failure.structure or "", name))
+    return failure.operation, name, failure.key or failure.reason
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from engine.operations.causes import CAUSES, SETTLED
 from engine.operations.key_state import Failure
 from engine.operations.plan import Plan
 from engine.operations.reasons import explain
-from engine.operations.status import Status
+from engine.operations.status import DRAWINGS, Status
 from engine.sources import REASONS
 from engine.store.gc import Leftover
 from engine.store.problems import CORRUPT, MISSING
@@ -228,17 +228,19 @@ def status_lines(status: Status) -> list[str]:
         stale = [table.name for table in key.tables if table.stale or not table.there]
         if key.declared and stale:
             lines.append(f"  Not up to date: {', '.join(stale)}. cohort run makes them.")
-    if status.failures:
-        lines.append(f"{len(status.failures)} failed:")
+    # Drawings are named above, with their state.
+    failures = [one for one in status.failures if one.operation != DRAWINGS]
+    if failures:
+        lines.append(f"{len(failures)} failed:")
     trials = {(key.operation, key.key) for key in status.keys if not key.declared}
-    for failure in status.failures[:NAMED]:
+    for failure in failures[:NAMED]:
         of = failure.key or ""
         of_trial = f"@{of[:8]}" if (failure.operation, of) in trials else ""
         tried = f", {counted(failure.attempts, 'attempts')}" if failure.attempts else ""
         by = f"{failure.operation}{of_trial}"
         lines.append(f"  {_which(failure)}: {by}, {failure.reason}{tried}")
-    if len(status.failures) > NAMED:
-        lines.append(f"  and {len(status.failures) - NAMED} more; --json names all.")
+    if len(failures) > NAMED:
+        lines.append(f"  and {len(failures) - NAMED} more; --json names all.")
     lines += [*status.notes, *status.absent]
     if not any(key.declared for key in status.keys):
         lines.append(

@@ -6,7 +6,8 @@ catalog, and commits every few thousand rows. A file that is gone ends its rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -47,6 +48,7 @@ from engine.store.annotations import (
     has_annotations,
     read_light,
     rows_of,
+    state_of,
 )
 from engine.store.catalog import commit_rows, read_images
 from engine.store.config import AnnotationConfig, CohortConfig
@@ -60,6 +62,9 @@ PACK_FILES = 64
 COMMIT_ROWS = 4 * PART_ROWS
 """Rows of one commit: what is in memory, and what a kill can lose."""
 
+NAMED = 5
+"""Drawings that newly can't be used which a report names for each reason; it counts all."""
+
 Pack = tuple[DrawingReader, tuple[DrawingFile, ...]]
 
 
@@ -67,8 +72,9 @@ Pack = tuple[DrawingReader, tuple[DrawingFile, ...]]
 class AnnotationReport:
     """What an ingest did with drawings; a structure of an image counts once.
 
-    ``listed`` and ``unchanged`` count files. ``failed`` can't be read, ``unmatched`` are of no
-    image that is catalogued (or of one of several); both are named by status.
+    ``listed`` and ``unchanged`` count files. ``failed`` can't be used, ``unmatched`` are of no
+    image that is catalogued (or of one of several); both are named by status. ``refused`` counts
+    those of them that newly are, and ``refused_first`` names the first for each reason.
     """
 
     listed: int = 0
@@ -78,7 +84,9 @@ class AnnotationReport:
     retired: int = 0
     unmatched: int = 0
     failed: int = 0
+    refused: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    refused_first: list[dict[str, str]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts as plain values."""
@@ -141,7 +149,8 @@ class AnnotationIngest:
         if not self._sets and not has_annotations(self._root):
             return None
         snapshot = self._ledger.snapshot()
-        known = KnownDrawings(rows_of(read_light(self._ledger, snapshot)))
+        rows = read_light(self._ledger, snapshot)
+        known, before = KnownDrawings(rows_of(rows)), state_of(rows)
         self._snapshot = snapshot
         seen: set[tuple[str, str]] = set()
         due: list[Pack] = []
@@ -173,7 +182,18 @@ class AnnotationIngest:
         for what, count in changes.counts.items():
             setattr(self._report, what, count)
         self._report.reasons = changes.reasons
+        if self._snapshot is not snapshot:
+            self._name_refused(state_of(read_light(self._ledger, self._snapshot)).since(before))
         return self._report
+
+    def _name_refused(self, newly: Sequence[Mapping[str, Any]]) -> None:
+        self._report.refused = len(newly)
+        named: Counter[str] = Counter()
+        for row in newly:
+            named[row["reason"]] += 1
+            if named[row["reason"]] <= NAMED:
+                told = {n: row[n] for n in ("source", "structure", "reason")}
+                self._report.refused_first.append(told)
 
     def _list(
         self,

@@ -68,6 +68,11 @@ class IngestReport:
     annotations: AnnotationReport | None = None
 
     @property
+    def refused(self) -> int:
+        """Drawings that newly can't be used."""
+        return 0 if self.annotations is None else self.annotations.refused
+
+    @property
     def taken(self) -> int:
         """Images that were catalogued."""
         return self.new + self.changed + self.touched

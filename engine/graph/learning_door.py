@@ -27,6 +27,7 @@ from engine.learning.evaluation import (
 )
 from engine.learning.evaluation_page import PLOTS, write_page
 from engine.learning.familiarity import familiarity
+from engine.learning.left_out import LeftOut, find_left_out
 from engine.learning.mask_files import MaskFolders
 from engine.learning.masked import MaskedImage, classes_of_masks, masked_images
 from engine.learning.masks import Masks, MaskSource, NoMask
@@ -100,7 +101,8 @@ class Learning:
 
         Returns
         -------
-        The fields of `engine.learning.report.TrainingReport`.
+        The fields of `engine.learning.report.TrainingReport`, and ``left_out``: images that were
+        meant and are not learnt from, by reason.
 
         Raises
         ------
@@ -113,7 +115,7 @@ class Learning:
         chosen = asked or TrainingSettings(**dict(settings or {}))
         if device not in (None, "cpu", "cuda"):
             raise ParameterError("device", device, "cpu or cuda")
-        opened, images = self._masked(masks, where, limit)
+        opened, images, left = self._masked(masks, where, limit)
         classes = classes_of_masks(opened)
         if start is not None:
             chosen = starting_with(chosen, open_bundle(start), classes)
@@ -133,7 +135,8 @@ class Learning:
             device,
         )
         with training_cluster(client, shown) as working:
-            return train_on_worker(working, task, events=shown, stop=stop)
+            report = train_on_worker(working, task, events=shown, stop=stop)
+        return {**report, "left_out": [one.as_json() for one in left]}
 
     def evaluate(
         self,
@@ -179,7 +182,7 @@ class Learning:
         """
         place, shown = Path(folder).absolute(), events or events_here()
         require_place(place)
-        opened, images = self._masked(masks, where, limit)
+        opened, images, left_out = self._masked(masks, where, limit)
         wanted = self.operation("segment") if answer is None else answer
         if isinstance(wanted, str):
             wanted = Segment(model=wanted)
@@ -192,7 +195,7 @@ class Learning:
             )  # fmt: skip
         learnt = self._familiarity(wanted, images)
         scored = [replace(one, learnt_from=learnt.get(one.image_id)) for one in scored]
-        made = evaluation_of(of, classes, scored)
+        made = replace(evaluation_of(of, classes, scored), left_out=left_out)
         named = {Path(one.picture).name for one in scored}
         for left in (place / ERRORS).glob("*.png"):
             if left.name not in named:
@@ -226,8 +229,8 @@ class Learning:
 
     def _masked(
         self, masks: MasksAsked, where: str | None, limit: int | None
-    ) -> tuple[Masks, list[MaskedImage]]:
-        """Return the masks, and the images that have one."""
+    ) -> tuple[Masks, list[MaskedImage], tuple[LeftOut, ...]]:
+        """Return the masks, the images that have one, and which of the meant ones have not."""
         source = MaskFolders(masks) if isinstance(masks, (str, Path)) else masks
         images = read_images(self.root)[1]
         opened = source.open(self.root, images)
@@ -237,7 +240,8 @@ class Learning:
             raise NothingFound(
                 "None of the images that are meant has a mask", "Look at --where and --masks."
             )
-        return opened, found
+        taken = frozenset(image.image_id for image in found)
+        return opened, found, find_left_out(chosen, taken, opened)
 
 
 def _known(model: str) -> tuple[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import EngineError, MissingExtra, ParameterError
 from engine.learning.items import Items, Shelf, items_of
+from engine.learning.left_out import LeftOut
 from engine.learning.masks import Masks, NoMask
 from engine.learning.order import Epoch, Numbers, cut_batches, shuffle_items
 from engine.store.catalog import ShardRow
@@ -97,6 +98,8 @@ class Batches:
 
             self._change = partial(augment_item, augment)
         self.options = options
+        self.left_out: tuple[LeftOut, ...] = ()
+        """Which images are in no batch since they have no mask, and why."""
         self._epoch = 0
         self._start = 0  # the batch that the next iteration begins with
         self._next = 0  # the one that comes after what was given out last
@@ -113,7 +116,8 @@ class Batches:
     def __repr__(self) -> str:
         masks = "" if self._masks is None else " with masks"
         size = f"batch_size={self.options.batch_size}, seed={self.options.seed}"
-        return f"<{len(self)} batches of {len(self._items)} images{masks}, {size}>"
+        left = "".join(f", {one.count} left out ({one.reason})" for one in self.left_out)
+        return f"<{len(self)} batches of {len(self._items)} images{masks}{left}, {size}>"
 
     def __len__(self) -> int:
         """Return how many batches an epoch has."""

@@ -28,6 +28,7 @@ from engine.learning.intervals import (
     median_of,
     shares_of,
 )
+from engine.learning.left_out import LeftOut
 from engine.learning.scores import MARROW, densities_of, dice_of, relative_error
 
 IMAGES = "images.parquet"
@@ -77,12 +78,15 @@ class Evaluation:
         ``density_found``, ``density_error`` (relative).
     counts
         (images, classes, classes) pixels in the same order, true classes in rows.
+    left_out
+        Which images that were meant are not among them, and why.
     """
 
     of: str
     classes: tuple[str, ...]
     images: pd.DataFrame
     counts: NDArray[np.int64]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def marrow(self) -> bool:
@@ -205,7 +209,8 @@ def write_evaluation(folder: Path, made: Evaluation) -> dict[str, Interval]:
     figures = made.summary()
     rows = [{"figure": name, **interval._asdict()} for name, interval in figures.items()]
     _write_table(folder / SUMMARY, pd.DataFrame(rows))
-    about = {"of": made.of, "classes": list(made.classes)}
+    left_out = [one.as_json() for one in made.left_out]
+    about = {"of": made.of, "classes": list(made.classes), "left_out": left_out}
     write_aside(folder / ABOUT, json.dumps(about, indent=2).encode() + b"\n")
     return figures
 
@@ -223,8 +228,12 @@ def read_evaluation(folder: Path) -> Evaluation:
         classes = tuple(about["classes"])
         columns = [f"pixels_{true}_as_{found}" for true in classes for found in classes]
         counts = frame[columns].to_numpy(np.int64).reshape(len(frame), len(classes), len(classes))
-        return Evaluation(about["of"], classes, frame.drop(columns=columns), counts)
-    except (OSError, ValueError, KeyError, pa.ArrowException):
+        left = tuple(
+            LeftOut(one["reason"], one["count"], tuple(one["first"]))
+            for one in about.get("left_out", ())
+        )
+        return Evaluation(about["of"], classes, frame.drop(columns=columns), counts, left)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         raise NoEvaluation(str(folder)) from None
 
 

@@ -12,6 +12,7 @@ from engine.learning.aside import write_aside
 from engine.learning.comparison import Difference
 from engine.learning.evaluation import Evaluation
 from engine.learning.intervals import AGREEING, Interval
+from engine.learning.left_out import told_left_out
 from engine.visible import escape
 
 PAGE = "index.html"
@@ -108,9 +109,10 @@ def write_page(folder: Path, made: Evaluation, figures: Mapping[str, Interval]) 
     shown = "".join(_figure(row) for row in made.images.to_dict("records") if row["picture"])
     panels = ", ".join(made.classes[1:])
     flattered = f"<p class=false>{escape(made.flattered)}</p>" if made.flattered else ""
+    left = "".join(f"<p>{escape(line)}</p>" for line in told_left_out(made.left_out))
     body = (
         f"<h1>{escape(made.of)} against masks of {count:,} "
-        f"image{'s' if count != 1 else ''}</h1>{flattered}{table}"
+        f"image{'s' if count != 1 else ''}</h1>{flattered}{left}{table}"
         f"<p class=quiet>{told_sureness(count)}</p>"
         f'<img src="{PLOTS}" alt="Confusion matrix and agreement of densities">'
         f"<h2>Where it errs, worst images first</h2><p>The image, then {escape(panels)}: "

@@ -125,6 +125,9 @@ class _StoredLabels:
         self.names = dict(names)
         self.image_ids: Sequence[str] = image_ids
 
+    def lacking(self, image_id: str) -> str:
+        return "no_mask"
+
     def digest(self, image_id: str) -> str:
         return digest_of(["labels", digest_plane(self.read(image_id)[None])])
 

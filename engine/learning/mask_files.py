@@ -166,6 +166,9 @@ class _MaskFiles:
     def image_ids(self) -> Sequence[str]:
         return tuple(self._names)
 
+    def lacking(self, image_id: str) -> str:
+        return "no_mask"
+
     def digest(self, image_id: str) -> str:
         name = self._name(image_id)
         try:

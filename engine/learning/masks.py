@@ -63,6 +63,9 @@ class Masks(Protocol):
     def image_ids(self) -> Sequence[str]:
         """The images that have a mask, sorted."""
 
+    def lacking(self, image_id: str) -> str:
+        """Return why an image has no mask: a code of `engine.learning.left_out.LACKING`."""
+
     def digest(self, image_id: str) -> str:
         """Return the digest of what the mask of an image is made of; it may read it.
 
@@ -182,7 +185,13 @@ class ContourMasks:
         planes = planes_of(images)
         chosen: dict[str, tuple[Ref, ...]] = {}
         drawn: set[str] = set()
-        for image_id, refs in read_annotations(root).refs.items():
+        annotations = read_annotations(root)
+        lacking = {
+            image_id: "refused"
+            for image_id, structures in annotations.refused.items()
+            if not structures.isdisjoint(self.labels)
+        }
+        for image_id, refs in annotations.refs.items():
             if image_id not in planes:
                 continue
             found: dict[str, Ref] = {}
@@ -198,6 +207,8 @@ class ContourMasks:
                     found[ref.structure] = ref
             if len(found) == len(self.labels):
                 chosen[image_id] = tuple(found[name] for name in self.labels)
+            elif found:
+                lacking.setdefault(image_id, "not_all_drawn")
         if not chosen:
             asked = " and ".join(map(repr, self.labels))
             there = ", ".join(sorted(drawn)) or "nothing"
@@ -206,7 +217,7 @@ class ContourMasks:
                 f"no image has {asked} drawn on it, but {there}. Drawings are declared under "
                 "[annotations] in cohort.toml, and read by cohort ingest",
             )
-        return _DrawnMasks(root, dict(self.labels), planes, dict(sorted(chosen.items())))
+        return _DrawnMasks(root, dict(self.labels), planes, dict(sorted(chosen.items())), lacking)
 
 
 class _DrawnMasks:
@@ -218,8 +229,10 @@ class _DrawnMasks:
         labels: Mapping[str, int],
         planes: Mapping[str, Plane],
         refs: Mapping[str, tuple[Ref, ...]],
+        lacking: Mapping[str, str],
     ) -> None:
         self._root = root
+        self._lacking = lacking
         self._labels = labels
         self._planes = planes
         self._refs = refs
@@ -236,6 +249,9 @@ class _DrawnMasks:
     @property
     def image_ids(self) -> Sequence[str]:
         return tuple(self._refs)
+
+    def lacking(self, image_id: str) -> str:
+        return self._lacking.get(image_id, "no_mask")
 
     def digest(self, image_id: str) -> str:
         refs = self._of(image_id)

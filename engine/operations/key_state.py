@@ -38,9 +38,11 @@ NAMED_MISSING = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An image, or a source, that failed. ``operation`` is `INGEST` where it can't be read.
+    """An image, a source or a drawing that failed.
 
-    ``attempts`` is None for sources: the catalog keeps no count of them.
+    ``operation`` is "ingest" where a source can't be read, and "annotations" where a drawing can't
+    be used; of that, ``structure`` is given, too. ``attempts`` is None for sources and drawings:
+    nothing keeps count of them.
     """
 
     image_id: str
@@ -49,6 +51,7 @@ class Failure:
     key: str | None
     reason: str
     attempts: int | None
+    structure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,9 @@ from engine.store.subjects import read_subjects
 INGEST = "ingest"
 """Stands for the operation where a source could not be read."""
 
+DRAWINGS = "annotations"
+"""Stands for the operation where a drawing can't be used."""
+
 PLACE = (
     "state", "reason", "source", "fields", "content", "channels", "height", "width", "dtype",
     "spacing_y_um", "spacing_x_um", "stack", "shard", "t", "z", "giant", "noise_sd", "ingest",
@@ -95,7 +98,8 @@ def read_status(root: Root) -> Status:
     annotations = read_annotations(root)
     with_pixels = join_annotations(images.filter(has_pixels), annotations)
     sources = dict(zip(images["image_id"].to_pylist(), images["source"].to_pylist(), strict=True))
-    failures = list(_unreadable(images))
+    drawn = annotation_state(root)
+    failures = [*_unreadable(images), *_unusable(drawn)]
     keys: list[KeyState] = []
     declared, notes = _declared(config)
     for ledger in all_ledgers(root):
@@ -127,7 +131,7 @@ def read_status(root: Root) -> Status:
         last_ingest=max(ingests, default=None),
         notes=notes,
         absent=tuple(_absent(root, config)),
-        annotations=annotation_state(root),
+        annotations=drawn,
     )
 
 
@@ -151,6 +155,14 @@ def _unreadable(images: pa.Table) -> Iterator[Failure]:
     rows = images.filter(pc.or_(pc.equal(images["state"], catalog.FAILED), here))
     for row in rows.select(["image_id", "source", "reason"]).to_pylist():
         yield Failure(row["image_id"], row["source"], INGEST, None, row["reason"] or "", None)
+
+
+def _unusable(drawn: AnnotationState | None) -> Iterator[Failure]:
+    for row in () if drawn is None else drawn.troubled:
+        yield Failure(
+            row["image_id"], row["source"], DRAWINGS, None, row["reason"] or "", None,
+            row["structure"],
+        )  # fmt: skip
 
 
 def _declared(config: CohortConfig) -> tuple[dict[str, Operation], tuple[str, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -172,10 +172,13 @@ class Annotations:
         Of the ledger; -1 where nothing was ever ingested.
     refs
         Where the points of each image's structures are, by image_id, in order of their names.
+    refused
+        Structures of each image of which a drawing is there that can't be used, by image_id.
     """
 
     version: int
     refs: Mapping[str, tuple[Ref, ...]]
+    refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -216,7 +219,13 @@ def read_annotations(root: Root) -> Annotations:
     for row in rows.filter(pc.equal(rows["state"], READY)).to_pylist():
         ref = Ref(row["part"], row["annotation"], row["structure"], row["digest"])
         refs.setdefault(row["image_id"], {}).setdefault((ref.annotation, ref.structure), ref)
-    return Annotations(snapshot.version, {i: tuple(by.values()) for i, by in refs.items()})
+    refused: dict[str, frozenset[str]] = {}
+    for row in rows.filter(pc.equal(rows["state"], FAILED)).to_pylist():
+        if row["image_id"]:
+            known = refused.get(row["image_id"], frozenset())
+            refused[row["image_id"]] = known | {row["structure"]}
+    found = {image_id: tuple(by.values()) for image_id, by in refs.items()}
+    return Annotations(snapshot.version, found, refused)
 
 
 def read_light(ledger: Ledger, snapshot: Snapshot) -> pa.Table:
@@ -304,13 +313,33 @@ class AnnotationState:
     states: Mapping[str, int]
     troubled: tuple[Mapping[str, Any], ...]
 
+    def since(self, before: AnnotationState) -> list[Mapping[str, Any]]:
+        """Return those that do not count and were not so, or not for that reason, before."""
+        known = Counter(tuple(row.values()) for row in before.troubled)
+        newly = []
+        for row in self.troubled:
+            known[tuple(row.values())] -= 1
+            if known[tuple(row.values())] < 0:
+                newly.append(row)
+        return newly
+
 
 def annotation_state(root: Root) -> AnnotationState | None:
     """Return what there is of drawings, or None where none were ever ingested."""
     if not has_annotations(root):
         return None
     ledger = annotations_ledger(root)
-    rows = read_light(ledger, ledger.snapshot())
+    return state_of(read_light(ledger, ledger.snapshot()))
+
+
+def state_of(rows: pa.Table) -> AnnotationState:
+    """Return what there is of drawings.
+
+    Parameters
+    ----------
+    rows
+        What `read_light` gives.
+    """
     states: Counter[str] = Counter()
     troubled = []
     seen: set[tuple[str, str, str]] = set()
@@ -323,6 +352,6 @@ def annotation_state(root: Root) -> AnnotationState | None:
             seen.add(name)
         states[state] += 1
         if state in (UNMATCHED, FAILED):
-            shown = {name: row[name] for name in ("annotation", "source", "structure")}
+            shown = {n: row[n] for n in ("annotation", "source", "structure", "image_id")}
             troubled.append({**shown, "state": state, "reason": reason})
     return AnnotationState(dict(sorted(states.items())), tuple(troubled))
