@@ -91,5 +91,14 @@ FINDINGS = {
     "missing_planes": "Some slices have fewer phases than others.",
     "duplicate_plane": "Another plane of the series has its position and time.",
     "copied_instance": "Another file has its SOPInstanceUID.",
+    "oriented": "Viewers turn or mirror it (EXIF or TIFF orientation); pixels are as stored.",
+    "cmyk_by_profile": "Four inks, made RGB by the colour profile of the file.",
+    "cmyk_by_rule": "Four inks without a profile, made RGB by (1 - ink) (1 - black).",
+    "white_is_zero": "Smaller is brighter (WhiteIsZero, signed or float); values are as stored.",
+    "sparse": "Tiles or strips that the file leaves out are its NoData value, or 0.",
+    "counts_differ": "ImageJ's counts do not fit the pages; each page is an image of its own.",
+    "channels_elsewhere": "Other channels of the image are in other files, or missing.",
+    "metadata_elsewhere": "What the pages are is said in another file of the OME set, or by a file "
+    "name that was changed; each page is an image of its own.",
 }
-"""What may be odd about a plane or its series, by code (column ``findings`` of the catalog)."""
+"""What may be odd about a plane, its series or its file, by code (column ``findings``)."""

@@ -304,7 +304,8 @@ class Admission:
             self.report.healed += 1
         else:
             row = placed_like(row, old, old.duplicate_of)
-            if row.series == old.series:  # alone, a plane says less of its series than before
+            # Alone, a plane says less of its series than before; a file says all that it holds.
+            if arrival.header is not None and row.series == old.series:
                 row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
             self.report.touched += 1
         self.healing.offer(old, row, arrival, file)

@@ -12,10 +12,10 @@ from engine.store.stacking import Arrival, Slot
 
 
 def header_columns(arrival: Arrival) -> dict[str, Any]:
-    """Return what the catalog keeps of a header; the fields of the layout are its own, too."""
+    """Return what the catalog keeps of a header, whose fields are those of the layout, or file."""
     header, lattice = arrival.header, arrival.lattice
     if header is None:
-        return {"header": arrival.facts}
+        return _file_columns(arrival)
     if not header.hidden:
         raise UsageError("The identity of a header is never written down.")
     identity = header.identity
@@ -39,6 +39,17 @@ def header_columns(arrival: Arrival) -> dict[str, Any]:
         "rescale_intercept": intercept,
         "header": arrival.facts,
         "findings": header.findings,
+    }
+
+
+def _file_columns(arrival: Arrival) -> dict[str, Any]:
+    step_ms = None if arrival.lattice is None else arrival.lattice.step_ms
+    timed = arrival.place is not None and step_ms is not None
+    return {
+        "time_ms": arrival.place[0] * step_ms if timed else None,
+        "spacing_z_um": None if arrival.lattice is None else arrival.lattice.distance_um,
+        "header": arrival.facts,
+        "findings": arrival.findings,
     }
 
 

@@ -10,10 +10,11 @@ from typing import Protocol
 import pyarrow as pa
 
 from engine.errors import NoSource, ParameterError
-from engine.geometry import YX, Region
+from engine.geometry import Region
 from engine.kernels.tissue import Tissue
 from engine.learning.masks import Labels, Masks, NoMask, Plane, plane_of, planes_of, region_of
 from engine.sources.masks import DRAWN, AnnotationError, find_mask_file, read_mask_folders
+from engine.sources.orientation import UPRIGHT
 from engine.sources.psd import read_psd
 from engine.store.config import read_config
 from engine.store.digests import digest_bytes, digest_of
@@ -21,6 +22,11 @@ from engine.store.root import Root
 
 RULE = 1
 """Version of the rules by which files become labels, see `engine.sources.masks`."""
+
+RULE_OF_NEWER = 2
+"""Version of what was added for some formats; masks of others are as they were."""
+
+_NEWER = (".tif", ".tiff", ".psd")
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,12 @@ class MaskFolders:
         """Return the files that the mask of a name is made of."""
         return [find_mask_file(folder, name) for folder in self._folders()]
 
-    def labels_of(self, name: str, shape: YX) -> Labels:
+    def labels_of(self, name: str, plane: Plane) -> Labels:
         """Read the mask of a name."""
-        empty = self.may_be_empty
-        return read_mask_folders(Path(self.path), name, shape, self.fat_over_bone, empty)
+        return read_mask_folders(
+            Path(self.path), name, plane.shape, self.fat_over_bone, self.may_be_empty,
+            plane.orientation,
+        )  # fmt: skip
 
     @property
     def rules(self) -> list[object]:
@@ -116,10 +124,14 @@ class LayeredFiles:
         """Return the file that the mask of a name is made of."""
         return [find_mask_file(Path(self.path), name, ".psd")]
 
-    def labels_of(self, name: str, shape: YX) -> Labels:
+    def labels_of(self, name: str, plane: Plane) -> Labels:
         """Read the mask of a name."""
         (path,) = self.files_of(name)
-        labels = read_psd(path, self.classes, self.fat_over_bone).labels
+        labels, shape = read_psd(path, self.classes, self.fat_over_bone).labels, plane.shape
+        if plane.orientation != UPRIGHT:
+            raise AnnotationError(
+                path, "its image is shown turned, and a PSD does not say so; save the image upright"
+            )
         if labels.shape != shape:
             found = f"{labels.shape[0]} x {labels.shape[1]}"
             raise AnnotationError(
@@ -144,7 +156,7 @@ class _Files(Protocol):
     @property
     def rules(self) -> list[object]: ...
     def files_of(self, name: str) -> list[Path]: ...
-    def labels_of(self, name: str, shape: YX) -> Labels: ...
+    def labels_of(self, name: str, plane: Plane) -> Labels: ...
 
 
 class _MaskFiles:
@@ -175,14 +187,20 @@ class _MaskFiles:
             contents = [digest_bytes(path.read_bytes()) for path in self._files.files_of(name)]
         except (AnnotationError, OSError) as error:
             raise NoMask(image_id, _sentence(error)) from None
-        return digest_of([*self._files.rules, contents])
+        rules = self._files.rules
+        turned = self._planes[image_id].orientation
+        if any(path.suffix.lower() in _NEWER for path in self._files.files_of(name)):
+            rules = [*rules, RULE_OF_NEWER]
+        if turned != UPRIGHT:
+            rules = [*rules, "orientation", turned]
+        return digest_of([*rules, contents])
 
     def read(self, image_id: str, region: Region | None = None) -> Labels:
         name = self._name(image_id)
         box = region_of(image_id, self._planes[image_id].shape, region)
         if self._last is None or self._last[0] != image_id:
             try:
-                labels = self._files.labels_of(name, self._planes[image_id].shape)
+                labels = self._files.labels_of(name, self._planes[image_id])
             except (AnnotationError, OSError) as error:
                 raise NoMask(image_id, _sentence(error)) from None
             self._last = (image_id, labels)

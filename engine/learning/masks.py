@@ -20,7 +20,7 @@ from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
 from engine.kernels.contours import edges_of_layers, paint_edges
 from engine.store.annotations import Ref, read_annotations, read_contours
-from engine.store.catalog import ORPHANED, READY
+from engine.store.catalog import ORPHANED, READY, orientations_of
 from engine.store.digests import digest_of
 from engine.store.root import Root
 
@@ -43,13 +43,14 @@ class NoMask(EngineError, LookupError):
 
 
 class Plane(NamedTuple):
-    """What a mask has to fit: an image's size and its place."""
+    """What a mask has to fit: an image's size, its place, and how viewers turn it."""
 
     shape: YX
     source: str
     stack: str
     t: int
     z: int | None
+    orientation: int = 1
 
 
 class Masks(Protocol):
@@ -111,10 +112,13 @@ class MaskSource(Protocol):
 def planes_of(images: pa.Table) -> dict[str, Plane]:
     """Return size and place of the images that have pixels, by image_id."""
     names = ("image_id", "state", "height", "width", "source", "stack", "t", "z")
-    columns = (images[name].to_pylist() for name in names)
+    columns = [images[name].to_pylist() for name in names]
+    columns.append(orientations_of(images))
     return {
-        image_id: Plane((height, width), source, stack, t, z)
-        for image_id, state, height, width, source, stack, t, z in zip(*columns, strict=True)
+        image_id: Plane((height, width), source, stack, t, z, turned)
+        for image_id, state, height, width, source, stack, t, z, turned in zip(
+            *columns, strict=True
+        )
         if state in (READY, ORPHANED)
     }
 

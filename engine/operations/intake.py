@@ -15,14 +15,14 @@ from engine.errors import AlignmentError, Conflict, SourceUnreadable
 from engine.kernels.colour import luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.record import Record
-from engine.sources import FORMATS, HEAD_BYTES, OpenSource, claimed_by, open_source
+from engine.sources import FORMATS, HEAD_BYTES, OpenSource, Plane, claimed_by, open_source
 from engine.sources.base import coded
 from engine.sources.places import place_at
 from engine.store.catalog import ShardRow
 from engine.store.digests import digest_plane
 from engine.store.pixels import StackWriter
 from engine.store.root import Root
-from engine.store.stacking import Arrival, StackPlan
+from engine.store.stacking import Arrival, Lattice, StackPlan
 
 WITH_LUMINANCE = (2, 3, 4)
 """Channel counts for which a luminance exists, unless they are separate: grey with alpha, RGB and
@@ -169,28 +169,34 @@ def _probe(
             if FORMATS[key].confidential and not file.confidential:
                 return Probe(file, withheld=True)
             with _open(handle, file, max_decoded_bytes) as source:
-                # Said of all files that might be slides, so that those of which it is unknown were
-                # taken in before it was kept.
-                whole = None if file.slide_spacing_um is None else (1.0, 1.0)
-                arrivals = tuple(
-                    Arrival(
-                        file.source,
-                        plane.fragment,
-                        plane.shape,
-                        plane.dtype,
-                        plane.spacing_um or spacing_um,
-                        plane.place,
-                        plane.series,
-                        plane.header,
-                        downsample=plane.downsample or (whole if plane.header is None else None),
-                    )
-                    for plane in source.planes
-                )
+                arrivals = tuple(_arrival(file, plane, spacing_um) for plane in source.planes)
         return Probe(file, arrivals)
     except SourceUnreadable as error:
         if error.reason == "no_pixels":
             return Probe(file)
         return Probe(file, reason=error.reason, detail=str(error.args[1]))
+
+
+def _arrival(file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | None) -> Arrival:
+    steps = plane.step_ms, plane.step_um
+    # Said of all files that might be slides, so that those of which it is unknown were taken in
+    # before it was kept.
+    whole = None if file.slide_spacing_um is None or plane.header is not None else (1.0, 1.0)
+    return Arrival(
+        file.source,
+        plane.fragment,
+        plane.shape,
+        plane.dtype,
+        plane.spacing_um or spacing_um,
+        plane.place,
+        plane.series,
+        plane.header,
+        Lattice(*steps) if any(steps) else None,
+        plane.downsample or whole,
+        () if file.confidential else plane.channel_names,  # text, that may name somebody
+        plane.orientation,
+        plane.findings,
+    )
 
 
 def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:

@@ -72,6 +72,18 @@ class Plane:
     downsample
         How many pixels of the file (y, x) one of the plane is, where it is read at another
         resolution than its own.
+    orientation
+        How viewers turn or mirror it, as TIFF 6.0 numbers that (field 274); 1 is not at all. The
+        pixels are as stored.
+    step_um, step_ms
+        Of its series: from slice to slice, micrometres, and from frame to frame, milliseconds;
+        None where the file does not say.
+    channel_names
+        As the file names them, one a channel; empty where it does not.
+    findings
+        Codes of what is odd, see `engine.header.FINDINGS`.
+    marks_bright
+        Whether a mask marks what is brighter in it; None where programs differ.
     """
 
     fragment: str
@@ -84,6 +96,12 @@ class Plane:
     header: Header | None = None
     separate: bool = False
     downsample: tuple[float, float] | None = None
+    orientation: int = 1
+    step_um: float | None = None
+    step_ms: float | None = None
+    channel_names: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+    marks_bright: bool | None = True
 
     @property
     def nbytes(self) -> int:

@@ -5,14 +5,18 @@ a file whose end marker (EOI) is missing is truncated. JPEG has no checksum; bit
 within a scan can't be told from pixels.
 
 Rules: one or three components, 8 bit (uint8) or 12 bit (uint16, 0-4095). YCbCr becomes RGB, as
-JFIF and Adobe's marker say. CMYK, YCCK, lossless and hierarchical files are ``unsupported``. EXIF
-orientation is not applied; pixels are as stored. A density is one for printing, so no spacing.
+JFIF and Adobe's marker say. Four components are inks, of 8 bit; they become RGB by the file's
+profile or by rule (`engine.sources.inks`). Where Adobe's marker is there they are stored inverted,
+as Adobe's programs do it; YCCK is CMYK first. Lossless and hierarchical files are ``unsupported``.
+EXIF orientation is not applied, but told; pixels are as stored. A density is one for printing, so
+no spacing.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import imagecodecs
@@ -30,6 +34,8 @@ from engine.sources.base import (
     measure_file,
     read_at,
 )
+from engine.sources.inks import cmyk_profile, finding_of, rgb_of_inks
+from engine.sources.orientation import UPRIGHT, exif_orientation, findings_of
 
 _HEADER_BYTES = 64 * 1024  # one read finds the frame header of nearly all files
 _MAX_SEGMENTS = 10_000  # before the frame header; bounds the time of opening
@@ -43,6 +49,8 @@ _SOF_OTHER = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
 _PROGRESSIVE = frozenset((0xC2, 0xCA))
 _ALONE = frozenset((0x01, 0xD8, *range(0xD0, 0xD8)))  # markers without a length
 _EOI, _SOS = 0xD9, 0xDA
+_EXIF, _ICC, _ADOBE = (0xE1, b"Exif\0\0"), (0xE2, b"ICC_PROFILE\0"), (0xEE, b"Adobe")
+_INKS = 4  # components
 # Within a scan 0xFF is followed by 0 (stuffing), a restart marker or more 0xFF (fill): B.1.1.2.
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
@@ -61,14 +69,19 @@ class JpegSource(PlanesSource):
 
     format = "JPEG"
 
-    def __init__(self, file: BinaryIO, plane: Plane, size: int) -> None:
+    def __init__(self, file: BinaryIO, plane: Plane, size: int, inks: bool) -> None:
         super().__init__((plane,))
         self._file = file
         self._size = size
+        self._inks = inks
 
     def _decode(self, index: int) -> NDArray[Any]:
         content = read_at(self._file, 0, self._size)
         check_scans(content)
+        if self._inks:
+            inks = channels_first(imagecodecs.jpeg8_decode(content, outcolorspace="CMYK"))
+            inverted = any(True for _ in _payloads(content, _ADOBE))
+            return rgb_of_inks(255 - inks if inverted else inks, _profile_of(content))
         return channels_first(imagecodecs.jpeg8_decode(content))
 
 
@@ -81,14 +94,24 @@ class JpegReader:
             size = measure_file(file)
             # The whole file is read to decode it, so it is held to the limit as well.
             check_size(size, max_decoded_bytes + _SPARE_BYTES)
-            frame = _read_frame(file, size)
+            head, frame = _read_frame(file, size)
+            inks = frame.components == _INKS
+            orientation = next(map(exif_orientation, _payloads(head, _EXIF)), UPRIGHT)
+            findings = findings_of(orientation)
+            if inks:  # its profile may come after the frame header
+                findings += (finding_of(_profile_of(read_at(file, 0, size))),)
             plane = Plane(
-                "", (frame.components, *frame.yx), "uint8" if frame.bits == 8 else "uint16"
+                "",
+                (3 if inks else frame.components, *frame.yx),
+                "uint8" if frame.bits == 8 else "uint16",
+                orientation=orientation,
+                findings=findings,
             )
+            nbytes = plane.nbytes // plane.shape[0] * frame.components
             check_size(
-                plane.nbytes * (_PROGRESSIVE_FACTOR if frame.progressive else 1), max_decoded_bytes
+                nbytes * (_PROGRESSIVE_FACTOR if frame.progressive else 1), max_decoded_bytes
             )
-            return JpegSource(file, plane, size)
+            return JpegSource(file, plane, size, inks)
 
 
 reader = JpegReader()
@@ -163,14 +186,37 @@ def _next_segment(content: bytes, offset: int) -> tuple[int, int, int]:
     return code, offset + 2, length
 
 
-def _read_frame(file: BinaryIO, size: int) -> Frame:
+def _payloads(content: bytes, segment: tuple[int, bytes]) -> Iterator[bytes]:
+    """Yield what follows the mark of each segment of a kind, as far as ``content`` and pixels."""
+    wanted, mark = segment
+    offset = 2
+    while True:
+        try:
+            code, offset, length = _next_segment(content, offset)
+        except SourceUnreadable:
+            return
+        if code in (_SOS, _EOI):
+            return
+        payload = content[offset : offset + max(length - 2, 0)]
+        if code == wanted and payload.startswith(mark):
+            yield payload[len(mark) :]
+        offset += max(length - 2, 0)
+
+
+def _profile_of(content: bytes) -> bytes | None:
+    """Return the colour profile of inks; its parts are numbered (ICC.1:2022, B.4)."""
+    return cmyk_profile(b"".join(part[2:] for part in sorted(_payloads(content, _ICC))))
+
+
+def _read_frame(file: BinaryIO, size: int) -> tuple[bytes, Frame]:
+    """Return the beginning of the file, up to its frame header at least, and that."""
     most = _HEADER_BYTES
     while True:
         head = read_at(file, 0, min(size, most))
         if not head.startswith(b"\xff\xd8\xff"):
             raise SourceUnreadable("not_an_image", "the JPEG start marker is missing")
         try:
-            return parse_frame(head)
+            return head, parse_frame(head)
         except SourceUnreadable as error:
             # Metadata may fill megabytes.
             if error.reason != "truncated" or most >= size:
@@ -191,8 +237,8 @@ def _parse_sof(code: int, data: bytes) -> Frame:
     bits, y, x, components = struct.unpack_from(">BHHB", data)
     if x == 0 or y == 0:
         raise SourceUnreadable("unsupported", "the frame header leaves a side open (DNL)")
-    if components not in (1, 3):
-        raise SourceUnreadable("unsupported", f"{components} components; CMYK is not converted")
-    if bits not in (8, 12):
+    if components not in (1, 3, _INKS):
+        raise SourceUnreadable("unsupported", f"{components} components")
+    if bits not in (8, 12) or (bits != 8 and components == _INKS):
         raise SourceUnreadable("unsupported", f"{bits} bits a sample")
     return Frame((y, x), components, bits, code in _PROGRESSIVE)

@@ -16,6 +16,7 @@ from engine.geometry import YX
 from engine.kernels.colour import luminance
 from engine.kernels.tissue import Tissue
 from engine.sources.failures import open_remembering
+from engine.sources.orientation import UPRIGHT, as_shown, as_stored, shown_shape
 from engine.sources.registry import open_source
 
 DRAWN = (Tissue.BONE, Tissue.FAT, Tissue.OTHER)
@@ -33,7 +34,7 @@ class AnnotationError(EngineError, ValueError):
         return f"{where}: {problem}"
 
 
-def read_mask(path: Path, shape: YX | None = None) -> NDArray[np.bool_]:
+def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -> NDArray[np.bool_]:
     """Return what a mask's file marks.
 
     Grey, RGB, with or without alpha, of 1 to 16 bit, PNG, TIFF or JPEG. The rules, in this order:
@@ -43,36 +44,69 @@ def read_mask(path: Path, shape: YX | None = None) -> NDArray[np.bool_]:
     - Otherwise it is the luminance.
     - A file whose values are 0 and 1 only is such a mask; else a pixel counts from half of full
       scale on, so an antialiased edge lies where it was drawn.
+    - One-bit TIFF that calls white zero is as numpy had it where tifffile wrote it (it stores bool
+      like that), as it is shown where another program is named, and refused where none is.
+    - Where the image or the mask is shown turned (`engine.sources.orientation`), the mask lies on
+      the image as shown if only the sizes of these agree, and on the image as stored if only
+      those do or both are turned alike; where both may be, it is refused.
 
     Parameters
     ----------
     path
         The file.
     shape
-        Height and width that it must have, pixels.
+        Height and width of its image as stored, pixels.
+    orientation
+        Of its image.
 
     Returns
     -------
-    (y, x) bool; it may mark nothing.
+    (y, x) bool, on the image as stored; it may mark nothing.
 
     Raises
     ------
     AnnotationError
-        If the file is missing, can't be read, or has another size.
+        If the file is missing, can't be read, has another size, or may mean two things.
     """
     try:
         with open_remembering(path) as file, open_source(file, path.name) as source:
-            pixels = source.read(0)
+            pixels, plane = source.read(0), source.planes[0]
     except OSError as error:
         raise AnnotationError(path, f"no mask there ({error.strerror})") from None
     except SourceUnreadable as error:
         raise AnnotationError(path, f"unreadable as a mask ({error})") from None
-    if shape is not None and pixels.shape[1:] != shape:
-        found = f"{pixels.shape[1]} x {pixels.shape[2]}"
+    if plane.marks_bright is None:
+        raise AnnotationError(
+            path,
+            "white is zero in it, and programs differ in what that marks; save it with 8 bit, "
+            "0 and 255",
+        )
+    mask = marked(pixels if plane.marks_bright else 255 - pixels)
+    return mask if shape is None else _laid_on(path, mask, plane.orientation, shape, orientation)
+
+
+def _laid_on(
+    path: Path, mask: NDArray[np.bool_], own: int, shape: YX, orientation: int
+) -> NDArray[np.bool_]:
+    """Lay a mask of an orientation on an image, as stored, of another."""
+    as_is = mask.shape == shape
+    if own == orientation and as_is:
+        return mask
+    shown = as_shown(mask, own)
+    turned = own != orientation and shown.shape == shown_shape(shape, orientation)
+    if not as_is and not turned:
+        found = f"{mask.shape[0]} x {mask.shape[1]}"
         raise AnnotationError(
             path, f"the mask has {found} px, its image {shape[0]} x {shape[1]}; draw on the image"
         )
-    return marked(pixels)
+    if as_is and turned:
+        raise AnnotationError(
+            path,
+            f"its image is shown turned (orientation {orientation}, the mask's is {own}), and the "
+            "mask fits it as shown and as stored; save the image upright, or the mask with the "
+            "orientation of the image",
+        )
+    return np.ascontiguousarray(as_stored(shown, orientation)) if turned else mask
 
 
 def marked(pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -128,6 +162,7 @@ def read_mask_folders(
     shape: YX,
     fat_over_bone: bool = True,
     may_be_empty: Collection[Tissue] = (),
+    orientation: int = UPRIGHT,
 ) -> NDArray[np.uint8]:
     """Return the labels of one slide from a folder of masks a class.
 
@@ -146,6 +181,8 @@ def read_mask_folders(
     may_be_empty
         Classes that a slide may well have none of. Of others, a mask that marks nothing is taken
         for a mistake.
+    orientation
+        Of the slide, see `read_mask`.
 
     Returns
     -------
@@ -165,7 +202,7 @@ def read_mask_folders(
                 continue
             raise AnnotationError(root, f"there is no folder {tissue.name.lower()!r} of masks")
         path = find_mask_file(folder, name)
-        mask = read_mask(path, shape)
+        mask = read_mask(path, shape, orientation)
         if not mask.any() and tissue not in may_be_empty:
             raise AnnotationError(
                 path,

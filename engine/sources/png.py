@@ -6,7 +6,8 @@ and would inflate the text and colour profiles of a stranger's file, megabytes f
 
 Rules: palettes become RGB, and tRNS becomes alpha (RGBA, or grey with alpha). Grey of 1, 2 or 4 bit
 is scaled to 0-255 (13.12). 16 bit stays. Gamma, ICC profile, significant bits and background are
-not applied: pixels are as stored. An animated PNG gives its default image.
+not applied: pixels are as stored; an orientation (eXIf) is told. An animated PNG gives its default
+image.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from engine.sources.base import (
     read_at,
 )
 from engine.sources.density import UM_PER_M, spacing_from_density
+from engine.sources.orientation import UPRIGHT, exif_orientation, findings_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _HEADER_BYTES = 4096  # holds everything before IDAT of nearly all files: one read
 _MAX_CHUNKS_BEFORE_DATA = 10_000  # a header of more is no header; bounds the time of opening
+_MOST_EXIF_BYTES = 64 * 1024  # what JPEG can hold; more is no camera's
 _MAX_SIDE = 1_000_000  # pixels; libpng's own limit, PNG_USER_WIDTH_MAX
 _NO_SPARE_BYTES = 1024**2  # deflate never grows data by more than 1 MiB a GiB, plus a little
 
@@ -56,6 +59,7 @@ class _Header(NamedTuple):
     shape: tuple[int, int, int]
     dtype: str
     spacing_um: tuple[float, float] | None
+    orientation: int
 
 
 class PngSource(PlanesSource):
@@ -93,7 +97,14 @@ class PngReader:
         with coded("PNG"):
             size = measure_file(file)
             header = _read_header(file, size)
-            plane = Plane("", header.shape, header.dtype, header.spacing_um)
+            plane = Plane(
+                "",
+                header.shape,
+                header.dtype,
+                header.spacing_um,
+                orientation=header.orientation,
+                findings=findings_of(header.orientation),
+            )
             check_size(plane.nbytes, max_decoded_bytes)
             # The whole file is read to decode it, so it is held to the limit as well.
             check_size(size, max_decoded_bytes + _NO_SPARE_BYTES)
@@ -155,7 +166,7 @@ def _read_header(file: BinaryIO, size: int) -> _Header:
     if head[: len(SIGNATURE)] != SIGNATURE:
         raise SourceUnreadable("not_an_image", "the PNG signature is missing")
     channels, dtype, yx = _parse_ihdr(head)
-    transparent, spacing = False, None
+    transparent, spacing, orientation = False, None, UPRIGHT
     offset = len(SIGNATURE) + 25
     for _ in range(_MAX_CHUNKS_BEFORE_DATA):
         if offset + 17 > len(head):
@@ -168,11 +179,13 @@ def _read_header(file: BinaryIO, size: int) -> _Header:
         length, kind = struct.unpack_from(">I4s", window)
         if kind == b"IDAT":
             alpha = transparent and channels in (1, 3)
-            return _Header((channels + alpha, *yx), dtype, spacing)
+            return _Header((channels + alpha, *yx), dtype, spacing, orientation)
         if kind == b"tRNS":
             transparent = True
         elif kind == b"pHYs" and length == 9 and len(window) == 17:
             spacing = _parse_phys(read_at(file, offset + 8, 9))
+        elif kind == b"eXIf" and offset + 8 + length <= size and length <= _MOST_EXIF_BYTES:
+            orientation = exif_orientation(read_at(file, offset + 8, length))
         elif kind == b"IEND":
             break
         offset += 12 + length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ HEADER = struct.Struct(">4sHxxxxxxHIIHH")
 Specification, File Header Section."""
 
 
+COLOURS = {1: "grey", 3: "RGB", 8: "duotone"}
+"""Colour modes that are read; the specification has duotone read as grey."""
+
+_NAMED = re.compile(r"(bone|fat)( copy)?( \d+)?", re.IGNORECASE)  # as Photoshop numbers copies
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotatedSlide:
     """A slide and its labels: ``pixels`` (3, y, x), ``labels`` (y, x), both uint8."""
@@ -38,9 +45,12 @@ def read_psd(
     """Return a slide and what was drawn on it, from the layers of a PSD.
 
     The lowest layer is the slide, the next is the foreground (all tissue). Of the rest, a layer
-    with a mask is fat, and one without is bone; layers of one class add up. What a layer marks is
-    where it is opaque, by half or more, within its mask if it has one; it does not matter whether
-    it is shown. Groups are opened. What is foreground, and neither bone nor fat, is other tissue.
+    that is called bone or fat is that (a copy or a number may follow); else one with a mask is fat,
+    and one without is bone. A mask that a program added by itself is none: one that hides nothing,
+    that renders a shape, or that holds what was transparent (the pixels that it hides, and only
+    they, are black). Layers of one class add up. What a layer marks is where it is opaque, by half
+    or more, within its masks if it has some; it does not matter whether it is shown. Groups are
+    opened. What is foreground, and neither bone nor fat, is other tissue.
 
     Parameters
     ----------
@@ -58,7 +68,9 @@ def read_psd(
     ------
     AnnotationError
         If psd-tools is not installed, the file is no PSD, is too large or has too few layers, the
-        slide does not fill the canvas, or a class that the rule expects marks nothing.
+        slide does not fill the canvas, its colours are not grey or RGB, all layers have masks so
+        that they tell nothing, a shape was not rendered, or a class that the rule expects marks
+        nothing.
     """
     try:
         from psd_tools import PSDImage
@@ -92,11 +104,15 @@ def _size(path: Path, limit: int) -> YX:
         raise AnnotationError(path, f"no file there ({error.strerror})") from None
     if len(head) < HEADER.size or head[:4] != b"8BPS":
         raise AnnotationError(path, "the first bytes are not those of a PSD")
-    _, _, channels, height, width, depth, _ = HEADER.unpack(head)
+    _, _, channels, height, width, depth, mode = HEADER.unpack(head)
     needed = height * width * max(channels, 4) * max(depth // 8, 1)
     if not height or not width or needed > limit:
         raise AnnotationError(
             path, f"too_large: a layer has {needed} bytes decoded, the limit is {limit}"
+        )
+    if mode not in COLOURS:
+        raise AnnotationError(
+            path, "its colours are neither grey nor RGB (Lab, CMYK, ...); convert it and save again"
         )
     return height, width
 
@@ -117,15 +133,27 @@ def _masks(
     masks = {tissue: np.zeros(shape, bool) for tissue in (Tissue.OTHER, Tissue.BONE, Tissue.FAT)}
     named = {name.lower(): tissue for name, tissue in (classes or {}).items()}
     expected = set(named.values()) if classes else {Tissue.OTHER}
+    untold = classes is None and all(_has_drawn_mask(layer, shape) for layer in layers)
     for number, layer in enumerate(layers):
+        name = _NAMED.fullmatch(layer.name.strip())
         if classes is not None:
             tissue = named.get(layer.name.strip().lower())
         elif number == 0:
             tissue = Tissue.OTHER  # of the foreground, what is not bone or fat
         else:
-            tissue = Tissue.FAT if layer.has_mask() else Tissue.BONE
+            if name is not None:
+                tissue = Tissue[name.group(1).upper()]
+            elif untold:
+                raise AnnotationError(
+                    path,
+                    "all of its layers have a mask, also the foreground, so masks do not tell fat "
+                    "from bone; call the layers bone and fat, or say the class of each name",
+                )
+            else:
+                tissue = Tissue.FAT if _has_drawn_mask(layer, shape) else Tissue.BONE
             expected.add(tissue)
         if tissue is not None and tissue is not Tissue.BACKGROUND:
+            _check_shape(path, layer)
             masks[tissue] |= _covered(layer, shape)
     for tissue in sorted(expected - {Tissue.BACKGROUND}):
         if not masks[tissue].any():
@@ -134,22 +162,57 @@ def _masks(
     return masks
 
 
+def _check_shape(path: Path, layer: Any) -> None:
+    """Refuse a layer that is cut by a shape of which the file has no pixels."""
+    if not layer.has_vector_mask() or layer.vector_mask.disabled:
+        return
+    mask = layer.mask
+    if mask is None or not (mask.has_real() or mask.flags.user_mask_from_render):
+        raise AnnotationError(path, "a layer has a vector mask; rasterize it and save again")
+
+
+def _has_drawn_mask(layer: Any, shape: YX) -> bool:
+    """Tell whether somebody drew the mask of a layer, see `read_psd`."""
+    mask = layer.mask
+    if mask is None or (mask.flags.user_mask_from_render and not mask.has_real()):
+        return False
+    opaque, shown = _opaque(layer, shape) >= THRESHOLD, _unmasked(layer, shape)
+    if not (opaque & (shown < THRESHOLD)).any():
+        return False
+    hidden, colour = opaque & (shown == 0), layer.numpy("color")
+    if colour is None or mask.bbox != layer.bbox or not hidden.any():
+        return True
+    canvas = np.zeros(shape, np.float32)
+    _paste(canvas, colour.max(axis=2), layer.top, layer.left)
+    return bool(canvas[hidden].any() or not canvas[opaque & ~hidden].all())
+
+
 def _covered(layer: Any, shape: YX) -> NDArray[np.bool_]:
     """Return where a layer is opaque by half or more, on the whole canvas."""
+    covered = _opaque(layer, shape)
+    if layer.has_mask() and not layer.mask.disabled:
+        covered *= _unmasked(layer, shape)
+    return np.asarray(covered >= THRESHOLD)
+
+
+def _opaque(layer: Any, shape: YX) -> NDArray[np.float32]:
+    """Return how opaque a layer is, without its mask."""
     covered = np.zeros(shape, np.float32)
     alpha = layer.numpy("shape")
     if alpha is None:
         alpha = np.ones((layer.height, layer.width, 1), np.float32)
     _paste(covered, alpha[..., 0], layer.top, layer.left)
-    if layer.has_mask() and not layer.mask.disabled:
-        outside = layer.mask.background_color / 255
-        mask = np.full(shape, outside, np.float32)
-        drawn = layer.mask.topil()
-        if drawn is not None:
-            values = np.asarray(drawn.convert("L"), np.float32) / 255
-            _paste(mask, values, layer.mask.top, layer.mask.left)
-        covered *= mask
-    return np.asarray(covered >= THRESHOLD)
+    return covered
+
+
+def _unmasked(layer: Any, shape: YX) -> NDArray[np.float32]:
+    """Return what the mask of a layer lets through."""
+    mask = np.full(shape, layer.mask.background_color / 255, np.float32)
+    drawn = layer.mask.topil()
+    if drawn is not None:
+        values = np.asarray(drawn.convert("L"), np.float32) / 255
+        _paste(mask, values, layer.mask.top, layer.mask.left)
+    return mask
 
 
 def _paste(canvas: NDArray[np.float32], part: NDArray[np.floating], top: int, left: int) -> None:

@@ -185,6 +185,8 @@ def _open(
         if slide is not None:
             return slide
     chosen: dict[str, Any] = {"spacing_um": slide_spacing_um} if key == "dicom" else {}
+    if key == "tiff":
+        chosen["name"] = name
     return reader_of(key).open(file, max_decoded_bytes=max_decoded_bytes, **chosen)
 
 

@@ -1,17 +1,23 @@
 """TIFF: TIFF 6.0, BigTIFF, OME-TIFF and ImageJ stacks, read by tifffile and imagecodecs.
 
 Pages: a page is an image, unless OME-XML or ImageJ say that pages are channels of one image, or
-z and t of a series. Reduced pages, masks and sub-directories (thumbnails, pyramid levels) are not
-images; where the first page is tiled, neither are later pages of another size (the levels, label
-and overview of a whole slide). One page that can't be read makes the whole file fail, since a file
-is one source. Spacing is OME's, else ImageJ's, else that of a resolution in cm or inch that is not
-a printer's.
+z and t of a series, in the order that they state. Reduced pages, masks and sub-directories
+(thumbnails, pyramid levels) are not images; where the first page is tiled, neither are later pages
+of another size (the levels, label and overview of a whole slide). One page that can't be read makes
+the whole file fail, since a file is one source. Channels that are in other files of an OME set are
+not put together; what a file holds is an image of its own, with a finding. Spacing is OME's, else
+ImageJ's, else that of a resolution in cm or inch that is not a printer's.
 
 Values: as tifffile gives them (2-8 bit in uint8, 9-16 bit in uint16), but 1 bit gives uint8 0 and
 255. Unsigned integers stored with white as zero are inverted, so that brighter is larger in every
-plane. Palettes of up to 8 bit become RGB (uint8), except in files of ImageJ, where the palette is
-a display table and the indices are the measurement. YCbCr is read where JPEG converts it. CMYK,
-CIELab, raw mosaics, complex numbers, mixed depths and volumes in one page are ``unsupported``.
+plane; other numbers have no white to subtract from, and are as stored, with a finding. Palettes of
+up to 8 bit become RGB (uint8), except in files of ImageJ, where the palette is a display table and
+the indices are the measurement. CMYK becomes RGB by the file's profile or by rule
+(`engine.sources.inks`). YCbCr is read where JPEG converts it. CIELab, raw mosaics, complex numbers,
+mixed depths and volumes in one page are ``unsupported``. Orientation (274) is told, not applied.
+Strips or tiles that are left out (offset and byte count 0) are the NoData value, or 0, with a
+finding. Missing byte counts are estimated, and private fields that are broken ignored, as libtiff
+does it.
 """
 
 from __future__ import annotations
@@ -31,7 +37,10 @@ from engine.errors import SourceUnreadable
 from engine.geometry import Region
 from engine.sources.base import OpenSource, Plane, PlanesSource, check_size, coded
 from engine.sources.density import UM_PER_CM, UM_PER_INCH, spacing_from_density
+from engine.sources.inks import finding_of
+from engine.sources.orientation import TAG, findings_of, orientation_of
 from engine.sources.tiff_checks import SteadyFile, check_directories, watched
+from engine.sources.tiff_fax import FAX
 from engine.sources.tiff_metadata import (
     Group,
     group_imagej,
@@ -49,7 +58,10 @@ from engine.sources.tiff_pages import (
     find_segments,
     finish_values,
     has_separate_samples,
+    is_inks,
+    is_inverted,
     is_palette,
+    profile_of,
 )
 
 STREAM_SEGMENT_BYTES = 128 * 1024**2
@@ -81,8 +93,9 @@ class TiffSource(PlanesSource):
 
     format = "TIFF"
 
-    def __init__(self, file: BinaryIO, limit: int) -> None:
+    def __init__(self, file: BinaryIO, limit: int, name: str) -> None:
         self._raw = file
+        self._name = name
         self._file = SteadyFile(file)
         self._limit = limit
         self._page = lru_cache(_HELD_PAGES)(self._load_page)
@@ -155,12 +168,27 @@ class TiffSource(PlanesSource):
         segments = find_segments(page, self._file.size, self._limit)
         at_once = math.prod(segments.size) * page.shaped[4] * dtype_of(page).itemsize
         palette = is_palette(page) and not self._imagej
+        orientation = orientation_of(page.tags.valueof(TAG))
+        findings = findings_of(orientation)
+        if is_inks(page):
+            findings += (finding_of(profile_of(page)),)
+        if is_inverted(page) and dtype_of(page).kind in "if":
+            findings += ("white_is_zero",)
+        if segments.sparse:
+            findings += ("sparse",)
         plane = Plane(
             "",
-            (3 if palette else page.samplesperpixel, page.imagelength, page.imagewidth),
+            (
+                3 if palette or is_inks(page) else page.samplesperpixel,
+                page.imagelength,
+                page.imagewidth,
+            ),
             "uint8" if palette or page.bitspersample == 1 else dtype_of(page).name,
             streams=len(segments.offsets) > 1 and at_once <= STREAM_SEGMENT_BYTES,
             separate=not palette and has_separate_samples(page),
+            orientation=orientation,
+            findings=findings,
+            marks_bright=_marks_bright(page),
         )
         return _Page(plane, index, at_once, not (page.is_reduced or page.is_mask))
 
@@ -176,20 +204,23 @@ class TiffSource(PlanesSource):
         text = first.tags.valueof(270, default="")
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
         density = _read_density(first)
+        shown = [i for i, page in enumerate(pages) if page.image] or [0]
         groups: list[Group] | None = None
         if is_ome(text):
-            groups = group_ome(text, len(pages), first.samplesperpixel)
+            held = [self._parse_page(i).samplesperpixel for i in range(len(pages))]
+            groups = group_ome(text, held, self._name)
+            if groups is None:
+                groups = [Group((i,), findings=("metadata_elsewhere",)) for i in shown]
             spacing = None
         elif self._imagej:
             fields = self._tiff.imagej_metadata or {}
             self._add_hidden_pages(pages, imagej_count(fields, "images"))
-            groups = group_imagej(fields, len(pages))
+            groups = group_imagej(fields, len(pages), first.samplesperpixel, shown)
             spacing = imagej_spacing(str(fields.get("unit", "")), density)
         else:
             unit = {2: UM_PER_INCH, 3: UM_PER_CM}.get(first.tags.valueof(296, default=2))
             spacing = spacing_from_density(*density, unit) if unit and density else None
         if groups is None:
-            shown = [i for i, page in enumerate(pages) if page.image] or [0]
             groups = [Group((i,)) for i in shown]
         return [replace(group, spacing_um=group.spacing_um or spacing) for group in groups]
 
@@ -208,10 +239,13 @@ class TiffSource(PlanesSource):
 class TiffReader:
     """Opens TIFF files."""
 
-    def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
-        """Read the directories and the metadata. Raises nothing but `SourceUnreadable`."""
+    def open(self, file: BinaryIO, *, max_decoded_bytes: int, name: str = "") -> OpenSource:
+        """Read the directories and the metadata. Raises nothing but `SourceUnreadable`.
+
+        ``name`` is the file's, by which the metadata of a set may know it.
+        """
         with coded("TIFF"):
-            return TiffSource(file, max_decoded_bytes)
+            return TiffSource(file, max_decoded_bytes, name)
 
 
 reader = TiffReader()
@@ -220,7 +254,10 @@ reader = TiffReader()
 def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Plane:
     first = pages[0].plane
     if any((p.plane.shape, p.plane.dtype) != (first.shape, first.dtype) for p in pages):
-        raise SourceUnreadable("corrupt", "the channels of an image differ in size or type")
+        raise SourceUnreadable("unsupported", "the channels of an image differ in size or type")
+    if any(p.plane.orientation != first.orientation for p in pages):
+        raise SourceUnreadable("unsupported", "the channels of an image are turned differently")
+    names = group.channel_names if len(group.channel_names) == first.shape[0] * len(pages) else ()
     plane = replace(
         first,
         fragment=fragment,
@@ -230,11 +267,32 @@ def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Pl
         series=group.series,
         streams=all(page.plane.streams for page in pages),
         separate=first.separate or len(pages) > 1,
+        step_um=group.step_um,
+        step_ms=group.step_ms,
+        channel_names=names if any(names) else (),
+        findings=tuple(sorted({*group.findings, *(f for p in pages for f in p.plane.findings)})),
     )
     # A small page in one huge tile decodes the whole tile; a strip that is cut is never whole.
     at_once = max(page.at_once for page in pages)
     check_size(at_once if plane.streams else max(at_once, plane.nbytes), limit)
     return plane
+
+
+def _marks_bright(page: tifffile.TiffPage) -> bool | None:
+    """Tell whether a mask marks what is brighter in a page; None where programs differ.
+
+    tifffile, and what writes with it, stores numpy's bool as it is and calls it WhiteIsZero, so
+    that what was true is shown black. Fax is written by programs that keep to the standard.
+    """
+    if not is_inverted(page):
+        return True
+    if dtype_of(page).kind in "if":
+        return None
+    if page.bitspersample != 1 or page.compression in FAX:
+        return True
+    if page.software.startswith("tifffile"):
+        return False
+    return True if page.software else None
 
 
 def _read_density(page: tifffile.TiffPage) -> tuple[float, float] | None:

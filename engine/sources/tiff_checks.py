@@ -44,8 +44,12 @@ _WHOLE = frozenset((3, 4, 8, 9, 13, 16, 17, 18))
 # Fields without which a page is another image: size, depth, coding, where the segments lie.
 _NEEDED = frozenset((256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 317))
 _NEEDED |= {320, 322, 323, 324, 325, 339, 32997}
+# What else is looked at: a page that lost it would be read in another way. 34412, 33628, 65420 and
+# the like tell vendors apart; 50838 and 50839 are ImageJ's.
+_USED = _NEEDED | {254, 255, 270, 274, 282, 283, 296, 305, 332, 338, 347, 530, 531, 532, 700}
+_USED |= {33628, 33629, 34118, 34361, 34412, 34675, 50838, 50839, 65420, 65426, 65432}
 # What tifffile reads as soon as it sees the page; 700 (XMP) is read here.
-_LOADED = tifffile.TIFF.TAG_LOAD | {320, 700, 50838, 50839, 65426, 65432}
+_LOADED = tifffile.TIFF.TAG_LOAD | {320, 700, 34675, 50838, 50839, 65426, 65432}
 _STK_PLANES = 33629  # MetaMorph: its count is the number of planes that follow the first
 
 # Values outside an enumeration, or text that is no text: what matters of them is checked here.
@@ -53,8 +57,9 @@ _STK_PLANES = 33629  # MetaMorph: its count is the number of planes that follow 
 _HARMLESS = re.compile(
     r"invalid data type|TiffTag \d+ @\d+> (raised|coercing)|incorrect Strip\w+ count|GDAL_NODATA"
     r"|imagej_metadata|read_uic1tag|LSM bitspersample|invalid self.subfiletype|ignoring predictor"
-    r"|ndpi_jpeg_tile"
+    r"|ndpi_jpeg_tile|missing (data )?ByteCounts|estimating ByteCounts"
 )
+_OF_FIELD = re.compile(r"TiffTag (\d+) @")
 _LOG = logging.getLogger("tifffile")
 _said: ContextVar[list[str] | None] = ContextVar("_said", default=None)
 
@@ -117,7 +122,8 @@ def watched(file: SteadyFile) -> Iterator[None]:
     Raises
     ------
     SourceUnreadable
-        ``corrupt`` if tifffile warned of something that is not known to be harmless.
+        ``corrupt`` if tifffile warned of something that is not known to be harmless, and not of a
+        field that nothing is read of.
     OSError
         The one that tifffile swallowed.
     """
@@ -138,9 +144,16 @@ def watched(file: SteadyFile) -> Iterator[None]:
         _said.reset(token)
     if file.failure is not None:
         raise file.failure
-    if any(_HARMLESS.search(text) is None for text in said):
+    if not all(map(_is_harmless, said)):
         # The text may hold a piece of the file.
         raise SourceUnreadable("corrupt", "tifffile had to repair the file")
+
+
+def _is_harmless(text: str) -> bool:
+    field = _OF_FIELD.search(text)
+    if field is not None and int(field.group(1)) not in _USED:
+        return True
+    return _HARMLESS.search(text) is not None
 
 
 def check_directories(file: BinaryIO, size: int) -> int:
@@ -149,7 +162,8 @@ def check_directories(file: BinaryIO, size: int) -> int:
     Raises
     ------
     SourceUnreadable
-        ``not_an_image``; ``truncated`` if a page or a field lies behind the end; ``corrupt`` if
+        ``not_an_image``; ``truncated`` if a page or a field that is looked at lies behind the end
+        (others are skipped, as libtiff does); ``corrupt`` if
         the chain runs in a circle, a page has absurdly many fields, one of those that are needed
         is not a number, or the fields together are larger than the file; ``unsupported`` for more
         pages or longer lists than any real file has.
@@ -192,6 +206,8 @@ def _check_field(tag: int, kind: int, values: int, at: int, size: int) -> int:
     if tag in _NEEDED and (kind not in _WHOLE or values == 0):
         raise SourceUnreadable("corrupt", f"TIFF field {tag} has type {kind}, count {values}")
     if at + nbytes > size:
+        if tag not in _USED:
+            return 0
         raise SourceUnreadable("truncated", f"TIFF field {tag} lies behind the end of the file")
     if tag == _STK_PLANES and values > 1:
         raise SourceUnreadable("unsupported", "a MetaMorph stack (STK)")

@@ -10,8 +10,8 @@ Sources: OME-TIFF specification and OME schema 2016-06 (Open Microscopy Environm
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
@@ -28,17 +28,28 @@ _MAX_PLANES = 10 * MAX_PAGES  # that one XML may name, with those of the other f
 # Greek mu; ImageJ writes what is not ASCII as six characters.
 _UNITS_UM = {"pm": 1e-6, "Å": 1e-4, "A": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "dm": 1e5}
 _UNITS_UM |= {"m": 1e6, "inch": UM_PER_INCH, "in": UM_PER_INCH}
+# Times, milliseconds: of the OME schema, and as ImageJ spells them.
+_UNITS_MS = {"ns": 1e-6, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "ms": 1.0, "msec": 1.0}
+_UNITS_MS |= dict.fromkeys(("s", "sec", "second", "seconds"), 1e3)
+_UNITS_MS |= {"min": 6e4, "minute": 6e4, "minutes": 6e4, "h": 3.6e6, "hour": 3.6e6, "d": 8.64e7}
 _UNITS_UM |= dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "\\u00B5m"), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The pages that make one image: one for each channel (or for all, where pages have colour)."""
+    """The pages that make one image: one for each channel (or for all, where pages have colour).
+
+    The rest is as in `engine.sources.base.Plane`; ``channel_names`` has one for each page.
+    """
 
     pages: tuple[int, ...]
     place: tuple[int, int] | None = None
     series: int = 0
     spacing_um: tuple[float, float] | None = None
+    step_um: float | None = None
+    step_ms: float | None = None
+    channel_names: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 def is_ome(description: str) -> bool:
@@ -57,20 +68,51 @@ def imagej_count(fields: Mapping[str, Any], name: str) -> int:
     return _bounded(_whole(str(fields.get(name, 1))))
 
 
-def group_imagej(fields: Mapping[str, Any], pages: int) -> list[Group] | None:
-    """Group the pages of an ImageJ stack; channels run fastest, then z, then t.
+def group_imagej(
+    fields: Mapping[str, Any], pages: int, samples: int, shown: Sequence[int]
+) -> list[Group]:
+    """Group the pages of an ImageJ stack.
+
+    Parameters
+    ----------
+    fields
+        ImageJ's description.
+    pages
+        Pages in the file.
+    samples
+        Values a pixel of the first page: some programs count colours as channels.
+    shown
+        The pages that are images.
 
     Returns
     -------
-    None where the numbers do not agree with the pages: then each page is an image of its own.
+    In the order of t, then z. Channels run fastest, then z, then t, unless ``order`` says
+    otherwise. Where the counts do not fit the pages, or the order is none, each page is an image of
+    its own, with a finding.
     """
     t, z, c = (imagej_count(fields, name) for name in ("frames", "slices", "channels"))
-    if pages < 2 or c * z * t != pages:
-        return None
-    at = np.arange(pages).reshape(t, z, c)
+    if samples > 1 and c == samples and z * t == pages:
+        c = 1
+    order = str(fields.get("order", "czt")).lower()  # fastest first
+    order = "czt" if order == "default" else order
+    if c * z * t != pages or sorted(order) != ["c", "t", "z"]:
+        odd = c * z * t > 1 or "order" in fields
+        return [Group((i,), findings=("counts_differ",) if odd else ()) for i in shown]
+    if pages == 1:
+        return [Group((0,))]
+    counts = {"t": t, "z": z, "c": c}
+    slowest = order[::-1]
+    at = np.arange(pages).reshape([counts[axis] for axis in slowest])
+    at = at.transpose([slowest.index(axis) for axis in "tzc"])
+    step_um = _step(fields.get("spacing"), _UNITS_UM.get(str(fields.get("unit", "")).strip()))
+    step_ms = _step(fields.get("finterval"), _UNITS_MS.get(str(fields.get("tunit", "sec")).strip()))
     return [
-        Group(tuple(at[i, j].tolist()), (i, j) if z * t > 1 else None) for i, j in np.ndindex(t, z)
-    ]
+        Group(
+            tuple(at[i, j].tolist()), (i, j) if z * t > 1 else None, step_um=step_um,
+            step_ms=step_ms,
+        )
+        for i, j in np.ndindex(t, z)
+    ]  # fmt: skip
 
 
 def imagej_spacing(
@@ -86,22 +128,24 @@ def imagej_spacing(
     return _positive(unit / density[0], unit / density[1])
 
 
-def group_ome(xml: str, pages: int, samples: int) -> list[Group] | None:
+def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] | None:
     """Group the pages of an OME-TIFF by its `TiffData` blocks.
 
     Parameters
     ----------
     xml
         The description of the first page.
-    pages
-        Pages in the file.
     samples
-        Values a pixel of the first page: channels that one page holds already.
+        Values a pixel of each page: channels that one page holds already.
+    name
+        Of the file: a set of files may name its members by that alone.
 
     Returns
     -------
-    One group for each (series, t, z) whose pages are in this file; None where the metadata is in
-    another file. Pages that the metadata does not name are not images of the file.
+    One group for each (series, t, z) of which a page is in this file; channels that are in other
+    files of the set, or nowhere, are a finding. None where the metadata is in another file, or does
+    not tell which of the set's files this is. Pages that the metadata does not name are not images
+    of the file.
 
     Raises
     ------
@@ -115,29 +159,86 @@ def group_ome(xml: str, pages: int, samples: int) -> list[Group] | None:
         root = fromstring(xml)
     except (ParseError, ValueError, LookupError):
         raise SourceUnreadable("corrupt", "the OME-XML can't be parsed") from None
+    is_here = _own_blocks(root, name)
     groups: list[Group] = []
     unnamed = 0  # next page of images without TiffData
-    for series, pixels in enumerate(root.findall("{*}Image/{*}Pixels")):
+    images = root.findall("{*}Image/{*}Pixels")
+    # Planes of other channels are no part of one series: each set of channels is one.
+    numbers: dict[tuple[int, tuple[int, ...]], int]
+    numbers = {(series, ()): series for series in range(len(images))}
+    for series, pixels in enumerate(images):
+        blocks = [(block, is_here(block)) for block in pixels.findall("{*}TiffData")]
+        own = [block for block, here in blocks if here]
+        first = _whole(own[0].get("IFD", "0"), least=0) if own else unnamed
         sizes = {axis: _whole(pixels.get(f"Size{axis}", "1")) for axis in "CZT"}
-        if sizes["C"] % samples == 0:
-            sizes["C"] //= samples
+        held = samples[first] if (own or not blocks) and first < len(samples) else 1
+        sizes["C"], held = _count_planes(pixels, sizes["C"], held)
         total = _bounded(math.prod(sizes.values()))
-        placed = _place_pages(pixels, sizes, root.get("UUID"), unnamed)
+        placed = _place_pages(pixels, sizes, held, blocks, unnamed)
         unnamed = _bounded(unnamed + total, _MAX_PLANES)
-        spacing = _ome_spacing(pixels)
+        common = Group(
+            (), None, series, _ome_spacing(pixels), _ome_step_um(pixels), _ome_step_ms(pixels)
+        )
+        names = [text.get("Name", "") for text in pixels.findall("{*}Channel")]
         for t, z in np.argwhere((placed >= 0).any(axis=2)).tolist():
-            chosen = tuple(placed[t, z].tolist())
-            if min(chosen) < 0:
-                raise SourceUnreadable("corrupt", "the OME-XML leaves channels out")
-            if max(chosen) >= pages:
+            there = np.flatnonzero(placed[t, z] >= 0)
+            chosen = tuple(placed[t, z, there].tolist())
+            if max(chosen) >= len(samples):
                 raise SourceUnreadable("truncated", "pages that the OME-XML names are missing")
-            place = (t, z) if sizes["Z"] * sizes["T"] > 1 else None
-            groups.append(Group(chosen, place, series, spacing))
+            key = (series, () if len(there) == sizes["C"] else tuple(there.tolist()))
+            groups.append(
+                replace(
+                    common,
+                    pages=chosen,
+                    place=(t, z) if sizes["Z"] * sizes["T"] > 1 else None,
+                    series=numbers.setdefault(key, len(numbers)),
+                    channel_names=(
+                        tuple(names[c] for c in there) if len(names) == sizes["C"] else ()
+                    ),
+                    findings=("channels_elsewhere",) if key[1] else (),
+                )
+            )
     return groups or None
 
 
+def _own_blocks(root: Element, name: str) -> Callable[[Element], bool]:
+    """Return what tells the blocks of this file from those of other files of a set.
+
+    The file is known by its UUID, else by its name, else by being the only one that is named.
+    """
+    named = {
+        ((uuid.text or "").strip(), uuid.get("FileName", "").replace("\\", "/").rpartition("/")[2])
+        for uuid in root.iterfind("{*}Image/{*}Pixels/{*}TiffData/{*}UUID")
+    }
+    own, file = root.get("UUID"), name.rpartition("/")[2]
+
+    def is_here(block: Element) -> bool:
+        uuid = block.find("{*}UUID")
+        if uuid is None:
+            return True
+        if own is not None and any(own == text for text, _ in named):
+            return (uuid.text or "").strip() == own
+        if file and any(file == known for _, known in named):
+            return uuid.get("FileName", "").replace("\\", "/").rpartition("/")[2] == file
+        return own is None and len(named) == 1
+
+    return is_here
+
+
+def _count_planes(pixels: Element, channels: int, held: int) -> tuple[int, int]:
+    """Return the pages that the channels of a plane fill, and how many channels each holds."""
+    if channels % held == 0:
+        return channels // held, held
+    listed = [_whole(c.get("SamplesPerPixel", "1")) for c in pixels.findall("{*}Channel")]
+    return (len(listed), 1) if sum(listed) == channels else (channels, 1)
+
+
 def _place_pages(
-    pixels: Element, sizes: dict[str, int], own: str | None, first: int
+    pixels: Element,
+    sizes: dict[str, int],
+    held: int,
+    blocks: Sequence[tuple[Element, bool]],
+    first: int,
 ) -> NDArray[np.int64]:
     """Return the page of each (t, z, c), -1 for those that are not in this file."""
     order = pixels.get("DimensionOrder", "XYCZT")[:1:-1]  # slowest first
@@ -148,13 +249,14 @@ def _place_pages(
     placed = np.full(total, -1)
     all_pages = Element("TiffData", IFD=str(first), PlaneCount=str(total))
     left = total
-    for block in pixels.findall("{*}TiffData") or [all_pages]:
-        uuid = block.findtext("{*}UUID")
-        if uuid is not None and own is not None and uuid.strip() != own:
+    for block, here in blocks or [(all_pages, True)]:
+        if not here:
             continue  # in another file of the set
         page, count = block.get("IFD"), block.get("PlaneCount")
-        at = [_whole(block.get(f"First{axis}", "0"), least=0) for axis in order]
-        start = int(np.ravel_multi_index(at, shape))
+        at = {axis: _whole(block.get(f"First{axis}", "0"), least=0) for axis in order}
+        if at["C"] >= sizes["C"] and at["C"] % held == 0:
+            at["C"] //= held  # counted in colours, not in pages
+        start = int(np.ravel_multi_index([at[axis] for axis in order], shape))
         # Specification: without a count, a block with IFD is one plane, one without is all.
         due = _whole(count) if count is not None else (1 if page is not None else total - start)
         left -= due
@@ -162,6 +264,42 @@ def _place_pages(
             raise SourceUnreadable("corrupt", "the OME-XML places more planes than it has")
         placed[start : start + due] = _whole(page or "0", least=0) + np.arange(due)
     return placed.reshape(shape).transpose([order.index(axis) for axis in "TZC"])
+
+
+def _ome_step_um(pixels: Element) -> float | None:
+    unit = pixels.get("PhysicalSizeZUnit", "µm")
+    return _step(pixels.get("PhysicalSizeZ"), _UNITS_UM.get(unit))
+
+
+def _ome_step_ms(pixels: Element) -> float | None:
+    """Return the time between frames: as stated, else the usual one of the first planes."""
+    unit = _UNITS_MS.get(pixels.get("TimeIncrementUnit", "s"))
+    stated = _step(pixels.get("TimeIncrement"), unit)
+    if stated is not None:
+        return stated
+    times = np.array([
+        _number(plane.get("DeltaT")) * _UNITS_MS.get(plane.get("DeltaTUnit", "s"), math.nan)
+        for plane in pixels.findall("{*}Plane")
+        if plane.get("TheC") == plane.get("TheZ") == "0"
+    ])  # fmt: skip
+    steps = np.diff(np.sort(times[np.isfinite(times)]))
+    return _step(np.median(steps), 1.0) if len(steps) else None
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
+
+
+def _step(value: Any, unit: float | None) -> float | None:
+    """Return a distance in space or time in our unit; None where it says nothing."""
+    try:
+        step = float(value) * (math.nan if unit is None else unit)
+    except (TypeError, ValueError):
+        return None
+    return step if math.isfinite(step) and step > 0 else None
 
 
 def _ome_spacing(pixels: Element) -> tuple[float, float] | None:

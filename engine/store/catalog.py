@@ -247,6 +247,18 @@ def field_column(images: pa.Table, name: str) -> pa.ChunkedArray:
     return pc.fill_null(found, "")
 
 
+CHANNEL_NAMES, ORIENTATION = "channel_names", "shown_as"
+"""Facts of the column ``header``: names as a JSON list, and the number of a TIFF's field 274."""
+
+
+def orientations_of(images: pa.Table) -> list[int]:
+    """Return how viewers turn each image, see `engine.sources.Plane`; 1 where nothing is said."""
+    if "header" not in images.column_names:
+        return [1] * images.num_rows
+    found = pc.map_lookup(images["header"], pa.scalar(ORIENTATION), "first")
+    return [1 if value is None else int(value) for value in found.to_pylist()]
+
+
 def with_fields(images: pa.Table) -> pa.Table:
     """Replace the column ``fields`` by one column a field, `FIELDS` first."""
     chunks = images["fields"].chunks

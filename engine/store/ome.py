@@ -21,6 +21,7 @@ def group_attributes(
     shapes: Sequence[tuple[int, ...]],
     spacing_um: tuple[float, float] | None,
     lattice: Lattice | None = None,
+    channel_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the attributes of an image group.
 
@@ -36,6 +37,8 @@ def group_attributes(
     lattice
         Of a series: steps in time and across slices, and its place in the patient. The translation
         is along the image's own axes; how they lie in the patient is the attribute ``dicom``.
+    channel_names
+        Of all its planes; the attribute ``channel_names``.
     """
     names = ("t", "c", "z", "y", "x") if len(shapes[0]) == 5 else ("t", "c", "y", "x")
     axes = [dict(AXES[axis]) for axis in names]
@@ -57,6 +60,10 @@ def group_attributes(
     if len(shapes) > 1:
         multiscale["type"] = "mean"
     attributes: dict[str, Any] = {"ome": {"version": "0.5", "multiscales": [multiscale]}}
+    if channel_names:
+        # NGFF's own place for names (omero) wants a contrast too, which nobody knows before the
+        # pixels are read, and by which viewers would show most 16-bit images black.
+        attributes["channel_names"] = list(channel_names)
     if lattice is not None and len(names) == 5:
         _place_in_patient(axes, transforms, lattice)  # a series has one level
         if lattice.orientation is not None:

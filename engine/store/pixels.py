@@ -120,10 +120,10 @@ class LevelPlan:
 def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
     """Write the metadata of a stack, all levels, and return their rows for the catalog."""
     shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
-    attributes = group_attributes(plan.name, shapes, plan.spacing_um, plan.lattice)
+    known = plan.spacing_um, plan.lattice, plan.channel_names
+    attributes = group_attributes(plan.name, shapes, *known)
     levels = [LevelPlan(shape, plan.shard, plan.chunk) for shape in shapes]
-    codecs = pixel_codecs(plan.dtype)
-    return create_image(root, plan.name, levels, plan.dtype, attributes, codecs)
+    return create_image(root, plan.name, levels, plan.dtype, attributes, pixel_codecs(plan.dtype))
 
 
 def create_image(

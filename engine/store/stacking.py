@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from engine.errors import AlignmentError
 from engine.header import Header
 from engine.record import Record
+from engine.store.catalog import CHANNEL_NAMES, ORIENTATION
 from engine.store.config import Limits
 
 OWN_STACK_IMAGES = 8
@@ -55,6 +57,8 @@ class Arrival(Record):
     ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series is a file's, by
     number, or, where there is a ``header``, one of several files, by name. ``downsample`` is how
     many pixels of the file (y, x) one of the plane is, where slides are asked for at a resolution.
+    ``channel_names``, ``orientation`` and ``findings`` are what a file without a header says, see
+    `engine.sources.Plane`.
     """
 
     source: str
@@ -67,6 +71,9 @@ class Arrival(Record):
     header: Header | None = field(default=None, repr=False)
     lattice: Lattice | None = None
     downsample: tuple[float, float] | None = None
+    channel_names: tuple[str, ...] = ()
+    orientation: int = 1
+    findings: tuple[str, ...] = ()
 
     @property
     def image_id(self) -> str:
@@ -86,6 +93,10 @@ class Arrival(Record):
             facts["frame_of_reference"] = self.header.identity.frame_of_reference
         if self.downsample is not None:
             facts[DOWNSAMPLE] = " ".join(map(repr, self.downsample))
+        if self.channel_names:
+            facts[CHANNEL_NAMES] = json.dumps(self.channel_names, ensure_ascii=False)
+        if self.orientation != 1:
+            facts[ORIENTATION] = str(self.orientation)
         return facts
 
 
@@ -131,6 +142,12 @@ class StackPlan:
                 index += slot.z // self.shard[2]
             if slot.shard != index:
                 raise AlignmentError((slot.t, slot.z), f"shard {slot.shard} of stack {self.name}")
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels, where those of all planes agree."""
+        named = {slot.arrival.channel_names for slot in self.slots}
+        return named.pop() if len(named) == 1 else ()
 
     @property
     def grid(self) -> tuple[int, ...]:

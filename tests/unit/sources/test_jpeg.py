@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import skimage
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from engine.errors import SourceUnreadable
 from engine.sources import open_source
+from tests.making_icc import cmyk_icc
 
 DATA = Path(skimage.__file__).parent / "data"
 
@@ -93,11 +94,42 @@ def test_twelve_bits() -> None:
     assert np.abs(found[0].astype(int) - pixels).max() < 8
 
 
-def test_cmyk_is_refused(rgb: NDArray[np.uint8]) -> None:
+def test_inks_become_rgb(rgb: NDArray[np.uint8]) -> None:
     out = io.BytesIO()
-    Image.fromarray(rgb).convert("CMYK").save(out, "JPEG")
-    with pytest.raises(SourceUnreadable, match="unsupported"):
-        open_source(io.BytesIO(out.getvalue()), "a.jpg")
+    Image.fromarray(rgb).convert("CMYK").save(out, "JPEG", quality=95)
+    content = out.getvalue()
+    assert b"Adobe" in content, "so its inks are inverted"
+    due = np.moveaxis(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")), -1, 0)
+    with open_source(io.BytesIO(content), "a.jpg") as source:
+        assert source.planes[0].findings == ("cmyk_by_rule",)
+        found = source.read(0)
+    assert np.abs(found.astype(int) - due).max() <= 1
+    # Without Adobe's marker inks are as they are; with its transform, they are YCCK.
+    at = content.index(b"\xff\xee")
+    plain = content[:at] + content[at + 2 + int.from_bytes(content[at + 2 : at + 4], "big") :]
+    inks = 255 - np.asarray(Image.open(io.BytesIO(content)))
+    size = inks.shape[1], inks.shape[0]
+    again = np.asarray(Image.frombytes("CMYK", size, inks.tobytes()).convert("RGB"))
+    assert np.abs(read(plain).astype(int) - np.moveaxis(again, -1, 0)).max() <= 1
+    ycck = imagecodecs.jpeg8_encode(
+        255 - np.asarray(Image.fromarray(rgb).convert("CMYK")), colorspace="CMYK",
+        outcolorspace="YCCK", level=95,
+    )  # fmt: skip
+    due = np.moveaxis(np.asarray(Image.open(io.BytesIO(ycck)).convert("RGB")), -1, 0)
+    assert np.abs(read(ycck).astype(int) - due).max() <= 1
+
+
+def test_inks_become_rgb_by_their_profile(rgb: NDArray[np.uint8]) -> None:
+    out = io.BytesIO()
+    Image.fromarray(rgb).convert("CMYK").save(out, "JPEG", icc_profile=cmyk_icc())
+    with open_source(io.BytesIO(out.getvalue()), "a.jpg") as source:
+        assert source.planes[0].findings == ("cmyk_by_profile",)
+        found = source.read(0)
+    due = ImageCms.profileToProfile(
+        Image.open(out), io.BytesIO(cmyk_icc()), ImageCms.createProfile("sRGB"), outputMode="RGB",
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+    )  # fmt: skip
+    assert np.abs(found.astype(int) - np.moveaxis(np.asarray(due), -1, 0)).max() <= 1
 
 
 def test_lossless_is_refused() -> None:
@@ -121,3 +153,4 @@ def test_orientation_and_density_are_not_applied(rgb: NDArray[np.uint8]) -> None
     with open_source(io.BytesIO(content), "a.jpg") as source:
         assert source.planes[0].shape == (3, 96, 130)
         assert source.planes[0].spacing_um is None
+        assert (source.planes[0].orientation, source.planes[0].findings) == (6, ("oriented",))

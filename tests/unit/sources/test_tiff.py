@@ -465,9 +465,11 @@ def test_unknown_fields_are_skipped_but_cut_ones_are_not() -> None:
     entry = content.index(struct.pack("<HHI", 60_000, 2, 8))
     odd = content[: entry + 2] + struct.pack("<H", 99) + content[entry + 4 :]
     assert read(odd)[0].shape == (1, 8, 8)
-    cut = content[: entry + 4] + struct.pack("<I", 2**30) + content[entry + 8 :]
+    beyond = content[: entry + 4] + struct.pack("<I", 2**30) + content[entry + 8 :]
+    assert read(beyond)[0].shape == (1, 8, 8), "nothing is read of a private field"
+    content = _with_fields(1, 270, 2, 8)
     with pytest.raises(SourceUnreadable, match="truncated"):
-        planes(cut)
+        planes(_patch(content, 270, 2**30, at=4))
 
 
 def test_slides_of_hamamatsu_are_read_in_tiles() -> None:
@@ -512,10 +514,8 @@ def test_what_tifffile_says_counts_even_where_its_logger_is_off(
 ) -> None:
     logger = logging.getLogger("tifffile")
     level = logger.level
-    content = write(noise((Y, X), "u1"), metadata=None)
-    (at,) = struct.unpack_from("<I", content, 4)
-    entry = content.index(struct.pack("<HHI", 279, 4, 1), at)
-    broken = content[:entry] + struct.pack("<H", 280) + content[entry + 2 :]  # no byte counts
+    content = write(noise((Y, X), "u1"), metadata=None, description="what it is of")
+    broken = _patch(content, 270, 0)  # tifffile reads it without its description
     try:
         for logger.disabled, logger.level in ((True, 0), (False, logging.CRITICAL), (False, 0)):
             with pytest.raises(SourceUnreadable, match="corrupt"):
