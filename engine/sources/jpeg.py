@@ -49,6 +49,10 @@ _SOF_OTHER = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
 _PROGRESSIVE = frozenset((0xC2, 0xCA))
 _ALONE = frozenset((0x01, 0xD8, *range(0xD0, 0xD8)))  # markers without a length
 _EOI, _SOS = 0xD9, 0xDA
+# Segments that make no pixels: programs' own (APPn) and comments. What lies between one whose
+# length is wrong and the next marker is skipped, as libjpeg does it.
+_BESIDE = frozenset((*range(0xE0, 0xF0), 0xFE))
+_NEXT_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
 _EXIF, _ICC, _ADOBE = (0xE1, b"Exif\0\0"), (0xE2, b"ICC_PROFILE\0"), (0xEE, b"Adobe")
 _INKS = 4  # components
 # Within a scan 0xFF is followed by 0 (stuffing), a restart marker or more 0xFF (fill): B.1.1.2.
@@ -125,9 +129,9 @@ def parse_frame(content: bytes) -> Frame:
     SourceUnreadable
         ``truncated``, ``corrupt`` or ``unsupported``.
     """
-    offset = 2 if content[:2] == b"\xff\xd8" else 0
+    offset, code = 2 if content[:2] == b"\xff\xd8" else 0, 0
     for _ in range(_MAX_SEGMENTS):
-        code, offset, length = _next_segment(content, offset)
+        code, offset, length = _next_segment(content, offset, code)
         if code in _SOF_DECODED:
             return _parse_sof(code, content[offset : offset + length - 2])
         _refuse(code)
@@ -143,9 +147,9 @@ def check_scans(content: bytes) -> None:
     SourceUnreadable
         ``truncated`` if the end marker is missing, ``corrupt`` if the markers make no sense.
     """
-    offset, scans = 2, 0
+    offset, scans, code = 2, 0, 0
     while True:
-        code, offset, length = _next_segment(content, offset)
+        code, offset, length = _next_segment(content, offset, code)
         if code == _EOI:
             if scans == 0:
                 raise SourceUnreadable("corrupt", "the end marker comes before any scan")
@@ -161,8 +165,14 @@ def check_scans(content: bytes) -> None:
             offset = found.start()
 
 
-def _next_segment(content: bytes, offset: int) -> tuple[int, int, int]:
-    """Return (marker code, offset after its length field, length or 0 where it has none)."""
+def _next_segment(content: bytes, offset: int, before: int) -> tuple[int, int, int]:
+    """Return (marker code, offset after its length field, length or 0 where it has none).
+
+    ``before`` is the code of the segment that ends at ``offset``, or 0.
+    """
+    if before in _BESIDE:
+        found = _NEXT_MARKER.search(content, offset)
+        offset = len(content) if found is None else found.start()
     start = offset
     while offset < len(content) and content[offset] == 0xFF:
         offset += 1  # fill bytes may precede a marker
@@ -189,10 +199,10 @@ def _next_segment(content: bytes, offset: int) -> tuple[int, int, int]:
 def _payloads(content: bytes, segment: tuple[int, bytes]) -> Iterator[bytes]:
     """Yield what follows the mark of each segment of a kind, as far as ``content`` and pixels."""
     wanted, mark = segment
-    offset = 2
+    offset, code = 2, 0
     while True:
         try:
-            code, offset, length = _next_segment(content, offset)
+            code, offset, length = _next_segment(content, offset, code)
         except SourceUnreadable:
             return
         if code in (_SOS, _EOI):

@@ -154,3 +154,15 @@ def test_orientation_and_density_are_not_applied(rgb: NDArray[np.uint8]) -> None
         assert source.planes[0].shape == (3, 96, 130)
         assert source.planes[0].spacing_um is None
         assert (source.planes[0].orientation, source.planes[0].findings) == (6, ("oriented",))
+
+
+@pytest.mark.parametrize("junk", [b"hello", b"\xff\x00\x00\x02", b"\x00\x00\x01"])
+def test_what_lies_behind_a_segment_of_a_program_is_skipped(
+    rgb: NDArray[np.uint8], junk: bytes
+) -> None:
+    content = write(rgb, comment=b"no pixels")
+    at = content.index(b"no pixels") + 9
+    assert np.array_equal(read(content[:at] + junk + content[at:]), read(content))
+    tables = content.index(b"\xff\xdb", at) + 2 + 67
+    with pytest.raises(SourceUnreadable, match="corrupt"):
+        read(content[:tables] + junk + content[tables:])

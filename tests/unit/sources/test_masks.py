@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from engine.kernels.tissue import Tissue
 from engine.phantoms.marrow import MarrowSlide
@@ -212,3 +215,154 @@ def test_files_that_are_no_annotated_slides_are_named(tmp_path: Path) -> None:
         path.write_bytes(whole[:cut])
         with pytest.raises(AnnotationError):
             read_psd(path)
+
+
+def boxes() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    bone, fat = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    bone[10:30, 10:30] = True
+    fat[40:50, 40:50] = True
+    return bone, fat
+
+
+def test_bool_masks_are_what_numpy_had(tmp_path: Path) -> None:
+    """tifffile, and what writes with it, calls numpy's bool WhiteIsZero and stores it as it is."""
+    for write in (
+        lambda path, mask: tifffile.imwrite(path, mask),
+        lambda path, mask: tifffile.imwrite(path, mask, compression="zlib", metadata=None),
+        lambda path, mask: tifffile.imwrite(path, mask, photometric="minisblack"),
+        lambda path, mask: Image.fromarray(mask).save(path),
+        lambda path, mask: Image.fromarray(mask).save(path, compression="group4"),
+    ):
+        for mask, name in zip(boxes(), ("bone", "fat"), strict=True):
+            path = tmp_path / name / "a.tif"
+            path.parent.mkdir(exist_ok=True)
+            write(path, mask)
+            np.testing.assert_array_equal(read_mask(path, mask.shape), mask)
+        labels = read_mask_folders(tmp_path, "a", (64, 64))
+        assert np.bincount(labels.ravel()).tolist() == [64 * 64 - 500, 400, 100]
+
+
+def test_white_as_zero_is_read_as_shown_where_a_program_is_named_else_refused(
+    tmp_path: Path,
+) -> None:
+    mask = boxes()[0]
+    path = tmp_path / "a.tif"
+    white = {"photometric": "miniswhite", "metadata": None}
+    tifffile.imwrite(path, ~mask, software="ImageMagick", **white)
+    np.testing.assert_array_equal(read_mask(path), mask)
+    tifffile.imwrite(path, (~mask).astype(np.uint8) * 255, **white)
+    np.testing.assert_array_equal(read_mask(path), mask)
+    for pixels in (mask, mask.astype(np.float32), mask.astype(np.int16)):
+        tifffile.imwrite(path, pixels, software="", **white)
+        with pytest.raises(AnnotationError, match="programs differ"):
+            read_mask(path)
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("kind", ["tif", "jpg", "png"])
+def test_masks_of_turned_images(turned: int, kind: str, tmp_path: Path) -> None:
+    """What fits one way only is laid on so; what fits in two is refused, and nothing is guessed."""
+    stored = np.zeros(SHAPE, np.uint8)
+    stored[5:12, 30:55] = 255
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    image = io.BytesIO()
+    Image.fromarray(stored).save(image, "TIFF", exif=exif)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(image)))
+    path = tmp_path / f"mask.{kind}"
+    options = {"quality": 95} if kind == "jpg" else {}
+    # The mask is turned as its image is.
+    Image.fromarray(stored).save(path, exif=exif, **options)
+    np.testing.assert_array_equal(read_mask(path, SHAPE, turned), stored > 0)
+    # It was drawn on what a viewer showed, or on what is stored, and says nothing.
+    for pixels in (shown, stored):
+        Image.fromarray(pixels).save(path, **options)
+        if turned == 1 or turned >= 5:
+            np.testing.assert_array_equal(read_mask(path, SHAPE, turned), stored > 0)
+        else:
+            with pytest.raises(AnnotationError, match="shown turned"):
+                read_mask(path, SHAPE, turned)
+    Image.fromarray(stored[:, :-1]).save(path, **options)
+    with pytest.raises(AnnotationError, match="draw on the image"):
+        read_mask(path, SHAPE, turned)
+    square = np.zeros((50, 50), np.uint8)
+    Image.fromarray(square).save(path, **options)
+    if turned > 1:
+        with pytest.raises(AnnotationError, match="shown turned"):
+            read_mask(path, square.shape, turned)
+
+
+def layered(path: Path, mode: str, layers: list[tuple[str, Any, Any]]) -> Path:
+    """Write a PSD: a slide, then layers of (name, RGBA pixels, mask or None)."""
+    psd_tools = pytest.importorskip("psd_tools", reason=PSD_REASON)
+    image = psd_tools.PSDImage.new(mode, (64, 64))
+    slide = Image.fromarray(np.full((64, 64, 3), 230, np.uint8))
+    image.create_pixel_layer(slide, name="slide")
+    for name, pixels, mask in layers:
+        layer = image.create_pixel_layer(Image.fromarray(pixels), name=name)
+        if mask is not None:
+            if layer.has_mask():
+                layer.remove_mask()
+            layer.create_mask(Image.fromarray(mask.astype(np.uint8) * 255))
+    image.save(path)
+    return path
+
+
+def painted(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[mask] = (200, 30, 30, 255)
+    return pixels
+
+
+ALL, FILL = np.ones((64, 64), bool), np.full((64, 64, 4), (9, 200, 9, 255), np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("names", [("bone", "fat"), ("Layer 3", "Layer 4")])
+def test_masks_that_a_program_adds_are_none(
+    mode: str, names: tuple[str, str], tmp_path: Path
+) -> None:
+    """In RGB, psd-tools makes a mask of what is transparent, for every layer."""
+    bone, fat = boxes()
+    path = layered(tmp_path / "a.psd", mode, [
+        ("foreground", painted(ALL), None),
+        (names[0], painted(bone), None),
+        (names[1], FILL, fat),
+    ])  # fmt: skip
+    found = np.bincount(read_psd(path).labels.ravel()).tolist()
+    assert found == [0, 400, 100, 64 * 64 - 500]
+    # A mask that hides nothing was not drawn, either.
+    path = layered(tmp_path / "b.psd", mode, [
+        ("foreground", painted(ALL), ALL), (names[0], painted(bone), bone), (names[1], FILL, fat),
+    ])  # fmt: skip
+    assert np.bincount(read_psd(path).labels.ravel()).tolist() == found
+
+
+def test_names_of_layers_count_before_their_masks(tmp_path: Path) -> None:
+    bone, fat = boxes()
+    path = layered(tmp_path / "a.psd", "RGB", [
+        ("tissue", painted(ALL), None), ("Bone copy 2", FILL, bone), (" FAT 1", painted(fat), None),
+        ("bone marrow", FILL, fat), ("whatever", painted(bone), None),
+    ])  # fmt: skip
+    assert np.bincount(read_psd(path).labels.ravel()).tolist()[1:3] == [400, 100]
+
+
+def test_masks_that_do_not_tell_fat_from_bone_are_said(tmp_path: Path) -> None:
+    bone, fat = boxes()
+    path = layered(tmp_path / "a.psd", "RGBA", [
+        ("a", FILL, bone | fat), ("b", FILL, bone), ("c", FILL, fat),
+    ])  # fmt: skip
+    with pytest.raises(AnnotationError, match="do not tell fat from bone"):
+        read_psd(path)
+    named = {"a": Tissue.OTHER, "b": Tissue.BONE, "c": Tissue.FAT}
+    assert np.bincount(read_psd(path, named).labels.ravel()).tolist()[1:3] == [400, 100]
+
+
+@pytest.mark.parametrize("mode", [0, 2, 4, 7, 9])
+def test_other_colours_of_psd_are_named(mode: int, tmp_path: Path) -> None:
+    """Bitmap, indexed, CMYK, multichannel, Lab: three numbers are not always red, green, blue."""
+    path = layered(tmp_path / "a.psd", "RGBA", [("foreground", painted(ALL), None)] * 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:24] + struct.pack(">H", mode) + whole[26:])
+    with pytest.raises(AnnotationError, match="neither grey nor RGB"):
+        read_psd(path)

@@ -262,3 +262,17 @@ def test_failures_of_the_codec_do_not_wear_the_process_down(tmp_path: Path) -> N
     failures, lost = map(int, done.stdout.split())
     assert failures == 500
     assert lost < 100
+
+
+@pytest.mark.parametrize("turned", [1, 3, 6])
+def test_orientation_is_told_and_not_applied(turned: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    pixels = np.arange(6 * 9, dtype=np.uint8).reshape(6, 9)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", exif=exif)
+    with open_source(out, "a.png") as source:
+        plane, found = source.planes[0], source.read(0)
+    assert np.array_equal(found[0], pixels)
+    assert plane.orientation == turned
+    assert plane.findings == (("oriented",) if turned > 1 else ())
