@@ -8,7 +8,7 @@ from typing import Any
 from engine.errors import UsageError
 from engine.operations.intake import ShardTask
 from engine.store.catalog import ImageRow
-from engine.store.stacking import Arrival, Slot
+from engine.store.stacking import Arrival, Lattice, Slot
 
 
 def header_columns(arrival: Arrival) -> dict[str, Any]:
@@ -43,11 +43,13 @@ def header_columns(arrival: Arrival) -> dict[str, Any]:
 
 
 def _file_columns(arrival: Arrival) -> dict[str, Any]:
-    step_ms = None if arrival.lattice is None else arrival.lattice.step_ms
-    timed = arrival.place is not None and step_ms is not None
+    lattice = arrival.lattice or Lattice()
+    time_ms = None
+    if arrival.place is not None and lattice.step_ms is not None:
+        time_ms = arrival.place[0] * lattice.step_ms
     return {
-        "time_ms": arrival.place[0] * step_ms if timed else None,
-        "spacing_z_um": None if arrival.lattice is None else arrival.lattice.distance_um,
+        "time_ms": time_ms,
+        "spacing_z_um": lattice.distance_um,
         "header": arrival.facts,
         "findings": arrival.findings,
     }

@@ -55,7 +55,7 @@ def test_steps_names_and_orientation_are_kept(tmp_path: Path, client: Client) ->
         (scale,) = attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
         assert scale["scale"] == [30_000.0, 1.0, 2.0, 0.5, 0.5]
         assert attributes.get("channel_names") == (["DAPI", "GFP"] if facts else None)
-    assert dict(found["turned.tif"]["header"]) == {"orientation": "6"}  # type: ignore[call-overload]
+    assert dict(found["turned.tif"]["header"]) == {"shown_as": "6"}  # type: ignore[call-overload]
     assert found["turned.tif"]["findings"] == ["oriented"]
     image = cohort.images().by_id("in/turned.tif")
     np.testing.assert_array_equal(image[0], grey(2))
