@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import engine
-from engine.errors import CorruptStore, MissingObject
+from engine.errors import CorruptStore, EngineError, MissingObject, StoreError
 from engine.operations.unit import ledger_of
 from engine.store.catalog import read_images
 from engine.store.problems import STALE
 from engine.store.verify import VerifyReport
 from tests.making import computed
+from tests.properties.failing import ERRORS, failing
 from tests.properties.model import (
     BROKEN,
     CONTENTS,
@@ -54,6 +55,7 @@ class Machine(RuleBasedStateMachine):
     """A cohort with at most four images, and what must be in it."""
 
     deaths: ClassVar[Counter[str]] = Counter()
+    failures: ClassVar[Counter[str]] = Counter()
     damages: ClassVar[Counter[str]] = Counter()
     examples: ClassVar[int] = 0
 
@@ -180,12 +182,7 @@ class Machine(RuleBasedStateMachine):
         rows, _ = self.model.computed(scale, None, retry)
         with dying(str(self.place), point, after) as died:
             try:
-                if action == "ingest":
-                    self.cohort.ingest(client=self.client)
-                elif action == "gc":
-                    self.cohort.gc(older_than_s=0)
-                else:
-                    self.cohort.run(self._operation(scale), client=self.client, retry_failed=retry)
+                self._act(action, scale, retry)
             except Killed:
                 assert died()
         type(self).deaths[f"{action}{'' if died() else ', to its end'}"] += 1
@@ -194,6 +191,43 @@ class Machine(RuleBasedStateMachine):
         elif action == "run":
             self._settle_rows(scale, rows)
         self._check_clean(self.cohort.verify())
+
+    @rule(
+        action=ACTIONS, point=st.integers(1, MOST_POINTS), after=st.booleans(), scale=SCALES,
+        number=st.sampled_from(sorted(ERRORS)), name=NAMES, shown=SHOWN,
+    )  # fmt: skip
+    def fail_a_call(
+        self, action: str, point: int, after: bool, scale: int, number: int, name: str, shown: int
+    ) -> None:
+        """Let one call to the store fail: it says so, or did no harm, and nothing is torn."""
+        if action == "ingest":
+            self.put(name, shown)
+        before, target = self.model.catalog, self.model.ingested()
+        rows, _ = self.model.computed(scale, None, False)
+        told = None
+        with failing(str(self.place), point, after, number) as failed:
+            try:
+                self._act(action, scale, retry=False)
+            except EngineError as error:
+                told = error
+        assert told is None or (failed() and isinstance(told, StoreError)), told
+        type(self).failures[f"{action}{', told' if told else ''}"] += failed()
+        if action == "ingest":
+            found = _settled(self._catalog(), before, target)
+            self.model.catalog = found if told else target
+        elif action == "run" and told:
+            self._settle_rows(scale, rows)
+        elif action == "run":
+            self.model.rows[scale] = rows
+        self._check_clean(self.cohort.verify())
+
+    def _act(self, action: str, scale: int, retry: bool) -> None:
+        if action == "ingest":
+            self.cohort.ingest(client=self.client)
+        elif action == "gc":
+            self.cohort.gc(older_than_s=0)
+        else:
+            self.cohort.run(self._operation(scale), client=self.client, retry_failed=retry)
 
     @rule(
         name=NAMES, shown=SHOWN, point=st.integers(1, MOST_POINTS), scale=SCALES, other=SCALES,

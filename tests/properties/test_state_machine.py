@@ -33,6 +33,8 @@ def test_a_cohort_is_what_its_model_says() -> None:
         ),
     )
     print(f"{Machine.examples} walks; deaths {dict(Machine.deaths)}, {dict(Machine.damages)}")
+    print(f"calls that failed {dict(Machine.failures)}")
+    assert Machine.failures["run, told"] + Machine.failures["ingest, told"]
     assert Machine.deaths["run"] + Machine.deaths["ingest"]
     assert Machine.damages.total()
 
