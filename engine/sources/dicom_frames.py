@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, BinaryIO
 
+import numpy as np
 from numpy.typing import NDArray
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
@@ -76,6 +78,9 @@ class Frames:
         self.plane = _describe(self.dataset, found)
         check_size(self.plane.nbytes, limit)
         self._options = _options(self.dataset, found, self.syntax)
+        self._shift = _shift(self.dataset, self.syntax)
+        if self._shift:
+            self._options["bits_stored"] += self._shift
         self._frames: list[list[tuple[int, int]]] | None = None
 
     def find(self) -> list[list[tuple[int, int]]]:
@@ -98,6 +103,8 @@ class Frames:
         """Return a frame, (c, y, x)."""
         options = dict(self._options)
         self.find()
+        if options["bits_allocated"] == 1 and self.syntax in (IMPLICIT, EXPLICIT):
+            return self._read_bits(index)
         if self.syntax.is_encapsulated:
             source: Any = encapsulate([self._read_frame(index)], has_bot=False)
             options["number_of_frames"], index = 1, 0
@@ -109,10 +116,20 @@ class Frames:
             pixels, _ = decoder.as_array(source, index=index, validate=True, **options)
         except (NotImplementedError, RuntimeError) as error:
             raise _undecoded(error) from None
+        if self._shift:
+            pixels = pixels >> self._shift
         if options["photometric_interpretation"] == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, self.dataset)
         # Big-endian files give arrays of their own byte order.
         return channels_first(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+
+    def _read_bits(self, index: int) -> NDArray[Any]:
+        """Return a frame of single bits, which may begin and end within a byte (PS3.5, 8.1.1)."""
+        count = math.prod(self.plane.shape)
+        first, offset = divmod(index * count, 8)
+        packed = read_at(self._file, self._pixels.offset + first, bytes_due(offset + count))
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+        return bits[offset : offset + count].reshape(self.plane.shape)
 
     def _read_frame(self, index: int) -> bytes:
         fragments = self.find()[index]
@@ -188,6 +205,19 @@ def _options(dataset: Dataset, pixels: Pixels, syntax: UID) -> dict[str, Any]:
     if pixels.vr is not None:
         options["pixel_vr"] = pixels.vr
     return options
+
+
+def _shift(dataset: Dataset, syntax: UID) -> int:
+    """Return how many bits lie below those of a value, as HighBit says (PS3.5, 8.1.1).
+
+    Codestreams have no such bits, whatever the header says.
+    """
+    allocated, stored, high = (
+        whole(dataset, name) or 0 for name in ("BitsAllocated", "BitsStored", "HighBit")
+    )
+    if syntax.is_encapsulated or not 0 < stored <= high < allocated:
+        return 0
+    return high + 1 - stored
 
 
 def _describe(dataset: Dataset, pixels: Pixels) -> Plane:

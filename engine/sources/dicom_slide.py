@@ -83,6 +83,7 @@ class DicomSlideSource(PlanesSource):
             spacing_um=None if own is None else (own[0] * self._scale, own[1] * self._scale),
             streams=True,
             separate=paths > 1,
+            downsample=(self._scale, self._scale),
             header=replace(header, terms=(*header.terms, *terms)),
         )
         self._blank = np.iinfo(plane.dtype).max if samples > 1 and plane.dtype[0] == "u" else 0
