@@ -175,8 +175,11 @@ class ImageIndex:
                 yield self._by_id.get(name, [])
         for path in target.paths:
             yield self._ends_with(path)
-            if self.pseudonyms is not None and not path.endswith(".*"):
-                yield self._ends_with(self.pseudonyms.path(path, SUFFIXES))
+            if self.pseudonyms is None:
+                continue
+            stem = path.removesuffix(".*")  # a hidden name tells nothing of its beginning
+            for name in [path] if stem == path else [stem + suffix for suffix in SUFFIXES]:
+                yield self._ends_with(self.pseudonyms.path(name, SUFFIXES))
 
     def _ends_with(self, path: str) -> list[str]:
         stem = path.removesuffix("*")

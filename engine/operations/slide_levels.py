@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from engine.header import LEVEL_UM
 from engine.sources.scaling import SAME
@@ -30,7 +32,7 @@ def choose_levels(
     -------
     Of each series the coarsest level that is fine enough, or the finest; several instances of that
     level, as of optical paths, are all taken. A level that is no better than one which the catalog
-    has is left out.
+    has is left out. What is taken says how many pixels of the finest level one of its is.
     """
     levels: dict[str, list[tuple[float, Arrival]]] = defaultdict(list)
     for arrival in arrivals:
@@ -38,6 +40,7 @@ def choose_levels(
             series = arrival.header.identity.series
             levels[series].append((float(facts[LEVEL_UM]), arrival))
     left_out: list[Arrival] = []
+    scaled: dict[tuple[str, str], Arrival] = {}
     for series, members in levels.items():
         sources = {arrival.source for _, arrival in members}
         there = {
@@ -49,5 +52,15 @@ def choose_levels(
         enough = [s for s in sizes if spacing_um is not None and s <= spacing_um * (1 + SAME)]
         best = max(enough) if enough else min(sizes)
         left_out += [arrival for level, arrival in members if abs(level - best) > SAME * best]
+        for _, arrival in members:
+            if arrival.spacing_um is not None:
+                down = math.sqrt(math.prod(arrival.spacing_um)) / min(sizes)
+                scaled[arrival.source, arrival.fragment] = replace(arrival, downsample=(down, down))
     dropped = {(arrival.source, arrival.fragment) for arrival in left_out}
-    return [a for a in arrivals if (a.source, a.fragment) not in dropped], left_out
+    names = [(arrival.source, arrival.fragment) for arrival in arrivals]
+    kept = [
+        scaled.get(name, arrival)
+        for name, arrival in zip(names, arrivals, strict=True)
+        if name not in dropped
+    ]
+    return kept, left_out

@@ -30,6 +30,8 @@ from engine.store.known import Known
 from jobs import drawings, nightly
 from jobs.cli import app
 from tests.making import put
+from tests.making_dicom import KEY, uid
+from tests.making_slides import put_slide
 
 Box = tuple[int, int, int, int]
 
@@ -308,3 +310,25 @@ def test_what_is_left_out_is_named_with_its_reason(place: Place, tmp_path: Path)
     assert kept.left_out == left
     page = write_page(tmp_path, kept, figures).read_text()
     assert "data/s1/i3.png" in page
+
+
+def test_drawings_of_a_dicom_slide_are_scaled_from_its_finest_level(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COHORT_PSEUDONYM_KEY", KEY)
+    place = Place(tmp_path, client, "\n[slides]\nspacing_um = 2.0\n")
+    yy, xx = np.mgrid[:256, :384]
+    full = np.stack([yy, xx // 2, yy ^ xx], axis=-1).astype(np.uint8)
+    for n, um in enumerate((0.5, 2.0)):  # of which the second is taken
+        put_slide(place.data / f"{n}.dcm", [full[:: 4**n, :: 4**n]], um=um)
+    put_slide(place.data / "alone.dcm", [full], um=1.0, SeriesInstanceUID=uid("alone"))
+    for stem in ("1", "alone"):
+        place.draw(stem, feature(polygon(40, 80, 80, 160), "Corner"))
+    report = place.ingest()
+    assert (report.new, report.refused) == (2, 0), report
+    place.cohort.run(engine.contours(), client=client)
+    table = place.cohort.table("contours").sort_values("area_px")
+    areas = [40 * 80 / 16, 40 * 80 / 4]
+    assert table["area_px"].tolist() == table["mask_area_px"].tolist() == areas
+    assert table["y"].tolist() == [60.0 / 4 - 0.5, 60.0 / 2 - 0.5]
+    assert (table["area_mm2"] * 1e6).tolist() == pytest.approx([40 * 80 * 0.25, 40 * 80 * 1.0])
