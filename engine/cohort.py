@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -159,7 +160,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         if not declared:
             raise NothingFound(
                 "cohort.toml declares no operation yet",
-                f"Name one: cohort run {self.root.url} circles --radius-px 10:60",
+                f"Name one: cohort run {quote(self.root.url)} circles --radius-px 10:60",
             )
         return [self.operation(name) for name in declared]
 

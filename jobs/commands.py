@@ -107,6 +107,7 @@ def demo(
         shown = cohort.qc(operation, client=client, events=output.events, stop=stop)[0]
     tables = {name: str(place / "tables" / f"{name}.parquet") for name in report.tables}
     # As it can be typed: in a virtual environment that is not active, by its path.
+    typed = shlex.quote(str(place))
     program = "cohort" if shutil.which("cohort") else shlex.quote(sys.argv[0])
     output.result(
         {
@@ -120,11 +121,11 @@ def demo(
         experiments_table(cohort.table("circles_by_experiment")),
         *qc_lines(shown),
         "Look further:",
-        f"  pandas.read_parquet('{tables['circles']}')",
-        f"  {program} export {place} circles circles.csv",
-        f"  {program} status {place}",
-        f"  {program} plan {place} circles --radius-px 15:50   # what a change would recompute",
-        f"  {program} ingest {place} && {program} run {place}     # tomorrow: only what is new",
+        f"  pandas.read_parquet({tables['circles']!r})",
+        f"  {program} export {typed} circles circles.csv",
+        f"  {program} status {typed}",
+        f"  {program} plan {typed} circles --radius-px 15:50   # what a change would recompute",
+        f"  {program} ingest {typed} && {program} run {typed}     # tomorrow: only what is new",
     )
     return _code(report.failed + taken.failed + shown.failed, 0)
 

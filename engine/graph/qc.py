@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -172,7 +173,7 @@ def make_pictures(
     if where is not None and not len(chosen):
         raise NothingFound(
             f"--where {where!r} fits no image with a result",
-            f"Look at the table: cohort export {root.url} {operation.name}_by_image{suffix} t.csv",
+            f"cohort export {quote(root.url)} {operation.name}_by_image{suffix} t.csv shows all.",
         )
     try:
         known = read_noted(root, folder)

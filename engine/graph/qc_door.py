@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from distributed import Client
@@ -84,7 +85,7 @@ class QualityControl:
                 if not results.of_key(one.key):
                     raise NothingFound(
                         f"{one.name} has no results with these parameters",
-                        f"Make them first: cohort run {self.root.url} {one.name}",
+                        f"Make them first: cohort run {quote(self.root.url)} {one.name}",
                     )
                 trial = not self._is_declared(one)
                 make_tables(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from engine.errors import NothingFound
@@ -54,7 +55,7 @@ class Upkeep:
         if not images_ledger(self.root).snapshot().parts:
             raise NothingFound(
                 f"{self.root.url} holds no images yet",
-                f"Take some first: cohort ingest {self.root.url} SOURCE",
+                f"Take some first: cohort ingest {quote(self.root.url)} SOURCE",
             )
         if where is not None or limit is not None:
             images = read_images(self.root)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from html.parser import HTMLParser
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 from distributed import Client
 from PIL import Image
+from typer.testing import CliRunner
 
 import engine
+from engine.conditions.tree import ConditionError
 from engine.errors import Interrupted, NothingFound
 from engine.store.pictures import MONTAGE, OVERLAY, read_noted, write_noted
+from jobs.cli import app
+from jobs.wording import status_lines
 from tests.making import discs, put
 
 FOLDER = "qc/circles"
@@ -248,6 +253,52 @@ def test_hostile_names_are_only_text(client: Client, tmp_path: Path) -> None:
         assert told in page.text, told
     for path in pictures(tmp_path / "c"):
         assert all(sign.isalnum() or sign in "-_/." for sign in path)
+
+
+def test_a_condition_chooses_the_overlays(small: Any, client: Client) -> None:
+    rows = small.cohort.table("circles_by_image", "count > 1 and name != 'copy'")
+    wanted = sorted(rows["image_id"])
+    assert 0 < len(wanted) < 6
+    where = "count > 1 and name != 'copy'"
+    (report,) = small.cohort.qc("circles", client=client, where=where)
+    noted = read_noted(small.cohort.root, FOLDER)
+    assert sorted(name for kind, name in noted if kind == OVERLAY) == wanted
+    assert (report.images, report.shown) == (8, len(wanted))
+    (report,) = small.cohort.qc("circles", client=client)
+    assert report.shown == 7, "the others are made when they are asked for"
+    (report,) = small.cohort.qc("circles", client=client, where=where)
+    assert (report.shown, report.made) == (7, 0), "and those there are stay"
+    with pytest.raises(ConditionError, match=r"did you mean 'count'\?"):
+        small.cohort.qc("circles", client=client, where="cuont > 1")
+    with pytest.raises(NothingFound, match="fits no image with a result"):
+        small.cohort.qc("circles", client=client, where="count > 999")
+
+
+def test_marks_that_reorder_or_command_are_shown_escaped(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "d\u202e1" / "s\u2066x" / "e1"
+    put(folder / "a\u202egnp.exe.png", discs(1))
+    put(folder / "b\x1b[31mred.png", discs(2))
+    (folder / "c\u200fd.png").write_bytes(b"")
+    cohort = engine.create(tmp_path / "c")
+    cohort.ingest(tmp_path / "data", client=client)
+    toml = tmp_path / "c/cohort.toml"
+    toml.write_text('subjects = "s.csv"\n' + toml.read_text())
+    (tmp_path / "c/s.csv").write_text("subject,x\ns\u2066x,1\n")
+    cohort.run(engine.circles(radius_px=(8, 24)), client=client)
+    cohort.qc(client=client)
+    text = (tmp_path / "c" / FOLDER / "index.html").read_text()
+    for mark in "\u202e\u2066\u200f\x1b":
+        assert mark not in text
+    for told in (r"a\u202egnp.exe", r"s\u2066x", r"c\u200fd.png", r"b\x1b[31mred"):
+        assert told in page_of(tmp_path / "c").text, told
+    lines = "\n".join(status_lines(cohort.status()))
+    assert "\u200f" in lines, "the engine keeps names as they are"
+    said = CliRunner().invoke(app, ["status", str(tmp_path / "c")]).output
+    assert r"c\u200fd.png" in said
+    assert not {*"\u202e\u2066\u200f\x1b"} & {*said}
+    as_json = CliRunner().invoke(app, ["status", str(tmp_path / "c"), "--json"]).output
+    assert as_json.isascii()
+    assert any("c\u200fd.png" in one["source"] for one in json.loads(as_json)["failed"])
 
 
 def test_montages_show_objects_of_their_experiment_only(small: Any, client: Client) -> None:
