@@ -91,7 +91,8 @@ FINDINGS = {
     "missing_planes": "Some slices have fewer phases than others.",
     "duplicate_plane": "Another plane of the series has its position and time.",
     "copied_instance": "Another file has its SOPInstanceUID.",
-    "oriented": "Viewers turn or mirror it (EXIF or TIFF orientation); pixels are as stored.",
+    "oriented": "Viewers turn or mirror it (EXIF or TIFF orientation); pixels, and outlines drawn "
+    "on them, are taken as stored.",
     "cmyk_by_profile": "Four inks, made RGB by the colour profile of the file.",
     "cmyk_by_rule": "Four inks without a profile, made RGB by (1 - ink) (1 - black).",
     "white_is_zero": "Smaller is brighter (WhiteIsZero, signed or float); values are as stored.",

@@ -66,11 +66,17 @@ def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -
     Raises
     ------
     AnnotationError
-        If the file is missing, can't be read, has another size, or may mean two things.
+        If the file is missing, can't be read, holds several images, has another size, or may mean
+        two things.
     """
     try:
         with open_remembering(path) as file, open_source(file, path.name) as source:
-            pixels, plane = source.read(0), source.planes[0]
+            plane, *others = source.planes
+            if others:
+                raise AnnotationError(
+                    path, f"it holds {1 + len(others)} images, and a mask is one; save it alone"
+                )
+            pixels = source.read(0)
     except OSError as error:
         raise AnnotationError(path, f"no mask there ({error.strerror})") from None
     except SourceUnreadable as error:

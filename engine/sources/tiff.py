@@ -1,12 +1,13 @@
 """TIFF: TIFF 6.0, BigTIFF, OME-TIFF and ImageJ stacks, read by tifffile and imagecodecs.
 
-Pages: a page is an image, unless OME-XML or ImageJ say that pages are channels of one image, or
-z and t of a series, in the order that they state. Reduced pages, masks and sub-directories
-(thumbnails, pyramid levels) are not images; where the first page is tiled, neither are later pages
-of another size (the levels, label and overview of a whole slide). One page that can't be read makes
-the whole file fail, since a file is one source. Channels that are in other files of an OME set are
-not put together; what a file holds is an image of its own, with a finding. Spacing is OME's, else
-ImageJ's, else that of a resolution in cm or inch that is not a printer's.
+Pages: a page is an image, unless OME-XML, ImageJ or the axes that tifffile writes say that pages
+are channels of one image, or z and t of a series, in the order that they state. Reduced pages,
+masks and sub-directories (thumbnails, pyramid levels) are not images; where the first page is
+tiled, neither are later pages of another size (the levels, label and overview of a whole slide).
+One page that can't be read makes the whole file fail, since a file is one source. Channels that are
+in other files of an OME set are not put together; what a file holds is an image of its own, with a
+finding. Spacing is OME's, else ImageJ's, else that of a resolution in cm or inch that is not a
+printer's.
 
 Values: as tifffile gives them (2-8 bit in uint8, 9-16 bit in uint16), but 1 bit gives uint8 0 and
 255. Unsigned integers stored with white as zero are inverted, so that brighter is larger in every
@@ -45,6 +46,7 @@ from engine.sources.tiff_metadata import (
     Group,
     group_imagej,
     group_ome,
+    group_shaped,
     imagej_count,
     imagej_spacing,
     is_ome,
@@ -220,6 +222,7 @@ class TiffSource(PlanesSource):
         else:
             unit = {2: UM_PER_INCH, 3: UM_PER_CM}.get(first.tags.valueof(296, default=2))
             spacing = spacing_from_density(*density, unit) if unit and density else None
+            groups = group_shaped(text, len(pages)) if len(shown) == len(pages) else None
         if groups is None:
             groups = [Group((i,)) for i in shown]
         return [replace(group, spacing_um=group.spacing_um or spacing) for group in groups]

@@ -9,6 +9,7 @@ Sources: OME-TIFF specification and OME schema 2016-06 (Open Microscopy Environm
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -113,6 +114,36 @@ def group_imagej(
         )
         for i, j in np.ndindex(t, z)
     ]  # fmt: skip
+
+
+def group_shaped(text: str, pages: int) -> list[Group] | None:
+    """Group the pages of a file in which tifffile wrote the axes of an array, as JSON.
+
+    Returns
+    -------
+    None where the description is none of that, has no axes, or they do not fit the pages.
+    """
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not (isinstance(fields, dict) and isinstance(fields.get("axes"), str)):
+        return None
+    axes, shape = fields["axes"].upper(), fields.get("shape")
+    if not isinstance(shape, list) or len(shape) != len(axes):
+        return None
+    slow = axes.removesuffix("S").removesuffix("YX")
+    counts = dict(zip(slow, shape, strict=False))
+    fits = len(counts) == len(slow) > 0 and not set(slow) - {*"TZC"} and "YX" in axes
+    if not fits or not all(isinstance(count, int) and count > 0 for count in counts.values()):
+        return None
+    names = {"T": "frames", "Z": "slices", "C": "channels"}
+    known = {names[axis]: count for axis, count in counts.items()}
+    known = {**fields, **dict.fromkeys(names.values(), 1), **known}
+    known["order"] = slow[::-1] + "".join(axis for axis in "CZT" if axis not in slow)
+    if math.prod(counts.values()) != pages:
+        return None
+    return group_imagej(known, pages, 1, range(pages))
 
 
 def imagej_spacing(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imagecodecs
@@ -18,6 +20,7 @@ from engine.kernels.tissue import Tissue
 from engine.phantoms.marrow import MarrowSlide
 from engine.phantoms.marrow_options import MarrowOptions
 from engine.phantoms.marrow_writing import write_marrow
+from engine.sources import psd
 from engine.sources.masks import AnnotationError, read_mask, read_mask_folders
 from engine.sources.psd import read_psd
 
@@ -290,6 +293,68 @@ def test_masks_of_turned_images(turned: int, kind: str, tmp_path: Path) -> None:
     if turned > 1:
         with pytest.raises(AnnotationError, match="shown turned"):
             read_mask(path, square.shape, turned)
+
+
+def test_files_of_several_masks_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((3, *SHAPE), np.uint8), photometric="minisblack")
+    with pytest.raises(AnnotationError, match="holds 3 images"):
+        read_mask(path, SHAPE)
+
+
+@dataclass
+class Shape:
+    """What psd-tools gives of a layer that is cut by a shape, which it does not write itself."""
+
+    rendered: bool
+    combined: bool
+    off: bool = False
+    name: str = "Shape 1"
+    top: int = 0
+    left: int = 0
+    height: int = 64
+    width: int = 64
+    bbox: tuple[int, ...] = (0, 0, 64, 64)
+    disabled: bool = False
+    background_color: int = 0
+
+    @property
+    def mask(self) -> Shape | None:
+        return self if self.rendered or self.combined else None
+
+    @property
+    def vector_mask(self) -> Any:
+        return SimpleNamespace(disabled=self.off)
+
+    @property
+    def flags(self) -> Any:
+        return SimpleNamespace(user_mask_from_render=self.rendered)
+
+    def has_mask(self) -> bool:
+        return self.mask is not None
+
+    def has_vector_mask(self) -> bool:
+        return True
+
+    def has_real(self) -> bool:
+        return self.combined
+
+    def numpy(self, what: str) -> NDArray[np.float32] | None:
+        return np.ones((64, 64, 3), np.float32) if what == "color" else None
+
+    def topil(self) -> Image.Image:
+        return Image.fromarray(boxes()[0])
+
+
+def test_masks_of_shapes(tmp_path: Path) -> None:
+    """A shape's own mask is no drawn one; with a drawn one beside it, it is; without pixels, no."""
+    bone = boxes()[0]
+    for shape, tissue in ((Shape(True, False), Tissue.BONE), (Shape(False, True), Tissue.FAT)):
+        layers = [Shape(False, False, off=True), shape]
+        masks = psd._masks(tmp_path, layers, None, (64, 64))
+        np.testing.assert_array_equal(masks[tissue], bone)
+    with pytest.raises(AnnotationError, match="rasterize"):
+        psd._masks(tmp_path, [Shape(False, False)] * 2, None, (64, 64))
 
 
 def layered(path: Path, mode: str, layers: list[tuple[str, Any, Any]]) -> Path:

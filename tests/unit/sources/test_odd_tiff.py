@@ -98,6 +98,38 @@ def test_colours_that_imagej_counts_as_channels() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("axes", "places", "channels"),
+    [
+        ("TZCYX", [(t, z) for t in range(2) for z in range(3)], 4),
+        ("CZTYX", [(t, z) for t in range(4) for z in range(3)], 2),
+        ("ZYX", [(0, z) for z in range(2)], 1),
+        ("CYX", [None], 2),
+        ("TYXS", [(t, 0) for t in range(2)], 3),
+        ("QYX", [None] * 2, 1),  # axes that nobody knows
+        ("", [None] * 2, 1),
+    ],
+)
+def test_axes_that_tifffile_writes(
+    axes: str, places: list[tuple[int, int] | None], channels: int
+) -> None:
+    slow = axes.removesuffix("S").removesuffix("YX") or "Q"
+    shape = (2, 3, 4)[: len(slow)] + ((8, 16, 3) if axes.endswith("S") else (8, 16))
+    pixels = noise(shape)
+    colours = "rgb" if axes.endswith("S") else "minisblack"
+    metadata = {"axes": axes, "spacing": 2.0, "unit": "um"} if axes else {}
+    found = read(write(pixels, photometric=colours, metadata=metadata))
+    assert [plane.place for plane, _ in found] == places
+    assert {plane.shape[0] for plane, _ in found} == {channels}
+    if "Z" in axes:
+        assert found[0][0].step_um == 2.0
+    for plane, values in found:
+        if plane.place is not None and not axes.endswith("S"):
+            at = {"T": plane.place[0], "Z": plane.place[1], "C": slice(None)}
+            due = pixels[tuple(at[axis] for axis in slow)]
+            assert np.array_equal(values, due.reshape(values.shape))
+
+
 # OME
 
 
