@@ -53,8 +53,10 @@ class DicomMosaicSource(PlanesSource):
         header, spacing = next(read_headers(frames.dataset, 1))
         channels, rows, columns = frames.plane.shape
         self._side = math.isqrt(max(count - 1, 0)) + 1
-        if count < 1 or rows % self._side or columns % self._side:
+        if count < 1:
             raise SourceUnreadable("unsupported", "a Siemens mosaic of an unknown number of slices")
+        if rows % self._side or columns % self._side:
+            raise SourceUnreadable("unsupported", "a Siemens mosaic that its slices do not fill")
         shape = (channels, rows // self._side, columns // self._side)
         header = replace(header, terms=(*header.terms, ("syntax", str(frames.syntax))))
         places = _places(header, normal, spacing, frames.plane.shape, shape, count)

@@ -217,3 +217,39 @@ def test_a_made_heart_has_the_volumes_that_it_was_made_with(
     drawings = ledger.read(ledger.snapshot().parts).drop_columns(["rings"]).to_pylist()
     assert "structure-" in str(drawings)
     assert "CANARY" not in text + str(cohort.status().as_json()) + str(drawings)
+
+
+def test_a_heart_that_lacks_a_slice_has_no_volume_and_says_so(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables that were made by the rule before are made again, of the results that there are."""
+    made, folder = tmp_path / "cine", tmp_path / "in"
+    write_cine(made, CineOptions(patients=1, slices=5, phases=2, size_px=120))
+    folder.mkdir()
+    files = sorted((made / "dicoms").rglob("*.dcm"))
+    places = sorted({pydicom.dcmread(path).ImagePositionPatient[2] for path in files})
+    for n, path in enumerate(files):  # the middle one is lost
+        if pydicom.dcmread(path).ImagePositionPatient[2] != places[2]:
+            shutil.copy(path, folder / f"{n}.dcm")
+    square = [np.array([[20.5, 20.5], [20.5, 40.5], [40.5, 40.5], [40.5, 20.5]])]
+    headers = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    (tmp_path / "rt").mkdir()
+    (tmp_path / "rt" / "rt.dcm").write_bytes(write_rtstruct(headers, [{"inner": square}] * 8))
+    cohort = engine.create(tmp_path / "cohort")
+    declare(cohort, rt=f'path = "{tmp_path / "rt"}"\nformat = "rtstruct"')
+    report = cohort.ingest(folder, client=client)
+    assert dict(report.findings) == {"slice_gap": 8}
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.contours, "summaries_version", 1)
+        cohort.run(engine.contours(), client=client)
+    table = tmp_path / "cohort" / "tables" / "contour_volumes.parquet"
+    before = table.stat().st_mtime_ns
+    cohort.run(engine.contours(), client=client)
+    assert table.stat().st_mtime_ns > before
+    volumes = cohort.table("contour_volumes")
+    assert volumes["inner_volume_ml"].isna().all()
+    assert volumes["inner_reason"].tolist() == ["slice_gap"] * 2
+    findings = cohort.table("contour_findings")
+    assert findings["check"].tolist() == ["slice_gap"]
+    (function,) = cohort.table("contour_function").to_dict("records")
+    assert function["ejection_fraction_reason"] == "slice_gap"
