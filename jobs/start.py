@@ -15,14 +15,38 @@ from types import FrameType
 
 INTERRUPTED = 130
 
+ADDRESS_SPACE_BYTES = 4 * 1024**3
+"""Least address space of a process, bytes: stacks of threads and arenas of allocators are reserved,
+of which little is ever used. With less, workers end or hang as they start."""
+
 
 def _leave(number: int, frame: FrameType | None) -> None:
     os.write(2, b"Stopped before anything was begun.\n")  # print may be busy under us
     os._exit(INTERRUPTED)
 
 
+def _require_address_space() -> None:
+    """Say that `ulimit -v` is too low, before libraries die of it in their own ways."""
+    try:
+        import resource  # not on every system
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except (ImportError, AttributeError):
+        return
+    if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE_BYTES:
+        return
+    told = (
+        f"cohort: A process may use {limit / 1e9:.1f} GB of address space here (ulimit -v), and the "
+        f"libraries reserve up to {ADDRESS_SPACE_BYTES / 1e9:.1f} GB. Raise it (ulimit -v "
+        "unlimited), and limit workers by --memory-limit instead.\n"
+    )
+    os.write(2, told.encode())
+    os._exit(1)
+
+
 def main() -> None:
     """Import the command line and run it."""
+    _require_address_space()
     signal.signal(signal.SIGINT, _leave)
     # Python has None for a stream that was closed before it began (`>&-`); libraries expect one.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process

@@ -238,7 +238,8 @@ def status_lines(status: Status) -> list[str]:
         of_trial = f"@{of[:8]}" if (failure.operation, of) in trials else ""
         tried = f", {counted(failure.attempts, 'attempts')}" if failure.attempts else ""
         by = f"{failure.operation}{of_trial}"
-        lines.append(f"  {_which(failure)}: {by}, {failure.reason}{tried}")
+        more = f" ({failure.detail})" if failure.detail else ""
+        lines.append(f"  {_which(failure)}: {by}, {failure.reason}{more}{tried}")
     if len(failures) > NAMED:
         lines.append(f"  and {len(failures) - NAMED} more; --json names all.")
     lines += [*status.notes, *status.absent]

@@ -147,10 +147,9 @@ class Admission:
             for row in record.files:  # nothing in it that is not stored already
                 self._root.delete(row.path)
 
-    def poison(self, file: SourceFile, slot: Slot) -> None:
+    def poison(self, file: SourceFile, slot: Slot, reason: str, detail: str) -> None:
         """Take note of a plane whose decoding kills workers."""
-        detail = "decoding it kills the worker"
-        self._fail(file, slot.arrival.image_id, "worker_crash", detail)
+        self._fail(file, slot.arrival.image_id, reason, detail)
         self.report.left -= 1
 
     def close_stacks(self) -> None:

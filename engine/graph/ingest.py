@@ -26,6 +26,7 @@ from engine.graph.outages import Outages
 from engine.graph.quarantine import Attempt, run_quarantined
 from engine.graph.slots import require_slots
 from engine.graph.window import Window
+from engine.graph.worker_room import poison_of, room_for
 from engine.operations.giants import write_giant
 from engine.operations.intake import (
     Probe,
@@ -62,13 +63,15 @@ Pack = tuple[tuple[SourceFile, ...], int, tuple[float, float] | None]
 
 def probe_task(attempt: Attempt[Pack]) -> list[Probe]:
     """Read the headers of a pack of files, on a worker."""
-    return probe_files(*attempt.task)
+    with room_for(attempt):
+        return probe_files(*attempt.task)
 
 
 def shard_task(root: Root, attempt: Attempt[ShardTask]) -> ShardRecord:
     """Write one shard, or one giant image, on a worker."""
     task = attempt.task
-    return write_giant(root, task) if task.plan.kind == "giant" else write_shard(root, task)
+    with room_for(attempt):
+        return write_giant(root, task) if task.plan.kind == "giant" else write_shard(root, task)
 
 
 class Ingest:
@@ -234,10 +237,11 @@ class Ingest:
             split=lambda pack: [((file,), *pack[1:]) for file in pack[0]],
             without=without,
             stop=self._stop,
+            told=self._events.note,
         ):
             if answer.poison:
-                detail = "reading its header kills the worker"
-                yield Probe(answer.task[0][0], reason="worker_crash", detail=detail)
+                reason, detail = poison_of(answer.need, "reading its header")
+                yield Probe(answer.task[0][0], reason=reason, detail=detail)
             else:
                 yield from answer.value
 
@@ -274,10 +278,12 @@ class Ingest:
             trial=lambda task: replace(task, trial=True),
             stop=self._stop,
             idle=idle,
+            told=self._events.note,
         ):
             if answer.poison:
                 slot = answer.task.plan.slots[0]
-                admission.poison(answer.task.files[slot.arrival.source], slot)
+                file = answer.task.files[slot.arrival.source]
+                admission.poison(file, slot, *poison_of(answer.need, "decoding it"))
             else:
                 admission.shard(answer.task, answer.value)
             count = len(answer.task.plan.slots)

@@ -21,6 +21,7 @@ from engine.graph.events import Events
 from engine.graph.quarantine import Attempt, run_quarantined
 from engine.graph.slots import require_slots
 from engine.graph.window import Window
+from engine.graph.worker_room import poison_of
 from engine.operations.base import Operation
 from engine.operations.qc_cards import PageContext
 from engine.operations.qc_experiments import publish_pages
@@ -246,10 +247,17 @@ def _run(
     done = 0
     try:
         for answer in run_quarantined(
-            window, plan.units(slots), split=_split, without=_without, stop=stop, idle=idle
+            window,
+            plan.units(slots),
+            split=_split,
+            without=_without,
+            stop=stop,
+            idle=idle,
+            told=events.note,
         ):
             if answer.poison:
-                made = Made((), tuple((one.image_id, "worker_crash") for one in answer.task.wanted))
+                reason, _ = poison_of(answer.need, "drawing it")
+                made = Made((), tuple((one.image_id, reason) for one in answer.task.wanted))
             else:
                 made = answer.value
             noted.update({(one.kind, one.name): one for one in made.pictures})

@@ -17,6 +17,8 @@ from engine.graph.publish import Pending, Publisher
 from engine.graph.quarantine import Attempt, run_quarantined
 from engine.graph.slots import require_slots
 from engine.graph.window import Window
+from engine.graph.worker_room import room_for
+from engine.operations.answers import OUT_OF_MEMORY
 from engine.operations.base import Operation
 from engine.operations.copies import CopyTask, copy_rows, original_of, pack_copies
 from engine.operations.plan import Item, Plan, Unit, pack_units
@@ -33,6 +35,9 @@ from engine.store.label_commits import LabelPublisher
 from engine.store.pixels import label_stack
 from engine.store.results import record_key
 from engine.store.root import Root
+
+NAMED = 5
+"""Images that are out of memory that are named as they are found; status names all."""
 
 COMMIT_S = 2.0
 """How often finished units are committed, seconds: what a kill can lose."""
@@ -68,6 +73,7 @@ class RunReport:
     elapsed_s: float = 0.0
     compute_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    needs: dict[str, str] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -94,17 +100,19 @@ def unit_task(
     # A worker's slot for a resource is one task's, with all threads; else each task has one.
     operation.own_threads(worker.state.nthreads if operation.resources else 1)
     unit = attempt.task
-    return compute_unit(
-        root,
-        operation,
-        unit,
-        files,
-        attempts=attempt.number,
-        where=where,
-        trial=unit.number < 0,
-        drawn=drawn,
-        computed=distributed.secede,  # the next unit computes while this one's part is written
-    )
+    with room_for(attempt, where.device) as limit:
+        return compute_unit(
+            root,
+            operation,
+            unit,
+            files,
+            attempts=attempt.number,
+            where=where,
+            trial=unit.number < 0,
+            drawn=drawn,
+            computed=distributed.secede,  # the next unit computes while this one's part is written
+            limit=limit,
+        )
 
 
 def copy_task(root: Root, operation: Operation, attempt: Attempt[CopyTask]) -> UnitRecord:
@@ -199,6 +207,10 @@ def run_plan(
         publisher.add(Pending(record, tuple(rows)))
         report.compute_s += record.compute_s
         report.reasons.update(reason for _, reason in record.failed)
+        for name, need in record.needs:
+            if len(report.needs) < NAMED:
+                shown.note(f"{name}: {OUT_OF_MEMORY}, it {need}.")
+                report.needs[name] = str(need)
         shown.advance(operation.name, len(rows), failed=len(record.failed))
 
     window = Window(
@@ -217,12 +229,14 @@ def run_plan(
             trial=lambda unit: replace(unit, number=-1 - unit.number),
             stop=stop,
             idle=idle,
+            told=shown.note,
         ):
             record = answer.value
             if answer.poison:
                 record = failed_unit(
-                    root, operation, answer.task, reason="worker_crash", attempts=answer.attempts
-                )
+                    root, operation, answer.task, attempts=answer.attempts, need=answer.need,
+                    reason="worker_crash" if answer.need is None else OUT_OF_MEMORY,
+                )  # fmt: skip
             else:
                 done += 1
             admit(record, rows_of_unit(answer.task))

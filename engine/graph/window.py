@@ -23,6 +23,7 @@ from distributed.scheduler import KilledWorker
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
 from engine.graph.patience import patience_s
 from engine.graph.slots import asked_of_workers, slots
+from engine.operations.room import Need, need_of
 
 T = TypeVar("T")
 
@@ -37,6 +38,9 @@ LOST_S = 8.0
 
 NO_WORKERS_S = 60.0
 """How long a run waits for workers to come back, seconds."""
+
+ENDED_FOR_MEMORY = "worker-restart-memory"
+"""Topic under which a nanny says that it ended a worker (distributed, worker_memory.py)."""
 
 RECOUNT_S = 2.0
 """How often slots are counted again, seconds: workers come and go."""
@@ -60,11 +64,15 @@ class TaskFailed(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Ended(Generic[T]):
-    """A task that ended: with ``value``, or, where its worker died under it, as ``crashed``."""
+    """A task that ended: with ``value``, or, where its worker died under it, as ``crashed``.
+
+    ``need`` says what the worker took and might take, where it was ended for want of memory.
+    """
 
     task: T
     value: Any = None
     crashed: bool = False
+    need: Need | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +224,12 @@ class Window:
                 raise future.exception(timeout=LOST_S)
             else:  # "cancelled" or "lost": the scheduler went away, or forgot us
                 raise FutureCancelledError(future.key, future.status)
-        except KilledWorker:
+        except KilledWorker as error:
             del self._flight[str(future.key)]
-            return Ended(task, crashed=True)
+            return Ended(task, crashed=True, need=self._need(error.last_worker))
+        except MemoryError as error:  # as if it had died of it
+            del self._flight[str(future.key)]
+            return Ended(task, crashed=True, need=need_of(error, None))
         except (FutureCancelledError, CommClosedError, TimeoutError, OSError) as error:
             if isinstance(error, EngineError):
                 raise
@@ -232,6 +243,18 @@ class Window:
             raise TaskFailed(type(error).__name__) from None
         del self._flight[str(future.key)]
         return Ended(task, value)
+
+    def _need(self, worker: Any) -> Need | None:
+        """Return what a worker took that its nanny ended for it, or None."""
+        limit = getattr(worker, "memory_limit", None)
+        if not limit:
+            return None
+        try:
+            events = self._client.get_events(ENDED_FOR_MEMORY)
+        except (OSError, TimeoutError):
+            return None
+        taken = [int(told["rss"]) for _, told in events if told.get("worker") == worker.address]
+        return Need(max(*taken, int(limit)), int(limit)) if taken else None
 
     def _again(self, future: Future[Any], task: Any, tries: int, error: Exception) -> None:
         """Submit a task again that the cluster lost, unless the scheduler itself is gone."""

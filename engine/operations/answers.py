@@ -15,6 +15,7 @@ from engine.errors import CorruptStore, MissingObject
 from engine.geometry import YX
 from engine.operations.base import LABELS, Found, ImageFailed, Operation
 from engine.operations.plan import Item
+from engine.operations.room import Need, is_of_memory
 from engine.store.results import DONE, FAILED, result_schema
 
 Columns = Mapping[str, "NDArray[Any] | pa.Array"]
@@ -24,11 +25,16 @@ Kind = tuple[str, pa.DataType, "np.dtype[Any] | None"]
 """Name and type of a field, and numpy's type that is the same, where there is one."""
 
 
+OUT_OF_MEMORY = "out_of_memory"
+"""Reason of an image that needs more memory than its worker has; the row's ``worker`` says both."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What an item's image gave: its objects, or, where it failed, none and a reason.
 
-    ``labels`` are (y, x), of the image or of the block that the item is.
+    ``labels`` are (y, x), of the image or of the block that the item is. ``need`` is that of an
+    image that is `OUT_OF_MEMORY`.
     """
 
     item: Item
@@ -36,6 +42,7 @@ class Answer:
     reason: str | None
     elapsed_s: float
     labels: NDArray[np.uint8] | None = None
+    need: Need | None = None
 
 
 class Checks:
@@ -72,6 +79,8 @@ def reason_of(error: Exception) -> str:
     >>> reason_of(ImageFailed("no_tissue"))
     'no_tissue'
     """
+    if is_of_memory(error):
+        return OUT_OF_MEMORY
     if isinstance(error, ImageFailed):
         return str(error.args[0])
     if isinstance(error, MissingObject):
@@ -140,7 +149,7 @@ def answers_table(
         "reason": [answer.reason for answer in answers],
         "attempts": [attempts] * len(named),
         "elapsed_s": [answer.elapsed_s for answer in answers],
-        "worker": [worker] * len(named),
+        "worker": [worker if a.need is None else f"{worker} ({a.need})" for a in answers],
         "device": [device] * len(named),
         "objects": pa.ListArray.from_arrays(
             offsets, pa.StructArray.from_arrays(objects, fields=fields)

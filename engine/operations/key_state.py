@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.operations.answers import OUT_OF_MEMORY
 from engine.operations.base import Operation
 from engine.operations.input_digests import image_inputs
 from engine.operations.plan import Plan, plan_run
@@ -29,6 +30,7 @@ READ = {
     "status": pa.string(),
     "reason": pa.string(),
     "attempts": pa.int32(),
+    "worker": pa.string(),
 }
 """Columns of results that a status reads."""
 
@@ -42,7 +44,8 @@ class Failure:
 
     ``operation`` is "ingest" where a source can't be read, and "annotations" where a drawing can't
     be used; of that, ``structure`` is given, too. ``attempts`` is None for sources and drawings:
-    nothing keeps count of them.
+    nothing keeps count of them. ``detail`` says more, such as how much memory an image needs and a
+    worker had.
     """
 
     image_id: str
@@ -52,6 +55,7 @@ class Failure:
     reason: str
     attempts: int | None
     structure: str | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ class KeyRows:
         return [
             Failure(
                 row["image_id"], sources.get(row["image_id"], row["image_id"]), name, self.key,
-                row["reason"] or "", row["attempts"],
+                row["reason"] or "", row["attempts"], detail=_need(row),
             )
             for row in failed if (row["image_id"], row["inputs"], row["block"]) not in restored
         ]  # fmt: skip
@@ -210,3 +214,10 @@ class KeyRows:
             return True, True
         made_of, newest = int(origin["results"]), self.snapshot.version
         return True, key_changed_after(self.root, self.ledger.path, self.key, made_of, newest)
+
+
+def _need(row: Mapping[str, Any]) -> str | None:
+    """Return what a row of an image that is out of memory says beside its worker."""
+    if row["reason"] != OUT_OF_MEMORY:
+        return None
+    return str(row["worker"] or "").partition(" (")[2].removesuffix(")") or None

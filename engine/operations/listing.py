@@ -17,7 +17,7 @@ from engine.sources.places import place_at
 from engine.store.config import CohortConfig, roots_inside
 from engine.store.known import Known
 
-PASSING = OF_THE_PLACE | {"not_installed"}
+PASSING = OF_THE_PLACE | {"not_installed", "out_of_memory"}
 """Reasons that may be gone the next time: such a source is opened again."""
 
 

@@ -18,6 +18,7 @@ OF_SOURCES = {
     "corrupt": "Copy the file again; if it stays so, it was damaged where it was made.",
     "too_large": "Raise max_decoded_bytes under [limits] in cohort.toml, or save it as tiled TIFF.",
     "unsupported": "Save it in another variant, e.g. as plain TIFF or PNG.",
+    "out_of_memory": "Give workers more (--memory-limit); the next ingest tries it again.",
     "unreadable": "Check the file's owner and mode, and its disk; the next ingest tries it again.",
     "vanished": "Nothing, if it was meant to be deleted; the next ingest looks again.",
     "outside_root": "Copy the file itself into the folder, or ingest the folder it is in.",
@@ -79,9 +80,9 @@ OF_RESULTS = {
         "The operation gave columns of different lengths.",
         "A fault of the operation, not of the image; report it to its author.",
     ),
-    "memory_error": (
-        "There was not enough memory for it.",
-        "Give workers more (--memory-limit). " + AGAIN,
+    "out_of_memory": (
+        "It needs more memory than its worker had.",
+        "Give workers more (--memory-limit, or fewer workers and threads). " + AGAIN,
     ),
 }
 """What happened, and what to do, where an operation failed."""

@@ -32,9 +32,9 @@ DRAWINGS = "annotations"
 """Stands for the operation where a drawing can't be used."""
 
 PLACE = (
-    "state", "reason", "source", "fields", "content", "channels", "height", "width", "dtype",
-    "spacing_y_um", "spacing_x_um", "stack", "shard", "t", "z", "giant", "noise_sd", "ingest",
-    "rescale_slope", "rescale_intercept",
+    "state", "reason", "detail", "source", "fields", "content", "channels", "height", "width",
+    "dtype", "spacing_y_um", "spacing_x_um", "stack", "shard", "t", "z", "giant", "noise_sd",
+    "ingest", "rescale_slope", "rescale_intercept",
 )  # fmt: skip
 """Columns of the catalog that a plan and a status read."""
 
@@ -153,8 +153,11 @@ def _unreadable(images: pa.Table) -> Iterator[Failure]:
     """Yield sources that can't be read, those too whose images are here from before."""
     here = pc.and_(pc.equal(images["state"], catalog.READY), pc.is_valid(images["reason"]))
     rows = images.filter(pc.or_(pc.equal(images["state"], catalog.FAILED), here))
-    for row in rows.select(["image_id", "source", "reason"]).to_pylist():
-        yield Failure(row["image_id"], row["source"], INGEST, None, row["reason"] or "", None)
+    for row in rows.select(["image_id", "source", "reason", "detail"]).to_pylist():
+        yield Failure(
+            row["image_id"], row["source"], INGEST, None, row["reason"] or "", None,
+            detail=row["detail"],
+        )  # fmt: skip
 
 
 def _unusable(drawn: AnnotationState | None) -> Iterator[Failure]:

@@ -21,6 +21,7 @@ from engine.operations.base import Found, Image, ImageFailed, Operation
 from engine.operations.inputs import Drawn
 from engine.operations.label_parts import write_labels
 from engine.operations.plan import Item, Unit
+from engine.operations.room import Need, give_back, need_of
 from engine.store.annotations import Ref
 from engine.store.catalog import ShardRow
 from engine.store.label_commits import LabelPart
@@ -47,6 +48,7 @@ class UnitRecord:
     failed: tuple[tuple[RowId, str], ...]  # with the reason
     compute_s: float
     labels: tuple[LabelPart, ...] = ()
+    needs: tuple[tuple[str, Need], ...] = ()  # of images that are out of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def read_items(
                     slice(None),
                 )
                 together = reader.read(run[0].stack, span)
-            except EngineError:
+            except (EngineError, MemoryError):
                 together = None  # one by one, to find the one that is broken
         for n, item in enumerate(run):
             try:
@@ -130,7 +132,7 @@ def read_items(
                     write = read = Region((0, 0), (height, width))
                 else:
                     pixels, write, read = _read_one(reader, item, halo)
-            except EngineError as error:
+            except (EngineError, MemoryError) as error:
                 yield item, error
                 continue
             yield (
@@ -159,6 +161,7 @@ def compute_unit(
     trial: bool = False,
     computed: Callable[[], None] = lambda: None,
     drawn: Mapping[str, tuple[Ref, ...]] | None = None,
+    limit: int | None = None,
 ) -> UnitRecord | None:
     """Answer for every item of a unit and write the rows as one part, not yet visible.
 
@@ -221,7 +224,12 @@ def compute_unit(
         except ImportError as error:  # it would fail all images alike, on this worker only
             raise MissingPackage(error.name or "a module") from None
         except Exception as error:  # whatever an image does to an operation is its own failure
-            answers.append(Answer(item, {}, reason_of(error), elapsed_s))
+            need = None
+            if isinstance(error, MemoryError):
+                need = need_of(error, limit)
+                error.__traceback__ = None  # whose frames hold what there was no room for
+                give_back()
+            answers.append(Answer(item, {}, reason_of(error), elapsed_s, need=need))
 
     def skip() -> None:
         while unread and unread[0][1] is not None:
@@ -240,10 +248,16 @@ def compute_unit(
 
 
 def failed_unit(
-    root: Root, operation: Operation, unit: Unit, *, reason: str, attempts: int
+    root: Root,
+    operation: Operation,
+    unit: Unit,
+    *,
+    reason: str,
+    attempts: int,
+    need: Need | None = None,
 ) -> UnitRecord:
     """Write rows for items that can't be answered for, such as those that kill their worker."""
-    answers = [Answer(item, {}, reason, 0.0) for item in unit.items]
+    answers = [Answer(item, {}, reason, 0.0, need=need) for item in unit.items]
     return _record(root, operation, unit, answers, attempts, Where("", ""))
 
 
@@ -267,7 +281,8 @@ def _record(
         if answer.reason is not None
     )
     elapsed_s = sum(answer.elapsed_s for _, answer in named)
-    return UnitRecord(unit.number, part, len(named) - len(failed), failed, elapsed_s, labels)
+    needs = tuple((name, answer.need) for name, answer in named if answer.need is not None)
+    return UnitRecord(unit.number, part, len(named) - len(failed), failed, elapsed_s, labels, needs)
 
 
 def shards_read(item: Item, halo: int = 0) -> Iterator[tuple[str, int]]:

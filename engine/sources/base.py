@@ -33,6 +33,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "corrupt": "The file contradicts its checksums or its format.",
         "too_large": "Decoded, it would be larger than the limit, and it can't be read in tiles.",
         "unsupported": "The format allows this variant, but no reader here decodes it.",
+        "out_of_memory": "A worker has less memory than decoding it needs.",
         "not_installed": "The packages that read this format are not installed.",
         "unreadable": "The file can't be read now: permission, or an error of disk or network.",
         "vanished": "The file was listed, but is gone.",
@@ -178,7 +179,9 @@ class coded:  # noqa: N801 - reads as a verb: `with coded("PNG"):`
         if isinstance(error, (SourceUnreadable, ParameterError)):
             return
         if isinstance(error, MemoryError):
-            found = SourceUnreadable("too_large", f"no memory left to decode this {self._format}")
+            found = SourceUnreadable(
+                "out_of_memory", f"no memory left to decode this {self._format}"
+            )
         elif isinstance(error, OSError) and is_of_the_disk(error):
             found = unreadable(error)
         else:

@@ -203,7 +203,7 @@ def fail_with(kind: type[Exception]) -> Callable[..., Any]:
         (engine.ImageFailed, "CANARY of the file"),  # its argument is the code
         (ZeroDivisionError, "zero_division_error"),
         (RecursionError, "recursion_error"),
-        (MemoryError, "memory_error"),
+        (MemoryError, "out_of_memory"),
         (OSError, "oserror"),
         (StopIteration, "stop_iteration"),
     ],

@@ -36,3 +36,11 @@ def test_ctrl_c_during_imports_ends_it_with_a_sentence(inherited: signal.Handler
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr == "Stopped before anything was begun.\n"
+
+
+def test_too_little_address_space_is_said() -> None:
+    command = f"ulimit -v 1000000; exec {sys.executable} -m jobs.start --help"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ulimit -v" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,98 @@
+"""Too little memory for an image: it says so by name, with need and limit; the others are done."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+import engine
+from engine.graph.events import Events
+from engine.operations.base import Image
+from tests.making import LAYOUT, Counting, computed, connect_quietly, grey, put
+
+TOP = Path(__file__).resolve().parents[2]
+
+LIMIT = 700e6
+"""Memory of a worker, bytes; it has some 300 MB before it computes anything."""
+
+
+class Hungry(Counting):
+    """Take much memory for images whose name says how."""
+
+    name: ClassVar[str] = "hungry"
+    objects: ClassVar[pa.Schema] = pa.schema([("mean", pa.float64()), ("n", pa.int64())])
+
+    def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+        """Return the mean, and take memory on the way."""
+        found = super().measure(image)
+        name = Path(image.source or "").stem
+        if name == "slowly":  # touches page after page, so that it is ended and not refused
+            held: list[NDArray[Any]] = []
+            while len(held) < 300:
+                held.append(np.ones(10_000_000, np.uint8))
+                time.sleep(0.01)
+        elif name == "at-once":
+            np.ones(2_000_000_000, np.uint8)
+        elif name == "never":
+            np.ones(10**15, np.uint8)
+        elif name == "python":
+            time.sleep(0.1)
+            "".join(chr(n % 50 + 60) for n in range(10**9))
+        return found
+
+
+class Heard(Events):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.fault(32, "too little memory for a unit")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_image_that_needs_too_much_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TOP))
+    names = [f"i{n}" for n in range(20)] + ["slowly", "at-once", "never"][: 2 + (threads == 1)]
+    for n, name in enumerate(names):
+        put(tmp_path / f"in/d1/s1/e1/{name}.png", grey(n))
+    cohort = engine.create(tmp_path / "cohort", layout=LAYOUT)
+    log, heard = tmp_path / "log", Heard()
+    how: dict[str, Any] = {"workers": 1, "threads_per_worker": threads, "memory_limit": LIMIT}
+    with connect_quietly(**how) as client:
+        cohort.ingest(tmp_path / "in", client=client)
+        (report,) = cohort.run(Hungry(log=str(log)), client=client, events=heard)
+    hungry = len(names) - 20
+    assert dict(report.reasons) == {"out_of_memory": hungry}
+    assert report.published == len(names)
+    failed = [one for one in cohort.status().failures if one.operation == "hungry"]
+    assert {Path(one.source).stem for one in failed} == {*names[20:]}
+    for one in failed:
+        assert one.reason == "out_of_memory"
+        assert one.attempts is not None
+        assert one.attempts <= 2
+        found = re.fullmatch(r"needs (at least|more than) (\S+) GB, had (\S+) GB", one.detail or "")
+        assert found, one.detail
+        needed, had = float(found[2]), float(found[3])
+        assert 0.3 < had <= LIMIT / 1e9
+        assert needed >= had
+        if Path(one.source).stem == "at-once":
+            assert 2.0 < needed < 3.0
+    assert any("out_of_memory" in note and "GB" in note for note in heard.notes)
+    table = next(name for name in report.tables if "by_image" in name)
+    done = cohort.table(table).query("status == 'done'")
+    assert len(done) == 20
+    tries = [Path(source).stem for source in computed(log)]
+    assert all(tries.count(name) <= 2 for name in names[20:])
