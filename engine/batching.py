@@ -9,6 +9,7 @@ from engine.images import Images, chosen_images
 from engine.learning.batches import BUFFER_BYTES, Batches, BatchOptions, create_batches
 from engine.learning.left_out import LeftOut, find_left_out
 from engine.learning.masks import ContourMasks, MaskSource
+from engine.operations.selection import with_sources
 from engine.store.catalog import read_images, read_shards
 from engine.store.root import Root
 
@@ -30,6 +31,7 @@ class Batching:
         drop_last: bool = False,
         buffer_bytes: int = BUFFER_BYTES,
         workers: int = 0,
+        with_orphaned: bool = False,
     ) -> Batches:
         """Return batches of images for training: every image once an epoch, in an order by seed.
 
@@ -54,13 +56,16 @@ class Batching:
             The same seed gives the same batches, with any number of workers.
         augment
             Called with an image and its mask as tv_tensors, e.g. a transform of
-            `torchvision.transforms.v2`; deterministic by seed too.
+            `torchvision.transforms.v2` or MONAI; deterministic by seed too, also where it has
+            random states of its own (`engine.learning.seeding`).
         drop_last
             Leave shorter batches out.
         buffer_bytes
             Decoded size of the images among which the next one is chosen; bounds the memory.
         workers
             Processes that read and augment ahead.
+        with_orphaned
+            Take images too whose source is gone.
 
         Returns
         -------
@@ -77,13 +82,14 @@ class Batching:
         """
         options = BatchOptions(batch_size, shuffle, seed, drop_last, buffer_bytes, workers)
         rows = read_images(self.root)[1]
+        meant = rows if with_orphaned else with_sources(rows)
         source = ContourMasks(masks) if isinstance(masks, Mapping) else masks
-        opened = None if source is None else source.open(self.root, rows)
+        opened = None if source is None else source.open(self.root, meant)
         left: tuple[LeftOut, ...] = ()
         if images is None and opened is not None:
             images = opened.image_ids
-            left = find_left_out(chosen_images(self.root, rows, None), frozenset(images), opened)
-        chosen = chosen_images(self.root, rows, images)
+            left = find_left_out(chosen_images(self.root, meant, None), frozenset(images), opened)
+        chosen = chosen_images(self.root, rows, images, with_orphaned)
         made = create_batches(self.root, read_shards(self.root), chosen, opened, augment, options)
         made.left_out = left
         return made

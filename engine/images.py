@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.errors import NothingFound
-from engine.operations.selection import condition_of, select_images
+from engine.operations.selection import condition_of, select_images, with_sources
 from engine.store.catalog import ShardRow, with_fields
 from engine.store.labels import LABELS, files_by_path, is_label
 from engine.store.pixels import StackReader, stack_path
@@ -93,7 +93,10 @@ class Images(Sequence["xr.DataArray"]):
 
 
 def chosen_images(
-    root: Root, images: pa.Table, chosen: str | Sequence[str] | Images | None
+    root: Root,
+    images: pa.Table,
+    chosen: str | Sequence[str] | Images | None,
+    with_orphaned: bool = False,
 ) -> pa.Table:
     """Return the catalog's rows of images that are meant and have pixels.
 
@@ -106,13 +109,17 @@ def chosen_images(
     chosen
         A condition on the catalog's columns, image_ids, or images; None for all.
 
+    with_orphaned
+        Take images too whose source is gone.
+
     Raises
     ------
     NothingFound
-        If an image_id is none of the catalog, or has no pixels.
+        If an image_id is none of the catalog, has no pixels, or is orphaned.
     """
     if chosen is None or isinstance(chosen, str):
-        return select_images(images, condition_of(root, chosen), None)
+        found = select_images(images, condition_of(root, chosen), None)
+        return found if with_orphaned else with_sources(found)
     names = list(chosen.frame["image_id"]) if isinstance(chosen, Images) else list(chosen)
     ready = select_images(images, None, None)
     unknown = sorted({*names} - {*ready["image_id"].to_pylist()})
@@ -121,7 +128,16 @@ def chosen_images(
             f"{len(unknown)} of {len(names)} images have no pixels here, e.g. {unknown[0]!r}",
             "image_ids are those of cohort.images().frame; a condition is given as one text.",
         )
-    return ready.filter(pc.is_in(ready["image_id"], value_set=pa.array(names, pa.string())))
+    found = ready.filter(pc.is_in(ready["image_id"], value_set=pa.array(names, pa.string())))
+    kept = found if with_orphaned else with_sources(found)
+    if kept.num_rows < found.num_rows and not isinstance(chosen, Images):
+        (first, *_) = sorted({*found["image_id"].to_pylist()} - {*kept["image_id"].to_pylist()})
+        raise NothingFound(
+            f"{found.num_rows - kept.num_rows} of {len(names)} images are orphaned, since their "
+            f"sources are gone, e.g. {first!r}",
+            "Leave them out, or take them by with_orphaned=True.",
+        )
+    return kept
 
 
 class Level:

@@ -36,7 +36,7 @@ from engine.learning.masks import ContourMasks, MaskSource
 from engine.learning.settings import TrainingSettings
 from jobs.app import app, command
 from jobs.commands import interruptible, working
-from jobs.options import ClusterArguments, CohortPath, Limit, Where, read_parameters
+from jobs.options import ClusterArguments, CohortPath, Limit, Where, WithOrphaned, read_parameters
 from jobs.output import Output
 
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where it is by default.")]
@@ -118,6 +118,7 @@ def train(
     *,
     where: Where = None,
     limit: Limit = None,
+    with_orphaned: WithOrphaned = False,
     start: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Begin with its weights: a folder, or marrow."),
@@ -142,6 +143,7 @@ def train(
             client=client,
             where=where,
             limit=limit,
+            with_orphaned=with_orphaned,
             start=start,
             device=device,
             made_by=as_typed(["cohort", *sys.argv[1:]]),
@@ -165,6 +167,7 @@ def evaluate(
     ] = None,
     where: Where = None,
     limit: Limit = None,
+    with_orphaned: WithOrphaned = False,
     mask: MaskArguments,
     cluster: ClusterArguments,
 ) -> int:
@@ -185,6 +188,7 @@ def evaluate(
             client=client,
             where=where,
             limit=limit,
+            with_orphaned=with_orphaned,
             events=output.events,
             stop=stop,
         )

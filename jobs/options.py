@@ -36,6 +36,9 @@ Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Only images with, e.g. subject == 's1'.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N images.")]
+WithOrphaned = Annotated[
+    bool, typer.Option("--with-orphaned", help="Take images too whose source is gone.")
+]
 Retry = Annotated[bool, typer.Option("--failed", help="Also try again what failed before.")]
 MaxFailed = Annotated[
     int, typer.Option(metavar="N", help="New failures that are still exit code 0.")

@@ -38,7 +38,7 @@ from engine.learning.splits import split_subjects
 from engine.learning.starting import starting_with
 from engine.operations.base import Operation
 from engine.operations.segment import BASELINE, Segment
-from engine.operations.selection import condition_of, select_images
+from engine.operations.selection import condition_of, select_images, with_sources
 from engine.store.catalog import read_images
 from engine.store.root import Root
 
@@ -64,6 +64,7 @@ class Learning:
         client: Client | None = None,
         where: str | None = None,
         limit: int | None = None,
+        with_orphaned: bool = False,
         start: str | Path | None = None,
         device: str | None = None,
         made_by: str | None = None,
@@ -89,6 +90,8 @@ class Learning:
             Where the work is done; by default one local worker with all of the cores.
         where, limit
             The selection: a condition on the catalog's columns, and a number of images.
+        with_orphaned
+            Take images too whose source is gone.
         start
             A model to begin with, by its folder or the name of one that is shipped: then few images
             of one's own are enough. The architecture is its own.
@@ -115,7 +118,7 @@ class Learning:
         chosen = asked or TrainingSettings(**dict(settings or {}))
         if device not in (None, "cpu", "cuda"):
             raise ParameterError("device", device, "cpu or cuda")
-        opened, images, left = self._masked(masks, where, limit)
+        opened, images, left = self._masked(masks, where, limit, with_orphaned)
         classes = classes_of_masks(opened)
         if start is not None:
             chosen = starting_with(chosen, open_bundle(start), classes)
@@ -147,6 +150,7 @@ class Learning:
         client: Client | None = None,
         where: str | None = None,
         limit: int | None = None,
+        with_orphaned: bool = False,
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Evaluation:
@@ -166,6 +170,8 @@ class Learning:
             Where the work is done; a local cluster by default.
         where, limit
             The selection: a condition on the catalog's columns, and a number of images.
+        with_orphaned
+            Take images too whose source is gone.
         events
             Receives progress; by default a notebook shows it, and a script is silent.
 
@@ -182,7 +188,7 @@ class Learning:
         """
         place, shown = Path(folder).absolute(), events or events_here()
         require_place(place)
-        opened, images, left_out = self._masked(masks, where, limit)
+        opened, images, left_out = self._masked(masks, where, limit, with_orphaned)
         wanted = self.operation("segment") if answer is None else answer
         if isinstance(wanted, str):
             wanted = Segment(model=wanted)
@@ -228,11 +234,13 @@ class Learning:
         return {} if contents is None else familiarity(images, read_images(self.root)[1], contents)
 
     def _masked(
-        self, masks: MasksAsked, where: str | None, limit: int | None
+        self, masks: MasksAsked, where: str | None, limit: int | None, with_orphaned: bool
     ) -> tuple[Masks, list[MaskedImage], tuple[LeftOut, ...]]:
         """Return the masks, the images that have one, and which of the meant ones have not."""
         source = MaskFolders(masks) if isinstance(masks, (str, Path)) else masks
         images = read_images(self.root)[1]
+        if not with_orphaned:
+            images = with_sources(images)
         opened = source.open(self.root, images)
         chosen = select_images(images, condition_of(self.root, where), limit)
         found = masked_images(chosen, opened)

@@ -28,6 +28,7 @@ from engine.operations.tables import (
 )
 from engine.operations.unit import ledger_of
 from engine.store.access import require_writable
+from engine.store.catalog import ORPHANED
 from engine.store.config import CohortConfig
 from engine.store.head import state_digest
 from engine.store.layout import FIELDS
@@ -47,6 +48,10 @@ from engine.store.tables import (
 
 MERGE_FANIN = 16
 """Fragments that one task merges."""
+
+ORPHANS_RULE = 1
+"""Version of the rule by which orphaned images are left out of means; with it, tables that hold
+such images are made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,8 @@ def make_tables(
         "fields": list(spec.fields),
         **origin_of_inputs(images),
     }
+    if ORPHANED in images["state"].unique().to_pylist():
+        origin["orphaned"] = ORPHANS_RULE
     if operation.summaries_version > 1:
         origin["summaries"] = operation.summaries_version
     of_trial = f"@{operation.key[:8]}"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MissingExtra, ParameterError
+from engine.learning.seeding import seeded
 
 try:
     import torch
@@ -30,7 +31,8 @@ def augment_item(
 
     They are given as `tv_tensors.Image` and `tv_tensors.Mask`, so that transforms of torchvision
     draw one geometry for both, and the mask keeps its classes. What is drawn comes from torch's
-    generator of the CPU, which is seeded for this item alone and put back afterwards.
+    generator of the CPU, or from states of the transform's own or of numpy and Python, see
+    `engine.learning.seeding`; all are seeded for this item alone and put back afterwards.
 
     Raises
     ------
@@ -44,7 +46,8 @@ def augment_item(
     before = generator.get_state()
     try:
         generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
-        found = augment(*given)
+        with seeded(augment, seed):
+            found = augment(*given)
     finally:
         generator.set_state(before)
     changed = found if mask is not None else (found,)

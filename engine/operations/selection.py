@@ -129,6 +129,17 @@ def select_images(
     return chosen.slice(0, limit)
 
 
+def with_sources(images: pa.Table) -> pa.Table:
+    """Return the rows of images whose sources are not gone.
+
+    Examples
+    --------
+    >>> with_sources(pa.table({"state": ["ready", "orphaned"]})).to_pydict()
+    {'state': ['ready']}
+    """
+    return images.filter(pc.not_equal(images["state"], ORPHANED))
+
+
 def require_all(where: str | None, limit: int | None, declare: bool) -> None:
     """Refuse to declare by some images what holds for all.
 

@@ -256,6 +256,9 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
     images = by_image.select([*GROUP, *operation.by_image, "status", "orphaned"]).to_pandas()
     images["n_done"] = images["status"] == DONE
     images["n_failed"] = images["status"].isin([RESULT_FAILED, UNREADABLE])
+    # What is gone counts in no mean; its rows, and how many there are, stay.
+    together = list(operation.by_image)
+    images[together] = images[together].where(~images["orphaned"])
     groups = images.groupby(list(GROUP), sort=True, dropna=False)
     partial = groups.agg(
         images=("status", "size"),
@@ -263,7 +266,8 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
         images_missing=("status", lambda s: int((s == MISSING).sum())),
         images_orphaned=("orphaned", "sum"),
     )
-    found = objects.select([*GROUP, *operation.quantities]).to_pandas()
+    here = objects.filter(pc.invert(objects["orphaned"]))
+    found = here.select([*GROUP, *operation.quantities]).to_pandas()
     by_group = found.groupby(list(GROUP), sort=True, dropna=False)
     partial["count"] = by_group.size()
     averaged = [
