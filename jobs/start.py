@@ -36,7 +36,7 @@ def _require_address_space() -> None:
     if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE_BYTES:
         return
     told = (
-        f"cohort: A process may use {limit / 1e9:.1f} GB of address space here (ulimit -v), and the "
+        f"cohort: A process may use {limit / 1e9:.1f} GB of address space here (ulimit -v), and "
         f"libraries reserve up to {ADDRESS_SPACE_BYTES / 1e9:.1f} GB. Raise it (ulimit -v "
         "unlimited), and limit workers by --memory-limit instead.\n"
     )

@@ -12,6 +12,7 @@ from distributed import Client
 import engine
 from engine.errors import NothingFound
 from engine.learning.mask_files import MaskFolders
+from engine.operations.segment import BASELINE
 from engine.operations.tables import GROUP
 from tests.making import LAYOUT, Counting, grey, put
 
