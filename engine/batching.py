@@ -88,7 +88,8 @@ class Batching:
         left: tuple[LeftOut, ...] = ()
         if images is None and opened is not None:
             images = opened.image_ids
-            left = find_left_out(chosen_images(self.root, meant, None), frozenset(images), opened)
+            every = chosen_images(self.root, meant, None, with_orphaned=True)
+            left = find_left_out(every, frozenset(images), opened)
         chosen = chosen_images(self.root, rows, images, with_orphaned)
         made = create_batches(self.root, read_shards(self.root), chosen, opened, augment, options)
         made.left_out = left

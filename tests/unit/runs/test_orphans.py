@@ -12,7 +12,6 @@ from distributed import Client
 import engine
 from engine.errors import NothingFound
 from engine.learning.mask_files import MaskFolders
-from engine.operations.segment import BASELINE
 from engine.operations.tables import GROUP
 from tests.making import LAYOUT, Counting, grey, put
 
@@ -77,11 +76,11 @@ def test_training_and_evaluation_are_of_what_is_there(
     bereft: tuple[engine.Cohort, Counting, Path], client: Client, tmp_path: Path
 ) -> None:
     cohort, _, base = bereft
-    model = engine.segment(model=BASELINE)
-    made = cohort.evaluate(tmp_path / "here", base / "masks", model, client=client)
+    stored = MaskFolders(base / "masks")
+    made = cohort.evaluate(tmp_path / "here", base / "masks", stored, client=client)
     assert len(made.images) == len(ALL) - len(GONE)
     made = cohort.evaluate(
-        tmp_path / "all", base / "masks", model, client=client, with_orphaned=True
+        tmp_path / "all", base / "masks", stored, client=client, with_orphaned=True
     )
     assert len(made.images) == len(ALL)
     with pytest.raises(NothingFound, match="subject"):  # one alone can't be held out
