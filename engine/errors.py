@@ -185,8 +185,9 @@ class TooManyFiles(StoreError):
     def __str__(self) -> str:
         path, limit = self.args
         return (
-            f"Too many files are open to use {path}: a process may open {limit} here. Raise the "
-            "limit (ulimit -n 4096) and run the same command again: what is committed stays."
+            f"Too many open files: {path} needs more than the {limit} that a process may open "
+            "here. Raise the limit (ulimit -n 4096) and run the same command again: what is "
+            "committed stays."
         )
 
 

@@ -13,6 +13,7 @@ import typer
 
 from engine.errors import EngineError
 from engine.store.config import FORMAT
+from engine.store.refusals import refusal
 from jobs.options import Json
 from jobs.output import Output
 
@@ -133,5 +134,12 @@ def run_guarded(json: bool, action: Callable[[Output], int]) -> None:
     except KeyboardInterrupt:
         output.interrupted()
         code = 130
+    except BaseException as error:  # Rust's panics are no exceptions
+        where = getattr(error, "filename", None)
+        named = refusal(error, str(where or "this command"), others=isinstance(error, OSError))
+        if named is None:
+            raise
+        output.error(named)
+        code = named.exit_code
     written = output.close()
     sys.exit(code if written else code or 1)

@@ -17,6 +17,7 @@ import dask
 from distributed import Client, LocalCluster, Nanny, Status
 
 from engine.errors import EngineError, NoWorkers, UsageError
+from engine.graph.open_files import require_files
 from engine.graph.opening import START_S, Opened, Wanted
 from engine.privacy import key_withheld
 
@@ -102,6 +103,7 @@ def local_config() -> dict[str, Any]:
 
 @contextmanager
 def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
+    require_files()
     cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     threads = wanted.threads_per_worker or 1
     workers = wanted.workers or max(1, cores // threads)

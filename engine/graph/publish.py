@@ -164,7 +164,14 @@ class Publisher:
                         replaced.setdefault(old.path, set()).add(row)
             removed = [snapshot.by_path[path] for path in replaced]
             rest = [self._rest(part, replaced[part.path]) for part in removed]
-            fresh[:] = [row for w in pending for row in w.rows if row not in self._taken]
+            # Also those of an attempt that was committed though it ended by an error.
+            mine = {w.record.part.path: w for w in pending}
+            fresh[:] = [
+                row
+                for path, w in mine.items()
+                for row in w.rows
+                if row not in self._taken or self._place[row].path == path
+            ]
             return [*added, *(part for part in rest if part is not None)], removed
 
         first = self.snapshot

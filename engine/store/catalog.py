@@ -7,6 +7,7 @@ first and images second: the commit to images is what counts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -15,10 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.errors import Conflict
+from engine.errors import Conflict, StoreFailed
 from engine.store.layout import FIELDS
 from engine.store.ledger import BUSY_TRIES, Ledger, Part, Snapshot, Stale
 from engine.store.root import Root
+
+AGAIN_S = (0.5, 0.1)
+"""How long a commit waits before it is tried again after a fault of the disk, seconds, last first:
+a share that lost its server for a moment answers then."""
 
 LOOK_THREADS = 16
 """Files whose size is asked at once: an object store answers each after some milliseconds."""
@@ -291,7 +296,10 @@ def commit_rows(
     ------
     Conflict
         If other writers won `BUSY_TRIES` times.
+    StoreError
+        If the store refuses or fails; a fault of the disk only after some tries.
     """
+    again = list(AGAIN_S)
     for _ in range(BUSY_TRIES):
         add, remove = prepare(snapshot)
         if not add and not remove:
@@ -300,6 +308,12 @@ def commit_rows(
             after = ledger.commit(snapshot, add, remove)
         except Stale:
             snapshot = ledger.snapshot()
+            continue
+        except StoreFailed:  # an object store's client tried again by itself already
+            if not again:
+                raise
+            time.sleep(again.pop())
+            snapshot = ledger.snapshot()  # it may hold the commit all the same
             continue
         if not absent(ledger, add):
             return after

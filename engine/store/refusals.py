@@ -39,7 +39,7 @@ FAILED = frozenset(
 PROBE_BYTES = 4096
 """Size of what is written to find out whether there is room, bytes: a block of common systems."""
 
-_RUST = re.compile(r"\(os error (\d+)\)")
+_RUST = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
 
 
 def errno_of(error: BaseException) -> int | None:
@@ -51,12 +51,14 @@ def errno_of(error: BaseException) -> int | None:
     28
     >>> errno_of(RuntimeError("No space left on device (os error 28)"))
     28
+    >>> errno_of(RuntimeError('no runtime: Os { code: 24, message: "Too many open files" }'))
+    24
     >>> errno_of(ValueError("odd"))
     """
     if isinstance(error, OSError) and isinstance(error.errno, int):
         return error.errno
     match = _RUST.search(str(error))
-    return int(match[1]) if match else None
+    return int(match[1] or match[2]) if match else None
 
 
 def refusal(

@@ -31,7 +31,7 @@ FEW = 30
 SENTENCES = {
     errno.EIO: "Input/output error",
     errno.ENOSPC: "No space left",
-    errno.EMFILE: "Too many files are open",
+    errno.EMFILE: "Too many open files",
     errno.ESTALE: "Stale file handle",
 }
 

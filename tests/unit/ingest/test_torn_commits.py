@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.errors import StoreUnreachable
+from engine.errors import EngineError, StoreFailed, StoreUnreachable
 from engine.graph import ingest as ingest_module
 from engine.privacy import KEY
 from engine.store.catalog import shards_ledger
@@ -29,7 +29,11 @@ def log(tmp_path: Path) -> str:
 
 
 def failing_commits(
-    monkeypatch: pytest.MonkeyPatch, path: str, times: int, when: str
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    times: int,
+    when: str,
+    fault: EngineError | None = None,
 ) -> Callable[[], int]:
     """Have commits of a ledger fail some times, before or after they are made."""
     commit = Ledger.commit
@@ -39,11 +43,12 @@ def failing_commits(
         nonlocal failed
         due = ledger.path == path and failed < times
         failed += due
+        raised = fault or StoreUnreachable(ledger.root.url, "it was pulled")
         if due and when == "before":
-            raise StoreUnreachable(ledger.root.url, "it was pulled")
+            raise raised
         found = commit(ledger, *given, **named)
         if due:
-            raise StoreUnreachable(ledger.root.url, "it was pulled")
+            raise raised
         return found
 
     monkeypatch.setattr(Ledger, "commit", failing)
@@ -177,3 +182,20 @@ def test_images_without_catalogued_files_are_named_kept_and_taken_again(
     cohort.gc(older_than_s=0)
     report_after = cohort.verify()
     assert (report_after.ok, report_after.leftovers) == (True, ())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("path", ["catalog/shards", "catalog/images", "results/counting/v1"])
+def test_a_fault_of_the_disk_that_passes_is_tried_again(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch, when: str, path: str, log: str
+) -> None:
+    night(tmp_path / "data", 4)
+    cohort = engine.create(tmp_path / "cohort")
+    fault = StoreFailed("/c", "Input/output error, EIO")
+    failed = failing_commits(monkeypatch, path, 1, when, fault)
+    report = cohort.ingest(tmp_path / "data", client=client)
+    assert (report.new, report.left) == (4, 0)
+    (run,) = cohort.run(Counting(log=log), client=client)
+    assert (run.published, run.failed) == (4, 0)
+    assert failed() == 1
+    assert cohort.verify().problems == ()

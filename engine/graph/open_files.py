@@ -1,0 +1,28 @@
+"""How many files a process may open: asked before a local cluster fails for it, half way."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+
+from engine.errors import TooManyFiles
+
+LEAST_FILES = 128
+"""Files that a driver and each worker open at once at most, with few images and few workers."""
+
+
+def require_files() -> None:
+    """Raise the limit of open files as far as is allowed, where it is very low.
+
+    Raises
+    ------
+    TooManyFiles
+        If it stays too low for a local cluster.
+    """
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= limit < LEAST_FILES:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= limit < LEAST_FILES:
+        raise TooManyFiles("a local cluster", limit)
