@@ -7,6 +7,7 @@ import numpy as np
 from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
 from engine.kernels.fit import P_DISTANCE, P_SINE, box_px, gather, refine, rough_radius
 from engine.kernels.support import collect_support, count_bins, drop_touching, visible_bins
+from engine.kernels.votes import LEAST_SUPPORT_OUTSIDE
 
 # Columns of the table of candidates: centre from the anchor, fitted radius, share of the visible
 # circumference, distance of the points (root mean square), radius free of blur; pixels.
@@ -36,6 +37,10 @@ four; two more settle the fit far below 0.01 px."""
 CHAIN_PX = 3.2
 """Edge points in noise come in short chains, since the smoothing spreads every disturbance: arcs
 shorter than this are not independent. (It is also the longest arc, see `support.count_bins`.)"""
+
+LEAST_VISIBLE_OUTSIDE = 0.3
+"""Least visible share of a circle whose centre lies outside the plane: a third, but for the error
+of a fit (and an arc)."""
 
 LEAST_CHANCE = 1e-3
 """Lower bound of the chance that an arc finds a point by accident, where no others are nearby."""
@@ -103,8 +108,7 @@ def judge(
     left = -0.5 - anchor_x
     bottom = height - 0.5 - anchor_y
     right = width - 0.5 - anchor_x
-    if y < top or x < left or y > bottom or x > right:
-        return 0.0
+    outside = y < top or x < left or y > bottom or x > right
     c = filled[0]
     if count > members.size - filled[1] or c >= table.shape[0]:
         filled[0] += 1
@@ -112,6 +116,8 @@ def judge(
         return 0.0
     bins = count_bins(radius)
     visible = visible_bins(y, x, radius, bins, cosines, top, left, bottom, right)
+    if outside and visible + 1 < LEAST_VISIBLE_OUTSIDE * bins:
+        return 0.0
     found, residual = collect_support(
         points,
         index,
@@ -129,7 +135,8 @@ def judge(
     for b in range(bins):
         arcs += 1 if sums[b, 0] > 0.0 else 0
     support = min(1.0, arcs / max(visible, 1))
-    if support < limits[3] or abs(turning) > limits[5]:
+    least = max(limits[3], LEAST_SUPPORT_OUTSIDE) if outside else limits[3]
+    if support < least or abs(turning) > limits[5]:
         return 0.0
     kept = filled[1]
     for m in range(filled[1], filled[1] + found):
@@ -258,7 +265,7 @@ def fit_peaks(
             min(anchor_y, height - 1 - anchor_y) > farthest
             and min(anchor_x, width - 1 - anchor_x) > farthest
         )
-        # Of a circle whose centre lies in the plane a quarter is visible at least.
+        # A quarter is visible at least, of a circle whose centre lies outside a third.
         if radius <= 0.0 or share < limits[3] * (1.0 if whole else 0.25):
             continue
         rows = min(anchor_y + box, height - 1) - max(anchor_y - box, 0) + 1

@@ -13,23 +13,21 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError
 from engine.kernels import candidates, edges, gradient, votes
+from engine.kernels.competition import RIM_CENTRE_SHARE, SHADOW_PX
 from engine.kernels.fit import GATHERED_COLUMNS
 from engine.kernels.noise import noise_sd as estimate_noise_sd
 from engine.kernels.planes import as_plane
+from engine.kernels.rims import NO_RIMS, SIGNS, Polarity, Rims, make_rims
 from engine.kernels.search import ROUNDS, search_circles
 from engine.kernels.support import MOST_BINS
 from engine.kernels.workspace import Workspace, thread_workspace
-
-Polarity = Literal["bright", "dark", "any"]
-
-SIGNS: dict[str, tuple[int, ...]] = {"bright": (1,), "dark": (-1,), "any": (1, -1)}
 
 DEFAULT_SUPPORT = 0.2
 """Of a disc with 30 % of its edge visible this much remains: at each end of a visible arc the
@@ -73,22 +71,26 @@ LARGEST_PX = 1e6
 """Largest radius, pixels: no image is wider, and tables that grow with the radius stay small."""
 
 
-def halo_px(radius_px: tuple[float, float]) -> int:
+def halo_px(
+    radius_px: tuple[float, float], polarity: Polarity = "any", rim_width_px: float | None = None
+) -> int:
     """Return how much context a tile needs on each side for its circles to be those of the image.
 
     Parameters
     ----------
-    radius_px
-        Range of radii as given to `detect_circles`, pixels.
+    radius_px, polarity, rim_width_px
+        As given to `detect_circles`; radii and width in pixels.
 
     Returns
     -------
-    Pixels: the farthest that anything looks that has a say in a circle, from the circle's centre.
+    Pixels: the farthest that anything looks that has a say in a circle, from the circle's centre,
+    or from the nearest pixel where that lies outside of the image.
 
     Raises
     ------
     ParameterError
-        If the range is empty, begins below 1 or ends above a million.
+        If the range is empty, begins below 1 or ends above a million, or the rim's width does not
+        go with the polarity.
 
     Examples
     --------
@@ -96,15 +98,20 @@ def halo_px(radius_px: tuple[float, float]) -> int:
     224
     """
     low, high = _check_radii(radius_px)
+    rims = make_rims(polarity, rim_width_px)
     smoothing = gradient.make_smoothing(_sigma(low))
     own = 0.0
-    for band in votes.make_bands(low, high):
+    for band in votes.make_bands(rims.innermost_px(low), high):
         # From a final centre to its cell, and on to what that cell's peak depends on.
         walk = (candidates.WALK_CELLS + 1.5) * band.cell_px
         peak = band.high_px + 5.0 * band.cell_px
         fit = band.high_px + candidates.GATHER_CELLS * band.cell_px + 3.0
         own = max(own, walk + max(peak, fit))
-    return math.ceil(own + smoothing.reach_px + edges.FILL_PX + ROUNDS * _reach(high)) + 1
+    rounds = ROUNDS * _reach(high)
+    if rims.kind != NO_RIMS:
+        # One round more, and from an edge to its nearest and to that one's nearest.
+        rounds += _reach(high) + 2.0 * max(SHADOW_PX, RIM_CENTRE_SHARE * high)
+    return math.ceil(own + smoothing.reach_px + edges.FILL_PX + rounds) + 1
 
 
 def detect_circles(
@@ -113,10 +120,15 @@ def detect_circles(
     radius_px: tuple[float, float],
     noise_sd: float | None = None,
     polarity: Polarity = "any",
+    rim_width_px: float | None = None,
     min_support: float = DEFAULT_SUPPORT,
     origin: tuple[int, int] = (0, 0),
 ) -> NDArray[np.float64]:
-    """Find all circles whose centre lies in a plane; the same pixels always give the same rows.
+    """Find all circles that a plane shows; the same pixels always give the same rows.
+
+    Those that its border cuts are found too: with their centre inside, or outside where a third of
+    the circumference is visible (of radii below 10 px a little more) and half of that shows an
+    edge.
 
     Parameters
     ----------
@@ -132,6 +144,12 @@ def detect_circles(
         not given. For a crop, pass that of the whole image.
     polarity
         "bright" circles are brighter inside than outside; "dark" ones darker; "any" finds both.
+        "rim" finds rings, such as bubbles: one circle, the outer edge, for two concentric edges of
+        opposite polarity, and no other circles.
+    rim_width_px
+        Greatest width of a rim, pixels. For "rim" by default two fifths of its outer radius. For
+        "any", if given, the two edges of a rim are one circle, the outer edge, beside all other
+        circles; by default each edge is a circle.
     min_support
         Least share of the visible circumference that must show an edge, over 0 and up to 1.
     origin
@@ -163,8 +181,7 @@ def detect_circles(
     """
     image = as_plane(plane)
     low, high = _check_radii(radius_px)
-    if polarity not in SIGNS:
-        raise ParameterError("polarity", polarity, "one of 'bright', 'dark', 'any'")
+    rims = make_rims(polarity, rim_width_px)
     if not 0.0 < min_support <= 1.0:
         raise ParameterError("min_support", min_support, "over 0 and up to 1")
     if noise_sd is None:
@@ -176,7 +193,7 @@ def detect_circles(
     if min(image.shape) < 3:
         return np.empty((0, 4))
     work = thread_workspace()
-    plan = _make_plan(image.shape, low, high, polarity, min_support)
+    plan = _make_plan(image.shape, low, high, polarity, rims, min_support)
     points = _find_edges(image, noise_sd, plan.smoothing, work)
     room = _FIRST_ROOM
     while True:
@@ -207,14 +224,22 @@ class _Plan:
     most_peaks: int
     histogram_bins: int
     reach_px: float
+    rims: Rims
+    smallest_px: float
 
 
 @functools.lru_cache(maxsize=64)
 def _make_plan(
-    shape: tuple[int, int], low: float, high: float, polarity: str, min_support: float
+    shape: tuple[int, int],
+    low: float,
+    high: float,
+    polarity: str,
+    rims: Rims,
+    min_support: float,
 ) -> _Plan:
     smoothing = gradient.make_smoothing(_sigma(low))
-    bands = votes.make_bands(low, high)
+    innermost = rims.innermost_px(low)
+    bands = votes.make_bands(innermost, high)
     rows, columns = votes.most_cells(shape, bands)
     variance = smoothing.variance_px2 + _BLUR_VARIANCE_PX2
     return _Plan(
@@ -223,12 +248,14 @@ def _make_plan(
         spread=math.sqrt(smoothing.variance_px2),
         signs=np.array(SIGNS[polarity], np.int64),
         bands=votes.tabulate_bands(bands, min_support),
-        limits=np.array([low, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING]),
+        limits=np.array([innermost, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING]),
         cells=(rows, columns),
         # Of two neighbouring cells at most one is a peak, in each axis.
         most_peaks=(rows // 2 + 1) * (columns // 2 + 1),
         histogram_bins=math.ceil(high) + 3 * bands[-1].cell_px + 16,
         reach_px=_reach(high),
+        rims=rims,
+        smallest_px=low - candidates.RADIUS_SLACK_PX,
     )
 
 
@@ -329,6 +356,9 @@ def _search(
         work.take("seen", (MOST_BINS,), np.int64),
         work.take("verdict", (most,), np.int64),
         plan.reach_px,
+        plan.rims.kind,
+        plan.rims.width_px,
+        plan.smallest_px,
         circles,
     )
     return None if found < 0 else circles[:found].copy()

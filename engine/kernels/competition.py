@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.kernels._jit import Floats, Whole, compiled
 from engine.kernels.candidates import (
+    C_CORRECTED,
     C_RADIUS,
     C_RESIDUAL,
     C_SUPPORT,
@@ -92,6 +93,22 @@ def is_shadow(table: Floats, a: int, b: int, distance: float) -> bool:
 
 
 @compiled
+def is_rim(table: Floats, numbers: Whole, a: int, b: int, rim_px: float) -> bool:
+    """Tell whether two candidates are the edges of a rim, ``rim_px`` wide at most.
+
+    Infinite: as wide as `RIM_WIDTH_SHARE` of its outer radius.
+    """
+    outer = max(table[a, C_CORRECTED], table[b, C_CORRECTED])
+    inner = min(table[a, C_CORRECTED], table[b, C_CORRECTED])
+    widest = rim_px if rim_px < np.inf else RIM_WIDTH_SHARE * outer
+    if numbers[a, I_SIGN] == numbers[b, I_SIGN] or outer - inner > widest:
+        return False
+    dy, dx = offset(table, numbers, a, b)
+    farthest = max(SHADOW_PX, RIM_CENTRE_SHARE * inner)
+    return dy * dy + dx * dx <= farthest * farthest
+
+
+@compiled
 def claim(numbers: Whole, members: Whole, a: int, b: int, owner: Whole) -> None:
     """Mark the edge points of candidate ``b`` as taken from candidate ``a``."""
     for m in range(numbers[b, I_FIRST], numbers[b, I_FIRST] + numbers[b, I_COUNT]):
@@ -108,6 +125,7 @@ def compete(
     min_support: float,
     reach: float,
     rounds: int,
+    rim_px: float,
     owner: Whole,
     seen: Whole,
     verdict: Whole,
@@ -129,6 +147,8 @@ def compete(
         Largest distance of two centres that compete, pixels.
     rounds
         How often the survivors are judged again; each adds ``reach`` to the halo.
+    rim_px
+        Greatest width of a rim, pixels, whose two edges do not compete; 0 where all do.
     owner, seen, verdict
         Buffers of int64: one an edge point, one an arc, one a candidate.
     """
@@ -155,6 +175,8 @@ def compete(
                         or square > reach * reach
                         or not better(table, numbers, b, a)
                     ):
+                        continue
+                    if rim_px > 0.0 and is_rim(table, numbers, a, b, rim_px):
                         continue
                     if is_shadow(table, a, b, np.sqrt(square)):
                         verdict[a] = 0

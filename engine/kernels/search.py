@@ -19,15 +19,18 @@ from engine.kernels.candidates import (
     fit_peaks,
 )
 from engine.kernels.competition import compete
+from engine.kernels.rims import NO_RIMS, pair_rims
 from engine.kernels.votes import (
     B_CELL_LOG2,
     B_HIGH,
     B_LEAST,
+    B_LEAST_OUTSIDE,
     B_LOW,
     B_STEPS,
     MARGIN_CELLS,
     cast_votes,
     find_peaks,
+    outside_cells,
     sum_windows,
 )
 
@@ -97,10 +100,11 @@ def search_bands(
         log2 = int(bands[b, B_CELL_LOG2])
         steps = int(bands[b, B_STEPS])
         cell = 1 << log2
-        phase_y = origin_y % cell
-        phase_x = origin_x % cell
-        rows = (phase_y + height + cell - 1) // cell + 2 * MARGIN_CELLS
-        columns = (phase_x + width + cell - 1) // cell + 2 * MARGIN_CELLS
+        around = outside_cells(high, log2)
+        phase_y = origin_y % cell + around * cell
+        phase_x = origin_x % cell + around * cell
+        rows = (phase_y + height + cell - 1) // cell + around + 2 * MARGIN_CELLS
+        columns = (phase_x + width + cell - 1) // cell + around + 2 * MARGIN_CELLS
         votes = accumulator[: rows * columns].reshape((rows, columns))
         summed = windows[: rows * columns].reshape((rows, columns))
         for s in range(signs.size):
@@ -114,6 +118,7 @@ def search_bands(
                 votes,
                 summed,
                 bands[b, B_LEAST],
+                bands[b, B_LEAST_OUTSIDE],
                 log2,
                 phase_y,
                 phase_x,
@@ -223,6 +228,9 @@ def search_circles(
     seen: Whole,
     verdict: Whole,
     reach: float,
+    rims: int,
+    rim_px: float,
+    smallest: float,
     out: Floats,
 ) -> int:
     """Search all bands, let the candidates compete, and list the circles.
@@ -237,6 +245,10 @@ def search_circles(
         Buffers, see there.
     owner, seen, verdict, reach
         See `competition.compete`; ``owner`` has room for all edge points.
+    rims, rim_px
+        What becomes of rims, see `rims.pair_rims`, and their greatest width, pixels.
+    smallest
+        Least radius of a circle, pixels; a rim's inner edge may be smaller.
     out
         (n, 4) float64, written: see `list_circles`.
 
@@ -290,8 +302,29 @@ def search_circles(
         limits[3],
         reach,
         ROUNDS,
+        rim_px if rims != NO_RIMS else 0.0,
         owner[:count],
         seen,
         verdict,
     )
+    if rims != NO_RIMS:
+        pair_rims(table, numbers, order, rims, rim_px, reach, limits[2], verdict)
+        # Edges that did not compete, and found no partner.
+        compete(
+            table,
+            numbers,
+            order,
+            members,
+            member_bins,
+            limits[3],
+            reach,
+            1,
+            0.0,
+            owner[:count],
+            seen,
+            verdict,
+        )
+        for c in range(found):
+            if table[c, C_CORRECTED] < smallest:
+                numbers[c, I_ALIVE] = 0
     return list_circles(table, numbers, order, origin_y, origin_x, out)

@@ -27,7 +27,7 @@ the votes at the worst direction error that is served (0.2 rad)."""
 _SMALLEST_CELL_LOG2 = 1
 _LARGEST_CELL_LOG2 = 5
 
-B_LOW, B_HIGH, B_CELL_LOG2, B_STEPS, B_LEAST = range(5)
+B_LOW, B_HIGH, B_CELL_LOG2, B_STEPS, B_LEAST, B_LEAST_OUTSIDE = range(6)
 """Columns of the table of bands."""
 
 _VOTES_A_POINT = 2.5
@@ -39,11 +39,19 @@ least support promises must be there, as directions are uncertain."""
 LOBE_RATIO = 1.3
 """A peak two cells from another one with 1.3 times its votes is that one's side lobe."""
 
+LEAST_SUPPORT_OUTSIDE = 0.5
+"""Least support of a circle whose centre lies outside the plane, of its visible circumference. A
+short arc of any curved edge fits some circle."""
+
 SEGMENT = 32
 """Cells that are tested at once for any window with enough votes."""
 
 MARGIN_CELLS = 2
 """Empty cells around an accumulator, so that windows need no bounds."""
+
+OUTSIDE_SHARE = 0.55
+"""How far outside the plane a centre may lie, in radii. At 0.5 a third of the circumference is
+visible; the rest, and a cell, are for errors of the votes and of the fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +101,38 @@ def tabulate_bands(bands: tuple[Band, ...], min_support: float) -> Floats:
 
     Returns
     -------
-    Array (n, 5) float64: smallest and largest radius, pixels; cell size, log2 of pixels; votes a
-    point; votes that a window needs.
+    Array (n, 6) float64: smallest and largest radius, pixels; cell size, log2 of pixels; votes a
+    point; votes that a window needs, and one whose centre lies outside the plane.
     """
-    table = np.empty((len(bands), 5))
+    table = np.empty((len(bands), 6))
     for row, band in zip(table, bands, strict=True):
         row[B_LOW], row[B_HIGH], row[B_CELL_LOG2] = band.low_px, band.high_px, band.cell_log2
         row[B_STEPS] = np.ceil((band.high_px - band.low_px) / band.cell_px) + 2
         promised = min_support * 2.0 * np.pi * band.low_px * _VOTES_A_POINT
         row[B_LEAST] = max(_LEAST_VOTES, np.floor(_VOTE_SHARE * promised))
+        row[B_LEAST_OUTSIDE] = row[B_LEAST] * max(1.0, LEAST_SUPPORT_OUTSIDE / min_support)
     return table
 
 
 def most_cells(shape: tuple[int, int], bands: tuple[Band, ...]) -> tuple[int, int]:
-    """Return the rows and columns of the largest accumulator, wherever the plane begins."""
-    cell = min(band.cell_px for band in bands)
-    rows, columns = (-(-size // cell) + 1 + 2 * MARGIN_CELLS for size in shape)
-    return rows, columns
+    """Return the most rows and columns that an accumulator has, wherever the plane begins."""
+    return max(_cells(shape[0], band) for band in bands), max(
+        _cells(shape[1], band) for band in bands
+    )
+
+
+def _cells(size: int, band: Band) -> int:
+    around = outside_cells(band.high_px, band.cell_log2) + MARGIN_CELLS
+    return -(-size // band.cell_px) + 1 + 2 * around
+
+
+@compiled
+def outside_cells(high: float, cell_log2: int) -> int:
+    """Return how many cells outside the plane a band votes for, on each side.
+
+    One more than peaks need, so that their neighbours have all of their votes.
+    """
+    return int(np.ceil(OUTSIDE_SHARE * high / (1 << cell_log2))) + 2
 
 
 @compiled
@@ -138,7 +161,9 @@ def cast_votes(
     cell_log2, steps
         Cell size (log2 of pixels) and number of votes a point.
     phase_y, phase_x
-        Position of the plane's first pixel within its cell of the image's grid, pixels.
+        Position of the plane's first pixel from the accumulator's first cell within its margin,
+        pixels: some cells outside the plane, and the pixel's place within its cell of the image's
+        grid.
     out
         (rows, columns) int32, zeroed and written.
     """
@@ -168,7 +193,7 @@ def cast_votes(
             and max(y, last_y) < end_y
             and max(x, last_x) < end_x
         ):
-            # All of the line lies in the plane, as nearly all of them do.
+            # All of the line lies in the accumulator, as nearly all of them do.
             for _ in range(steps):
                 out[np.uint64((y >> shift) + 2), np.uint64((x >> shift) + 2)] += 1
                 y += step_y
@@ -205,10 +230,25 @@ def sum_windows(votes: Whole32, rows_summed: Whole32, out: Whole32) -> None:
 
 
 @compiled
+def _visible_share(
+    cells: int, cell: int, phase: int, size: int, reach: float, outside: float
+) -> float:
+    """Return the share of a circle that a straight border leaves, at least, for a row or column.
+
+    Roughly: linear in the distance. Two cells more than the centre's, as a peak's centroid decides
+    in the end.
+    """
+    middle = (cells - MARGIN_CELLS) * cell + 0.5 * cell - phase
+    inside = max(-outside, min(middle, size - middle) - 2.0 * cell)
+    return min(1.0, max(0.0, 0.5 + 0.5 * inside / reach))
+
+
+@compiled
 def find_peaks(
     votes: Whole32,
     sums: Whole32,
-    least: int,
+    least: float,
+    least_outside: float,
     cell_log2: int,
     phase_y: int,
     phase_x: int,
@@ -224,8 +264,9 @@ def find_peaks(
     ----------
     votes, sums
         (rows, columns) int32: the accumulator and its 3 x 3 sums.
-    least
-        Votes a window needs where the whole circle lies in the plane.
+    least, least_outside
+        Votes a window needs where the whole circle lies in the plane; the same where the centre
+        lies outside of it, before the share of the circle that is visible.
     cell_log2, phase_y, phase_x
         As in `cast_votes`.
     height, width
@@ -246,33 +287,39 @@ def find_peaks(
     room = anchors.shape[0]
     count = 0
     cell = 1 << cell_log2
-    edge = reach + 4.0 * cell
-    # Columns between which no circle reaches the plane's left or right border.
-    inner_first = int(np.floor((edge + phase_x) / cell)) + 2
-    inner_last = int(np.ceil((width - edge) / cell)) + 2
+    outside = OUTSIDE_SHARE * reach + cell
+    # Votes that each column needs in a row where the whole circle is visible up and down, and in
+    # the row at hand; kept by column, since one number for a segment near the border passes most
+    # of its cells.
+    across = np.empty(columns)
+    for column in range(columns):
+        across[column] = least * _visible_share(column, cell, phase_x, width, reach, outside)
+    needed = np.empty(columns, np.int32)
+    share = 0.0
     for row in range(1, rows - 1):
         line = sums[row]
         above = sums[row - 1]
         below = sums[row + 1]
-        # A centre in the plane has at least half of its circle on the plane's side of a border;
-        # one window more than the cell's own, since the centroid decides in the end.
-        middle = (row - 2) * cell + 0.5 * cell - phase_y
-        share = min(1.0, 0.5 + 0.5 * max(0.0, min(middle, height - middle) - 2.0 * cell) / reach)
-        most_needed = np.int32(np.ceil(least * share))
-        least_needed = np.int32(np.ceil(least * share * 0.5))
+        before = share
+        share = _visible_share(row, cell, phase_y, height, reach, outside)
+        if share != before:
+            for column in range(columns):
+                needed[column] = np.int32(np.ceil(across[column] * share))
         for first in range(1, columns - 1, SEGMENT):
             last = min(columns - 1, first + SEGMENT)
-            needed = most_needed if first > inner_first and last < inner_last else least_needed
-            if last - first == SEGMENT:
+            # The last one is shorter: test it with some cells before it.
+            begin = last - SEGMENT
+            if begin >= 1:
                 strong = np.int32(0)
                 for column in range(SEGMENT):
-                    strong |= np.int32(line[np.uint64(first + column)] >= needed)
+                    at = np.uint64(begin + column)
+                    strong |= np.int32(line[at] >= needed[at])
                 if strong == 0:
                     continue
             for column in range(first, last):
                 middle_x = np.uint64(column)
                 here = line[middle_x]
-                if here < needed:
+                if here < needed[middle_x]:
                     continue
                 left = middle_x - np.uint64(1)
                 right = middle_x + np.uint64(1)
@@ -312,12 +359,15 @@ def find_peaks(
                 shift_x = cell * moment_x / total - 0.5
                 y = anchor_y + shift_y
                 x = anchor_x + shift_x
-                # Share of a circle that a straight border leaves, roughly: linear in the distance.
-                share_y = min(1.0, 0.5 + 0.5 * min(y, height - 1 - y) / reach)
-                share_x = min(1.0, 0.5 + 0.5 * min(x, width - 1 - x) / reach)
-                if y < -0.5 or x < -0.5 or y > height - 0.5 or x > width - 0.5:
+                inside_y = min(y, height - 1 - y)
+                inside_x = min(x, width - 1 - x)
+                nearest = min(inside_y, inside_x)
+                if nearest < -outside:
                     continue
-                if here < least * share_y * share_x:
+                share_y = min(1.0, 0.5 + 0.5 * inside_y / reach)
+                share_x = min(1.0, 0.5 + 0.5 * inside_x / reach)
+                promised = least if nearest >= -0.5 else max(least, least_outside)
+                if here < promised * share_y * share_x:
                     continue
                 if count < room:
                     anchors[count, 0] = anchor_y

@@ -86,6 +86,17 @@ class Image:
         _, height, width = self.pixels.shape
         return self.whole not in (None, (height, width))
 
+    def owns(self, y: float, x: float) -> bool:
+        """Tell whether an object at a place in the whole image is asked for here.
+
+        One whose centre lies outside of the image belongs where the nearest pixel does.
+        """
+        if self.write is None:
+            return True
+        read = (self.origin[0] + self.pixels.shape[1], self.origin[1] + self.pixels.shape[2])
+        height, width = self.whole or read
+        return self.write.holds(min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0))
+
     @property
     def has_luminance(self) -> bool:
         """Whether the channels are grey or colours, with or without alpha, and not stains, say."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.kernels.circles import DEFAULT_SUPPORT, detect_circles, halo_px, is_compiled
 from engine.kernels.colour import luminance
 from engine.kernels.measures import measure_circles
+from engine.kernels.rims import Polarity, make_rims
 from engine.operations.base import Image, ImageFailed, Operation
 
 RING_SHARE = 1.2
@@ -59,12 +60,24 @@ MEASURES = {
 class Circles(Operation):
     """Find all circles whose radius lies in a range, and measure each.
 
+    A circle that the image's border cuts is found where its centre lies inside, and where it lies
+    outside if a third of the circumference is visible (of radii below 10 px a little more) and half
+    of that shows an edge; its ``y`` or ``x`` is then negative or beyond the last pixel. Of such a
+    circle, intensities, ``area_px``, ``background_mean`` and ``contrast`` are those of the pixels
+    that lie in the image, and ``touches_border`` is true; ``radius_px`` is that of the whole.
+
     Parameters
     ----------
     radius_px
         Least and greatest radius, pixels.
     polarity
-        "bright" (brighter inside than outside), "dark" or "any".
+        "bright" (brighter inside than outside), "dark" or "any"; "rim" for rings such as bubbles:
+        two concentric edges of opposite polarity are one circle, that of the outer edge, and
+        nothing else is.
+    rim_width_px
+        Greatest width of a rim, pixels; for "rim" by default two fifths of its radius. Given for
+        "any", the two edges of a rim are one circle, too, beside all others; by default each edge
+        is a circle of its own.
     min_support
         Least share of a circle's visible circumference that must show an edge.
     channel
@@ -81,7 +94,7 @@ class Circles(Operation):
     """
 
     name: ClassVar[str] = "circles"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     objects: ClassVar[pa.Schema] = OBJECTS
     singular: ClassVar[str] = "circle"
     quantities: ClassVar[tuple[str, ...]] = ("radius_px", "mean_intensity")
@@ -93,7 +106,8 @@ class Circles(Operation):
     }
 
     radius_px: tuple[float, float] = (10.0, 60.0)
-    polarity: Literal["bright", "dark", "any"] = "any"
+    polarity: Polarity = "any"
+    rim_width_px: float | None = None
     min_support: float = Field(default=DEFAULT_SUPPORT, gt=0.0, le=1.0)
     channel: int | None = Field(default=None, ge=0)
 
@@ -103,11 +117,17 @@ class Circles(Operation):
         halo_px(radius_px)
         return radius_px
 
+    @model_validator(mode="after")
+    def _rims(self) -> Self:
+        make_rims(self.polarity, self.rim_width_px)
+        return self
+
     @property
     def halo_px(self) -> int:
         """Context of a block: that of the detection, and of the neighbours in a circle's ring."""
         largest = self.radius_px[1]
-        return halo_px(self.radius_px) + math.ceil((1.0 + RING_SHARE) * largest + RING_PX)
+        detection = halo_px(self.radius_px, self.polarity, self.rim_width_px)
+        return detection + math.ceil((1.0 + RING_SHARE) * largest + RING_PX)
 
     def first_use(self) -> str | None:
         """Say that kernels are compiled; see `Operation.first_use`."""
@@ -123,12 +143,13 @@ class Circles(Operation):
             radius_px=self.radius_px,
             noise_sd=noise,
             polarity=self.polarity,
+            rim_width_px=self.rim_width_px,
             min_support=self.min_support,
             origin=image.origin,
         )
         measures = measure_circles(plane, circles - np.array([*image.origin, 0, 0]))
         if image.write is not None and len(circles):
-            mine = np.array([image.write.holds(y, x) for y, x in circles[:, :2]])
+            mine = np.array([image.owns(y, x) for y, x in circles[:, :2]])
             circles, measures = circles[mine], measures[mine]
         columns = dict(zip(("y", "x", "radius_px", "support"), circles.T, strict=True))
         return {**columns, **{ours: measures[theirs] for ours, theirs in MEASURES.items()}}

@@ -121,6 +121,58 @@ def test_small_cut_by_the_border():
     assert found[:, 3].min() > 0.85  # of what is inside the image
 
 
+@pytest.mark.parametrize("noise", [0, 3, 10])
+@pytest.mark.parametrize("radius", [15.0, 24.0, 40.0])
+def test_centres_outside_are_found_where_a_third_is_visible(radius, noise):
+    """Half a radius outside, beyond each side: there a third of the circumference is left."""
+    out = radius / 2
+    discs = [(-out, 60.2, radius, 180.0), (229.0 + out, 130.6, radius, 180.0)]
+    discs += [(100.3, -out, radius, 180.0), (120.7, 249.0 + out, radius, 180.0)]
+    plane = draw((230, 250), discs) + np.random.default_rng(1).normal(0, noise, (230, 250))
+    found = detect_circles(np.clip(plane, 0, 255).astype(np.uint8), radius_px=(10, 50))
+    close(found, discs, tolerance=0.12 * radius)
+    assert (found[:, 3] >= 0.5).all()
+
+
+def test_an_arc_beyond_the_border_is_no_circle():
+    """A fifth of a circumference, corners, and straight edges at the border."""
+    discs = [(-33.0, 70.0, 40.0, 180.0), (-20.0, -20.0, 40.0, 180.0)]
+    plane = draw((230, 250), discs)
+    plane[:, 240:] = 200
+    plane[200:, 100:140] = 5
+    assert len(detect_circles(plane.astype(np.uint8), radius_px=(10, 50))) == 0
+
+
+RINGS = [(60.2, 62.7, 15.0), (70.4, 170.9, 30.0), (180.3, 90.1, 45.0)]
+
+
+@pytest.mark.parametrize("bright", [True, False])
+@pytest.mark.parametrize("width", [1, 2, 4, 5])
+def test_a_rim_is_one_circle(width, bright):
+    """Its outer edge, however thin the rim; beside discs for "any", alone for "rim"."""
+    grey = 220.0 if bright else 20.0
+    y, x = np.mgrid[:260, :260]
+    plane = np.full((260, 260), 120.0)
+    for cy, cx, radius in RINGS:
+        away = np.hypot(y - cy, x - cx)
+        cover = np.clip(radius + 0.5 - away, 0, 1) - np.clip(radius - width + 0.5 - away, 0, 1)
+        plane += (grey - 120.0) * cover
+    disc = (190.0, 200.0, 25.0)
+    plane[np.hypot(y - disc[0], x - disc[1]) <= disc[2]] = grey
+    plane = np.clip(plane + np.random.default_rng(2).normal(0, 3, plane.shape), 0, 255)
+    image = plane.astype(np.uint8)
+    close(detect_circles(image, radius_px=(10, 50), polarity="rim"), RINGS, 0.7)
+    close(detect_circles(image, radius_px=(10, 50), rim_width_px=8), [*RINGS, disc], 0.7)
+    assert len(detect_circles(image, radius_px=(10, 50))) > 4
+
+
+def test_iris_and_pupil_are_no_rim():
+    eye = [(120.0, 160.0, 70.0, 110.0), (120.0, 160.0, 28.0, 20.0)]
+    image = draw((240, 320), eye, background=210.0).astype(np.uint8)
+    close(detect_circles(image, radius_px=(10, 80), rim_width_px=60), [*eye], 0.4)
+    assert len(detect_circles(image, radius_px=(10, 80), polarity="rim")) == 0
+
+
 def test_small_shade_has_no_circles():
     y, x = np.mgrid[:96, :96]
     for slope in (0.05, 0.4, 3.0):
@@ -184,6 +236,9 @@ def test_same_bits_in_threads():
         {"radius_px": (1, 1e300)},
         {"radius_px": 8},
         {"polarity": "grey"},
+        {"rim_width_px": 0.0},
+        {"rim_width_px": np.inf},
+        {"rim_width_px": 3.0, "polarity": "dark"},
         {"min_support": 0.0},
         {"noise_sd": -1.0},
         {"noise_sd": np.nan},

@@ -46,7 +46,7 @@ def leave(small: Any) -> set[str]:
         f"{stack}/zarr.json",
         f"{stack}/0/zarr.json",
         f"{stack}/0/c/0/0/0/0",
-        f"results/circles/v2/{uncommitted.path}",
+        f"results/circles/v3/{uncommitted.path}",
         fragment,
         ".staging/0123/table.parquet",
     }
@@ -102,7 +102,7 @@ def test_a_replaced_part_is_as_old_as_its_replacement(small: Any) -> None:
     ledger.commit(snapshot, [ledger.write_part(ledger.read_part(part), small.declared.key)], [part])
     assert small.cohort.gc() == (), "a reader may have begun just before"
     age(small.path, 3 * DAY_S)
-    assert [one.path for one in small.cohort.gc()] == [f"results/circles/v2/{part.path}"]
+    assert [one.path for one in small.cohort.gc()] == [f"results/circles/v3/{part.path}"]
     assert small.cohort.verify().ok
     assert small.cohort.table("circles").equals(table)
     assert small.cohort.plan(small.declared).to_compute == 0
@@ -132,7 +132,7 @@ def test_files_of_others_are_never_removed(small: Any) -> None:
         "notes.txt",
         "pixels/readme.md",
         "pixels/other.zarr/.zattrs",
-        "results/circles/v2/mine.parquet",
+        "results/circles/v3/mine.parquet",
         "results/circles/summary.csv",
         "catalog/images/backup/0.parquet",
         "catalog/images/_delta_log/notes.json",
@@ -153,7 +153,7 @@ def test_nothing_is_removed_where_a_ledger_can_not_be_read(small: Any) -> None:
     """What it names is then not known, so all of it may be needed."""
     left = leave(small)
     (small.path / "catalog/shards/_delta_log/00000000000000000001.json").write_text("{")
-    for part in small.files("results/circles/v2/_delta_log/*.json"):
+    for part in small.files("results/circles/v3/_delta_log/*.json"):
         part.write_text("{")
     age(small.path, 2 * DAY_S)
     removed = {one.path for one in small.cohort.gc()}

@@ -291,7 +291,7 @@ def test_rows_that_are_there_twice_are_named(small: Any) -> None:
     rows = ledger.read_part(part)
     ledger.commit(snapshot, [ledger.write_part(rows, small.declared.key)])
     (problem,) = (p for p in verify(small.path).problems if p.kind == "inconsistent")
-    assert problem.path == f"results/circles/v2/key={small.declared.key}"
+    assert problem.path == f"results/circles/v3/key={small.declared.key}"
     assert rows["image_id"][0].as_py() in problem.text
 
 
@@ -331,7 +331,7 @@ def test_older_tables_are_a_warning_and_newer_ones_an_error(small: Any) -> None:
         f"tables/{name}.parquet"
         for name in ("circles", "circles_by_image", "circles_by_experiment")
     }, "the trial's tables are not older: only the other key changed"
-    assert f"results/circles/v2/{part.path}" in report.leftovers
+    assert f"results/circles/v3/{part.path}" in report.leftovers
 
 
 def test_results_of_operations_that_are_not_installed_are_checked(small: Any) -> None:
