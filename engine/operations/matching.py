@@ -108,7 +108,8 @@ class ImageIndex:
             return self._in_plane(*self._placed(found), points_mm)
         if len(found) > 1:
             raise NoMatch("ambiguous", len(found))
-        if points_mm is not None and (target.among or target.frame_of_reference):
+        elsewhere = target.among or target.frame_of_reference
+        if points_mm is not None and elsewhere and self.geometry(found[0]) is not None:
             with suppress(NoMatch):
                 return self._in_plane(*self._placed(found), points_mm)
             return self._in_plane(*self._planes(target.among, target.frame_of_reference), points_mm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import highdicom as hd
@@ -62,9 +63,9 @@ def series(heights: Sequence[float] = (0.0, 8.0, 16.0), **tags: Any) -> list[Dat
     return planes
 
 
-def index_of(sources: Sequence[Dataset], **more: Any) -> ImageIndex:
+def catalogued(sources: Sequence[Dataset]) -> list[ImageRow]:
     """Return the images as the catalog has them, by their plain UIDs."""
-    rows = [
+    return [
         ImageRow(
             str(ds.SOPInstanceUID),
             READY,
@@ -79,7 +80,10 @@ def index_of(sources: Sequence[Dataset], **more: Any) -> ImageIndex:
         )
         for n, ds in enumerate(sources)
     ]
-    return ImageIndex(image_table(rows), **more)
+
+
+def index_of(sources: Sequence[Dataset]) -> ImageIndex:
+    return ImageIndex(image_table(catalogued(sources)))
 
 
 def as_file(ds: Dataset) -> bytes:
@@ -308,6 +312,33 @@ def test_segments_of_every_kind_are_read_or_refused_as_what_they_are() -> None:
     tiled.TotalPixelMatrixColumns = 640
     with pytest.raises(SourceUnreadable, match="unsupported"):
         SegReader().read("a.dcm", as_file(tiled))
+
+
+def test_frames_of_one_instance_are_told_apart_by_number_or_place() -> None:
+    sources = series()
+    made = naming(seg(sources, boxed(64, *ROWS)), [sources[0]] * 3)
+    rows = [
+        replace(row, image_id=f"{sources[0].SOPInstanceUID}#{n}", source=f"in/0.dcm#{n}")
+        for n, row in enumerate(catalogued(sources))
+    ]
+    index = ImageIndex(image_table(rows))
+    by_place = masks(taken(SegReader(), as_file(made), index))
+    assert {name[-2:] for name, _ in by_place} == {"#0", "#1", "#2"}
+    # Phases at one place: only the number tells them apart.
+    phases = [replace(row, position_mm=(*ORIGIN, 0.0)) for row in rows]
+    one = seg(sources, boxed(64, *ROWS, count=1), heights=(0.0,))
+    naming(one, [sources[0]])
+    image = one.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0]
+    found = taken(SegReader(), as_file(one), ImageIndex(image_table(phases)))
+    assert troubles(found) == {("inner", "ambiguous")}
+    image.SourceImageSequence[0].ReferencedFrameNumber = 2
+    (row,) = taken(SegReader(), as_file(one), ImageIndex(image_table(phases)))
+    assert row.image_id.endswith("#1")
+    # Where an image lies must be known: nothing is laid on it by index.
+    lost = [replace(row, position_mm=None) for row in catalogued(sources)]
+    made = naming(seg(sources, boxed(64, *ROWS)), sources)
+    found = taken(SegReader(), as_file(made), ImageIndex(image_table(lost)))
+    assert {row.reason for row in found} == {"no_geometry"}
 
 
 # RTSTRUCT
