@@ -114,7 +114,13 @@ class Ledger:
     def _open(self) -> DeltaTable | None:
         uri, options = self.root.delta(self.path)
         try:
-            return DeltaTable(uri, storage_options=options)
+            try:
+                return DeltaTable(uri, storage_options=options)
+            except TableNotFoundError:
+                if self.root.size(self._log_path(0)) is None:
+                    return None
+                # Begun since, or its log could not be listed for a moment: that is asked again.
+                return DeltaTable(uri, storage_options=options)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError, ValueError) as error:

@@ -21,6 +21,7 @@ from engine.store import catalog as catalog_module
 from engine.store.ledger import Ledger, Snapshot
 from tests.labelling import Bands
 from tests.making import Counting, catalog, computed, night
+from tests.unit.ingest.test_annotations import Place
 
 IMAGES = 20  # shards of three
 
@@ -188,3 +189,15 @@ def test_gc_leaves_what_a_commit_names(cohort: engine.Cohort, client: Client, lo
     before = cohort.verify()
     collect(cohort)
     assert cohort.verify() == before
+
+
+def test_drawings_that_gc_takes_before_they_are_named_are_written_again(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path, client)
+    with gc_before_commits(monkeypatch, place.cohort, "catalog/annotations", 2) as removed:
+        assert place.ingest() == {"listed": 3, "new": 6}
+    assert len(removed) == 2  # the commit, and its undoing
+    assert place.cohort.verify().problems == ()
+    assert len(place.run()) == 4
+    assert place.ingest() == {"listed": 3, "unchanged": 3}
