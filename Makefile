@@ -52,6 +52,7 @@ faults: $(VENV)/.dev ## Repeat the fault tests, and print what survived
 
 faults-short: $(VENV)/.dev ## Run one repetition of each fault test (some minutes)
 	COHORT_TEST_FLIPS=$(or $(COHORT_TEST_FLIPS),5) COHORT_TEST_WALKS=$(or $(COHORT_TEST_WALKS),20) \
+	  COHORT_TEST_POWER_CUTS=$(or $(COHORT_TEST_POWER_CUTS),2) \
 	  $(BIN)/python -m pytest -q --one-repetition -m faults tests
 
 # A network, process ids and mounts of their own: nothing of it is seen from outside, or outlives it.

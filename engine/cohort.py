@@ -26,6 +26,7 @@ from engine.graph.number import run_numbers
 from engine.graph.publish import Publisher
 from engine.graph.qc_door import QualityControl
 from engine.graph.reduce import make_tables
+from engine.graph.repairing import note_repairs
 from engine.graph.run import RunReport, run_plan
 from engine.images import Images, stack_tree
 from engine.operations.base import Operation
@@ -117,13 +118,12 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             If a root is confidential and the key is missing or another one.
         """
         config, scopes, pseudonyms = self._sources(sources, layout)
-        shown = events or events_here()
+        shown = note_repairs(self.root, events or events_here())
         with client_or_own(client, shown) as working:
-            ingest = Ingest(
+            return Ingest(
                 self.root, config, working, scopes,
                 pseudonyms=pseudonyms, rehash=rehash, events=shown, stop=stop,
-            )  # fmt: skip
-            return ingest.run()
+            ).run()  # fmt: skip
 
     def require_sources(self, *sources: str | Path, layout: str | None = None) -> None:
         """Refuse what `ingest` would refuse, before a cluster is started for it.
@@ -245,7 +245,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         """
         wanted = self._wanted(operation)
         require_all(where, limit, declare)
-        shown = events or events_here()
+        shown = note_repairs(self.root, events or events_here())
         with client_or_own(client, shown) as working:
             return [
                 self._run_one(o, working, where, limit, retry_failed, declare, shown, stop)

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from engine.phantoms import DiscOptions, write_discs
 from engine.plain_files import reads_end_on
 from jobs.app import app, command
 from jobs.nightly import INCOMPLETE, Step, run_nightly
+from jobs.opening import opened, repaired
 from jobs.options import (
     ClusterArguments,
     CohortPath,
@@ -41,6 +43,7 @@ from jobs.wording import (
     ingest_lines,
     plan_lines,
     qc_lines,
+    repair_lines,
     reveal_lines,
     run_lines,
     status_lines,
@@ -99,7 +102,7 @@ def demo(
     if there - DEMO_FOLDERS or directory.is_file():
         raise ParameterError("DIR", str(directory), "a new or empty folder, or that of a demo")
     write_discs(images, DiscOptions())
-    cohort = engine.create(place)
+    cohort = repaired(output, engine.create(place))
     with interruptible(output) as stop, working(output, cluster) as client:
         taken = cohort.ingest(images, client=client, events=output.events, stop=stop)
         operation = cohort.operation("circles", **_demo_parameters(cohort))
@@ -162,9 +165,9 @@ def ingest(
         for source in sources:  # before a cohort is made for nothing
             require_files(source)
             require_key(source, place)
-        cohort = engine.create(place, layout=layout)
+        cohort = repaired(output, engine.create(place, layout=layout))
     else:
-        cohort = engine.open(place)
+        cohort = opened(output, place)
     cohort.require_sources(*sources, layout=layout)
     with interruptible(output) as stop, working(output, cluster) as client:
         report = cohort.ingest(
@@ -195,7 +198,7 @@ def plan(
 
     An operation's parameters are options too, e.g. --radius-px 10:60.
     """
-    cohort = engine.open(place)
+    cohort = opened(output, place)
     plans = [
         cohort.plan(wanted, **selection.asked()) for wanted in _wanted(cohort, operation, context)
     ]
@@ -234,7 +237,7 @@ def run(
 
     An operation's parameters are options too, e.g. --radius-px 10:60.
     """
-    cohort = engine.open(place)
+    cohort = opened(output, place)
     operations = _wanted(cohort, operation, context)
     # Refused before a cluster is started.
     cohort.require_images(where=selection.where, limit=selection.limit, declare=declare)
@@ -275,7 +278,7 @@ def qc(
 
     An operation's parameters are options too, e.g. --radius-px 10:60.
     """
-    cohort = engine.open(place)
+    cohort = opened(output, place)
     reports: list[QcReport] = []
     operations = _wanted(cohort, operation, context)
     with interruptible(output) as stop, working(output, cluster) as client:
@@ -310,7 +313,7 @@ def nightly(
         for line in step_lines(report):
             output.say(line)
 
-    cohort = engine.open(place)
+    cohort = opened(output, place)
     with interruptible(output) as stop, working(output, cluster) as client:
         summary = run_nightly(
             cohort, client, events=output.events, max_failed=max_failed, stop=stop, ended=ended
@@ -331,22 +334,30 @@ def status(
 ) -> int:
     """Say what is there, what is missing and what failed."""
     if reveal is not None:
-        rows = engine.open(place).reveal(reveal)
+        rows = opened(output, place).reveal(reveal)
         output.result({"revealed": rows}, *reveal_lines(rows))
         return 0
-    found = engine.open(place).status()
+    found = opened(output, place).status()
     output.result(found.as_json(), *status_lines(found))
     return 0
 
 
 @command(app)
-def verify(output: Output, place: CohortPath) -> int:
+def verify(
+    output: Output,
+    place: CohortPath,
+    *,
+    repair: Annotated[bool, typer.Option("--repair", help="Go on without torn commits.")] = False,
+) -> int:
     """Check every file against the ledgers.
 
     Exit code 1 where something is wrong.
     """
-    report = engine.open(place).verify()
-    output.result(report.as_json(), *verify_lines(report))
+    cohort = engine.open(place)
+    done = cohort.repair() if repair else ()
+    report = cohort.verify()
+    values = report.as_json() | ({"repaired": [asdict(one) for one in done]} if repair else {})
+    output.result(values, *repair_lines(done, repair), *verify_lines(report))
     return 0 if report.ok else 1
 
 
@@ -367,7 +378,7 @@ def gc(
     """Remove what no commit names: leftovers of runs that were killed."""
     if older_than < 0:
         raise ParameterError("--older-than", older_than, "a number of hours, 0 or more")
-    left = engine.open(place).gc(older_than_s=older_than * 3600, dry_run=dry_run)
+    left = opened(output, place).gc(older_than_s=older_than * 3600, dry_run=dry_run)
     values = {"dry_run": dry_run, "removed": [one.as_json() for one in left]}
     output.result(values, *gc_lines(left, dry_run))
     return 0

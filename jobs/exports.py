@@ -15,12 +15,12 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import typer
 
-import engine
 from engine.errors import ParameterError, UsageError
 from engine.graph.events import counted
 from engine.store.refusals import refusals_named
 from engine.store.root import Root
 from jobs.app import app, command
+from jobs.opening import opened
 from jobs.options import CohortPath
 from jobs.output import Output
 
@@ -144,7 +144,7 @@ def export(
 
     In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    cohort = engine.open(place)
+    cohort = opened(output, place)
     require_target(file, cohort.root)
     rows = cohort.arrow_table(table, where)
     write_export(rows, file, raw=raw)

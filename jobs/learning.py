@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-import engine
 from engine.errors import UsageError
 from engine.graph.events import counted, told_s
 from engine.graph.train import cores
@@ -36,6 +35,7 @@ from engine.learning.masks import ContourMasks, MaskSource
 from engine.learning.settings import TrainingSettings
 from jobs.app import app, command
 from jobs.commands import interruptible, working
+from jobs.opening import opened
 from jobs.options import ClusterArguments, CohortPath, Limit, Where, WithOrphaned, read_parameters
 from jobs.output import Output
 
@@ -134,7 +134,7 @@ def train(
     --augmentation '{"scale": 1.4, "colour": 1}'.
     """
     settings = TrainingSettings(**{"name": folder.name, **read_parameters(context.args)})
-    cohort, source = engine.open(place), mask.source()
+    cohort, source = opened(output, place), mask.source()
     with interruptible(output) as stop, working(output, whole_machine(cluster)) as client:
         report = cohort.train(
             folder,
@@ -178,7 +178,7 @@ def evaluate(
     given = read_parameters(context.args)
     if stored is not None and given:
         raise UsageError("Give --stored or parameters of segment, not both.")
-    cohort, source = engine.open(place), mask.source()
+    cohort, source = opened(output, place), mask.source()
     answer = cohort.operation("segment", **given) if stored is None else LabelImages(stored)
     with interruptible(output) as stop, working(output, cluster) as client:
         made = cohort.evaluate(

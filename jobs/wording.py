@@ -24,6 +24,8 @@ from engine.operations.status import DRAWINGS, Status
 from engine.sources import REASONS
 from engine.store.gc import Leftover
 from engine.store.problems import CORRUPT, MISSING
+from engine.store.repair import Repaired
+from engine.store.torn import TORN
 from engine.store.verify import VerifyReport
 from engine.visible import visible
 from jobs import drawings
@@ -278,8 +280,16 @@ def verify_lines(report: VerifyReport) -> list[str]:
             "removes what is old enough."
         )
     lines.append("All is well." if report.ok else f"{counted(len(report.problems), 'problems')}.")
-    broken = {p.path.split("/", 1)[0] for p in report.problems if p.kind in (MISSING, CORRUPT)}
+    bad = [p for p in report.problems if p.kind in (MISSING, CORRUPT) and TORN not in p.text]
+    broken = {p.path.split("/", 1)[0] for p in bad}
     return lines + [advice for area, advice in ADVICE.items() if area in broken]
+
+
+def repair_lines(done: Sequence[Repaired], asked: bool) -> list[str]:
+    """Say what was repaired of the ledgers, where that was asked."""
+    if asked and not done:
+        return ["Nothing to repair: no log of a ledger is torn."]
+    return [f"Repaired {one}" for one in done]
 
 
 def gc_lines(left: Sequence[Leftover], dry_run: bool) -> list[str]:

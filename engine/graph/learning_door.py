@@ -14,6 +14,7 @@ from engine.graph.cluster import client_or_own
 from engine.graph.evaluate import ERRORS, Answer, Asked, Stored, score_on_workers
 from engine.graph.events import Events
 from engine.graph.notebook import events_here
+from engine.graph.repairing import note_repairs
 from engine.graph.train import TrainingTask, train_on_worker, training_cluster
 from engine.learning.aside import write_aside
 from engine.learning.bundles import open_bundle
@@ -118,12 +119,12 @@ class Learning:
         chosen = asked or TrainingSettings(**dict(settings or {}))
         if device not in (None, "cpu", "cuda"):
             raise ParameterError("device", device, "cpu or cuda")
+        shown = note_repairs(self.root, events or events_here())
         opened, images, left = self._masked(masks, where, limit, with_orphaned)
         classes = classes_of_masks(opened)
         if start is not None:
             chosen = starting_with(chosen, open_bundle(start), classes)
         split_subjects([i.subject for i in images], chosen.holdout, chosen.seed)  # before a cluster
-        shown = events or events_here()
         task = TrainingTask(
             self.root,
             tuple(images),
@@ -188,6 +189,7 @@ class Learning:
         """
         place, shown = Path(folder).absolute(), events or events_here()
         require_place(place)
+        note_repairs(self.root, shown)
         opened, images, left_out = self._masked(masks, where, limit, with_orphaned)
         wanted = self.operation("segment") if answer is None else answer
         if isinstance(wanted, str):

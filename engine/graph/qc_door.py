@@ -14,6 +14,7 @@ from engine.graph.events import Events
 from engine.graph.notebook import events_here
 from engine.graph.qc import QcReport, make_pictures
 from engine.graph.reduce import make_tables
+from engine.graph.repairing import note_repairs
 from engine.operations.base import Operation
 from engine.operations.inputs import read_inputs
 from engine.operations.unit import ledger_of
@@ -75,7 +76,7 @@ class QualityControl:
         wanted = self._wanted(operation)
         if where is not None and everything:
             raise UsageError("where chooses images, and everything takes all: give one of them.")
-        shown = events or events_here()
+        shown = note_repairs(self.root, events or events_here())
         files, config = self._files(), read_config(self.root)
         reports = []
         with client_or_own(client, shown) as working:

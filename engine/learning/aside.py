@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from engine.errors import UsageError
+from engine.store.local import NO_SYNC
 from engine.store.refusals import refusal
 
 
@@ -20,7 +21,7 @@ def write_aside(path: Path, data: bytes) -> None:
         If the file can't be there for another reason, e.g. since its folder is a file.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(number, "wb") as file:
@@ -32,11 +33,29 @@ def write_aside(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         named = refusal(error, str(path))
         raise named or UsageError(f"{path} can't be written: {error.strerror}.") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there, each durable in the one above."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are durable."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(number)

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ParameterError, did_you_mean
+from engine.errors import EngineError, ParameterError, did_you_mean
+from engine.learning.aside import make_folder, sync_folder, write_aside
 from engine.learning.cards import CARD_FILE, ONNX, Card, CardError, WeightsCard, read_card
 from engine.learning.foreign import (
     GRAPH,
@@ -187,19 +188,23 @@ def write_bundle(
             "tile_px, halo_px", (card.tile_px, card.halo_px), f"multiples of {multiple}"
         )
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise ParameterError("BUNDLE", str(folder), f"writable ({error.strerror})") from None
     try:
-        (aside / kept.file).write_bytes(weights)
-        (aside / CARD_FILE).write_bytes(described.to_json())
+        write_aside(aside / kept.file, weights)
+        write_aside(aside / CARD_FILE, described.to_json())
         if trained_on is not None:
-            (aside / TRAINED_ON).write_text(json.dumps(sorted(trained_on), indent=0) + "\n")
+            text = json.dumps(sorted(trained_on), indent=0) + "\n"
+            write_aside(aside / TRAINED_ON, text.encode())
         aside.chmod(0o755)  # mkdtemp's is for its owner alone
         os.rename(aside, folder)  # noqa: PTH104 - Path.rename would say the same
-    except OSError as error:
+        sync_folder(folder.parent)
+    except (OSError, EngineError) as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, EngineError):
+            raise
         raise ParameterError("BUNDLE", str(folder), f"writable ({error.strerror})") from None
     return Bundle(folder, described)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import EngineError, StoreReadOnly, UsageError
+from engine.learning.aside import make_folder
 
 CHECKPOINT = "checkpoint.pt"
 LOCK = ".lock"
@@ -61,7 +62,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     TrainingBusy, StoreReadOnly
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         file = (folder / LOCK).open("w")
     except OSError:
         raise StoreReadOnly(str(folder)) from None

@@ -46,7 +46,7 @@ from engine.store.stacking import level_shapes
 MONTAGE_CROPS = 48
 """Crops in a montage at most: four rows."""
 
-WRITERS = 4
+WRITERS = 16
 """Threads that publish pictures while the next ones are drawn: publishing waits for the disk."""
 
 

@@ -17,6 +17,7 @@ from engine.store.annotations import Contour, read_annotations, read_contours
 from engine.store.catalog import images_ledger, read_images
 from engine.store.config import declare_key_check, read_config
 from engine.store.gc import OLDER_THAN_S, Leftover, collect, plan_gc
+from engine.store.repair import Repaired, repair_ledgers
 from engine.store.root import Root
 from engine.store.verify import VerifyReport, verify_cohort
 
@@ -116,6 +117,23 @@ class Upkeep:
         """Check every file, ledger and table, and name all that is wrong; see `verify_cohort`."""
         known = {(kind.name, kind.version): kind.objects for kind in operations().values()}
         return verify_cohort(self.root, operations=known)
+
+    def repair(self, *, also_gone: bool = True) -> tuple[Repaired, ...]:
+        """Go on without what a power cut tore of the ledgers, and say what is lost by that.
+
+        `ingest`, `run`, `qc`, `train` and `evaluate` do so by themselves.
+
+        Parameters
+        ----------
+        also_gone
+            Whether to look at every file of the logs, and to go on also where their newest entries
+            are not there at all, though nothing tells whether a power cut took them.
+
+        Raises
+        ------
+        StoreFull, StoreReadOnly
+        """
+        return tuple(repair_ledgers(self.root, also_gone=also_gone))
 
     def gc(
         self, *, older_than_s: float = OLDER_THAN_S, dry_run: bool = False

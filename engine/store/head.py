@@ -173,7 +173,8 @@ def check_newest(
     """
     path = log_path(ledger, version)
     if head is not None and head.version > version:
-        raise CorruptStore(f"{ledger}/_delta_log", "its newest entries are gone")
+        text = "its newest entries are gone; cohort verify --repair goes on without them"
+        raise CorruptStore(f"{ledger}/_delta_log", text)
     if head is not None and head.version == version and head.digest != digest_bytes(entry):
         raise CorruptStore(path, "its bytes do not match the digest that was noted")
     # Version 0 only creates the ledger: no parts, and no state was written.

@@ -10,36 +10,24 @@ visible, so that a flipped bit is named (see `engine.store.head`).
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from engine.errors import AlreadyExists, CorruptStore, EngineError
-from engine.store.access import require_writable
+from engine.errors import AlreadyExists, CorruptStore, EngineError, MissingObject
+from engine.store.checkpoints import checkpoint_due, write_checkpoint
 from engine.store.digests import digest_bytes
-from engine.store.head import (
-    CHAIN,
-    STATE,
-    check_newest,
-    log_path,
-    note_head,
-    read_head,
-    state_digest,
-)
+from engine.store.entries import make_entry
+from engine.store.head import check_newest, log_path, note_head, read_head, state_digest
 from engine.store.parquet import read_parquet, write_parquet
-from engine.store.refusals import refusal
 from engine.store.root import Root
-
-APP_ID = "cohort"
+from engine.store.torn import REMEDY, TORN, examine
 
 BUSY_TRIES = 200
 """Compare-and-swap attempts before giving up; each loser has seen another writer succeed."""
@@ -140,6 +128,15 @@ class Ledger:
         CorruptStore
             If the log can't be parsed, names other parts than were committed, or is gone.
         """
+        try:
+            return self._snapshot()
+        except CorruptStore as error:
+            if examine(self.root, self.path) is None:
+                raise
+            told = f"{TORN} its newest entries or notes; {REMEDY}"
+            raise CorruptStore(f"{self.path}/_delta_log", told) from error
+
+    def _snapshot(self) -> Snapshot:
         head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
         table = self._open()
         if table is None:
@@ -261,62 +258,59 @@ class Ledger:
         ------
         Stale
             If the ledger is no longer as in ``snapshot``; nothing was changed.
+        CorruptStore
+            If entries are gone, or the newest one is not as it was committed.
         StoreFull, StoreReadOnly
         """
-        head = read_head(self.root, self.path)
-        table = self._open()
-        if table is None:
-            table = self._create()
-        if snapshot.version > 0 and table.version() < snapshot.version:
+        head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
+        version = max(snapshot.version, 0)
+        entry = self._entry(version) or (self._create() if snapshot.version <= 0 else None)
+        if entry is None:
             raise CorruptStore(f"{self.path}/_delta_log", "its newest entries are gone")
-        if table.version() != max(snapshot.version, 0):
+        if self.root.size(self._log_path(version + 1)) is not None:
             raise Stale(self.path)
-        version = table.version()
-        now_ms = int(time.time() * 1000)
-        actions: list[AddAction | RemoveAction] = [self._add(part, now_ms) for part in add]
-        actions += [
-            RemoveAction(part.path, True, now_ms, part.size, self._partition_values(part.key))
-            for part in remove
-        ]
         gone = {part.path for part in remove}
         kept = [part for part in snapshot.parts if part.path not in gone]
-        entry = self.root.read(self._log_path(version))
         check_newest(self.path, head, version, entry, snapshot.parts)
-        properties = CommitProperties(
-            custom_metadata={CHAIN: digest_bytes(entry), STATE: state_digest([*kept, *add])},
-            max_commit_retries=0,
-            app_transactions=[Transaction(APP_ID, version + 1)],
+        new = make_entry(
+            version + 1,
+            add,
+            remove,
+            first=self.schema.names[0],
+            partition=self.partition,
+            chain=digest_bytes(entry),
+            state=state_digest([*kept, *add]),
         )
         try:
-            table.create_write_transaction(
-                actions,
-                "append",
-                self.schema,
-                partition_by=[self.partition] if self.partition else None,
-                commit_properties=properties,
-                post_commithook_properties=PostCommitHookProperties(
-                    create_checkpoint=True, cleanup_expired_logs=False
-                ),
-            )
-        except (CommitFailedError, DeltaError, OSError) as error:
-            # It may have been written before something after it (a checkpoint) failed.
-            if not self._committed(version + 1, add):
-                self._name_failure(version + 1, error)
+            self.root.create(self._log_path(version + 1), new)
+        except (EngineError, OSError) as error:
+            # It may be there all the same: an answer was lost, or what failed came after it.
+            if self._entry(version + 1) != new:
+                if isinstance(error, AlreadyExists):
+                    raise Stale(self.path) from error
                 raise
+        if checkpoint_due(version + 1):
+            # The commit stands without; the next one that is due reads more entries.
+            with contextlib.suppress(EngineError, OSError, DeltaError):
+                noted = {} if head is None else head.checkpoints
+                write_checkpoint(self.root, self.path, version + 1, noted)
         note_head(self.root, self.path, version + 1)
         return Snapshot(version + 1, tuple(sorted([*kept, *add], key=lambda part: part.path)))
 
-    def _name_failure(self, version: int, error: Exception) -> None:
-        """Raise what stopped a commit, if that can be told."""
-        if self.root.size(self._log_path(version)) is not None:
-            raise Stale(self.path) from error
-        # A small file may well find the room that the entry did not: so what it says comes first.
-        named = refusal(error, f"{self.root.url}/{self.path}")
-        if named is not None:
-            raise named from error
-        require_writable(self.root)
+    def _entry(self, version: int) -> bytes | None:
+        try:
+            return self.root.read(self._log_path(version))
+        except MissingObject:
+            return None
 
-    def _create(self) -> DeltaTable:
+    def _create(self) -> bytes:
+        """Make the first entry, unless another writer does; return the one that is in place."""
+        with contextlib.suppress(AlreadyExists):
+            self.root.create(self._log_path(0), self.first_entry())
+        return self.root.read(self._log_path(0))
+
+    def first_entry(self) -> bytes:
+        """Return the log entry of version 0, by which a table is there, without parts."""
         # Made aside and put in place by us, once: of two writers that begin at the same moment,
         # Delta's own way of creating a table lets the second one commit an empty version 1.
         with self.root.staging() as folder:
@@ -326,37 +320,7 @@ class Ledger:
                 partition_by=[self.partition] if self.partition else None,
                 configuration={"delta.dataSkippingNumIndexedCols": "1"},
             )
-            entry = (folder / "ledger" / log_path("", 0).strip("/")).read_bytes()
-        with contextlib.suppress(AlreadyExists):
-            self.root.create(self._log_path(0), entry)
-        table = self._open()
-        if table is None:
-            raise CorruptStore(self.path, "vanished while it was made")
-        return table
+            return (folder / "ledger" / log_path("", 0).strip("/")).read_bytes()
 
     def _log_path(self, version: int) -> str:
         return log_path(self.path, version)
-
-    def _committed(self, version: int, add: Sequence[Part]) -> bool:
-        try:
-            entry = self.root.read(self._log_path(version)).decode()
-        except FileNotFoundError:
-            return False
-        return bool(add) and all(json.dumps(part.path)[1:-1] in entry for part in add)
-
-    def _partition_values(self, key: str | None) -> dict[str, str | None]:
-        return {self.partition: key} if self.partition else {}
-
-    def _add(self, part: Part, now_ms: int) -> AddAction:
-        first = self.schema.names[0]
-        stats = {
-            "numRecords": part.rows,
-            "minValues": {first: part.low},
-            "maxValues": {first: part.high},
-            "nullCount": {first: 0},
-        }
-        values = self._partition_values(part.key)
-        # As it is, not escaped: Delta's reader makes other characters of escaped surrogate pairs,
-        # and parts are chosen by these bounds.
-        text = json.dumps(stats, ensure_ascii=False)
-        return AddAction(part.path, part.size, values, now_ms, True, text)

@@ -135,9 +135,12 @@ def publish_picture(root: Root, folder: str, path: str, data: bytes, ending: str
         What the name begins with, relative to the folder.
     """
     name = f"{path}-{digest_bytes(data)}.{ending}"
-    with contextlib.suppress(AlreadyExists):
-        # Waiting for the disk took longer than drawing; what a loss of power tears, verify names.
-        root.create(f"{folder}/{name}", data, durable=False)
+    place = f"{folder}/{name}"
+    try:
+        root.create(place, data)
+    except AlreadyExists:  # the same one, unless a power cut, or somebody, damaged it
+        if root.read(place) != data:
+            root.replace(place, data)
     return name
 
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,10 @@ class Note:
         """Return the note of a table that is about to be removed, and may be there or not."""
         settled = ((digest, dict(self.origin or {})) for digest in self.settled)
         return Note(coming=(*self.coming, *settled))
+
+    def without_origin(self) -> Note:
+        """Return the note of a table that stays readable, and that the next run makes again."""
+        return Note(self.digests)
 
     def as_bytes(self) -> bytes:
         """Return the note's file, the same bytes for the same note."""
@@ -265,6 +269,34 @@ def drop_tables(root: Root, names: Iterable[str]) -> None:
         root.update(sidecar, withdraw)
         root.delete(table_path(name))
         root.delete(sidecar)
+
+
+def outdate_tables(root: Root, made_of: Callable[[Mapping[str, Any]], bool]) -> list[str]:
+    """Have the next run make tables again, whatever versions they say they are of.
+
+    Parameters
+    ----------
+    made_of
+        Tells by a table's origin whether it is one of these.
+
+    Returns
+    -------
+    Their names. They can be read until then.
+    """
+    found = []
+    for name in table_names_there(root):
+
+        def change(raw: bytes | None, sidecar: str = note_path(name)) -> bytes | None:
+            with contextlib.suppress(CorruptStore):  # a broken note makes the table anew anyway
+                note = Note() if raw is None else parse_note(raw, sidecar)
+                origins = (note.origin, *(origin for _, origin in note.coming))
+                if any(origin is not None and made_of(origin) for origin in origins):
+                    return note.without_origin().as_bytes()
+            return None
+
+        if root.update(note_path(name), change):
+            found.append(name)
+    return found
 
 
 def _newer(there: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:

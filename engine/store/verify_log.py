@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any
 
 from engine.errors import CorruptStore
+from engine.store.checkpoints import LAST
 from engine.store.digests import digest_bytes
 from engine.store.head import (
     CHAIN,
+    HEAD,
     Head,
     check_newest,
     checkpoint_name,
@@ -23,10 +25,10 @@ from engine.store.ledger import Ledger, Snapshot
 from engine.store.parquet import read_parquet
 from engine.store.problems import CORRUPT, INCONSISTENT, MISSING, Problem, guarded, problem_of
 from engine.store.root import Root
+from engine.store.torn import REMEDY, TORN, TornLog, examine
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
-_LAST = "_last_checkpoint"
 
 
 def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
@@ -40,12 +42,20 @@ def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
     """
     folder = f"{ledger.path}/_delta_log"
     head = None
+    unread: Problem | None = None
     try:
         head = read_head(ledger.root, ledger.path)
     except CorruptStore as error:
-        yield problem_of(error, folder)
+        unread = problem_of(error, folder)
     names = {entry.path.rsplit("/", 1)[-1] for entry in ledger.root.list(f"{folder}/")}
     newest = max((int(m[1]) for name in names if (m := _ENTRY.fullmatch(name))), default=-1)
+    torn = examine(ledger.root, ledger.path)
+    yield from _torn(ledger.path, torn)
+    if unread is not None and (torn is None or not torn.head):
+        yield unread
+    if torn is not None and torn.lost:
+        newest = torn.whole
+        head = None  # it speaks of what is lost
     if snapshot is not None:
         newest = snapshot.version
         # The note may be ahead of the snapshot, if another writer came in between.
@@ -67,7 +77,26 @@ def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
     if snapshot is not None and live != set(snapshot.by_path):
         text = "its entries add up to other parts than the engine's reader sees"
         yield Problem(folder, INCONSISTENT, text)
-    yield from _checkpoints(ledger, head, newest, names)
+    named = () if torn is None else (*torn.checkpoints, *([LAST] if torn.last else []))
+    yield from _checkpoints(ledger, head, newest, names, {*named})
+
+
+def _torn(path: str, torn: TornLog | None) -> Iterator[Problem]:
+    """Say what a power cut left, and what was lost by it."""
+    if torn is None:
+        return
+    for version in torn.entries:
+        text = f"{TORN} it, and the commit that it was is lost; {REMEDY}"
+        yield Problem(log_path(path, version), CORRUPT, text)
+    for version in torn.gone:
+        text = f"is not there, after entries that {TORN}; {REMEDY}"
+        yield Problem(log_path(path, version), MISSING, text)
+    made_again = [f"_delta_log/{name}" for name in torn.checkpoints]
+    made_again += ["_delta_log/" + LAST] if torn.last else []
+    made_again += [HEAD] if torn.head else []
+    for name in made_again:
+        text = f"{TORN} it; the next cohort ingest, run or qc makes it again"
+        yield Problem(f"{path}/{name}", CORRUPT, text)
 
 
 def _newest(ledger: Ledger, head: Head | None, version: int, data: bytes) -> Iterator[Problem]:
@@ -107,12 +136,15 @@ def _replay(data: bytes, live: set[str]) -> None:
 
 
 def _checkpoints(
-    ledger: Ledger, head: Head | None, newest: int, names: set[str]
+    ledger: Ledger, head: Head | None, newest: int, names: set[str], named: set[str]
 ) -> Iterator[Problem]:
-    """Check the checkpoints: against the digests that were noted, and that they can be read."""
+    """Check the checkpoints: against the digests that were noted, and that they can be read.
+
+    What is wrong with those in ``named`` is said already.
+    """
     noted = dict(head.checkpoints) if head is not None else {}
-    there = {name for name in names if _CHECKPOINT.fullmatch(name)}
-    for name in sorted(set(noted) - there):
+    there = {name for name in names - named if _CHECKPOINT.fullmatch(name)}
+    for name in sorted(set(noted) - there - named):
         yield Problem(f"{ledger.path}/_delta_log/{name}", MISSING, "is not there")
     facts: dict[str, dict[str, int]] = {}
     for name in sorted(there):
@@ -128,8 +160,8 @@ def _checkpoints(
             yield from ()
 
         yield from guarded(path, check)
-    if _LAST in names or there:
-        path = f"{ledger.path}/_delta_log/{_LAST}"
+    if LAST not in named and (LAST in names or (noted and there)):
+        path = f"{ledger.path}/_delta_log/{LAST}"
         yield from guarded(path, lambda: _last_checkpoint(ledger, path, newest, facts))
 
 

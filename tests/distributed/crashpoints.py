@@ -1,7 +1,7 @@
-"""Scripted crashes: kill this process at its n-th rename or commit below a cohort.
+"""Scripted crashes: kill this process at its n-th link or rename below a cohort.
 
-What makes a thing appear under its name is counted: a link, a rename, the commit of a ledger. The
-product needs no hook: the functions of the standard library and of deltalake are replaced.
+What makes a thing appear under its name is counted: a link (of a ledger's commit, too), a rename.
+The product needs no hook: the functions of the standard library are replaced.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from deltalake import DeltaTable
 
 BEFORE, AFTER = "before", "after"
 
@@ -60,17 +58,6 @@ class Counter:
 
         return wrapped
 
-    def wrap_commit(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a function that commits."""
-
-        def wrapped(*given: Any, **named: Any) -> Any:
-            number = self.passing(name, "")
-            found = function(*given, **named)
-            self.passed(number)
-            return found
-
-        return wrapped
-
 
 def install(place: str, crash: tuple[int, str] | None, log: str | None) -> None:
     """Count from now on.
@@ -88,7 +75,3 @@ def install(place: str, crash: tuple[int, str] | None, log: str | None) -> None:
     counter = Counter(place, point, when, log)
     for name in ("link", "rename", "replace"):
         setattr(os, name, counter.wrap_path(name, getattr(os, name)))
-    create = counter.wrap_commit("create", DeltaTable.create)
-    DeltaTable.create = staticmethod(create)  # type: ignore[method-assign, assignment]
-    commit = counter.wrap_commit("commit", DeltaTable.create_write_transaction)
-    DeltaTable.create_write_transaction = commit  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from engine.errors import CorruptStore, EngineError, MissingObject, StoreError
 from engine.operations.unit import ledger_of
 from engine.store.catalog import read_images
 from engine.store.problems import STALE
+from engine.store.torn import TORN
 from engine.store.verify import VerifyReport
 from tests.making import computed
 from tests.properties.failing import ERRORS, failing
@@ -35,6 +37,7 @@ from tests.properties.model import (
     Model,
     answer,
 )
+from tests.properties.powercut import tear, unsynced
 from tests.properties.standin import Killed, dying, here, meanwhile
 
 MEMORY = Path("/dev/shm")
@@ -57,6 +60,7 @@ class Machine(RuleBasedStateMachine):
     deaths: ClassVar[Counter[str]] = Counter()
     failures: ClassVar[Counter[str]] = Counter()
     damages: ClassVar[Counter[str]] = Counter()
+    cuts: ClassVar[Counter[str]] = Counter()
     examples: ClassVar[int] = 0
 
     def __init__(self) -> None:
@@ -176,6 +180,12 @@ class Machine(RuleBasedStateMachine):
         self, action: str, point: int, after: bool, scale: int, retry: bool, name: str, shown: int
     ) -> None:
         """Die at a point; each row is then as before or as it was to be, and all is clean."""
+        self._die(action, point, after, scale, retry, name, shown)
+
+    def _die(
+        self, action: str, point: int, after: bool, scale: int, retry: bool, name: str, shown: int,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
         if action == "ingest":
             self.put(name, shown)  # so that there is something to do
         before, target = self.model.catalog, self.model.ingested()
@@ -186,6 +196,7 @@ class Machine(RuleBasedStateMachine):
             except Killed:
                 assert died()
         type(self).deaths[f"{action}{'' if died() else ', to its end'}"] += 1
+        then()
         if action == "ingest":
             self.model.catalog = _settled(self._catalog(), before, target)
         elif action == "run":
@@ -228,6 +239,59 @@ class Machine(RuleBasedStateMachine):
             self.cohort.gc(older_than_s=0)
         else:
             self.cohort.run(self._operation(scale), client=self.client, retry_failed=retry)
+
+    @rule(
+        action=ACTIONS, point=st.integers(1, MOST_POINTS), scale=SCALES, name=NAMES, shown=SHOWN,
+        names=st.booleans(),
+    )  # fmt: skip
+    def cut_power(
+        self, action: str, point: int, scale: int, name: str, shown: int, names: bool
+    ) -> None:
+        """Die, and lose what was not synced: nothing that counts, so nothing needs repair."""
+        with unsynced(self.place) as cut:
+
+            def lose() -> None:
+                type(self).cuts["harmed" if cut(names) else "harmless"] += 1
+
+            self._die(action, point, True, scale, False, name, shown, lose)
+        assert self.cohort.repair() == ()
+
+    @precondition(lambda self: self.model.catalog)
+    @rule(
+        data=st.data(), count=st.integers(1, 2), share=st.sampled_from([0.0, 0.0, 0.3, 0.9]),
+        scale=SCALES,
+    )  # fmt: skip
+    def tear(self, data: st.DataObject, count: int, share: float, scale: int) -> None:
+        """Tear the newest log entries, in a copy: they are named, and the next commands go on."""
+        copy = self.folder / "copy"
+        shutil.copytree(self.place, copy)
+        try:
+            there = sorted(p.parent.relative_to(copy) for p in copy.rglob("_delta_log"))
+            ledger = data.draw(st.sampled_from(there)).as_posix()
+            torn = tear(copy, ledger, count, share)
+            cohort = engine.open(copy)
+            assert {p.path for p in cohort.verify().problems if TORN in p.text} == {*torn}
+            cohort.ingest(client=self.client)
+            operation = self._operation(scale)
+            cohort.run(operation, client=self.client)
+            self._check_clean(cohort.verify())
+            self._check_repaired(cohort, operation, scale)
+            type(self).cuts[f"{ledger}, torn" if torn else "nothing torn"] += 1
+        finally:
+            shutil.rmtree(copy)
+
+    def _check_repaired(self, cohort: engine.Cohort, operation: Asked, scale: int) -> None:
+        """All images whose files are there are right, with one right row each."""
+        files = {n: f.content for n, f in self.model.files.items() if f.content is not None}
+        known = {n: k.content for n, k in self._catalog(cohort).items() if k.content is not None}
+        assert {n: content for n, content in known.items() if n in files} == files
+        for image in cohort.images():
+            name = image.attrs["image_id"]
+            assert np.array_equal(image.values[0], CONTENTS[known[name]])
+        rows = _rows(cohort, operation)
+        assert {*known.items()} <= {*rows}
+        for (_, shown), (status, objects) in rows.items():
+            assert objects == (_objects(shown, scale) if status == "done" else [])
 
     @rule(
         name=NAMES, shown=SHOWN, point=st.integers(1, MOST_POINTS), scale=SCALES, other=SCALES,

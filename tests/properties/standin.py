@@ -16,13 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from deltalake import DeltaTable
-
 import engine.graph.ingest
 import engine.graph.run
 
 POINTS = ("link", "rename", "replace", "unlink")
-"""Functions of `os` by which something appears or vanishes; a ledger's commit is another point."""
+"""Functions of `os` by which something appears or vanishes; a ledger's commit is a link."""
 
 WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
 
@@ -112,7 +110,7 @@ def _below(place: str, *paths: Any) -> bool:
 
 @contextmanager
 def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
-    """Die at the n-th rename, link, removal or commit below a folder, before or after it.
+    """Die at the n-th rename, link or removal below a folder, before or after it.
 
     Yields
     ------
@@ -163,8 +161,6 @@ def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
             return opened(path, flags, *rest, **named)
 
         stack.enter_context(patch.object(os, "open", opening))
-        commit = wrapped(DeltaTable.create_write_transaction, lambda *_: True)
-        stack.enter_context(patch.object(DeltaTable, "create_write_transaction", commit))
         yield lambda: dead
 
 
@@ -209,7 +205,5 @@ def meanwhile(place: str, point: int, other: Callable[[], None]) -> Iterator[Cal
         for name in POINTS:
             new = wrapped(getattr(os, name), partial(_below, place))
             stack.enter_context(patch.object(os, name, new))
-        commit = wrapped(DeltaTable.create_write_transaction, lambda *_: True)
-        stack.enter_context(patch.object(DeltaTable, "create_write_transaction", commit))
         stack.enter_context(patch.object(fcntl, "flock", locking))
         yield lambda: came

@@ -35,8 +35,11 @@ def test_a_cohort_is_what_its_model_says() -> None:
     print(f"{Machine.examples} walks; deaths {dict(Machine.deaths)}, {dict(Machine.damages)}")
     print(f"calls that failed {dict(Machine.failures)}")
     assert Machine.failures["run, told"] + Machine.failures["ingest, told"]
+    print(f"power cuts {dict(Machine.cuts)}")
     assert Machine.deaths["run"] + Machine.deaths["ingest"]
     assert Machine.damages.total()
+    assert Machine.cuts["harmed"]
+    assert Machine.cuts["catalog/images, torn"]
 
 
 @pytest.fixture

@@ -1,0 +1,171 @@
+"""A cohort with torn ledgers: the next ingest, run or command puts it right, and says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+
+import engine
+from engine.errors import CorruptStore
+from engine.graph.events import Events
+from engine.store.torn import TORN
+from jobs.cli import main
+from tests.unit.conftest import Small
+
+
+class Told(Events):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+
+def tear(small: Small, ledger: str, count: int = 1, size: int = 0) -> list[str]:
+    """Leave some bytes of a ledger's newest entries; return their paths."""
+    log = small.files(f"{ledger}/_delta_log/*.json")[-count:]
+    for path in log:
+        os.truncate(path, size)
+    return [path.relative_to(small.path).as_posix() for path in log]
+
+
+def pixels(cohort: engine.Cohort) -> dict[str, Any]:
+    return {image.attrs["image_id"]: image.values for image in cohort.images()}
+
+
+def circles(cohort: engine.Cohort) -> str:
+    frame = cohort.table("circles").drop(columns="elapsed_s", errors="ignore")
+    return str(frame.to_csv())
+
+
+def check_clean(cohort: engine.Cohort) -> None:
+    assert cohort.verify().problems == ()
+
+
+def test_lost_results_are_computed_again_and_their_tables_made_again(
+    small: Small, made: Small, client: Client
+) -> None:
+    count = len(small.files("results/circles/v2/_delta_log/*.json")) - 1
+    torn = tear(small, "results/circles/v2", count)
+    cohort = small.cohort
+    named = {p.path: p for p in cohort.verify().problems}
+    assert {*torn} <= {*named}
+    assert all(TORN in named[path].text for path in torn)
+    with pytest.raises(CorruptStore, match=TORN):
+        cohort.plan(small.declared)
+    told = Told()
+    (report,) = cohort.run(small.declared, client=client, events=told)
+    assert any("results/circles/v2: a power cut tore" in note for note in told.notes)
+    assert report.published > 0
+    cohort.run(small.trial, client=client)
+    assert circles(cohort) == circles(made.cohort)
+    check_clean(cohort)
+    (report,) = cohort.run(small.declared, client=client)
+    assert report.published == 0
+
+
+def test_tables_of_lost_commits_are_read_until_they_are_made_again(
+    small: Small, made: Small, client: Client
+) -> None:
+    """The run that comes makes fewer commits, so its tables are of smaller versions."""
+    ledger = engine.operations.unit.ledger_of(small.cohort.root, small.declared)
+    snapshot = ledger.snapshot()
+    for _ in range(3):  # as if it had been computed in many small commits
+        part = snapshot.of_key(small.declared.key)[0]
+        again = ledger.write_part(ledger.read_part(part), small.declared.key)
+        snapshot = ledger.commit(snapshot, [again], [part])
+    small.cohort.run(small.declared, client=client)
+    tear(small, "results/circles/v2", snapshot.version)
+    (done,) = small.cohort.repair()
+    assert {"circles", "circles_by_image"} <= {*done.tables}
+    assert circles(small.cohort) == circles(made.cohort)
+    for operation in (small.declared, small.trial):
+        small.cohort.run(operation, client=client)
+    assert circles(small.cohort) == circles(made.cohort)
+    check_clean(small.cohort)
+
+
+@pytest.mark.parametrize("ledger", ["catalog/images", "catalog/shards"])
+@pytest.mark.parametrize("size", [0, 300])
+def test_lost_images_are_taken_again(
+    ledger: str, size: int, small: Small, made: Small, client: Client
+) -> None:
+    tear(small, ledger, 1, size)
+    cohort = small.cohort
+    told = Told()
+    cohort.ingest(client=client, events=told)
+    assert any(f"{ledger}: a power cut tore 1 commit" in note for note in told.notes)
+    right, found = pixels(made.cohort), pixels(cohort)
+    assert found.keys() == right.keys()
+    assert all(np.array_equal(found[name], right[name]) for name in right)
+    for operation in (small.declared, small.trial):
+        cohort.run(operation, client=client)
+    assert circles(cohort) == circles(made.cohort)
+    check_clean(cohort)
+
+
+def test_commands_repair_and_say_so(
+    small: Small, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = str(small.path)
+    tear(small, "catalog/images")
+
+    def said(*arguments: str, code: int) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["cohort", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+        found = capsys.readouterr()
+        return found.out, found.err
+
+    out, _ = said("verify", place, code=1)
+    assert "a power cut tore it, and the commit that it was is lost" in out
+    assert "put it back from a backup" not in out
+    out, _ = said("verify", place, "--repair", "--json", code=1)
+    values = json.loads(out)
+    assert [(one["ledger"], one["commits"]) for one in values["repaired"]] == [
+        ("catalog/images", 1)
+    ]
+    assert not any(TORN in problem["text"] for problem in values["problems"])
+    out, _ = said("verify", place, "--repair", code=1)
+    assert "Nothing to repair" in out
+    tear(small, "results/circles/v2")
+    _, err = said("status", place, code=0)
+    assert "results/circles/v2: a power cut tore 1 commit made after 20" in err
+    _, err = said("status", place, code=0)
+    assert "power cut" not in err
+
+
+def test_a_torn_picture_is_drawn_again(small: Small, client: Client) -> None:
+    """Also one that no note names yet, as of a QC that the power cut ended."""
+    small.cohort.qc(small.declared, client=client)
+    pictures = small.files("qc/circles/overlays/**/*.jpg")
+    whole = {path: path.read_bytes() for path in pictures}
+    (small.path / "qc/circles/.note").unlink()
+    for path in pictures:
+        os.truncate(path, 0)
+    small.cohort.qc(small.declared, client=client)
+    assert {path: path.read_bytes() for path in pictures} == whole
+    check_clean(small.cohort)
+
+
+def test_who_only_reads_is_told_and_changes_nothing(small: Small) -> None:
+    (torn,) = tear(small, "catalog/images")
+    before = {path: path.stat().st_mtime_ns for path in small.path.rglob("*")}
+    for read in (small.cohort.images, small.cohort.status):
+        with pytest.raises(CorruptStore, match=TORN):
+            read()
+    assert not small.cohort.verify().ok
+    assert {path: path.stat().st_mtime_ns for path in small.path.rglob("*")} == before
+    assert (small.path / torn).exists()
+    assert Path(small.path, "catalog/images/_head.json").exists()
