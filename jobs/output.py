@@ -64,6 +64,8 @@ class Output:
         if self.as_json:
             self._as_json({"error": type(error).__name__, "message": str(error)})
         self.say(f"cohort: {error}")
+        for note in [] if self.as_json else getattr(error, "__notes__", []):
+            self.say(note)  # where in what was given
 
     def interrupted(self) -> None:
         """Say that a second Ctrl-C ended it at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any as Anything
 
 from engine.errors import NothingFound
 from engine.visible import columns_of, visible
@@ -17,20 +18,30 @@ Value = str | int | float | bool | None
 
 
 class ConditionError(NothingFound):
-    """A condition can't be used: (its text, start and end of the place, problem, hint)."""
+    """A condition can't be used: (its text, start and end of the place, problem, hint).
+
+    Its text is one line; its note (PEP 678), which a traceback and the command line show below,
+    has the condition with marks under the place.
+    """
+
+    def __init__(self, *arguments: Anything) -> None:
+        super().__init__(*arguments)
+        self.__notes__ = [self.pointed]
 
     def __str__(self) -> str:
-        text, start, end, problem, hint = self.args
+        _, start, _, problem, hint = self.args
+        told = f"--where can't be used: {problem} (at character {start + 1}). {hint}"
+        return visible(told)
+
+    @property
+    def pointed(self) -> str:
+        """The condition, or what of a long one is near, and below it marks at the place."""
+        text, start, end, _, _ = self.args
         low, high = max(0, start - AROUND), min(len(text), max(end, start + 1) + AROUND)
         before = ("…" if low else "") + visible(text[low:start])
         after = visible(text[start:high]) + ("…" if high < len(text) else "")
         marks = "^" * max(1, columns_of(visible(text[start : min(end, high)])))
-        return (
-            f"--where can't be used: {problem}\n"
-            f"  {before}{after}\n"
-            f"  {' ' * columns_of(before)}{marks}\n"
-            f"{hint}"
-        )
+        return f"  {before}{after}\n  {' ' * columns_of(before)}{marks}"
 
 
 @dataclass(frozen=True, slots=True)

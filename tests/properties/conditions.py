@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from engine.conditions.compiling import select_rows
 from engine.conditions.tree import ConditionError
+from engine.visible import visible
 
 NAN = float("nan")
 ROWS = pa.table(
@@ -68,12 +69,13 @@ def kept(where: str) -> np.ndarray[Any, Any] | None:
             found = select_rows(ROWS, where)
         except ConditionError as error:
             text, start, end, problem, hint = error.args
-            shown = str(error)
+            shown = f"{error}\n{error.pointed}"
             assert text == where
             assert 0 <= start < end <= len(where) + 1
             assert problem
             assert hint
-            assert shown.isprintable() or set(shown) - set(shown.replace("\n", "")) == {"\n"}
+            assert visible(shown, keep="\n") == shown
+            assert len(shown.splitlines()) == 3
             found = None
     assert not seen, seen
     return found
