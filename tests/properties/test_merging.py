@@ -105,12 +105,15 @@ def test_any_cut_gives_the_tables_of_the_whole(
         pd.testing.assert_frame_equal(found, due, check_dtype=False, rtol=1e-9, atol=1e-6)
     by_image = whole["images"].to_pandas()
     objects = whole["objects"].to_pandas()
-    for table, keys in ((by_image, ["image_id"]), (due, list(GROUP))):
-        expected = objects.groupby(keys)["mean"].agg(mean_mean="mean", mean_sd="std")
+    here = objects[~objects["orphaned"].astype(bool)]
+    for table, rows, keys in ((by_image, objects, ["image_id"]), (due, here, list(GROUP))):
+        expected = rows.groupby(keys)["mean"].agg(mean_mean="mean", mean_sd="std")
         told = table.set_index(keys)[["mean_mean", "mean_sd"]].dropna(how="all").sort_index()
         pd.testing.assert_frame_equal(told, expected.dropna(how="all"), rtol=1e-9, atol=1e-6)
     assert due["images"].sum() == len(by_image)
-    assert due["count"].sum() == by_image["count"].sum() == whole["objects"].num_rows
+    assert by_image["count"].sum() == whole["objects"].num_rows
+    assert due["count"].sum() == len(here)
+    assert due["images_orphaned"].sum() == by_image["orphaned"].sum()
     assert due["images_missing"].sum() == (by_image["status"] == "missing").sum()
     assert due["images_failed"].sum() == by_image["status"].isin(["failed", "unreadable"]).sum()
     assert not (set(by_image["image_id"]) & {
