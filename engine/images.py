@@ -86,7 +86,12 @@ class Images(Sequence["xr.DataArray"]):
                 "y": ("y", np.arange(pixels.shape[1]) * row.spacing_y_um, {"units": "micrometer"}),
                 "x": ("x", np.arange(pixels.shape[2]) * row.spacing_x_um, {"units": "micrometer"}),
             }
-        attributes = {"image_id": row.image_id, "source": row.source, **known}
+        spacing = None
+        if not np.isnan(row.spacing_y_um):
+            spacing = (float(row.spacing_y_um), float(row.spacing_x_um))
+        attributes = {
+            "image_id": row.image_id, "source": row.source, "spacing_um": spacing, **known,
+        }  # fmt: skip
         return xr.DataArray(
             pixels, dims=("c", "y", "x"), coords=coords, name=row["name"] or None, attrs=attributes
         )

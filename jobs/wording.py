@@ -214,6 +214,7 @@ def status_lines(status: Status) -> list[str]:
     """Say what is there, what is missing, and what failed, the worst named."""
     states = ", ".join(f"{count:,} {state}" for state, count in status.images.items())
     lines = [f"Images: {states or 'none yet'}."]
+    lines += spacing_lines(status)
     lines += drawings.status_lines(status.annotations)
     for key in status.keys:
         kind = "declared" if key.declared else "trial"
@@ -252,6 +253,19 @@ def status_lines(status: Status) -> list[str]:
     if status.complete:
         lines.append("All that is declared is done, and its tables are up to date.")
     return lines
+
+
+def spacing_lines(status: Status) -> list[str]:
+    """Say what spacings the images have, where any is known, and that they are mixed."""
+    if not any(status.spacings):
+        return []
+    told = [
+        f"{count:,} " + ("of unknown spacing" if s is None else f"at {s[0]:g} x {s[1]:g} um")
+        for s, count in status.spacings.items()
+    ]
+    shown = told[:NAMED] + ([f"{len(told) - NAMED} more"] if len(told) > NAMED else [])
+    mixed = " Mixed spacings: sizes in pixels can't be compared." if len(told) > 1 else ""
+    return [f"Spacing (y x x): {', '.join(shown)}.{mixed}"]
 
 
 ADVICE = {

@@ -7,7 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine.errors import EngineError, ParameterError, UsageError, did_you_mean
 from engine.geometry import YX, Region
 from engine.kernels.colour import has_luminance
+from engine.operations.carried import said_of
 from engine.operations.labelled import Labelled
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.reading import in_reading_order
@@ -104,14 +105,24 @@ class Image:
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Image:
-        """Wrap an array (y, x), (c, y, x) or (y, x, c) with 3 or 4 colours last."""
+        """Wrap an array (y, x), (c, y, x) or (y, x, c) with 3 or 4 colours last.
+
+        Of an `xarray.DataArray`, as `engine.Cohort.images` gives them, also the spacing, from its
+        coordinates in micrometres (so that slices keep it, and every second pixel has twice it),
+        and the source. A plain array has neither.
+        """
+        spacing, source = said_of(array)
+        dims = tuple(getattr(array, "dims", ()))
+        if set(dims) == {"c", "y", "x"}:
+            array = cast(Any, array).transpose("c", "y", "x")
         pixels = np.asarray(array)
         if pixels.ndim == 2:
-            return cls(pixels[None])
-        if pixels.ndim == 3 and pixels.shape[2] in (3, 4) and pixels.shape[0] not in (3, 4):
-            return cls(np.ascontiguousarray(np.moveaxis(pixels, 2, 0)))
+            return cls(pixels[None], spacing_um=spacing, source=source)
+        last = pixels.ndim == 3 and pixels.shape[2] in (3, 4) and pixels.shape[0] not in (3, 4)
+        if last and not dims:
+            pixels = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
         if pixels.ndim == 3:
-            return cls(pixels)
+            return cls(pixels, spacing_um=spacing, source=source)
         raise ParameterError("array", pixels.shape, "of shape (y, x), (c, y, x) or (y, x, 3)")
 
 

@@ -23,6 +23,10 @@ RING_SHARE = 1.2
 RING_PX = 5.0
 """What the ring reaches further out for the smallest circles, pixels."""
 
+MOST_UNLIKE = 0.01
+"""Most by which spacings along y and x differ, a share: beyond it a circle of the pixels is an
+ellipse in micrometres, and has no radius there."""
+
 COMPILES = "The first run on a machine compiles the kernels: some 20 s before the first image."
 
 OBJECTS = pa.schema(
@@ -30,6 +34,8 @@ OBJECTS = pa.schema(
         ("y", pa.float64()),
         ("x", pa.float64()),
         ("radius_px", pa.float64()),
+        ("radius_um", pa.float64()),
+        ("spacing_um", pa.float64()),
         ("support", pa.float64()),
         ("mean_intensity", pa.float64()),
         ("sd_intensity", pa.float64()),
@@ -65,6 +71,8 @@ class Circles(Operation):
     of that shows an edge; its ``y`` or ``x`` is then negative or beyond the last pixel. Of such a
     circle, intensities, ``area_px``, ``background_mean`` and ``contrast`` are those of the pixels
     that lie in the image, and ``touches_border`` is true; ``radius_px`` is that of the whole.
+    ``radius_um`` and ``spacing_um`` are NaN where the spacing is not known, or differs by more than
+    1 % between y and x.
 
     Parameters
     ----------
@@ -95,6 +103,7 @@ class Circles(Operation):
 
     name: ClassVar[str] = "circles"
     version: ClassVar[int] = 3
+    inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
     objects: ClassVar[pa.Schema] = OBJECTS
     singular: ClassVar[str] = "circle"
     quantities: ClassVar[tuple[str, ...]] = ("radius_px", "mean_intensity")
@@ -151,7 +160,12 @@ class Circles(Operation):
         if image.write is not None and len(circles):
             mine = np.array([image.owns(y, x) for y, x in circles[:, :2]])
             circles, measures = circles[mine], measures[mine]
-        columns = dict(zip(("y", "x", "radius_px", "support"), circles.T, strict=True))
+        columns: dict[str, Any] = dict(
+            zip(("y", "x", "radius_px", "support"), circles.T, strict=True)
+        )
+        spacing = _isotropic(image.spacing_um)
+        columns["radius_um"] = columns["radius_px"] * spacing
+        columns["spacing_um"] = np.full(len(circles), spacing)
         return {**columns, **{ours: measures[theirs] for ours, theirs in MEASURES.items()}}
 
     def _plane(self, image: Image) -> tuple[NDArray[Any], float | None]:
@@ -165,6 +179,13 @@ class Circles(Operation):
         if not image.has_luminance:
             raise ImageFailed("channel_needed")
         return luminance(image.pixels), noise.get(channels if channels > 1 else 0)
+
+
+def _isotropic(spacing_um: tuple[float, float] | None) -> float:
+    """Return one spacing, micrometres; NaN where none is known, or y and x have different ones."""
+    if spacing_um is None or abs(spacing_um[0] / spacing_um[1] - 1.0) > MOST_UNLIKE:
+        return math.nan
+    return math.sqrt(spacing_um[0] * spacing_um[1])
 
 
 def _has_values(plane: NDArray[Any]) -> bool:

@@ -327,7 +327,8 @@ def as_labelled(image: Image) -> xr.DataArray:
             pixels = np.arange(image.pixels.shape[1 + axis]) + image.origin[axis]
             values = pixels * image.spacing_um[axis]
             coordinates[name] = (name, values, {"units": "micrometer"})
-    return xr.DataArray(image.pixels, dims=("c", "y", "x"), coords=coordinates)
+    said = {"source": image.source, "spacing_um": image.spacing_um}
+    return xr.DataArray(image.pixels, dims=("c", "y", "x"), coords=coordinates, attrs=said)
 
 
 def columns_of(answer: Any, names: Sequence[str]) -> dict[str, Any]:

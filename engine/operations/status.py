@@ -47,6 +47,7 @@ class Status:
     is gone) and retired (is no more). ``last_ingest`` is the identifier of the newest ingest that
     changed anything; it begins with the time, UTC. ``notes`` say what could not be looked at,
     ``absent`` what cohort.toml names and is not there: the next ingest or run will miss it.
+    ``spacings`` counts images with pixels by spacing (y, x), micrometres; None where not known.
     ``annotations`` counts what is drawn, and names what is of no image or can't be read.
     """
 
@@ -57,6 +58,7 @@ class Status:
     notes: tuple[str, ...] = field(default=())
     absent: tuple[str, ...] = field(default=())
     annotations: AnnotationState | None = None
+    spacings: Mapping[tuple[float, float] | None, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -75,6 +77,11 @@ class Status:
         return {
             "complete": self.complete,
             "images": dict(self.images),
+            "spacings_um": [
+                {"y": None if s is None else s[0], "x": None if s is None else s[1], "images": n}
+                for s, n in self.spacings.items()
+            ],
+            "mixed_spacings": len(self.spacings) > 1,
             "operations": [asdict(key) for key in self.keys],
             "failed": [asdict(failure) for failure in self.failures],
             "last_ingest": self.last_ingest,
@@ -131,8 +138,20 @@ def read_status(root: Root) -> Status:
         last_ingest=max(ingests, default=None),
         notes=notes,
         absent=tuple(_absent(root, config)),
+        spacings=_spacings(images.filter(has_pixels)),
         annotations=drawn,
     )
+
+
+def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
+    """Count images by their spacing (y, x), micrometres to five digits, most first."""
+    grouped = images.group_by(["spacing_y_um", "spacing_x_um"]).aggregate([([], "count_all")])
+    found: Counter[tuple[float, float] | None] = Counter()
+    for row in grouped.to_pylist():
+        y, x = row["spacing_y_um"], row["spacing_x_um"]
+        known = None if y is None or x is None else (float(f"{y:.5g}"), float(f"{x:.5g}"))
+        found[known] += row["count_all"]
+    return dict(sorted(found.items(), key=lambda item: (-item[1], str(item[0]))))
 
 
 def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
