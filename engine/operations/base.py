@@ -390,6 +390,8 @@ class Operation(Labelled, BaseModel):
     def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
         """Turn the answer for one image into a table with one numbered row per object."""
         names = in_reading_order([n for n in self.objects.names if n not in self.unlisted])
-        frame = pd.DataFrame({name: found[name] for name in names})
+        frame = pd.DataFrame(
+            {n: c.to_pandas() if isinstance(c := found[n], pa.Array) else c for n in names}
+        )
         numbered = {self.singular: np.arange(1, len(frame) + 1)}
         return frame if self.singular in frame else pd.DataFrame({**numbered, **frame})

@@ -71,8 +71,8 @@ class Circles(Operation):
     of that shows an edge; its ``y`` or ``x`` is then negative or beyond the last pixel. Of such a
     circle, intensities, ``area_px``, ``background_mean`` and ``contrast`` are those of the pixels
     that lie in the image, and ``touches_border`` is true; ``radius_px`` is that of the whole.
-    ``radius_um`` and ``spacing_um`` are NaN where the spacing is not known, or differs by more than
-    1 % between y and x.
+    ``radius_um`` and ``spacing_um`` are empty where the spacing is not known, or differs by more
+    than 1 % between y and x.
 
     Parameters
     ----------
@@ -164,8 +164,9 @@ class Circles(Operation):
             zip(("y", "x", "radius_px", "support"), circles.T, strict=True)
         )
         spacing = _isotropic(image.spacing_um)
-        columns["radius_um"] = columns["radius_px"] * spacing
-        columns["spacing_um"] = np.full(len(circles), spacing)
+        # Empty, not NaN: tables are compared, and averaged by more than pandas.
+        columns["radius_um"] = pa.array(columns["radius_px"] * spacing, from_pandas=True)
+        columns["spacing_um"] = pa.array(np.full(len(circles), spacing), from_pandas=True)
         return {**columns, **{ours: measures[theirs] for ours, theirs in MEASURES.items()}}
 
     def _plane(self, image: Image) -> tuple[NDArray[Any], float | None]:

@@ -63,7 +63,7 @@ def test_blocks_own_the_circles_outside_of_the_image_once(rims):
     image = np.clip(np.rint(plane), 0, 255).astype(np.uint8)
     operation = Circles(radius_px=(10.0, 30.0), **rims)
     sd = noise_sd(image)
-    whole = operation.measure(Image(image[None], (sd,), whole=shape))
+    whole = operation.measure(Image(image[None], (sd,), (2.0, 2.0), whole=shape))
     beyond = (whole["y"] < 0) | (whole["x"] < 0) | (whole["y"] > 399) | (whole["x"] > 429)
     assert beyond.sum() == len(outside)
     assert whole["touches_border"][beyond].all()
@@ -71,7 +71,7 @@ def test_blocks_own_the_circles_outside_of_the_image_once(rims):
     parts = [
         operation.measure(
             Image(
-                image[part.read.slices][None], (sd,), None, part.read.start, part.write,
+                image[part.read.slices][None], (sd,), (2.0, 2.0), part.read.start, part.write,
                 whole=shape,
             )
         )
