@@ -159,6 +159,7 @@ def test_a_call_that_fails_costs_nothing(
 
 
 @pytest.mark.faults
+@pytest.mark.every_point
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("number", SENTENCES, ids=errno.errorcode.get)
 @pytest.mark.fault(27, "each call to the file system fails, in four ways")

@@ -116,6 +116,7 @@ def sweep(store: Store, right: Any, points: Any) -> dict[str, list[str]]:
     return told
 
 
+@pytest.mark.timeout(900)
 def test_a_put_that_fails_once_costs_nothing(store: Store, right: Any) -> None:
     def some(puts: int) -> Iterator[tuple[int, str]]:
         for start, fault in enumerate(FAULTS):
@@ -129,6 +130,8 @@ def test_a_put_that_fails_once_costs_nothing(store: Store, right: Any) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.every_point
+@pytest.mark.timeout(4 * 3600)
 def test_each_put_may_fail(store: Store, right: Any) -> None:
     def all_of_them(puts: int) -> Iterator[tuple[int, str]]:
         yield from itertools.product(range(1, puts + 1), FAULTS)
