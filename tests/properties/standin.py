@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import engine.graph.ingest
 import engine.graph.run
+import engine.graph.worker_room
 
 POINTS = ("link", "rename", "replace", "unlink")
 """Functions of `os` by which something appears or vanishes; a ledger's commit is a link."""
@@ -93,10 +94,12 @@ class Here:
 @contextmanager
 def here() -> Iterator[Any]:
     """Give the client; within, tasks find their worker, and all that ends is committed at once."""
-    worker = SimpleNamespace(name="here", state=SimpleNamespace(nthreads=1))
+    memory = SimpleNamespace(memory_limit=None)
+    worker = SimpleNamespace(name="here", state=SimpleNamespace(nthreads=1), memory_manager=memory)
     dask = SimpleNamespace(get_worker=lambda: worker, secede=lambda: None)
     with (
         patch.object(engine.graph.run, "distributed", dask),
+        patch.object(engine.graph.worker_room, "distributed", dask),
         patch.object(engine.graph.run, "COMMIT_S", -1.0),
         patch.object(engine.graph.ingest, "COMMIT_S", -1.0),
     ):
