@@ -15,6 +15,7 @@ import pytest
 
 import engine
 from engine.errors import ConfigError, CorruptStore, MissingObject, NoTable
+from engine.operations.unit import ledger_of
 from engine.store.catalog import images_ledger, read_images
 from engine.store.head import CHAIN, STATE
 from engine.store.ledger import Ledger
@@ -169,6 +170,12 @@ def test_a_lost_file_is_named_and_never_read(kind: str, small: Any, truth: dict[
         return
     if kind == "key":  # then a plan can't say what changed, only that the rest is new
         truth = {name: value for name, value in truth.items() if name != "other plan"}
+    if kind == "results part":  # plans and status say what is to be computed again
+        told = ("plan", "trial plan", "other plan", "status")
+        truth = {name: value for name, value in truth.items() if name not in told}
+        plans = [small.cohort.plan(one).causes for one in (small.declared, small.trial)]
+        assert sum(bool(causes) for causes in plans) == 1
+        assert sum(bool(key.gone) for key in small.cohort.status().keys) == 1
     raises_or_equals(small, truth, f"the loss of {path.relative_to(small.path)}")
 
 
@@ -195,8 +202,10 @@ def test_readers_refuse_and_do_not_fill(small: Any, truth: dict[str, Any]) -> No
         small.cohort.table("squares")
     for part in small.files("results/*/*/key=*/*.parquet"):
         part.unlink()
+    ledger = ledger_of(small.cohort.root, small.declared)
     with pytest.raises(MissingObject):
-        small.cohort.plan(small.declared)
+        ledger.read(ledger.snapshot().parts)
+    assert "results" in small.cohort.plan(small.declared).causes
 
 
 @pytest.mark.parametrize("entry", ["inner log entry", "newest log entry"])
