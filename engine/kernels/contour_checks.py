@@ -16,6 +16,8 @@ LINES_PER_PX = 16
 """Scan lines in a row of pixels for areas of overlap. Along a line lengths are exact; between lines
 outlines are taken as straight, which for rings of 20 pixels and more is within 0.01 %."""
 
+NEXT_TO_ALL = 1e-6
+"""What may lack in a share that is one but for rounding."""
 
 Sweep = tuple[Floats, Whole]
 """Edges (n, 4) from top to bottom, by their tops, and the number of each one's layer."""
@@ -195,6 +197,37 @@ def count_crossings(rings: Rings) -> int:
 def _crossings(edges: NDArray[np.float64]) -> int:
     upper = np.minimum(edges[:, 0], edges[:, 2])
     return int(_count_crossings(edges[np.argsort(upper, kind="stable")]))
+
+
+def count_nested(rings: Rings) -> int:
+    """Return how many outlines another layer covers: the union is the same without them.
+
+    A hole that was drawn as a further polygon is one; a hole within a layer is none.
+
+    Examples
+    --------
+    >>> square = np.array([[0.0, 0], [0, 8], [8, 8], [8, 0]])
+    >>> count_nested([square, np.empty((0, 2)), square / 2 + 1]), count_nested([square, square / 2])
+    (1, 0)
+    """
+    layers = split_layers(rings)
+    if len(layers) < 2:
+        return 0
+    boxes = [np.array([(ring.min(axis=0), ring.max(axis=0)) for ring in one]) for one in layers]
+    return sum(
+        any(_covers(layers[m], boxes[m], ring) for m in range(len(layers)) if m != n)
+        for n, layer in enumerate(layers)
+        for ring in layer
+    )
+
+
+def _covers(layer: Rings, boxes: NDArray[np.float64], ring: NDArray[np.float64]) -> bool:
+    low, high = ring.min(axis=0), ring.max(axis=0)
+    if not ((boxes[:, 0] <= low) & (boxes[:, 1] >= high)).all(axis=1).any():
+        return False
+    near = ((boxes[:, 0] <= high) & (boxes[:, 1] >= low)).all(axis=1)
+    share = share_inside([ring], [one for one, meets in zip(layer, near, strict=True) if meets])
+    return share > 1.0 - NEXT_TO_ALL
 
 
 def closing_gap_px(ring: NDArray[np.float64]) -> tuple[float, float]:

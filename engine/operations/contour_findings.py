@@ -20,6 +20,7 @@ ERROR, WARNING = "error", "warning"
 CHECKS = {
     "not_contained": "share of the inner contour's area that lies inside the outer one",
     "self_intersection": "places where the outline passes through itself",
+    "nested": "outlines that lie inside another one of the same structure",
     "unclosed": "distance from the last point to the first, pixels",
     "outside_image": "share of the area that lies outside of the image",
     "no_area": "area, pixels",
@@ -80,6 +81,11 @@ def _of_images(frame: pd.DataFrame, operation: Contours) -> Iterator[Finding]:
             yield n, "self_intersection", ERROR, float(row.crossings), (
                 f"The outline passes through itself {row.crossings} times, so parts of its inside "
                 "count as outside."
+            )  # fmt: skip
+        if row.nested > 0:
+            yield n, "nested", WARNING, float(row.nested), (
+                f"{row.nested} outlines lie inside another one of the structure and change "
+                "nothing, since the structure is their union. If a hole is meant, draw it as one."
             )  # fmt: skip
         open_by = max(CLOSING_PX, CLOSING_STEPS * row.longest_step_px)
         if row.closing_gap_px > open_by:

@@ -39,7 +39,7 @@ LAST = ("source", "orphaned", "image_id")
 """Columns that end every table of images."""
 
 OF_OBJECT = (
-    "annotation", "structure", "y", "x", "area_px", "area_mm2", "mask_gap", "crossings",
+    "annotation", "structure", "y", "x", "area_px", "area_mm2", "mask_gap", "crossings", "nested",
     "closing_gap_px", "longest_step_px", "outside_share", "inside_share",
     "thickness_mean_mm", "thickness_min_mm", "thickness_max_mm", "points_digest",
 )  # fmt: skip

@@ -14,6 +14,7 @@ from engine.kernels.contour_checks import (
     canonical_ring,
     closing_gap_px,
     count_crossings,
+    count_nested,
     share_inside,
     share_outside_image,
 )
@@ -43,6 +44,7 @@ OBJECTS = pa.schema(
         ("mask_area_px", pa.int64()),
         ("mask_gap", pa.float64()),
         ("crossings", pa.int64()),
+        ("nested", pa.int64()),
         ("closing_gap_px", pa.float64()),
         ("longest_step_px", pa.float64()),
         ("outside_share", pa.float64()),
@@ -80,7 +82,7 @@ class Contours(Operation):
     """
 
     name: ClassVar[str] = "contours"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     objects: ClassVar[pa.Schema] = OBJECTS
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing", "annotation")
     singular: ClassVar[str] = "contour"
@@ -168,6 +170,7 @@ def _measure(
         "mask_area_px": inside,
         "mask_gap": inside / area - 1.0 if area > 0 and outside == 0.0 else None,
         "crossings": crossings,
+        "nested": count_nested(layered),
         "closing_gap_px": gap,
         "longest_step_px": step,
         "outside_share": outside,

@@ -16,6 +16,7 @@ import engine
 from engine.errors import ParameterError
 from engine.geometry import plan_tiles
 from engine.kernels.bloodpool import segment_bloodpool
+from engine.kernels.contour_union import union_of
 from engine.kernels.ventricle import MYOCARDIUM_G_ML
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.contour_findings import CHECKS
@@ -34,6 +35,10 @@ def circle(radius: float, y: float = 50.0, x: float = 60.0, count: int = 200) ->
 
 def drawn(annotation: str = "a", **structures: NDArray[Any]) -> tuple[Contour, ...]:
     return tuple(Contour(annotation, name, (ring,)) for name, ring in structures.items())
+
+
+def nested(*rings: NDArray[Any]) -> tuple[Contour, ...]:
+    return (Contour("a", "inner", union_of([[ring] for ring in rings])),)
 
 
 def image(*contours: Contour, plane: NDArray[Any] | None = None, um: float | None = 2000) -> Image:
@@ -189,6 +194,8 @@ def test_each_check_finds_what_it_is_for_and_nothing_else() -> None:
         (drawn(inner=circle(20), outer=circle(20)), None, ""),
         (drawn(inner=circle(20), outer=circle(30, y=66)), "not_contained", "error"),
         (drawn(inner=eight), "self_intersection", "error"),
+        (nested(circle(20), circle(9)), "nested", "warning"),
+        (nested(circle(20), circle(9, x=85)), None, ""),  # overlaps
         (drawn(inner=circle(20)[:150]), "unclosed", "error"),
         (drawn(inner=circle(20, x=110)), "outside_image", "error"),
         (drawn(inner=circle(1.2, count=12)), "mask_area", "warning"),
@@ -198,7 +205,7 @@ def test_each_check_finds_what_it_is_for_and_nothing_else() -> None:
     planes = [(of(), image(*contours)) for contours, _, _ in cases]
     expected = [(c, s, f"i{n:03d}") for n, (_, c, s) in enumerate(cases) if c is not None]
     found = findings(operation, planes)
-    assert [f for f in found if f[:3:2] != ("mask_area", "i007")] == expected
+    assert [f for f in found if f[:3:2] != ("mask_area", "i009")] == expected
     loose = engine.contours(least_inside=0.3, mask_tolerance=0.9)
     assert "not_contained" not in {check for check, _, _ in findings(loose, planes)}
 
