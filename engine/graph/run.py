@@ -23,6 +23,7 @@ from engine.operations.base import Operation
 from engine.operations.copies import CopyTask, copy_rows, original_of, pack_copies
 from engine.operations.plan import Item, Plan, Unit, pack_units
 from engine.operations.unit import (
+    HaloOf,
     UnitRecord,
     Where,
     compute_unit,
@@ -129,9 +130,9 @@ class FilesOf:
             (row.stack, row.shard): row for row in rows if row.shard >= 0 and row.level == 0
         }
 
-    def __call__(self, items: Sequence[Item], halo: int) -> dict[str, ShardRow]:
+    def __call__(self, items: Sequence[Item], halo_of: HaloOf) -> dict[str, ShardRow]:
         """Return the rows by path; what the catalog lacks is left out, and fails its images."""
-        needed = {place for item in items for place in shards_read(item, halo)}
+        needed = {place for item in items for place in shards_read(item, halo_of(item.spacing_um))}
         found = [self._metadata.get(stack) for stack in {stack for stack, _ in needed}]
         found += [self._shards.get(place) for place in needed]
         return {row.path: row for row in found if row is not None}
@@ -177,7 +178,7 @@ def run_plan(
         items = attempt.task.items
         names = [item.image_ids[0] for item in items]
         drawn = {} if annotations is None else annotations.of(names)
-        return root, operation, files_of(items, operation.halo_px), drawn, attempt
+        return root, operation, files_of(items, operation.halo_of), drawn, attempt
 
     wanted = [row for unit in units for row in rows_of_unit(unit)]
     wanted += [(copy.image_id, copy.inputs, copy.block) for copy in plan.copies]

@@ -15,12 +15,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine.errors import EngineError, ParameterError, UsageError, did_you_mean
+from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
 from engine.kernels.colour import has_luminance
 from engine.operations.carried import said_of
 from engine.operations.labelled import Labelled
 from engine.operations.outlines import Outline, outline_objects
+from engine.operations.parameter_errors import told_in_words
 from engine.operations.reading import in_reading_order
 from engine.store.annotations import Contour
 from engine.store.digests import digest_of
@@ -159,6 +160,9 @@ class Operation(Labelled, BaseModel):
         Names of further tables with rows of their own for what an object is made of.
     neutral
         Parameters that can't change the answer (a batch size), left out of the key.
+    alternatives
+        Groups of parameters of which one is given: one that is given replaces what cohort.toml
+        declares of the others.
     by_image
         Columns of `measure_images`, which the table by image has, and the one by experiment as
         mean and standard deviation over images.
@@ -181,29 +185,14 @@ class Operation(Labelled, BaseModel):
     summaries_version: ClassVar[int] = 1
     details: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[frozenset[str]] = frozenset()
+    alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
     by_image: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **parameters: Any) -> None:
         try:
             super().__init__(**parameters)
         except ValidationError as error:
-            first = error.errors()[0]
-            cause = first.get("ctx", {}).get("error")
-            if isinstance(cause, EngineError):  # a field's own check says it best
-                raise cause from None
-            name = ".".join(str(part) for part in first["loc"]) or self.name
-            if first["type"] == "extra_forbidden":
-                known = type(self).model_fields
-                meant = did_you_mean(name, known) or "."
-                raise UsageError(
-                    f"{self.name} has no parameter {name!r}{meant} "
-                    f"Its parameters: {', '.join(known)}."
-                ) from None
-            message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            if first["type"] in ("tuple_type", "too_long"):
-                message = "a range, e.g. 10:60"
-            value = parameters.get(str(first["loc"][0])) if first["loc"] else parameters
-            raise ParameterError(name, value, message) from None
+            raise told_in_words(error, self.name, type(self).model_fields, parameters) from None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -235,6 +224,10 @@ class Operation(Labelled, BaseModel):
     def halo_px(self) -> int:
         """Context that a block of a giant image needs on each side, pixels."""
         return 0
+
+    def halo_of(self, spacing_um: tuple[float, float] | None) -> int:
+        """Return ``halo_px`` for an image of a spacing (y, x), where it depends on that."""
+        return self.halo_px
 
     @abstractmethod
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:

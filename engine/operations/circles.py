@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from engine.kernels.circles import DEFAULT_SUPPORT, detect_circles, halo_px, is_compiled
+from engine.errors import ParameterError, UsageError
+from engine.kernels.circles import DEFAULT_SUPPORT, LARGEST_PX, detect_circles, halo_px, is_compiled
 from engine.kernels.colour import luminance
 from engine.kernels.measures import measure_circles
 from engine.kernels.rims import Polarity, make_rims
@@ -26,6 +28,9 @@ RING_PX = 5.0
 MOST_UNLIKE = 0.01
 """Most by which spacings along y and x differ, a share: beyond it a circle of the pixels is an
 ellipse in micrometres, and has no radius there."""
+
+SPACING_NEEDED = "spacing_needed"
+"""Why an image fails whose circles are asked for in micrometres."""
 
 COMPILES = "The first run on a machine compiles the kernels: some 20 s before the first image."
 
@@ -77,15 +82,19 @@ class Circles(Operation):
     Parameters
     ----------
     radius_px
-        Least and greatest radius, pixels.
+        Least and greatest radius, pixels; 10 to 60 by default.
+    radius_um
+        The same in micrometres, instead: of each image those pixels that its spacing makes of it.
+        An image fails as ``spacing_needed`` if it has no spacing, or another along y than along x
+        (by more than 1 %), and as ``radius_out_of_range`` if the least radius is below a pixel.
     polarity
         "bright" (brighter inside than outside), "dark" or "any"; "rim" for rings such as bubbles:
         two concentric edges of opposite polarity are one circle, that of the outer edge, and
         nothing else is.
     rim_width_px
-        Greatest width of a rim, pixels; for "rim" by default two fifths of its radius. Given for
-        "any", the two edges of a rim are one circle, too, beside all others; by default each edge
-        is a circle of its own.
+        Greatest width of a rim, pixels, also beside ``radius_um``; for "rim" by default two fifths
+        of its radius. Given for "any", the two edges of a rim are one circle, too, beside all
+        others; by default each edge is a circle of its own.
     min_support
         Least share of a circle's visible circumference that must show an edge.
     channel
@@ -114,29 +123,86 @@ class Circles(Operation):
         "support": "support, share of the edge that was seen",
     }
 
-    radius_px: tuple[float, float] = (10.0, 60.0)
+    alternatives: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"radius_px", "radius_um"}),)
+
+    radius_px: tuple[float, float] | None = (10.0, 60.0)
+    radius_um: tuple[float, float] | None = None
     polarity: Polarity = "any"
     rim_width_px: float | None = None
     min_support: float = Field(default=DEFAULT_SUPPORT, gt=0.0, le=1.0)
     channel: int | None = Field(default=None, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_both(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if given.get("radius_um") is None:
+            return given
+        if given.get("radius_px") is not None:
+            raise UsageError("radius_px and radius_um are both given; give one of them.")
+        return {**given, "radius_px": None}
+
     @field_validator("radius_px")
     @classmethod
-    def _range(cls, radius_px: tuple[float, float]) -> tuple[float, float]:
-        halo_px(radius_px)
+    def _range(cls, radius_px: tuple[float, float] | None) -> tuple[float, float] | None:
+        if radius_px is not None:
+            halo_px(radius_px)
         return radius_px
+
+    @field_validator("radius_um")
+    @classmethod
+    def _range_um(cls, radius_um: tuple[float, float] | None) -> tuple[float, float] | None:
+        if radius_um is not None and not 0.0 < radius_um[0] <= radius_um[1]:
+            raise ParameterError("radius_um", radius_um, "a range above 0, e.g. 4:12")
+        return radius_um
 
     @model_validator(mode="after")
     def _rims(self) -> Self:
+        if self.radius_px is None and self.radius_um is None:
+            raise ParameterError("radius_px", None, "a range, e.g. 10:60")
         make_rims(self.polarity, self.rim_width_px)
         return self
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters as plain JSON values; without ``radius_um`` where it is not given.
+
+        So the keys of ranges in pixels are those that they were before it could be.
+        """
+        given = super().parameters
+        return {n: value for n, value in given.items() if n != "radius_um" or value is not None}
+
+    @property
     def halo_px(self) -> int:
+        """Context of a block; of ``radius_um`` only `halo_of` knows it."""
+        return self.halo_of(None)
+
+    def halo_of(self, spacing_um: tuple[float, float] | None) -> int:
         """Context of a block: that of the detection, and of the neighbours in a circle's ring."""
-        largest = self.radius_px[1]
-        detection = halo_px(self.radius_px, self.polarity, self.rim_width_px)
-        return detection + math.ceil((1.0 + RING_SHARE) * largest + RING_PX)
+        try:
+            radii = self._radii_px(spacing_um)
+        except ImageFailed:  # as each of its blocks will
+            return 0
+        detection = halo_px(radii, self.polarity, self.rim_width_px)
+        return detection + math.ceil((1.0 + RING_SHARE) * radii[1] + RING_PX)
+
+    def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
+        """Answer for one array, see `Operation.__call__`; ``radius_um`` needs one with a spacing.
+
+        Raises
+        ------
+        UsageError
+            If ``radius_um`` is given, and the array says no spacing.
+        """
+        try:
+            return super().__call__(array)
+        except ImageFailed as error:
+            if error.args[0] != SPACING_NEEDED:
+                raise
+            raise UsageError(
+                "radius_um needs one pixel spacing along y and x, which this array does not say. "
+                "Give an image of cohort.images() that has one, or the range in pixels as "
+                "radius_px."
+            ) from None
 
     def first_use(self) -> str | None:
         """Say that kernels are compiled; see `Operation.first_use`."""
@@ -149,7 +215,7 @@ class Circles(Operation):
             raise ImageFailed("no_usable_values")
         circles = detect_circles(
             plane,
-            radius_px=self.radius_px,
+            radius_px=self._radii_px(image.spacing_um),
             noise_sd=noise,
             polarity=self.polarity,
             rim_width_px=self.rim_width_px,
@@ -168,6 +234,18 @@ class Circles(Operation):
         columns["radius_um"] = pa.array(columns["radius_px"] * spacing, from_pandas=True)
         columns["spacing_um"] = pa.array(np.full(len(circles), spacing), from_pandas=True)
         return {**columns, **{ours: measures[theirs] for ours, theirs in MEASURES.items()}}
+
+    def _radii_px(self, spacing_um: tuple[float, float] | None) -> tuple[float, float]:
+        """Return the range of radii in an image of a spacing, pixels."""
+        if self.radius_px is not None:
+            return self.radius_px
+        spacing = _isotropic(spacing_um)
+        if self.radius_um is None or math.isnan(spacing):
+            raise ImageFailed(SPACING_NEEDED)
+        low, high = (radius / spacing for radius in self.radius_um)
+        if low < 1.0 or high > LARGEST_PX:
+            raise ImageFailed("radius_out_of_range")
+        return low, high
 
     def _plane(self, image: Image) -> tuple[NDArray[Any], float | None]:
         """Return the grey plane to look at, and its noise where that is known."""

@@ -275,7 +275,7 @@ def _read_shown(
     """Read images as they are shown, neighbours together; what can't be read comes as its error."""
     channel = getattr(operation, "channel", None)
     flat = [one for one in wanted if not one.giant]
-    pairs = read_items(reader, tuple(one.item for one in flat), 0)
+    pairs = read_items(reader, tuple(one.item for one in flat), lambda _: 0)
     for one, (_, image) in zip(flat, pairs, strict=True):
         yield one, image if isinstance(image, Exception) else show(image.pixels, channel)
     for one in wanted:

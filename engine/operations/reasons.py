@@ -52,6 +52,15 @@ OF_RESULTS = {
         "It has several channels that are no colours, and none was chosen.",
         "Choose one: cohort run COHORT {operation} --channel 0",
     ),
+    "spacing_needed": (
+        "Sizes are asked for in micrometres, and it has no pixel spacing, or another along y than "
+        "along x.",
+        "Give a range in pixels (--radius-px), or leave these images out with --where.",
+    ),
+    "radius_out_of_range": (
+        "At its pixel spacing the range of radii begins below 1 pixel, or ends above a million.",
+        "Give another range, or leave these images out with --where.",
+    ),
     "no_usable_values": (
         "All of its values are NaN, infinite or beyond 3e38.",
         "Leave it out with --where, or write it anew from what it was made of.",
@@ -112,5 +121,5 @@ def explain(reason: str, operation: str, *, of_source: bool) -> tuple[str, str]:
     return (
         f"{what} failed with: {words}.",
         "Try it on this image alone, in Python: "
-        f'cohort.operation("{operation}")(cohort.images().by_id(IMAGE_ID).values)',
+        f'cohort.operation("{operation}")(cohort.images().by_id(IMAGE_ID))',
     )

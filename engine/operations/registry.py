@@ -103,8 +103,10 @@ def create_operation(name: str, declared: Mapping[str, Any], given: Mapping[str,
         If it is what is declared that can't be.
     """
     kind = find_operation(name)
+    replaced = {n for group in kind.alternatives if group & {*given} for n in group}
+    kept = {n: value for n, value in declared.items() if n not in replaced}
     try:
-        return kind(**{**declared, **given})
+        return kind(**{**kept, **given})
     except UsageError as error:
         try:
             kind(**declared)

@@ -18,7 +18,8 @@ from engine.store.root import Root
 LOST_PIXELS = pa.array(["missing_pixels", "corrupt_pixels"])
 """Reasons of failures that are the store's, not the image's."""
 
-PLACE = ("image_id", "stack", "shard", "t", "z", "giant", "channels", "height", "width")
+PLACE = ("image_id", "stack", "shard", "t", "z", "giant", "channels", "height", "width",
+         "spacing_y_um", "spacing_x_um")  # fmt: skip
 
 
 def failed_for_pixels(rows: pa.Table) -> list[RowId]:
@@ -59,11 +60,13 @@ def read_restored(
         if (place := places.get(image_id)) is None:
             return False
         shape = place["channels"], place["height"], place["width"]
+        sides = place["spacing_y_um"], place["spacing_x_um"]
+        spacing = None if None in sides else sides
         item = Item(
             (image_id,), "", place["stack"], place["shard"], place["t"], place["z"], shape, "",
             (), None, "", block,
         )  # fmt: skip
-        here = [(item.stack, -1), *shards_read(item, operation.halo_px)]
+        here = [(item.stack, -1), *shards_read(item, operation.halo_of(spacing))]
         gone = [lost(*file) for file in here]
         return all(g is not None and (item.t, item.z) not in g for g in gone)
 

@@ -34,6 +34,9 @@ from engine.store.stacking import GIANT_SHARD_PX
 READ_AT_ONCE_BYTES = 64 * 1024**2
 """A run of neighbours in a shard is read in one go up to this size, bytes."""
 
+HaloOf = Callable[[tuple[float, float] | None], int]
+"""See `Operation.halo_of`."""
+
 RowId = tuple[str, str, int | None]
 """What identifies a row of a key: image_id, inputs, block."""
 
@@ -107,7 +110,7 @@ def _runs(items: tuple[Item, ...]) -> Iterator[list[Item]]:
 
 
 def read_items(
-    reader: StackReader, items: tuple[Item, ...], halo: int
+    reader: StackReader, items: tuple[Item, ...], halo_of: HaloOf
 ) -> Iterator[tuple[Item, Image | Exception]]:
     """Read the pixels of items, neighbours together; what can't be read comes as its error."""
     for run in _runs(items):
@@ -131,7 +134,7 @@ def read_items(
                     pixels = together[n, :, :height, :width]
                     write = read = Region((0, 0), (height, width))
                 else:
-                    pixels, write, read = _read_one(reader, item, halo)
+                    pixels, write, read = _read_one(reader, item, halo_of(item.spacing_um))
             except (EngineError, MemoryError) as error:
                 yield item, error
                 continue
@@ -198,7 +201,7 @@ def compute_unit(
 
     def readable() -> Iterator[Image]:
         """Yield the images that can be read, and note all in order."""
-        for item, image in read_items(StackReader(root, files), unit.items, operation.halo_px):
+        for item, image in read_items(StackReader(root, files), unit.items, operation.halo_of):
             try:
                 if isinstance(image, Exception):
                     raise image
