@@ -27,7 +27,7 @@ from engine.errors import AlignmentError, CorruptStore, MissingObject, NoTable
 from engine.graph import ingest as ingest_module
 from engine.operations.intake import ShardTask
 from engine.operations.unit import ledger_of
-from engine.store import ledger as ledger_module
+from engine.store import entries as entries_module
 from engine.store.config import Limits
 from engine.store.pixels import StackWriter, create_stack
 from engine.store.stacking import Arrival, plan_stacks
@@ -398,7 +398,7 @@ def test_a_clock_that_jumps_back_changes_nothing(
         with monkeypatch.context() as patch:
             if jumps:
                 back = SimpleNamespace(time=lambda: time.time() - 86_400)
-                patch.setattr(ledger_module, "time", back)
+                patch.setattr(entries_module, "time", back)
                 patch.setattr(ingest_module, "datetime", Yesterday)
             report = cohort.ingest(client=client)
             assert (report.changed, report.unchanged) == (1, 3)

@@ -19,6 +19,8 @@ from engine.store.torn import TORN
 from jobs.cli import main
 from tests.unit.conftest import Small
 
+RESULTS = f"results/circles/v{engine.circles.version}"
+
 
 class Told(Events):
     """Keeps what is noted."""
@@ -55,8 +57,8 @@ def check_clean(cohort: engine.Cohort) -> None:
 def test_lost_results_are_computed_again_and_their_tables_made_again(
     small: Small, made: Small, client: Client
 ) -> None:
-    count = len(small.files("results/circles/v2/_delta_log/*.json")) - 1
-    torn = tear(small, "results/circles/v2", count)
+    count = len(small.files(f"{RESULTS}/_delta_log/*.json")) - 1
+    torn = tear(small, RESULTS, count)
     cohort = small.cohort
     named = {p.path: p for p in cohort.verify().problems}
     assert {*torn} <= {*named}
@@ -65,7 +67,7 @@ def test_lost_results_are_computed_again_and_their_tables_made_again(
         cohort.plan(small.declared)
     told = Told()
     (report,) = cohort.run(small.declared, client=client, events=told)
-    assert any("results/circles/v2: a power cut tore" in note for note in told.notes)
+    assert any(f"{RESULTS}: a power cut tore" in note for note in told.notes)
     assert report.published > 0
     cohort.run(small.trial, client=client)
     assert circles(cohort) == circles(made.cohort)
@@ -85,7 +87,7 @@ def test_tables_of_lost_commits_are_read_until_they_are_made_again(
         again = ledger.write_part(ledger.read_part(part), small.declared.key)
         snapshot = ledger.commit(snapshot, [again], [part])
     small.cohort.run(small.declared, client=client)
-    tear(small, "results/circles/v2", snapshot.version)
+    tear(small, RESULTS, snapshot.version)
     (done,) = small.cohort.repair()
     assert {"circles", "circles_by_image"} <= {*done.tables}
     assert circles(small.cohort) == circles(made.cohort)
@@ -139,9 +141,9 @@ def test_commands_repair_and_say_so(
     assert not any(TORN in problem["text"] for problem in values["problems"])
     out, _ = said("verify", place, "--repair", code=1)
     assert "Nothing to repair" in out
-    tear(small, "results/circles/v2")
+    tear(small, RESULTS)
     _, err = said("status", place, code=0)
-    assert "results/circles/v2: a power cut tore 1 commit made after 20" in err
+    assert f"{RESULTS}: a power cut tore 1 commit made after 20" in err
     _, err = said("status", place, code=0)
     assert "power cut" not in err
 

@@ -346,7 +346,7 @@ def test_older_tables_are_a_warning_and_newer_ones_an_error(small: Any) -> None:
 def test_results_of_operations_that_are_not_installed_are_checked(small: Any) -> None:
     (small.path / "results/circles").rename(small.path / "results/squares")
     report = verify(small.path)
-    assert any(p.path.startswith("results/squares/v2/_keys/") for p in report.problems)
+    assert any("/_keys/" in p.path for p in report.problems)
     assert all("squares" in p.path or p.path.startswith("tables/") for p in report.problems)
 
 
