@@ -33,7 +33,7 @@ demo: $(VENV)/.base ## Make images, find their circles, and say where to look
 
 test: $(VENV)/.dev ## Run the tests, and measure what they cover
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile -m "not faults and not deploy"
+	$(BIN)/python -m coverage run -m pytest -n 3 --dist loadfile -m "not faults and not deploy"
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run -m pytest -q tests/unit/kernels -k small
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report

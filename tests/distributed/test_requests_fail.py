@@ -19,7 +19,7 @@ from tests.contracts.object_server import serve, settings
 from tests.making import Counting, catalog, computed, night
 
 IMAGES = 4
-FEW = 23
+FEW = 61
 """Of the points of each fault in `make test`: every so many, each fault begun at another one."""
 
 VARYING = ["elapsed_s", "attempts", "worker", "device"]

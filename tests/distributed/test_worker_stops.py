@@ -20,14 +20,7 @@ from tests.distributed.test_driver_dies import catalogued
 EARLY_S, GONE_S = 6.0, 16.0
 """When a stopped worker goes on, seconds: before or after the scheduler gave it up, at ten."""
 
-TURNS = [
-    ("part", False),
-    *(
-        pytest.param(what, early, marks=pytest.mark.faults)
-        for what in ("part", "shard", "table")
-        for early in (False, True, True)
-    ),
-]
+TURNS = [(what, early) for what in ("part", "shard", "table") for early in (False, True, True)]
 
 
 def _stopped(cluster: Cluster, driver: Driver) -> list[int]:
@@ -48,6 +41,7 @@ def _is_known(cluster: Cluster, pid: int) -> bool:
     return any(socket.laddr.port in known for socket in sockets if socket.status == "LISTEN")
 
 
+@pytest.mark.faults
 @pytest.mark.fault(6, "worker stopped past its time to live, then writing")
 @pytest.mark.parametrize(("what", "early"), TURNS)
 def test_a_worker_writes_too_late(
