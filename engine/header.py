@@ -82,6 +82,8 @@ FINDINGS = {
     "rescale_partial": "Slope or intercept is missing; 1 or 0 stands for it.",
     "rescale_invalid": "Slope or intercept is no number; stored values are the units.",
     "modality_lut": "A table, not slope and intercept, leads to modality units; it is not applied.",
+    "calibrated": "ImageJ leads to units by a curve or otherwise than by slope and intercept, which is "
+    "not applied; values are as stored.",
     "real_world_values": "A mapping to real-world values is there, and not applied.",
     "frame_of_reference_differs": "The series has planes of several frames of reference.",
     "mixed_geometry": "The series has planes of several sizes, spacings or orientations.",

@@ -21,7 +21,6 @@ def header_columns(arrival: Arrival) -> dict[str, Any]:
     identity = header.identity
     number = "" if header.instance is None else f"-{header.instance}"
     frame = "" if header.frame is None else f"-{header.frame}"
-    slope, intercept = header.rescale or (None, None)
     return {
         "fields": {
             "date": "",
@@ -35,8 +34,7 @@ def header_columns(arrival: Arrival) -> dict[str, Any]:
         "spacing_z_um": None if lattice is None else lattice.distance_um,
         "position_mm": header.position_mm,
         "orientation": header.orientation,
-        "rescale_slope": slope,
-        "rescale_intercept": intercept,
+        **_rescale_columns(header.rescale),
         "header": arrival.facts,
         "findings": header.findings,
     }
@@ -50,9 +48,15 @@ def _file_columns(arrival: Arrival) -> dict[str, Any]:
     return {
         "time_ms": time_ms,
         "spacing_z_um": lattice.distance_um,
+        **_rescale_columns(arrival.rescale),
         "header": arrival.facts,
         "findings": arrival.findings,
     }
+
+
+def _rescale_columns(rescale: tuple[float, float] | None) -> dict[str, float | None]:
+    slope, intercept = rescale or (None, None)
+    return {"rescale_slope": slope, "rescale_intercept": intercept}
 
 
 def keeps_its_place(slot: Slot) -> bool:

@@ -196,6 +196,7 @@ def _arrival(file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | N
         () if file.confidential else plane.channel_names,  # text, that may name somebody
         plane.orientation,
         plane.findings,
+        plane.rescale,
     )
 
 

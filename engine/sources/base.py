@@ -83,6 +83,8 @@ class Plane:
         As the file names them, one a channel; empty where it does not.
     findings
         Codes of what is odd, see `engine.header.FINDINGS`.
+    rescale
+        (slope, intercept) from the values to the file's units, where a file without a header says so.
     marks_bright
         Whether a mask marks what is brighter in it; None where programs differ.
     """
@@ -102,6 +104,7 @@ class Plane:
     step_ms: float | None = None
     channel_names: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    rescale: tuple[float, float] | None = None
     marks_bright: bool | None = True
 
     @property

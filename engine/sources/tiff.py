@@ -13,8 +13,8 @@ Values: as tifffile gives them (2-8 bit in uint8, 9-16 bit in uint16), but 1 bit
 255. Unsigned integers stored with white as zero are inverted, so that brighter is larger in every
 plane; other numbers have no white to subtract from, and are as stored, with a finding. Palettes of
 up to 8 bit become RGB (uint8), except in files of ImageJ, where the palette is a display table and
-the indices are the measurement. CMYK becomes RGB by the file's profile or by rule
-(`engine.sources.inks`). YCbCr is read where JPEG converts it. CIELab, raw mosaics, complex numbers,
+the indices are the measurement; ImageJ's calibration of values is told, not applied. CMYK becomes
+RGB by the file's profile or by rule (`engine.sources.inks`). YCbCr is read where JPEG converts it. CIELab, raw mosaics, complex numbers,
 mixed depths and volumes in one page are ``unsupported``. Orientation (274) is told, not applied.
 Strips or tiles that are left out (offset and byte count 0) are the NoData value, or 0, with a
 finding. Missing byte counts are estimated, and private fields that are broken ignored, as libtiff
@@ -24,6 +24,7 @@ does it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -38,6 +39,7 @@ from engine.errors import SourceUnreadable
 from engine.geometry import Region
 from engine.sources.base import OpenSource, Plane, PlanesSource, check_size, coded
 from engine.sources.density import UM_PER_CM, UM_PER_INCH, spacing_from_density
+from engine.sources.imagej_values import read_calibration
 from engine.sources.inks import finding_of
 from engine.sources.orientation import TAG, findings_of, orientation_of
 from engine.sources.tiff_checks import SteadyFile, check_directories, watched
@@ -218,6 +220,7 @@ class TiffSource(PlanesSource):
             fields = self._tiff.imagej_metadata or {}
             self._add_hidden_pages(pages, imagej_count(fields, "images"))
             groups = group_imagej(fields, len(pages), first.samplesperpixel, shown)
+            groups = self._calibrate(groups, fields, first)
             spacing = imagej_spacing(str(fields.get("unit", "")), density)
         else:
             unit = {2: UM_PER_INCH, 3: UM_PER_CM}.get(first.tags.valueof(296, default=2))
@@ -226,6 +229,14 @@ class TiffSource(PlanesSource):
         if groups is None:
             groups = [Group((i,)) for i in shown]
         return [replace(group, spacing_um=group.spacing_um or spacing) for group in groups]
+
+    def _calibrate(
+        self, groups: list[Group], fields: Mapping[str, Any], page: tifffile.TiffPage
+    ) -> list[Group]:
+        as_stored = page.samplesperpixel == 1 and not (is_inverted(page) or is_inks(page))
+        dtype = "uint8" if page.bitspersample == 1 else dtype_of(page).name
+        rescale, odd = read_calibration(fields, dtype, as_stored=as_stored)
+        return [replace(g, rescale=rescale, findings=(*g.findings, *odd)) for g in groups]
 
     def _add_hidden_pages(self, pages: list[_Page], count: int) -> None:
         """Add what ImageJ stores after the first page without directories (stacks over 4 GB)."""
@@ -272,6 +283,7 @@ def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Pl
         separate=first.separate or len(pages) > 1,
         step_um=group.step_um,
         step_ms=group.step_ms,
+        rescale=group.rescale,
         channel_names=names if any(names) else (),
         findings=tuple(sorted({*group.findings, *(f for p in pages for f in p.plane.findings)})),
     )

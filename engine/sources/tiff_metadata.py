@@ -51,6 +51,7 @@ class Group:
     step_ms: float | None = None
     channel_names: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    rescale: tuple[float, float] | None = None
 
 
 def is_ome(description: str) -> bool:

@@ -1,0 +1,81 @@
+"""What ImageJ says of a file's values: the calibration from stored values to units.
+
+Source: ImageJ 1.x, `ij.measure.Calibration`, `ij.io.FileSaver.getDescriptionString` and
+`ij.io.FileOpener.decodeDescriptionString`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+STRAIGHT_LINE, NO_FUNCTION = 0, 20
+"""Of `ij.measure.Calibration`: value = c0 + c1 x stored, and none; all others are curves."""
+
+NOT_APPLIED, INVALID = "calibrated", "rescale_invalid"
+"""Findings, see `engine.header.FINDINGS`."""
+
+_SIGNED_SHIFT = 32768  # ImageJ adds it to signed values of 16 bits as it reads them
+_LINEAR_TYPES = frozenset({"uint8", "uint16", "int16"})
+
+
+def read_calibration(
+    fields: Mapping[str, Any], dtype: str, *, as_stored: bool
+) -> tuple[tuple[float, float] | None, tuple[str, ...]]:
+    """Return (slope, intercept) from a plane's values to ImageJ's, and findings.
+
+    Parameters
+    ----------
+    fields
+        ImageJ's description.
+    dtype
+        Of the plane's values.
+    as_stored
+        Whether the plane's values are measurements as the file has them: neither inverted nor
+        colours.
+
+    Returns
+    -------
+    None where the file's values are the units, and where its function is not a straight line, or
+    does not hold for all values; that is a finding.
+
+    Examples
+    --------
+    >>> read_calibration({"cf": 0, "c0": -32768.0, "c1": 1.0}, "uint16", as_stored=True)
+    ((1.0, -32768.0), ())
+    >>> read_calibration({"cf": 3, "c0": 0.1, "c1": 2.0}, "uint16", as_stored=True)
+    (None, ('calibrated',))
+    """
+    function = fields.get("cf", NO_FUNCTION)
+    if function == NO_FUNCTION:
+        return None, ()
+    if function != STRAIGHT_LINE or "c0" not in fields or "c1" not in fields:
+        return None, (NOT_APPLIED,)
+    intercept, slope = _number(fields["c0"]), _number(fields["c1"])
+    if not (math.isfinite(intercept) and math.isfinite(slope)):
+        return None, (INVALID,)
+    if dtype == "int16":
+        intercept += slope * _SIGNED_SHIFT
+    if (slope, intercept) == (1.0, 0.0):
+        return None, ()
+    if not as_stored or dtype not in _LINEAR_TYPES or _clips(fields, dtype, slope, intercept):
+        return None, (NOT_APPLIED,)
+    return (slope, intercept), ()
+
+
+def _clips(fields: Mapping[str, Any], dtype: str, slope: float, intercept: float) -> bool:
+    """Tell whether some values would be negative, and are 0 to ImageJ."""
+    if str(fields.get("zeroclip", "false")).lower() != "true":
+        return False
+    ends = np.iinfo(dtype)
+    return min(slope * ends.min, slope * ends.max) + intercept < 0
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
