@@ -69,6 +69,9 @@ class Header:
 LEVEL_UM = "level_um"
 """Term: the pixel size of the level that a slide is read from, micrometres."""
 
+MISSING_PLANES = "missing_planes"
+"""Finding of the series that lack planes, see `FINDINGS`."""
+
 
 FINDINGS = {
     "study_date_invalid": "StudyDate is no date, e.g. 20120000.",
@@ -82,15 +85,16 @@ FINDINGS = {
     "rescale_partial": "Slope or intercept is missing; 1 or 0 stands for it.",
     "rescale_invalid": "Slope or intercept is no number; stored values are the units.",
     "modality_lut": "A table, not slope and intercept, leads to modality units; it is not applied.",
-    "calibrated": "ImageJ leads to units by a curve or otherwise than by slope and intercept, which is "
-    "not applied; values are as stored.",
+    "calibrated": "ImageJ's calibration is no slope and intercept that hold for all values; it is "
+    "not applied.",
     "real_world_values": "A mapping to real-world values is there, and not applied.",
     "frame_of_reference_differs": "The series has planes of several frames of reference.",
     "mixed_geometry": "The series has planes of several sizes, spacings or orientations.",
     "slice_gap": "Slices are missing: a distance is 1.5 times the usual one or more.",
     "uneven_slices": "The distances of slices differ by more than 2 %.",
     "shifted_slices": "Slices are shifted within their plane by more than half a pixel.",
-    "missing_planes": "Some slices have fewer phases than others.",
+    "missing_planes": "The series lacks planes: some slices have fewer phases than others, or an "
+    "OME file has no page for some, or names a file for them that is not beside it.",
     "duplicate_plane": "Another plane of the series has its position and time.",
     "copied_instance": "Another file has its SOPInstanceUID.",
     "oriented": "Viewers turn or mirror it (EXIF or TIFF orientation); pixels, and outlines drawn "
@@ -99,7 +103,8 @@ FINDINGS = {
     "cmyk_by_rule": "Four inks without a profile, made RGB by (1 - ink) (1 - black).",
     "white_is_zero": "Smaller is brighter (WhiteIsZero, signed or float); values are as stored.",
     "sparse": "Tiles or strips that the file leaves out are its NoData value, or 0.",
-    "counts_differ": "ImageJ's counts do not fit the pages; each page is an image of its own.",
+    "counts_differ": "What ImageJ or tifffile counted does not fit the pages; each page is an "
+    "image of its own.",
     "channels_elsewhere": "Other channels of the image are in other files, or missing.",
     "metadata_elsewhere": "What the pages are is said in another file of the OME set, or by a file "
     "name that was changed; each page is an image of its own.",

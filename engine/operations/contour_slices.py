@@ -10,10 +10,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.header import MISSING_PLANES
 from engine.operations.series import GAP, SAME_PLACE_MM, UNEVEN
-
-INCOMPLETE = "missing_planes"
-"""Finding of the series that lack planes in some phases, see `engine.header.FINDINGS`."""
 
 
 def places_of(images: pa.Table) -> dict[str, pa.Array]:
@@ -46,7 +44,7 @@ def planes_of_incomplete(images: pa.Table) -> list[tuple[str, int, int]]:
     return [
         (stack, t, z)
         for findings, stack, t, z in zip(*columns, strict=True)
-        if z is not None and INCOMPLETE in (findings or ())
+        if z is not None and MISSING_PLANES in (findings or ())
     ]
 
 

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import AlignmentError, Conflict, SourceUnreadable
+from engine.header import MISSING_PLANES
 from engine.kernels.colour import luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.record import Record
 from engine.sources import FORMATS, HEAD_BYTES, OpenSource, Plane, claimed_by, open_source
 from engine.sources.base import coded
+from engine.sources.files import escape_path
 from engine.sources.places import place_at
 from engine.store.catalog import ShardRow
 from engine.store.digests import digest_plane
@@ -153,11 +155,15 @@ def probe_files(
     spacing_um
         Pixel spacing (y, x) for files that state none.
     """
-    return [_probe(file, max_decoded_bytes, spacing_um) for file in files]
+    looked: dict[tuple[str, str], bool] = {}
+    return [_probe(file, max_decoded_bytes, spacing_um, looked) for file in files]
 
 
 def _probe(
-    file: SourceFile, max_decoded_bytes: int, spacing_um: tuple[float, float] | None
+    file: SourceFile,
+    max_decoded_bytes: int,
+    spacing_um: tuple[float, float] | None,
+    looked: dict[tuple[str, str], bool],
 ) -> Probe:
     try:
         with _handle(file) as handle:
@@ -169,15 +175,39 @@ def _probe(
             if FORMATS[key].confidential and not file.confidential:
                 return Probe(file, withheld=True)
             with _open(handle, file, max_decoded_bytes) as source:
-                arrivals = tuple(_arrival(file, plane, spacing_um) for plane in source.planes)
-        return Probe(file, arrivals)
+                planes = source.planes
+        sets = {plane.companions for plane in planes} - {()}
+        broken = {names for names in sets if _lacks_one(file, names, looked)}
+        return Probe(
+            file,
+            tuple(
+                _arrival(file, plane, spacing_um, plane.companions in broken) for plane in planes
+            ),
+        )
     except SourceUnreadable as error:
         if error.reason == "no_pixels":
             return Probe(file)
         return Probe(file, reason=error.reason, detail=str(error.args[1]))
 
 
-def _arrival(file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | None) -> Arrival:
+def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, str], bool]) -> bool:
+    """Tell whether one of some files is not beside a file; ``looked`` remembers which are."""
+    folder = file.path[: file.path.rfind("/") + 1]
+    for name in names:
+        path = folder + escape_path(name)
+        if (file.base, path) not in looked:
+            try:
+                looked[file.base, path] = place_at(file.base).look(path) is not None
+            except SourceUnreadable:  # it may be there
+                looked[file.base, path] = True
+        if not looked[file.base, path]:
+            return True
+    return False
+
+
+def _arrival(
+    file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | None, lacks_planes: bool
+) -> Arrival:
     steps = plane.step_ms, plane.step_um
     # Said of all files that might be slides, so that those of which it is unknown were taken in
     # before it was kept.
@@ -195,7 +225,7 @@ def _arrival(file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | N
         plane.downsample or whole,
         () if file.confidential else plane.channel_names,  # text, that may name somebody
         plane.orientation,
-        plane.findings,
+        tuple(sorted({*plane.findings, MISSING_PLANES})) if lacks_planes else plane.findings,
         plane.rescale,
     )
 

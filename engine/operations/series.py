@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.header import Header
+from engine.header import MISSING_PLANES, Header
 from engine.store.stacking import Arrival, Lattice
 
 SAME_PLACE_MM = 0.02
@@ -173,7 +173,7 @@ def _by_position(planes: list[_Plane]) -> tuple[Placed, list[_Plane], set[str]]:
     counts = {len(members) for members in slices}
     phases: list[list[int]] = [list(range(len(members))) for members in slices]
     if len(counts) > 1:
-        found.add("missing_planes")
+        found.add(MISSING_PLANES)
         if moment is not None:
             phases = _on_common_times(slices, moment)
     taken: set[tuple[int, int]] = set()

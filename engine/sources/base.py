@@ -84,7 +84,9 @@ class Plane:
     findings
         Codes of what is odd, see `engine.header.FINDINGS`.
     rescale
-        (slope, intercept) from the values to the file's units, where a file without a header says so.
+        (slope, intercept) from the values to units, where a file without a header says so.
+    companions
+        Files beside it, by name, that hold the rest of its series.
     marks_bright
         Whether a mask marks what is brighter in it; None where programs differ.
     """
@@ -105,6 +107,7 @@ class Plane:
     channel_names: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     rescale: tuple[float, float] | None = None
+    companions: tuple[str, ...] = ()
     marks_bright: bool | None = True
 
     @property

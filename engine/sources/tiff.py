@@ -14,8 +14,9 @@ Values: as tifffile gives them (2-8 bit in uint8, 9-16 bit in uint16), but 1 bit
 plane; other numbers have no white to subtract from, and are as stored, with a finding. Palettes of
 up to 8 bit become RGB (uint8), except in files of ImageJ, where the palette is a display table and
 the indices are the measurement; ImageJ's calibration of values is told, not applied. CMYK becomes
-RGB by the file's profile or by rule (`engine.sources.inks`). YCbCr is read where JPEG converts it. CIELab, raw mosaics, complex numbers,
-mixed depths and volumes in one page are ``unsupported``. Orientation (274) is told, not applied.
+RGB by the file's profile or by rule (`engine.sources.inks`). YCbCr is read where JPEG converts it.
+CIELab, raw mosaics, complex numbers, mixed depths and volumes in one page are ``unsupported``.
+Orientation (274) is told, not applied.
 Strips or tiles that are left out (offset and byte count 0) are the NoData value, or 0, with a
 finding. Missing byte counts are estimated, and private fields that are broken ignored, as libtiff
 does it.
@@ -284,6 +285,7 @@ def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Pl
         step_um=group.step_um,
         step_ms=group.step_ms,
         rescale=group.rescale,
+        companions=group.companions,
         channel_names=names if any(names) else (),
         findings=tuple(sorted({*group.findings, *(f for p in pages for f in p.plane.findings)})),
     )

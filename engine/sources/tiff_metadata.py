@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, fromstring
@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
+from engine.header import MISSING_PLANES
 from engine.sources.density import UM_PER_INCH, spacing_from_density
 from engine.sources.tiff_checks import MAX_PAGES
 
+_NOWHERE, _ELSEWHERE = -1, -2  # for a page: that no file is named for it, or another one is
 _MAX_PLANES = 10 * MAX_PAGES  # that one XML may name, with those of the other files of a plate
 
 # Length units of the OME schema and of ImageJ, micrometres. U+00B5 is the micro sign, U+03BC the
@@ -52,6 +54,7 @@ class Group:
     channel_names: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     rescale: tuple[float, float] | None = None
+    companions: tuple[str, ...] = ()
 
 
 def is_ome(description: str) -> bool:
@@ -142,6 +145,8 @@ def group_shaped(text: str, pages: int) -> list[Group] | None:
     known = {names[axis]: count for axis, count in counts.items()}
     known = {**fields, **dict.fromkeys(names.values(), 1), **known}
     known["order"] = slow[::-1] + "".join(axis for axis in "CZT" if axis not in slow)
+    if math.prod(counts.values()) > pages:  # some are missing; more are those of other arrays
+        return [Group((i,), findings=("counts_differ",)) for i in range(pages)]
     if math.prod(counts.values()) != pages:
         return None
     return group_imagej(known, pages, 1, range(pages))
@@ -175,9 +180,9 @@ def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] |
     Returns
     -------
     One group for each (series, t, z) of which a page is in this file; channels that are in other
-    files of the set, or nowhere, are a finding. None where the metadata is in another file, or does
-    not tell which of the set's files this is. Pages that the metadata does not name are not images
-    of the file.
+    files of the set, or nowhere, are a finding, and so are planes that no block places. None where
+    the metadata is in another file, or does not tell which of the set's files this is. Pages that
+    the metadata does not name are not images of the file.
 
     Raises
     ------
@@ -207,10 +212,12 @@ def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] |
         sizes["C"], held = _count_planes(pixels, sizes["C"], held)
         total = _bounded(math.prod(sizes.values()))
         placed = _place_pages(pixels, sizes, held, blocks, unnamed)
+        odd = (MISSING_PLANES,) if (placed == _NOWHERE).any() else ()
         unnamed = _bounded(unnamed + total, _MAX_PLANES)
         common = Group(
-            (), None, series, _ome_spacing(pixels), _ome_step_um(pixels), _ome_step_ms(pixels)
-        )
+            (), None, series, _ome_spacing(pixels), _ome_step_um(pixels), _ome_step_ms(pixels),
+            companions=_companions(block for block, here in blocks if not here),
+        )  # fmt: skip
         names = [text.get("Name", "") for text in pixels.findall("{*}Channel")]
         for t, z in np.argwhere((placed >= 0).any(axis=2)).tolist():
             there = np.flatnonzero(placed[t, z] >= 0)
@@ -227,7 +234,7 @@ def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] |
                     channel_names=(
                         tuple(names[c] for c in there) if len(names) == sizes["C"] else ()
                     ),
-                    findings=("channels_elsewhere",) if key[1] else (),
+                    findings=(*odd, *(("channels_elsewhere",) if key[1] else ())),
                 )
             )
     return groups or None
@@ -251,10 +258,21 @@ def _own_blocks(root: Element, name: str) -> Callable[[Element], bool]:
         if own is not None and any(own == text for text, _ in named):
             return (uuid.text or "").strip() == own
         if file and any(file == known for _, known in named):
-            return uuid.get("FileName", "").replace("\\", "/").rpartition("/")[2] == file
+            return _file_of(block) == file
         return own is None and len(named) == 1
 
     return is_here
+
+
+def _companions(blocks: Iterable[Element]) -> tuple[str, ...]:
+    """Return the names of the files, without folders, in which blocks say that they are."""
+    return tuple(sorted({_file_of(block) for block in blocks} - {"", ".", ".."}))
+
+
+def _file_of(block: Element) -> str:
+    uuid = block.find("{*}UUID")
+    name = "" if uuid is None else uuid.get("FileName", "")
+    return name.replace("\\", "/").rpartition("/")[2]
 
 
 def _count_planes(pixels: Element, channels: int, held: int) -> tuple[int, int]:
@@ -272,18 +290,16 @@ def _place_pages(
     blocks: Sequence[tuple[Element, bool]],
     first: int,
 ) -> NDArray[np.int64]:
-    """Return the page of each (t, z, c), -1 for those that are not in this file."""
+    """Return the page of each (t, z, c); below 0 for those that are not in this file."""
     order = pixels.get("DimensionOrder", "XYCZT")[:1:-1]  # slowest first
     if sorted(order) != ["C", "T", "Z"]:
         raise SourceUnreadable("corrupt", "the OME-XML has no such order of dimensions")
     shape = [sizes[axis] for axis in order]
     total = math.prod(shape)
-    placed = np.full(total, -1)
+    placed = np.full(total, _NOWHERE)
     all_pages = Element("TiffData", IFD=str(first), PlaneCount=str(total))
     left = total
     for block, here in blocks or [(all_pages, True)]:
-        if not here:
-            continue  # in another file of the set
         page, count = block.get("IFD"), block.get("PlaneCount")
         at = {axis: _whole(block.get(f"First{axis}", "0"), least=0) for axis in order}
         if at["C"] >= sizes["C"] and at["C"] % held == 0:
@@ -291,6 +307,10 @@ def _place_pages(
         start = int(np.ravel_multi_index([at[axis] for axis in order], shape))
         # Specification: without a count, a block with IFD is one plane, one without is all.
         due = _whole(count) if count is not None else (1 if page is not None else total - start)
+        if not here:
+            part = placed[start : start + due]
+            part[part < 0] = _ELSEWHERE
+            continue
         left -= due
         if left < 0 or start + due > total:
             raise SourceUnreadable("corrupt", "the OME-XML places more planes than it has")

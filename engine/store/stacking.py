@@ -57,8 +57,8 @@ class Arrival(Record):
     ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series is a file's, by
     number, or, where there is a ``header``, one of several files, by name. ``downsample`` is how
     many pixels of the file (y, x) one of the plane is, where slides are asked for at a resolution.
-    ``channel_names``, ``orientation``, ``findings`` and ``rescale`` are what a file without a header
-    says, see `engine.sources.Plane`.
+    ``channel_names``, ``orientation``, ``findings`` and ``rescale`` are what a file without a
+    header says, see `engine.sources.Plane`.
     """
 
     source: str

@@ -197,9 +197,9 @@ def test_sets_of_channels_are_series_of_their_own() -> None:
     )
     found = read(pages([(noise((Y, X)), {})] * 5, ome(image(2, 1, 3, blocks))))
     assert [(p.shape[0], p.place, p.series, p.findings) for p, _ in found] == [
-        (2, (0, 0), 0, ()),
-        (2, (1, 0), 0, ()),
-        (1, (2, 0), 1, ("channels_elsewhere",)),
+        (2, (0, 0), 0, ("missing_planes",)),
+        (2, (1, 0), 0, ("missing_planes",)),
+        (1, (2, 0), 1, ("channels_elsewhere", "missing_planes")),
     ]
 
 
