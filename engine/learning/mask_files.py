@@ -15,6 +15,7 @@ from engine.kernels.tissue import Tissue
 from engine.learning.masks import Labels, Masks, NoMask, Plane, plane_of, planes_of, region_of
 from engine.sources.masks import DRAWN, AnnotationError, find_mask_file, read_mask_folders
 from engine.sources.orientation import UPRIGHT
+from engine.sources.png import has_palette
 from engine.sources.psd import read_psd
 from engine.store.config import read_config
 from engine.store.digests import digest_bytes, digest_of
@@ -23,7 +24,7 @@ from engine.store.root import Root
 RULE = 1
 """Version of the rules by which files become labels, see `engine.sources.masks`."""
 
-RULE_OF_NEWER = 2
+RULE_OF_NEWER = 3
 """Version of what was added for some formats; masks of others are as they were."""
 
 _NEWER = (".tif", ".tiff", ".psd")
@@ -184,16 +185,18 @@ class _MaskFiles:
     def digest(self, image_id: str) -> str:
         name = self._name(image_id)
         try:
-            contents = [digest_bytes(path.read_bytes()) for path in self._files.files_of(name)]
+            files = self._files.files_of(name)
+            found = [path.read_bytes() for path in files]
         except (AnnotationError, OSError) as error:
             raise NoMask(image_id, _sentence(error)) from None
         rules = self._files.rules
         turned = self._planes[image_id].orientation
-        if any(path.suffix.lower() in _NEWER for path in self._files.files_of(name)):
+        newer = any(path.suffix.lower() in _NEWER for path in files)
+        if newer or any(has_palette(content) for content in found):
             rules = [*rules, RULE_OF_NEWER]
         if turned != UPRIGHT:
             rules = [*rules, "orientation", turned]
-        return digest_of([*rules, contents])
+        return digest_of([*rules, [digest_bytes(content) for content in found]])
 
     def read(self, image_id: str, region: Region | None = None) -> Labels:
         name = self._name(image_id)

@@ -116,6 +116,20 @@ class Plane:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
+Indexed = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Indices (y, x), and the palette that makes colours of them: (256, 4) RGBA."""
+
+PALETTE_ENTRIES = 256
+
+
+def full_palette(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a palette (256, 4) RGBA of one (n, 3) RGB; entries that it lacks are black."""
+    palette = np.zeros((PALETTE_ENTRIES, 4), np.uint8)
+    palette[:, 3] = 255
+    palette[: len(colours), :3] = colours[:PALETTE_ENTRIES]
+    return palette
+
+
 class OpenSource(Protocol):
     """An open source: a context manager that closes what it holds, never the caller's file.
 
@@ -131,6 +145,9 @@ class OpenSource(Protocol):
 
     def read_region(self, index: int, region: Region) -> NDArray[Any]:
         """Decode a region of a plane that streams, with memory bound by the tiles it touches."""
+
+    def read_indices(self, index: int) -> Indexed | None:
+        """Decode a plane's indices and its palette; None where it has none that are colours."""
 
     def close(self) -> None:
         """Let go of what the reader holds. May be called twice."""
@@ -311,6 +328,20 @@ class PlanesSource(ABC):
             shape = (plane.shape[0], *region.shape)
             return _checked(self._decode_region(index, region), shape, plane.dtype)
 
+    def read_indices(self, index: int) -> Indexed | None:
+        """Decode a plane's indices and its palette; None where it has none that are colours.
+
+        Raises
+        ------
+        SourceUnreadable
+            With one of `REASONS`.
+        ParameterError
+            If there is no such plane.
+        """
+        self._plane(index)
+        with coded(self.format):
+            return self._decode_indices(index)
+
     def close(self) -> None:  # noqa: B027 - a reader that holds nothing need not close anything
         """Let go of what the reader holds. May be called twice."""
 
@@ -333,6 +364,10 @@ class PlanesSource(ABC):
     @abstractmethod
     def _decode(self, index: int) -> NDArray[Any]:
         """Return a plane as (c, y, x), in any memory order."""
+
+    def _decode_indices(self, index: int) -> Indexed | None:
+        """Return indices and palette; for readers of formats that have them."""
+        return None
 
     def _decode_region(self, index: int, region: Region) -> NDArray[Any]:
         """Return a region as (c, y, x), in any memory order; for readers that stream."""

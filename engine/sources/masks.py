@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import EngineError, SourceUnreadable
 from engine.geometry import YX
-from engine.kernels.colour import luminance
+from engine.kernels.colour import full_scale, luminance
 from engine.kernels.tissue import Tissue
 from engine.sources.failures import open_remembering
 from engine.sources.orientation import UPRIGHT, as_shown, as_stored, shown_shape
@@ -24,6 +25,14 @@ DRAWN = (Tissue.BONE, Tissue.FAT, Tissue.OTHER)
 
 THRESHOLD = 0.5
 """Share of full scale from which a pixel of a soft edge belongs to what was drawn."""
+
+GREY_TOLERANCE = 24 / 255
+"""How much red, green and blue of a grey pixel differ, share of full scale: JPEG rounds them."""
+
+OPAQUE = 128
+"""Alpha from which a colour of a palette is seen."""
+
+SAVE_GREY = "save it as grey, 0 for what is not marked and 255 for what is, one file a class"
 
 
 class AnnotationError(EngineError, ValueError):
@@ -39,13 +48,17 @@ def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -
 
     Grey, RGB, with or without alpha, of 1 to 16 bit, PNG, TIFF or JPEG. The rules, in this order:
 
+    - Where a palette makes colours, what counts is the index: 0 is what is not marked, and one
+      other label is; see `marked_by_label`. A palette of greys is as it is shown.
     - Where alpha varies, what counts is alpha (people draw on a transparent layer, in any colour);
       where it is the same everywhere, it says nothing.
-    - Otherwise it is the luminance.
+    - Otherwise it is the grey value, also of RGB whose pixels are grey; colours are refused.
     - A file whose values are 0 and 1 only is such a mask; else a pixel counts from half of full
-      scale on, so an antialiased edge lies where it was drawn.
-    - One-bit TIFF that calls white zero is as numpy had it where tifffile wrote it (it stores bool
-      like that), as it is shown where another program is named, and refused where none is.
+      scale on, so an antialiased edge lies where it was drawn. A file that has other values than
+      0, but none that counts, is refused.
+    - TIFF that calls white zero is refused, but for one-bit TIFF that is as numpy had it where
+      tifffile wrote it (it stores bool like that), and as it is shown where another program is
+      named.
     - Where the image or the mask is shown turned (`engine.sources.orientation`), the mask lies on
       the image as shown if only the sizes of these agree, and on the image as stored if only
       those do or both are turned alike; where both may be, it is refused.
@@ -77,6 +90,7 @@ def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -
                     path, f"it holds {1 + len(others)} images, and a mask is one; save it alone"
                 )
             pixels = source.read(0)
+            indexed = source.read_indices(0)
     except OSError as error:
         raise AnnotationError(path, f"no mask there ({error.strerror})") from None
     except SourceUnreadable as error:
@@ -84,10 +98,16 @@ def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -
     if plane.marks_bright is None:
         raise AnnotationError(
             path,
-            "white is zero in it, and programs differ in what that marks; save it with 8 bit, "
-            "0 and 255",
+            "white is zero in it, and programs differ in what that marks; save it with black as "
+            "zero, 8 bit, 0 and 255",
         )
-    mask = marked(pixels if plane.marks_bright else 255 - pixels)
+    if plane.separate or plane.shape[0] > len("RGBA"):
+        raise AnnotationError(
+            path, f"its {plane.shape[0]} channels are neither grey nor RGB; {SAVE_GREY}"
+        )
+    mask = None if indexed is None else marked_by_label(path, *indexed)
+    if mask is None:
+        mask = marked(path, pixels if plane.marks_bright else 255 - pixels)
     return mask if shape is None else _laid_on(path, mask, plane.orientation, shape, orientation)
 
 
@@ -115,25 +135,106 @@ def _laid_on(
     return np.ascontiguousarray(as_stored(shown, orientation)) if turned else mask
 
 
-def marked(pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Return what decoded pixels (c, y, x) mark, by the rules of `read_mask`.
+def marked_by_label(
+    path: Path, indices: NDArray[np.uint8], palette: NDArray[np.uint8]
+) -> NDArray[np.bool_] | None:
+    """Return what a label marks in a file with a palette; None where pixels are as shown.
+
+    Label 0 is what is not marked, in any grey. One other label may be used, in any colour. On a
+    transparent layer that is painted in one colour, alpha counts.
+
+    Parameters
+    ----------
+    path
+        Of the file, for the error.
+    indices
+        (y, x).
+    palette
+        (256, 4) RGBA.
+
+    Raises
+    ------
+    AnnotationError
+        If it holds several labels, or if label 0 has a colour: programs that choose the palette
+        themselves number colours as they come.
 
     Examples
     --------
-    >>> marked(np.array([[[0, 1, 1]]], np.uint8)).tolist()
+    >>> palette = np.zeros((256, 4), np.uint8)
+    >>> palette[:, 3] = 255
+    >>> palette[1] = 128, 0, 0, 255
+    >>> marked_by_label(Path("a.png"), np.array([[0, 1]], np.uint8), palette).tolist()
+    [[False, True]]
+    """
+    used = np.unique(indices)
+    colours = palette[used]
+    seen = colours[colours[:, 3] >= OPAQUE, :3]
+    # A file of nothing but label 0 marks nothing, also where label 0 is white, and others coloured.
+    grey = _are_grey(palette[:, :3].T if used.tolist() == [0] else seen.T, 255)
+    if grey:
+        return None
+    transparent = len(np.unique(colours[:, 3])) > 1
+    apart = np.ptp(seen.astype(np.int64), axis=0).max(initial=0)
+    if transparent and apart <= GREY_TOLERANCE * 255:
+        return None
+    labels = used[used > 0]
+    if len(labels) > 1 or transparent:
+        raise AnnotationError(
+            path,
+            f"it holds {len(labels)} labels or colours beside 0, and a mask marks one class; "
+            f"{SAVE_GREY}",
+        )
+    if used[0] == 0 and not _are_grey(palette[0, :3], 255):
+        raise AnnotationError(
+            path, f"label 0 of its palette has a colour, so what is marked is not sure; {SAVE_GREY}"
+        )
+    return np.asarray(indices > 0)
+
+
+def _are_grey(colours: NDArray[Any], full: float) -> bool:
+    """Tell whether red, green and blue (the first axis) differ by no more than JPEG rounds."""
+    apart = colours.max(axis=0).astype(np.float64) - colours.min(axis=0)
+    return bool(apart.max(initial=0) <= GREY_TOLERANCE * full)
+
+
+def marked(path: Path, pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return what decoded pixels (c, y, x) mark, by the rules of `read_mask`.
+
+    Raises
+    ------
+    AnnotationError
+        If they are colours, or if some are not 0, but none counts.
+
+    Examples
+    --------
+    >>> marked(Path("a.png"), np.array([[[0, 1, 1]]], np.uint8)).tolist()
     [[False, True, True]]
-    >>> marked(np.array([[[0, 127, 128]]], np.uint8)).tolist()
+    >>> marked(Path("a.png"), np.array([[[0, 127, 128]]], np.uint8)).tolist()
     [[False, False, True]]
     """
-    if pixels.shape[0] in (2, 4):
-        alpha = pixels[-1]
-        plane = alpha if alpha.min() != alpha.max() else luminance(pixels[: pixels.shape[0] - 1])
+    has_alpha = pixels.shape[0] in (2, 4)
+    if has_alpha and pixels[-1].min() != pixels[-1].max():
+        plane = pixels[-1]
     else:
-        plane = luminance(pixels)
-    full = np.iinfo(plane.dtype).max if plane.dtype.kind in "iu" else 1.0
-    if plane.max(initial=0) <= 1:
-        full = 1
+        colours = pixels[:-1] if has_alpha else pixels
+        if len(colours) > 1 and not _are_grey(colours, _full_scale(colours)):
+            raise AnnotationError(
+                path,
+                f"it has colours, and which of them are marked is not said; {SAVE_GREY}",
+            )
+        plane = luminance(colours)
+    full, largest = _full_scale(plane), plane.max(initial=0)
+    if 0 < largest < full * THRESHOLD:
+        raise AnnotationError(
+            path,
+            f"its largest value is {largest:g}, and a pixel is marked from half of {full:g} on; "
+            f"{SAVE_GREY}",
+        )
     return np.asarray(plane >= full * THRESHOLD)
+
+
+def _full_scale(pixels: NDArray[Any]) -> float:
+    return 1.0 if pixels.max(initial=0) <= 1 else full_scale(pixels.dtype)
 
 
 def labels_of(

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
-from engine.sources.base import MAX_DECODED_BYTES, OpenSource, Plane, Reader, coded, read_head
+from engine.sources.base import (
+    MAX_DECODED_BYTES,
+    Indexed,
+    OpenSource,
+    Plane,
+    Reader,
+    coded,
+    read_head,
+)
 from engine.sources.failures import reads_named
 
 HEAD_BYTES = 512
@@ -222,6 +230,11 @@ class Guarded:
         """See `OpenSource`."""
         with reads_named(self._file):
             return self._source.read_region(index, region)
+
+    def read_indices(self, index: int) -> Indexed | None:
+        """See `OpenSource`."""
+        with reads_named(self._file):
+            return self._source.read_indices(index)
 
     def close(self) -> None:
         """See `OpenSource`."""

@@ -38,7 +38,15 @@ from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
-from engine.sources.base import OpenSource, Plane, PlanesSource, check_size, coded
+from engine.sources.base import (
+    Indexed,
+    OpenSource,
+    Plane,
+    PlanesSource,
+    check_size,
+    coded,
+    full_palette,
+)
 from engine.sources.density import UM_PER_CM, UM_PER_INCH, spacing_from_density
 from engine.sources.imagej_values import read_calibration
 from engine.sources.inks import finding_of
@@ -67,6 +75,7 @@ from engine.sources.tiff_pages import (
     is_inverted,
     is_palette,
     profile_of,
+    read_palette,
 )
 
 STREAM_SEGMENT_BYTES = 128 * 1024**2
@@ -145,6 +154,19 @@ class TiffSource(PlanesSource):
                     return part
                 pixels[i * step : (i + 1) * step] = part
         return pixels
+
+    def _decode_indices(self, index: int) -> Indexed | None:
+        plane, pages = self.planes[index], self._images[index]
+        if len(pages) > 1 or self._imagej:
+            return None
+        with watched(self._file):
+            page, segments = self._page(pages[0].index, pages[0].shift)
+            if not is_palette(page):
+                return None
+            check_size(plane.nbytes, self._limit)
+            whole = Region((0, 0), plane.shape[1:])
+            indices = decode_region(page, segments, self._raw, whole)[0].view(np.uint8)
+            return indices, full_palette(read_palette(page).T)
 
     def _parse_page(self, index: int) -> tifffile.TiffPage:
         # A copy, since tifffile keeps the first page, and `find_segments` may cut it anew.
@@ -299,13 +321,15 @@ def _marks_bright(page: tifffile.TiffPage) -> bool | None:
     """Tell whether a mask marks what is brighter in a page; None where programs differ.
 
     tifffile, and what writes with it, stores numpy's bool as it is and calls it WhiteIsZero, so
-    that what was true is shown black. Fax is written by programs that keep to the standard.
+    that what was true is shown black. Fax is written by programs that keep to the standard. With
+    more than one bit, ImageJ's inverting tables mark what is shown black, and scanners what is
+    shown white.
     """
     if not is_inverted(page):
         return True
-    if dtype_of(page).kind in "if":
+    if page.bitspersample != 1:
         return None
-    if page.bitspersample != 1 or page.compression in FAX:
+    if page.compression in FAX:
         return True
     if page.software.startswith("tifffile"):
         return False

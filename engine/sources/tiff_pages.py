@@ -316,7 +316,7 @@ def _decode(
 def finish_values(page: tifffile.TiffPage, pixels: NDArray[Any], *, palette: bool) -> NDArray[Any]:
     """Apply the palette or the profile, scale one bit to 0 and 255, and invert white as zero."""
     if palette:
-        return _read_palette(page)[:, pixels[0].view(np.uint8)]
+        return read_palette(page)[:, pixels[0].view(np.uint8)]
     if is_inks(page):
         return rgb_of_inks(pixels, profile_of(page))
     bits = page.bitspersample
@@ -330,7 +330,7 @@ def finish_values(page: tifffile.TiffPage, pixels: NDArray[Any], *, palette: boo
     return pixels
 
 
-def _read_palette(page: tifffile.TiffPage) -> NDArray[np.uint8]:
+def read_palette(page: tifffile.TiffPage) -> NDArray[np.uint8]:
     """Return a page's colour map: (3, 2**bits), uint8 (section 5)."""
     table = np.asarray(page.tags.valueof(320))
     entries = 2**page.bitspersample

@@ -253,12 +253,20 @@ def test_white_as_zero_is_read_as_shown_where_a_program_is_named_else_refused(
     white = {"photometric": "miniswhite", "metadata": None}
     tifffile.imwrite(path, ~mask, software="ImageMagick", **white)
     np.testing.assert_array_equal(read_mask(path), mask)
-    tifffile.imwrite(path, (~mask).astype(np.uint8) * 255, **white)
-    np.testing.assert_array_equal(read_mask(path), mask)
-    for pixels in (mask, mask.astype(np.float32), mask.astype(np.int16)):
-        tifffile.imwrite(path, pixels, software="", **white)
+    # ImageJ's inverting tables mark what is shown black, scanners what is shown white.
+    grey = mask.astype(np.uint8)
+    for pixels, program in (
+        (mask, ""), (mask.astype(np.float32), ""), (mask.astype(np.int16), ""),
+        (grey * 255, ""), (255 - grey * 255, "tifffile.py"), (grey * np.uint16(65535), "scan"),
+        (grey, "ImageMagick"),
+    ):  # fmt: skip
+        tifffile.imwrite(path, pixels, software=program, **white)
         with pytest.raises(AnnotationError, match="programs differ"):
             read_mask(path)
+    imagej = {"description": "ImageJ=1.54f\n", "photometric": "miniswhite", "metadata": None}
+    tifffile.imwrite(path, grey * 255, **imagej)
+    with pytest.raises(AnnotationError, match="black as zero"):
+        read_mask(path)
 
 
 @pytest.mark.parametrize("turned", range(1, 9))
