@@ -358,7 +358,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             A condition on the catalog's columns.
         stored
             Give stored values also where the header tells of slope and intercept; by default those
-            are applied (float64), e.g. to Hounsfield units.
+            are applied (float64), e.g. to Hounsfield units. A run gives stored values.
         """
         return Images(self.root, read_images(self.root)[1], self._files(), where, stored=stored)
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.errors import NothingFound
+from engine.operations.carried import as_array, attributes_of, in_units, named
 from engine.operations.selection import condition_of, select_images, with_sources
 from engine.store.catalog import ShardRow, with_fields
 from engine.store.labels import LABELS, files_by_path, is_label
@@ -69,32 +70,21 @@ class Images(Sequence["xr.DataArray"]):
         return self._read(rows.iloc[0])
 
     def _read(self, row: Any) -> xr.DataArray:
-        import xarray as xr
-
         box = (slice(0, int(row.channels)), slice(0, int(row.height)), slice(0, int(row.width)))
         place: tuple[int | slice, ...] = (int(row.t), *box)
         if row.z is not None and not np.isnan(row.z):
             place = (int(row.t), box[0], int(row.z), *box[1:])
         pixels = self._reader.read(row.stack, place)
-        if not self._stored and not np.isnan(row.rescale_slope):
-            pixels = pixels * row.rescale_slope + row.rescale_intercept  # PS3.3, C.11.1.1.2
-        names = [n for n in ("date", "subject", "experiment", "name") if n in row.index]
-        known = {name: row[name] for name in names}
-        coords = {}
-        if not np.isnan(row.spacing_y_um):
-            coords = {
-                "y": ("y", np.arange(pixels.shape[1]) * row.spacing_y_um, {"units": "micrometer"}),
-                "x": ("x", np.arange(pixels.shape[2]) * row.spacing_x_um, {"units": "micrometer"}),
-            }
-        spacing = None
-        if not np.isnan(row.spacing_y_um):
-            spacing = (float(row.spacing_y_um), float(row.spacing_x_um))
-        attributes = {
-            "image_id": row.image_id, "source": row.source, "spacing_um": spacing, **known,
-        }  # fmt: skip
-        return xr.DataArray(
-            pixels, dims=("c", "y", "x"), coords=coords, name=row["name"] or None, attrs=attributes
-        )
+        sides = float(row.spacing_y_um), float(row.spacing_x_um)
+        spacing = None if np.isnan(sides).any() else sides
+        rescale = float(row.rescale_slope), float(row.rescale_intercept)
+        known = None if np.isnan(rescale).any() else rescale
+        separate = 1 < len(row.noise_sd) == len(pixels)
+        said = attributes_of(row.source, named(row.image_id, row), known, separate)
+        if known is not None and not self._stored:
+            said["stored_dtype"] = str(pixels.dtype)
+            pixels = in_units(pixels, known)
+        return as_array(pixels, spacing, attributes=said)
 
 
 def chosen_images(

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from engine.errors import ParameterError
 
+WITH_LUMINANCE = (2, 3, 4)
+"""Channels that have a luminance where they are colours: grey with alpha, RGB and RGBA."""
+
 COLOURS = (3, 4)
 """Channels that are colours where nothing says otherwise: RGB and RGBA."""
 
@@ -60,6 +63,20 @@ def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind in "buif" and array.dtype.kind != "f":
         return np.floor(grey + 0.5).astype(array.dtype)
     return grey.astype(array.dtype, copy=False)
+
+
+def with_luminance(pixels: NDArray[Any], separate: bool) -> list[NDArray[Any]]:
+    """Return the planes of pixels (c, y, x), and of colours their luminance as one more.
+
+    Parameters
+    ----------
+    separate
+        Whether channels are measurements of their own, and no colours.
+    """
+    planes = list(pixels)
+    return (
+        [*planes, luminance(pixels)] if len(planes) in WITH_LUMINANCE and not separate else planes
+    )
 
 
 def has_luminance(channels: int, noises: int) -> bool:

@@ -6,8 +6,8 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,116 +15,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine.errors import EngineError, ParameterError
-from engine.geometry import YX, Region
-from engine.kernels.colour import has_luminance
-from engine.operations.carried import said_of
+from engine.errors import UsageError
+from engine.operations.image import Image as Image
+from engine.operations.image import ImageFailed as ImageFailed
 from engine.operations.labelled import Labelled
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.parameter_errors import told_in_words
 from engine.operations.reading import in_reading_order
-from engine.store.annotations import Contour
 from engine.store.digests import digest_of
 
-INPUTS = ("content", "spacing", "rescale", "annotation")
-"""What an operation can declare that it reads of an image."""
+INPUTS = ("content", "spacing", "rescale", "annotation", "fields")
+"""What an operation can declare that it reads of an image; "fields" is what the catalog calls it:
+its source and `Image.fields`. Without that, images that are equal otherwise share one answer."""
 
 LABELS = "labels"
 """What an operation with `Operation.label_classes` answers beside its columns."""
 
 Found = Mapping[str, "Sequence[Any] | NDArray[Any]"]
 """What was found in an image: a column for each field of ``objects``, and perhaps `LABELS`."""
-
-
-class ImageFailed(EngineError, ValueError):
-    """An operation can't answer for this image: (reason code,). Quarantines it, and only it."""
-
-    def __str__(self) -> str:
-        return f"The image failed: {self.args[0]}."
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """What an operation gets: the pixels of an image, or of one block of a giant one.
-
-    Attributes
-    ----------
-    pixels
-        (c, y, x), as stored.
-    noise_sd
-        Standard deviation of the noise of the whole image, one per channel, grey levels; where
-        channels are colours (RGB, RGBA, grey with alpha) one more, that of the luminance. Empty
-        where it is not known.
-    spacing_um
-        Pixel spacing (y, x), micrometres, or None.
-    rescale
-        (slope, intercept) from stored values to modality units, or None where they are the same.
-    origin
-        Position (y, x) of the first pixel within the whole image, pixels.
-    write
-        The region, in the whole image, whose objects are asked for; None for all of it.
-    source
-        Name of the source in the catalog.
-    annotations
-        What people drew on the image, for operations with "annotation" among their ``inputs``; in
-        coordinates of the whole image, and all of it for each block.
-    whole
-        Size (y, x) of the whole image, pixels, where that is told; else it is that of ``pixels``.
-    """
-
-    pixels: NDArray[Any]
-    noise_sd: tuple[float, ...] = ()
-    spacing_um: tuple[float, float] | None = None
-    origin: YX = (0, 0)
-    write: Region | None = None
-    source: str = ""
-    rescale: tuple[float, float] | None = None
-    annotations: tuple[Contour, ...] = ()
-    whole: YX | None = None
-
-    @property
-    def is_block(self) -> bool:
-        """Whether this is one of the blocks of a giant image, and not an image."""
-        _, height, width = self.pixels.shape
-        return self.whole not in (None, (height, width))
-
-    def owns(self, y: float, x: float) -> bool:
-        """Tell whether an object at a place in the whole image is asked for here.
-
-        One whose centre lies outside of the image belongs where the nearest pixel does.
-        """
-        if self.write is None:
-            return True
-        read = (self.origin[0] + self.pixels.shape[1], self.origin[1] + self.pixels.shape[2])
-        height, width = self.whole or read
-        return self.write.holds(min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0))
-
-    @property
-    def has_luminance(self) -> bool:
-        """Whether the channels are grey or colours, with or without alpha, and not stains, say."""
-        return has_luminance(self.pixels.shape[0], len(self.noise_sd))
-
-    @classmethod
-    def of(cls, array: NDArray[Any]) -> Image:
-        """Wrap an array (y, x), (c, y, x) or (y, x, c) with 3 or 4 colours last.
-
-        Of an `xarray.DataArray`, as `engine.Cohort.images` gives them, also the spacing, from its
-        coordinates in micrometres (so that slices keep it, and every second pixel has twice it),
-        and the source. A plain array has neither.
-        """
-        spacing, source = said_of(array)
-        dims = tuple(getattr(array, "dims", ()))
-        if set(dims) == {"c", "y", "x"}:
-            array = cast(Any, array).transpose("c", "y", "x")
-        pixels = np.asarray(array)
-        if pixels.ndim == 2:
-            return cls(pixels[None], spacing_um=spacing, source=source)
-        last = pixels.ndim == 3 and pixels.shape[2] in (3, 4) and pixels.shape[0] not in (3, 4)
-        if last and not dims:
-            pixels = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
-        if pixels.ndim == 3:
-            return cls(pixels, spacing_um=spacing, source=source)
-        raise ParameterError("array", pixels.shape, "of shape (y, x), (c, y, x) or (y, x, 3)")
 
 
 class Operation(Labelled, BaseModel):
@@ -274,11 +182,26 @@ class Operation(Labelled, BaseModel):
     def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
         """Answer for one array (y, x), (c, y, x) or (y, x, 3): how people tune parameters.
 
+        Of an image of `engine.Cohort.images` it is the answer that a run gives.
+
         Returns
         -------
         One row per object: its number, from 1, and the columns of ``objects``.
+
+        Raises
+        ------
+        UsageError
+            If the operation reads what is drawn on an image, which no array carries.
         """
-        return self.frame(self.measure(Image.of(array)))
+        if "annotation" in self.inputs:
+            raise UsageError(
+                f"{self.name} reads what is drawn on an image, which an array does not carry. Run "
+                "it on some images: cohort.run(operation, where=\"subject == '...'\")."
+            )
+        image = Image.of(array)
+        return self.frame(
+            self.measure(image if "fields" in self.inputs else replace(image, fields={}))
+        )
 
     def own_threads(self, count: int) -> None:
         """Take note of how many threads of a worker this operation's tasks have to themselves."""

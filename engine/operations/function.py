@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, create_model
 
 from engine.errors import ParameterError, UsageError
+from engine.operations.attributes_read import reads_attributes
 from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.carried import as_array, attributes_of
 from engine.operations.registry import NoOperation, find_operation
 from engine.store.layout import FIELDS
 
@@ -66,7 +68,8 @@ class Definition:
     """All that makes a function an operation; small, hashable and picklable.
 
     ``parameters`` are JSON, as the key has them; ``code`` is the pickled function with their
-    values; ``labelled`` tells that it takes a DataArray.
+    values; ``labelled`` tells that it takes a DataArray, and ``described`` that it reads its
+    attributes.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Definition:
     resources: tuple[tuple[str, float], ...]
     halo_px: int
     labelled: bool
+    described: bool
     parameters: str
     code: bytes
 
@@ -103,7 +107,8 @@ class Function(Operation):
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Call the function, and return its columns in coordinates of the whole image."""
         function, given = _load(self.definition.code)
-        seen = as_labelled(image) if self.definition.labelled else image.pixels
+        definition = self.definition
+        seen = as_labelled(image, definition.described) if definition.labelled else image.pixels
         return _placed(columns_of(function(seen, **given), self.objects.names), image)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -114,7 +119,9 @@ class Function(Operation):
 def _class_of(definition: Definition) -> type[Function]:
     # A class a definition, since an operation's name and columns are its class's. Made once in
     # each process, so that two operations of one definition are equal.
-    inputs = ("content", "spacing") if definition.labelled else ("content",)
+    inputs: tuple[str, ...] = ("content", "spacing") if definition.labelled else ("content",)
+    if definition.described:
+        inputs = (*inputs, "rescale", "fields")
     stated = {
         "__module__": __name__,
         "__doc__": f"The function {definition.name}.",
@@ -174,8 +181,11 @@ def from_function(
     ----------
     function
         Called as ``function(image, **parameters)`` on a worker. ``image`` is an array (c, y, x) as
-        stored, or, where the first parameter is annotated so, an `xarray.DataArray` with these
-        dimensions and, where the spacing is known, coordinates in micrometres. Returns a column
+        stored, or, where the first parameter is annotated so, an `xarray.DataArray`: the one that
+        `engine.Cohort.images` gives with ``stored=True``, with coordinates in micrometres where the
+        spacing is known. Its attributes (image_id, source, date, subject, experiment, name,
+        rescale) are there if this function, or one of its module that it calls, names one of them;
+        then no two images share an answer. Returns a column
         for each name of ``schema`` (a dict or a DataFrame, one row per object; single values make
         one row); what else it returns is left out. It may raise `ImageFailed` with a reason code;
         any other exception fails the image under its own name. Defined in a notebook it travels
@@ -221,6 +231,7 @@ def from_function(
     objects = _objects(schema, singular)
     settled, labelled = _settle(function, name, dict(parameters or {}))
     values = {field: getattr(settled, field) for field in type(settled).model_fields}
+    described = labelled and reads_attributes(function, values)
     try:
         json.dumps(values, allow_nan=False)
         stated = json.dumps(settled.parameters, sort_keys=True)
@@ -235,7 +246,8 @@ def from_function(
     return _restore(
         Definition(
             name, version, objects, singular, tuple(averaged),
-            tuple(sorted((resources or {}).items())), halo_px, labelled, stated,
+            tuple(sorted((resources or {}).items())), halo_px, labelled,
+            described, stated,
             _pickled(function, values),
         )
     )  # fmt: skip
@@ -317,18 +329,11 @@ def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:
     return code
 
 
-def as_labelled(image: Image) -> xr.DataArray:
-    """Return an image as an `xarray.DataArray` (c, y, x), in micrometres where that is known."""
-    import xarray as xr
-
-    coordinates = {}
-    if image.spacing_um is not None:
-        for axis, name in enumerate(("y", "x")):
-            pixels = np.arange(image.pixels.shape[1 + axis]) + image.origin[axis]
-            values = pixels * image.spacing_um[axis]
-            coordinates[name] = (name, values, {"units": "micrometer"})
-    said = {"source": image.source, "spacing_um": image.spacing_um}
-    return xr.DataArray(image.pixels, dims=("c", "y", "x"), coords=coordinates, attrs=said)
+def as_labelled(image: Image, described: bool) -> xr.DataArray:
+    """Return an image as `engine.Cohort.images` gives it; its attributes if it is ``described``."""
+    separate = 1 < len(image.noise_sd) == len(image.pixels)
+    said = attributes_of(image.source, image.fields, image.rescale, separate) if described else {}
+    return as_array(image.pixels, image.spacing_um, image.origin, said)
 
 
 def columns_of(answer: Any, names: Sequence[str]) -> dict[str, Any]:

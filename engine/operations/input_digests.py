@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 from engine.errors import ParameterError
 from engine.kernels.colour import has_luminance
 from engine.operations.base import INPUTS, Operation
+from engine.store.catalog import field_column
 from engine.store.digests import digest_of
+from engine.store.layout import FIELDS
 
 RESCALE = ("slope", "intercept")
 
@@ -24,7 +26,7 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
     ----------
     images
         Catalog rows with ``content``, ``channels``, ``noise_sd``, ``source`` and the columns of
-        spacing and rescale.
+        spacing and rescale, and ``image_id`` and ``fields`` for those that read these.
     """
     contents = _contents(images)
     if operation.inputs == ("content",):
@@ -38,6 +40,7 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
             zip(*(images[f"rescale_{part}"].to_pylist() for part in RESCALE), strict=True)
         ),
         "annotation": lambda: _annotations(operation, images),
+        "fields": lambda: _fields(images),
     }
     if not set(operation.inputs) <= set(columns):
         raise ParameterError("inputs", operation.inputs, f"out of {', '.join(INPUTS)}")
@@ -61,6 +64,12 @@ def _contents(images: pa.Table) -> list[str]:
             for n in np.flatnonzero((channels == kind[0]) & (noises == kind[1])):
                 contents[n] = digest_of({"content": contents[n], "separate": not told})
     return contents
+
+
+def _fields(images: pa.Table) -> list[Any]:
+    """Return what the catalog calls each image: its source, and what `Image.fields` holds."""
+    columns = [images["source"], images["image_id"], *(field_column(images, n) for n in FIELDS)]
+    return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
 def _annotations(operation: Operation, images: pa.Table) -> list[Any]:

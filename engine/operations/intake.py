@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import AlignmentError, Conflict, SourceUnreadable
 from engine.header import MISSING_PLANES
-from engine.kernels.colour import luminance
+from engine.kernels.colour import with_luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.record import Record
 from engine.sources import FORMATS, HEAD_BYTES, OpenSource, Plane, claimed_by, open_source
@@ -25,10 +25,6 @@ from engine.store.digests import digest_plane
 from engine.store.pixels import StackWriter
 from engine.store.root import Root
 from engine.store.stacking import Arrival, Lattice, StackPlan
-
-WITH_LUMINANCE = (2, 3, 4)
-"""Channel counts for which a luminance exists, unless they are separate: grey with alpha, RGB and
-RGBA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +232,7 @@ def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
     That there is one more than channels is how an operation knows that they are no measurements of
     their own (``separate``, see `engine.sources.Plane`).
     """
-    planes = list(pixels)
-    if len(planes) in WITH_LUMINANCE and not separate:
-        planes.append(luminance(pixels))
-    return [estimate_noise_windows(plane) for plane in planes]
+    return [estimate_noise_windows(plane) for plane in with_luminance(pixels, separate)]
 
 
 def stat_now(file: SourceFile) -> Stat | None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from engine.errors import UsageError
 from engine.operations.base import Operation
+from engine.operations.carried import named
 from engine.operations.causes import CAUSES, RESTORED, SETTLED, changed_part
 from engine.operations.input_digests import image_inputs
 from engine.operations.plan_rows import PlanRow, plan_rows
@@ -38,7 +39,8 @@ UNITS_A_SLOT = 6
 class Item(NamedTuple):
     """One image, or one block of a giant one, to compute once for all its names.
 
-    ``image_ids`` are all images with these inputs; ``block`` is the shard's index, or None.
+    ``image_ids`` are all images with these inputs; ``block`` is the shard's index, or None;
+    ``fields`` are those of `Image.fields`, for an operation that reads them.
     A tuple, since all images of a run travel to workers as such: a frozen dataclass takes six
     times as long to pickle.
     """
@@ -57,6 +59,7 @@ class Item(NamedTuple):
     block: int | None = None
     rescale: tuple[float, float] | None = None
     annotation: str | None = None
+    fields: Mapping[str, str] = {}
 
     @property
     def nbytes(self) -> int:
@@ -191,6 +194,8 @@ def plan_run(
         Parts of the key that are not there: what they held is computed again.
     """
     read = {*PlanRow._fields[1:], "content", "state"}
+    if "fields" not in operation.inputs:
+        read.remove("fields")
     kept = select_images(images, where, limit, [n for n in images.column_names if n in read])
     names_of: list[str] = []
     state = _known(results) | dict.fromkeys(restored, RESTORED)
@@ -327,6 +332,7 @@ def _item(row: PlanRow, names: tuple[str, ...], block: int | None, known: Item |
         block=block,
         rescale=None if rescale[0] is None or rescale[1] is None else (rescale[0], rescale[1]),
         annotation=row.annotation,
+        fields={} if row.fields is None else named(row.image_id, dict(row.fields)),
     )
 
 

@@ -32,6 +32,7 @@ class PlanRow(NamedTuple):
     rescale_slope: float | None
     rescale_intercept: float | None
     annotation: str | None
+    fields: list[tuple[str, str]] | None
 
 
 def plan_rows(images: pa.Table, inputs: Sequence[str]) -> Iterator[PlanRow]:

@@ -149,6 +149,7 @@ def read_items(
                     item.source,
                     item.rescale,
                     whole=item.shape[1:],
+                    fields=item.fields,
                 ),
             )
 
