@@ -69,6 +69,13 @@ class Header:
 LEVEL_UM = "level_um"
 """Term: the pixel size of the level that a slide is read from, micrometres."""
 
+SLICE_DISTANCE, SLICE_THICKNESS = "slice_distance_mm", "slice_thickness_mm"
+"""Terms: what a header says of its slices, from centre to centre and each one; positions may say
+otherwise."""
+
+SLICE_GAP, GAP_BY_THICKNESS = "slice_gap", "slice_gap_by_thickness"
+"""Findings of the series that lack slices, see `FINDINGS`."""
+
 MISSING_PLANES = "missing_planes"
 """Finding of the series that lack planes, see `FINDINGS`."""
 
@@ -90,7 +97,10 @@ FINDINGS = {
     "real_world_values": "A mapping to real-world values is there, and not applied.",
     "frame_of_reference_differs": "The series has planes of several frames of reference.",
     "mixed_geometry": "The series has planes of several sizes, spacings or orientations.",
-    "slice_gap": "Slices are missing: a distance is 1.5 times the usual one or more.",
+    SLICE_GAP: "Slices are missing: a distance is 1.5 times the usual one or more, or the "
+    "one that the header says (SpacingBetweenSlices).",
+    GAP_BY_THICKNESS: "Slices seem to be missing: all are twice their thickness apart or more, and "
+    "the header does not say that they should (no SpacingBetweenSlices).",
     "uneven_slices": "The distances of slices differ by more than 2 %.",
     "shifted_slices": "Slices are shifted within their plane by more than half a pixel.",
     "missing_planes": "The series lacks planes: some slices have fewer phases than others, or an "

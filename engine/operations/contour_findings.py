@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from engine.operations.contour_slices import find_gaps
+from engine.operations.contour_slices import find_gaps, find_lacking
 
 if TYPE_CHECKING:
     from engine.operations.contours import Contours
@@ -26,7 +26,10 @@ CHECKS = {
     "no_area": "area, pixels",
     "mask_area": "area of the mask over that of the polygon, less 1",
     "centroid_jump": "movement of the centroid from the slice before, millimetres",
-    "slice_gap": "distance from the slice before, millimetres: the series lacks one",
+    "slice_gap": "distance from slice to slice, millimetres: the series lacks one",
+    "slice_gap_by_thickness": "distance of slices, millimetres: twice their thickness or more",
+    "plane_missing": "planes that a phase lacks, and that are drawn in others",
+    "in_parts": "slices of the series that came later, and lie in another stack",
     "uneven_slices": "distance from the slice before, millimetres: another one than usual",
     "duplicate": "contours with the very same points under another patient",
 }
@@ -55,15 +58,23 @@ Finding = tuple[int, str, str, float, str]
 """Row number, check, severity, figure, meaning."""
 
 
-def find_all(frame: pd.DataFrame, operation: Contours) -> list[Finding]:
+def find_all(
+    frame: pd.DataFrame, operation: Contours, planes: Sequence[Mapping[str, Any]]
+) -> list[Finding]:
     """Return the findings on all contours of a cohort, by row, then check.
 
     Parameters
     ----------
     frame
         One row per contour, see `engine.operations.contour_tables`.
+    planes
+        (stack, t, z) of all planes of the series that lack some.
     """
-    found = [*_of_images(frame, operation), *_of_series(frame, operation), *_of_cohort(frame)]
+    found = [
+        *_of_images(frame, operation),
+        *_of_series(frame, operation, planes),
+        *_of_cohort(frame),
+    ]
     order = list(CHECKS)
     return sorted(found, key=lambda finding: (finding[0], order.index(finding[1])))
 
@@ -109,9 +120,13 @@ def _of_images(frame: pd.DataFrame, operation: Contours) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _of_series(frame: pd.DataFrame, operation: Contours) -> Iterator[Finding]:
-    placed = frame.reset_index(drop=True)
-    placed = placed[placed["_z"].notna() & placed["_spacing_y_um"].notna()]
+def _of_series(
+    frame: pd.DataFrame, operation: Contours, planes: Sequence[Mapping[str, Any]]
+) -> Iterator[Finding]:
+    numbered = frame.reset_index(drop=True)
+    for n, check, count, meaning in find_lacking(numbered, planes):
+        yield n, check, WARNING, count, meaning
+    placed = numbered[numbered["_z"].notna() & numbered["_spacing_y_um"].notna()]
     keys = ["_stack", "_t", "annotation", "structure"]
     for _, members in placed.groupby(keys, sort=True, dropna=False):
         ordered = members.sort_values("_z", kind="stable")

@@ -19,11 +19,14 @@ from engine.kernels.ventricle import ejection_fraction, myocardial_mass_g, volum
 from engine.operations.contour_findings import COLUMNS as FINDING_COLUMNS
 from engine.operations.contour_findings import find_all
 from engine.operations.contour_slices import (
+    IN_PARTS,
+    PLANE_MISSING,
     distances_mm,
-    has_gap,
+    gap_between,
     lacking,
     parted_series,
     places_of,
+    planes_by_phase,
     planes_of_incomplete,
     widths_mm,
 )
@@ -59,6 +62,8 @@ REASONS = {
     "no_slice_spacing": "The distance of slices is not known.",
     "slice_missing": "Between the first and the last slice that is drawn, one is not.",
     "slice_gap": "The series lacks a slice between those that are drawn.",
+    "slice_gap_by_thickness": "Slices are at least twice their thickness apart, and their header "
+    "does not say that they should: the series seems to lack those between.",
     "plane_missing": "The series lacks a plane of this phase that is drawn in others.",
     "in_parts": "Further slices of the series came later, and lie in another stack.",
     "few_slices": "In fewer than half the slices of another phase anything is drawn.",
@@ -123,7 +128,7 @@ def finish_summaries(operation: Contours, merged: pa.Table) -> dict[str, pa.Tabl
     frame = merged.to_pandas()
     volumes = _volumes(frame, operation, planes)
     return {
-        FINDINGS: _findings(merged, frame, operation),
+        FINDINGS: _findings(merged, frame, operation, planes),
         QUANTITIES: _quantities(merged, frame, operation),
         VOLUMES: pa.Table.from_pylist(volumes, schema=VOLUME_SCHEMA),
         FUNCTION: pa.Table.from_pylist(_function(volumes), schema=FUNCTION_SCHEMA),
@@ -136,8 +141,10 @@ def _fields(merged: pa.Table) -> list[str]:
     return names[: names.index(OF_OBJECT[0])]
 
 
-def _findings(merged: pa.Table, frame: pd.DataFrame, operation: Contours) -> pa.Table:
-    found = find_all(frame, operation)
+def _findings(
+    merged: pa.Table, frame: pd.DataFrame, operation: Contours, planes: list[dict[str, Any]]
+) -> pa.Table:
+    found = find_all(frame, operation, planes)
     rows = pa.array([finding[0] for finding in found], pa.int64())
     named = ("annotation", "structure")
     columns: dict[str, Any] = {name: merged[name].take(rows) for name in _fields(merged)}
@@ -228,9 +235,7 @@ def _volumes(
 
     ``planes`` are those of the series that lack some.
     """
-    present: dict[tuple[str, int], set[int]] = {}
-    for plane in planes:
-        present.setdefault((plane["_stack"], plane["_t"]), set()).add(plane["_z"])
+    present = planes_by_phase(planes)
     parted = parted_series(frame)
     placed = frame[frame["_z"].notna()]
     placed = placed.assign(_series=placed["_series"].fillna(placed["_stack"]))
@@ -245,7 +250,7 @@ def _volumes(
         series, stack, annotation, phase = key
         spacing = members["_spacing_z_um"].iloc[0] / 1000.0
         absent = lacking(present, stack, phase, of_set[stack, annotation])
-        lacks = "in_parts" if (stack, annotation) in parted else "plane_missing" if absent else None
+        lacks = IN_PARTS if (stack, annotation) in parted else PLANE_MISSING if absent else None
         inner, outer = (
             _disc_sum(members[members["structure"] == name], spacing, missing, lacks)
             for name, missing in (
@@ -303,10 +308,9 @@ def _disc_sum(
         reason = "no_slice_spacing"
     elif max(slices) - min(slices) + 1 != len(slices):
         reason = "slice_missing"
-    elif distances is not None and has_gap(distances, spacing_mm):
-        reason = "slice_gap"
     else:
-        reason = lacks
+        gap = None if distances is None else gap_between(members, distances, spacing_mm)
+        reason = gap or lacks
     if reason:
         return None, reason, slices
     width = dict(zip(sorted(slices), widths_mm(distances, len(slices), spacing_mm), strict=True))

@@ -88,7 +88,9 @@ class Contours(Operation):
     singular: ClassVar[str] = "contour"
     unlisted: ClassVar[frozenset[str]] = frozenset({"outline"})
     summaries: ClassVar[tuple[str, ...]] = SUMMARIES
-    summaries_version: ClassVar[int] = 2  # volumes look where slices are
+    summaries_version: ClassVar[int] = (
+        3  # volumes look where slices are, and what their header says of them
+    )
 
     annotations: str | None = None
     inner: str = "inner"

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.header import MISSING_PLANES, Header
+from engine.header import GAP_BY_THICKNESS, MISSING_PLANES, SLICE_GAP, Header
 from engine.store.stacking import Arrival, Lattice
 
 SAME_PLACE_MM = 0.02
@@ -36,6 +36,10 @@ SAME_SPACING = 1e-3
 
 GAP, UNEVEN = 1.5, 0.02
 """A distance is a gap from so many usual ones on; distances are uneven beyond such a share."""
+
+TWICE = 1.96
+"""From so many times their thickness on, slices that say nothing else of their distance lack one
+between: gaps of their own width are seldom planned."""
 
 _UM_PER_MM = 1000.0
 
@@ -207,7 +211,10 @@ def _look_at_slices(
     if len(steps):
         usual = _usual_step(steps)
         if (steps > GAP * usual).any():
-            found.add("slice_gap")
+            found.add(SLICE_GAP)
+        every = gap_of_all(usual, first.header.distance_mm, first.header.thickness_mm)
+        if every is not None:
+            found.add(every[0])
         near = steps[steps <= GAP * usual]
         if (np.abs(near - usual) > UNEVEN * usual).any():
             found.add("uneven_slices")
@@ -217,6 +224,41 @@ def _look_at_slices(
         if (np.ptp(where[:, 1:], axis=0) > half_mm).any():
             found.add("shifted_slices")
     return found
+
+
+def gap_of_all(
+    usual_mm: float, stated_mm: float | None, thickness_mm: float | None
+) -> tuple[str, float] | None:
+    """Return the finding where a series lacks a slice between all of its slices.
+
+    Parameters
+    ----------
+    usual_mm
+        From slice to slice, by their positions.
+    stated_mm
+        As SpacingBetweenSlices says; of some systems negative. Where it and the thickness make the
+        usual distance, and it is the smaller one, it is what lies between the slices.
+    thickness_mm
+        Of a slice; what counts where nothing is stated.
+
+    Returns
+    -------
+    The finding, and the distance that was to be expected, mm; None where nothing is wrong.
+
+    Examples
+    --------
+    >>> gap_of_all(16.0, 8.0, 8.0), gap_of_all(16.0, None, 8.0)
+    (('slice_gap', 8.0), ('slice_gap_by_thickness', 8.0))
+    >>> gap_of_all(10.0, 2.0, 8.0), gap_of_all(10.0, None, 6.0)
+    (None, None)
+    """
+    stated, thick = abs(stated_mm or 0.0), abs(thickness_mm or 0.0)
+    if stated:
+        between = stated < (1 - UNEVEN) * thick
+        if between and abs(stated + thick - usual_mm) <= UNEVEN * usual_mm:
+            return None
+        return (SLICE_GAP, stated) if usual_mm >= GAP * stated else None
+    return (GAP_BY_THICKNESS, thick) if thick and usual_mm >= TWICE * thick else None
 
 
 def _usual_step(steps: NDArray[np.float64]) -> float:

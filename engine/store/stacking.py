@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.errors import AlignmentError
-from engine.header import Header
+from engine.header import SLICE_DISTANCE, SLICE_THICKNESS, Header
 from engine.record import Record
 from engine.store.catalog import CHANNEL_NAMES, ORIENTATION
 from engine.store.config import Limits
@@ -92,6 +92,11 @@ class Arrival(Record):
         facts = {} if self.header is None else dict(self.header.terms)
         if self.header is not None:
             facts["frame_of_reference"] = self.header.identity.frame_of_reference
+            said = {
+                SLICE_DISTANCE: self.header.distance_mm,
+                SLICE_THICKNESS: self.header.thickness_mm,
+            }
+            facts |= {name: f"{value:g}" for name, value in said.items() if value}
         if self.downsample is not None:
             facts[DOWNSAMPLE] = " ".join(map(repr, self.downsample))
         if self.channel_names:

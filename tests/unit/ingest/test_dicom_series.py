@@ -182,6 +182,30 @@ def test_oddities_are_named() -> None:
     assert set(FINDINGS) >= codes(found)
 
 
+@pytest.mark.parametrize(
+    ("heights", "stated", "thickness", "expected"),
+    [
+        ((0, 16), 8.0, 8.0, {"slice_gap"}),
+        ((0, 16, 32), 8.0, None, {"slice_gap"}),
+        ((0, 16, 32), -8.0, 8.0, {"slice_gap"}),  # of nuclear medicine
+        ((0, 3, 6), 1.0, 5.0, {"slice_gap"}),  # slices that overlap
+        ((0, 16), None, 8.0, {"slice_gap_by_thickness"}),
+        ((0, 16), 0.0, 8.0, {"slice_gap_by_thickness"}),
+        ((0, 15), None, 8.0, set()),
+        ((0, 10, 20), 2.0, 8.0, set()),  # states what lies between
+        ((0, 10, 20), 10.0, 3.0, set()),  # a gap that was planned
+        ((0, 8, 16), 8.0, 8.0, set()),
+        ((0, 16), None, None, set()),
+        ((0,), 8.0, 8.0, set()),
+    ],
+)
+def test_distances_are_compared_with_what_the_header_says(
+    heights: tuple[float, ...], stated: float | None, thickness: float | None, expected: set[str]
+) -> None:
+    found = arrange_series(at(*heights, distance_mm=stated, thickness_mm=thickness))
+    assert codes(found) == expected
+
+
 def test_planes_that_do_not_fit_are_parts_of_their_own_and_none_is_lost() -> None:
     turned = [
         arrival(n, position_mm=(n, 0.0, 0.0), orientation=(0, 1.0, 0, 0, 0, 1.0)) for n in (7, 8)

@@ -253,3 +253,98 @@ def test_a_heart_that_lacks_a_slice_has_no_volume_and_says_so(
     assert findings["check"].tolist() == ["slice_gap"]
     (function,) = cohort.table("contour_function").to_dict("records")
     assert function["ejection_fraction_reason"] == "slice_gap"
+
+
+def test_a_heart_that_lacks_every_second_slice_has_no_volume_and_says_so(
+    tmp_path: Path, client: Client
+) -> None:
+    """Told by what the header says of its slices; the last series is whole."""
+    made, folder = tmp_path / "cine", tmp_path / "in"
+    options = CineOptions(patients=1, slices=5, phases=2, size_px=120, gap_mm=0.0)
+    write_cine(made, options)
+    files = sorted((made / "dicoms").rglob("*.dcm"))
+    places = sorted({pydicom.dcmread(path).ImagePositionPatient[2] for path in files})
+    kinds: dict[str, tuple[Any, Any, set[float]]] = {
+        "stated": (8, 8, {*places[::2]}),
+        "two": (8, 8, {places[0], places[2]}),
+        "thick": (8, None, {*places[::2]}),
+        "between": (12, 4, {*places[::2]}),  # 4 mm lie between slices of 12 mm
+        "whole": (8, 8, {*places}),
+    }
+    headers = []
+    for n, (kind, (thickness, distance, kept)) in enumerate(kinds.items()):
+        (folder / kind).mkdir(parents=True)
+        for i, path in enumerate(files):
+            dataset = pydicom.dcmread(path)
+            if dataset.ImagePositionPatient[2] not in kept:
+                continue
+            dataset.PatientID = kind
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+                setattr(dataset, keyword, f"{getattr(dataset, keyword)}.{n}")
+            dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID}.{n}"
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            dataset.SliceThickness, dataset.SpacingBetweenSlices = thickness, distance
+            dataset.save_as(folder / kind / f"{i}.dcm")
+            headers.append(dataset)
+    square = [np.array([[20.5, 20.5], [20.5, 40.5], [40.5, 40.5], [40.5, 20.5]])]
+    (tmp_path / "rt").mkdir()
+    for kind in kinds:
+        own = [dataset for dataset in headers if dataset.PatientID == kind]
+        drawn = [{"inner": square}] * len(own)
+        if kind == "two":  # only one slice of it is drawn
+            own, drawn = own[:1], drawn[:1]
+        (tmp_path / "rt" / f"{kind}.dcm").write_bytes(write_rtstruct(own, drawn))
+    cohort = engine.create(tmp_path / "cohort")
+    declare(cohort, rt=f'path = "{tmp_path / "rt"}"\nformat = "rtstruct"')
+    report = cohort.ingest(folder, client=client)
+    assert dict(report.findings) == {"slice_gap": 6 + 4, "slice_gap_by_thickness": 6}
+    cohort.run(engine.contours(), client=client)
+    volumes = cohort.table("contour_volumes").fillna({"inner_reason": ""})
+    slices = cohort.images().frame.groupby("subject").size().to_dict()
+    reasons = sorted(
+        (slices[subject], *set(of["inner_reason"])) for subject, of in volumes.groupby("subject")
+    )
+    by_thickness = (6, "slice_gap_by_thickness")
+    assert reasons == [(4, "slice_gap"), (6, ""), (6, "slice_gap"), by_thickness, (10, "")]
+    whole = next(subject for subject, count in slices.items() if count == 10)
+    area = cohort.table("contour_quantities")["inner_area_mm2"].iloc[0]
+    volume = volumes.loc[volumes["subject"] == whole, "inner_volume_ml"]
+    assert volume.tolist() == pytest.approx([5 * 8 * area / 1000] * 2)
+    found = cohort.table("contour_findings")
+    assert sorted(found["check"]) == ["slice_gap"] * 2 + ["slice_gap_by_thickness"]
+    assert found["figure"].tolist() == pytest.approx([16.0] * 3)
+
+
+def test_parts_and_lacking_planes_are_findings_of_contours(tmp_path: Path, client: Client) -> None:
+    made, folder, rt = tmp_path / "cine", tmp_path / "in", tmp_path / "rt"
+    write_cine(made, CineOptions(patients=2, slices=4, phases=2, size_px=120))
+    first, second = (sorted(p.rglob("*.dcm")) for p in sorted((made / "dicoms").iterdir()))
+    square = [np.array([[20.5, 20.5], [20.5, 40.5], [40.5, 40.5], [40.5, 20.5]])]
+    rt.mkdir()
+    lost = max(second, key=lambda path: int(pydicom.dcmread(path).InstanceNumber))
+    second.remove(lost)
+    for n, files in enumerate((first, second)):
+        headers = [pydicom.dcmread(path) for path in files]
+        content = write_rtstruct(headers, [{"inner": square}] * len(headers))
+        (rt / f"{n}.dcm").write_bytes(content)
+    last = max(pydicom.dcmread(path).ImagePositionPatient[2] for path in first)
+    late = [path for path in first if pydicom.dcmread(path).ImagePositionPatient[2] == last]
+    cohort = engine.create(tmp_path / "cohort")
+    declare(cohort, rt=f'path = "{rt}"\nformat = "rtstruct"')
+    for n, files in enumerate(([*{*first} - {*late}, *second], late)):
+        (folder / str(n)).mkdir(parents=True)
+        for i, path in enumerate(files):
+            shutil.copy(path, folder / str(n) / f"{i}.dcm")
+        cohort.ingest(folder, client=client)
+    cohort.run(engine.contours(), client=client)
+    found = cohort.table("contour_findings")
+    kinds = {
+        (row.check, row.severity, row.figure)
+        for row in found.itertuples()
+        if row.check in ("in_parts", "plane_missing")
+    }
+    assert {("in_parts", "warning", 1.0), ("in_parts", "warning", 3.0)} < kinds
+    assert ("plane_missing", "warning", 1.0) in kinds
+    reasons = set(cohort.table("contour_volumes")["inner_reason"].dropna())
+    assert {"in_parts", "plane_missing"} <= reasons
+    assert reasons <= set(found["check"])
