@@ -24,7 +24,14 @@ def ingest_lines(report: AnnotationReport | None) -> Iterator[str]:
     if report.retired:
         told.append(f"{report.retired} gone")
     files = f"{report.listed} files, {report.unchanged} unchanged"
+    if report.ignored:
+        files += f", {report.ignored:,} ignored"
     yield f"Drawings: {', '.join(told)} ({files})."
+    if report.untaken:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(report.untaken.items()))
+        yield (
+            f"Ignored files that may be drawings, but not of the format that is declared: {kinds}."
+        )
     if report.unmatched or report.failed:
         trouble = f"{report.unmatched} of no image, {report.failed} that can't be used"
         yield f"{trouble} (cohort status names them):"

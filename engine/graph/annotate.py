@@ -36,6 +36,7 @@ from engine.operations.matching import ImageIndex
 from engine.operations.reveal_drawings import drawing_name
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import DrawingReader, create_reader
+from engine.sources.annotations.base import UNTAKEN
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.files import walk_files
 from engine.sources.places import Folder
@@ -72,7 +73,9 @@ Pack = tuple[DrawingReader, tuple[DrawingFile, ...]]
 class AnnotationReport:
     """What an ingest did with drawings; a structure of an image counts once.
 
-    ``listed`` and ``unchanged`` count files. ``failed`` can't be used, ``unmatched`` are of no
+    ``listed`` and ``unchanged`` count files; ``ignored`` those in the folders that are of another
+    format than is declared, and ``untaken`` those of them by their suffix, where it is one of
+    drawings. ``failed`` can't be used, ``unmatched`` are of no
     image that is catalogued (or of one of several); both are named by status. ``refused`` counts
     those of them that newly are, and ``refused_first`` names the first for each reason.
     """
@@ -85,8 +88,17 @@ class AnnotationReport:
     unmatched: int = 0
     failed: int = 0
     refused: int = 0
+    ignored: int = 0
+    untaken: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     refused_first: list[dict[str, str]] = field(default_factory=list)
+
+    def count_ignored(self, path: str) -> None:
+        """Count a file that is of another format, by its suffix where that tells of drawings."""
+        self.ignored += 1
+        suffix = next((suffix for suffix in UNTAKEN if path.lower().endswith(suffix)), None)
+        if suffix is not None:
+            self.untaken[suffix] = self.untaken.get(suffix, 0) + 1
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts as plain values."""
@@ -221,6 +233,7 @@ class AnnotationIngest:
             if found.path.endswith("/"):
                 continue
             if not reader.claims(found.path):
+                self._report.count_ignored(found.path)
                 continue
             source = drawing_name(name, found.path, self._pseudonyms)
             seen.add((name, source))

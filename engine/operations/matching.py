@@ -23,8 +23,8 @@ from engine.store.stacking import DOWNSAMPLE
 MATCHING_REASONS = {
     "no_image": "No image of the catalog is what the drawing names.",
     "ambiguous": "More than one image of the catalog could be meant.",
-    "other_plane": "Images of its space are catalogued, but none lies in its plane: it is between "
-    "slices, or of another orientation.",
+    "other_plane": "Images of its space or file are catalogued, but none lies in its plane: it is "
+    "between slices, of another orientation, or of a z or t that is not there.",
 }
 """Why a drawing is of no image."""
 
@@ -104,6 +104,8 @@ class ImageIndex:
             found = [i for i in found if i.endswith(f"#{target.frame - 1}")]
         if not found:
             raise NoMatch("no_image", 0)
+        if target.place is not None:
+            found = self._at(target.place, found)
         if len(found) > 1 and points_mm is not None:
             return self._in_plane(*self._placed(found), points_mm)
         if len(found) > 1:
@@ -114,6 +116,22 @@ class ImageIndex:
                 return self._in_plane(*self._placed(found), points_mm)
             return self._in_plane(*self._planes(target.among, target.frame_of_reference), points_mm)
         return found[0]
+
+    def _at(self, place: tuple[int, int], image_ids: list[str]) -> list[str]:
+        """Return the images that are at a (t, z) of their series; a single image is at the first.
+
+        Images of several files, or of a file that is no series, have no such places: they are all
+        returned.
+        """
+        rows = {i: self._row(i, ("source", "t", "z")) for i in image_ids}
+        files = {row["source"] for row in rows.values()}
+        series = any(row["z"] is not None for row in rows.values())
+        if len(files) > 1 or (not series if len(rows) > 1 else place == (0, 0)):
+            return image_ids
+        there = [i for i, row in rows.items() if (row["t"], row["z"]) == place]
+        if not there:
+            raise NoMatch("other_plane", 0)
+        return there
 
     def _planes(self, among: tuple[str, ...], space: str | None) -> Planes:
         """Return the images that may be meant, and where they lie."""

@@ -45,6 +45,12 @@ DRAWING_REASONS: Mapping[str, str] = MappingProxyType(
 SUFFIXES = (".txt", ".geojson", ".dcm")
 """What is kept of a confidential file's name."""
 
+UNTAKEN = (
+    ".geojson.gz", ".json", ".json.gz", ".geojsonl", ".ndjson", ".qpdata", ".xml", ".ndpa", ".roi",
+    ".zip", ".geojson", ".txt", ".csv", ".svg", ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha", ".gz",
+)  # fmt: skip
+"""Suffixes under which drawings are kept that a set of another format does not take."""
+
 MOST_BYTES = 256 * 1024**2
 """A larger file is no drawing: 16 million points as text."""
 
@@ -71,6 +77,8 @@ class Target:
     among
         UIDs of instances of which it may be, where the file names no single one, or one in whose
         plane the drawing does not lie: the image is the one in whose plane it does.
+    place
+        (t, z) of the image in its file, where that is a series.
     frame_of_reference
         UID of the space in which it lies: without any of ``among``, all images of it may be meant.
     """
@@ -80,6 +88,7 @@ class Target:
     frame: int | None = None
     among: tuple[str, ...] = ()
     frame_of_reference: str | None = None
+    place: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

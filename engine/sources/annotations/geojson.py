@@ -1,20 +1,21 @@
 """GeoJSON as QuPath writes and reads it (RFC 7946, with pixels for coordinates).
 
 QuPath's first pixel covers 0 to 1, so its centre is at 0.5. A file belongs to the image that it is
-named after: ``slide.tif.geojson`` or ``slide.geojson`` to ``slide.tif``; pixels are those of its
-full resolution.
+named after: ``slide.tif.geojson`` or ``slide.geojson`` to ``slide.tif``, or to ``slide.ome.tif``;
+pixels are those of its full resolution. Of a series it is the image at QuPath's ``plane``, which it
+leaves out for the first; where no object of a file has one, nothing says which image is meant.
 
 A structure is the union of the polygons of its class, with their holes (even-odd within a polygon).
-Points and lines enclose nothing, and are named.
+Points and lines enclose nothing, and are named. The nucleus of a cell is a structure of its own.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +36,28 @@ SUFFIXES = (".geojson", ".geojson.json")
 ORIGIN = 0.5
 """Where QuPath has the centre of the first pixel."""
 
-RULE = 2
-"""Version of the rules by which a file becomes drawings; 1 numbered the polygons of a class."""
+RULE = 3
+"""Version of the rules by which a file becomes drawings: 1 numbered the polygons of a class,
+2 knew neither planes nor nuclei."""
 
 OTHERS = {"LineString": "unclosed", "MultiLineString": "unclosed", "nothing": "empty"}
 """Why geometries that are no polygons are not taken; points and whatever else are unsupported."""
 
+NUCLEUS = ": nucleus"
+"""What follows the structure of a cell in that of its nucleus."""
+
 UNCLASSIFIED = "annotation"
 """Structure of a feature without a class, name or kind."""
+
+
+FIRST = (0, 0)
+"""The plane that QuPath does not write."""
+
+
+class _Outline(NamedTuple):
+    structure: str
+    geometry: Any
+    plane: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -76,12 +91,18 @@ class GeoJsonReader:
         if not data.strip():
             raise SourceUnreadable("empty", "there is nothing in it")
         stem = next(path[: -len(s)] for s in reversed(SUFFIXES) if path.lower().endswith(s))
-        target = Target((stem, f"{stem}.*"))
+        target = Target((stem, f"{stem}.*", f"{stem}.ome.*"))
         try:
+            outlines = [o for f in _features(json.loads(data)) for o in _outlines(f)]
+            said = any(outline.plane is not None for outline in outlines)
             drawings = [
                 drawing
-                for feature in _features(json.loads(data))
-                for drawing in self._drawings(target, _structure(feature), feature["geometry"])
+                for outline in outlines
+                for drawing in self._drawings(
+                    replace(target, place=(outline.plane or FIRST) if said else None),
+                    outline.structure,
+                    outline.geometry,
+                )
             ]
         except (ValueError, RecursionError) as error:
             if isinstance(error, SourceUnreadable):
@@ -142,6 +163,31 @@ def _features(value: Any) -> Iterator[Mapping[str, Any]]:
         yield value
     else:
         yield {"geometry": value}
+
+
+def _outlines(feature: Mapping[str, Any]) -> Iterator[_Outline]:
+    """Yield the outline of an object, and that of its nucleus where it is a cell."""
+    structure = _structure(feature)
+    plane = _plane(feature, feature["geometry"])
+    yield _Outline(structure, feature["geometry"], plane)
+    nucleus = feature.get("nucleusGeometry")
+    if nucleus is not None:
+        yield _Outline(structure + NUCLEUS, nucleus, _plane(feature, nucleus) or plane)
+
+
+def _plane(feature: Mapping[str, Any], geometry: Any) -> tuple[int, int] | None:
+    """Return the (t, z) of an object: QuPath has them in the geometry; what it lacks is 0.
+
+    The channel is not looked at: an image holds all of its own.
+    """
+    holders = (geometry or {}, feature, feature.get("properties") or {})
+    plane = next((h["plane"] for h in holders if h.get("plane") is not None), None)
+    if plane is None:
+        return None
+    t, z = (plane.get(axis, 0) for axis in "tz")
+    if not all(type(n) in (int, float) and n >= 0 and n == int(n) for n in (t, z)):
+        raise SourceUnreadable("corrupt", "a plane is not a number")
+    return int(t), int(z)
 
 
 def _structure(feature: Mapping[str, Any]) -> str:

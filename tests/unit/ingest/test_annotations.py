@@ -138,7 +138,7 @@ def test_drawings_of_no_image_and_broken_ones_are_counted_and_named(place: Place
     (place.marks / "odd.geojson").write_bytes(b"{")
     draw(place.marks / f"{place.names[0].removesuffix('.png')}.geojson", inner=box(7))  # once more
     (place.marks / "notes.txt").write_text("nothing to do with it")
-    counts = {"listed": 6, "new": 7, "unmatched": 1, "failed": 1}
+    counts = {"listed": 6, "ignored": 1, "new": 7, "unmatched": 1, "failed": 1}
     assert place.ingest() == {**counts, "refused": 3}  # and the one that is drawn twice
     report = place.cohort.ingest(place.data, client=place.client)
     assert report.refused == 0  # as it was before

@@ -210,7 +210,7 @@ def test_geojson_comes_back_bit_by_bit() -> None:
     first = collection["features"][0]["geometry"]["coordinates"]
     assert sorted(len(polygon) for polygon in first) == [1, 1, 2]
     drawings = GeoJsonReader().read("slides/a.tif.geojson", data)
-    assert drawings[0].target == Target(("slides/a.tif", "slides/a.tif.*"))
+    assert drawings[0].target == Target(("slides/a.tif", "slides/a.tif.*", "slides/a.tif.ome.*"))
     tumour, inner = (
         union_of([d.rings for d in drawings if d.structure == name]) for name in contours
     )
