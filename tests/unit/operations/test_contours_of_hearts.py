@@ -311,6 +311,7 @@ def test_a_heart_that_lacks_every_second_slice_has_no_volume_and_says_so(
     volume = volumes.loc[volumes["subject"] == whole, "inner_volume_ml"]
     assert volume.tolist() == pytest.approx([5 * 8 * area / 1000] * 2)
     found = cohort.table("contour_findings")
+    found = found[found["check"] != "duplicate"]  # the same square is drawn for all patients
     assert sorted(found["check"]) == ["slice_gap"] * 2 + ["slice_gap_by_thickness"]
     assert found["figure"].tolist() == pytest.approx([16.0] * 3)
 
