@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import SourceUnreadable
 from engine.geometry import YX
 from engine.kernels.tissue import Tissue
 from engine.sources.base import MAX_DECODED_BYTES
+from engine.sources.failures import (
+    is_of_the_disk,
+    open_remembering,
+    reads_named,
+    unreadable,
+)
 from engine.sources.masks import THRESHOLD, AnnotationError, labels_of
 
 HEADER = struct.Struct(">4sHxxxxxxHIIHH")
@@ -80,7 +87,7 @@ def read_psd(
         ) from None
     shape = _size(path, max_decoded_bytes)
     try:
-        with path.open("rb") as file:
+        with open_remembering(path) as file, reads_named(file):
             layers = [layer for layer in PSDImage.open(file).descendants() if not layer.is_group()]
         if len(layers) < 3:
             raise AnnotationError(
@@ -90,6 +97,11 @@ def read_psd(
         masks = _masks(path, layers[1:], classes, shape)
     except AnnotationError:
         raise
+    except SourceUnreadable as error:
+        raise AnnotationError(path, f"unreadable as PSD ({error})") from None
+    except OSError as error:
+        found = unreadable(error) if is_of_the_disk(error) else type(error).__name__
+        raise AnnotationError(path, f"unreadable as PSD ({found})") from None
     except Exception as error:  # a decoder's text may quote the file
         raise AnnotationError(path, f"unreadable as PSD ({type(error).__name__})") from None
     return AnnotatedSlide(pixels, labels_of(masks, fat_over_bone))
@@ -100,8 +112,10 @@ def _size(path: Path, limit: int) -> YX:
     try:
         with path.open("rb") as file:
             head = file.read(HEADER.size)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise AnnotationError(path, f"no file there ({error.strerror})") from None
+    except OSError as error:
+        raise AnnotationError(path, f"unreadable as PSD ({unreadable(error)})") from None
     if len(head) < HEADER.size or head[:4] != b"8BPS":
         raise AnnotationError(path, "the first bytes are not those of a PSD")
     _, _, channels, height, width, depth, mode = HEADER.unpack(head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from engine.phantoms.marrow import MarrowSlide
 from engine.phantoms.marrow_options import MarrowOptions
 from engine.phantoms.marrow_writing import write_marrow
 from engine.sources import psd
+from engine.sources.failures import DiskFile
 from engine.sources.masks import AnnotationError, read_mask, read_mask_folders
 from engine.sources.psd import read_psd
 
@@ -165,6 +167,30 @@ def test_a_layered_phantom_reads_as_it_was_drawn(tmp_path: Path) -> None:
         read_psd(path, {"bone": Tissue.BONE, "adipocytes": Tissue.FAT})
     with pytest.raises(AnnotationError, match="too_large"):
         read_psd(path, max_decoded_bytes=1000)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ETIMEDOUT])
+@pytest.mark.parametrize("behind", [0, 30, 5000])
+def test_what_a_disk_says_of_a_psd_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, behind: int
+) -> None:
+    """Also where psd-tools makes another error of it, or none."""
+    pytest.importorskip("psd_tools", reason=PSD_REASON)
+    options = MarrowOptions(images=1, size=(260, 180), scale=0.4, seed=3, format="psd")
+    write_marrow(tmp_path, options)
+    path = tmp_path / "slides/s1/slide-001.psd"
+
+    class Bad(DiskFile):
+        def readinto(self, buffer: Any) -> int | None:
+            left = behind - self.tell()
+            if left <= 0:
+                self.failure = self.failure or OSError(number, "of the disk")
+                raise OSError(number, "of the disk")
+            return super().readinto(memoryview(buffer)[: min(len(buffer), left)])
+
+    monkeypatch.setattr("engine.sources.failures.DiskFile", Bad)
+    with pytest.raises(AnnotationError, match=errno.errorcode[number]):
+        read_psd(path)
 
 
 def test_layers_may_lie_anywhere_and_in_groups(tmp_path: Path) -> None:
