@@ -20,6 +20,7 @@ from engine.operations.causes import CAUSES, SETTLED
 from engine.operations.key_state import Failure
 from engine.operations.plan import Plan
 from engine.operations.reasons import explain
+from engine.operations.spacings import spacing_text
 from engine.operations.status import DRAWINGS, Status
 from engine.sources import REASONS
 from engine.store.gc import Leftover
@@ -259,10 +260,7 @@ def spacing_lines(status: Status) -> list[str]:
     """Say what spacings the images have, where any is known, and that they are mixed."""
     if not any(status.spacings):
         return []
-    told = [
-        f"{count:,} " + ("of unknown spacing" if s is None else f"at {s[0]:g} x {s[1]:g} um")
-        for s, count in status.spacings.items()
-    ]
+    told = [f"{count:,} {spacing_text(spacing)}" for spacing, count in status.spacings.items()]
     shown = told[:NAMED] + ([f"{len(told) - NAMED} more"] if len(told) > NAMED else [])
     mixed = " Mixed spacings: sizes in pixels can't be compared." if len(told) > 1 else ""
     return [f"Spacing (y x x): {', '.join(shown)}.{mixed}"]

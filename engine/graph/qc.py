@@ -167,7 +167,7 @@ def make_pictures(
     began = time.perf_counter()
     suffix = f"@{operation.key[:8]}" if trial else ""
     folder = folder_of(operation.name, suffix)
-    facts = read_facts(root, operation, suffix)
+    facts = read_facts(root, operation, images, suffix)
     extremes = find_extremes(facts)
     among = None if where is None else read_chosen(root, operation, suffix, where)
     chosen = select_pictures(facts, extremes, everything=everything, among=among)

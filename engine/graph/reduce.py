@@ -53,6 +53,9 @@ ORPHANS_RULE = 1
 """Version of the rule by which orphaned images are left out of means; with it, tables that hold
 such images are made again."""
 
+SPACINGS_RULE = 1
+"""Version of the rule by which sizes in pixels have no mean over several spacings."""
+
 
 @dataclass(frozen=True, slots=True)
 class SliceTask:
@@ -167,6 +170,8 @@ def make_tables(
     }
     if ORPHANED in images["state"].unique().to_pylist():
         origin["orphaned"] = ORPHANS_RULE
+    if operation.pixel_sizes:
+        origin["spacings"] = SPACINGS_RULE
     if operation.summaries_version > 1:
         origin["summaries"] = operation.summaries_version
     of_trial = f"@{operation.key[:8]}"

@@ -54,6 +54,9 @@ class Operation(Labelled, BaseModel):
     singular, quantities
         What one object is called in tables (its number's column, unless ``objects`` has one of
         that name), and which columns of ``objects`` are averaged by image and by experiment.
+    pixel_sizes
+        Those of ``quantities`` that are sizes in pixels. Where ``objects`` has ``spacing_um`` too,
+        an experiment whose objects have several spacings has no mean of these.
     watched
         Further columns of ``objects`` whose distribution and extremes quality control shows.
     captions
@@ -86,6 +89,7 @@ class Operation(Labelled, BaseModel):
     resources: ClassVar[Mapping[str, float]] = {}
     singular: ClassVar[str] = "object"
     quantities: ClassVar[tuple[str, ...]] = ()
+    pixel_sizes: ClassVar[tuple[str, ...]] = ()
     watched: ClassVar[tuple[str, ...]] = ()
     captions: ClassVar[Mapping[str, str]] = {}
     unlisted: ClassVar[frozenset[str]] = frozenset()

@@ -115,10 +115,12 @@ class Circles(Operation):
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
     objects: ClassVar[pa.Schema] = OBJECTS
     singular: ClassVar[str] = "circle"
-    quantities: ClassVar[tuple[str, ...]] = ("radius_px", "mean_intensity")
+    quantities: ClassVar[tuple[str, ...]] = ("radius_px", "radius_um", "mean_intensity")
+    pixel_sizes: ClassVar[tuple[str, ...]] = ("radius_px",)
     watched: ClassVar[tuple[str, ...]] = ("support",)
     captions: ClassVar[Mapping[str, str]] = {
         "radius_px": "radius, px",
+        "radius_um": "radius, um",
         "mean_intensity": "mean intensity, grey levels",
         "support": "support, share of the edge that was seen",
     }

@@ -119,7 +119,7 @@ def thumb(context: PageContext, image: int) -> str:
 def extreme_text(context: PageContext, extreme: Extreme) -> str:
     """Say what an image's measure is, and what is usual."""
     facts = context.facts
-    who = escape(facts.subjects[int(facts.subject[extreme.image])] or "all")
+    who = escape(facts.groups[int(facts.group[extreme.image])] or "all")
     value, median = number(extreme.value), number(extreme.median)
     if extreme.measure == COUNT:
         return f"<b>{value} {escape(context.objects)}</b> (median of {who}: {median})"

@@ -133,7 +133,10 @@ def _experiment(
     told.append(f"{number(float(np.nansum(count)))} {context.objects}")
     if failed:
         told.append(f"{failed:,} failed")
+    mixed = len(np.unique(facts.group[images[np.isfinite(count)]])) > 1  # spacings
     for measure in context.operation.quantities:
+        if measure not in facts.measures or (mixed and measure in context.operation.pixel_sizes):
+            continue
         values = facts.measures[measure][images]
         weights = np.where(np.isfinite(values), np.nan_to_num(count), 0.0)
         if weights.sum():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from engine.conditions.compiling import require_columns, select_rows
 from engine.conditions.parsing import parse_condition
 from engine.conditions.tree import names_of
 from engine.operations.base import Operation
+from engine.operations.spacings import group_spacings, known_spacing, spacing_text
 from engine.operations.tables import GROUP, table_names
 from engine.store.results import DONE, FAILED
 from engine.store.root import Root
@@ -35,7 +37,7 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Histogram:
-    """How a measure is distributed, by subject.
+    """How a measure is distributed, by subject, and by spacing where there are several.
 
     Attributes
     ----------
@@ -44,9 +46,9 @@ class Histogram:
     edges
         Of the bins, one more than these.
     counts
-        (subjects, bins).
+        (groups of `Facts`, bins).
     means
-        Of each subject, not finite where it has none.
+        Of each group, not finite where it has none.
     """
 
     measure: str
@@ -75,6 +77,9 @@ class Facts:
         How many in all.
     histograms
         One a measure; the count's is of images, the others are of objects.
+    groups, group
+        Names of the groups within which images are compared, and each image's number: those of one
+        subject, and of one pixel spacing where the cohort mixes them.
     """
 
     columns: pa.Table
@@ -86,6 +91,19 @@ class Facts:
     measures: Mapping[str, Floats]
     objects: int
     histograms: tuple[Histogram, ...] = field(default=())
+    groups: tuple[str, ...] = ()
+    group: Whole = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        """Compare images of a subject where no spacings are told."""
+        if not self.groups:
+            object.__setattr__(self, "groups", self.subjects)
+            object.__setattr__(self, "group", self.subject)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether images are compared within one spacing, since there are several."""
+        return self.groups != self.subjects
 
     def __len__(self) -> int:
         return len(self.status)
@@ -145,8 +163,13 @@ def whole_edges(low: float, high: float) -> Floats:
     return low - 0.5 + np.arange(bins + 1) * step
 
 
-def read_facts(root: Root, operation: Operation, suffix: str = "") -> Facts:
+def read_facts(root: Root, operation: Operation, catalog: pa.Table, suffix: str = "") -> Facts:
     """Read what the tables of an operation say.
+
+    Parameters
+    ----------
+    catalog
+        The catalog's rows, which tell the spacing of each image.
 
     Raises
     ------
@@ -154,18 +177,21 @@ def read_facts(root: Root, operation: Operation, suffix: str = "") -> Facts:
     """
     names = table_names(operation, suffix)
     wanted = ["image_id", "source", *GROUP, "name", "status", "reason", COUNT]
-    means = [f"{name}_mean" for name in operation.quantities]
     with open_table(root, names["images"]) as file:
+        there = set(file.schema_arrow.names)  # those of an earlier version average less
+        averaged = [n for n in operation.quantities if f"{n}_mean" in there]
+        means = [f"{name}_mean" for name in averaged]
         images = file.read([*wanted, *means], use_threads=False)
     subjects, subject = _numbered([images["subject"]])
     experiments, experiment = _numbered([images[name] for name in GROUP])
     measures = {COUNT: _floats(images[COUNT])}
-    for name in operation.quantities:
+    groups, group = _groups(images["image_id"], subjects, subject, catalog)
+    for name in averaged:
         measures[name] = _floats(images[f"{name}_mean"])
     watched = [n for n in operation.watched if n in operation.objects.names]
     with open_table(root, names["objects"]) as file:
         of_objects, watched_means = _read_objects(
-            file, (*operation.quantities, *watched), measures[COUNT], subject, len(subjects)
+            file, (*averaged, *watched), measures[COUNT], group, len(groups)
         )
         objects = file.metadata.num_rows
     measures.update({name: watched_means[name] for name in watched})
@@ -178,8 +204,34 @@ def read_facts(root: Root, operation: Operation, suffix: str = "") -> Facts:
         experiment,
         measures,
         objects,
-        (_count_histogram(measures[COUNT], subject, len(subjects)), *of_objects),
+        (_count_histogram(measures[COUNT], group, len(groups)), *of_objects),
+        groups,
+        group,
     )
+
+
+def _groups(
+    image_ids: pa.ChunkedArray,
+    subjects: Sequence[tuple[str, ...]],
+    subject: Whole,
+    catalog: pa.Table,
+) -> tuple[tuple[str, ...], Whole]:
+    """Return the groups within which images are compared, and each image's; see `Facts`.
+
+    Images without pixels, which have no figures, are in the first group of their subject.
+    """
+    rows = catalog.filter(pc.is_valid(catalog["stack"]))
+    sides = (rows[f"spacing_{axis}_um"].to_pylist() for axis in "yx")
+    spacings, number = group_spacings([known_spacing(y, x) for y, x in zip(*sides, strict=True)])
+    names = tuple(name for (name,) in subjects)
+    if len(spacings) < 2:
+        return names, subject
+    at = pc.index_in(image_ids.combine_chunks(), value_set=rows["image_id"].combine_chunks())
+    spacing = np.append(number, 0)[pc.fill_null(at, len(number)).to_numpy(zero_copy_only=False)]
+    pairs, group = np.unique(subject * len(spacings) + spacing, return_inverse=True)
+    told = [divmod(int(pair), len(spacings)) for pair in pairs]
+    texts = (f"{names[s]} {spacing_text(spacings[n])}".strip() for s, n in told)
+    return tuple(texts), group.ravel().astype(np.int64)
 
 
 def read_chosen(root: Root, operation: Operation, suffix: str, where: str) -> NDArray[np.bool_]:

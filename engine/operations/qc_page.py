@@ -178,6 +178,8 @@ def _unusual(context: PageContext) -> Iterator[str]:
         f"<p>An image is unusual where one of its figures lies {UNUSUAL:g} spreads or more from "
         "the median of its subject's images"
     )
+    if context.facts.mixed:
+        yield " of the same pixel spacing, since there are several spacings"
     yield ". " if extremes.count else ": none does. "
     if extremes.count > MOST_UNUSUAL:
         yield f"The furthest {MOST_UNUSUAL} are shown. "
@@ -213,12 +215,13 @@ def _unusual(context: PageContext) -> Iterator[str]:
 
 
 def _distributions(context: PageContext) -> Iterator[str]:
+    by = "By subject and pixel spacing" if context.facts.mixed else "By subject"
     yield (
-        '<section id="distributions">\n<h2>Distributions</h2>\n<p>By subject; the dashed line is '
+        f'<section id="distributions">\n<h2>Distributions</h2>\n<p>{by}; the dashed line is '
         'the mean, the figures at the left are counts.</p>\n<div class="charts">\n'
     )
     for histogram in context.facts.histograms:
         of = "images" if histogram.measure == COUNT else context.objects
         title = measure_title(context, histogram.measure, by_image=False)
-        yield chart(histogram, context.facts.subjects, title, of) + "\n"
+        yield chart(histogram, context.facts.groups, title, of) + "\n"
     yield "</div>\n</section>\n"

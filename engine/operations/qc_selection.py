@@ -114,16 +114,17 @@ class Extremes:
 
 
 def find_extremes(facts: Facts) -> Extremes:
-    """Return the images that differ most from others of their subject, and the ends of each range.
+    """Return the images that differ most from others of their group, and the ends of each range.
 
-    Only images that are done have measures.
+    A group is a subject, or its images of one pixel spacing where a cohort mixes them. Only
+    images that are done have measures.
     """
     furthest = np.zeros(len(facts))
     ends: dict[str, tuple[Extreme, Extreme]] = {}
     found: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     for name, values in facts.measures.items():
         least = LEAST_SPREAD_COUNT if name == COUNT else 0.0
-        found[name] = deviations(values, facts.subject, least)
+        found[name] = deviations(values, facts.group, least)
         furthest = np.fmax(furthest, np.abs(found[name][0]))
         if np.isfinite(values).any():
             ends[name] = (

@@ -15,6 +15,7 @@ from engine.operations.base import Operation
 from engine.operations.inputs import join_annotations
 from engine.operations.key_state import Failure, KeyRows, KeyState, unbegun
 from engine.operations.registry import NoOperation, create_operation, find_operation
+from engine.operations.spacings import known_spacing
 from engine.sources.places import Folder, place_at
 from engine.store import catalog
 from engine.store.annotations import AnnotationState, annotation_state, read_annotations
@@ -148,9 +149,7 @@ def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
     grouped = images.group_by(["spacing_y_um", "spacing_x_um"]).aggregate([([], "count_all")])
     found: Counter[tuple[float, float] | None] = Counter()
     for row in grouped.to_pylist():
-        y, x = row["spacing_y_um"], row["spacing_x_um"]
-        known = None if y is None or x is None else (float(f"{y:.5g}"), float(f"{x:.5g}"))
-        found[known] += row["count_all"]
+        found[known_spacing(row["spacing_y_um"], row["spacing_x_um"])] += row["count_all"]
     return dict(sorted(found.items(), key=lambda item: (-item[1], str(item[0]))))
 
 

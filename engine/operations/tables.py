@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from engine.operations.base import Operation
 from engine.operations.input_digests import image_inputs
 from engine.operations.reading import in_reading_order
+from engine.operations.spacings import ALIKE
 from engine.store.catalog import FAILED, ORPHANED, RETIRED, field_column
 from engine.store.layout import FIELDS
 from engine.store.results import DONE
@@ -270,6 +271,14 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
     found = here.select([*GROUP, *operation.quantities]).to_pandas()
     by_group = found.groupby(list(GROUP), sort=True, dropna=False)
     partial["count"] = by_group.size()
+    if operation.pixel_sizes:
+        spacing = here["spacing_um"].to_pandas().astype(float)
+        by_spacing = found.assign(known=spacing.notna(), low=spacing, high=spacing).groupby(
+            list(GROUP), sort=True, dropna=False
+        )
+        partial["_spacing_low"] = by_spacing["low"].min()
+        partial["_spacing_high"] = by_spacing["high"].max()
+        partial["_spacing_known"] = by_spacing["known"].sum()
     averaged = [
         *((n, by_group) for n in operation.quantities),
         *((n, groups) for n in operation.by_image),
@@ -279,6 +288,7 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
         partial[f"{name}_mean"] = grouped[name].mean()
         partial[f"{name}_m2"] = grouped[name].var(ddof=0) * grouped[name].count()
     counted = ["images_missing", "images_orphaned", "count", *(f"{n}_n" for n, _ in averaged)]
+    counted += ["_spacing_known"] if operation.pixel_sizes else []
     summed = [*counted, *(f"{n}_{m}" for n, _ in averaged for m in ("mean", "m2"))]
     partial[summed] = partial[summed].fillna(0)
     whole = partial.reset_index().astype(dict.fromkeys(counted, "int64"))
@@ -302,7 +312,11 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
     both = a.index.union(b.index, sort=True)
     merged = a.reindex(both).combine_first(b.reindex(both))[list(a.columns)]
     averaged = (*operation.quantities, *operation.by_image)
-    counts = ("images", "images_failed", "images_missing", "images_orphaned", "count")
+    counts = ["images", "images_failed", "images_missing", "images_orphaned", "count"]
+    if operation.pixel_sizes:
+        counts.append("_spacing_known")
+        for name, merge in (("_spacing_low", np.fmin), ("_spacing_high", np.fmax)):
+            merged[name] = merge(a[name].reindex(both), b[name].reindex(both))
     for name in (*counts, *(f"{n}_n" for n in averaged)):
         total = a[name].reindex(both).fillna(0) + b[name].reindex(both).fillna(0)
         merged[name] = total.astype("int64")
@@ -320,9 +334,15 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
 def finish_experiments(operation: Operation, merged: pa.Table, spec: TableSpec) -> pa.Table:
     """Turn merged sums into the table that people read, joined with the subjects."""
     frame: pd.DataFrame = merged.to_pandas()
+    if operation.pixel_sizes:
+        known = frame.pop("_spacing_known")
+        wide = frame.pop("_spacing_high") > frame.pop("_spacing_low") * (1 + ALIKE)
+        mixed = wide | ((known > 0) & (known < frame["count"]))
     for name in (*operation.quantities, *operation.by_image):
         count = frame.pop(f"{name}_n")
         spread = np.sqrt(frame.pop(f"{name}_m2") / np.maximum(count - 1, 1))
+        if name in operation.pixel_sizes:  # no mean of sizes in different pixels
+            count = count.where(~mixed, 0)
         frame[f"{name}_mean"] = frame[f"{name}_mean"].where(count > 0)
         frame.insert(
             list(frame.columns).index(f"{name}_mean") + 1, f"{name}_sd", spread.where(count > 1)
