@@ -293,9 +293,9 @@ class _Verification:
         made = note.origin is not None and len(note.digests) == 1
         if made and origin != note.origin:
             yield Problem(sidecar, INCONSISTENT, f"says another origin than {FOLDER}/{name} does")
-        yield from self._origin(path, origin)
+        yield from self._origin(path, origin, outdated=note.origin is None)
 
-    def _origin(self, path: str, origin: Mapping[str, Any]) -> Iterator[Problem]:
+    def _origin(self, path: str, origin: Mapping[str, Any], outdated: bool) -> Iterator[Problem]:
         results = f"results/{origin['operation']}/v{origin['version']}"
         for ledger, made_of, key in (
             ("catalog/images", int(origin["catalog"]), None),
@@ -309,7 +309,10 @@ class _Verification:
                 if self._root.size(f"{ledger}/_delta_log/{0:020d}.json") is None and made_of >= 0:
                     yield Problem(path, INCONSISTENT, f"is made of {ledger}, which is not there")
                 continue
-            if made_of > snapshot.version:
+            if made_of > snapshot.version and outdated:  # by the repair of the ledger
+                text = f"is made of commits of {ledger} that are lost; the next run makes it again"
+                yield Problem(path, STALE, text)
+            elif made_of > snapshot.version:
                 text = f"is made of version {made_of} of {ledger}, which has {snapshot.version}"
                 yield Problem(path, INCONSISTENT, text)
             elif key_changed_after(self._root, ledger, key, made_of, snapshot.version):

@@ -91,6 +91,10 @@ def test_tables_of_lost_commits_are_read_until_they_are_made_again(
     (done,) = small.cohort.repair()
     assert {"circles", "circles_by_image"} <= {*done.tables}
     assert circles(small.cohort) == circles(made.cohort)
+    report = small.cohort.verify()
+    assert report.ok, "tables that are to be made again are no damage"
+    lost = {p.path for p in report.problems if "that are lost" in p.text}
+    assert {"tables/circles.parquet", "tables/circles_by_image.parquet"} <= lost
     for operation in (small.declared, small.trial):
         small.cohort.run(operation, client=client)
     assert circles(small.cohort) == circles(made.cohort)
