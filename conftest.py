@@ -8,8 +8,11 @@ collect_ignore_glob = ["tests/*/conftest.py"]  # two would be one module
 without_torch = find_spec("torch") is None
 if without_torch:
     collect_ignore_glob += ["engine/kernels/networks/*.py", "engine/learning/training/*.py"]
-    collect_ignore_glob += ["engine/learning/augment.py", "engine/learning/torch_batches.py"]
-    collect_ignore_glob.append("tests/training_for_tests.py")
+    collect_ignore_glob += [
+        "engine/learning/datasets/transforms.py",
+        "engine/learning/datasets/torch.py",
+    ]
+    collect_ignore_glob.append("tests/support/training.py")
 
 
 def pytest_report_header() -> str | None:

@@ -66,6 +66,12 @@ class Header:
     findings: tuple[str, ...] = ()
 
 
+SAME_PLACE_MM = 0.02
+"""Positions along the normal that differ less are one slice."""
+
+GAP, UNEVEN = 1.5, 0.02
+"""A distance is a gap from so many usual ones on; distances are uneven beyond such a share."""
+
 LEVEL_UM = "level_um"
 """Term: the pixel size of the level that a slide is read from, micrometres."""
 

@@ -11,8 +11,11 @@ from typing import cast
 import typer
 
 from engine.visible import visible
-from jobs import commands, exports, learning, models, phantoms
-from jobs.app import app
+from jobs.commands import core as commands
+from jobs.commands import export as exports
+from jobs.commands import models, phantoms
+from jobs.commands import training as learning
+from jobs.framework import app
 
 __all__ = ["app", "commands", "exports", "learning", "main"]
 

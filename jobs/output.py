@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.errors import EngineError
-from engine.graph.events import Events
+from engine.execution.progress import Events
 from engine.visible import visible
 from jobs.progress import Shown, shown_on
 from jobs.streams import Tolerant

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from engine.graph.events import Counted, Stage
+from engine.execution.progress import Counted, Stage
 from engine.visible import visible
 
 LINE_S = 30.0

@@ -28,8 +28,8 @@ MOST_LINES = 400
 
 NETWORKS = (
     "engine.kernels.networks.",
-    "engine.learning.augment",
-    "engine.learning.torch_batches",
+    "engine.learning.datasets.transforms",
+    "engine.learning.datasets.torch",
     "engine.learning.training.",
 )
 """Modules that need torch, which may be absent."""

@@ -37,9 +37,9 @@ def drop_stale_caches(folder: Path) -> int:
     -------
     The number of caches removed; what can't be removed stays.
     """
-    newest = max((source.stat().st_mtime_ns for source in folder.glob("*.py")), default=0)
+    newest = max((source.stat().st_mtime_ns for source in folder.rglob("*.py")), default=0)
     removed = 0
-    for index in (folder / "__pycache__").glob("*.nbi"):
+    for index in folder.rglob("__pycache__/*.nbi"):
         # Another process may have been faster, or the folder is read-only.
         with contextlib.suppress(OSError):
             if index.stat().st_mtime_ns < newest:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
-from engine.operations.carried import NAMED
+from engine.operations.array_metadata import NAMED
 
 ALWAYS_READ = frozenset({*NAMED, "source", "rescale"}) - {"name"}
 """Attributes that a function reads if it has a name or a text called so."""

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import UsageError
+from engine.operations.column_order import in_reading_order
 from engine.operations.image import Image as Image
 from engine.operations.image import ImageFailed as ImageFailed
-from engine.operations.labelled import Labelled
+from engine.operations.labels import Labelled
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.parameter_errors import told_in_words
-from engine.operations.reading import in_reading_order
 from engine.store.digests import digest_of
 
 INPUTS = ("content", "spacing", "rescale", "annotation", "fields")

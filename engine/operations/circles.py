@@ -13,10 +13,16 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from engine.errors import ParameterError, UsageError
-from engine.kernels.circles import DEFAULT_SUPPORT, LARGEST_PX, detect_circles, halo_px, is_compiled
+from engine.kernels.circles.detect import (
+    DEFAULT_SUPPORT,
+    LARGEST_PX,
+    detect_circles,
+    halo_px,
+    is_compiled,
+)
+from engine.kernels.circles.measure import measure_circles
+from engine.kernels.circles.rims import Polarity, make_rims
 from engine.kernels.colour import luminance
-from engine.kernels.measures import measure_circles
-from engine.kernels.rims import Polarity, make_rims
 from engine.operations.base import Image, ImageFailed, Operation
 
 RING_SHARE = 1.2
@@ -65,7 +71,7 @@ MEASURES = {
     "area_px": "area_px",
     "touches_border": "touches_border",
 }
-"""Our columns and those of `engine.kernels.measures.MEASURES`."""
+"""Our columns and those of `engine.kernels.circles.measure.MEASURES`."""
 
 
 class Circles(Operation):

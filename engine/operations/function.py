@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, create_model
 
 from engine.errors import ParameterError, UsageError
+from engine.operations.array_metadata import as_array, attributes_of
 from engine.operations.attributes_read import reads_attributes
 from engine.operations.base import Image, ImageFailed, Operation
-from engine.operations.carried import as_array, attributes_of
 from engine.operations.registry import NoOperation, find_operation
-from engine.store.layout import FIELDS
+from engine.store.path_pattern import FIELDS
 
 if TYPE_CHECKING:
     import xarray as xr

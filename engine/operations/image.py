@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
 from engine.kernels.colour import has_luminance
-from engine.operations import carried
-from engine.store.annotations import Contour
+from engine.operations import array_metadata as carried
+from engine.store.catalog.annotations import Contour
 
 
 class ImageFailed(EngineError, ValueError):

@@ -9,10 +9,10 @@ from typing import Any
 
 from engine.errors import ConfigError, UsageError, did_you_mean
 from engine.operations.base import Operation
-from engine.operations.bloodpool import Bloodpool
+from engine.operations.cardiac.bloodpool import Bloodpool
+from engine.operations.cardiac.contours import Contours
 from engine.operations.circles import Circles
-from engine.operations.contours import Contours
-from engine.operations.segment import Segment
+from engine.operations.segment.operation import Segment
 
 GROUP = "cohort.operations"
 """Entry point group in which a package names its operations."""

@@ -8,13 +8,13 @@ marrow: ``marrow_options`` what can be asked for, ``marrow_tissue`` what lies wh
 ``marrow_stain`` how it looks, ``marrow`` any rows of a slide, ``marrow_writing`` files.
 """
 
-from engine.phantoms.cine import CineFrame, CineOptions, draw_cine_frame, make_heart
-from engine.phantoms.cine_files import write_cine
-from engine.phantoms.discs import DiscImage, draw_disc_image
-from engine.phantoms.options import DiscOptions
-from engine.phantoms.placing import Placement
-from engine.phantoms.scoring import Score, match_circles, merge_scores
-from engine.phantoms.writing import write_discs
+from engine.phantoms.cine.files import write_cine
+from engine.phantoms.cine.frames import CineFrame, CineOptions, draw_cine_frame, make_heart
+from engine.phantoms.discs.files import write_discs
+from engine.phantoms.discs.image import DiscImage, draw_disc_image
+from engine.phantoms.discs.options import DiscOptions
+from engine.phantoms.discs.placement import Placement
+from engine.phantoms.discs.scoring import Score, match_circles, merge_scores
 
 __all__ = [
     "CineFrame",

@@ -4,7 +4,7 @@ A reader knows neither the store nor Dask; it gets a seekable binary file and gi
 """
 
 from engine.sources.base import MAX_DECODED_BYTES, REASONS, OpenSource, Plane, Reader
-from engine.sources.files import FileStat, open_file, real_path, walk_files
+from engine.sources.locations.folder import FileStat, open_file, real_path, walk_files
 from engine.sources.registry import FORMATS, HEAD_BYTES, Format, claimed_by, open_source
 
 __all__ = [

@@ -34,8 +34,8 @@ from engine.sources.base import (
     measure_file,
     read_at,
 )
-from engine.sources.density import UM_PER_M, spacing_from_density
 from engine.sources.orientation import UPRIGHT, exif_orientation, findings_of
+from engine.sources.pixel_size import UM_PER_M, spacing_from_density
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
 from engine.geometry import YX
-from engine.kernels.tissue import Tissue
+from engine.kernels.segmentation.tissue import Tissue
 from engine.sources.base import MAX_DECODED_BYTES
 from engine.sources.failures import (
     is_of_the_disk,
@@ -22,7 +22,7 @@ from engine.sources.failures import (
     reads_named,
     unreadable,
 )
-from engine.sources.masks import THRESHOLD, AnnotationError, labels_of
+from engine.sources.mask_images import THRESHOLD, AnnotationError, labels_of
 
 HEADER = struct.Struct(">4sHxxxxxxHIIHH")
 """Signature, version, channels, height, width, depth, mode: Adobe Photoshop File Formats

@@ -88,7 +88,7 @@ FORMATS: dict[str, Format] = {
     "dicom": Format(
         _begins_dicom,
         (".dcm", ".dicom", ".ima"),
-        "engine.sources.dicom",
+        "engine.sources.dicom.reader",
         extra="dicom",
         confidential=True,
     ),
@@ -96,7 +96,7 @@ FORMATS: dict[str, Format] = {
     "tiff": Format(
         _begins_tiff,
         (".tif", ".tiff", ".btf", ".tf8", ".svs", ".ndpi", ".scn", ".bif"),
-        "engine.sources.tiff",
+        "engine.sources.tiff.reader",
     ),
     "jpeg": Format(_begins_jpeg, (".jpg", ".jpeg", ".jpe", ".jfif"), "engine.sources.jpeg"),
 }

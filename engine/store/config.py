@@ -28,8 +28,8 @@ from engine.errors import (
     did_you_mean,
 )
 from engine.store.digests import digest_of
-from engine.store.layout import DEFAULT_LAYOUT, Layout
-from engine.store.root import Root
+from engine.store.path_pattern import DEFAULT_LAYOUT, Layout
+from engine.store.root.base import Root
 
 FORMAT = 1
 """Version of the layout on disk that this engine writes."""

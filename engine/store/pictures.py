@@ -17,7 +17,7 @@ import pyarrow as pa
 from engine.errors import AlreadyExists, CorruptStore, MissingObject
 from engine.store.digests import DIGEST_CHARS, digest_bytes
 from engine.store.parquet import read_parquet, write_parquet
-from engine.store.root import Root
+from engine.store.root.base import Root
 
 FOLDER = "qc"
 INDEX = "index.html"

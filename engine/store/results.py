@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import AlreadyExists, CorruptStore, MissingObject
+from engine.store.delta.ledger import Ledger
+from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
-from engine.store.ledger import Ledger, Part
-from engine.store.root import Root
+from engine.store.root.base import Root
 
 DONE, FAILED = "done", "failed"
 

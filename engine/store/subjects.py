@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 from engine.plain_files import NotAFile, read_plain
 from engine.store.config import CohortConfig
 from engine.store.digests import digest_bytes
-from engine.store.root import Root
+from engine.store.root.base import Root
 
 ENTRY = "cohort.toml, subjects"
 """Where errors are said to be."""

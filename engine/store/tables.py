@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from engine.errors import CorruptStore, MissingObject, NoTable
 from engine.store.digests import DIGEST_CHARS, digest_bytes, digest_of
 from engine.store.parquet import read_parquet, write_parquet
-from engine.store.root import Root
+from engine.store.root.base import Root
 
 FOLDER = "tables"
 FRAGMENTS = f"{FOLDER}/.fragments"

@@ -19,11 +19,11 @@ import zarr
 from numpy.typing import NDArray
 
 import engine
-from engine.kernels.contours import fill_contour
-from engine.learning.batches import Batches
-from engine.phantoms.cine import CineOptions
-from engine.phantoms.cine_files import write_cine
-from engine.store.pixels import PIPELINE
+from engine.kernels.contours.geometry import fill_contour
+from engine.learning.datasets.batches import Batches
+from engine.phantoms.cine.files import write_cine
+from engine.phantoms.cine.frames import CineOptions
+from engine.store.pixels.stacks import PIPELINE
 
 OPTIONS = CineOptions(patients=1, slices=4, phases=10, size_px=256, spacing_mm=1.0)
 PATIENTS = 32

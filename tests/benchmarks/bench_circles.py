@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from skimage.feature import canny
 from skimage.transform import hough_circle, hough_circle_peaks
 
-from engine.kernels.circles import detect_circles
-from engine.phantoms.discs import DiscImage, draw_disc_image
-from engine.phantoms.options import DiscOptions
-from engine.phantoms.scoring import match_circles, merge_scores
+from engine.kernels.circles.detect import detect_circles
+from engine.phantoms.discs.image import DiscImage, draw_disc_image
+from engine.phantoms.discs.options import DiscOptions
+from engine.phantoms.discs.scoring import match_circles, merge_scores
 
 Detector = Callable[[NDArray[Any], int], NDArray[np.float64]]
 """Takes an image and the number of its discs, which only scikit-image is told."""

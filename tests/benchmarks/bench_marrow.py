@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 import engine
-from engine.learning.scores import (
+from engine.learning.evaluation.scores import (
     MARROW,
     confusion,
     densities_of,
     dice_of,
     relative_error,
 )
-from engine.phantoms.marrow import MarrowSlide
-from engine.phantoms.marrow_options import MarrowOptions
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.phantoms.marrow.slide import MarrowSlide
 
 SETS = {
     "as one laboratory's": MarrowOptions(images=20, seed=20_261_125),

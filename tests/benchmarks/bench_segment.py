@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.kernels.footprint import peak_rss_bytes
+from engine.kernels.tiling.memory import peak_rss_bytes
 
 TILE, HALO, BATCH = 512, 128, 4
 IMAGES = 48
@@ -30,9 +30,9 @@ def _bundle(folder: Path) -> Path:
     import safetensors.torch
     import torch
 
-    from engine.kernels.networks.building import create_network
-    from engine.learning.bundles import write_bundle
-    from engine.learning.cards import Card
+    from engine.kernels.networks.factory import create_network
+    from engine.learning.models.bundle import write_bundle
+    from engine.learning.models.card import Card
 
     torch.manual_seed(0)
     options = {"width": 8}
@@ -87,7 +87,7 @@ def rates(folder: Path, client: Any) -> dict[str, float]:
     from monai.inferers import sliding_window_inference
 
     import engine
-    from engine.learning.loaded import LOADED
+    from engine.learning.models.cache import LOADED
 
     images = [_pixels((SIDE, SIDE), n) for n in range(IMAGES)]
     cohort = _cohort(folder, images, client)
@@ -136,15 +136,15 @@ def rates(folder: Path, client: Any) -> dict[str, float]:
 def count_loads(folder: Path) -> dict[str, int]:
     """Segment small images on a cluster of processes; count units, processes and loads."""
     import engine
-    import engine.operations.plan
+    import engine.runs.plan
 
     images = [_pixels((64, 64), n) for n in range(IMAGES)]
     operation = engine.segment(model=str(_bundle(folder)), device="cpu", batch=BATCH)
     with engine.cluster("local", workers=2, threads_per_worker=1, resources={"GPU": 1}) as client:
         cohort = _cohort(folder, images, client, "shard_images = 1")
-        before, engine.operations.plan.UNIT_IMAGES = engine.operations.plan.UNIT_IMAGES, 1
+        before, engine.runs.plan.UNIT_IMAGES = engine.runs.plan.UNIT_IMAGES, 1
         cohort.run(operation, client=client)
-        engine.operations.plan.UNIT_IMAGES = before
+        engine.runs.plan.UNIT_IMAGES = before
         loads = list(client.run(_loads).values())
     parts = list((folder / "cohort/results/segment").glob("*/*/*.parquet"))
     workers = {pq.ParquetFile(part).read(["worker"])["worker"][0].as_py() for part in parts}
@@ -152,7 +152,7 @@ def count_loads(folder: Path) -> dict[str, int]:
 
 
 def _loads() -> int:
-    from engine.learning.loaded import LOADED
+    from engine.learning.models.cache import LOADED
 
     return LOADED.loads
 

@@ -15,7 +15,7 @@ import skimage
 import tifffile
 
 from engine.sources import open_source
-from engine.sources.files import walk_files
+from engine.sources.locations.folder import walk_files
 
 CAMERA = Path(skimage.__file__).parent / "data" / "camera.png"
 FILES = 5_000

@@ -41,7 +41,7 @@ def main(slides: bool = False) -> dict[str, Any]:
     if find_spec("torch") is None:
         print("tiling: torch is not installed (pip install .[segment])")
         return {}
-    from tests.networks_for_tests import compare_tiled_and_whole, random_network
+    from tests.support.networks import compare_tiled_and_whole, random_network
 
     figures = {}
     cases = (*CONVOLUTIONAL, *(SLIDES if slides else STRIPS))

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 import engine
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.function import from_function
-from tests.making import Counting
-from tests.operations_for_tests import count_call
+from tests.support.images import Counting
+from tests.support.operations import count_call
 
 BAD = 255
 """First pixel of an image on which the two strangers fail."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from distributed import Client, Scheduler, SpecCluster, Worker
 
-from tests.contracts.contenders import Contenders
 from tests.contracts.object_server import serve, settings
+from tests.support.concurrent_writers import Contenders
 
 
 @pytest.fixture(scope="session")

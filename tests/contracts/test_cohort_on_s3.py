@@ -11,10 +11,10 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.store.root import open_root
+from engine.store.root.open import open_root
 from engine.store.tables import note_path, read_note, read_table, write_table
-from tests.labelling import Bands, check_labels
-from tests.making import LAYOUT, discs, grey, put
+from tests.support.images import LAYOUT, discs, grey, put
+from tests.support.label_operation import Bands, check_labels
 
 IMAGES = 12
 VARYING = ["elapsed_s", "attempts", "worker", "device"]

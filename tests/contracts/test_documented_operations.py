@@ -17,7 +17,7 @@ from distributed import Client
 
 import engine
 from engine.operations import registry
-from tests.making import LAYOUT, night, put
+from tests.support.images import LAYOUT, night, put
 
 TEXT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 

@@ -15,15 +15,16 @@ from distributed import Client
 
 import engine
 from engine.errors import AlreadyExists, StoreFull, StoreReadOnly
-from engine.store.access import require_writable
 from engine.store.config import Limits
-from engine.store.ledger import Ledger
-from engine.store.pixels import StackReader, StackWriter, create_stack
-from engine.store.root import Root, open_root
-from engine.store.stacking import Arrival, plan_stacks
+from engine.store.delta.ledger import Ledger
+from engine.store.pixels.layout import Arrival, plan_stacks
+from engine.store.pixels.stacks import StackReader, StackWriter, create_stack
+from engine.store.root.base import Root
+from engine.store.root.open import open_root
+from engine.store.root.write_check import require_writable
 from jobs.cli import main
 from tests.contracts.small_disks import fill, mount, small_disk
-from tests.making import LAYOUT, discs, put
+from tests.support.images import LAYOUT, discs, put
 
 RADII = {"radius_px": (8, 24)}
 

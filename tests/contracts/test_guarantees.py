@@ -23,10 +23,10 @@ from engine.errors import (
 )
 from engine.operations import registry
 from engine.operations.base import Operation
-from engine.operations.unit import ledger_of
+from engine.runs.worker import ledger_of
 from tests.contracts.cases import BAD, CASES, Case
-from tests.making import LAYOUT, connect_quietly, grey, put
-from tests.operations_for_tests import count_call
+from tests.support.images import LAYOUT, connect_quietly, grey, put
+from tests.support.operations import count_call
 
 IMAGES = 10
 

@@ -26,7 +26,7 @@ from engine.operations.base import INPUTS, Image, Operation
 from engine.operations.registry import create_operation
 from engine.store.results import result_schema
 from tests.contracts.cases import ALL, Case
-from tests.making import Counting, computed, discs, grey, put
+from tests.support.images import Counting, computed, discs, grey, put
 
 
 @pytest.fixture(params=ALL, ids=lambda case: case.name)

@@ -32,14 +32,15 @@ from engine.errors import (
     ParameterError,
     StoreUnreachable,
 )
-from engine.store.access import require_writable
-from engine.store.catalog import ShardRow
+from engine.store.catalog.tables import ShardRow
 from engine.store.config import Limits
-from engine.store.ledger import Ledger, Stale
-from engine.store.pixels import StackReader, StackWriter, create_stack, stack_path
-from engine.store.root import Root, open_root
-from engine.store.stacking import Arrival, plan_stacks
-from tests.contracts.contenders import LOST, START_S, Contenders
+from engine.store.delta.ledger import Ledger, Stale
+from engine.store.pixels.layout import Arrival, plan_stacks
+from engine.store.pixels.stacks import StackReader, StackWriter, create_stack, stack_path
+from engine.store.root.base import Root
+from engine.store.root.open import open_root
+from engine.store.root.write_check import require_writable
+from tests.support.concurrent_writers import LOST, START_S, Contenders
 
 PROCESSES = 8
 

@@ -21,11 +21,11 @@ from distributed import Client
 
 import engine
 from engine.errors import NoSource, SourceUnreadable, StoreUnreachable
-from engine.operations.listing import RootEmpty
-from engine.sources.buckets import BUFFER_BYTES, open_object, walk_objects
-from engine.sources.places import holder_of
-from jobs.sources import require_files
-from tests.making import LAYOUT, catalog, grey, put
+from engine.ingest.discovery import RootEmpty
+from engine.sources.locations.base import holder_of
+from engine.sources.locations.object_store import BUFFER_BYTES, open_object, walk_objects
+from jobs.source_checks import require_files
+from tests.support.images import LAYOUT, catalog, grey, put
 
 NIGHT = "d1/s1/e1"
 

@@ -37,8 +37,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     )
     (plugin / "entry_points.txt").write_text(
         "[cohort.operations]\n"
-        "probe = tests.operations_for_tests:Probe\n"
-        "probe_gpu = tests.operations_for_tests:ProbeGpu\n"
+        "probe = tests.support.operations:Probe\n"
+        "probe_gpu = tests.support.operations:ProbeGpu\n"
     )
     image = {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",

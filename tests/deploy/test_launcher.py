@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from engine.errors import ParameterError
-from jobs.launcher import Settings, main
+from jobs.kubernetes.launcher import Settings, main
 
 GOOD = {
     "JOB_NAME": "cohort-nightly-29403000",

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.graph.kubernetes_objects import Place, Templates, resized
-from jobs.launcher_night import Night
+from engine.execution.kubernetes.manifests import Place, Templates, resized
+from jobs.kubernetes.nightly_job import Night
 from tests.deploy.manifests import (
     KUBERNETES,
     OVERLAYS,
@@ -201,7 +201,7 @@ def test_worker_flags_agree_with_limits(name: str) -> None:
         assert flag(container, "--worker-port") == str(ports["tcp-comm"])
         assert flag(container, "--dashboard-address") == f":{ports['http-dashboard']}"
         assert container["lifecycle"]["preStop"]["exec"]["command"] == [
-            "python", "-m", "jobs.retire",
+            "python", "-m", "jobs.kubernetes.retire_worker",
         ]  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def test_tls_is_on_between_all_parts(with_all: list[Manifest]) -> None:
 
 
 def test_settings_of_dask_are_the_engines() -> None:
-    from engine.graph.local_cluster import local_config
+    from engine.execution.cluster.local import local_config
 
     def flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
         found = {}

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import engine
-from tests.making import grey, put
-from tests.operations_for_tests import install_below
+from tests.support.images import grey, put
+from tests.support.operations import install_below
 
 REPOSITORY = Path(__file__).parents[2]
 CRON = REPOSITORY / "deploy" / "cron" / "cohort"

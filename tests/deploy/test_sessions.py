@@ -32,7 +32,7 @@ nbformat.write(notebook, sys.argv[2])
 SESSION = """\
 import json, os, sys, time, urllib.request, warnings
 import engine
-from engine.graph.slots import workers_of
+from engine.execution.workers import workers_of
 
 def worker():
     import os
@@ -203,7 +203,7 @@ def test_a_cluster_whose_kernel_was_killed_goes_when_it_is_idle(
     cluster: Cluster, notebook: Manifest, tmp_path: Path
 ) -> None:
     code = (
-        "import os, engine, engine.graph.kubernetes_cluster as sessions; sessions.IDLE_S = 10; "
+        "import os, engine, engine.execution.kubernetes.cluster as sessions; sessions.IDLE_S = 10; "
         "cluster = engine.cluster('kubernetes', workers=1); os._exit(9)"
     )
     assert run_outside(cluster, tmp_path, code).returncode == 9

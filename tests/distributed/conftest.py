@@ -16,6 +16,7 @@ import pytest
 
 import engine
 from engine.phantoms import DiscOptions, write_discs
+from tests.distributed.fault_report import FILE, Survival, Trial
 from tests.distributed.invariants import (
     Calls,
     check_files,
@@ -27,8 +28,7 @@ from tests.distributed.invariants import (
     tables,
 )
 from tests.distributed.processes import REPOSITORY, Cluster, Driver, Ended, Zygote
-from tests.distributed.survival import FILE, Survival, Trial
-from tests.operations_for_tests import install_below
+from tests.support.operations import install_below
 
 IMAGES = 48
 
@@ -232,7 +232,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (plugin / "sitecustomize.py").write_text(
         "import sys\n"
         "if any('multiprocessing.forkserver' in word for word in sys.orig_argv):\n"
-        "    import engine.graph.run, tests.operations_for_tests\n"
+        "    import engine.runs.driver, tests.support.operations\n"
     )
     for name in ("home", "tmp"):
         (folder / name).mkdir()

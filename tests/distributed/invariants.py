@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 import engine
-from engine.store.catalog import read_images, shards_ledger
+from engine.store.catalog.tables import read_images, shards_ledger
 from engine.store.digests import digest_bytes
-from engine.store.problems import STALE
-from engine.store.root import open_root
-from tests.operations_for_tests import Probe
+from engine.store.maintenance.problems import STALE
+from engine.store.root.open import open_root
+from tests.support.operations import Probe
 
 VARYING = ["elapsed_s", "attempts", "worker", "device"]
 """Columns that tell of the run, not of the image."""

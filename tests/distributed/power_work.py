@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.store.catalog import read_images
+from engine.store.catalog.tables import read_images
 from engine.store.pictures import read_noted
 from tests.distributed.invariants import result_rows
-from tests.labelling import Bands
-from tests.making import grey, put
-from tests.operations_for_tests import Probe
-from tests.properties.standin import here
+from tests.support.images import grey, put
+from tests.support.inprocess_client import here
+from tests.support.label_operation import Bands
+from tests.support.operations import Probe
 
 COHORT, TRAINING = "cohort", "training/run"
 
@@ -60,10 +60,10 @@ def train(folder: Path) -> int:
     """Train a very small network, or go on; returns how many steps it has made."""
     import torch
 
-    from engine.learning.samples import Sample, sample_digest
-    from engine.learning.settings import TrainingSettings
+    from engine.learning.datasets.samples import Sample, sample_digest
     from engine.learning.training.loop import run_training
-    from engine.phantoms.marrow import MarrowOptions, MarrowSlide
+    from engine.learning.training.settings import TrainingSettings
+    from engine.phantoms.marrow.slide import MarrowOptions, MarrowSlide
 
     torch.set_num_threads(1)
     options = MarrowOptions(images=3, size=(128, 128), scale=0.5, seed=13)

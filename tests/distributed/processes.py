@@ -150,14 +150,14 @@ class Driver:
 
 
 class Zygote:
-    """Forks drivers, see `tests.distributed.zygote`."""
+    """Forks drivers, see `tests.distributed.fork_server`."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
         self._count = 0
         self._drivers: list[Driver] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.zygote"],
+            [sys.executable, "-m", "tests.distributed.fork_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

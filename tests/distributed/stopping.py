@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import engine.graph.reduce
-from engine.store.ledger import Ledger
-from engine.store.pixels import StackWriter
-from tests.operations_for_tests import first_time
+import engine.tables.driver
+from engine.store.delta.ledger import Ledger
+from engine.store.pixels.stacks import StackWriter
+from tests.support.operations import first_time
 
 PLACES: dict[str, tuple[Any, str]] = {
     "part": (Ledger, "write_part"),
     "shard": (StackWriter, "write"),
-    "table": (engine.graph.reduce, "write_table"),
+    "table": (engine.tables.driver, "write_table"),
 }
 """What is written, and the function that does."""
 

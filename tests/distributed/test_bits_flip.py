@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import NoCohort
-from tests.distributed.survival import Trial
+from tests.distributed.fault_report import Trial
 from tests.unit.conftest import Small, made, small
 from tests.unit.store.test_verify import (
     CAN_BE_MADE_AGAIN,

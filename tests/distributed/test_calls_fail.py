@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.distributed.fault_report import Trial
 from tests.distributed.processes import REPOSITORY
-from tests.distributed.survival import Trial
-from tests.making import put
-from tests.operations_for_tests import install_below
+from tests.support.images import put
+from tests.support.operations import install_below
 
 IMAGES = 6
 

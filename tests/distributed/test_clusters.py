@@ -15,11 +15,11 @@ import pytest
 
 import engine
 from engine.errors import NoWorkerForResource, ParameterError, UsageError
-from engine.graph.cluster import NoCertificate, SchedulerUnreachable
-from engine.graph.kubernetes_api import NoKubernetes
-from engine.graph.slots import workers_of
+from engine.execution.cluster.cluster import NoCertificate, SchedulerUnreachable
+from engine.execution.kubernetes.api import NoKubernetes
+from engine.execution.workers import workers_of
 from tests.distributed.processes import Cluster, is_alive, wait_for
-from tests.making import connect_quietly
+from tests.support.images import connect_quietly
 
 
 def test_a_scheduler_that_was_there_goes_on(session_cluster: Cluster) -> None:
@@ -63,7 +63,7 @@ def test_a_script_without_a_guard_ends_and_says_what_it_lacks(tmp_path: Path) ->
     )
     child, parent = done.stderr.split("Traceback", 1)  # that of the script itself, and no other
     assert done.returncode == 1
-    assert child.startswith("engine.graph.local_cluster.UnguardedScript: ")
+    assert child.startswith("engine.execution.cluster.local.UnguardedScript: ")
     for told in (child, parent):
         assert 'if __name__ == "__main__":' in told.strip().splitlines()[-1]
 
@@ -106,7 +106,7 @@ def test_where_no_kubernetes_is_known_it_says_so(
 
 
 def test_a_program_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.graph.cluster.CONNECT_S", 0.5)
+    monkeypatch.setattr("engine.execution.cluster.cluster.CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(SchedulerUnreachable, match=address):

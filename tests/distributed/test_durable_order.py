@@ -24,7 +24,7 @@ warnings.simplefilter("ignore")
 from pathlib import Path
 import engine
 from tests.distributed.power_work import COHORT, TRAINING, night, train, work
-from tests.properties.standin import here
+from tests.support.inprocess_client import here
 disk, sources = Path(sys.argv[1]), Path(sys.argv[2])
 cohort = engine.create(disk / COHORT, layout="{date}/{subject}/{experiment}/{name}")
 with here() as client:

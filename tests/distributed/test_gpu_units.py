@@ -11,10 +11,10 @@ import pytest
 
 import engine
 from tests.distributed.conftest import TOML, Lab, Right
+from tests.distributed.fault_report import Trial
 from tests.distributed.invariants import Calls, comparable, result_rows, tables
 from tests.distributed.processes import Cluster, Driver, Zygote, kill, wait_for
-from tests.distributed.survival import Trial
-from tests.making import grey, put
+from tests.support.images import grey, put
 
 UNITS = 200
 

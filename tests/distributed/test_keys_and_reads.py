@@ -18,8 +18,8 @@ import pytest
 import engine
 from engine.privacy import KEY, KEY_FILE, key_withheld, read_key
 from tests.distributed.processes import REPOSITORY, kill, wait_for, worker_pids
-from tests.making import connect_quietly, grey, put
-from tests.making_dicom import put_dicom
+from tests.support.dicom import put_dicom
+from tests.support.images import connect_quietly, grey, put
 
 SECRET = "0123456789abcdef-a-key-of-tests"
 

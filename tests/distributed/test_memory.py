@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 import engine
-from engine.graph.events import Events
+from engine.execution.progress import Events
 from engine.operations.base import Image
-from tests.making import LAYOUT, Counting, computed, connect_quietly, grey, put
+from tests.support.images import LAYOUT, Counting, computed, connect_quietly, grey, put
 
 TOP = Path(__file__).resolve().parents[2]
 

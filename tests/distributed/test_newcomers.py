@@ -17,7 +17,7 @@ from engine.store.config import _identity_bytes
 from tests.contracts.small_disks import mount, small_disk
 from tests.distributed.conftest import Lab
 from tests.distributed.processes import CLUSTER_SETTINGS, REPOSITORY, Zygote, wait_for
-from tests.making import grey, put
+from tests.support.images import grey, put
 
 NOBODY = "tcp://127.0.0.1:9"
 """An address at which nobody listens (the discard port)."""

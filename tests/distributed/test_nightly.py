@@ -20,7 +20,7 @@ from tests.distributed.invariants import (
     result_rows,
 )
 from tests.distributed.processes import Driver, Ended, Zygote, wait_for
-from tests.making import grey, put
+from tests.support.images import grey, put
 
 TRIALS = [0, *(pytest.param(n, marks=pytest.mark.faults) for n in range(1, 6))]
 

@@ -17,7 +17,7 @@ import pytest
 
 from engine.phantoms import CineOptions, write_cine
 from engine.privacy import KEY
-from tests.making_dicom import KEY as SECRET
+from tests.support.dicom import KEY as SECRET
 
 ORTHANC = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -40,7 +40,7 @@ from pathlib import Path
 import numpy as np, pydicom
 import engine
 from engine.privacy import read_key
-from engine.store.catalog import read_images
+from engine.store.catalog.tables import read_images
 
 if __name__ == "__main__":
     orthanc, work = sys.argv[1:]

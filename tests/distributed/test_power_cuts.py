@@ -18,17 +18,17 @@ from typing import Any
 import pytest
 
 import engine
-from engine.store.problems import STALE
-from engine.store.repair import repair_ledgers
+from engine.store.maintenance.problems import STALE
+from engine.store.maintenance.repair import repair_ledgers
+from tests.distributed.fault_report import Trial
 from tests.distributed.invariants import check_files, check_once, comparable, result_rows
 from tests.distributed.power import Disk, mounted, new_disk
 from tests.distributed.power_work import BANDS, COHORT, PROBE, STEPS, TRAINING, facts, train, work
 from tests.distributed.processes import REPOSITORY
-from tests.distributed.survival import Trial
-from tests.labelling import check_labels
-from tests.making import computed
-from tests.operations_for_tests import Probe
-from tests.properties.standin import here
+from tests.support.images import computed
+from tests.support.inprocess_client import here
+from tests.support.label_operation import check_labels
+from tests.support.operations import Probe
 
 MOMENTS = int(os.environ.get("COHORT_TEST_POWER_CUTS", "30"))
 

@@ -16,7 +16,7 @@ import engine
 from engine.errors import EngineError, NoConditionalPuts, StoreError
 from tests.contracts.failing_server import CONDITIONS, FAULTS, Failing, between
 from tests.contracts.object_server import serve, settings
-from tests.making import Counting, catalog, computed, night
+from tests.support.images import Counting, catalog, computed, night
 
 IMAGES = 4
 FEW = 61

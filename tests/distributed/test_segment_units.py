@@ -13,13 +13,13 @@ import pytest
 from distributed import Client
 
 import engine
-import engine.operations.plan
+import engine.runs.plan
 from engine.errors import NoWorkerForResource
-from engine.learning.bundles import write_bundle
-from engine.learning.cards import Card
+from engine.learning.models.bundle import write_bundle
+from engine.learning.models.card import Card
 from tests.distributed.processes import kill, wait_for
-from tests.labelling import read_labels
-from tests.making import connect_quietly, grey, put
+from tests.support.images import connect_quietly, grey, put
+from tests.support.label_operation import read_labels
 
 pytestmark = [
     pytest.mark.faults,
@@ -36,7 +36,7 @@ UNITS, KILLS = 40, 4
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import safetensors.torch
 
-    from engine.kernels.networks.building import create_network
+    from engine.kernels.networks.factory import create_network
 
     torch.manual_seed(0)
     weights = safetensors.torch.save(create_network("unet", {"width": 8}, 3, 4).state_dict())
@@ -69,7 +69,7 @@ def slot_holder(client: Client) -> tuple[str, int] | None:
 def test_only_the_worker_with_the_slot_segments_also_after_kills(
     cohort: engine.Cohort, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.operations.plan, "UNIT_IMAGES", 1)
+    monkeypatch.setattr(engine.runs.plan, "UNIT_IMAGES", 1)
     operation = engine.segment(model=str(model), device="cpu")
     parts = Path(cohort.root.url) / "results" / "segment"
     killed: list[int] = []

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.conftest import Lab
-from tests.distributed.hosts import Hosts, certificate_settings, two_hosts
 from tests.distributed.invariants import result_rows
+from tests.distributed.network_namespaces import Hosts, certificate_settings, two_hosts
 from tests.distributed.processes import REPOSITORY, wait_for
 
 CUT_S = 20.0

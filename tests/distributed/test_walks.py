@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from tests.distributed.fault_report import Trial
 from tests.distributed.processes import REPOSITORY
-from tests.distributed.survival import Trial
 
 WALKS = int(os.environ.get("COHORT_TEST_WALKS", "5000"))
 
@@ -23,7 +23,7 @@ PROGRAM = """
 import sys
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.properties.machine import Machine
+from tests.support.cohort_state_machine import Machine
 
 walks, steps, number = map(int, sys.argv[1:])
 how = settings(

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from engine.graph.slots import workers_of
+from engine.execution.workers import workers_of
 from tests.distributed.conftest import IMAGES, Lab, Right
 from tests.distributed.invariants import check_catalog_once, check_files
 from tests.distributed.processes import Cluster, Driver, is_alive, kill, wait_for

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.geometry import plan_tiles
-from engine.kernels.circles import detect_circles, halo_px
+from engine.kernels.circles.detect import detect_circles, halo_px
 from engine.kernels.noise import noise_sd
 from engine.operations.base import Image
 from engine.operations.circles import Circles

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
-from engine.kernels.contour_checks import canonical_ring, share_inside
-from engine.kernels.contour_trace import trace_mask
-from engine.kernels.contours import area_px, centroid, fill_contour, ring_area_px
+from engine.kernels.contours.checks import canonical_ring, share_inside
+from engine.kernels.contours.geometry import area_px, centroid, fill_contour, ring_area_px
+from engine.kernels.contours.trace import trace_mask
 
 SEEDS = st.integers(0, 2**32 - 1)
 SHAPE = (41, 53)

@@ -15,19 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import Conflict, CorruptStore, MissingObject
-from engine.operations.tables import (
+from engine.store.catalog.tables import ImageRow, commit_rows, image_table
+from engine.store.delta.ledger import Ledger, Snapshot, Stale
+from engine.store.delta.parts import Part
+from engine.store.maintenance.verify_log import check_log
+from engine.store.results import result_schema
+from engine.store.root.open import open_root
+from engine.tables.build import (
     GROUP,
     TableSpec,
     build_slice,
     finish_experiments,
     merge_experiments,
 )
-from engine.store.catalog import ImageRow, commit_rows, image_table
-from engine.store.ledger import Ledger, Part, Snapshot, Stale
-from engine.store.results import result_schema
-from engine.store.root import open_root
-from engine.store.verify_log import check_log
-from tests.making import Counting
+from tests.support.images import Counting
 
 OPERATION = Counting(log="/dev/null")
 SPEC = TableSpec(subjects=pa.table({"subject": ["s0", "s1"], "sex": ["f", "m"]}))
@@ -68,7 +69,7 @@ def cohorts(draw: st.DrawFn) -> tuple[pa.Table, pa.Table]:
         )
     table = image_table(images)
     schema = result_schema(OPERATION.objects)
-    from engine.operations.input_digests import image_inputs
+    from engine.runs.input_digests import image_inputs
 
     inputs = dict(zip(table["image_id"].to_pylist(), image_inputs(OPERATION, table), strict=True))
     for row in results:
@@ -228,7 +229,7 @@ def test_commit_rows_decides_again_for_what_is_there(tmp_path: Path) -> None:
         other.commit(current, [other.write_part(rows(f"x{current.version}"), "k")])
         return [ledger.write_part(rows("z"), "k")], []
 
-    from engine.store import catalog
+    from engine.store.catalog import tables as catalog
 
     tries, catalog.BUSY_TRIES = catalog.BUSY_TRIES, 3
     try:

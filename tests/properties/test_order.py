@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.learning.order import cut_batches, shuffle_items
+from engine.learning.datasets.sampler import cut_batches, shuffle_items
 
 sizes = st.lists(st.integers(1, 9), max_size=12)
 

@@ -15,7 +15,7 @@ from engine.phantoms import (
     match_circles,
     merge_scores,
 )
-from engine.phantoms.placing import GAP_PX, SPACING_RADII
+from engine.phantoms.discs.placement import GAP_PX, SPACING_RADII
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**32)

@@ -15,14 +15,12 @@ from hypothesis import strategies as st
 
 from engine.errors import AlignmentError, TilingError, UsageError
 from engine.geometry import plan_tiles
-from engine.operations.plan import UNIT_BYTES, UNIT_IMAGES, UNITS_A_SLOT, Item, pack_units
-from engine.store.catalog import current
+from engine.runs.plan import UNIT_BYTES, UNIT_IMAGES, UNITS_A_SLOT, Item, pack_units
+from engine.store.catalog.tables import current
 from engine.store.config import Limits
 from engine.store.digests import BLOCK_PX, digest_block, digest_content, digest_of, digest_plane
-from engine.store.layout import Layout
-from engine.store.ome import group_attributes
-from engine.store.pixels import shard_key
-from engine.store.stacking import (
+from engine.store.path_pattern import Layout
+from engine.store.pixels.layout import (
     GIANT_SHARD_PX,
     SMALLEST_LEVEL_PX,
     Arrival,
@@ -31,6 +29,8 @@ from engine.store.stacking import (
     level_shapes,
     plan_stacks,
 )
+from engine.store.pixels.ome_metadata import group_attributes
+from engine.store.pixels.stacks import shard_key
 
 LIMITS = Limits(giant_bytes=200_000, shard_bytes=60_000, shard_images=5)
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from engine.operations.plan import plan_run
-from engine.operations.unit import ledger_of
-from engine.store.catalog import read_images
-from tests.properties.machine import Machine
+from engine.runs.plan import plan_run
+from engine.runs.worker import ledger_of
+from engine.store.catalog.tables import read_images
+from tests.support.cohort_state_machine import Machine
 
 EXAMPLES = 200
 

@@ -12,7 +12,7 @@ from distributed import Client
 
 import engine
 from engine.phantoms import DiscOptions, draw_disc_image
-from tests.making import put
+from tests.support.images import put
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from engine.learning.aside import write_aside
-from engine.learning.folders import CHECKPOINT, CheckpointUnreadable, OtherTraining
+from engine.learning.training.run_folder import CHECKPOINT, CheckpointUnreadable, OtherTraining
+from engine.store.root.atomic_write import write_aside
 
 FORMAT = 1
 

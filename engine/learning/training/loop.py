@@ -19,30 +19,30 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from engine.errors import ParameterError
 from engine.kernels.colour import full_scale
-from engine.kernels.networks.building import create_network
-from engine.kernels.networks.prediction import NetworkPredictor
-from engine.learning.aside import write_aside
-from engine.learning.bundles import Bundle
-from engine.learning.cards import RGB, Card, ClassCard, tissue_classes
-from engine.learning.crops import choose_crop, crop_rng
-from engine.learning.curves import write_curves, write_picture
-from engine.learning.folders import TrainingDiverged, alone_in
-from engine.learning.keeping import BEST, Best, write_bundles
-from engine.learning.report import Progress, TrainingReport
-from engine.learning.samples import (
+from engine.kernels.networks.factory import create_network
+from engine.kernels.networks.torch_predictor import NetworkPredictor
+from engine.learning.datasets.samples import (
     Sample,
     data_digest,
     ground_colour,
     in_order,
     tissue_cells,
 )
-from engine.learning.settings import TrainingSettings
-from engine.learning.splits import split_subjects
-from engine.learning.starting import load_start
-from engine.learning.training.augment import cut, recolour
+from engine.learning.models.bundle import Bundle
+from engine.learning.models.card import RGB, Card, ClassCard, tissue_classes
+from engine.learning.training.augmentation import cut, recolour
+from engine.learning.training.best_weights import BEST, Best, write_bundles
 from engine.learning.training.checkpoints import read_checkpoint, write_checkpoint
+from engine.learning.training.crops import choose_crop, crop_rng
+from engine.learning.training.curves import write_curves, write_picture
+from engine.learning.training.finetune import load_start
 from engine.learning.training.losses import training_loss
-from engine.learning.validation import validate
+from engine.learning.training.report import Progress, TrainingReport
+from engine.learning.training.run_folder import TrainingDiverged, alone_in
+from engine.learning.training.settings import TrainingSettings
+from engine.learning.training.splits import split_subjects
+from engine.learning.training.validation import validate
+from engine.store.root.atomic_write import write_aside
 
 CHECKPOINT_S = 20.0
 """How often the state is kept by default, seconds."""
@@ -83,7 +83,7 @@ def run_training(
     classes
         In the order of the labels; those of marrow by default.
     start
-        The model that the settings name to begin with; see `engine.learning.starting`.
+        The model that the settings name to begin with; see `engine.learning.training.finetune`.
     made_by
         The command, for the models' cards.
     device

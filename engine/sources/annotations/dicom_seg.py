@@ -23,7 +23,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from engine.errors import ParameterError, SourceUnreadable
-from engine.kernels.contour_trace import trace_mask
+from engine.kernels.contours.trace import trace_mask
 from engine.sources.annotations.base import Drawing, PlaneGeometry, Target, usable
 from engine.sources.annotations.dicom_common import (
     DicomReader,
@@ -35,7 +35,7 @@ from engine.sources.annotations.dicom_common import (
     refuse_options,
     same,
 )
-from engine.sources.dicom_header import UM_PER_MM, read_headers
+from engine.sources.dicom.header import UM_PER_MM, read_headers
 
 MOST_PIXELS = 2**31
 """Pixels of all frames of a SEG that is read."""

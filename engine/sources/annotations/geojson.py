@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError, SourceUnreadable
-from engine.kernels.contour_layers import Rings, split_layers
-from engine.kernels.contours import holds_point, ring_area_px
+from engine.kernels.contours.geometry import holds_point, ring_area_px
+from engine.kernels.contours.layers import Rings, split_layers
 from engine.sources.annotations.base import (
     Drawing,
     Target,

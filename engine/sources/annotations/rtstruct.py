@@ -19,8 +19,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from pydicom.valuerep import format_number_as_ds
 
 from engine.errors import ParameterError, SourceUnreadable
-from engine.kernels.contour_layers import Rings, split_layers
-from engine.kernels.contour_union import union_of
+from engine.kernels.contours.layers import Rings, split_layers
+from engine.kernels.contours.union import union_of
 from engine.sources.annotations.base import (
     OFF_PLANE_MM,
     Drawing,

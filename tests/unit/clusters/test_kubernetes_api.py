@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine.graph.kubernetes_api import Api, KubernetesFailed, NotRemoved
-from engine.graph.kubernetes_objects import Place
+from engine.execution.kubernetes.api import Api, KubernetesFailed, NotRemoved
+from engine.execution.kubernetes.manifests import Place
 
 client = pytest.importorskip("kubernetes.client")
 
@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("engine.graph.kubernetes_api.POLL_S", 0.01)
+    monkeypatch.setattr("engine.execution.kubernetes.api.POLL_S", 0.01)
     with Server(("127.0.0.1", 0), Handler) as made:
         made.answers, made.asked = [], []
         thread = Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
@@ -109,7 +109,7 @@ def test_what_is_there_already_is_an_answer(server: Server, api: Api) -> None:
 def test_what_does_not_vanish_is_named(
     server: Server, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.graph.kubernetes_api.REMOVE_S", 0.1)
+    monkeypatch.setattr("engine.execution.kubernetes.api.REMOVE_S", 0.1)
     server.answers = [(200, {})]
     with pytest.raises(NotRemoved, match=r"kubectl delete daskjob,daskcluster night"):
         api.delete("DaskCluster", "night")

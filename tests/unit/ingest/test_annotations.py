@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 import engine
 from engine.errors import ConfigError, NoSource, ParameterError
-from engine.graph.annotate import AnnotationIngest
+from engine.ingest.annotations.driver import AnnotationIngest
+from engine.ingest.discovery import RootEmpty
 from engine.operations.base import Image
-from engine.operations.listing import RootEmpty
 from engine.sources.annotations.geojson import write_geojson
-from engine.store.annotations import annotations_ledger, read_annotations, read_contours
-from jobs import wording
-from tests.making import Counting, computed, night
+from engine.store.catalog.annotations import annotations_ledger, read_annotations, read_contours
+from jobs.messages import core as wording
+from tests.support.images import Counting, computed, night
 
 
 def box(size: float, at: float = 5.0) -> NDArray[np.float64]:

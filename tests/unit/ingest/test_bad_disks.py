@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.on_bad_disks import SCENES
+from tests.support.bad_disks import SCENES
 
 TOP = Path(__file__).resolve().parents[3]
 
@@ -36,7 +36,7 @@ def test_a_source_that_cannot_be_read_costs_itself(
     (tmp_path / "base").mkdir()
     added = {"LD_PRELOAD": str(library), "BAD_SECTORS": str(rules), "PYTHONPATH": str(TOP)}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.on_bad_disks", scene, str(tmp_path / "base")],
+        [sys.executable, "-m", "tests.support.bad_disks", scene, str(tmp_path / "base")],
         env={**os.environ, **added}, cwd=TOP, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

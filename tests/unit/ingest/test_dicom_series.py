@@ -19,13 +19,13 @@ from distributed import Client
 
 import engine
 from engine.header import FINDINGS, Header, Identity
-from engine.operations.series import arrange_series
+from engine.ingest.dicom_series import arrange_series
 from engine.phantoms import CineOptions, write_cine
 from engine.privacy import KEY, read_key
-from engine.store.stacking import Arrival
-from tests.making import Counting, catalog, computed, discs
-from tests.making_dicom import DATA, needs_sunnybrook, put_dicom, put_series, uid
-from tests.making_dicom import KEY as SECRET
+from engine.store.pixels.layout import Arrival
+from tests.support.dicom import DATA, needs_sunnybrook, put_dicom, put_series, uid
+from tests.support.dicom import KEY as SECRET
+from tests.support.images import Counting, catalog, computed, discs
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_the_next_night_opens_no_file(
     cine: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cohort = cine[0]
-    import engine.operations.intake as intake
+    import engine.ingest.worker as intake
 
     opened: list[str] = []
     monkeypatch.setattr(intake, "open_source", lambda file, name, **_: opened.append(name))

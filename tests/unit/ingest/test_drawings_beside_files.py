@@ -13,10 +13,10 @@ import tifffile
 from distributed import Client
 
 from engine.errors import SourceUnreadable
-from engine.operations.matching import MATCHING_REASONS
+from engine.ingest.annotations.matching import MATCHING_REASONS
 from engine.sources.annotations.geojson import GeoJsonReader
-from engine.store.annotations import read_annotations
-from jobs import drawings
+from engine.store.catalog.annotations import read_annotations
+from jobs.messages import annotations as drawings
 from tests.unit.ingest.test_drawn_structures import A, B, C, Place, feature, polygon
 
 

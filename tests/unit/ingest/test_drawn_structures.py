@@ -13,25 +13,26 @@ import tifffile
 from distributed import Client
 
 import engine
-from engine.graph.evaluate import Scored
-from engine.learning.evaluation import evaluation_of, read_evaluation, write_evaluation
-from engine.learning.evaluation_page import write_page
-from engine.learning.left_out import find_left_out, told_left_out
-from engine.learning.masks import ContourMasks
-from engine.store.annotations import (
+from engine.learning.datasets.left_out import find_left_out, told_left_out
+from engine.learning.datasets.masks import ContourMasks
+from engine.learning.evaluation.evaluation import evaluation_of, read_evaluation, write_evaluation
+from engine.learning.evaluation.page import write_page
+from engine.learning_drivers.evaluate import Scored
+from engine.store.catalog.annotations import (
     AnnotationRow,
     annotation_table,
     annotations_ledger,
     digest_rings,
     read_annotations,
 )
-from engine.store.catalog import commit_rows, image_table, images_ledger, read_images
-from engine.store.known import Known
-from jobs import drawings, nightly
+from engine.store.catalog.index import Known
+from engine.store.catalog.tables import commit_rows, image_table, images_ledger, read_images
+from jobs import nightly
 from jobs.cli import app
-from tests.making import put
-from tests.making_dicom import KEY, uid
-from tests.making_slides import put_slide
+from jobs.messages import annotations as drawings
+from tests.support.dicom import KEY, uid
+from tests.support.images import put
+from tests.support.slides import put_slide
 
 Box = tuple[int, int, int, int]
 

@@ -13,12 +13,12 @@ from distributed import Client
 from numpy.typing import NDArray
 
 import engine
-from engine.operations.giants import halve
-from engine.operations.plan import Item
-from engine.operations.unit import region_of, shards_read
+from engine.ingest.pyramid import halve
+from engine.runs.plan import Item
+from engine.runs.worker import region_of, shards_read
 from engine.store.digests import BLOCK_PX, digest_plane
-from engine.store.stacking import level_shapes
-from tests.making import Counting, catalog, computed, grey, states
+from engine.store.pixels.layout import level_shapes
+from tests.support.images import Counting, catalog, computed, grey, states
 
 SHAPE = (2500, 4300)
 SEED = 20261122

@@ -13,14 +13,14 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.graph.admission import Admission
+from engine.ingest.commit import Admission
 from engine.privacy import KEY
-from engine.store.catalog import ShardRow, read_shards
-from engine.store.verify import STALE
-from tests.making import Counting, catalog, computed, discs, files_below, grey, night, put
-from tests.making_dicom import KEY as SECRET
-from tests.making_dicom import put_dicom
-from tests.properties.standin import Killed, dying, here, meanwhile
+from engine.store.catalog.tables import ShardRow, read_shards
+from engine.store.maintenance.verify import STALE
+from tests.support.dicom import KEY as SECRET
+from tests.support.dicom import put_dicom
+from tests.support.images import Counting, catalog, computed, discs, files_below, grey, night, put
+from tests.support.inprocess_client import Killed, dying, here, meanwhile
 
 SEED = 20261125
 

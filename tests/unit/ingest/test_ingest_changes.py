@@ -17,10 +17,10 @@ from distributed import Client
 
 import engine
 from engine.errors import NoSource, NothingFound
-from engine.graph.ingest_report import IngestReport
-from engine.operations.listing import RootEmpty
-from engine.store.known import Known
-from tests.making import (
+from engine.ingest.discovery import RootEmpty
+from engine.ingest.report import IngestReport
+from engine.store.catalog.index import Known
+from tests.support.images import (
     Counting,
     catalog,
     computed,

@@ -14,7 +14,7 @@ from PIL import Image as Pil
 
 import engine
 from engine.store.digests import digest_plane
-from tests.making import catalog, grey, put
+from tests.support.images import catalog, grey, put
 
 
 def expected_of(folder: Path) -> dict[str, NDArray[Any]]:

@@ -13,12 +13,12 @@ from distributed import Client
 from PIL import Image
 
 import engine
-from engine.kernels.tissue import Tissue
-from engine.learning.mask_files import MaskFolders
-from engine.learning.masks import NoMask
-from engine.store.catalog import commit_rows, image_table, images_ledger, read_images
-from engine.store.known import Known
-from tests.making import grey
+from engine.kernels.segmentation.tissue import Tissue
+from engine.learning.datasets.mask_files import MaskFolders
+from engine.learning.datasets.masks import NoMask
+from engine.store.catalog.index import Known
+from engine.store.catalog.tables import commit_rows, image_table, images_ledger, read_images
+from tests.support.images import grey
 
 
 def rows(cohort: engine.Cohort) -> dict[str, dict[str, object]]:

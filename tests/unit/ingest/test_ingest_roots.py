@@ -10,7 +10,7 @@ from distributed import Client
 
 import engine
 from engine.errors import ConfigError, NoSource, UsageError
-from engine.graph.events import Events
+from engine.execution.progress import Events
 from engine.store.config import (
     CohortConfig,
     RootConfig,
@@ -20,7 +20,7 @@ from engine.store.config import (
     new_root_name,
     parse_config,
 )
-from tests.making import Counting, catalog, grey, night, put, states
+from tests.support.images import Counting, catalog, grey, night, put, states
 
 
 @pytest.fixture

@@ -20,14 +20,14 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 import engine
-from engine.graph.window import TaskFailed, Window
+from engine.execution.task_pool import TaskFailed, Window
 from engine.privacy import KEY, KEY_FILE, NoPseudonymKey, OtherPseudonymKey, Pseudonyms, read_key
-from jobs import commands
+from jobs.commands import core as commands
 from jobs.options import ClusterArguments
 from jobs.output import Output
-from tests.making import catalog, grey, put, states
-from tests.making_dicom import KEY as SECRET
-from tests.making_dicom import make, put_dicom, put_series, uid
+from tests.support.dicom import KEY as SECRET
+from tests.support.dicom import make, put_dicom, put_series, uid
+from tests.support.images import catalog, grey, put, states
 
 CANARY = "CANARY"
 TEXTS = {"LO", "SH", "PN", "LT", "ST", "UT", "UC", "AE", "CS", "AS", "UR", "DA", "TM", "DT"}

@@ -12,13 +12,14 @@ from distributed import Client
 
 import engine
 from engine.errors import EngineError, StoreFailed, StoreUnreachable
-from engine.graph import ingest as ingest_module
+from engine.ingest import driver as ingest_module
 from engine.privacy import KEY
-from engine.store.catalog import shards_ledger
-from engine.store.ledger import Ledger, Part, Snapshot
-from tests.making import Counting, catalog, computed, files_below, grey, night, put
-from tests.making_dicom import KEY as SECRET
-from tests.making_dicom import put_dicom
+from engine.store.catalog.tables import shards_ledger
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.delta.parts import Part
+from tests.support.dicom import KEY as SECRET
+from tests.support.dicom import put_dicom
+from tests.support.images import Counting, catalog, computed, files_below, grey, night, put
 
 IMAGES = 20  # shards of three
 

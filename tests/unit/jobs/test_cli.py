@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 import skimage.data
 
-from engine.store.catalog import images_ledger
+from engine.store.catalog.tables import images_ledger
 from engine.store.results import results_ledger
-from engine.store.root import open_root
+from engine.store.root.open import open_root
 
 HERE = Path(__file__).resolve().parents[3]
 

@@ -13,7 +13,7 @@ import pytest
 
 import engine
 from engine.errors import EngineError, ParameterError, StoreFull, UsageError
-from jobs.exports import WRITERS, require_target, without_formulas, write_export
+from jobs.commands.export import WRITERS, require_target, without_formulas, write_export
 
 ROWS = pa.table({"subject": ["007", 'a "b", c\n'], "radius_px": [1.5, None]})
 

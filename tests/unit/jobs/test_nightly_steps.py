@@ -10,7 +10,7 @@ from distributed import Client
 
 import engine
 from engine.errors import NoWorkers, SchedulerLost, StoreFull
-from jobs.nightly import Summary, run_nightly
+from jobs.night import Summary, run_nightly
 
 AFTER = ["run circles", "qc circles"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from engine.errors import NoSource
 from engine.visible import columns_of, escape, visible
+from jobs.messages.core import experiments_table
 from jobs.output import Output
-from jobs.wording import experiments_table
 
 HOSTILE = [
     ("\x1b]0;title\x07", r"\x1b]0;title\x07"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import jobs.progress
-from engine.graph.events import Stage, counted, told_s
+from engine.execution.progress import Stage, counted, told_s
 from jobs.progress import Bars, Lines, shown_on
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.app import run_guarded
+from jobs.framework import run_guarded
 
 REPOSITORY = Path(__file__).parents[3]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from tests.making import discs, put
+from tests.support.images import discs, put
 
 FULL = "/dev/full"
 

@@ -8,9 +8,9 @@ import numpy as np
 from distributed import Client
 
 import engine
-from engine.graph.ingest_report import NAMED
-from jobs.wording import ingest_lines, status_lines
-from tests.making import grey, put
+from engine.ingest.report import NAMED
+from jobs.messages.core import ingest_lines, status_lines
+from tests.support.images import grey, put
 
 
 def test_each_reason_names_files_however_many_another_has(tmp_path: Path, client: Client) -> None:

@@ -9,10 +9,14 @@ import pytest
 
 from engine.errors import ParameterError
 from engine.geometry import plan_tiles
-from engine.kernels.baseline import estimate_thresholds, halo_px, segment_baseline
-from engine.kernels.tissue import Tissue, bone_density, class_areas, dice
-from engine.phantoms.marrow import MarrowBand, MarrowSlide
-from engine.phantoms.marrow_options import MarrowOptions
+from engine.kernels.segmentation.marrow_thresholds import (
+    estimate_thresholds,
+    halo_px,
+    segment_baseline,
+)
+from engine.kernels.segmentation.tissue import Tissue, bone_density, class_areas, dice
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.phantoms.marrow.slide import MarrowBand, MarrowSlide
 
 OPTIONS = MarrowOptions(images=3, size=(900, 500), seed=100)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from engine.kernels.circles import detect_circles
+from engine.kernels.circles.detect import detect_circles
 from engine.kernels.colour import luminance
-from engine.phantoms.discs import draw_disc_image
-from engine.phantoms.options import DiscOptions
-from engine.phantoms.scoring import match_circles, merge_scores
+from engine.phantoms.discs.image import draw_disc_image
+from engine.phantoms.discs.options import DiscOptions
+from engine.phantoms.discs.scoring import match_circles, merge_scores
 
 VISIBLE_EDGE = 0.3
 """Discs with less of their edge visible count neither way in the default phantoms."""

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from engine.errors import ParameterError
-from engine.kernels import gradient, votes, workspace
-from engine.kernels.circles import detect_circles, halo_px
+from engine.kernels.circles import buffers as workspace
+from engine.kernels.circles import gradient, votes
+from engine.kernels.circles.detect import detect_circles, halo_px
 
 
 def draw(shape, discs, background=50.0, blur_px=1.0):
@@ -199,7 +200,7 @@ def test_small_rim_is_no_second_circle_but_a_ring_has_two():
 
 
 def test_small_buffers_grow(monkeypatch):
-    monkeypatch.setattr("engine.kernels.circles._FIRST_ROOM", 16)
+    monkeypatch.setattr("engine.kernels.circles.detect._FIRST_ROOM", 16)
     plane = draw((90, 96), TWO).astype(np.uint8)
     close(detect_circles(plane, radius_px=(8, 25)), TWO)
     rng = np.random.default_rng(1)

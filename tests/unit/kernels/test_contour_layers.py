@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
-from engine.kernels.contour_checks import (
+from engine.kernels.contours.checks import (
     count_crossings,
     share_inside,
     share_outside_image,
 )
-from engine.kernels.contour_layers import join_layers, split_layers
-from engine.kernels.contour_union import outline_edges, union_of
-from engine.kernels.contours import (
+from engine.kernels.contours.geometry import (
     area_px,
     centroid,
     count_inside,
@@ -26,7 +24,9 @@ from engine.kernels.contours import (
     holds_point,
     paint_contour,
 )
-from engine.kernels.ventricle import wall_thickness_mm
+from engine.kernels.contours.layers import join_layers, split_layers
+from engine.kernels.contours.union import outline_edges, union_of
+from engine.kernels.contours.ventricle import wall_thickness_mm
 from engine.sources.annotations.geojson import GeoJsonReader, write_geojson
 
 SHAPE = (41, 53)

@@ -9,15 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.errors import ParameterError
-from engine.kernels.contour_checks import (
+from engine.kernels.contours.checks import (
     canonical_ring,
     closing_gap_px,
     count_crossings,
     share_inside,
     share_outside_image,
 )
-from engine.kernels.contour_trace import trace_mask
-from engine.kernels.contours import (
+from engine.kernels.contours.geometry import (
     area_mm2,
     area_px,
     centroid,
@@ -28,7 +27,8 @@ from engine.kernels.contours import (
     paint_contour,
     ring_area_px,
 )
-from engine.kernels.ventricle import (
+from engine.kernels.contours.trace import trace_mask
+from engine.kernels.contours.ventricle import (
     ejection_fraction,
     myocardial_mass_g,
     volume_ml,

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ParameterError
+from engine.kernels.circles.measure import MEASURES, measure_circles
 from engine.kernels.colour import luminance
-from engine.kernels.measures import MEASURES, measure_circles
 from engine.kernels.noise import estimate_noise_windows, merge_noise, noise_sd
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.kernels.drawing import draw_line
+from engine.kernels.outline_drawing import draw_line
 from engine.operations.outlines import circle_points
 
 ORANGE = (240, 165, 0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import regionprops
 
-from engine.kernels.pieces import (
+from engine.kernels.segmentation.components import (
     add_pieces,
     diameter_px,
     eccentricity,

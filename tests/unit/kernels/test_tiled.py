@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ParameterError, TilingError
 from engine.geometry import Region, plan_tiles
-from engine.kernels.tiled import (
+from engine.kernels.tiling.inference import (
     Band,
     Batches,
     NoMemoryLeft,
@@ -23,7 +23,7 @@ from engine.kernels.tiled import (
     predict_planes,
     predict_tiled,
 )
-from engine.kernels.tiled_plan import TiledPlan, plan_grid, plan_tiled
+from engine.kernels.tiling.plan import TiledPlan, plan_grid, plan_tiled
 
 sizes = st.integers(1, 60)
 

@@ -9,9 +9,9 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.phantoms.cine import CineOptions
-from engine.phantoms.cine_files import write_cine
-from tests.making import put
+from engine.phantoms.cine.files import write_cine
+from engine.phantoms.cine.frames import CineOptions
+from tests.support.images import put
 
 CINE = CineOptions(patients=3, slices=3, phases=4, size_px=128, spacing_mm=1.4)
 

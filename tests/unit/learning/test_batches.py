@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 import engine
 from engine.errors import CorruptStore, MissingExtra, NothingFound, ParameterError
-from engine.learning.batches import WrongState
-from engine.learning.masks import ContourMasks, NoMask
-from engine.store import planes
-from engine.store.catalog import read_images, read_shards
-from engine.store.pixels import StackReader
+from engine.learning.datasets.batches import WrongState
+from engine.learning.datasets.masks import ContourMasks, NoMask
+from engine.store.catalog.tables import read_images, read_shards
+from engine.store.pixels import read_planes as planes
+from engine.store.pixels.stacks import StackReader
 
 MASKS = {"outer": 2, "inner": 1}
 SMALL = "giant == False"
@@ -188,7 +188,7 @@ def test_image_and_mask_move_together_by_chance_of_their_own(hearts: engine.Coho
     torch = pytest.importorskip("torch")
     from torchvision.transforms import v2
 
-    from engine.learning.augment import augment_item
+    from engine.learning.datasets.transforms import augment_item
 
     nearest = v2.InterpolationMode.NEAREST
     turn = v2.RandomAffine(40, (0.2, 0.2), interpolation=nearest)
@@ -232,7 +232,7 @@ def test_without_torch_arrays_are_there_and_tensors_are_refused(
 ) -> None:
     expected = list(hearts.batches(masks=MASKS).numpy())
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "engine.learning.augment", raising=False)
+    monkeypatch.delitem(sys.modules, "engine.learning.datasets.transforms", raising=False)
     batches = hearts.batches(masks=MASKS)
     assert type(batches).__name__ == "Batches"
     same(expected, batches.numpy())

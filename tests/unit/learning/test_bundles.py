@@ -16,15 +16,15 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.errors import EngineError, ParameterError
-from engine.learning.bundles import import_model, open_bundle, write_bundle
-from engine.learning.cards import Card, CardError, read_card
-from engine.learning.foreign import WeightsRefused
+from engine.learning.models.bundle import import_model, open_bundle, write_bundle
+from engine.learning.models.card import Card, CardError, read_card
+from engine.learning.models.weights import WeightsRefused
 from jobs.cli import app
 
 torch = pytest.importorskip("torch", reason="weights need torch: pip install .[segment]")
 import safetensors.torch  # noqa: E402
 
-from engine.kernels.networks.building import create_network  # noqa: E402
+from engine.kernels.networks.factory import create_network  # noqa: E402
 
 COHORT = Path(sys.executable).parent / "cohort"
 CARD = Card(name="small", architecture="unet", options={"width": 2}, halo_px=32)
@@ -371,7 +371,7 @@ def _imported(folder: Path, data: bytes, card: Card) -> Any:
 
 
 def test_bytes_that_are_no_graph_are_refused_before_they_are_run() -> None:
-    from engine.learning.onnx_files import require_whole
+    from engine.learning.models.onnx_files import require_whole
 
     whole = graph_bytes(fixed=False)
     require_whole(whole, Path("g.onnx"))

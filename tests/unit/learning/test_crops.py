@@ -11,10 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import NothingFound, ParameterError, UsageError
-from engine.learning.crops import choose_crop, crop_rng
-from engine.learning.samples import CELL_PX, Sample, data_digest, ground_colour, tissue_cells
-from engine.learning.settings import Augmentation, TrainingSettings
-from engine.learning.splits import split_subjects
+from engine.learning.datasets.samples import (
+    CELL_PX,
+    Sample,
+    data_digest,
+    ground_colour,
+    tissue_cells,
+)
+from engine.learning.training.crops import choose_crop, crop_rng
+from engine.learning.training.settings import Augmentation, TrainingSettings
+from engine.learning.training.splits import split_subjects
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="crops are cut by torch")
 
@@ -90,8 +96,8 @@ def test_ground_is_what_is_labelled_so_or_nearly_the_lightest() -> None:
 
 @needs_torch
 def test_a_crop_that_is_not_changed_is_the_slide_and_beyond_it_is_ground() -> None:
-    from engine.learning.crops import Crop
-    from engine.learning.training.augment import cut
+    from engine.learning.training.augmentation import cut
+    from engine.learning.training.crops import Crop
 
     sample = slide()
     y, x = np.meshgrid(np.arange(100, 164.0), np.arange(140, 204.0), indexing="ij")
@@ -106,7 +112,7 @@ def test_a_crop_that_is_not_changed_is_the_slide_and_beyond_it_is_ground() -> No
 
 @needs_torch
 def test_pixels_and_labels_are_bent_alike() -> None:
-    from engine.learning.training.augment import cut
+    from engine.learning.training.augmentation import cut
 
     sample = slide(shape=(256, 256))
     flat = np.where(sample.labels == 0, 0, 200).astype(np.uint8)
@@ -123,7 +129,7 @@ def test_pixels_and_labels_are_bent_alike() -> None:
 def test_colours_change_with_the_step_and_not_without_being_asked() -> None:
     import torch
 
-    from engine.learning.training.augment import recolour
+    from engine.learning.training.augmentation import recolour
 
     grey = torch.full((3, 8, 8), 0.6)
     assert torch.equal(recolour(grey, STILL, crop_rng(0, 0, 0, 1)), grey)
@@ -138,7 +144,7 @@ def test_colours_change_with_the_step_and_not_without_being_asked() -> None:
 def test_stains_of_their_own_change_each_by_itself(colours: bool) -> None:
     import torch
 
-    from engine.learning.training.augment import recolour
+    from engine.learning.training.augmentation import recolour
 
     change = Augmentation(texture=0)
     dark, light = torch.full((3, 8, 8), 0.3), torch.full((3, 8, 8), 0.3)

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 import engine
 from engine.errors import Interrupted, ParameterError, UsageError
-from engine.learning.aside import write_aside
-from engine.learning.comparison import NothingShared, compare
-from engine.learning.error_maps import FALSE, MISSED, error_map
-from engine.learning.evaluation import (
+from engine.learning.datasets.masks import ContourMasks
+from engine.learning.evaluation.bootstrap import bootstrap, mean_of, median_of
+from engine.learning.evaluation.comparison import NothingShared, compare
+from engine.learning.evaluation.error_maps import FALSE, MISSED, error_map
+from engine.learning.evaluation.evaluation import (
     NoEvaluation,
     Scored,
     claim_place,
@@ -26,13 +27,12 @@ from engine.learning.evaluation import (
     require_place,
     write_evaluation,
 )
-from engine.learning.evaluation_page import told_interval
-from engine.learning.familiarity import told_familiarity
-from engine.learning.intervals import bootstrap, mean_of, median_of
-from engine.learning.masks import ContourMasks
-from engine.learning.scores import MARROW, confusion
-from engine.phantoms.marrow_options import MarrowOptions
-from engine.phantoms.marrow_writing import write_marrow
+from engine.learning.evaluation.overlap import told_familiarity
+from engine.learning.evaluation.page import told_interval
+from engine.learning.evaluation.scores import MARROW, confusion
+from engine.phantoms.marrow.files import write_marrow
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.store.root.atomic_write import write_aside
 from jobs.cli import app
 
 pytest.importorskip("matplotlib", reason="plots need matplotlib: pip install .[segment]")

@@ -23,19 +23,25 @@ from engine.errors import (
     ParameterError,
 )
 from engine.geometry import Region
-from engine.kernels.contours import fill_contour
-from engine.kernels.tissue import Tissue
-from engine.learning.cards import classes_named
-from engine.learning.label_images import LabelImages
-from engine.learning.mask_files import LayeredFiles, MaskFolders
-from engine.learning.masked import card_name
-from engine.learning.masks import ContourMasks, Masks, NoMask
-from engine.phantoms.marrow_options import MarrowOptions
-from engine.phantoms.marrow_writing import write_marrow
-from engine.store.annotations import read_annotations, read_contours
-from engine.store.catalog import ShardRow, commit_rows, read_images, shard_table, shards_ledger
+from engine.kernels.contours.geometry import fill_contour
+from engine.kernels.segmentation.tissue import Tissue
+from engine.learning.datasets.label_images import LabelImages
+from engine.learning.datasets.mask_files import LayeredFiles, MaskFolders
+from engine.learning.datasets.masked_images import card_name
+from engine.learning.datasets.masks import ContourMasks, Masks, NoMask
+from engine.learning.models.card import classes_named
+from engine.phantoms.marrow.files import write_marrow
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.store.catalog.annotations import read_annotations, read_contours
+from engine.store.catalog.tables import (
+    ShardRow,
+    commit_rows,
+    read_images,
+    shard_table,
+    shards_ledger,
+)
 from engine.store.digests import digest_bytes
-from tests.making import grey, put
+from tests.support.images import grey, put
 
 
 def catalog(cohort: engine.Cohort) -> pa.Table:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.learning.seeding import seeded, states_of
+from engine.learning.datasets.seeding import seeded, states_of
 
 torch = pytest.importorskip("torch")
 

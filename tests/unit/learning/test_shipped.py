@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 import engine
-from engine.kernels.tissue import Tissue
-from engine.learning.bundles import open_bundle
-from engine.learning.scores import confusion, densities_of, dice_of, relative_error
-from engine.learning.shipped import WEIGHTS, find_model, shipped_models
-from engine.phantoms.marrow import MarrowSlide
-from engine.phantoms.marrow_options import MarrowOptions
+from engine.kernels.segmentation.tissue import Tissue
+from engine.learning.evaluation.scores import confusion, densities_of, dice_of, relative_error
+from engine.learning.models.bundle import open_bundle
+from engine.learning.models.pretrained import WEIGHTS, find_model, shipped_models
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.phantoms.marrow.slide import MarrowSlide
 
 LARGEST_BYTES = 2_000_000
 

@@ -18,29 +18,29 @@ from distributed import Client
 
 import engine
 from engine.errors import ParameterError
-from engine.graph.events import Events
-from engine.graph.train import TrainingStopped
-from engine.learning.bundles import open_bundle
-from engine.learning.cards import tissue_classes
-from engine.learning.label_images import LabelImages
-from engine.learning.masks import NoMask
-from engine.learning.samples import Sample, sample_digest
-from engine.learning.settings import TrainingSettings
-from engine.phantoms.marrow import MarrowSlide
-from engine.phantoms.marrow_options import MarrowOptions
-from engine.phantoms.marrow_writing import write_marrow
+from engine.execution.progress import Events
+from engine.learning.datasets.label_images import LabelImages
+from engine.learning.datasets.masks import NoMask
+from engine.learning.datasets.samples import Sample, sample_digest
+from engine.learning.models.bundle import open_bundle
+from engine.learning.models.card import tissue_classes
+from engine.learning.training.settings import TrainingSettings
+from engine.learning_drivers.train import TrainingStopped
+from engine.phantoms.marrow.files import write_marrow
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.phantoms.marrow.slide import MarrowSlide
 
 torch = pytest.importorskip("torch", reason="networks need torch: pip install .[segment]")
 
-from engine.learning.folders import (  # noqa: E402
+from engine.learning.training.loop import run_training  # noqa: E402
+from engine.learning.training.run_folder import (  # noqa: E402
     OtherTraining,
     TrainingBusy,
     TrainingDiverged,
     alone_in,
 )
-from engine.learning.training.loop import run_training  # noqa: E402
-from tests.making import put  # noqa: E402
-from tests.training_for_tests import train_aloud  # noqa: E402
+from tests.support.images import put  # noqa: E402
+from tests.support.training import train_aloud  # noqa: E402
 
 SLIDES = MarrowOptions(images=3, size=(192, 160), scale=0.5, seed=13)
 SETTINGS = TrainingSettings(
@@ -72,7 +72,7 @@ def one_thread() -> Iterator[None]:
 def train_until_killed(folder: Path, samples: list[Sample], step: int, delay_s: float) -> int:
     """Train in a real process, and kill it some time after a step; returns its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training_for_tests"])
+    context.set_forkserver_preload(["tests.support.training"])
     heard, told = context.Pipe(duplex=False)
     process = context.Process(target=train_aloud, args=(folder, samples, SETTINGS, told))
     process.start()
@@ -271,7 +271,7 @@ def test_a_fusion_trains_is_kept_and_segments(
     """Through the doors that people use; what `segment` says is what the network says."""
     from safetensors.torch import load
 
-    from engine.kernels.networks.building import create_network
+    from engine.kernels.networks.factory import create_network
 
     cohort, masks = marrow
     asked = {

@@ -12,11 +12,11 @@ from engine.errors import ParameterError
 torch = pytest.importorskip("torch", reason="networks need torch: pip install .[segment]")
 
 from engine.kernels.networks.base import Network  # noqa: E402
-from engine.kernels.networks.building import create_network  # noqa: E402
 from engine.kernels.networks.deeplab import DeepLabV3, load_torchvision  # noqa: E402
-from engine.kernels.networks.prediction import NetworkPredictor  # noqa: E402
+from engine.kernels.networks.ensembles import Ensemble, Fusion, disagreement  # noqa: E402
+from engine.kernels.networks.factory import create_network  # noqa: E402
+from engine.kernels.networks.torch_predictor import NetworkPredictor  # noqa: E402
 from engine.kernels.networks.unet import UNet  # noqa: E402
-from engine.kernels.networks.unions import Ensemble, Fusion, disagreement  # noqa: E402
 
 SMALL = (1, 1, 1, 1)
 """Blocks of a backbone that is quick enough for tests; all else is as in ResNet-101."""

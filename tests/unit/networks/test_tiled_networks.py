@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="networks need torch: pip install .[segment]")
 
-from engine.kernels.networks.prediction import NetworkPredictor  # noqa: E402
-from engine.kernels.tiled import Batches, classes_of, predict_tiled  # noqa: E402
-from engine.kernels.tiled_plan import plan_grid  # noqa: E402
-from tests.networks_for_tests import (  # noqa: E402
+from engine.kernels.networks.torch_predictor import NetworkPredictor  # noqa: E402
+from engine.kernels.tiling.inference import Batches, classes_of, predict_tiled  # noqa: E402
+from engine.kernels.tiling.plan import plan_grid  # noqa: E402
+from tests.support.networks import (  # noqa: E402
     compare_tiled_and_whole,
     random_network,
     smooth_pixels,

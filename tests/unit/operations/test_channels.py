@@ -10,7 +10,7 @@ from distributed import Client
 
 import engine
 from engine.operations.base import Image, ImageFailed
-from tests.making import catalog, discs, put
+from tests.support.images import catalog, discs, put
 
 FIND = engine.circles(radius_px=(5, 14))
 

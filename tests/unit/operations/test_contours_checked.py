@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 import engine
 from engine.errors import ParameterError
 from engine.geometry import plan_tiles
-from engine.kernels.bloodpool import segment_bloodpool
-from engine.kernels.contour_union import union_of
-from engine.kernels.ventricle import MYOCARDIUM_G_ML
+from engine.kernels.contours.union import union_of
+from engine.kernels.contours.ventricle import MYOCARDIUM_G_ML
+from engine.kernels.segmentation.bloodpool import segment_bloodpool
 from engine.operations.base import Image, ImageFailed, Operation
-from engine.operations.contour_findings import CHECKS
-from engine.operations.contour_tables import REASONS
-from engine.store.annotations import Contour
-from engine.store.catalog import READY, ImageRow, image_table
+from engine.operations.cardiac.findings import CHECKS
+from engine.operations.cardiac.tables import REASONS
+from engine.store.catalog.annotations import Contour
+from engine.store.catalog.tables import READY, ImageRow, image_table
 from engine.store.results import result_schema
 
 SHAPE = (100, 120)
@@ -59,7 +59,7 @@ Plane = tuple[Mapping[str, Any], Image]
 
 def tables(operation: Operation, planes: Sequence[Plane]) -> dict[str, pd.DataFrame]:
     """Return the summaries of some images, reduced in slices of three."""
-    from engine.operations.tables import TableSpec, build_slice
+    from engine.tables.build import TableSpec, build_slice
 
     catalog, results = [], []
     for n, (about, one) in enumerate(planes):
@@ -70,7 +70,7 @@ def tables(operation: Operation, planes: Sequence[Plane]) -> dict[str, pd.DataFr
         results.append({"image_id": f"i{n:03d}", "status": "done", "key": "k",
                         "objects": rows(operation, one)})  # fmt: skip
     images = image_table(catalog).append_column("annotation", pa.nulls(len(catalog), pa.string()))
-    from engine.operations.input_digests import image_inputs
+    from engine.runs.input_digests import image_inputs
 
     inputs = image_inputs(operation, images)
     schema = result_schema(operation.objects)

@@ -16,14 +16,14 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.kernels.contours import fill_contour
-from engine.phantoms.cine import CineOptions
-from engine.phantoms.cine_files import write_cine
+from engine.kernels.contours.geometry import fill_contour
+from engine.phantoms.cine.files import write_cine
+from engine.phantoms.cine.frames import CineOptions
 from engine.sources.annotations import create_reader
 from engine.sources.annotations.dicom_seg import write_seg
 from engine.sources.annotations.rtstruct import write_rtstruct
-from engine.store.annotations import annotations_ledger, read_annotations, read_contours
-from tests.shared_data import shared_data
+from engine.store.catalog.annotations import annotations_ledger, read_annotations, read_contours
+from tests.support.data import shared_data
 
 Ingest = Callable[[engine.Cohort, Path], Any]
 

@@ -16,11 +16,11 @@ from distributed import Client
 
 import engine
 from engine.errors import CorruptStore, MissingObject
-from engine.store.labels import index_path
-from engine.store.problems import STALE
-from tests.labelling import Bands, check_labels, label_rows, read_labels
-from tests.making import catalog, grey, put
-from tests.properties.standin import Killed, dying, here, meanwhile
+from engine.store.labels.images import index_path
+from engine.store.maintenance.problems import STALE
+from tests.support.images import catalog, grey, put
+from tests.support.inprocess_client import Killed, dying, here, meanwhile
+from tests.support.label_operation import Bands, check_labels, label_rows, read_labels
 
 IMAGES = 9
 

@@ -8,10 +8,10 @@ import pytest
 import tifffile
 
 import engine
-from engine.operations.qc_facts import read_facts
-from engine.operations.qc_selection import find_extremes
 from engine.operations.spacings import group_spacings
-from engine.store.catalog import read_images
+from engine.qc.outliers import find_extremes
+from engine.qc.statistics import read_facts
+from engine.store.catalog.tables import read_images
 
 
 def write(path, radius_px, spacing_um=None, seed=0):
@@ -68,7 +68,7 @@ def test_means_of_radii_are_in_micrometres_where_spacings_are_mixed(cohort):
 def test_means_are_the_same_for_slices_of_any_size(cohort, client, monkeypatch):
     whole = cohort.table("circles_by_experiment")
     for size in (1, 3):
-        monkeypatch.setattr("engine.graph.reduce.SLICE_IMAGES", size)
+        monkeypatch.setattr("engine.tables.driver.SLICE_IMAGES", size)
         for path in Path(cohort.root.url.removeprefix("file://"), "tables").glob("circles_by_exp*"):
             path.unlink()
         cohort.run("circles", client=client)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import engine
 from engine.errors import CorruptStore, Interrupted
 from engine.operations.base import LABELS, Image
-from engine.operations.segment_objects import (
+from engine.operations.segment.objects import (
     PIECES,
     RUNS,
     join_pieces,
@@ -31,9 +31,9 @@ from engine.operations.segment_objects import (
     number_blocks,
     number_labels,
 )
-from tests.labelling import Bands, bands, check_labels, label_rows, read_labels
-from tests.making import catalog, grey, put
-from tests.properties.standin import Killed, dying, here
+from tests.support.images import catalog, grey, put
+from tests.support.inprocess_client import Killed, dying, here
+from tests.support.label_operation import Bands, bands, check_labels, label_rows, read_labels
 
 COUNTED = [False, True, True]
 TALL = 2060, 40

@@ -16,24 +16,24 @@ from distributed import Client
 from skimage.measure import label, regionprops
 
 import engine
-import engine.operations.plan
+import engine.runs.plan
 from engine.errors import ParameterError, WorkerUnfit
-from engine.kernels.tissue import Tissue, bone_density, class_areas
-from engine.learning.bundles import write_bundle
-from engine.learning.cards import Card, CardError, ClassCard
-from engine.learning.foreign import WeightsRefused
-from engine.learning.loaded import LOADED, LoadedModels
+from engine.kernels.segmentation.tissue import Tissue, bone_density, class_areas
+from engine.learning.models.bundle import write_bundle
+from engine.learning.models.cache import LOADED, LoadedModels
+from engine.learning.models.card import Card, CardError, ClassCard
+from engine.learning.models.weights import WeightsRefused
 from engine.operations.base import Image, ImageFailed
-from engine.operations.qc_drawing import Shown, tint
-from engine.operations.segment_objects import PIECES, RUNS, objects_table
-from engine.phantoms.marrow import MarrowSlide
-from engine.phantoms.marrow_options import MarrowOptions
-from engine.phantoms.marrow_writing import write_marrow
+from engine.operations.segment.objects import PIECES, RUNS, objects_table
+from engine.phantoms.marrow.files import write_marrow
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.phantoms.marrow.slide import MarrowSlide
+from engine.qc.render import Shown, tint
 from engine.store.config import declare_operation
-from engine.store.labels import files_by_path
-from engine.store.pixels import StackReader, label_stack
-from tests.labelling import label_rows
-from tests.making import connect_quietly, put
+from engine.store.labels.images import files_by_path
+from engine.store.pixels.stacks import StackReader, label_stack
+from tests.support.images import connect_quietly, put
+from tests.support.label_operation import label_rows
 
 needs_torch = pytest.mark.skipif(
     find_spec("torch") is None, reason="networks need torch: pip install .[segment]"
@@ -74,7 +74,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch = pytest.importorskip("torch", reason="networks need torch: pip install .[segment]")
     import safetensors.torch
 
-    from engine.kernels.networks.building import create_network
+    from engine.kernels.networks.factory import create_network
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -296,7 +296,7 @@ def test_each_process_that_segments_loads_the_model_once(
     cohort: engine.Cohort, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Two processes, many units and two keys of one model."""
-    monkeypatch.setattr(engine.operations.plan, "UNIT_IMAGES", 1)
+    monkeypatch.setattr(engine.runs.plan, "UNIT_IMAGES", 1)
     for n in range(8):
         put(tmp_path / f"data/i{n}.png", np.full((32, 48, 3), 9 * n, np.uint8))
     small = engine.create(tmp_path / "c", layout="{name}")
@@ -325,7 +325,7 @@ def test_each_process_that_segments_loads_the_model_once(
 def test_other_weights_are_another_key(bundle: Path, tmp_path: Path) -> None:
     import safetensors.torch
 
-    from engine.kernels.networks.building import create_network
+    from engine.kernels.networks.factory import create_network
 
     other = safetensors.torch.save(create_network("unet", {"width": 2}, 3, 4).state_dict())
     changed = write_bundle(tmp_path / "other", CARD, other).directory

@@ -13,8 +13,8 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.operations.status import read_status
-from tests.making import Counting, grey, put
+from engine.status.status import read_status
+from tests.support.images import Counting, grey, put
 
 
 def test_a_complete_cohort_says_so(made: Any) -> None:

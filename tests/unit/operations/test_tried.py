@@ -15,7 +15,7 @@ import engine
 from engine.errors import UsageError
 from engine.operations.attributes_read import reads_attributes
 from engine.operations.base import Image, Operation
-from tests.making_dicom import KEY, put_dicom
+from tests.support.dicom import KEY, put_dicom
 
 NAMED = ("image_id", "source", "date", "subject", "experiment", "name")
 

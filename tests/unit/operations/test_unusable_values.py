@@ -11,7 +11,7 @@ from distributed import Client
 import engine
 from engine.geometry import Region
 from engine.operations.base import Image, ImageFailed
-from tests.making import discs, put
+from tests.support.images import discs, put
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])

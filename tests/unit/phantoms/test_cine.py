@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import ParameterError
 from engine.phantoms import CineOptions, write_cine
-from engine.phantoms.cine import polygon_area
+from engine.phantoms.cine.frames import polygon_area
 
 OPTIONS = CineOptions(patients=1, slices=3, phases=4, size_px=120, spacing_mm=1.6, seed=3, origin=1)
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from engine.phantoms.drawing import Disc, Ellipse, Light, Line, Scene, draw_scene, edge_steps
+from engine.phantoms.discs.shapes import Disc, Ellipse, Light, Line, Scene, draw_scene, edge_steps
 
 
 def scene(*shapes: object, adds: bool = True, background: float = 0.0) -> Scene:

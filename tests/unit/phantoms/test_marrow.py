@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from engine.errors import ParameterError
-from engine.kernels.tissue import Tissue, bone_density, class_areas
-from engine.phantoms import marrow
-from engine.phantoms.marrow import MarrowSlide
-from engine.phantoms.marrow_options import MarrowOptions
-from engine.phantoms.marrow_writing import write_marrow
-from engine.phantoms.png_rows import PngRows
+from engine.kernels.segmentation.tissue import Tissue, bone_density, class_areas
+from engine.phantoms.marrow import slide as marrow
+from engine.phantoms.marrow.files import write_marrow
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.phantoms.marrow.png_stream import PngRows
+from engine.phantoms.marrow.slide import MarrowSlide
 from jobs.cli import app
 
 OPTIONS = MarrowOptions(images=3, size=(300, 220), scale=0.5, seed=7)

@@ -5,7 +5,7 @@ import pytest
 
 from engine.errors import ParameterError
 from engine.phantoms import DiscOptions, Placement
-from engine.phantoms.options import FOLDERS, Normal, Uniform, image_path, image_place
+from engine.phantoms.discs.options import FOLDERS, Normal, Uniform, image_path, image_place
 
 
 @pytest.mark.parametrize(

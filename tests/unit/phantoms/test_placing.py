@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from engine.errors import ParameterError
-from engine.phantoms.placing import Placement, place_discs
+from engine.phantoms.discs.placement import Placement, place_discs
 
 
 def rng() -> np.random.Generator:

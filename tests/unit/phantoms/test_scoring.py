@@ -5,7 +5,7 @@ import pytest
 
 from engine.errors import ParameterError
 from engine.phantoms import Score, match_circles, merge_scores
-from engine.phantoms.scoring import Pair
+from engine.phantoms.discs.scoring import Pair
 
 
 def test_errors_of_pairs() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import ParameterError
 from engine.phantoms import DiscOptions, draw_disc_image, write_discs
-from engine.phantoms.writing import MARK, TRUTH, TRUTH_SCHEMA
+from engine.phantoms.discs.files import MARK, TRUTH, TRUTH_SCHEMA
 
 SMALL = DiscOptions(images=6, size=128, placement="separate", discs=(1, 3), radius_px=(8, 15))
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from engine.operations.outlines import Outline, circle_points
-from engine.operations.qc_drawing import (
+from engine.qc.render import (
     MONTAGE_COLUMNS,
     OVERLAY_PX,
     PALETTE,

@@ -21,8 +21,8 @@ from engine.conditions.tree import ConditionError
 from engine.errors import Interrupted, NothingFound
 from engine.store.pictures import MONTAGE, OVERLAY, read_noted, write_noted
 from jobs.cli import app
-from jobs.wording import status_lines
-from tests.making import discs, put
+from jobs.messages.core import status_lines
+from tests.support.images import discs, put
 
 FOLDER = "qc/circles"
 
@@ -310,7 +310,7 @@ def test_montages_show_objects_of_their_experiment_only(small: Any, client: Clie
 def test_many_overlays_are_on_pages_of_their_experiments(
     small: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.operations.qc_experiments.EVERY", 2)
+    monkeypatch.setattr("engine.qc.page.experiments.EVERY", 2)
     (report,) = small.cohort.qc(client=client)
     assert report.shown == 7
     page = page_of(small.path)

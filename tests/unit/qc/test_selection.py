@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.operations.qc_charts import chart, ticks
-from engine.operations.qc_facts import Facts, Histogram, nice_edges, whole_edges
-from engine.operations.qc_selection import (
+from engine.qc.outliers import (
     EVERY,
     MOST_FAILED,
     MOST_UNUSUAL,
@@ -17,6 +15,8 @@ from engine.operations.qc_selection import (
     sample,
     select_pictures,
 )
+from engine.qc.page.histograms import chart, ticks
+from engine.qc.statistics import Facts, Histogram, nice_edges, whole_edges
 
 
 def facts_of(images, *, failed=(), missing=(), experiments=4, seed=0, **odd):

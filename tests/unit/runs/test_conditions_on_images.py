@@ -14,7 +14,7 @@ import engine
 from engine.conditions.tree import ConditionError
 from engine.errors import ConfigError, NothingFound
 from jobs.cli import app
-from tests.making import Counting, grey, put
+from tests.support.images import Counting, grey, put
 
 SUBJECTS = """subject,dose,site,born,height,note (free)
 s0,1.5,007,2001-05-01,170,=1+1

@@ -12,15 +12,16 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.graph import ingest as ingest_module
-from engine.graph import publish, reduce
-from engine.graph import run as run_module
-from engine.graph.run import Incomplete
+from engine.ingest import driver as ingest_module
 from engine.operations.base import Operation
-from engine.store import catalog as catalog_module
-from engine.store.ledger import Ledger, Snapshot
-from tests.labelling import Bands
-from tests.making import Counting, catalog, computed, night
+from engine.runs import driver as run_module
+from engine.runs import publish
+from engine.runs.driver import Incomplete
+from engine.store.catalog import tables as catalog_module
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.tables import driver as reduce
+from tests.support.images import Counting, catalog, computed, night
+from tests.support.label_operation import Bands
 from tests.unit.ingest.test_annotations import Place
 
 IMAGES = 20  # shards of three

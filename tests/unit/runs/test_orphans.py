@@ -11,9 +11,9 @@ from distributed import Client
 
 import engine
 from engine.errors import NothingFound
-from engine.learning.mask_files import MaskFolders
-from engine.operations.tables import GROUP
-from tests.making import LAYOUT, Counting, grey, put
+from engine.learning.datasets.mask_files import MaskFolders
+from engine.tables.build import GROUP
+from tests.support.images import LAYOUT, Counting, grey, put
 
 ALL = [f"d1/s{n // 4}/e1/i{n}" for n in range(8)]
 GONE = (ALL[0], ALL[2], *ALL[4:])  # half of one subject, and all of the other

@@ -17,7 +17,7 @@ from engine.errors import ConfigError, NoTable, NothingFound, ParameterError, Us
 from engine.operations import registry
 from engine.store.results import read_key
 from engine.store.tables import read_origin, write_table
-from tests.making import Counting, Second, computed, discs, grey, night, put
+from tests.support.images import Counting, Second, computed, discs, grey, night, put
 
 
 @pytest.fixture

@@ -24,14 +24,14 @@ from distributed import Client
 
 import engine
 from engine.errors import AlignmentError, CorruptStore, MissingObject, NoTable
-from engine.graph import ingest as ingest_module
-from engine.operations.intake import ShardTask
-from engine.operations.unit import ledger_of
-from engine.store import entries as entries_module
+from engine.ingest import driver as ingest_module
+from engine.ingest.worker import ShardTask
+from engine.runs.worker import ledger_of
 from engine.store.config import Limits
-from engine.store.pixels import StackWriter, create_stack
-from engine.store.stacking import Arrival, plan_stacks
-from tests.making import (
+from engine.store.delta import entries as entries_module
+from engine.store.pixels.layout import Arrival, plan_stacks
+from engine.store.pixels.stacks import StackWriter, create_stack
+from tests.support.images import (
     Counting,
     catalog,
     computed,
@@ -71,7 +71,7 @@ READ_ONLY = """
 import sys
 from pathlib import Path
 import engine
-from tests.making import Counting
+from tests.support.images import Counting
 
 place, log = Path(sys.argv[1]), sys.argv[2]
 opened = []

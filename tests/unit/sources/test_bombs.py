@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.dicom_bombs import DICOM_BOMBS
+from tests.support.dicom_bombs import DICOM_BOMBS
 
 MIB = 1024**2
 LIMIT = 256 * MIB
@@ -29,7 +29,8 @@ import json, os, resource, sys
 import imagecodecs, numpy
 from engine.errors import SourceUnreadable
 from engine.sources import open_source
-import engine.sources.png, engine.sources.tiff, engine.sources.jpeg, engine.sources.dicom
+import engine.sources.png, engine.sources.tiff.reader
+import engine.sources.jpeg, engine.sources.dicom.reader
 
 def attempt(path):
     found = []

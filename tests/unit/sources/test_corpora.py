@@ -18,7 +18,7 @@ from PIL import Image
 
 from engine.errors import SourceUnreadable
 from engine.sources import open_source
-from tests.shared_data import shared_data
+from tests.support.data import shared_data
 
 SUFFIXES = (".png", ".apng", ".tif", ".tiff", ".jpg", ".jpeg")
 

@@ -21,7 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from engine.errors import SourceUnreadable
 from engine.header import Header
 from engine.sources import REASONS, claimed_by, open_source
-from tests.making_dicom import make
+from tests.support.dicom import make
 
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
 LARGER = Path(data_store.__file__).parent / "data"
@@ -181,7 +181,7 @@ def test_facts_are_numbers_and_terms_and_no_text() -> None:
 
 
 def test_without_the_extra_a_file_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [n for n in sys.modules if n.startswith("engine.sources.dicom")]:
+    for name in [n for n in sys.modules if n.startswith("engine.sources.dicom.reader")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(SourceUnreadable, match=r"cohort-engine\[dicom\]") as caught:

@@ -14,8 +14,8 @@ from pydicom.data import get_testdata_file
 
 from engine.header import FINDINGS, Header
 from engine.sources import Plane, open_source
-from tests.making_dicom import make
-from tests.making_slides import item
+from tests.support.dicom import make
+from tests.support.slides import item
 
 CM, SECONDS = 3, 4
 

@@ -18,7 +18,7 @@ from pydicom.uid import UID
 
 from engine.errors import SourceUnreadable
 from engine.sources import open_source
-from tests.making_dicom import make
+from tests.support.dicom import make
 
 EXTENDED = "1.2.840.10008.1.2.4.51"
 HTJ2K = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))

@@ -19,10 +19,10 @@ from engine.errors import SourceUnreadable
 from engine.header import Header
 from engine.privacy import KEY
 from engine.sources import open_source
-from engine.sources.dicom_mosaic import COUNT, NORMAL, read_csa
-from tests.making import catalog
-from tests.making_dicom import KEY as SECRET
-from tests.making_dicom import make, uid
+from engine.sources.dicom.mosaic import COUNT, NORMAL, read_csa
+from tests.support.dicom import KEY as SECRET
+from tests.support.dicom import make, uid
+from tests.support.images import catalog
 
 ROW, COLUMN = (1.0, 0.0, 0.0), (0.0, 0.8, -0.6)
 NORMAL_OF = tuple(np.cross(ROW, COLUMN).tolist())

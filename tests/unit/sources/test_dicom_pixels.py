@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
 
 from engine.sources import open_source
-from tests.making_dicom import make
+from tests.support.dicom import make
 
 RANDOM = np.random.default_rng(7)
 

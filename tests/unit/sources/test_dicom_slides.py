@@ -19,10 +19,10 @@ from engine.errors import SourceUnreadable
 from engine.geometry import Region
 from engine.privacy import KEY
 from engine.sources import OpenSource, open_source
-from tests.making import catalog
-from tests.making_dicom import KEY as SECRET
-from tests.making_dicom import uid
-from tests.making_slides import item, put_slide, slide
+from tests.support.dicom import KEY as SECRET
+from tests.support.dicom import uid
+from tests.support.images import catalog
+from tests.support.slides import item, put_slide, slide
 
 SHAPE = (150, 210)  # neither side a multiple of a tile's
 

@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from engine.errors import SourceUnreadable
-from engine.sources import dicomweb
-from engine.sources.dicomweb import MOST_STUDIES, SourceUnreachable, open_instance, walk_instances
 from engine.sources.failures import may_be_the_place
+from engine.sources.locations import dicomweb
+from engine.sources.locations.dicomweb import (
+    MOST_STUDIES,
+    SourceUnreachable,
+    open_instance,
+    walk_instances,
+)
 
 URL = "dicomweb+https://pacs.example/dicom-web"
 

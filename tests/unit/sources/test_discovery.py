@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.errors import NoSource, SourceUnreadable
 from engine.sources import REASONS
-from engine.sources.files import (
+from engine.sources.locations.folder import (
     FileStat,
     escape_path,
     open_file,

@@ -20,9 +20,9 @@ from pydicom.dataset import Dataset
 from skimage.draw import disk
 
 from engine.errors import NoSource, ParameterError, SourceUnreadable
-from engine.kernels.contour_trace import trace_mask
-from engine.kernels.contour_union import union_of
-from engine.kernels.contours import area_px, fill_contour
+from engine.kernels.contours.geometry import area_px, fill_contour
+from engine.kernels.contours.trace import trace_mask
+from engine.kernels.contours.union import union_of
 from engine.sources.annotations import DRAWING_REASONS, Drawing, Target, create_reader
 from engine.sources.annotations.base import PlaneGeometry
 from engine.sources.annotations.dicom_common import legal_uid, plane_geometry
@@ -30,7 +30,7 @@ from engine.sources.annotations.dicom_seg import SegReader, write_seg
 from engine.sources.annotations.geojson import GeoJsonReader, write_geojson
 from engine.sources.annotations.rtstruct import RtStructReader, write_rtstruct
 from engine.sources.annotations.sunnybrook import SunnybrookReader, read_link
-from tests.shared_data import shared_data
+from tests.support.data import shared_data
 
 TEXT = "IM-0001-0048-icontour-manual.txt"
 GEOMETRY = PlaneGeometry((-90.0, 12.5, 7.0), (0.8, 0.6, 0.0, -0.36, 0.48, -0.8), (1.4, 1.3))

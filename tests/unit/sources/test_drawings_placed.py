@@ -18,17 +18,17 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from engine.errors import SourceUnreadable
-from engine.kernels.contours import area_px, fill_contour
-from engine.operations.drawings import Changes, DrawingFile, KnownDrawings, Read, take_file
-from engine.operations.intake import Stat
-from engine.operations.matching import ImageIndex
+from engine.ingest.annotations.matching import ImageIndex
+from engine.ingest.annotations.worker import Changes, DrawingFile, KnownDrawings, Read, take_file
+from engine.ingest.worker import Stat
+from engine.kernels.contours.geometry import area_px, fill_contour
 from engine.sources.annotations import DrawingReader
 from engine.sources.annotations.dicom_seg import SegReader
 from engine.sources.annotations.geojson import GeoJsonReader
 from engine.sources.annotations.rtstruct import RtStructReader, write_rtstruct
-from engine.store.annotations import AnnotationRow
-from engine.store.catalog import READY, ImageRow, image_table
-from tests.making_dicom import make
+from engine.store.catalog.annotations import AnnotationRow
+from engine.store.catalog.tables import READY, ImageRow, image_table
+from tests.support.dicom import make
 
 SIDE = 64
 SPACING = 1.5

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import engine
 from engine.sources import Plane, open_source
-from tests.making import catalog, grey, put
+from tests.support.images import catalog, grey, put
 
 LINE = {"cf": 0, "c0": -12.5, "c1": 0.25, "vunit": "OD"}
 SIGNED = {"cf": 0, "c0": -32768.0, "c1": 1.0, "vunit": "Gray Value"}

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from engine.errors import SourceUnreadable
 from engine.sources import open_source
-from tests.making_icc import cmyk_icc
+from tests.support.icc import cmyk_icc
 
 DATA = Path(skimage.__file__).parent / "data"
 

@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.sources.masks import AnnotationError, read_mask, read_mask_folders
+from engine.sources.mask_images import AnnotationError, read_mask, read_mask_folders
 from tests.unit.sources.test_masks import BOX, SHAPE, boxes, save
 
 

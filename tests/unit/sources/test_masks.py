@@ -17,13 +17,13 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from engine.kernels.tissue import Tissue
-from engine.phantoms.marrow import MarrowSlide
-from engine.phantoms.marrow_options import MarrowOptions
-from engine.phantoms.marrow_writing import write_marrow
+from engine.kernels.segmentation.tissue import Tissue
+from engine.phantoms.marrow.files import write_marrow
+from engine.phantoms.marrow.options import MarrowOptions
+from engine.phantoms.marrow.slide import MarrowSlide
 from engine.sources import psd
 from engine.sources.failures import DiskFile
-from engine.sources.masks import AnnotationError, read_mask, read_mask_folders
+from engine.sources.mask_images import AnnotationError, read_mask, read_mask_folders
 from engine.sources.psd import read_psd
 
 SHAPE = (40, 60)

@@ -17,7 +17,7 @@ from PIL import Image
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
 from engine.sources import Plane, open_source
-from tests.making_icc import cmyk_icc
+from tests.support.icc import cmyk_icc
 
 Y, X = 32, 48
 

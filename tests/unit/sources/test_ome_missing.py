@@ -10,7 +10,7 @@ from distributed import Client
 
 import engine
 from engine.header import MISSING_PLANES
-from tests.making import catalog, grey
+from tests.support.images import catalog, grey
 from tests.unit.sources.test_odd_tiff import block, image, ome, pages, read
 
 PAGE = (grey(1, (32, 48)), {})

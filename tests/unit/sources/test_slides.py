@@ -14,7 +14,7 @@ import engine
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
 from engine.sources import open_source
-from tests.making import catalog
+from tests.support.images import catalog
 
 pytest.importorskip("openslide", reason="slides need OpenSlide: pip install .[slides]")
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, TiffImagePlugin
 
 from engine.errors import SourceUnreadable
 from engine.sources import open_source
-from engine.sources.tiff_fax import GROUP3, GROUP4, HUFFMAN, decode_fax
+from engine.sources.tiff.fax import GROUP3, GROUP4, HUFFMAN, decode_fax
 
 KINDS: list[tuple[str, dict[int, int]]] = [
     ("tiff_ccitt", {}),

@@ -15,12 +15,12 @@ import pytest
 
 import engine
 from engine.errors import CorruptStore, ParameterError
-from engine.operations.unit import ledger_of
-from engine.store.catalog import SHARDS, begin_catalog, shards_ledger
-from engine.store.gc import collect, plan_gc
-from engine.store.pixels import StackWriter, create_stack
-from engine.store.root import open_root
-from engine.store.stacking import Arrival, plan_stacks
+from engine.runs.worker import ledger_of
+from engine.store.catalog.tables import SHARDS, begin_catalog, shards_ledger
+from engine.store.maintenance.gc import collect, plan_gc
+from engine.store.pixels.layout import Arrival, plan_stacks
+from engine.store.pixels.stacks import StackWriter, create_stack
+from engine.store.root.open import open_root
 from engine.store.tables import write_fragment
 
 DAY_S = 86_400.0

@@ -18,7 +18,7 @@ import zarr
 from distributed import Client
 
 import engine
-from tests.making import catalog, grey, put
+from tests.support.images import catalog, grey, put
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import CorruptStore
+from engine.store.delta.entries import last_line
+from engine.store.delta.integrity import CHAIN, Head, log_path
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.delta.torn import TORN, examine, is_torn_checkpoint, is_torn_entry, is_torn_note
 from engine.store.digests import digest_bytes
-from engine.store.entries import last_line
-from engine.store.head import CHAIN, Head, log_path
-from engine.store.ledger import Ledger, Snapshot
-from engine.store.repair import repair_ledgers
-from engine.store.root import open_root
-from engine.store.torn import TORN, examine, is_torn_checkpoint, is_torn_entry, is_torn_note
-from engine.store.verify_log import check_log
+from engine.store.maintenance.repair import repair_ledgers
+from engine.store.maintenance.verify_log import check_log
+from engine.store.root.open import open_root
 
 SEED = 20261129
 

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import ConfigError
-from engine.operations.tables import TableSpec, build_slice, finish_experiments
-from engine.store.catalog import IMAGES, READY
+from engine.store.catalog.tables import IMAGES, READY
 from engine.store.config import CohortConfig
 from engine.store.results import result_schema
-from engine.store.root import open_root
+from engine.store.root.open import open_root
 from engine.store.subjects import join_subjects, read_subjects
-from tests.making import Counting
+from engine.tables.build import TableSpec, build_slice, finish_experiments
+from tests.support.images import Counting
 
 
 def read(folder: Path, data: bytes) -> pa.Table:

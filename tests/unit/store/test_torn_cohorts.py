@@ -14,8 +14,8 @@ from distributed import Client
 
 import engine
 from engine.errors import CorruptStore
-from engine.graph.events import Events
-from engine.store.torn import TORN
+from engine.execution.progress import Events
+from engine.store.delta.torn import TORN
 from jobs.cli import main
 from tests.unit.conftest import Small
 
@@ -80,7 +80,7 @@ def test_tables_of_lost_commits_are_read_until_they_are_made_again(
     small: Small, made: Small, client: Client
 ) -> None:
     """The run that comes makes fewer commits, so its tables are of smaller versions."""
-    ledger = engine.operations.unit.ledger_of(small.cohort.root, small.declared)
+    ledger = engine.runs.worker.ledger_of(small.cohort.root, small.declared)
     snapshot = ledger.snapshot()
     for _ in range(3):  # as if it had been computed in many small commits
         part = snapshot.of_key(small.declared.key)[0]

@@ -15,16 +15,16 @@ import pytest
 
 import engine
 from engine.errors import ConfigError, CorruptStore, MissingObject, NoTable
-from engine.operations.unit import ledger_of
-from engine.store.catalog import images_ledger, read_images
-from engine.store.head import CHAIN, STATE
-from engine.store.ledger import Ledger
-from engine.store.problems import Problem
-from engine.store.root import open_root
+from engine.runs.worker import ledger_of
+from engine.store.catalog.tables import images_ledger, read_images
+from engine.store.delta.integrity import CHAIN, STATE
+from engine.store.delta.ledger import Ledger
+from engine.store.maintenance.problems import Problem
+from engine.store.maintenance.verify import VerifyReport, verify_cohort
+from engine.store.maintenance.verify_log import check_log
+from engine.store.maintenance.verify_parts import hash_rows
+from engine.store.root.open import open_root
 from engine.store.tables import read_table
-from engine.store.verify import VerifyReport, verify_cohort
-from engine.store.verify_log import check_log
-from engine.store.verify_parts import hash_rows
 
 SEED = 20260801
 TRIALS = 3
@@ -294,7 +294,7 @@ def test_blank_images_are_not_reported(small: Any) -> None:
 
 def test_rows_that_are_there_twice_are_named(small: Any) -> None:
     root = open_root(small.path)
-    ledger = engine.operations.unit.ledger_of(root, small.declared)
+    ledger = engine.runs.worker.ledger_of(root, small.declared)
     snapshot = ledger.snapshot()
     part = snapshot.of_key(small.declared.key)[0]
     rows = ledger.read_part(part)
@@ -313,7 +313,7 @@ def test_images_and_results_that_nothing_backs_are_named(small: Any) -> None:
         ready.column_names.index("t"), "t", pa.array([99, 99], pa.int32())
     ).set_column(ready.column_names.index("version"), "version", pa.array([5, 5], pa.int32()))
     ledger.commit(snapshot, [ledger.write_part(moved)])
-    results = engine.operations.unit.ledger_of(root, small.declared)
+    results = engine.runs.worker.ledger_of(root, small.declared)
     before = results.snapshot()
     rows = results.read_part(before.parts[0]).slice(0, 1)
     stranger = rows.set_column(0, "image_id", pa.array(["nobody"]))
@@ -329,7 +329,7 @@ def test_images_and_results_that_nothing_backs_are_named(small: Any) -> None:
 
 def test_older_tables_are_a_warning_and_newer_ones_an_error(small: Any) -> None:
     root = open_root(small.path)
-    results = engine.operations.unit.ledger_of(root, small.declared)
+    results = engine.runs.worker.ledger_of(root, small.declared)
     snapshot = results.snapshot()
     part = snapshot.of_key(small.declared.key)[0]
     rows = results.read_part(part)

@@ -1,0 +1,401 @@
+"""A cohort: the engine's door for people, in notebooks and behind the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+from distributed import Client
+
+from engine.cohort.batches import Batching
+from engine.cohort.functions import Functions
+from engine.cohort.images import Images, stack_tree
+from engine.cohort.maintenance import Upkeep
+from engine.cohort.qc import QualityControl
+from engine.cohort.training import Learning
+from engine.conditions.compiling import filter_rows
+from engine.errors import NothingFound, UsageError
+from engine.execution.cluster.cluster import client_or_own
+from engine.execution.notebook_progress import events_here
+from engine.execution.progress import Events
+from engine.execution.repairs import note_repairs
+from engine.ingest.driver import Ingest
+from engine.ingest.report import IngestReport
+from engine.ingest.roots import needed_roots, scopes_of
+from engine.operations.base import Operation
+from engine.operations.labels import read_labels_due
+from engine.operations.registry import create_operation, is_registered
+from engine.privacy import Pseudonyms
+from engine.runs.driver import RunReport, run_plan
+from engine.runs.inputs import read_inputs
+from engine.runs.labels.driver import run_numbers
+from engine.runs.plan import Plan, plan_run
+from engine.runs.previous_key import most_used_key
+from engine.runs.publish import Publisher
+from engine.runs.retry_pixels import read_restored
+from engine.runs.selection import condition_of, require_all
+from engine.runs.worker import ledger_of
+from engine.store.catalog.tables import ShardRow, read_images, read_shards
+from engine.store.config import (
+    CohortConfig,
+    create_cohort,
+    declare_operation,
+    declare_roots,
+    read_config,
+    read_identity,
+)
+from engine.store.root.base import STAGING, Root
+from engine.store.root.open import open_root
+from engine.store.root.write_check import require_writable
+from engine.store.tables import read_table, table_names_there
+from engine.tables.driver import make_tables
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def never() -> bool:
+    """Say that nobody asked to stop."""
+    return False
+
+
+class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
+    """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
+
+    Attributes
+    ----------
+    root
+        Where it lives.
+    """
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self.identity = read_identity(root)
+
+    def __repr__(self) -> str:
+        return f"Cohort({self.root.url!r})"
+
+    @property
+    def config(self) -> CohortConfig:
+        """What cohort.toml says now."""
+        return read_config(self.root)
+
+    # what comes in
+
+    def ingest(
+        self,
+        *sources: str | Path,
+        client: Client | None = None,
+        layout: str | None = None,
+        rehash: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> IngestReport:
+        """Take what is new or changed in some sources, or in all declared roots.
+
+        Parameters
+        ----------
+        sources
+            Files or folders. One inside a declared root belongs to it; another one becomes a new
+            root in cohort.toml.
+        client
+            Where the work is done; a local cluster by default.
+        layout
+            Pattern for the folders of new roots, e.g. ``{subject}/{name}``.
+        rehash
+            Open all files, also those that look unchanged.
+        events
+            Receives progress; by default a notebook shows it, and a script is silent.
+
+        Raises
+        ------
+        NoSource, NothingFound
+        NoPseudonymKey, OtherPseudonymKey
+            If a root is confidential and the key is missing or another one.
+        """
+        config, scopes, pseudonyms = self._sources(sources, layout)
+        shown = note_repairs(self.root, events or events_here())
+        with client_or_own(client, shown) as working:
+            return Ingest(
+                self.root, config, working, scopes,
+                pseudonyms=pseudonyms, rehash=rehash, events=shown, stop=stop,
+            ).run()  # fmt: skip
+
+    def require_sources(self, *sources: str | Path, layout: str | None = None) -> None:
+        """Refuse what `ingest` would refuse, before a cluster is started for it.
+
+        Raises
+        ------
+        NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
+        """
+        self._sources(sources, layout)
+
+    def _sources(
+        self, sources: Sequence[str | Path], layout: str | None
+    ) -> tuple[CohortConfig, list[tuple[str, str]], Pseudonyms | None]:
+        scopes = scopes_of(self.root, sources, layout, self.pseudonyms)
+        config = self.config
+        hidden = any(config.roots[name].confidential for name in needed_roots(config, scopes))
+        return config, scopes, self.pseudonyms() if hidden else None
+
+    # what can be asked
+
+    def operation(self, name: str, **given: Any) -> Operation:
+        """Return an operation with the declared parameters, and the given ones before them."""
+        return create_operation(name, self.config.operations.get(name, {}), given)
+
+    def declared(self) -> list[Operation]:
+        """Return the operations that cohort.toml declares.
+
+        Raises
+        ------
+        NothingFound
+            If it declares none.
+        """
+        declared = self.config.operations
+        if not declared:
+            raise NothingFound(
+                "cohort.toml declares no operation yet",
+                f"Name one: cohort run {quote(self.root.url)} circles --radius-px 10:60",
+            )
+        return [self.operation(name) for name in declared]
+
+    def plan(
+        self,
+        operation: Operation | str,
+        *,
+        where: str | None = None,
+        limit: int | None = None,
+        retry_failed: bool = False,
+    ) -> Plan:
+        """Say what a run would compute, and why; computes nothing."""
+        wanted = self.operation(operation) if isinstance(operation, str) else operation
+        other = most_used_key(self.root, wanted)
+        _, plan, _ = self._plan(wanted, where, limit, retry_failed, other)
+        return plan
+
+    def _plan(
+        self,
+        operation: Operation,
+        where: str | None,
+        limit: int | None,
+        retry_failed: bool,
+        other: tuple[Mapping[str, Any], frozenset[str]] | None = None,
+    ) -> tuple[Publisher, Plan, tuple[int, pa.Table]]:
+        catalog, images = read_inputs(self.root, operation)
+        ledger = ledger_of(self.root, operation)
+        publisher = Publisher(ledger, operation.key, ledger.snapshot())
+        plan = plan_run(
+            operation,
+            images,
+            publisher.planned(),
+            other=other,
+            where=condition_of(self.root, where),
+            limit=limit,
+            retry_failed=retry_failed,
+            labels=read_labels_due(self.root, operation, images),
+            restored=read_restored(self.root, operation, images, publisher.lost),
+            gone=publisher.gone,
+        )
+        return publisher, plan, (catalog.version, images)
+
+    def run(
+        self,
+        operation: Operation | str | None = None,
+        *,
+        client: Client | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        retry_failed: bool = False,
+        declare: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = never,
+    ) -> list[RunReport]:
+        """Compute what lacks a result, publish it, and reduce it into tables.
+
+        Parameters
+        ----------
+        operation
+            What is asked; by default all that cohort.toml declares.
+        client
+            Where the work is done; a local cluster by default.
+        where, limit
+            The selection: a condition on the catalog's columns, and a number of images.
+        retry_failed
+            Try images again that failed.
+        declare
+            Make these parameters the current ones.
+        events
+            Receives progress; by default a notebook shows it, and a script is silent.
+
+        Returns
+        -------
+        One report per operation.
+
+        Raises
+        ------
+        NothingFound
+            If nothing is declared and nothing given.
+        UsageError
+            If some images were to declare what holds for all.
+        """
+        wanted = self._wanted(operation)
+        require_all(where, limit, declare)
+        shown = note_repairs(self.root, events or events_here())
+        with client_or_own(client, shown) as working:
+            return [
+                self._run_one(o, working, where, limit, retry_failed, declare, shown, stop)
+                for o in wanted
+            ]
+
+    def _wanted(self, operation: Operation | str | None) -> list[Operation]:
+        if isinstance(operation, Operation):
+            return [operation]
+        if operation is not None:
+            return [self.operation(operation)]
+        return self.declared()
+
+    def _run_one(
+        self,
+        operation: Operation,
+        client: Client,
+        where: str | None,
+        limit: int | None,
+        retry_failed: bool,
+        declare: bool,
+        events: Events | None,
+        stop: Callable[[], bool],
+    ) -> RunReport:
+        began = time.perf_counter()
+        publisher, plan, (catalog, images) = self._plan(operation, where, limit, retry_failed)
+        report = RunReport(
+            operation.name,
+            operation.key,
+            selected=plan.selected,
+            planned=plan.to_compute,
+            copied=plan.causes.get("copy", 0),
+            up_to_date=plan.settled.get("done", 0),
+            failed_before=plan.settled.get("failed", 0),
+            unreadable_sources=plan.unreadable,
+        )
+        if publisher.gone:
+            require_writable(self.root)
+            publisher.forget_gone()
+        if plan.to_compute:
+            require_writable(self.root)
+            run_plan(
+                self.root, operation, plan, client, self._files(), publisher, report,
+                events=events, stop=stop,
+            )  # fmt: skip
+        run_numbers(
+            self.root, operation, images, publisher, self._files, client,
+            events=events, stop=stop,
+        )  # fmt: skip
+        # Parameters by which every image fails are nobody's wish.
+        failed = report.failed + report.failed_before
+        complete = where is None and limit is None and plan.selected > failed
+        report.declared = self._declare(operation, complete, declare)
+        report.trial = not self._is_declared(operation)
+        report.tables = make_tables(
+            self.root, self.config, operation, client, (catalog, images), publisher.snapshot,
+            trial=report.trial, events=events,
+        )  # fmt: skip
+        report.elapsed_s = time.perf_counter() - began
+        return report
+
+    def _files(self) -> list[ShardRow]:
+        return read_shards(self.root)
+
+    def _is_declared(self, operation: Operation) -> bool:
+        declared = self.config.operations.get(operation.name)
+        if declared is None or not is_registered(operation):
+            return False
+        return create_operation(operation.name, declared, {}).key == operation.key
+
+    def _declare(self, operation: Operation, complete: bool, wanted: bool) -> bool:
+        if not is_registered(operation):  # a later run, by name, would not find it
+            if wanted:
+                raise UsageError(
+                    f"{operation.name} can't be declared: no installed package offers it by name."
+                )
+            return False
+        if wanted or (complete and operation.name not in self.config.operations):
+            return declare_operation(
+                self.root, operation.name, operation.parameters, replace=wanted
+            )
+        return False
+
+    # what comes out
+
+    def tables(self) -> list[str]:
+        """Return the names of the tables there are."""
+        return table_names_there(self.root)
+
+    def table(self, name: str, where: str | None = None) -> pd.DataFrame:
+        """Return a table, e.g. ``circles``; ``where`` is a condition on its own columns.
+
+        Raises
+        ------
+        NoTable, CorruptStore, ConditionError
+        """
+        return self.arrow_table(name, where).to_pandas()
+
+    def arrow_table(self, name: str, where: str | None = None) -> pa.Table:
+        """Return a table as Arrow holds it; see `table`."""
+        rows = read_table(self.root, name)
+        return rows if where is None else filter_rows(rows, where)
+
+    def images(self, where: str | None = None, *, stored: bool = False) -> Images:
+        """Return the images as a lazy sequence; each item is an `xarray.DataArray` (c, y, x).
+
+        Parameters
+        ----------
+        where
+            A condition on the catalog's columns.
+        stored
+            Give stored values also where the header tells of slope and intercept; by default those
+            are applied (float64), e.g. to Hounsfield units. A run gives stored values.
+        """
+        return Images(self.root, read_images(self.root)[1], self._files(), where, stored=stored)
+
+    def stacks(self) -> xr.DataTree:
+        """Return all stacks as a lazy tree with one node per stack and level."""
+        return stack_tree(self.root, self._files())
+
+
+def open_cohort(url: str | Path) -> Cohort:
+    """Open a cohort.
+
+    Raises
+    ------
+    NoCohort, FormatTooNew
+    """
+    return Cohort(open_root(url))
+
+
+def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
+    """Open a cohort, or make one where there is none.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds other things, or is a file.
+    """
+    root = open_root(url)
+    others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # not leftovers
+    if root.size("cohort.json") is None and next(others, None) is not None:
+        raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")
+    try:
+        create_cohort(root)
+    except NotADirectoryError:
+        raise UsageError(
+            f"{url} can't be a folder: it, or one above it, is a file. Give a new or empty folder."
+        ) from None
+    if root.size("cohort.toml") is None:
+        declare_roots(root, {}, layout)
+    return Cohort(root)

@@ -1,0 +1,96 @@
+"""A cohort's method that takes a plain function; the rest of its door is `engine.cohort.cohort`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+from distributed import Client
+
+from engine.execution.progress import Events
+from engine.operations.base import Operation
+from engine.operations.function import from_function
+from engine.runs.driver import RunReport
+
+
+class Runs(Protocol):
+    """What runs operations: a cohort."""
+
+    def run(
+        self,
+        operation: Operation,
+        *,
+        client: Client | None,
+        where: str | None,
+        limit: int | None,
+        retry_failed: bool,
+        events: Events | None,
+    ) -> list[RunReport]:
+        """Compute what lacks a result; see `engine.Cohort.run`."""
+
+
+class Functions:
+    """Asks a cohort's images what a function answers."""
+
+    def map(
+        self: Runs,
+        function: Callable[..., Any],
+        *,
+        name: str,
+        schema: Mapping[str, Any] | pa.Schema,
+        version: int = 1,
+        parameters: Mapping[str, Any] | None = None,
+        resources: Mapping[str, float] | None = None,
+        singular: str = "object",
+        quantities: Sequence[str] | None = None,
+        halo_px: int = 0,
+        client: Client | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        retry_failed: bool = False,
+        events: Events | None = None,
+    ) -> RunReport:
+        """Call a function for every image that lacks an answer, publish, and reduce into tables.
+
+        The results are found by name, version and parameters, **never by the function's source**:
+        a changed function under the same version is not called again for images that have an
+        answer. Raise ``version`` whenever the answers change. It is never declared in cohort.toml,
+        so its tables carry the key: ``tables/<name>@<key>.parquet``, named by the report.
+
+        Parameters
+        ----------
+        function, name, schema, version, parameters, resources, singular, quantities, halo_px
+            What is asked; see `engine.from_function`, which makes the operation alone, to plan
+            with or to try on one array.
+        client, where, limit, retry_failed, events
+            Where, of which images and how; see `engine.Cohort.run`.
+
+        Returns
+        -------
+        What was done, and the names of the tables.
+
+        Raises
+        ------
+        ParameterError, NotPortable, ColumnsChanged, MissingPackage
+        """
+        operation = from_function(
+            function,
+            name=name,
+            schema=schema,
+            version=version,
+            parameters=parameters,
+            resources=resources,
+            singular=singular,
+            quantities=quantities,
+            halo_px=halo_px,
+        )
+        (report,) = self.run(
+            operation,
+            client=client,
+            where=where,
+            limit=limit,
+            retry_failed=retry_failed,
+            events=events,
+        )
+        return report

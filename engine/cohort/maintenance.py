@@ -1,0 +1,151 @@
+"""What an operator asks of a cohort: is it whole, is it done, and what is in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from engine.errors import NothingFound
+from engine.ingest.annotations.reveal import reveal_drawings
+from engine.ingest.reveal import reveal_rows
+from engine.operations.registry import operations
+from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
+from engine.runs.selection import condition_of, require_all, select_images
+from engine.status.status import Status, read_status
+from engine.store.catalog.annotations import Contour, read_annotations, read_contours
+from engine.store.catalog.tables import images_ledger, read_images
+from engine.store.config import declare_key_check, read_config
+from engine.store.maintenance.gc import OLDER_THAN_S, Leftover, collect, plan_gc
+from engine.store.maintenance.repair import Repaired, repair_ledgers
+from engine.store.maintenance.verify import VerifyReport, verify_cohort
+from engine.store.root.base import Root
+
+
+class Upkeep:
+    """The methods of a cohort that need no cluster and compute nothing."""
+
+    root: Root
+
+    def pseudonyms(self) -> Pseudonyms:
+        """Return the pseudonyms of this cohort, made with the key that the environment names.
+
+        Raises
+        ------
+        NoPseudonymKey, OtherPseudonymKey
+        """
+        url = self.root.url
+        names = read_key(outside=None if "://" in url else url)
+        if declare_key_check(self.root, names.check) != names.check:
+            raise OtherPseudonymKey(url)
+        return names
+
+    def require_images(
+        self, *, where: str | None = None, limit: int | None = None, declare: bool = False
+    ) -> None:
+        """Refuse a selection that `run` has no use for, before a cluster is started for it.
+
+        Raises
+        ------
+        NothingFound
+            If no image was ever ingested, or the condition can't be used or fits none.
+        UsageError
+            If some images were to declare what holds for all.
+        """
+        require_all(where, limit, declare)
+        if not images_ledger(self.root).snapshot().parts:
+            raise NothingFound(
+                f"{self.root.url} holds no images yet",
+                f"Take some first: cohort ingest {quote(self.root.url)} SOURCE",
+            )
+        if where is not None or limit is not None:
+            images = read_images(self.root)[1]
+            condition = condition_of(self.root, where)
+            chosen = select_images(images, condition, limit, ("image_id",))
+            if condition is not None and not chosen.num_rows:
+                raise NothingFound(
+                    f"--where {where!r} fits no image that has pixels",
+                    condition.told_values(images),
+                )
+
+    def reveal(self, source: str | Path) -> tuple[dict[str, Any], ...]:
+        """Return the catalog's rows of a file, or of all files in a folder.
+
+        Nothing that is stored leads from a pseudonym to a file: names are hashed again on the spot.
+
+        Parameters
+        ----------
+        source
+            A file or folder inside a root, or a folder of annotations, of cohort.toml.
+
+        Returns
+        -------
+        For each image: the file's ``path`` as given, ``source``, ``image_id``, ``state``,
+        ``reason``, ``subject`` and ``series``; a file that is not in the catalog has one row, of
+        state "unknown".
+
+        Raises
+        ------
+        NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
+        """
+        config = read_config(self.root)
+        hidden = any(root.confidential for root in config.roots.values()) and config.annotations
+        names = self.pseudonyms() if hidden else None
+        drawn = tuple(reveal_drawings(self.root, config, source, names))
+        try:
+            return (*reveal_rows(self.root, config, source, self.pseudonyms), *drawn)
+        except NothingFound:  # it is in no root, but may be among what is drawn
+            if not drawn:
+                raise
+            return drawn
+
+    def annotations_of(self, image_id: str) -> tuple[Contour, ...]:
+        """Return what people drew on an image, as ingest has read it; points are y, x in pixels.
+
+        Raises
+        ------
+        CorruptStore, MissingObject
+        """
+        refs = read_annotations(self.root).of([image_id])
+        return read_contours(self.root, refs).get(image_id, ())
+
+    def status(self) -> Status:
+        """Say what is there, what is missing and what failed, each by name."""
+        return read_status(self.root)
+
+    def verify(self) -> VerifyReport:
+        """Check every file, ledger and table, and name all that is wrong; see `verify_cohort`."""
+        known = {(kind.name, kind.version): kind.objects for kind in operations().values()}
+        return verify_cohort(self.root, operations=known)
+
+    def repair(self, *, also_gone: bool = True) -> tuple[Repaired, ...]:
+        """Go on without what a power cut tore of the ledgers, and say what is lost by that.
+
+        `ingest`, `run`, `qc`, `train` and `evaluate` do so by themselves.
+
+        Parameters
+        ----------
+        also_gone
+            Whether to look at every file of the logs, and to go on also where their newest entries
+            are not there at all, though nothing tells whether a power cut took them.
+
+        Raises
+        ------
+        StoreFull, StoreReadOnly
+        """
+        return tuple(repair_ledgers(self.root, also_gone=also_gone))
+
+    def gc(
+        self, *, older_than_s: float = OLDER_THAN_S, dry_run: bool = False
+    ) -> tuple[Leftover, ...]:
+        """Remove what no commit names and is older than some seconds, and return what it was.
+
+        Parameters
+        ----------
+        older_than_s
+            Least age, seconds: what a running ingest or run has not yet committed is younger.
+        dry_run
+            Only say what would be removed.
+        """
+        found = plan_gc(self.root, older_than_s)
+        return found if dry_run else collect(self.root, found)

@@ -1,0 +1,101 @@
+"""The method of a cohort that makes pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from distributed import Client
+
+from engine.errors import NothingFound, UsageError
+from engine.execution.cluster.cluster import client_or_own
+from engine.execution.notebook_progress import events_here
+from engine.execution.progress import Events
+from engine.execution.repairs import note_repairs
+from engine.operations.base import Operation
+from engine.qc.driver import QcReport, make_pictures
+from engine.runs.inputs import read_inputs
+from engine.runs.worker import ledger_of
+from engine.store.catalog.tables import ShardRow
+from engine.store.config import read_config
+from engine.store.root.base import Root
+from engine.tables.driver import make_tables
+
+
+class QualityControl:
+    """Shows people what was found, so that they can trust the tables."""
+
+    root: Root
+
+    if TYPE_CHECKING:  # what a cohort has
+
+        def _wanted(self, operation: Operation | str | None) -> list[Operation]: ...
+        def _is_declared(self, operation: Operation) -> bool: ...
+        def _files(self) -> Sequence[ShardRow]: ...
+
+    def qc(
+        self,
+        operation: Operation | str | None = None,
+        *,
+        client: Client | None = None,
+        where: str | None = None,
+        everything: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[QcReport]:
+        """Make pictures of results, and a page that shows them: ``qc/<operation>/index.html``.
+
+        Only what is missing or stale is made. Nothing is computed of the operation itself; its
+        tables are made again where they are older than its results.
+
+        Parameters
+        ----------
+        operation
+            Whose results; by default of all that cohort.toml declares.
+        client
+            Where the work is done; a local cluster by default.
+        where
+            A condition on the columns of ``<operation>_by_image``: which images get an overlay, of
+            those that have a result. The page counts all images, and keeps the overlays there are.
+        everything
+            Whether each image gets an overlay where there are more than 1,000 of them.
+
+        Returns
+        -------
+        One report per operation.
+
+        Raises
+        ------
+        NothingFound
+            If nothing is declared and nothing given, there are no results yet, or ``where`` fits
+            none.
+        ConditionError
+            If ``where`` is no condition on that table.
+        """
+        wanted = self._wanted(operation)
+        if where is not None and everything:
+            raise UsageError("where chooses images, and everything takes all: give one of them.")
+        shown = note_repairs(self.root, events or events_here())
+        files, config = self._files(), read_config(self.root)
+        reports = []
+        with client_or_own(client, shown) as working:
+            for one in wanted:
+                catalog, images = read_inputs(self.root, one)
+                results = ledger_of(self.root, one).snapshot()
+                if not results.of_key(one.key):
+                    raise NothingFound(
+                        f"{one.name} has no results with these parameters",
+                        f"Make them first: cohort run {quote(self.root.url)} {one.name}",
+                    )
+                trial = not self._is_declared(one)
+                make_tables(
+                    self.root, config, one, working, (catalog.version, images), results,
+                    trial=trial, events=shown,
+                )  # fmt: skip
+                report = make_pictures(
+                    self.root, one, working, images, results, files,
+                    trial=trial, where=where, everything=everything, events=shown, stop=stop,
+                )  # fmt: skip
+                reports.append(report)
+        return reports

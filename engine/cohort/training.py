@@ -1,0 +1,263 @@
+"""The methods of a cohort that train networks and say what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client
+
+from engine.errors import NothingFound, ParameterError
+from engine.execution.cluster.cluster import client_or_own
+from engine.execution.notebook_progress import events_here
+from engine.execution.progress import Events
+from engine.execution.repairs import note_repairs
+from engine.learning.datasets.left_out import LeftOut, find_left_out
+from engine.learning.datasets.mask_files import MaskFolders
+from engine.learning.datasets.masked_images import MaskedImage, classes_of_masks, masked_images
+from engine.learning.datasets.masks import Masks, MaskSource, NoMask
+from engine.learning.evaluation.evaluation import (
+    Evaluation,
+    claim_place,
+    evaluation_of,
+    require_place,
+    write_evaluation,
+)
+from engine.learning.evaluation.overlap import familiarity
+from engine.learning.evaluation.page import PLOTS, write_page
+from engine.learning.evaluation.plots import draw_plots
+from engine.learning.models.bundle import open_bundle
+from engine.learning.models.card import tissue_classes
+from engine.learning.models.pretrained import shipped_models
+from engine.learning.training.finetune import starting_with
+from engine.learning.training.settings import TrainingSettings
+from engine.learning.training.splits import split_subjects
+from engine.learning_drivers.evaluate import ERRORS, Answer, Asked, Stored, score_on_workers
+from engine.learning_drivers.train import TrainingTask, train_on_worker, training_cluster
+from engine.operations.base import Operation
+from engine.operations.segment.operation import BASELINE, Segment
+from engine.runs.selection import condition_of, select_images, with_sources
+from engine.store.catalog.tables import read_images
+from engine.store.root.atomic_write import write_aside
+from engine.store.root.base import Root
+
+MasksAsked = MaskSource | str | Path
+"""Masks, or the folder that has the folders ``bone``, ``fat`` and ``other`` of them."""
+
+
+class Learning:
+    """Learns from images that people drew masks of."""
+
+    root: Root
+
+    if TYPE_CHECKING:  # what a cohort has
+
+        def operation(self, name: str, **given: Any) -> Operation: ...  # noqa: D102
+
+    def train(
+        self,
+        folder: str | Path,
+        masks: MasksAsked,
+        settings: TrainingSettings | Mapping[str, Any] | None = None,
+        *,
+        client: Client | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        with_orphaned: bool = False,
+        start: str | Path | None = None,
+        device: str | None = None,
+        made_by: str | None = None,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Train a network on the images that have masks, on a worker that offers a GPU's slot.
+
+        A training that was killed or stopped goes on where it was, and ends with the same weights
+        (on a CPU to the bit, with as many threads). At its end the folder holds four models:
+        ``best-loss``, ``best-density``, ``best-dsc`` and ``last``; `engine.segment` takes any.
+
+        Parameters
+        ----------
+        folder
+            Of the training, as this process and the worker see it.
+        masks
+            Where masks are: a folder with the folders ``bone``, ``fat`` and ``other``, or another
+            `engine.learning.datasets.masks.MaskSource`.
+        settings
+            How to train; see `engine.learning.training.settings.TrainingSettings`.
+        client
+            Where the work is done; by default one local worker with all of the cores.
+        where, limit
+            The selection: a condition on the catalog's columns, and a number of images.
+        with_orphaned
+            Take images too whose source is gone.
+        start
+            A model to begin with, by its folder or the name of one that is shipped: then few images
+            of one's own are enough. The architecture is its own.
+        device
+            "cpu" or "cuda"; by default CUDA where the worker has it.
+        made_by
+            The command, for the models' cards.
+        events
+            Receives progress; by default a notebook shows it, and a script is silent.
+
+        Returns
+        -------
+        The fields of `engine.learning.training.report.TrainingReport`, and ``left_out``: images
+        that were meant and are not learnt from, by reason.
+
+        Raises
+        ------
+        NothingFound, NoMask
+            If no image has a mask, or all are of one subject.
+        OtherTraining, TrainingBusy
+            If the folder holds another training, or another process trains in it.
+        """
+        asked = settings if isinstance(settings, TrainingSettings) else None
+        chosen = asked or TrainingSettings(**dict(settings or {}))
+        if device not in (None, "cpu", "cuda"):
+            raise ParameterError("device", device, "cpu or cuda")
+        shown = note_repairs(self.root, events or events_here())
+        opened, images, left = self._masked(masks, where, limit, with_orphaned)
+        classes = classes_of_masks(opened)
+        if start is not None:
+            chosen = starting_with(chosen, open_bundle(start), classes)
+        split_subjects([i.subject for i in images], chosen.holdout, chosen.seed)  # before a cluster
+        task = TrainingTask(
+            self.root,
+            tuple(images),
+            opened,
+            str(Path(folder).absolute()),
+            chosen,
+            classes,
+            None
+            if start is None
+            else str(start if start in shipped_models() else Path(start).absolute()),
+            made_by,
+            device,
+        )
+        with training_cluster(client, shown) as working:
+            report = train_on_worker(working, task, events=shown, stop=stop)
+        return {**report, "left_out": [one.as_json() for one in left]}
+
+    def evaluate(
+        self,
+        folder: str | Path,
+        masks: MasksAsked,
+        answer: Segment | MaskSource | str | None = None,
+        *,
+        client: Client | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        with_orphaned: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Evaluation:
+        """Compare what a model answers, or what is stored, with masks; see ``index.html``.
+
+        Parameters
+        ----------
+        folder
+            New, or of an earlier evaluation, which is replaced; as this process and workers see it.
+        masks
+            What is true; see `train`.
+        answer
+            An `engine.segment`, or the name or folder of a model, or a
+            `engine.learning.datasets.masks.MaskSource` of labels that are there already, such as
+            ``LabelImages`` of a key; by default `engine.segment` as cohort.toml declares it.
+        client
+            Where the work is done; a local cluster by default.
+        where, limit
+            The selection: a condition on the catalog's columns, and a number of images.
+        with_orphaned
+            Take images too whose source is gone.
+        events
+            Receives progress; by default a notebook shows it, and a script is silent.
+
+        Returns
+        -------
+        `engine.learning.evaluation.evaluation.Evaluation`; its ``summary()`` has the figures.
+
+        Raises
+        ------
+        NothingFound, NoMask
+            If no image has a mask.
+        ParameterError
+            If masks and answers are of other classes, or the folder holds other things.
+        """
+        place, shown = Path(folder).absolute(), events or events_here()
+        require_place(place)
+        note_repairs(self.root, shown)
+        opened, images, left_out = self._masked(masks, where, limit, with_orphaned)
+        wanted = self.operation("segment") if answer is None else answer
+        if isinstance(wanted, str):
+            wanted = Segment(model=wanted)
+        of, classes, asked, resources = self._answer(wanted, opened, images)
+        claim_place(place)
+        with client_or_own(client, shown) as working:
+            scored = score_on_workers(
+                working, self.root, images, opened, asked, classes, place,
+                resources=resources, events=shown, stop=stop,
+            )  # fmt: skip
+        learnt = self._familiarity(wanted, images)
+        scored = [replace(one, learnt_from=learnt.get(one.image_id)) for one in scored]
+        made = replace(evaluation_of(of, classes, scored), left_out=left_out)
+        named = {Path(one.picture).name for one in scored}
+        for left in (place / ERRORS).glob("*.png"):
+            if left.name not in named:
+                left.unlink(missing_ok=True)
+        write_aside(place / PLOTS, draw_plots(made))
+        write_page(place, made, write_evaluation(place, made))
+        return made
+
+    def _answer(
+        self, answer: Any, masks: Masks, images: list[MaskedImage]
+    ) -> tuple[str, tuple[str, ...], Answer, dict[str, float]]:
+        """Return what it is called, the classes, what answers, and what that asks of a worker."""
+        true = tuple(c.name for c in classes_of_masks(masks))
+        if isinstance(answer, Segment):
+            of, classes = _known(answer.model)
+            if classes[: len(true)] != true:
+                raise ParameterError("masks", ", ".join(true), f"of {', '.join(classes)}")
+            return of, classes, Asked(answer), dict(answer.resources)
+        stored = answer.open(self.root, read_images(self.root)[1])
+        lacking = {image.image_id for image in images} - set(stored.image_ids)
+        if lacking:
+            raise NoMask(min(lacking), f"it and {len(lacking) - 1} others have no answer stored")
+        return str(getattr(answer, "name", "stored labels")), true, Stored(stored), {}
+
+    def _familiarity(self, answer: Any, images: list[MaskedImage]) -> dict[str, str]:
+        """Return by image_id what of it a model learnt from; nothing where that is not known."""
+        if not isinstance(answer, Segment) or answer.model == BASELINE:
+            return {}
+        contents = open_bundle(answer.model).trained_on()
+        return {} if contents is None else familiarity(images, read_images(self.root)[1], contents)
+
+    def _masked(
+        self, masks: MasksAsked, where: str | None, limit: int | None, with_orphaned: bool
+    ) -> tuple[Masks, list[MaskedImage], tuple[LeftOut, ...]]:
+        """Return the masks, the images that have one, and which of the meant ones have not."""
+        source = MaskFolders(masks) if isinstance(masks, (str, Path)) else masks
+        images = read_images(self.root)[1]
+        if not with_orphaned:
+            images = with_sources(images)
+        opened = source.open(self.root, images)
+        chosen = select_images(images, condition_of(self.root, where), limit)
+        found = masked_images(chosen, opened)
+        if not found:
+            raise NothingFound(
+                "None of the images that are meant has a mask", "Look at --where and --masks."
+            )
+        taken = frozenset(image.image_id for image in found)
+        return opened, found, find_left_out(chosen, taken, opened)
+
+
+def _known(model: str) -> tuple[str, tuple[str, ...]]:
+    """Return what a model is called, and its classes."""
+    if model == BASELINE:
+        return BASELINE, tuple(c.name for c in tissue_classes())
+    # A training names all of its models alike: their folders tell them apart.
+    of = model if model in shipped_models() else "/".join(Path(model).absolute().parts[-2:])
+    return of, tuple(c.name for c in open_bundle(model).card.classes)

@@ -1,0 +1,1 @@
+"""Execution on Dask: clusters, task pool, quarantine, progress, memory limits."""

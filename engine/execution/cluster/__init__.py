@@ -1,0 +1,1 @@
+"""Clusters: what to connect to or start, and what was opened."""

@@ -1,0 +1,265 @@
+"""A Dask cluster to work on: of this machine, of Kubernetes, or one that is there already."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from dask.utils import format_bytes
+from distributed import Client, Security
+from distributed.comm.core import connect as connect_comm
+from distributed.versions import VersionMismatchWarning
+
+from engine.errors import EngineError, ParameterError, UsageError
+from engine.execution.cluster.local import open_local
+from engine.execution.cluster.spec import Opened, Wanted
+from engine.execution.progress import Events, counted
+from engine.execution.timeouts import patience_s
+from engine.execution.versions import require_same_versions
+from engine.execution.workers import require_slots, workers_of
+from engine.visible import escape
+
+CONNECT_S = 15.0
+"""How long a scheduler has to answer, seconds."""
+
+
+class NoCertificate(UsageError):
+    """A scheduler that speaks TLS was named, and no certificates: (address,)."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]} asks for certificates, and none are configured. Name them for Dask: "
+            "distributed.comm.tls.ca-file, .client.cert and .client.key, e.g. as "
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE."
+        )
+
+
+class SchedulerUnreachable(UsageError, ConnectionError):
+    """No scheduler answers: (address,)."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return (
+            f"No Dask scheduler answers at {self.args[0]}. Start one with: dask scheduler; or "
+            "leave out --scheduler to use this machine."
+        )
+
+
+class Cluster:
+    """A Dask cluster to work on, open from the moment it is made.
+
+    Parameters
+    ----------
+    where
+        ``"local"`` starts workers on this machine; ``"kubernetes"``, or
+        ``"kubernetes://NAMESPACE"``, makes a cluster of what deploy/kubernetes put into a
+        namespace, and returns when its first workers are there; an address, ``tcp://host:8786`` or
+        ``tls://...`` (with the certificates that Dask's configuration names,
+        ``distributed.comm.tls``), uses what is there.
+    workers
+        Local worker processes, by default as many as fit the cores that this process may use; or
+        worker pods, 2 by default.
+    threads_per_worker
+        Threads of a worker; 1 by default, on Kubernetes what the namespace's template says.
+    memory_limit
+        Of a worker, bytes or e.g. ``"4GiB"``; by default the machine's memory is shared, and on
+        Kubernetes it is what the namespace's template says.
+    gpu_workers
+        On Kubernetes, workers with a GPU beside the others; none by default.
+    resources
+        What work will ask for, e.g. ``{"GPU": 1}``. Each local worker offers it, so give as many
+        workers as there are GPUs; at an address, a worker that offers it must be there. By
+        default the first local worker offers a GPU's slot, whether there is a GPU or not.
+    processes
+        Whether local workers are processes; threads of this one are slower and easier to debug.
+
+    Attributes
+    ----------
+    client
+        A `distributed.Client`; it does not become Dask's default one.
+
+    Notes
+    -----
+    A cluster on Kubernetes that is idle for an hour is removed, since a kernel that died closes
+    nothing.
+
+    Raises
+    ------
+    SchedulerUnreachable
+        If no scheduler answers at the address.
+    VersionMismatch
+        If scheduler or workers run another Python, Dask or engine than this process.
+    NoWorkers, NoWorkerForResource
+        If ``resources`` were asked of an address and nobody offers them.
+    EngineError
+        If Kubernetes can't be asked, says no, or does not get pods to run; each says why.
+
+    Examples
+    --------
+    >>> with engine.cluster("local", workers=2) as client:  # doctest: +SKIP
+    ...     cohort.run(client=client)
+
+    In a notebook, ``cluster = engine.cluster("local")`` stays open until ``cluster.close()``.
+    """
+
+    def __init__(
+        self,
+        where: str = "local",
+        *,
+        workers: int | None = None,
+        threads_per_worker: int | None = None,
+        memory_limit: str | float | None = None,
+        gpu_workers: int | None = None,
+        resources: Mapping[str, float] | None = None,
+        processes: bool = True,
+    ) -> None:
+        wanted = Wanted(
+            where, workers, threads_per_worker, memory_limit, gpu_workers, dict(resources or {}),
+            processes,
+        )  # fmt: skip
+        kind = where.partition("://")[0]
+        if kind not in KINDS:
+            raise UsageError(
+                f"{where!r} is no cluster: give 'local', 'kubernetes', or the address of a "
+                f"scheduler with its protocol, e.g. tcp://{where.rpartition('://')[2]}"
+            )
+        with ExitStack() as stack:
+            self._opened = stack.enter_context(KINDS[kind](wanted))
+            self._stack = stack.pop_all()
+        self.client: Client = self._opened.client
+        self.where = where
+
+    def scale(self, workers: int, gpu_workers: int | None = None) -> None:
+        """Ask for another number of workers; they come and go while work goes on.
+
+        Parameters
+        ----------
+        workers
+            From now on. ``client.wait_for_workers(n)`` waits for them.
+        gpu_workers
+            From now on, on Kubernetes; None leaves them.
+
+        Raises
+        ------
+        UsageError
+            If the cluster was there before: its size is not ours.
+        """
+        for name, count, least in (("workers", workers, 1), ("gpu_workers", gpu_workers, 0)):
+            if count is not None and count < least:
+                raise ParameterError(name, count, f"at least {least}")
+        if self._opened.scale is None:
+            raise UsageError(f"{self.where} was there before: whoever started it sets its size.")
+        self._opened.scale(workers, gpu_workers)
+
+    def close(self) -> None:
+        """Close what was opened, and only that: a scheduler that was there goes on."""
+        self._stack.close()
+
+    def __enter__(self) -> Client:
+        return self.client
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """Where to watch it; None where it has no dashboard, or is closed."""
+        if self.client.status != "running":
+            return None
+        return self._opened.dashboard_link or self.client.dashboard_link
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.where!r}: {self._told()}>"
+
+    def _repr_html_(self) -> str:
+        link = self.dashboard_link
+        dashboard = (
+            f' &middot; <a href="{escape(link)}" target="_blank">dashboard</a>' if link else ""
+        )
+        return f"<b>{escape(self.where)}</b>: {self._told()}{dashboard}"
+
+    def _told(self) -> str:
+        if self.client.status != "running":
+            return "closed"
+        workers = workers_of(self.client).values()
+        threads = sum(worker["nthreads"] for worker in workers)
+        memory = sum(worker["memory_limit"] or 0 for worker in workers)
+        told = f"{counted(len(workers), 'workers')}, {counted(threads, 'threads')}"
+        told = f"{told}, {format_bytes(memory)}" if memory else told
+        return f"{told}; {self._opened.told}" if self._opened.told else told
+
+
+@contextmanager
+def _at_address(wanted: Wanted) -> Iterator[Opened]:
+    sizes = ("workers", "threads_per_worker", "memory_limit", "gpu_workers")
+    if given := [name for name in sizes if getattr(wanted, name) is not None]:
+        raise UsageError(
+            f"{given[0]} is of a cluster that is started; {wanted.where} has its own. Leave one of "
+            "them out."
+        )
+    with ExitStack() as stack:
+        try:
+            _shake_hands(wanted.where)
+            with warnings.catch_warnings():  # we compare versions ourselves, and say it shorter
+                warnings.simplefilter("ignore", VersionMismatchWarning)
+                client = stack.enter_context(
+                    Client(wanted.where, timeout=patience_s(CONNECT_S), set_as_default=False)
+                )
+            require_same_versions(client, wanted.where)
+        except EngineError:
+            raise
+        except (OSError, TimeoutError, ValueError, ImportError) as error:
+            raise SchedulerUnreachable(wanted.where) from error
+        except (TypeError, RuntimeError) as error:  # tls:// without certificates
+            raise NoCertificate(wanted.where) from error
+        if wanted.resources:
+            require_slots(client, dict(wanted.resources))
+        yield Opened(client)
+
+
+def _shake_hands(address: str) -> None:
+    """Talk to a scheduler once; Dask's client would wait for ever for one that never answers."""
+
+    async def talk() -> None:
+        arguments = Security().get_connection_args("client")
+        talking = connect_comm(address, timeout=CONNECT_S, **arguments)
+        comm = await asyncio.wait_for(talking, CONNECT_S)
+        await comm.close()
+
+    # In a thread: a notebook's own has a running loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, talk()).result()
+
+
+def _on_kubernetes(wanted: Wanted) -> AbstractContextManager[Opened]:
+    from engine.execution.kubernetes.cluster import open_on_kubernetes
+
+    return open_on_kubernetes(wanted)
+
+
+KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Opened]]] = {
+    "local": open_local,
+    "kubernetes": _on_kubernetes,
+    "tcp": _at_address,
+    "tls": _at_address,
+    "inproc": _at_address,  # of this very process
+}
+"""How each kind of cluster is opened, by what ``where`` begins with."""
+
+
+@contextmanager
+def client_or_own(client: Client | None, events: Events | None = None) -> Iterator[Client]:
+    """Give the client, or where there is none that of a local cluster for this block."""
+    if client is not None:
+        yield client
+        return
+    with Cluster("local") as own:
+        if events is not None and own.dashboard_link:
+            events.note(f"Dashboard: {own.dashboard_link}")
+        yield own

@@ -1,0 +1,1 @@
+"""Clusters of dask-kubernetes: API client, manifests, and waiting for pods."""

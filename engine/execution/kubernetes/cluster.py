@@ -1,0 +1,329 @@
+"""A Dask cluster on Kubernetes for as long as a notebook wants it, made by Dask's operator."""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import functools
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import dask
+import yaml
+from dask.utils import parse_bytes
+from distributed import Client, Security
+
+from engine.errors import EngineError, MissingExtra, ParameterError
+from engine.execution.cluster.spec import START_S, Opened, Wanted
+from engine.execution.kubernetes.api import (
+    FORBIDDEN,
+    NOT_FOUND,
+    Api,
+    KubernetesFailed,
+    NoKubernetes,
+    OperatorSilent,
+    why_waiting,
+)
+from engine.execution.kubernetes.manifests import (
+    DASHBOARD_PORT,
+    SCHEDULER_PORT,
+    Place,
+    Templates,
+    resized,
+)
+from engine.execution.timeouts import patience_s
+from engine.execution.versions import require_same_versions
+from engine.execution.workers import slots, workers_of
+
+NAMESPACE = "cohort"
+"""Where deploy/kubernetes puts everything, unless an overlay says otherwise."""
+
+SECRET = "cohort-tls"
+
+WORKERS = 2
+"""Workers, if nobody says how many."""
+
+IDLE_S = 3600
+"""The operator removes a cluster that was idle for so long, seconds: a notebook whose kernel died
+closes nothing, and nodes cost money."""
+
+ANSWER_S = 15.0
+"""How long a request is repeated where no API server answers, seconds: somebody waits for it."""
+
+OPERATOR_S = 60.0
+"""How long the operator may take to see what was asked for, seconds."""
+
+SETTLE_S = 20.0
+"""How long a part may be in trouble that seldom ends by itself, seconds."""
+
+POLL_S = 0.5
+
+LASTING = ("Pull", "Image", "Config", "Error", "CrashLoop", "quota", "forbidden")
+"""Words of reasons that end by what somebody does, not by waiting for a node."""
+
+
+class PartNotStarted(EngineError):
+    """A part of a cluster does not get to run: (part, cluster, seconds, reason)."""
+
+    def __str__(self) -> str:
+        part, cluster, seconds, reason = self.args
+        return (
+            f"The {part} of {cluster} did not start within {seconds:.0f} s: {reason}. Look at the "
+            "image's name and tag in the overlay, at quotas (kubectl describe resourcequota), "
+            "volumes (kubectl get pvc) and free nodes (kubectl describe nodes); where nodes are "
+            "bought as they are needed, wait longer: DASK_COHORT__PATIENCE='20 minutes'."
+        )
+
+
+class SchedulerShut(EngineError, ConnectionError):
+    """A scheduler on Kubernetes runs, and does not let us in: (address,)."""
+
+    def __str__(self) -> str:
+        return (
+            f"The scheduler at {self.args[0]} runs, and does not let us in. Network policies let "
+            "in pods of its namespace with the label app.kubernetes.io/component: notebook; from "
+            "outside, the role cohort-notebook lets forward ports; and certificates must be of one "
+            "authority on both sides (deploy/README.md)."
+        )
+
+
+@contextmanager
+def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
+    """Open a cluster of the pod templates that deploy/kubernetes put into a namespace.
+
+    Raises
+    ------
+    MissingExtra
+        If the packages of the extra ``kubernetes`` are not installed.
+    NoKubernetes, KubernetesFailed
+        If there is no cluster, or it says no: a permission, the operator or the overlay lacks.
+    OperatorSilent, PartNotStarted
+        If nobody makes the cluster, or its pods wait for an image, a quota or a node.
+    SchedulerShut, VersionMismatch, NoWorkerForResource
+    """
+    api, in_pod = connect(wanted.where.partition("://")[2])
+    security = _security(api)
+    place = Place(
+        f"cohort-{secrets.token_hex(4)}", api.namespace, "tls" if security is not None else "tcp"
+    )
+    gpus = wanted.gpu_workers or 0
+    names = ["scheduler", "worker", *(["worker-gpu"] if gpus else [])]
+    templates = _sized(api.templates(*names), wanted)
+    with ExitStack() as stack:
+        api.create(place.cluster(templates, wanted.workers or WORKERS, IDLE_S))
+        stack.callback(_remove, api, place)
+        # Of a kernel that is restarted, or a script without a block.
+        stack.callback(atexit.unregister, atexit.register(functools.partial(_leave, stack)))
+        if gpus:
+            api.create(place.gpu_group(templates, gpus))
+        _wait_for(api, place, "scheduler", lambda: _is_ready(api, place))
+        address, link = _way_in(stack, api, place, in_pod)
+        client = stack.enter_context(_client(address, security))
+        require_same_versions(client, address)
+        _wait_for(api, place, "worker", lambda: _has_workers(client, wanted, gpus))
+
+        def scale(workers: int, gpu_workers: int | None) -> None:
+            api.scale("DaskWorkerGroup", place.group_name, workers)
+            if gpu_workers is None:
+                return
+            group = place.gpu_group(_sized(api.templates("worker-gpu"), wanted), gpu_workers)
+            if not api.create(group):
+                api.scale("DaskWorkerGroup", place.gpu_group_name, gpu_workers)
+
+        yield Opened(client, scale, link, _told(place, link))
+
+
+def connect(namespace: str) -> tuple[Api, bool]:
+    """Connect by KUBECONFIG, as this pod's service account, or by the user's own configuration.
+
+    Parameters
+    ----------
+    namespace
+        Empty for this pod's, or the one that the configuration's context names, or `NAMESPACE`.
+
+    Returns
+    -------
+    Kubernetes, and whether this is a pod of it.
+
+    Raises
+    ------
+    MissingExtra
+    NoKubernetes
+    """
+    try:
+        from kubernetes import client, config
+    except ImportError:
+        raise MissingExtra("kubernetes", "kubernetes", "for clusters on Kubernetes") from None
+    if "KUBECONFIG" not in os.environ:
+        settings = client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=settings)
+        except config.ConfigException:
+            pass  # no pod
+        else:
+            mounted = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+            api = client.ApiClient(settings)
+            return Api(api, namespace or mounted.read_text().strip(), ANSWER_S), True
+    try:
+        _, context = config.list_kube_config_contexts()
+        api = config.new_client_from_config()
+    except (config.ConfigException, OSError, TypeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise NoKubernetes(why or "its configuration can't be read") from error
+    named = context["context"].get("namespace")
+    return Api(api, namespace or named or NAMESPACE, ANSWER_S), False
+
+
+def _security(api: Api) -> Security | None:
+    """Return certificates: those that Dask's settings name, or the namespace's; None for no TLS."""
+    if dask.config.get("distributed.comm.tls.client.cert", None):
+        return Security(require_encryption=True)
+    found = api.ask(
+        f"read the secret {SECRET} of namespace {api.namespace}",
+        api.core.read_namespaced_secret, SECRET, api.namespace, passing=NOT_FOUND,
+    )  # fmt: skip
+    if found is None:
+        warnings.warn(
+            f"There is no secret {SECRET} in namespace {api.namespace}, so this cluster speaks "
+            "without TLS: whoever reaches its scheduler can run code on it. Make certificates with "
+            "deploy/kubernetes/certificates.",
+            stacklevel=2,
+        )
+        return None
+    try:
+        ca, certificate, key = (
+            base64.b64decode(found.data[name]).decode() for name in ("ca.crt", "tls.crt", "tls.key")
+        )
+    except KeyError as error:
+        raise KubernetesFailed(f"use the secret {SECRET}", "it lacks", error.args[0]) from None
+    return Security(
+        require_encryption=True,
+        tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key,
+    )  # fmt: skip
+
+
+def _sized(templates: Templates, wanted: Wanted) -> Templates:
+    """Return the templates with workers of the size that was asked for; a GPU's are left alone."""
+    memory = wanted.memory_limit
+    if memory in (0, "0"):
+        raise ParameterError("memory_limit", memory, "a size: on Kubernetes a pod has a limit")
+    memory_bytes = None if memory in (None, "auto") else int(parse_bytes(memory))
+    return {
+        name: resized(spec, wanted.threads_per_worker, memory_bytes) if name == "worker" else spec
+        for name, spec in templates.items()
+    }
+
+
+def _is_ready(api: Api, place: Place) -> bool:
+    return any(
+        condition.type == "Ready" and condition.status == "True"
+        for pod in api.pods(place.name, "scheduler")
+        for condition in pod.status.conditions or ()
+    )
+
+
+def _has_workers(client: Client, wanted: Wanted, gpus: int) -> bool:
+    """Tell whether there is a worker of each kind; the others may come later."""
+    asked = [dict(wanted.resources)] if wanted.resources else []
+    if gpus:
+        asked += [{"GPU": 1.0}, {"CPU": 1.0}]
+    return bool(workers_of(client)) and all(slots(client, each) for each in asked)
+
+
+def _wait_for(api: Api, place: Place, part: str, ready: Callable[[], bool]) -> None:
+    """Wait for a part of the cluster, and say why it does not come."""
+    began = time.monotonic()
+    settled = began  # since when there is no trouble that lasts
+    while not ready():
+        now = time.monotonic()
+        seen, reason = _trouble(api, place, part)
+        if not any(word in reason for word in LASTING):
+            settled = now
+        if not seen and not reason and now - began > OPERATOR_S:
+            raise OperatorSilent(f"{part} of DaskCluster {place.name}", now - began)
+        if now - settled > SETTLE_S or now - began > patience_s(START_S):
+            raise PartNotStarted(part, place.name, now - began, reason or "it does not answer")
+        time.sleep(POLL_S)
+
+
+def _trouble(api: Api, place: Place, part: str) -> tuple[bool, str]:
+    """Return whether a part has pods, and what one that does not run waits for."""
+    pods = [api.plain(pod) for pod in api.pods(place.name, part)]
+    for pod in pods:
+        reason = why_waiting(pod)
+        waits = pod["status"].get("phase") != "Running" or any(w in reason for w in LASTING)
+        if waits and reason not in ("Running", "Pending"):
+            return True, reason
+    if pods:
+        return True, ""
+    deployments = api.ask(
+        "list deployments",
+        api.apps.list_namespaced_deployment, api.namespace,
+        label_selector=f"dask.org/cluster-name={place.name},dask.org/component={part}",
+    ).items  # fmt: skip
+    for deployment in deployments:
+        for condition in deployment.status.conditions or ():
+            if condition.type == "ReplicaFailure" and condition.status == "True":
+                return True, str(condition.message)  # a quota, or what the namespace forbids
+    return bool(deployments), ""
+
+
+def _way_in(stack: ExitStack, api: Api, place: Place, in_pod: bool) -> tuple[str, str | None]:
+    """Return the scheduler's address and the dashboard's, as they are reached from here."""
+    if in_pod:
+        return place.address, None
+    try:
+        import kr8s
+    except ImportError:
+        raise MissingExtra("kr8s", "kubernetes", "to reach pods from outside") from None
+    [name] = [pod.metadata.name for pod in api.pods(place.name, "scheduler")][:1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which versions of Kubernetes it was tested with
+        try:
+            session = kr8s.api(namespace=api.namespace)
+            pod = kr8s.objects.Pod.get(name, namespace=api.namespace, api=session)
+            scheduler, dashboard = (
+                stack.enter_context(pod.portforward(port, local_port="auto"))
+                for port in (SCHEDULER_PORT, DASHBOARD_PORT)
+            )
+        except (kr8s.ServerError, kr8s.ConnectionClosedError, kr8s.NotFoundError) as error:
+            raise KubernetesFailed(f"reach the pod {name}", FORBIDDEN, error) from error
+    return f"{place.protocol}://127.0.0.1:{scheduler}", f"http://127.0.0.1:{dashboard}/status"
+
+
+def _client(address: str, security: Security | None) -> Client:
+    how: dict[str, Any] = {} if security is None else {"security": security}
+    try:
+        return Client(address, timeout=patience_s(ANSWER_S), set_as_default=False, **how)
+    except (OSError, TimeoutError, RuntimeError) as error:
+        raise SchedulerShut(address) from error
+
+
+def _told(place: Place, link: str | None) -> str:
+    told = f"{place.name} in namespace {place.namespace}"
+    if place.protocol == "tcp":
+        told += ", without TLS"
+    if link is None:  # a browser is seldom in the cluster
+        told += (
+            f"; dashboard: kubectl -n {place.namespace} port-forward "
+            f"svc/{place.name}-scheduler {DASHBOARD_PORT}"
+        )
+    return told
+
+
+def _leave(stack: ExitStack) -> None:
+    """Close everything where nobody is there any more to be told what does not go."""
+    with suppress(EngineError, OSError):
+        stack.close()
+
+
+def _remove(api: Api, place: Place) -> None:
+    """Remove what was made, GPU workers first: the operator removes pods with their cluster."""
+    api.delete("DaskWorkerGroup", place.gpu_group_name)
+    api.delete("DaskCluster", place.name)

@@ -1,0 +1,72 @@
+"""Progress in a notebook: one display that updates itself, and stays as a line when all is done.
+
+It uses what every notebook has, Jupyter's own displays, so it needs no widgets: it works in
+JupyterLab, VS Code and on a page made of the notebook alike.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from engine.execution.progress import Counted, Events, Stage
+from engine.visible import escape
+
+EVERY_S = 0.2
+"""How often the display is updated at most, seconds: it travels to a browser."""
+
+
+def events_here() -> Events:
+    """Return events that show progress in a notebook, and ones that do not elsewhere."""
+    shell = sys.modules.get("IPython")
+    running = shell.get_ipython() if shell is not None else None
+    return NotebookEvents() if hasattr(running, "kernel") else Events()
+
+
+class NotebookEvents(Counted):
+    """Shows stages and notes as an updating display of a notebook's cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._notes: list[str] = []
+        self._handle: Any = None
+        self._shown_s = 0.0
+
+    def show(self, stage: Stage) -> None:
+        """Show all stages, if the last time is long ago enough or one came to its end."""
+        now = time.monotonic()
+        if stage.running and now - self._shown_s < EVERY_S:
+            return
+        self._shown_s = now
+        self._update()
+
+    def note(self, text: str) -> None:
+        """Show a sentence below the stages."""
+        self._notes.append(text)
+        self._update()
+
+    def _update(self) -> None:
+        from IPython.display import DisplayHandle
+
+        if self._handle is None:
+            self._handle = DisplayHandle()
+            self._handle.display(self)
+        else:
+            self._handle.update(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        lines = [*map(str, self.stages.values()), *self._notes]
+        return {"text/plain": "\n".join(lines), "text/html": self._html()}
+
+    def _html(self) -> str:
+        rows = "".join(map(_row, self.stages.values()))
+        notes = "".join(f"<div>{escape(note)}</div>" for note in self._notes)
+        return f"<table>{rows}</table>{notes}"
+
+
+def _row(stage: Stage) -> str:
+    of = f"{stage.done:,} / {stage.total:,} {stage.unit}"
+    bar = f'<progress value="{stage.done}" max="{max(stage.total, 1)}"></progress>'
+    cells = (escape(stage.name), bar, of, stage.rate, stage.time, stage.failures)
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -1,0 +1,173 @@
+"""Find what kills workers, without holding it against its neighbours.
+
+A task whose worker died is tried again among the others, since workers die for many reasons. After
+its second death it is set aside until all others are done, and then runs with nothing else in
+flight. If it dies alone, each of its pieces is tried alone; a piece that dies `LONE_TRIES` times
+is poison, and the task runs without it.
+
+A task whose worker was ended for want of memory is set aside at once. Alone it runs under a limit
+(`engine.execution.memory_limit`), so that what asks for too much fails and its worker lives; a
+piece that takes too much all the same is tried once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from engine.errors import EngineError, Interrupted
+from engine.execution.memory_limit import Need
+from engine.execution.task_pool import Window
+
+T = TypeVar("T")
+
+SHARED_DEATHS = 2
+"""Deaths among other tasks before a task is set aside."""
+
+LONE_TRIES = 3
+"""Deaths alone after which a piece is poison (design, invariant 7)."""
+
+
+SHORT = "A worker was ended for want of memory: what it did {}. That is tried alone at the end."
+"""What is said as soon as it happens."""
+
+
+class WorkerKeepsDying(EngineError):
+    """A task kills its worker although none of its pieces does: (deaths,)."""
+
+    def __str__(self) -> str:
+        return (
+            f"A task killed its worker {self.args[0]} times, though each of its images alone does "
+            "not. Workers may have too little memory: raise --memory-limit."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Generic[T]):
+    """A task and how often it, or what it is a piece of, has been tried, this time included.
+
+    ``lone`` tells that nothing else is in flight.
+    """
+
+    task: T
+    number: int = 1
+    lone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What became of a task: its value, or, for a piece, that it is poison after some tries.
+
+    ``need`` says what poison took where a worker was ended for want of memory.
+    """
+
+    task: T
+    value: Any = None
+    poison: bool = False
+    attempts: int = 1
+    need: Need | None = None
+
+
+def run_quarantined(
+    window: Window,
+    tasks: Iterable[T],
+    *,
+    split: Callable[[T], list[T]],
+    without: Callable[[T, list[T]], T | None],
+    trial: Callable[[T], T] = lambda piece: piece,
+    stop: Callable[[], bool] = lambda: False,
+    idle: Callable[[], None] = lambda: None,
+    told: Callable[[str], None] = lambda _: None,
+) -> Iterator[Answer[T]]:
+    """Run tasks to their end, whatever some of them do to their workers.
+
+    Parameters
+    ----------
+    window
+        Whose function gets an `Attempt`.
+    split
+        Cuts a task into its pieces: one image, one file.
+    without
+        Returns the task without some pieces, or None where nothing is left.
+    trial
+        Marks a piece as one that is only tried, and publishes nothing.
+    told
+        Called with a sentence as soon as memory is short.
+
+    Yields
+    ------
+    One answer with a value for each task of which something is left, and one for each poison.
+    """
+    source = iter(tasks)
+    again: deque[Attempt[T]] = deque()
+    aside: list[tuple[Attempt[T], Need | None]] = []
+
+    def take() -> Attempt[T] | None:
+        if again:
+            return again.popleft()
+        task = next(source, None)
+        return None if task is None else Attempt(task)
+
+    for ended in window.run(take, stop=stop, idle=idle):
+        attempt: Attempt[T] = ended.task
+        if not ended.crashed:
+            yield Answer(attempt.task, ended.value, attempts=attempt.number)
+            continue
+        if ended.need is not None:
+            told(SHORT.format(ended.need))
+        if attempt.number < SHARED_DEATHS and ended.need is None:
+            again.append(Attempt(attempt.task, attempt.number + 1))
+        else:
+            aside.append((Attempt(attempt.task, attempt.number + 1), ended.need))
+    for attempt, need in aside:
+        if stop():
+            return
+        yield from _isolate(window, attempt, need, split, without, trial, idle)
+
+
+def _alone(window: Window, attempt: Attempt[T], idle: Callable[[], None]) -> Any:
+    pending = [replace(attempt, lone=True)]
+    for ended in window.run(lambda: pending.pop() if pending else None, idle=idle, most=1):
+        return ended
+    raise Interrupted(window.done, 1)
+
+
+def _isolate(
+    window: Window,
+    attempt: Attempt[T],
+    need: Need | None,
+    split: Callable[[T], list[T]],
+    without: Callable[[T, list[T]], T | None],
+    trial: Callable[[T], T],
+    idle: Callable[[], None],
+) -> Iterator[Answer[T]]:
+    poison: list[T] = []
+    task: T | None = attempt.task
+    number = attempt.number
+    while task is not None:
+        ended = _alone(window, Attempt(task, number), idle)
+        if not ended.crashed:
+            yield Answer(task, ended.value, attempts=number)
+            return
+        need = ended.need or need
+        pieces = split(task)
+        if need is not None and len(pieces) == 1:  # it was tried alone just now
+            yield Answer(pieces[0], poison=True, attempts=number, need=need)
+            return
+        number += 1
+        found = []
+        most = LONE_TRIES if need is None else 1
+        for piece in pieces:
+            for tries in range(1, most + 1):
+                ended = _alone(window, Attempt(trial(piece), number + tries - 1), idle)
+                if not ended.crashed:
+                    break
+            else:
+                found.append(piece)
+                yield Answer(piece, poison=True, attempts=number + most - 1, need=need)
+        if not found and number > attempt.number + LONE_TRIES:
+            raise WorkerKeepsDying(number)
+        poison += found
+        task = without(attempt.task, poison)

@@ -1,1 +1,0 @@
-"""The only place that imports Dask's scheduler: clusters, ingest, runs and reductions."""

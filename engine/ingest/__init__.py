@@ -1,0 +1,1 @@
+"""Ingest: find source files, probe and read them, commit catalog rows and pixels."""

@@ -1,0 +1,1 @@
+"""Ingest of annotations: read drawings, match them to images, commit their rows."""

@@ -1,0 +1,99 @@
+"""What the catalog's rows of images take from headers, and from other rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from engine.errors import UsageError
+from engine.ingest.worker import ShardTask
+from engine.store.catalog.tables import ImageRow
+from engine.store.pixels.layout import Arrival, Lattice, Slot
+
+
+def header_columns(arrival: Arrival) -> dict[str, Any]:
+    """Return what the catalog keeps of a header, whose fields are those of the layout, or file."""
+    header, lattice = arrival.header, arrival.lattice
+    if header is None:
+        return _file_columns(arrival)
+    if not header.hidden:
+        raise UsageError("The identity of a header is never written down.")
+    identity = header.identity
+    number = "" if header.instance is None else f"-{header.instance}"
+    frame = "" if header.frame is None else f"-{header.frame}"
+    return {
+        "fields": {
+            "date": "",
+            "subject": identity.patient,
+            "experiment": identity.study,
+            "name": f"{identity.series[:8]}{number}{frame}",
+        },
+        "series": identity.series,
+        "instance": header.instance,
+        "time_ms": header.time_ms,
+        "spacing_z_um": None if lattice is None else lattice.distance_um,
+        "position_mm": header.position_mm,
+        "orientation": header.orientation,
+        **_rescale_columns(header.rescale),
+        "header": arrival.facts,
+        "findings": header.findings,
+    }
+
+
+def _file_columns(arrival: Arrival) -> dict[str, Any]:
+    lattice = arrival.lattice or Lattice()
+    time_ms = None
+    if arrival.place is not None and lattice.step_ms is not None:
+        time_ms = arrival.place[0] * lattice.step_ms
+    return {
+        "time_ms": time_ms,
+        "spacing_z_um": lattice.distance_um,
+        **_rescale_columns(arrival.rescale),
+        "header": arrival.facts,
+        "findings": arrival.findings,
+    }
+
+
+def _rescale_columns(rescale: tuple[float, float] | None) -> dict[str, float | None]:
+    slope, intercept = rescale or (None, None)
+    return {"rescale_slope": slope, "rescale_intercept": intercept}
+
+
+def keeps_its_place(slot: Slot) -> bool:
+    """Tell whether pixels that are known are kept again: a series is whole in its own stack.
+
+    A copy of a file is no new plane; it points to the first one like any other duplicate.
+    """
+    return slot.z is not None and slot.arrival.header is not None and not is_copy(slot)
+
+
+def is_copy(slot: Slot) -> bool:
+    """Tell whether a plane is of a second file of an instance."""
+    header = slot.arrival.header
+    return header is not None and "~" in header.identity.instance
+
+
+def holds_copies(task: ShardTask) -> bool:
+    """Tell whether all of a shard are copies of planes of other files."""
+    return all(is_copy(slot) for slot in task.plan.slots)
+
+
+def placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:
+    """Return a row whose pixels are those of another one."""
+    return replace(
+        row,
+        stack=other.stack,
+        shard=other.shard,
+        t=other.t,
+        z=other.z,
+        giant=other.giant,
+        duplicate_of=None if duplicate_of == row.image_id else duplicate_of,
+    )
+
+
+def of_original(row: ImageRow, original: ImageRow, slot: Slot) -> ImageRow:
+    """Return the row of a plane whose pixels another image has: it points to those."""
+    if keeps_its_place(slot):
+        of = None if original.image_id == row.image_id else original.image_id
+        return replace(row, duplicate_of=of)
+    return placed_like(row, original, original.image_id)

@@ -1,0 +1,399 @@
+"""What an ingest commits: rows of images and shards, the driver's side of ingest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+from engine.errors import EngineError, UsageError
+from engine.ingest.catalog_rows import header_columns, of_original, placed_like
+from engine.ingest.discovery import Listing
+from engine.ingest.outages import Outages
+from engine.ingest.repair_driver import Healing
+from engine.ingest.report import NAMED, IngestReport
+from engine.ingest.worker import Probe, ShardRecord, ShardTask, SourceFile, Taken
+from engine.privacy import Pseudonyms
+from engine.sources.failures import OF_THE_PLACE
+from engine.sources.registry import UNTAKEN
+from engine.store.catalog.index import Known
+from engine.store.catalog.tables import (
+    FAILED,
+    LOOK_THREADS,
+    ORPHANED,
+    READY,
+    RETIRED,
+    ImageRow,
+    ShardRow,
+    commit_rows,
+    image_table,
+    images_ledger,
+    shard_table,
+    shards_ledger,
+)
+from engine.store.config import CohortConfig
+from engine.store.delta.ledger import Snapshot
+from engine.store.delta.parts import Part
+from engine.store.pixels.layout import Arrival, Slot
+from engine.store.pixels.repair import Mend, publish_mends
+from engine.store.root.base import Root
+
+
+class Admission:
+    """Turns what workers found into catalog rows, and commits them.
+
+    Pixels that the catalog has already, under whatever name, are not kept again: the new row
+    points to those that are there (``duplicate_of``). The first one catalogued is the original.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        config: CohortConfig,
+        ingest: str,
+        outages: Outages,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
+        self._root = root
+        self._config = config
+        self._ingest = ingest
+        self._pseudonyms = pseudonyms
+        self.outages = outages
+        """Knows whether a source failed by itself, or its place is away."""
+        self.healing = Healing(root)
+        """Notes what this ingest has of pixels that are damaged."""
+        self._holders: dict[str, str] = {}  # sources of instances that came in
+        self.gone: Callable[[str], bool] = lambda _: False
+        """Tells whether a source is known to be no more, once all were listed."""
+        self._images = images_ledger(root)
+        self._shards = shards_ledger(root)
+        self._snapshot = self._images.snapshot()
+        self.known = Known(self._images, self._snapshot)
+        self.report = IngestReport()
+        self._rows: list[ImageRow] = []
+        self._removed: dict[str | None, set[int | None]] = defaultdict(set)  # shards by stack
+        self._files: list[ShardRow] = []
+        self._tried: dict[str, int] = {}  # parts of shards, and how many of the files they name
+        self._metadata: dict[str, Sequence[ShardRow]] = {}
+
+    # what comes in
+
+    def header(self, probe: Probe) -> tuple[Arrival, ...]:
+        """Take note of a source's header; return its planes to read, their identities hidden."""
+        if probe.reason is not None:
+            self._fail_source(probe.file, probe.reason, probe.detail)
+            return ()
+        source = probe.file.source
+        if not probe.arrivals:
+            self._retire(source, set())  # it may have been an image before
+            self.report.withheld += probe.withheld
+            if not probe.withheld:
+                self.report.ignored += 1
+                self.report.untaken.update({PurePath(probe.file.path).suffix.lower()} & UNTAKEN)
+            return ()
+        arrivals = tuple(self._hidden(arrival) for arrival in probe.arrivals)
+        self._retire(source, {arrival.image_id for arrival in arrivals})
+        return arrivals
+
+    def _hidden(self, arrival: Arrival) -> Arrival:
+        """Replace who a plane is of by pseudonyms; a second file of an instance says so."""
+        if arrival.header is None:
+            return arrival
+        if self._pseudonyms is None:
+            raise UsageError("Headers of patients are never taken without pseudonyms.")
+        header = self._pseudonyms.hide(arrival.header)
+        held = self._holder(header.identity.instance + arrival.fragment)
+        if held not in (None, arrival.source):
+            # Named by its place too, so that neither replaces the other night after night.
+            place = arrival.source.rpartition("/")[2][:8]
+            folder = arrival.source.rpartition("/")[0].rpartition("/")[2][:8]
+            identity = replace(
+                header.identity,
+                instance=f"{header.identity.instance}~{folder}{place}",
+                series=f"{header.identity.series}~",
+            )
+            findings = (*header.findings, "copied_instance")
+            header = replace(header, identity=identity, findings=findings)
+        arrival = replace(arrival, header=header)
+        self._holders[arrival.image_id] = arrival.source
+        return arrival
+
+    def _holder(self, image_id: str) -> str | None:
+        """Return the source that has an image already, unless that source is gone."""
+        if image_id in self._holders:
+            return self._holders[image_id]
+        row = self.known.holder(image_id)
+        if row is None or row.state in (ORPHANED, RETIRED) or self.gone(row.source):
+            return None
+        return row.source
+
+    def open_stacks(self, metadata: Mapping[str, Sequence[ShardRow]]) -> None:
+        """Take note of the stacks that were made; their metadata are catalogued when used."""
+        self._metadata.update(metadata)
+
+    def shard(self, task: ShardTask, record: ShardRecord) -> None:
+        """Take note of a shard that was written."""
+        used = False
+        for slot, taken in zip(task.plan.slots, record.taken, strict=True):
+            used |= self._take(task, slot, taken)
+        self.report.left -= len(task.plan.slots)
+        if used:
+            self._files += self._metadata.pop(task.plan.name, ())
+            self._files += record.files
+        else:
+            for row in record.files:  # nothing in it that is not stored already
+                self._root.delete(row.path)
+
+    def poison(self, file: SourceFile, slot: Slot, reason: str, detail: str) -> None:
+        """Take note of a plane whose decoding kills workers."""
+        self._fail(file, slot.arrival.image_id, reason, detail)
+        self.report.left -= 1
+
+    def close_stacks(self) -> None:
+        """Remove the stacks of which nothing was used."""
+        for rows in self._metadata.values():
+            for row in rows:
+                self._root.delete(row.path)
+        self._metadata.clear()
+
+    def settle(self, listing: Listing, gone: Iterable[str]) -> None:
+        """Commit what a complete listing shows: problems, sources that are back, or gone."""
+        self.outages.settle()
+        for file, problem in listing.problems:
+            rows = self.known.of_source(file.source).values()
+            if not any(r.state in (READY, FAILED) and r.reason == problem for r in rows):
+                self._fail_source(file, problem, None)
+        for source in listing.returned:
+            for row in self.known.of_source(source).values():
+                if row.state == ORPHANED:
+                    self._rows.append(replace(row, state=READY, version=row.version + 1))
+                    self.report.returned += 1
+        for source in list(gone):
+            self._retire(source, set())
+        self.flush()
+
+    # rows
+
+    def _about(self, file: SourceFile) -> dict[str, Any]:
+        name, _, path = file.source.partition("/")
+        return {
+            "fields": self._config.layout_of(name).fields(path),
+            "size": file.stat.size,
+            "mtime_ns": file.stat.mtime_ns,
+            "ctime_ns": file.stat.ctime_ns,
+            "ingest": self._ingest,
+        }
+
+    def _version(self, source: str, image_id: str) -> int:
+        old = self.known.image(source, image_id)
+        return 1 if old is None else old.version + 1
+
+    def _fail(self, file: SourceFile, image_id: str, reason: str, detail: str | None) -> None:
+        self._rows.append(
+            ImageRow(
+                image_id,
+                FAILED,
+                file.source,
+                version=self._version(file.source, image_id),
+                reason=reason,
+                detail=detail,
+                **self._about(file),
+            )
+        )
+        self._count_failure(image_id, reason)
+
+    def _count_failure(self, image_id: str, reason: str) -> None:
+        self.report.failed += 1
+        self.report.reasons[reason] += 1
+        if self.report.reasons[reason] <= NAMED:
+            self.report.failed_first.append({"source": image_id, "reason": reason})
+
+    def _fail_source(self, file: SourceFile, reason: str, detail: str | None) -> None:
+        """Take note of a source of which nothing can be read."""
+        if self._keep(file, self.known.of_source(file.source).values(), reason, detail):
+            return
+        self._retire(file.source, {file.source})
+        self._fail(file, file.source, reason, detail)
+
+    def _fail_plane(
+        self, file: SourceFile, arrival: Arrival, reason: str, detail: str | None
+    ) -> None:
+        old = self.known.image(arrival.source, arrival.image_id)
+        if old is None or not self._keep(file, [old], reason, detail):
+            self._fail(file, arrival.image_id, reason, detail)
+
+    def _keep(
+        self, file: SourceFile, rows: Iterable[ImageRow], reason: str, detail: str | None
+    ) -> bool:
+        """Keep images whose source can't be read just now; tell whether there are any.
+
+        Their rows say why, so that status names them and the next ingest opens the source again.
+        """
+        kept = [row for row in rows if row.state == READY] if reason in OF_THE_PLACE else []
+        for row in kept:
+            if row.reason != reason:
+                changed = replace(row, reason=reason, detail=detail, version=row.version + 1)
+                self._rows.append(changed)
+                self.known.add([changed])
+            self._count_failure(row.image_id, reason)
+        return bool(kept)
+
+    def _retire(self, source: str, kept: set[str]) -> None:
+        """End the rows of a source's images that are no more."""
+        for image_id, row in self.known.of_source(source).items():
+            if image_id in kept or row.state in (ORPHANED, RETIRED):
+                continue
+            if self._holders.get(image_id, source) != source:  # the instance has moved
+                continue
+            state = ORPHANED if row.state == READY else RETIRED
+            self._rows.append(replace(row, state=state, version=row.version + 1))
+            self.report.orphaned += state == ORPHANED
+
+    def _take(self, task: ShardTask, slot: Slot, taken: Taken) -> bool:
+        """Make a plane's row; tell whether it uses the pixels in its own place."""
+        arrival = slot.arrival
+        file = task.files[arrival.source]
+        if taken.reason is not None:
+            note = partial(self._fail_plane, file, arrival, taken.reason, taken.detail)
+            self.outages.failed(file, taken.reason, taken.detail, note)
+            return False
+        self.outages.worked(file)
+        if taken.content is None:  # it changed while it was read
+            self.report.left += 1
+            return False
+        image_id = arrival.image_id
+        old = self.known.image(arrival.source, image_id)
+        original = self.known.with_content(taken.content)
+        spacing = arrival.spacing_um or (None, None)
+        row = ImageRow(
+            image_id,
+            READY,
+            arrival.source,
+            version=1 if old is None else old.version + 1,
+            content=taken.content,
+            channels=arrival.shape[0],
+            height=arrival.shape[1],
+            width=arrival.shape[2],
+            dtype=arrival.dtype,
+            spacing_y_um=spacing[0],
+            spacing_x_um=spacing[1],
+            stack=task.plan.name,
+            shard=slot.shard,
+            t=slot.t,
+            z=slot.z,
+            giant=task.plan.kind == "giant",
+            noise_sd=taken.noise_sd,
+            **{**self._about(file), **header_columns(arrival)},
+        )
+        self.report.findings.update(row.findings)
+        if old is None or old.content != taken.content:
+            self.report.changed += old is not None
+            self.report.new += old is None
+            if arrival.header is None:  # else its fields are the header's
+                self._match(file.source)
+            if original is not None:
+                row = of_original(row, original, slot)
+                self.report.duplicates += original.image_id != image_id
+        elif self.known.lacks_pixels(image_id):
+            if original is not None:
+                row = of_original(row, original, slot)
+            self.report.healed += 1
+        else:
+            row = placed_like(row, old, old.duplicate_of)
+            # Alone, a plane says less of its series than before; a file says all that it holds.
+            if arrival.header is not None and row.series == old.series:
+                row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
+            self.report.touched += 1
+        self.healing.offer(old, row, arrival, file)
+        self._rows.append(row)
+        self.known.add([row])
+        return (row.stack, row.shard) == (task.plan.name, slot.shard)
+
+    def _match(self, source: str) -> None:
+        """Count a source that the layout says nothing about."""
+        name, _, path = source.partition("/")
+        if self._config.layout_of(name).match(path) is None:
+            self.report.unmatched += 1
+            if len(self.report.unmatched_first) < NAMED:
+                self.report.unmatched_first.append(source)
+
+    # commits
+
+    def flush(self, *, quietly: bool = False) -> None:
+        """Commit what came in: files first, images second.
+
+        What could not be committed waits on, so that no image is ever catalogued without its files.
+        ``quietly`` leaves an error of the store unsaid, since a worse one is on its way.
+        """
+        try:
+            self._commit()
+        except EngineError:
+            if not quietly:
+                raise
+
+    def _commit(self) -> None:
+        if self._files:
+            self._shards_commit(self._files)
+            self._forget_removed(self._files)
+            self._files = []
+            self._tried.clear()
+        if self._rows:
+            kept = [row for row in self._rows if not self._is_removed(row)]
+            if kept:
+                self._images_commit(kept)
+            self.report.left += len(self._rows) - len(kept)
+            self._rows = []
+
+    def _forget_removed(self, files: Sequence[ShardRow]) -> None:
+        """Take shards back that gc removed before they were named; the next ingest takes them.
+
+        What is named gc leaves alone, so the files are looked at after the commit.
+        """
+        with ThreadPoolExecutor(LOOK_THREADS) as threads:
+            sizes = threads.map(self._root.size, [row.path for row in files])
+            gone = [r for r, size in zip(files, sizes, strict=True) if r.size and size is None]
+        publish_mends(self._root, [Mend(row, None) for row in gone])
+        for row in gone:
+            self._removed[row.stack].add(row.shard)
+
+    def _is_removed(self, row: ImageRow) -> bool:
+        shards = self._removed.get(row.stack, set())
+        # Of a giant image, or without metadata, all is lost.
+        return bool(shards) and (row.giant or -1 in shards or row.shard in shards)
+
+    def _shards_commit(self, files: Sequence[ShardRow]) -> None:
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            # An attempt that ended by an error may have been committed all the same.
+            named = max((self._tried[p] for p in self._tried.keys() & snapshot.by_path), default=0)
+            if named == len(files):
+                return [], []
+            part = self._shards.write_part(shard_table(files[named:]))
+            self._tried[part.path] = len(files)
+            return [part], []
+
+        commit_rows(self._shards, self._shards.snapshot(), prepare)
+
+    def _images_commit(self, rows: Sequence[ImageRow]) -> None:
+        first = self._snapshot
+
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            if snapshot is not first:
+                self.known.refresh(snapshot)
+            # Also where nobody came in between now: another ingest may have before the last commit.
+            left = [row for row in map(self._rebased, rows) if row is not None]
+            return ([self._images.write_part(image_table(left))] if left else []), []
+
+        self._snapshot = commit_rows(self._images, first, prepare)
+        self.known.seen(self._snapshot)
+
+    def _rebased(self, row: ImageRow) -> ImageRow | None:
+        """Return a row as it must be after another ingest came first, or None: it did the same."""
+        other = self.known.committed(row.image_id)
+        if other is None or other.version < row.version:
+            return row
+        same = (other.state, other.content, other.reason) == (row.state, row.content, row.reason)
+        return None if same else replace(row, version=other.version + 1)

@@ -1,0 +1,237 @@
+"""Which sources are new, changed, back or gone: the catalog against what is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from engine.errors import EngineError, NoSource, SourceUnreadable, StoreUnreachable
+from engine.ingest.worker import SourceFile, Stat
+from engine.privacy import Pseudonyms
+from engine.sources import FORMATS, HEAD_BYTES, claimed_by
+from engine.sources.failures import OF_THE_PLACE
+from engine.sources.locations.base import place_at
+from engine.sources.locations.dicomweb import SourceUnreachable
+from engine.sources.locations.folder import FileStat, escape_path
+from engine.store.catalog.index import Known
+from engine.store.config import CohortConfig, roots_inside
+
+PASSING = OF_THE_PLACE | {"not_installed", "out_of_memory"}
+"""Reasons that may be gone the next time: such a source is opened again."""
+
+
+SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
+"""What is kept of a confidential file's name: the suffix of a format."""
+
+
+class RootGone(NoSource):
+    """A declared root is not there: (name, path)."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        name, path = self.args
+        return (
+            f"The root {name!r} of cohort.toml is not there: {path}. Is its disk mounted? Nothing "
+            f"was marked as gone. If it moved, change its path in cohort.toml, [roots.{name}]."
+        )
+
+
+class RootEmpty(NoSource):
+    """A root is an empty folder, although the catalog knows files in it: (path,)."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]} is empty, though the catalog knows files in it. Is its disk mounted? "
+            "Nothing was marked as gone. If all was deleted on purpose, leave any one file there."
+        )
+
+
+class RootLost(EngineError):
+    """A root went away while it was read: (name, path, files in a row)."""
+
+    def __str__(self) -> str:
+        name, path, count = self.args
+        return (
+            f"{count} files in a row of the root {name!r} can't be read, so all of {path} seems to "
+            "be away: its disk, network or server. Nothing of it was marked as gone or failed, and "
+            "what was taken before stays. Run the same command again when it is back."
+        )
+
+
+@dataclass
+class Listing:
+    """What a listing met: counts, problems, the sources seen, and what keeps whole roots away."""
+
+    listed: int = 0
+    unchanged: int = 0
+    problems: list[tuple[SourceFile, str]] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    lost: dict[str, EngineError] = field(default_factory=dict)
+
+
+def source_name(root: str, path: str, pseudonyms: Pseudonyms | None) -> str:
+    """Return a file's name in the catalog: root and path, or pseudonyms of its components."""
+    return f"{root}/{path if pseudonyms is None else pseudonyms.path(path, SUFFIXES)}"
+
+
+def holds_confidential(base: str) -> bool:
+    """Tell whether a folder holds a file that names a patient, by suffix or first bytes.
+
+    Files under the suffix of another format are not opened; a confidential one among them is met,
+    and withheld, when it is read.
+    """
+    place = place_at(base)
+    for found in place.walk():
+        if found.problem is not None:
+            continue
+        key = claimed_by(found.path, b"")
+        if key is None:
+            try:
+                with place.open(found.path) as file:
+                    key = claimed_by(found.path, file.read(HEAD_BYTES))
+            except (SourceUnreadable, OSError):
+                continue
+        if key is not None and FORMATS[key].confidential:
+            return True
+    return False
+
+
+def list_sources(
+    config: CohortConfig,
+    scopes: Sequence[tuple[str, str]],
+    known: Known,
+    listing: Listing,
+    pseudonyms: Pseudonyms | None = None,
+    own: Sequence[str] = (),
+) -> Iterator[SourceFile]:
+    """Yield the files of some scopes, each once, and note those that can't be opened.
+
+    A file belongs to the innermost declared root that holds it: others leave it out. A root that is
+    not there, has become empty or does not answer is noted as lost, and keeps none of the others
+    back: an unmounted disk must orphan nothing.
+
+    Parameters
+    ----------
+    scopes
+        (root name, path below it); "" is the whole root.
+    pseudonyms
+        For confidential roots.
+    own
+        Folders that are the cohort's own, where it may lie inside a root: its pictures are no
+        images.
+    """
+    for name, below in scopes:
+        try:
+            yield from _list_root(config, name, below, known, listing, pseudonyms, own)
+        except (RootGone, RootEmpty, SourceUnreachable, StoreUnreachable) as error:
+            listing.lost.setdefault(name, error)
+
+
+def _list_root(
+    config: CohortConfig,
+    name: str,
+    below: str,
+    known: Known,
+    listing: Listing,
+    pseudonyms: Pseudonyms | None,
+    own: Sequence[str],
+) -> Iterator[SourceFile]:
+    base = config.roots[name].path
+    names = pseudonyms if config.roots[name].confidential else None
+    above = base.rstrip("/") + "/"
+    left_out = [*roots_inside(base, config).values()]
+    left_out += [at.removeprefix(above) for at in own if at.startswith(above)]
+    inner = tuple(escape_path(at) + "/" for at in left_out)
+    for found in _walk(name, base, below, known):
+        if found.path.startswith(inner):
+            continue
+        source = source_name(name, found.path, names)
+        if source in listing.seen:
+            continue
+        listing.seen.add(source)
+        stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
+        at = config.slides.spacing_um
+        file = SourceFile(source, base, found.path, stat, names is not None, at)
+        listing.listed += 1
+        if found.problem is not None:
+            listing.problems.append((file, found.problem))
+        else:
+            yield file
+
+
+def _walk(name: str, path: str, below: str, known: Known) -> Iterator[FileStat]:
+    place = place_at(path)
+    if not place.is_there():
+        raise RootGone(name, path)
+    if place.is_empty() and any(source.startswith(f"{name}/") for source in known.sources()):
+        raise RootEmpty(path)
+    yield from place.walk(below)
+
+
+def changes_of(
+    files: Iterator[SourceFile], known: Known, listing: Listing, rehash: bool
+) -> Iterator[SourceFile]:
+    """Yield the files that must be opened: new, changed, or failed for a passing reason.
+
+    A file that is as catalogued is not opened; one that was gone and is back unchanged is noted in
+    ``listing.returned``.
+    """
+    for file in files:
+        stat = (file.stat.size, file.stat.mtime_ns, file.stat.ctime_ns)
+        state = "no" if rehash else known.unchanged(file.source, stat, PASSING)
+        if state == "no":
+            yield file
+            continue
+        listing.unchanged += 1
+        if state == "returned":
+            listing.returned.append(file.source)
+
+
+def gone_test(
+    listing: Listing,
+    config: CohortConfig,
+    scopes: Sequence[tuple[str, str]],
+    pseudonyms: Pseudonyms | None = None,
+    declared: Set[str] = frozenset(),
+) -> Callable[[str], bool]:
+    """Return what tells whether a source in scope was not met by a complete listing.
+
+    A source of a root that is no more declared is gone, too; ``declared`` are roots beside those
+    of ``config`` that are: another ingest may have added them since it was read.
+    """
+    roots = {*config.roots, *declared}
+    prefixes = []
+    for name, below in scopes:
+        names = pseudonyms if config.roots[name].confidential else None
+        below = below.strip("/")
+        prefixes.append(source_name(name, below, names).rstrip("/"))
+        if names is not None:  # a folder whose name ends like a file's
+            prefixes.append(f"{name}/{names.path(below)}".rstrip("/"))
+    # What lies in a folder that could not be listed may well be there; the root itself is "./".
+    # What could not be looked at may be a folder, too, whose name ends like a file's.
+    hidden: list[str] = []
+    for file, _ in listing.problems:
+        folder = file.source.removesuffix("./").removesuffix("/")
+        hidden += {f"{folder}/", f"{PurePosixPath(folder).with_suffix('')}/"}
+    unknown = tuple(hidden)
+
+    def gone(source: str) -> bool:
+        if source in listing.seen or source.startswith(unknown):
+            return False
+        if source.partition("/")[0] in listing.lost:
+            return False
+        if source.partition("/")[0] not in roots:
+            return True
+        return any(source == prefix or source.startswith(prefix + "/") for prefix in prefixes)
+
+    return gone
+
+
+def vanished(known: Known, gone: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the sources that the catalog knows and that are gone."""
+    return filter(gone, known.sources())

@@ -1,0 +1,313 @@
+"""Ingest: new and changed files become shards and catalog rows, in rounds of bounded size.
+
+Each round probes headers, plans stacks, writes shards on the workers and commits every few
+seconds. What is not committed does not exist; the next ingest takes it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+
+from distributed import Client
+
+from engine.errors import Interrupted
+from engine.execution.progress import Events
+from engine.execution.quarantine import Attempt, run_quarantined
+from engine.execution.task_pool import Window
+from engine.execution.worker_memory import poison_of, room_for
+from engine.execution.workers import require_slots
+from engine.ingest.annotations.driver import AnnotationIngest
+from engine.ingest.catalog_rows import holds_copies
+from engine.ingest.commit import Admission
+from engine.ingest.dicom_series import arrange_series
+from engine.ingest.discovery import Listing, changes_of, gone_test, list_sources, vanished
+from engine.ingest.outages import Outages
+from engine.ingest.pyramid import write_giant
+from engine.ingest.report import IngestReport
+from engine.ingest.slide_levels import choose_levels
+from engine.ingest.worker import (
+    Probe,
+    ShardRecord,
+    ShardTask,
+    SourceFile,
+    probe_files,
+    write_shard,
+)
+from engine.privacy import Pseudonyms
+from engine.sources.failures import may_be_the_place
+from engine.store.catalog.tables import begin_catalog
+from engine.store.config import CohortConfig, read_config
+from engine.store.maintenance.unreferenced import own_folders
+from engine.store.pixels.layout import Arrival, Slot, StackPlan, plan_stacks
+from engine.store.pixels.stacks import create_stack
+from engine.store.root.base import Root
+from engine.store.root.write_check import require_writable
+
+ROUND_FILES = 20_000
+"""Files taken in one round; bounds the driver's memory and the size of a stack."""
+
+PROBE_FILES = 128
+"""Files whose headers one task reads: about 5 ms of work, against 1 ms of scheduler."""
+
+COMMIT_S = 2.0
+"""How often finished shards are committed, seconds: what a kill can lose."""
+
+Pack = tuple[tuple[SourceFile, ...], int, tuple[float, float] | None]
+
+
+def probe_task(attempt: Attempt[Pack]) -> list[Probe]:
+    """Read the headers of a pack of files, on a worker."""
+    with room_for(attempt):
+        return probe_files(*attempt.task)
+
+
+def shard_task(root: Root, attempt: Attempt[ShardTask]) -> ShardRecord:
+    """Write one shard, or one giant image, on a worker."""
+    task = attempt.task
+    with room_for(attempt):
+        return write_giant(root, task) if task.plan.kind == "giant" else write_shard(root, task)
+
+
+class Ingest:
+    """One ingest of some sources of a cohort.
+
+    Parameters
+    ----------
+    root, config
+        The cohort.
+    client
+        Where the work is done.
+    scopes
+        (root name, path below it) to take; "" is the whole root.
+    pseudonyms
+        For confidential roots; stays with the driver.
+    rehash
+        Open all files, also those that look unchanged.
+    stop
+        Tells when to end early; what is in flight is committed.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        config: CohortConfig,
+        client: Client,
+        scopes: Sequence[tuple[str, str]],
+        *,
+        pseudonyms: Pseudonyms | None = None,
+        rehash: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._root = root
+        self._config = config
+        self._client = client
+        self._scopes = scopes
+        self._pseudonyms = pseudonyms
+        self._rehash = rehash
+        self._events = events or Events()
+        self._stop = stop
+        self._id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
+
+    def run(self) -> IngestReport:
+        """Take all that is new or changed in the scopes.
+
+        Raises
+        ------
+        Interrupted
+            If ``stop`` said so before the end.
+        RootGone, RootEmpty, RootLost, StoreUnreachable, SourceUnreachable
+            If a root is not there, or went away, once all others are taken: it orphans nothing.
+        """
+        began = time.perf_counter()
+        listing = Listing()
+        outages = Outages(listing)
+        admission = Admission(self._root, self._config, self._id, outages, self._pseudonyms)
+        report = admission.report
+        if self._rehash:
+            admission.healing.find(self._client, self._events, self._stop)
+        files = list_sources(
+            self._config, self._scopes, admission.known, listing, self._pseudonyms,
+            own_folders(self._root),
+        )  # fmt: skip
+        changed = changes_of(files, admission.known, listing, self._rehash)
+        # Read after the catalog, so that the roots of all that is in it are there.
+        declared = read_config(self._root).roots.keys()
+
+        def gone() -> Callable[[str], bool]:  # asked when all is listed
+            return gone_test(listing, self._config, self._scopes, self._pseudonyms, declared)
+
+        rounds = 0
+        while not self._stop() and (batch := list(islice(changed, ROUND_FILES))):
+            if not rounds:
+                require_writable(self._root)
+                require_slots(self._client, {})
+                begin_catalog(self._root)
+            if len(batch) < ROUND_FILES:  # so all is listed, and what was not met is gone
+                admission.gone = gone()
+            self._round(admission, batch, rounds)
+            rounds += 1
+        report.listed, report.unchanged = listing.listed, listing.unchanged
+        if self._stop():
+            raise Interrupted(report.taken, report.left)
+        admission.settle(listing, vanished(admission.known, gone()))
+        limit = self._config.limits.max_decoded_bytes
+        admission.healing.heal(self._client, limit, report, self._events, self._stop)
+        drawn = AnnotationIngest(
+            self._root, self._config, self._client, self._id,
+            pseudonyms=self._pseudonyms, events=self._events, stop=self._stop,
+        )  # fmt: skip
+        report.annotations = drawn.run()
+        if drawn.left:
+            raise Interrupted(report.taken, drawn.left)
+        for away in listing.lost.values():
+            raise away
+        report.elapsed_s = time.perf_counter() - began
+        return report
+
+    def _round(self, admission: Admission, files: Sequence[SourceFile], number: int) -> None:
+        arrivals: list[Arrival] = []
+        sources: dict[str, SourceFile] = {}
+        self._events.start("headers", len(files), "files")
+        probes: list[Probe] = []
+        outages = admission.outages
+        for probe in self._probe(files, outages):
+            self._events.advance("headers", 1, failed=int(probe.reason is not None))
+            if probe.reason is not None and may_be_the_place(probe.reason, probe.detail):
+                note = partial(admission.header, probe)
+                outages.failed(probe.file, probe.reason, probe.detail, note)
+            else:
+                outages.worked(probe.file)
+                probes.append(probe)
+        for probe in sorted(probes, key=lambda p: p.file.source):
+            taken = admission.header(probe)
+            if taken:
+                sources[probe.file.source] = probe.file
+                arrivals += taken
+        self._events.finish("headers")
+        if self._stop():
+            admission.report.left += len(files)
+            return
+        arrivals.sort(key=lambda a: (a.source, len(a.fragment), a.fragment))
+        arrivals, levels = choose_levels(
+            arrivals, self._config.slides.spacing_um, admission.known.facts_of
+        )
+        admission.report.ignored += len(levels)
+        arrivals = arrange_series(arrivals)
+        plans = plan_stacks(arrivals, f"{self._id}-{number}", self._config.limits)
+        admission.open_stacks({plan.name: create_stack(self._root, plan) for plan in plans})
+        self._events.start("pixels", len(arrivals), "images")
+        try:
+            self._write(admission, plans, sources)
+        except BaseException:
+            admission.flush(quietly=True)
+            raise
+        admission.flush()
+        self._events.finish("pixels")
+        if not self._stop():
+            admission.close_stacks()
+
+    def _probe(self, files: Sequence[SourceFile], outages: Outages) -> Iterator[Probe]:
+        limit = self._config.limits.max_decoded_bytes
+        by_root: dict[str, list[SourceFile]] = {}
+        for file in files:
+            by_root.setdefault(file.source.split("/", 1)[0], []).append(file)
+        packs: Iterator[Pack] = (
+            (tuple(members[i : i + PROBE_FILES]), limit, self._config.roots[name].spacing_um)
+            for name, members in by_root.items()
+            for i in range(0, len(members), PROBE_FILES)
+            if not outages.away(members[0])
+        )
+
+        def without(pack: Pack, poison: list[Pack]) -> Pack | None:
+            bad = {file.source for piece in poison for file in piece[0]}
+            left = tuple(file for file in pack[0] if file.source not in bad)
+            return (left, *pack[1:]) if left else None
+
+        window = Window(self._client, probe_task, lambda a: (a,), label="probe")
+        for answer in run_quarantined(
+            window,
+            packs,
+            split=lambda pack: [((file,), *pack[1:]) for file in pack[0]],
+            without=without,
+            stop=self._stop,
+            told=self._events.note,
+        ):
+            if answer.poison:
+                reason, detail = poison_of(answer.need, "reading its header")
+                yield Probe(answer.task[0][0], reason=reason, detail=detail)
+            else:
+                yield from answer.value
+
+    def _write(
+        self,
+        admission: Admission,
+        plans: Sequence[StackPlan],
+        sources: dict[str, SourceFile],
+    ) -> None:
+        tasks = list(self._tasks(plans, sources))
+        admission.report.left += sum(len(task.plan.slots) for task in tasks)
+        # Copies of a file come second, so that they point to the planes of the first one whose
+        # pixels are kept, and not by chance the other way round.
+        for copies in (False, True):
+            self._write_shards(admission, [task for task in tasks if holds_copies(task) == copies])
+
+    def _write_shards(self, admission: Admission, tasks: Sequence[ShardTask]) -> None:
+        window = Window(
+            self._client, shard_task, lambda attempt: (self._root, attempt), label="shard"
+        )
+        last = time.monotonic()
+
+        def idle() -> None:
+            nonlocal last
+            if time.monotonic() - last > COMMIT_S:
+                admission.flush()
+                last = time.monotonic()
+
+        for answer in run_quarantined(
+            window,
+            (task for task in tasks if not all(map(admission.outages.away, task.files.values()))),
+            split=lambda task: [_only(task, (slot,)) for slot in task.plan.slots],
+            without=_without,
+            trial=lambda task: replace(task, trial=True),
+            stop=self._stop,
+            idle=idle,
+            told=self._events.note,
+        ):
+            if answer.poison:
+                slot = answer.task.plan.slots[0]
+                file = answer.task.files[slot.arrival.source]
+                admission.poison(file, slot, *poison_of(answer.need, "decoding it"))
+            else:
+                admission.shard(answer.task, answer.value)
+            count = len(answer.task.plan.slots)
+            self._events.advance("pixels", count, failed=count if answer.poison else 0)
+
+    def _tasks(
+        self, plans: Sequence[StackPlan], sources: dict[str, SourceFile]
+    ) -> Iterator[ShardTask]:
+        limit = self._config.limits.max_decoded_bytes
+        for plan in plans:
+            shards: dict[int, list[Slot]] = {}
+            for slot in plan.slots:
+                shards.setdefault(slot.shard, []).append(slot)
+            for shard, slots in shards.items():
+                files = {slot.arrival.source: sources[slot.arrival.source] for slot in slots}
+                yield ShardTask(replace(plan, slots=tuple(slots)), shard, files, limit)
+
+
+def _only(task: ShardTask, slots: tuple[Slot, ...]) -> ShardTask:
+    files = {slot.arrival.source: task.files[slot.arrival.source] for slot in slots}
+    return replace(task, plan=replace(task.plan, slots=slots), files=files)
+
+
+def _without(task: ShardTask, poison: list[ShardTask]) -> ShardTask | None:
+    bad = {slot for piece in poison for slot in piece.plan.slots}
+    left = tuple(slot for slot in task.plan.slots if slot not in bad)
+    return _only(task, left) if left else None

@@ -1,0 +1,127 @@
+"""Giant images become tiled pyramids: streamed in bands, so memory is bound by a band."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import Conflict, SourceUnreadable
+from engine.geometry import Region
+from engine.ingest.worker import ShardRecord, ShardTask, Taken, change_of, noise_of, opened
+from engine.kernels.noise import merge_noise
+from engine.sources import OpenSource
+from engine.store.catalog.tables import ShardRow
+from engine.store.digests import BLOCK_PX, digest_block, digest_content
+from engine.store.pixels.layout import GIANT_SHARD_PX, Arrival, StackPlan, level_shapes
+from engine.store.pixels.stacks import StackReader, StackWriter
+from engine.store.root.base import Root
+
+
+def write_giant(root: Root, task: ShardTask) -> ShardRecord:
+    """Write a giant image band by band, then each level of its pyramid from the one below it.
+
+    One task owns all shards of the image, so no level has to wait for another task.
+    """
+    arrival = task.plan.slots[0].arrival
+    file = task.files[arrival.source]
+    place = (task.plan.name, task.shard)
+    try:
+        with opened(file, task.max_decoded_bytes) as source:
+            index = next(
+                (n for n, p in enumerate(source.planes) if p.fragment == arrival.fragment), None
+            )
+            if index is None or source.planes[index].shape != arrival.shape:
+                return ShardRecord(place, (), (Taken(arrival),))
+            taken, rows = _write_base(root, task.plan, source, index, arrival)
+        if (changed := change_of(file)) is not None:
+            return ShardRecord(place, (), (changed(arrival),))
+        for level in range(1, len(level_shapes(task.plan.shape))):
+            rows += _write_level(root, task.plan, level, rows)
+    except SourceUnreadable as error:
+        failed = Taken(arrival, reason=error.reason, detail=str(error.args[1]))
+        return ShardRecord(place, (), (failed,))
+    except Conflict:  # an earlier attempt read other pixels: the source changed in between
+        return ShardRecord(place, (), (Taken(arrival),))
+    return ShardRecord(place, tuple(rows), (taken,))
+
+
+def _write_base(
+    root: Root, plan: StackPlan, source: OpenSource, index: int, arrival: Arrival
+) -> tuple[Taken, list[ShardRow]]:
+    plane = source.planes[index]
+    _, height, width = plane.shape
+    writer = StackWriter(root, plan.name)
+    whole = None if plane.streams else source.read(index)
+    rows: list[ShardRow] = []
+    digests: list[str] = []
+    windows: list[list[NDArray[np.float32]]] = []
+    side = GIANT_SHARD_PX  # = BLOCK_PX, so one pass over the pixels makes digests and shards
+    for top in range(0, height, side):
+        band = Region((top, 0), (min(top + side, height), width))
+        pixels = source.read_region(index, band) if whole is None else whole[:, band.slices[0]]
+        for left in range(0, width, side):
+            block = np.ascontiguousarray(pixels[:, :, left : left + side])
+            digests.append(digest_block(block))
+            windows.append(noise_of(block, plane.separate))
+            rows.append(writer.write(len(rows), block[None]))
+    content = digest_content(plane.dtype, plane.shape, digests)
+    noise = tuple(
+        merge_noise(*(one.ravel() for one in channel)) for channel in zip(*windows, strict=True)
+    )
+    return Taken(arrival, content, noise), rows
+
+
+def _write_level(root: Root, plan: StackPlan, level: int, below: list[ShardRow]) -> list[ShardRow]:
+    """Make one level from the one below it, shard by shard."""
+    metadata = [StackWriter(root, plan.name, n).describe() for n in (level - 1, level)]
+    reader = StackReader(root, {row.path: row for row in [*below, *metadata]})
+    writer = StackWriter(root, plan.name, level)
+    return [
+        writer.write(index, halved_block(reader, writer, plan.name, level, index))
+        for index in range(math.prod(writer.grid))
+    ]
+
+
+def halved_block(
+    reader: StackReader, writer: StackWriter, stack: str, level: int, index: int
+) -> NDArray[Any]:
+    """Return the pixels (1, c, y, x) of one shard of a level, made of the level below it.
+
+    Raises
+    ------
+    MissingObject, CorruptStore
+    """
+    _, channels, height, width = reader.array(stack, level - 1).shape
+    top, left = (int(i) * GIANT_SHARD_PX for i in np.unravel_index(index, writer.grid)[2:])
+    rows = slice(2 * top, min(2 * (top + GIANT_SHARD_PX), height))
+    columns = slice(2 * left, min(2 * (left + GIANT_SHARD_PX), width))
+    return halve(reader.read(stack, (0, slice(0, channels), rows, columns), level - 1))[None]
+
+
+def halve(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the 2 x 2 means of a plane; an odd last row or column is repeated.
+
+    Parameters
+    ----------
+    pixels
+        (c, y, x), any numeric type; integers are rounded to the nearest.
+
+    Examples
+    --------
+    >>> halve(np.array([[[0, 2, 9], [4, 6, 9]]], np.uint8))
+    array([[[3, 9]]], dtype=uint8)
+    """
+    _, height, width = pixels.shape
+    even = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    wide: NDArray[Any] = even.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
+    mean = (wide[:, ::2, ::2] + wide[:, 1::2, ::2] + wide[:, ::2, 1::2] + wide[:, 1::2, 1::2]) / 4
+    if pixels.dtype.kind in "iub":
+        mean = np.floor(mean + 0.5)
+    return mean.astype(pixels.dtype)
+
+
+if BLOCK_PX != GIANT_SHARD_PX:
+    raise RuntimeError("digests and shards of giant images must have the same blocks")

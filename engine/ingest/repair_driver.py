@@ -1,0 +1,318 @@
+"""Healing: damaged or lost pixels are written anew from the sources that an ingest opens anyway.
+
+Before the ingest, the workers look which shards are not as catalogued. While it reads its sources
+it learns which of them have pixels that lie there. At its end the workers make those shards anew,
+and the driver publishes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from distributed import Client
+
+from engine.execution.progress import Events
+from engine.execution.quarantine import Answer, Attempt, run_quarantined
+from engine.execution.task_pool import Window
+from engine.execution.workers import require_slots
+from engine.ingest.repair_worker import MendRecord, MendTask, Wanted, mend_shards
+from engine.ingest.report import IngestReport
+from engine.ingest.worker import SourceFile
+from engine.store.catalog.tables import (
+    ORPHANED,
+    READY,
+    ImageRow,
+    ShardRow,
+    read_images,
+    read_shards,
+)
+from engine.store.labels.images import is_label
+from engine.store.pixels.layout import Arrival
+from engine.store.pixels.repair import Mend, Place, lost_places, publish_mends
+from engine.store.root.base import Root
+from engine.store.root.write_check import require_writable
+
+CHECK_BYTES = 64 * 1024**2
+CHECK_FILES = 256
+"""Of files that one task looks at: a tenth of a second to read, against 1 ms of scheduler."""
+
+OFFERS = 2
+"""Sources that are remembered for one image's pixels: the second one if the first one changes."""
+
+HELD = 100_000
+"""Planes of which one ingest remembers the sources, so that the driver's memory is bounded; what
+is more is left to the next one."""
+
+PLACE: tuple[str, ...] = ("state", "source", "content", "channels", "height", "width")
+PLACE += ("stack", "shard", "t", "z", "giant")
+
+COMMIT_S = 2.0
+"""How often shards that were made anew are published, seconds."""
+
+T = TypeVar("T")
+_Image = dict[str, Any]
+_Damaged = tuple[ShardRow, frozenset[Place] | None]
+
+
+def check_task(root: Root, attempt: Attempt[tuple[ShardRow, ...]]) -> list[_Damaged]:
+    """Return the files that are not as catalogued, or lack planes, on a worker."""
+    found = ((row, lost_places(root, row)) for row in attempt.task)
+    return [(row, lost) for row, lost in found if lost is None or lost]
+
+
+def mend_task(root: Root, attempt: Attempt[MendTask]) -> MendRecord:
+    """Make damaged shards anew, aside, on a worker."""
+    return mend_shards(root, attempt.task)
+
+
+class Healing:
+    """What is damaged in a cohort, and what an ingest can do about it."""
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self._damaged: list[ShardRow] = []
+        self._stacks: set[str] = set()
+        self._shards: dict[tuple[str, int], frozenset[Place] | None] = {}
+        self._offers: dict[tuple[str, Place], list[tuple[Arrival, SourceFile]]] = {}
+        self._full = False
+        self._replaced: list[str] = []
+
+    def find(self, client: Client, events: Events, stop: Callable[[], bool]) -> None:
+        """Read all files below ``pixels/`` but labels, which a run makes anew by itself."""
+        rows = [row for row in read_shards(self._root) if not is_label(row.stack)]
+        if not rows:
+            return
+        require_slots(client, {})
+        events.start("stored pixels", len(rows), "files")
+        window = Window(client, check_task, lambda a: (self._root, a), label="check")
+        for answer in _run(window, _packs(rows), stop):
+            for row, lost in answer.value:
+                self._damaged.append(row)
+                if row.level == 0:
+                    self._shards[row.stack, row.shard] = lost
+            events.advance("stored pixels", len(answer.task), failed=len(answer.value))
+        events.finish("stored pixels")
+        self._damaged.sort(key=lambda row: (row.stack, row.level, row.shard))
+        self._stacks = {row.stack for row in self._damaged}
+
+    def offer(
+        self, old: ImageRow | None, row: ImageRow, arrival: Arrival, file: SourceFile
+    ) -> None:
+        """Take note of a plane that was read, if its pixels, or its former ones, are damaged."""
+        if not self._stacks:
+            return
+        if old is not None and old.content != row.content and self._concerns(old):
+            self._replaced.append(row.image_id)
+        if row.stack is None or row.t is None or not self._concerns(row):
+            return
+        place = row.stack, (row.t, row.z)
+        if place not in self._offers and len(self._offers) >= HELD:
+            self._full = True
+            return
+        offers = self._offers.setdefault(place, [])
+        if len(offers) < OFFERS:
+            offers.append((replace(arrival, header=None, lattice=None), file))
+
+    def _concerns(self, row: ImageRow) -> bool:
+        if row.stack not in self._stacks or row.state not in (READY, ORPHANED):
+            return False
+        if row.giant:
+            return True
+        lost = self._shards.get((row.stack, row.shard or 0), frozenset())
+        return lost is None or (row.t, row.z) in lost
+
+    def heal(
+        self,
+        client: Client,
+        max_decoded_bytes: int,
+        report: IngestReport,
+        events: Events,
+        stop: Callable[[], bool],
+    ) -> None:
+        """Write damaged shards anew, and note in the report what was healed and what is lost.
+
+        Raises
+        ------
+        StoreFull, StoreReadOnly, NoWorkers, SchedulerLost
+        """
+        report.replaced += sorted(self._replaced)
+        if not self._damaged or stop():
+            return
+        require_writable(self._root)
+        images = _Images(self._root, self._stacks)
+        broken = {row.stack for row in self._damaged if row.shard < 0}
+        lost: dict[str, dict[str, str]] = {}
+        for image in (i for stack in broken for i in images.of(stack)):
+            _note(lost, image, "metadata")
+        groups: dict[tuple[str, int, int], list[ShardRow]] = defaultdict(list)
+        for row in self._damaged:  # of a giant image, one task makes those of a level
+            shard = 0 if row.stack in images.giants else row.shard
+            groups[row.stack, row.level, shard].append(row)
+        unneeded = [
+            row
+            for (stack, _, shard), rows in groups.items()
+            if not (images.has(stack) if stack in broken else images.has(stack, shard))
+            for row in rows
+        ]
+        publish_mends(self._root, [Mend(row, None) for row in unneeded])
+        places = [p for p in groups if p[0] not in broken and images.has(p[0], p[2])]
+        healed: set[str] = set()
+        self._events = events
+        events.start("healing", len(places), "shards")
+        for level in sorted({level for _, level, _ in places}):
+            # A level of a pyramid is made of the one below, so that is put right first.
+            below = self._files_of({p[0] for p in places if p[1] == level}, level)
+            jobs = (
+                self._job(images.of(p[0], p[2]), groups[p], below, max_decoded_bytes)
+                for p in places
+                if p[1] == level
+            )
+            self._heal(client, jobs, healed, lost, stop)
+        events.finish("healing")
+        report.healed += len(healed - lost.keys())
+        report.lost += [lost[name] for name in sorted(lost)]
+
+    def _files_of(self, stacks: set[str], level: int) -> dict[str, dict[str, ShardRow]]:
+        """Return the catalog's rows, as they are now, of what a level is made of, by stack."""
+        found: dict[str, dict[str, ShardRow]] = defaultdict(dict)
+        for row in read_shards(self._root, stacks) if level else ():
+            if row.level in (level - 1, level):
+                found[row.stack][row.path] = row
+        return found
+
+    def _job(
+        self,
+        here: list[_Image],
+        rows: Sequence[ShardRow],
+        below: Mapping[str, Mapping[str, ShardRow]],
+        limit: int,
+    ) -> tuple[MendTask, list[_Image]]:
+        files, giant = below.get(rows[0].stack, {}), here[0]["giant"]
+        return MendTask(tuple(rows), self._wanted(here), giant, limit, files), here
+
+    def _wanted(self, here: Sequence[_Image]) -> tuple[Wanted, ...]:
+        found = {}
+        for image in here:
+            place = image["t"], image["z"]
+            offers = self._offers.get((image["stack"], place), [])
+            found[place] = Wanted(
+                place,
+                image["content"],
+                tuple(arrival for arrival, _ in offers),
+                tuple(file for _, file in offers),
+                (image["channels"], image["height"], image["width"]),
+            )
+        return tuple(found.values())
+
+    def _heal(
+        self,
+        client: Client,
+        jobs: Iterator[tuple[MendTask, list[_Image]]],
+        healed: set[str],
+        lost: dict[str, dict[str, str]],
+        stop: Callable[[], bool],
+    ) -> None:
+        in_flight: dict[int, list[_Image]] = {}
+        waiting: list[tuple[Mend, set[str]]] = []
+
+        def tasks() -> Iterator[MendTask]:
+            for task, here in jobs:
+                in_flight[id(task)] = here
+                yield task
+
+        def flush() -> None:
+            done = {m.old.path for m in publish_mends(self._root, [m for m, _ in waiting])}
+            for mend, names in waiting:
+                healed.update(names if mend.old.path in done else ())
+            waiting.clear()
+
+        last = time.monotonic()
+
+        def idle() -> None:
+            nonlocal last
+            if time.monotonic() - last > COMMIT_S:
+                flush()
+                last = time.monotonic()
+
+        window = Window(client, mend_task, lambda a: (self._root, a), label="mend")
+        try:
+            for answer in _run(window, tasks(), stop, idle):
+                record, here = answer.value, in_flight.pop(id(answer.task))
+                names = {i["image_id"] for i in here if (i["t"], i["z"]) in record.healed}
+                waiting += [(mend, names) for mend in record.mends]
+                for image in here:
+                    if (image["t"], image["z"]) in record.lost:
+                        _note(lost, image, self._why(image))
+                self._events.advance("healing", 1, failed=int(bool(record.lost)))
+        finally:
+            flush()
+
+    def _why(self, image: _Image) -> str:
+        if self._offers.get((image["stack"], (image["t"], image["z"]))):
+            return "source_differs"
+        if image["state"] == ORPHANED:
+            return "source_gone"
+        return "too_many" if self._full else "source_not_taken"
+
+
+def _note(lost: dict[str, dict[str, str]], image: _Image, reason: str) -> None:
+    name = image["image_id"]
+    lost[name] = {"source": image["source"], "image_id": name, "reason": reason}
+
+
+class _Images:
+    """The current images with pixels in some stacks, as columns, found by stack and shard."""
+
+    def __init__(self, root: Root, stacks: Iterable[str]) -> None:
+        images = read_images(root, PLACE)[1]
+        here = pc.and_(
+            pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED])),
+            pc.is_in(images["stack"], value_set=pa.array(sorted(stacks), pa.string())),
+        )
+        self._rows = images.filter(here).sort_by([("stack", "ascending"), ("shard", "ascending")])
+        keys = (self._rows[name].to_pylist() for name in ("stack", "shard"))
+        self._spans: dict[str, dict[int, list[int]]] = defaultdict(dict)
+        for n, (stack, shard) in enumerate(zip(*keys, strict=True)):
+            self._spans[stack].setdefault(shard, [n, n])[1] = n + 1
+        self.giants = set(self._rows.filter(self._rows["giant"])["stack"].to_pylist())
+
+    def has(self, stack: str, shard: int | None = None) -> bool:
+        """Tell whether any is in a stack, or in one of its shards."""
+        spans = self._spans.get(stack, {})
+        return bool(spans) if shard is None else shard in spans
+
+    def of(self, stack: str, shard: int | None = None) -> list[_Image]:
+        """Return those in a stack, or in one of its shards."""
+        spans = self._spans.get(stack, {})
+        wanted = spans.values() if shard is None else [spans[shard]]
+        return [
+            i for first, end in wanted for i in self._rows.slice(first, end - first).to_pylist()
+        ]
+
+
+def _packs(rows: Sequence[ShardRow]) -> Iterator[tuple[ShardRow, ...]]:
+    pack: list[ShardRow] = []
+    for row in rows:
+        if pack and (len(pack) == CHECK_FILES or sum(r.size for r in pack) > CHECK_BYTES):
+            yield tuple(pack)
+            pack = []
+        pack.append(row)
+    yield tuple(pack)
+
+
+def _run(
+    window: Window,
+    tasks: Iterable[T],
+    stop: Callable[[], bool],
+    idle: Callable[[], None] = lambda: None,
+) -> Iterator[Answer[T]]:
+    """Run tasks of which no piece is worth trying alone."""
+    yield from run_quarantined(
+        window, tasks, split=lambda _: [], without=lambda task, _: task, stop=stop, idle=idle
+    )

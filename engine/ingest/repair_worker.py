@@ -1,0 +1,217 @@
+"""Damaged shards are made anew of what is left of them and of sources: the worker's side.
+
+What comes of a source counts only if it has the digest that the catalog has of the image, so an
+image's pixels, its inputs and its results are what they were.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import CorruptStore, MissingObject, SourceUnreadable
+from engine.geometry import Region
+from engine.ingest.pyramid import halved_block
+from engine.ingest.worker import SourceFile, change_of, opened, read_planes_of
+from engine.record import Record
+from engine.store.catalog.tables import ShardRow
+from engine.store.digests import digest_block, digest_bytes, digest_content, digest_plane
+from engine.store.pixels.layout import GIANT_SHARD_PX, Arrival
+from engine.store.pixels.repair import Mend, Place, chunk_of
+from engine.store.pixels.shard_codec import LOST, count_chunks, pack_chunks, unpack_chunks
+from engine.store.pixels.stacks import StackReader, StackWriter
+from engine.store.root.base import STAGING, Root
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted(Record):
+    """A plane that a damaged shard must hold, and the sources that had it in this ingest."""
+
+    place: Place
+    content: str
+    arrivals: tuple[Arrival, ...] = field(repr=False)
+    files: tuple[SourceFile, ...] = field(repr=False)
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MendTask(Record):
+    """Shards to make anew: one of a stack or series, or those of one level of a giant image.
+
+    ``files`` are catalog rows of what is read beside sources: the level below.
+    """
+
+    rows: tuple[ShardRow, ...]
+    wanted: tuple[Wanted, ...]
+    giant: bool
+    max_decoded_bytes: int
+    files: Mapping[str, ShardRow] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MendRecord(Record):
+    """Shards that can be put right; places whose pixels came from sources, and those still lost."""
+
+    mends: tuple[Mend, ...] = ()
+    healed: tuple[Place, ...] = ()
+    lost: tuple[Place, ...] = ()
+
+
+def mend_shards(root: Root, task: MendTask) -> MendRecord:
+    """Make damaged shards anew, aside; nobody sees them before the driver publishes them."""
+    if not task.giant:
+        return _mend_planes(root, task)
+    return _mend_blocks(root, task) if task.rows[0].level == 0 else _mend_level(root, task)
+
+
+def _mend_planes(root: Root, task: MendTask) -> MendRecord:
+    (row,) = task.rows
+    writer = StackWriter(root, row.stack)
+    due = {chunk_of(writer, *wanted.place): wanted for wanted in task.wanted}
+    data = _data_of(root, row.path)
+    pieces = _what_is_left(writer, row.shard, data, due)
+    missing = {chunk: due[chunk] for chunk in due if chunk not in pieces}
+    found = _from_sources(list(missing.values()), task.max_decoded_bytes)
+    block = np.zeros(writer.shape_of(row.shard), writer.metadata["data_type"])
+    for (t, z), pixels in found.items():
+        channels, height, width = pixels.shape
+        at = [t % writer.shard[0], slice(0, channels)]
+        at += [] if z is None else [z % writer.shard[2]]
+        block[(*at, slice(0, height), slice(0, width))] = pixels
+    made = unpack_chunks(writer.encode(row.shard, block), writer.chunks)
+    for chunk, wanted in missing.items():
+        pieces[chunk] = made[chunk] if wanted.place in found else LOST
+    lost = tuple(w.place for w in missing.values() if w.place not in found)
+    if lost and not found:  # it would be no better than it is
+        return MendRecord(lost=lost)
+    new = pack_chunks([pieces.get(chunk) for chunk in range(writer.chunks)])
+    return MendRecord((_aside(root, row, new, writer, data),), tuple(found), lost)
+
+
+def _data_of(root: Root, path: str) -> bytes | None:
+    try:
+        return root.read(path)
+    except MissingObject:
+        return None
+
+
+def _what_is_left(
+    writer: StackWriter, shard: int, data: bytes | None, due: Mapping[int, Wanted]
+) -> dict[int, bytes | None]:
+    """Return the encoded chunks of a damaged shard that can be used as they are."""
+    if data is None:
+        return {}
+    try:
+        chunks = unpack_chunks(data, writer.chunks)
+    except (CorruptStore, ValueError):  # nothing says where its chunks are
+        return {}
+    size = tuple(s // n for s, n in zip(writer.shard, writer.inner, strict=True))
+    left: dict[int, bytes | None] = {}
+    with writer.opened(data) as array:
+        for chunk, piece in enumerate(chunks):
+            at = np.unravel_index(chunk, writer.inner)
+            box = tuple(slice(int(i) * s, int(i) * s + s) for i, s in zip(at, size, strict=True))
+            try:
+                pixels = np.asarray(array[box])[0]
+            except MemoryError:
+                raise
+            except Exception:  # zarr and zarrs raise many types for bad checksums
+                continue
+            wanted = due.get(chunk)
+            if wanted is not None:
+                channels, height, width = wanted.shape
+                plane = pixels if wanted.place[1] is None else pixels[:, 0]
+                if digest_plane(plane[:channels, :height, :width]) != wanted.content:
+                    continue
+            left[chunk] = piece
+    return left
+
+
+def _from_sources(wanted: Sequence[Wanted], limit: int) -> dict[Place, NDArray[Any]]:
+    """Read planes from their sources, each file once; another one where the first fails."""
+    found: dict[Place, NDArray[Any]] = {}
+    for turn in range(max((len(w.files) for w in wanted), default=0)):
+        by_file: dict[SourceFile, list[Wanted]] = {}
+        for one in wanted:
+            if one.place not in found and turn < len(one.files):
+                by_file.setdefault(one.files[turn], []).append(one)
+        for file, members in by_file.items():
+            planes = read_planes_of(file, [m.arrivals[turn] for m in members], limit)
+            for member, (pixels, taken) in zip(members, planes, strict=True):
+                if pixels is not None and taken.content == member.content:
+                    found[member.place] = pixels
+    return found
+
+
+def _aside(root: Root, row: ShardRow, new: bytes, writer: StackWriter, seen: bytes | None) -> Mend:
+    path = f"{STAGING}/{secrets.token_hex(8)}"
+    root.create(path, new, durable=False)
+    chunks = count_chunks(new, writer.chunks)
+    changed = replace(row, digest=digest_bytes(new), size=len(new), chunks=chunks)
+    return Mend(row, changed, path, None if seen is None else digest_bytes(seen))
+
+
+def _mend_blocks(root: Root, task: MendTask) -> MendRecord:
+    """Make blocks of a giant image anew from its source."""
+    (wanted,) = task.wanted
+    for arrival, file in zip(wanted.arrivals, wanted.files, strict=True):
+        try:
+            mends = _blocks_of(root, task, wanted, arrival, file)
+        except SourceUnreadable:
+            continue
+        if mends:
+            return MendRecord(mends, (wanted.place,))
+    return MendRecord(lost=(wanted.place,))
+
+
+def _blocks_of(
+    root: Root, task: MendTask, wanted: Wanted, arrival: Arrival, file: SourceFile
+) -> tuple[Mend, ...]:
+    writer = StackWriter(root, task.rows[0].stack)
+    side = GIANT_SHARD_PX
+    _, height, width = wanted.shape
+    rows = {row.shard: row for row in task.rows}
+    mends: list[Mend] = []
+    digests: list[str] = []
+    with opened(file, task.max_decoded_bytes) as source:
+        index = next((n for n, p in enumerate(source.planes) if p.fragment == arrival.fragment), -1)
+        if index < 0 or source.planes[index].shape != wanted.shape:
+            return ()
+        whole = None if source.planes[index].streams else source.read(index)
+        for top in range(0, height, side):
+            band = Region((top, 0), (min(top + side, height), width))
+            pixels = source.read_region(index, band) if whole is None else whole[:, band.slices[0]]
+            for left in range(0, width, side):
+                block = np.ascontiguousarray(pixels[:, :, left : left + side])
+                if (row := rows.get(len(digests))) is not None:
+                    data = writer.encode(row.shard, block[None])
+                    mends.append(_aside(root, row, data, writer, _data_of(root, row.path)))
+                digests.append(digest_block(block))
+    content = digest_content(writer.metadata["data_type"], wanted.shape, digests)
+    if content != wanted.content or change_of(file) is not None:
+        for mend in mends:
+            root.delete(mend.aside)
+        return ()
+    return tuple(mends)
+
+
+def _mend_level(root: Root, task: MendTask) -> MendRecord:
+    """Make shards of a level of a pyramid anew from the level below."""
+    level, stack = task.rows[0].level, task.rows[0].stack
+    reader, writer = StackReader(root, task.files), StackWriter(root, stack, level)
+    mends: list[Mend] = []
+    lost: tuple[Place, ...] = ()
+    for row in task.rows:
+        try:
+            block = halved_block(reader, writer, stack, level, row.shard)
+        except (MissingObject, CorruptStore):
+            lost = tuple(wanted.place for wanted in task.wanted)
+            continue
+        data = writer.encode(row.shard, block)
+        mends.append(_aside(root, row, data, writer, _data_of(root, row.path)))
+    return MendRecord(tuple(mends), () if lost else tuple(w.place for w in task.wanted), lost)

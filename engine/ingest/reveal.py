@@ -1,0 +1,47 @@
+"""Which rows of the catalog a file has: its name is hashed again, since nothing leads back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.errors import NothingFound
+from engine.ingest.discovery import source_name
+from engine.privacy import Pseudonyms
+from engine.sources.locations.base import absolute, place_at
+from engine.sources.locations.folder import escape_path
+from engine.store.catalog.tables import read_images
+from engine.store.config import CohortConfig, locate_root
+from engine.store.root.base import Root
+
+COLUMNS = ("source", "state", "reason", "series", "fields")
+
+
+def reveal_rows(
+    root: Root, config: CohortConfig, source: str | Path, pseudonyms: Callable[[], Pseudonyms]
+) -> Iterator[dict[str, Any]]:
+    """Yield the catalog's rows of a file, or of all files in a folder; see `Upkeep.reveal`."""
+    located = locate_root(absolute(source), config)
+    if located is None:
+        raise NothingFound(
+            "SOURCE is not inside a root of cohort.toml", "Give a path below one of its [roots]."
+        )
+    name, below = located
+    names = pseudonyms() if config.roots[name].confidential else None
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in read_images(root, COLUMNS)[1].to_pylist():
+        rows.setdefault(row["source"], []).append(row)
+    base = config.roots[name].path
+    for found in place_at(base).walk(escape_path(below)):
+        hidden = source_name(name, found.path, names)
+        here = {"path": f"{base.rstrip('/')}/{found.path}", "source": hidden}
+        for row in rows.get(hidden, [{"image_id": None, "state": "unknown", "fields": ()}]):
+            yield {
+                **here,
+                "image_id": row["image_id"],
+                "state": row["state"],
+                "reason": row.get("reason"),
+                "subject": dict(row["fields"] or ()).get("subject"),
+                "series": row.get("series"),
+            }

@@ -1,0 +1,142 @@
+"""Which roots, and which parts of them, an ingest takes; new ones are declared in cohort.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError, NoSource, NothingFound, UsageError
+from engine.ingest.discovery import holds_confidential
+from engine.privacy import Pseudonyms
+from engine.sources.locations.base import absolute, holder_of, place_at
+from engine.sources.locations.dicomweb import is_dicomweb
+from engine.sources.locations.folder import escape_path
+from engine.store.config import (
+    CohortConfig,
+    declare_roots,
+    locate_root,
+    new_root_name,
+    read_config,
+    roots_inside,
+)
+from engine.store.root.base import Root
+
+CONFIDENTIAL_ROOT = "dicom"
+"""Name of a new root with confidential files: that of its folder may be a patient's."""
+
+
+def scopes_of(
+    root: Root,
+    sources: Sequence[str | Path],
+    layout: str | None,
+    pseudonyms: Callable[[], Pseudonyms],
+) -> list[tuple[str, str]]:
+    """Return (root name, path below it) for each source, or for all declared roots.
+
+    A source inside a declared root belongs to it; another one becomes a new root, which is
+    confidential if it holds any DICOM file. Roots inside a source are taken with it.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    sources
+        Files, folders, URLs of an object store (``s3://bucket/prefix``), or DICOMweb services
+        (``dicomweb+https://host/path``).
+    layout
+        Pattern for the folders of new roots.
+    pseudonyms
+        Called before a confidential root is declared; raises where there is no key.
+
+    Raises
+    ------
+    NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
+    ConfigError
+        If a declared root has another layout.
+    UsageError
+        If a source lies in the cohort itself.
+    """
+    config = read_config(root)
+    if not sources:
+        if not config.roots:
+            raise NothingFound(
+                "cohort.toml names no sources", "Give one: cohort ingest COHORT SOURCE"
+            )
+        for name in config.roots:
+            _require_layout(config, name, layout)
+        return [(name, "") for name in config.roots]
+    scopes = []
+    for source in sources:
+        if is_dicomweb(str(source)):
+            scopes.append((_declare_service(root, str(source).rstrip("/"), pseudonyms), ""))
+            config = read_config(root)
+            continue
+        if not str(source).strip():  # it would be the folder that the job was started in
+            raise NoSource("'' (an empty name)")
+        path = absolute(source)
+        if f"{path}/".startswith(f"{root.url}/"):
+            raise UsageError(f"{source} lies in the cohort itself. Name the folder of your images.")
+        located = locate_root(path, config)
+        base = holder_of(path) if located is None or located[1] else path  # a root says more itself
+        if base is None:
+            raise NoSource(str(source))
+        if located is None:
+            _declare_root(root, config, base, layout, pseudonyms)
+            config = read_config(root)
+            located = locate_root(path, config)
+        if located is None:
+            raise ConfigError("cohort.toml", "a new root was not kept")
+        _require_layout(config, located[0], layout)
+        scopes.append((located[0], escape_path(located[1])))
+        # A root inside a source has files of its own, which nobody else lists.
+        inside = roots_inside(path, config)
+        scopes += [(name, "") for name in inside if place_at(config.roots[name].path).is_there()]
+    return scopes
+
+
+def _require_layout(config: CohortConfig, name: str, layout: str | None) -> None:
+    """Refuse a layout that would not be used: a root that is there keeps its own."""
+    kept = config.roots[name].layout or config.layout
+    if layout not in (None, kept):
+        raise ConfigError(
+            f"cohort.toml, roots.{name}",
+            f"the layout of this source is {kept!r}. To change it, write layout = {layout!r} "
+            "there, and then: cohort ingest COHORT --rehash",
+        )
+
+
+def _declare_service(root: Root, url: str, pseudonyms: Callable[[], Pseudonyms]) -> str:
+    """Return the name of a DICOMweb service's root, which is confidential whatever it holds."""
+    config = read_config(root)
+    for name, known in config.roots.items():
+        if known.path == url:
+            return name
+    pseudonyms()
+    name = new_root_name("dicomweb", config)
+    declare_roots(root, {name: {"path": url, "confidential": True}}, None)
+    return name
+
+
+def _declare_root(
+    root: Root,
+    config: CohortConfig,
+    base: str,
+    layout: str | None,
+    pseudonyms: Callable[[], Pseudonyms],
+) -> None:
+    entry: dict[str, Any] = {"path": base}
+    name = new_root_name(base, config)
+    if layout is not None:
+        entry["layout"] = layout
+    if holds_confidential(base):
+        pseudonyms()  # without a key nothing is written, not even the root
+        name = new_root_name(CONFIDENTIAL_ROOT, config)
+        entry["confidential"] = True
+    declare_roots(root, {name: entry}, None)
+
+
+def needed_roots(config: CohortConfig, scopes: Sequence[tuple[str, str]]) -> set[str]:
+    """Return the roots whose names an ingest must know: its own, and those that are drawn on."""
+    drawn_on = set(config.roots) if config.annotations else set()
+    return {name for name, _ in scopes} | drawn_on

@@ -1,0 +1,331 @@
+"""Foreign files become shards: the worker's side of ingest. Runs without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import AlignmentError, Conflict, SourceUnreadable
+from engine.header import MISSING_PLANES
+from engine.kernels.colour import with_luminance
+from engine.kernels.noise import estimate_noise_windows, merge_noise
+from engine.record import Record
+from engine.sources import FORMATS, HEAD_BYTES, OpenSource, Plane, claimed_by, open_source
+from engine.sources.base import coded
+from engine.sources.locations.base import place_at
+from engine.sources.locations.folder import escape_path
+from engine.store.catalog.tables import ShardRow
+from engine.store.digests import digest_plane
+from engine.store.pixels.layout import Arrival, Lattice, StackPlan
+from engine.store.pixels.stacks import StackWriter
+from engine.store.root.base import Root
+
+
+@dataclass(frozen=True, slots=True)
+class Stat(Record):
+    """What tells that a file is unchanged without opening it."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile(Record):
+    """A source: its name in the catalog, where it is, and how it looked when it was listed.
+
+    ``path`` is relative to the folder ``base``, escaped as `engine.sources.locations.folder` does
+    it. Neither is shown, since Dask writes the arguments of a failed task to the worker's log.
+    ``source`` is made of pseudonyms where the root is ``confidential``; ``slide_spacing_um`` is the
+    pixel size at which it is read if it is a whole slide.
+    """
+
+    source: str
+    base: str = field(repr=False)
+    path: str = field(repr=False)
+    stat: Stat
+    confidential: bool = False
+    slide_spacing_um: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Record):
+    """What a source's header says: its planes, or a reason code, or neither: it is ignored.
+
+    ``withheld`` is a confidential file in a root that is not: nothing of it may be written down.
+    """
+
+    file: SourceFile
+    arrivals: tuple[Arrival, ...] = ()
+    reason: str | None = None
+    detail: str | None = None
+    withheld: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Record):
+    """A plane that was read: its digest and noise, or why it could not be.
+
+    ``reason`` None and ``content`` None together mean that the file changed while it was read;
+    the next ingest takes it.
+    """
+
+    arrival: Arrival
+    content: str | None = None
+    noise_sd: tuple[float, ...] = ()
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """The planes of one shard, or of a giant image, and the files that they are in.
+
+    ``plan`` holds the slots of this shard only; ``files`` are by source.
+    """
+
+    plan: StackPlan = field(repr=False)
+    shard: int
+    files: Mapping[str, SourceFile] = field(repr=False)
+    max_decoded_bytes: int
+    trial: bool = False
+    """Whether the planes are only decoded, to find out whether that kills the worker."""
+
+    def __post_init__(self) -> None:
+        """Check that no other task's shard is touched."""
+        for slot in self.plan.slots:
+            if slot.shard != self.shard:
+                raise AlignmentError((slot.t, slot.z), f"shard {self.shard} of {self.plan.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What a shard task gives back."""
+
+    task: tuple[str, int]
+    files: tuple[ShardRow, ...]
+    taken: tuple[Taken, ...]
+
+
+@contextmanager
+def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
+    """Open a source; whatever is wrong with it is a `SourceUnreadable`."""
+    with _handle(file) as handle, _open(handle, file, max_decoded_bytes) as source:
+        yield source
+
+
+@contextmanager
+def _handle(file: SourceFile) -> Iterator[BinaryIO]:
+    handle = place_at(file.base).open(file.path)
+    try:
+        yield handle
+    finally:
+        with suppress(OSError):  # of a share that went away; all that was read is read
+            handle.close()
+
+
+def _open(handle: BinaryIO, file: SourceFile, limit: int) -> OpenSource:
+    spacing = file.slide_spacing_um
+    return open_source(handle, file.source, max_decoded_bytes=limit, slide_spacing_um=spacing)
+
+
+def probe_files(
+    files: Sequence[SourceFile],
+    max_decoded_bytes: int,
+    spacing_um: tuple[float, float] | None = None,
+) -> list[Probe]:
+    """Read the headers of files; nothing is decoded.
+
+    Parameters
+    ----------
+    files
+        Sources of one root.
+    max_decoded_bytes
+        A plane that decodes to more is ``too_large``, unless it streams.
+    spacing_um
+        Pixel spacing (y, x) for files that state none.
+    """
+    looked: dict[tuple[str, str], bool] = {}
+    return [_probe(file, max_decoded_bytes, spacing_um, looked) for file in files]
+
+
+def _probe(
+    file: SourceFile,
+    max_decoded_bytes: int,
+    spacing_um: tuple[float, float] | None,
+    looked: dict[tuple[str, str], bool],
+) -> Probe:
+    try:
+        with _handle(file) as handle:
+            with coded("file"):
+                head = handle.read(HEAD_BYTES)
+            key = claimed_by(file.source, head)
+            if key is None:
+                return Probe(file)
+            if FORMATS[key].confidential and not file.confidential:
+                return Probe(file, withheld=True)
+            with _open(handle, file, max_decoded_bytes) as source:
+                planes = source.planes
+        sets = {plane.companions for plane in planes} - {()}
+        broken = {names for names in sets if _lacks_one(file, names, looked)}
+        return Probe(
+            file,
+            tuple(
+                _arrival(file, plane, spacing_um, plane.companions in broken) for plane in planes
+            ),
+        )
+    except SourceUnreadable as error:
+        if error.reason == "no_pixels":
+            return Probe(file)
+        return Probe(file, reason=error.reason, detail=str(error.args[1]))
+
+
+def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, str], bool]) -> bool:
+    """Tell whether one of some files is not beside a file; ``looked`` remembers which are."""
+    folder = file.path[: file.path.rfind("/") + 1]
+    for name in names:
+        path = folder + escape_path(name)
+        if (file.base, path) not in looked:
+            try:
+                looked[file.base, path] = place_at(file.base).look(path) is not None
+            except SourceUnreadable:  # it may be there
+                looked[file.base, path] = True
+        if not looked[file.base, path]:
+            return True
+    return False
+
+
+def _arrival(
+    file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | None, lacks_planes: bool
+) -> Arrival:
+    steps = plane.step_ms, plane.step_um
+    # Said of all files that might be slides, so that those of which it is unknown were taken in
+    # before it was kept.
+    whole = None if file.slide_spacing_um is None or plane.header is not None else (1.0, 1.0)
+    return Arrival(
+        file.source,
+        plane.fragment,
+        plane.shape,
+        plane.dtype,
+        plane.spacing_um or spacing_um,
+        plane.place,
+        plane.series,
+        plane.header,
+        Lattice(*steps) if any(steps) else None,
+        plane.downsample or whole,
+        () if file.confidential else plane.channel_names,  # text, that may name somebody
+        plane.orientation,
+        tuple(sorted({*plane.findings, MISSING_PLANES})) if lacks_planes else plane.findings,
+        plane.rescale,
+    )
+
+
+def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
+    """Return the noise windows of each channel (c, y, x), and for colours of the luminance.
+
+    That there is one more than channels is how an operation knows that they are no measurements of
+    their own (``separate``, see `engine.sources.Plane`).
+    """
+    return [estimate_noise_windows(plane) for plane in with_luminance(pixels, separate)]
+
+
+def stat_now(file: SourceFile) -> Stat | None:
+    """Return how a source looks now, or None where it is gone.
+
+    Raises
+    ------
+    SourceUnreadable
+        Where that can't be known now.
+    """
+    found = place_at(file.base).look(file.path)
+    return None if found is None else Stat(found.size, found.mtime_ns, found.ctime_ns)
+
+
+def write_shard(root: Root, task: ShardTask) -> ShardRecord:
+    """Decode the planes of one shard and publish it whole.
+
+    A plane that can't be decoded leaves its place blank. A source that changed since it was
+    listed is left to the next ingest.
+    """
+    plan, slots = task.plan, task.plan.slots
+    writer = StackWriter(root, plan.name)
+    corner = [
+        int(i) * s for i, s in zip(np.unravel_index(task.shard, plan.grid), plan.shard, strict=True)
+    ]
+    stop = [min(c + s, n) for c, s, n in zip(corner, plan.shard, plan.shape, strict=True)]
+    block = np.zeros([b - a for a, b in zip(corner, stop, strict=True)], plan.dtype)
+    taken = [Taken(slot.arrival) for slot in slots]
+    by_file: dict[str, list[int]] = {}
+    for n, slot in enumerate(slots):
+        by_file.setdefault(slot.arrival.source, []).append(n)
+    for name, members in by_file.items():
+        arrivals = [slots[n].arrival for n in members]
+        planes = read_planes_of(task.files[name], arrivals, task.max_decoded_bytes)
+        for n, (pixels, result) in zip(members, planes, strict=True):
+            taken[n] = result
+            if pixels is not None:
+                slot = slots[n]
+                _, height, width = pixels.shape
+                place: list[int | slice] = [slot.t - corner[0], slice(0, pixels.shape[0])]
+                if slot.z is not None:
+                    place.append(slot.z - corner[2])
+                block[(*place, slice(0, height), slice(0, width))] = pixels
+    if task.trial:
+        return ShardRecord((plan.name, task.shard), (), tuple(taken))
+    try:
+        row = writer.write(task.shard, block)
+    except Conflict:  # an earlier attempt read other pixels: the sources changed in between
+        return ShardRecord((plan.name, task.shard), (), tuple(Taken(t.arrival) for t in taken))
+    return ShardRecord((plan.name, task.shard), (row,), tuple(taken))
+
+
+def read_planes_of(
+    file: SourceFile, arrivals: Sequence[Arrival], max_decoded_bytes: int
+) -> list[tuple[NDArray[Any] | None, Taken]]:
+    """Return planes (c, y, x) of a source with their digests, or why there are none.
+
+    None of them counts if the file changed while it was read.
+    """
+    results: list[tuple[NDArray[Any] | None, Taken]] = []
+    try:
+        with opened(file, max_decoded_bytes) as source:
+            places = {plane.fragment: n for n, plane in enumerate(source.planes)}
+            for arrival in arrivals:
+                results.append(_read_plane(source, places.get(arrival.fragment), arrival))
+    except SourceUnreadable as error:
+        left = arrivals[len(results) :]
+        detail = str(error.args[1])
+        results += [(None, Taken(a, reason=error.reason, detail=detail)) for a in left]
+    changed = change_of(file)
+    return results if changed is None else [(None, changed(arrival)) for arrival in arrivals]
+
+
+def change_of(file: SourceFile) -> Callable[[Arrival], Taken] | None:
+    """Return what to say of the planes of a source that is not as it was listed, else None."""
+    try:
+        now = stat_now(file)
+    except SourceUnreadable as error:
+        return partial(Taken, reason=error.reason, detail=str(error.args[1]))
+    if now is None:
+        return partial(Taken, reason="vanished", detail="the file went while it was read")
+    return None if now == file.stat else Taken
+
+
+def _read_plane(
+    source: OpenSource, index: int | None, arrival: Arrival
+) -> tuple[NDArray[Any] | None, Taken]:
+    try:
+        if index is None or source.planes[index].shape != arrival.shape:
+            return None, Taken(arrival)
+        pixels = source.read(index)
+    except SourceUnreadable as error:
+        return None, Taken(arrival, reason=error.reason, detail=str(error.args[1]))
+    windows = noise_of(pixels, source.planes[index].separate)
+    noise = tuple(merge_noise(each) for each in windows)
+    return pixels, Taken(arrival, digest_plane(pixels), noise)

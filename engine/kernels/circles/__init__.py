@@ -1,0 +1,1 @@
+"""Circle detection: gradient, votes, fit, suppression, measurement."""

@@ -1,0 +1,388 @@
+"""Circles in a plane: how many, where and how large.
+
+Edge points (`edges`) vote for centres (`votes`); at each peak a circle is fitted (`fit`); of
+those with enough of their circumference on edges (`support`, `candidates`), the better ones take
+edges away from the others (`competition`). Every decision looks at a bounded neighbourhood and
+at numbers anchored at the image's origin, so that a tile with its halo gives the same circles as
+the whole image.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import ParameterError
+from engine.kernels.circles import candidates, edges, gradient, votes
+from engine.kernels.circles.buffers import Workspace, thread_workspace
+from engine.kernels.circles.fit import GATHERED_COLUMNS
+from engine.kernels.circles.rims import NO_RIMS, SIGNS, Polarity, Rims, make_rims
+from engine.kernels.circles.search import ROUNDS, search_circles
+from engine.kernels.circles.support import MOST_BINS
+from engine.kernels.circles.suppression import RIM_CENTRE_SHARE, SHADOW_PX
+from engine.kernels.noise import noise_sd as estimate_noise_sd
+from engine.kernels.planes import as_plane
+
+DEFAULT_SUPPORT = 0.2
+"""Of a disc with 30 % of its edge visible this much remains: at each end of a visible arc the
+smoothing mixes it with the edge that hides the rest."""
+
+_LARGEST_SIGMA_PX = 2.0
+_SMALLEST_SIGMA_PX = 0.8
+_RADII_PER_SIGMA = 4.0
+"""Smoothing: 2 px serve a contrast of 1.3 times the noise, the worst asked for (signal-to-noise
+ratio 4.7 an edge point); discs below a radius of 8 px would be smoothed away by it."""
+
+_THRESHOLD_SD = 4.0
+"""An edge's gradient in standard deviations of the gradient's noise: chance exceeds it in
+exp(-8) = 0.03 % of the pixels."""
+
+_QUANTUM_SD = 1.5
+"""Least noise assumed for integers, grey levels: the contour lines of a smooth shade, one grey
+level high, then stay below the threshold, and steps of 2 grey levels above it."""
+
+_ROUNDING = 1e-5
+"""Gradients below this share of the value are float32 rounding, not edges."""
+
+_BLUR_VARIANCE_PX2 = 0.6
+"""Optical blur assumed when the radius is corrected for smoothing, square pixels (a pixel's own
+width, 1/12, and an optical spread of 0.7 px)."""
+
+_LEAST_EVIDENCE = 20.0
+"""Least exponent of the binomial tail of the arcs found against chance, nats: an image has about
+e^7 peaks, each of which is tried in e^8 distinguishable ways (three parameters), and a false circle
+in e^5 images is welcome to nobody."""
+
+_MOST_TURNING = 0.5
+"""See `support.drop_touching`: circles that touch another one of up to twice their size are left to
+the competition, the rest is rejected here."""
+
+_REACH_SHARE = 0.6
+"""Circles of one polarity share arcs if their radii differ by less than half of the larger one
+(`_MOST_TURNING`), so their centres are less than about 0.6 largest radii apart."""
+
+LARGEST_PX = 1e6
+"""Largest radius, pixels: no image is wider, and tables that grow with the radius stay small."""
+
+
+def halo_px(
+    radius_px: tuple[float, float], polarity: Polarity = "any", rim_width_px: float | None = None
+) -> int:
+    """Return how much context a tile needs on each side for its circles to be those of the image.
+
+    Parameters
+    ----------
+    radius_px, polarity, rim_width_px
+        As given to `detect_circles`; radii and width in pixels.
+
+    Returns
+    -------
+    Pixels: the farthest that anything looks that has a say in a circle, from the circle's centre,
+    or from the nearest pixel where that lies outside of the image.
+
+    Raises
+    ------
+    ParameterError
+        If the range is empty, begins below 1 or ends above a million, or the rim's width does not
+        go with the polarity.
+
+    Examples
+    --------
+    >>> halo_px((15, 65))
+    224
+    """
+    low, high = _check_radii(radius_px)
+    rims = make_rims(polarity, rim_width_px)
+    smoothing = gradient.make_smoothing(_sigma(low))
+    own = 0.0
+    for band in votes.make_bands(rims.innermost_px(low), high):
+        # From a final centre to its cell, and on to what that cell's peak depends on.
+        walk = (candidates.WALK_CELLS + 1.5) * band.cell_px
+        peak = band.high_px + 5.0 * band.cell_px
+        fit = band.high_px + candidates.GATHER_CELLS * band.cell_px + 3.0
+        own = max(own, walk + max(peak, fit))
+    rounds = ROUNDS * _reach(high)
+    if rims.kind != NO_RIMS:
+        # One round more, and from an edge to its nearest and to that one's nearest.
+        rounds += _reach(high) + 2.0 * max(SHADOW_PX, RIM_CENTRE_SHARE * high)
+    return math.ceil(own + smoothing.reach_px + edges.FILL_PX + rounds) + 1
+
+
+def detect_circles(
+    plane: NDArray[Any],
+    *,
+    radius_px: tuple[float, float],
+    noise_sd: float | None = None,
+    polarity: Polarity = "any",
+    rim_width_px: float | None = None,
+    min_support: float = DEFAULT_SUPPORT,
+    origin: tuple[int, int] = (0, 0),
+) -> NDArray[np.float64]:
+    """Find all circles that a plane shows; the same pixels always give the same rows.
+
+    Those that its border cuts are found too: with their centre inside, or outside where a third of
+    the circumference is visible (of radii below 10 px a little more) and half of that shows an
+    edge.
+
+    Parameters
+    ----------
+    plane
+        Grey values (y, x): bool, any integers or floats. Values that are not finite (or beyond
+        1e18) are filled from their neighbours within 4 px; deeper in, and as far as smoothing
+        sees, there are no edges.
+    radius_px
+        Smallest and largest radius, pixels. A disc at an end of the range may be reported up to
+        0.5 px outside it.
+    noise_sd
+        Standard deviation of the image's noise, grey levels, as from `noise.noise_sd`; estimated if
+        not given. For a crop, pass that of the whole image.
+    polarity
+        "bright" circles are brighter inside than outside; "dark" ones darker; "any" finds both.
+        "rim" finds rings, such as bubbles: one circle, the outer edge, for two concentric edges of
+        opposite polarity, and no other circles.
+    rim_width_px
+        Greatest width of a rim, pixels. For "rim" by default two fifths of its outer radius. For
+        "any", if given, the two edges of a rim are one circle, the outer edge, beside all other
+        circles; by default each edge is a circle.
+    min_support
+        Least share of the visible circumference that must show an edge, over 0 and up to 1.
+    origin
+        Position (y, x) in its image of the crop's first pixel, pixels. See `halo_px`.
+
+    Returns
+    -------
+    Array (n, 4) float64, sorted by y, then x: centre y and x in the image (pixel centres at whole
+    numbers, ``origin`` added) and radius, pixels; support, the share of the circumference inside
+    the image that shows an edge.
+
+    Raises
+    ------
+    ParameterError
+        If the plane is not two-dimensional or not real, or another parameter is out of range.
+
+    Notes
+    -----
+    Edges by Canny (1986), votes along gradients as by Kimme, Ballard and Sklansky (1975), geometric
+    fit as by Gander, Golub and Strebel (1994); see the modules. The gradient of a disc smoothed
+    with variance v peaks v / (2 r) inside its edge, which is added to the radius.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:64, :96]
+    >>> plane = np.where((y - 30) ** 2 + (x - 50) ** 2 <= 12**2, 200, 50).astype(np.uint8)
+    >>> detect_circles(plane, radius_px=(8, 20)).round(1)
+    array([[30. , 50. , 11.9,  1. ]])
+    """
+    image = as_plane(plane)
+    low, high = _check_radii(radius_px)
+    rims = make_rims(polarity, rim_width_px)
+    if not 0.0 < min_support <= 1.0:
+        raise ParameterError("min_support", min_support, "over 0 and up to 1")
+    if noise_sd is None:
+        noise_sd = estimate_noise_sd(image)
+    elif not (noise_sd >= 0.0 and math.isfinite(noise_sd)):
+        raise ParameterError("noise_sd", noise_sd, "a finite number, 0 or more")
+    if min(origin) < 0:
+        raise ParameterError("origin", origin, "two whole numbers, 0 or more")
+    if min(image.shape) < 3:
+        return np.empty((0, 4))
+    work = thread_workspace()
+    plan = _make_plan(image.shape, low, high, polarity, rims, min_support)
+    points = _find_edges(image, noise_sd, plan.smoothing, work)
+    room = _FIRST_ROOM
+    while True:
+        found = _search(points, plan, origin, room, work)
+        if found is not None:
+            work.shrink()
+            return found
+        room *= 4
+
+
+def is_compiled() -> bool:
+    """Tell whether machine code of the search is kept on disk: without, the first image waits."""
+    stats = getattr(search_circles, "stats", None)  # a plain function where nothing is compiled
+    return stats is None or any(Path(stats.cache_path).glob("search.search_circles-*.nbi"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What follows from a plane's size and the parameters: most images of a cohort share it."""
+
+    shape: tuple[int, int]
+    smoothing: gradient.Smoothing
+    spread: float
+    signs: NDArray[np.int64]
+    bands: NDArray[np.float64]
+    limits: NDArray[np.float64]
+    cells: tuple[int, int]
+    most_peaks: int
+    histogram_bins: int
+    reach_px: float
+    rims: Rims
+    smallest_px: float
+
+
+@functools.lru_cache(maxsize=64)
+def _make_plan(
+    shape: tuple[int, int],
+    low: float,
+    high: float,
+    polarity: str,
+    rims: Rims,
+    min_support: float,
+) -> _Plan:
+    smoothing = gradient.make_smoothing(_sigma(low))
+    innermost = rims.innermost_px(low)
+    bands = votes.make_bands(innermost, high)
+    rows, columns = votes.most_cells(shape, bands)
+    variance = smoothing.variance_px2 + _BLUR_VARIANCE_PX2
+    return _Plan(
+        shape=shape,
+        smoothing=smoothing,
+        spread=math.sqrt(smoothing.variance_px2),
+        signs=np.array(SIGNS[polarity], np.int64),
+        bands=votes.tabulate_bands(bands, min_support),
+        limits=np.array([innermost, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING]),
+        cells=(rows, columns),
+        # Of two neighbouring cells at most one is a peak, in each axis.
+        most_peaks=(rows // 2 + 1) * (columns // 2 + 1),
+        histogram_bins=math.ceil(high) + 3 * bands[-1].cell_px + 16,
+        reach_px=_reach(high),
+        rims=rims,
+        smallest_px=low - candidates.RADIUS_SLACK_PX,
+    )
+
+
+_FIRST_ROOM = 1 << 17
+"""Edge points of all candidates together, to begin with: a few hundred circles."""
+
+_Edges = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], int]
+
+
+def _find_edges(
+    image: NDArray[Any], noise_sd: float, smoothing: gradient.Smoothing, work: Workspace
+) -> _Edges:
+    """Return edge points, their values, where rows begin, and how many there are."""
+    height, width = image.shape
+    is_float = image.dtype.kind == "f"
+    # Powers of two keep every bit; squares of very small or large noise leave float32 otherwise.
+    exponent = round(math.log2(noise_sd)) if is_float and noise_sd > 0.0 else 0
+    scale = math.ldexp(1.0, -exponent)
+    least_sd = _QUANTUM_SD if image.dtype.kind in "ui" else 0.0
+    noise = max(noise_sd * scale, least_sd) * smoothing.noise_gain
+    rows = height if is_float else edges.RING_ROWS
+    blocks = -(-width // edges.COLUMN_BLOCK)
+    plane = work.take("plane", (rows, width), np.float32)
+    bad = work.take("bad", (rows, width), np.uint8)
+    row = work.take("row", (width + 2 * smoothing.taps.size,), np.float32)
+    smoothed = work.take("smoothed", (edges.RING_ROWS, width), np.float32)
+    mag = work.take("mag", (edges.RING_ROWS, blocks * edges.COLUMN_BLOCK), np.float32)
+    columns = work.take("columns", (blocks * edges.COLUMN_BLOCK + 1,), np.int32)
+    ends = work.take("ends", (blocks,), np.int32)
+    starts = work.take("starts", (height, blocks + 1), np.int32)
+    room = height * width // 8 + 1024
+    while True:
+        pixel = work.take("pixel", (room, 2), np.int32)
+        value = work.take("value", (room, 5), np.float32)
+        count = edges.find_edges(
+            image,
+            not is_float,
+            np.float32(scale),
+            smoothing.taps,
+            np.float32(_THRESHOLD_SD * noise).view(np.int32),
+            np.float32(_ROUNDING),
+            # Without noise every edge is certain.
+            np.float32(max(noise, 1e-30)),
+            round(2.0 * math.sqrt(smoothing.variance_px2)),
+            plane,
+            bad,
+            row,
+            smoothed,
+            mag,
+            columns,
+            ends,
+            pixel,
+            value,
+            starts,
+        )
+        if count <= room:
+            return pixel, value, starts, count
+        room = count
+
+
+def _search(
+    found_edges: _Edges, plan: _Plan, origin: tuple[int, int], room: int, work: Workspace
+) -> NDArray[np.float64] | None:
+    """Return the circles, or None if there is not room for all candidates' points."""
+    pixel, value, starts, count = found_edges
+    most = room // 16
+    rows, columns = plan.cells
+    circles = work.take("circles", (most, 4), np.float64)
+    found = search_circles(
+        pixel,
+        value,
+        count,
+        starts,
+        plan.shape[0],
+        plan.shape[1],
+        origin[0],
+        origin[1],
+        plan.signs,
+        plan.bands,
+        work.take("accumulator", (rows * columns,), np.int32),
+        work.take("windows", (rows * columns,), np.int32),
+        work.take("line", (columns,), np.int32),
+        work.take("anchors", (plan.most_peaks, 3), np.int64),
+        work.take("shifts", (plan.most_peaks, 2), np.float64),
+        plan.spread,
+        plan.limits,
+        COSINES,
+        work.take("points", (pixel.shape[0], GATHERED_COLUMNS), np.float64),
+        work.take("histogram", (plan.histogram_bins,), np.float64),
+        work.take("sums", (MOST_BINS, 3), np.float64),
+        work.take("table", (most, candidates.CANDIDATE_COLUMNS), np.float64),
+        work.take("numbers", (most, candidates.CANDIDATE_INTEGERS), np.int64),
+        # Edge points gathered; members and their arcs; who owns an edge point; arcs seen; verdicts.
+        work.take("index", (pixel.shape[0],), np.int64),
+        work.take("members", (room,), np.int64),
+        work.take("member_bins", (room,), np.int64),
+        work.take("owner", (pixel.shape[0],), np.int64),
+        work.take("seen", (MOST_BINS,), np.int64),
+        work.take("verdict", (most,), np.int64),
+        plan.reach_px,
+        plan.rims.kind,
+        plan.rims.width_px,
+        plan.smallest_px,
+        circles,
+    )
+    return None if found < 0 else circles[:found].copy()
+
+
+COSINES: NDArray[np.float64] = np.cos(np.arange(4 * MOST_BINS) * (2.0 * np.pi / (4 * MOST_BINS)))
+"""One turn in steps of a quarter of the finest arc."""
+
+
+def _sigma(low_px: float) -> float:
+    return min(_LARGEST_SIGMA_PX, max(_SMALLEST_SIGMA_PX, low_px / _RADII_PER_SIGMA))
+
+
+def _reach(high_px: float) -> float:
+    return _REACH_SHARE * high_px
+
+
+def _check_radii(radius_px: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in radius_px)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not 1.0 <= low <= high <= LARGEST_PX:
+        raise ParameterError(
+            "radius_px", radius_px, "two numbers of pixels, (smallest, largest), from 1 to 1e6"
+        )
+    return low, high

@@ -1,0 +1,139 @@
+"""Rims: two concentric edges of opposite polarity that bound one ring, such as a bubble's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from engine.errors import ParameterError
+from engine.kernels._jit import Floats, Whole, compiled
+from engine.kernels.circles.candidates import C_CORRECTED, I_ALIVE
+from engine.kernels.circles.suppression import RIM_WIDTH_SHARE, better, is_rim, offset
+
+Polarity = Literal["bright", "dark", "any", "rim"]
+
+SIGNS: dict[str, tuple[int, ...]] = {"bright": (1,), "dark": (-1,), "any": (1, -1), "rim": (1, -1)}
+
+NO_RIMS, MERGE_RIMS, ONLY_RIMS = range(3)
+"""What becomes of a rim: two circles, one for each edge; one circle; one, and no others are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rims:
+    """What becomes of rims, and their greatest width, pixels; infinite: a share of the radius."""
+
+    kind: int
+    width_px: float
+
+    def innermost_px(self, low_px: float) -> float:
+        """Return the least radius of an edge to look for: the smallest rim's inner one, pixels."""
+        if self.kind == NO_RIMS:
+            return low_px
+        width = self.width_px if self.width_px < math.inf else RIM_WIDTH_SHARE * low_px
+        return max(1.0, low_px - width)
+
+
+def make_rims(polarity: str, rim_width_px: float | None) -> Rims:
+    """Check the polarity and the width of rims, see `circles.detect_circles`.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such polarity, or the width is not over 0 or does not go with it.
+    """
+    if polarity not in SIGNS:
+        raise ParameterError("polarity", polarity, "one of 'bright', 'dark', 'any', 'rim'")
+    kind = ONLY_RIMS if polarity == "rim" else MERGE_RIMS
+    if rim_width_px is None:
+        return Rims(kind, math.inf) if kind == ONLY_RIMS else Rims(NO_RIMS, 0.0)
+    if not (rim_width_px > 0.0 and math.isfinite(rim_width_px)):
+        raise ParameterError("rim_width_px", rim_width_px, "a number of pixels over 0")
+    if polarity not in ("any", "rim"):
+        raise ParameterError("rim_width_px", rim_width_px, "left out for 'bright' and 'dark'")
+    return Rims(kind, float(rim_width_px))
+
+
+@compiled
+def outer_radius(outer: float, inner: float, variance: float) -> float:
+    """Return the outer radius of a rim whose edges were seen at two radii, pixels.
+
+    A rim of width w, smoothed by s, shows its edges 2 x apart, where x = w / 2 coth(x w / 2 s^2):
+    the extremes of the difference of two Gaussians. However thin, that is 2 s.
+    """
+    middle = 0.5 * (outer + inner)
+    ratio = max(1.0, (outer - middle) ** 2 / variance)
+    # Solves u coth(u) = ratio within 0.02; for thin and for wide rims it is exact.
+    square = (ratio - 1.0) * (ratio + 1.0 + 1.0 / (1.0 + 0.4 * (ratio - 1.0)))
+    return middle + (outer - middle) * min(1.0, np.sqrt(square) / ratio)
+
+
+@compiled
+def nearest_edge(
+    table: Floats, numbers: Whole, order: Whole, i: int, rim_px: float, reach: float
+) -> int:
+    """Return the candidate with which ``order[i]`` bounds the narrowest rim, or -1."""
+    a = order[i]
+    best = -1
+    width = 0.0
+    for way in (-1, 1):
+        j = i + way
+        while 0 <= j < order.size:
+            b = order[j]
+            j += way
+            if abs(offset(table, numbers, a, b)[0]) > reach:
+                break
+            if numbers[b, I_ALIVE] == 0 or not is_rim(table, numbers, a, b, rim_px):
+                continue
+            apart = abs(table[a, C_CORRECTED] - table[b, C_CORRECTED])
+            if best < 0 or apart < width or (apart == width and better(table, numbers, b, best)):
+                best = b
+                width = apart
+    return best
+
+
+@compiled
+def pair_rims(
+    table: Floats,
+    numbers: Whole,
+    order: Whole,
+    rims: int,
+    rim_px: float,
+    reach: float,
+    variance: float,
+    partner: Whole,
+) -> None:
+    """Make one circle of the two edges of each rim: the outer one, freed of the smoothing.
+
+    Two candidates are a rim where each is the nearest edge of the other, so that what decides lies
+    within twice the distance of two concentric centres.
+
+    Parameters
+    ----------
+    table, numbers, order
+        Candidates, see `competition.compete`; I_ALIVE and C_CORRECTED are updated.
+    rims
+        `MERGE_RIMS`, or `ONLY_RIMS`: candidates without a partner go too.
+    rim_px, reach
+        See `competition.compete`.
+    variance
+        That of the blur, square pixels.
+    partner
+        Buffer of int64, one a candidate.
+    """
+    for i in range(order.size):
+        partner[order[i]] = -1
+        if numbers[order[i], I_ALIVE] != 0:
+            partner[order[i]] = nearest_edge(table, numbers, order, i, rim_px, reach)
+    for a in range(order.size):
+        b = partner[a]
+        if b >= 0 and partner[b] == a:
+            # One of the two, once: the outer edge, and of equal ones the better.
+            outer, inner = table[a, C_CORRECTED], table[b, C_CORRECTED]
+            if outer > inner or (outer == inner and better(table, numbers, a, b)):
+                numbers[b, I_ALIVE] = 0
+                table[a, C_CORRECTED] = outer_radius(outer, inner, variance)
+        elif rims == ONLY_RIMS:
+            numbers[a, I_ALIVE] = 0

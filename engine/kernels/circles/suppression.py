@@ -1,0 +1,200 @@
+"""Candidates become circles: the better ones explain edges away from the others.
+
+Two circles can't both be supported by the same piece of edge. A candidate keeps only the arcs that
+no better candidate nearby explains; without enough of its own, it goes. This takes a fixed number
+of rounds over neighbours within a fixed distance, instead of one greedy pass, so that what decides
+about a circle lies within a bounded halo.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.kernels._jit import Floats, Whole, compiled
+from engine.kernels.circles.candidates import (
+    C_CORRECTED,
+    C_RADIUS,
+    C_RESIDUAL,
+    C_SUPPORT,
+    C_X,
+    C_Y,
+    I_ALIVE,
+    I_ANCHOR_X,
+    I_ANCHOR_Y,
+    I_BINS,
+    I_COUNT,
+    I_FIRST,
+    I_SIGN,
+    I_VISIBLE,
+)
+
+LEAST_OWN_SHARE = 0.5
+"""A candidate that owes more than half of its arcs to better ones is made of their edges."""
+
+SHADOW_PX = 3.0
+TWICE_SHARE = 0.1
+"""Circles whose centres and radii differ by less than this (3 px, or a tenth of the radius) are one
+edge seen twice: on its two sides, or bright on one side and dark on the other."""
+
+RIM_CENTRE_SHARE = 0.15
+RIM_WIDTH_SHARE = 0.4
+RIM_SUPPORT_SHARE = 0.75
+"""A concentric circle, up to 0.4 radii smaller or larger, is a rim or relief of the same object,
+unless it has at least three quarters of the other one's support, as a ring's two edges have."""
+
+PAIR_SHARE = 0.5
+PAIR_SUPPORT = 0.65
+"""Of two discs of similar size less than half a radius apart, one covers the other and shows nearly
+all of its edge; where neither does, one uneven edge was fitted twice."""
+
+
+@compiled
+def offset(table: Floats, numbers: Whole, a: int, b: int) -> tuple[float, float]:
+    """Return y and x from candidate ``b`` to ``a``, pixels; the same in every crop."""
+    dy = (numbers[a, I_ANCHOR_Y] - numbers[b, I_ANCHOR_Y]) + (table[a, C_Y] - table[b, C_Y])
+    dx = (numbers[a, I_ANCHOR_X] - numbers[b, I_ANCHOR_X]) + (table[a, C_X] - table[b, C_X])
+    return dy, dx
+
+
+@compiled
+def better(table: Floats, numbers: Whole, a: int, b: int) -> bool:
+    """Tell whether candidate ``a`` comes before ``b``: a total order, the same in every crop."""
+    if table[a, C_SUPPORT] != table[b, C_SUPPORT]:
+        return table[a, C_SUPPORT] > table[b, C_SUPPORT]
+    if table[a, C_RESIDUAL] != table[b, C_RESIDUAL]:
+        return table[a, C_RESIDUAL] < table[b, C_RESIDUAL]
+    dy, dx = offset(table, numbers, a, b)
+    if dy != 0.0:
+        return dy < 0.0
+    if dx != 0.0:
+        return dx < 0.0
+    return a < b
+
+
+@compiled
+def is_shadow(table: Floats, a: int, b: int, distance: float) -> bool:
+    """Tell whether ``a`` is the better ``b`` seen twice, or the rim of the same object."""
+    radius = min(table[a, C_RADIUS], table[b, C_RADIUS])
+    difference = abs(table[a, C_RADIUS] - table[b, C_RADIUS])
+    twice = max(SHADOW_PX, TWICE_SHARE * radius)
+    if distance <= twice and difference <= twice:
+        return True
+    if (
+        distance <= max(SHADOW_PX, RIM_CENTRE_SHARE * radius)
+        and difference <= RIM_WIDTH_SHARE * radius
+        and table[a, C_SUPPORT] < RIM_SUPPORT_SHARE * table[b, C_SUPPORT]
+    ):
+        return True
+    return (
+        distance <= PAIR_SHARE * radius
+        and difference <= PAIR_SHARE * radius
+        and table[b, C_SUPPORT] < PAIR_SUPPORT
+    )
+
+
+@compiled
+def is_rim(table: Floats, numbers: Whole, a: int, b: int, rim_px: float) -> bool:
+    """Tell whether two candidates are the edges of a rim, ``rim_px`` wide at most.
+
+    Infinite: as wide as `RIM_WIDTH_SHARE` of its outer radius.
+    """
+    outer = max(table[a, C_CORRECTED], table[b, C_CORRECTED])
+    inner = min(table[a, C_CORRECTED], table[b, C_CORRECTED])
+    widest = rim_px if rim_px < np.inf else RIM_WIDTH_SHARE * outer
+    if numbers[a, I_SIGN] == numbers[b, I_SIGN] or outer - inner > widest:
+        return False
+    dy, dx = offset(table, numbers, a, b)
+    farthest = max(SHADOW_PX, RIM_CENTRE_SHARE * inner)
+    return dy * dy + dx * dx <= farthest * farthest
+
+
+@compiled
+def claim(numbers: Whole, members: Whole, a: int, b: int, owner: Whole) -> None:
+    """Mark the edge points of candidate ``b`` as taken from candidate ``a``."""
+    for m in range(numbers[b, I_FIRST], numbers[b, I_FIRST] + numbers[b, I_COUNT]):
+        owner[members[m]] = a
+
+
+@compiled
+def compete(
+    table: Floats,
+    numbers: Whole,
+    order: Whole,
+    members: Whole,
+    member_bins: Whole,
+    min_support: float,
+    reach: float,
+    rounds: int,
+    rim_px: float,
+    owner: Whole,
+    seen: Whole,
+    verdict: Whole,
+) -> None:
+    """Take from each candidate the arcs that better ones within ``reach`` px explain.
+
+    Candidates that keep too few arcs of their own, or are another one seen twice, are marked as not
+    alive. All candidates of a round are judged by those alive before it.
+
+    Parameters
+    ----------
+    table, numbers, members, member_bins
+        Candidates, see `fit_peaks`; I_ALIVE is updated.
+    order
+        (n,) int64: candidates by rising y.
+    min_support
+        Least share of the visible circumference that a candidate must have of its own.
+    reach
+        Largest distance of two centres that compete, pixels.
+    rounds
+        How often the survivors are judged again; each adds ``reach`` to the halo.
+    rim_px
+        Greatest width of a rim, pixels, whose two edges do not compete; 0 where all do.
+    owner, seen, verdict
+        Buffers of int64: one an edge point, one an arc, one a candidate.
+    """
+    count = order.size
+    for _ in range(rounds):
+        owner[:] = -1
+        for i in range(count):
+            a = order[i]
+            verdict[a] = 0
+            if numbers[a, I_ALIVE] == 0:
+                continue
+            verdict[a] = 1
+            for way in (-1, 1):
+                j = i + way
+                while 0 <= j < count:
+                    b = order[j]
+                    j += way
+                    dy, dx = offset(table, numbers, a, b)
+                    if abs(dy) > reach:
+                        break
+                    square = dy * dy + dx * dx
+                    if (
+                        numbers[b, I_ALIVE] == 0
+                        or square > reach * reach
+                        or not better(table, numbers, b, a)
+                    ):
+                        continue
+                    if rim_px > 0.0 and is_rim(table, numbers, a, b, rim_px):
+                        continue
+                    if is_shadow(table, a, b, np.sqrt(square)):
+                        verdict[a] = 0
+                        break
+                    if numbers[b, I_SIGN] == numbers[a, I_SIGN]:
+                        claim(numbers, members, a, b, owner)
+            if verdict[a] == 0:
+                continue
+            for s in range(numbers[a, I_BINS]):
+                seen[s] = 0
+            for m in range(numbers[a, I_FIRST], numbers[a, I_FIRST] + numbers[a, I_COUNT]):
+                if owner[members[m]] != a:
+                    seen[member_bins[m]] = 1
+            own = 0
+            for s in range(numbers[a, I_BINS]):
+                own += seen[s]
+            share = own / max(numbers[a, I_VISIBLE], 1)
+            if share < min_support or share < LEAST_OWN_SHARE * table[a, C_SUPPORT]:
+                verdict[a] = 0
+        for a in range(count):
+            numbers[a, I_ALIVE] = verdict[a]

@@ -1,0 +1,1 @@
+"""Contours: geometry, unions, plausibility checks, tracing, ventricular walls."""

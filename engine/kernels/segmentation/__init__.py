@@ -1,0 +1,1 @@
+"""Segmentation without networks: thresholds, tissue, connected components."""

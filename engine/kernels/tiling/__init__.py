@@ -1,0 +1,1 @@
+"""Tiled inference of large images: plan, memory needs, execution."""

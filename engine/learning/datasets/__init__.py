@@ -1,0 +1,1 @@
+"""Datasets for learning: masks, items, batches, sampling order, seeds."""

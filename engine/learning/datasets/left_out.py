@@ -1,0 +1,85 @@
+"""Which images a training, an evaluation or batches leave out, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.learning.datasets.masks import Masks
+from engine.store.catalog.tables import ORPHANED, READY
+
+COPY = "copy"
+
+LACKING: Mapping[str, str] = MappingProxyType(
+    {
+        "no_mask": "There is no mask of them.",
+        "not_all_drawn": "Not all structures that their masks are made of are drawn on them.",
+        "refused": "What is drawn on them can't be used; cohort status says why.",
+        COPY: "They have the pixels of an image that is taken.",
+    }
+)
+"""Why an image is left out, by code."""
+
+NAMED = 5
+"""Images that are named for each reason; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Images that are left out for one reason (a code of `LACKING`); the first are named."""
+
+    reason: str
+    count: int
+    first: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**asdict(self), "first": list(self.first)}
+
+
+def find_left_out(images: pa.Table, taken: Collection[str], masks: Masks) -> tuple[LeftOut, ...]:
+    """Return which images with pixels are not taken, by reason.
+
+    Parameters
+    ----------
+    images
+        The catalog's rows of those that were meant.
+    taken
+        The image_ids of those that are.
+    masks
+        Which says why it has none of an image.
+    """
+    there = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    found: dict[str, list[str]] = {}
+    with_mask = frozenset(masks.image_ids)
+    for image_id in sorted(images.filter(there)["image_id"].to_pylist()):
+        if image_id not in taken:
+            reason = COPY if image_id in with_mask else masks.lacking(image_id)
+            found.setdefault(reason, []).append(image_id)
+    return tuple(
+        LeftOut(reason, len(found[reason]), tuple(found[reason][:NAMED]))
+        for reason in LACKING
+        if reason in found
+    )
+
+
+def told_left_out(left: Sequence[LeftOut]) -> Iterator[str]:
+    """Yield a sentence for each reason.
+
+    Examples
+    --------
+    >>> list(told_left_out([LeftOut("copy", 2, ("a", "b"))]))
+    ['Left out: 2 images (copy): a, b. They have the pixels of an image that is taken.']
+    """
+    for one in left:
+        more = f" and {one.count - len(one.first):,} more" if one.count > len(one.first) else ""
+        images = "image" if one.count == 1 else "images"
+        yield (
+            f"Left out: {one.count:,} {images} ({one.reason}): {', '.join(one.first)}{more}. "
+            f"{LACKING[one.reason]}"
+        )

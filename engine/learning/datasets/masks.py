@@ -1,0 +1,296 @@
+"""Where the mask of an image comes from: contours, mask files or label images, behind one face.
+
+A `MaskSource` is what a person asks for: a small value that pickles. Opened for a cohort it becomes
+`Masks`, which says which images have one, what each is made of, and reads it. A mask is (y, x)
+uint8, one class a pixel, of the size of its image.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.errors import EngineError, ParameterError
+from engine.geometry import YX, Region
+from engine.kernels.contours.geometry import edges_of_layers, paint_edges
+from engine.store.catalog.annotations import Ref, read_annotations, read_contours
+from engine.store.catalog.tables import ORPHANED, READY, orientations_of
+from engine.store.digests import digest_of
+from engine.store.root.base import Root
+
+Labels = NDArray[np.uint8]
+Layers = tuple[NDArray[np.float64], ...]
+
+RULE = 1
+"""Version of the rule by which outlines become pixels, see `engine.kernels.contours.geometry`."""
+
+KEPT_IMAGES = 4_096
+"""Images whose outlines one process keeps: some 6 kB each."""
+
+
+class NoMask(EngineError, LookupError):
+    """There is no usable mask for an image: (image_id, problem)."""
+
+    def __str__(self) -> str:
+        image_id, problem = self.args
+        return f"{image_id}: {problem}"
+
+
+class Plane(NamedTuple):
+    """What a mask has to fit: an image's size, its place, and how viewers turn it."""
+
+    shape: YX
+    source: str
+    stack: str
+    t: int
+    z: int | None
+    orientation: int = 1
+
+
+class Masks(Protocol):
+    """The masks of a cohort's images, ready to be read; it pickles."""
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """What the labels stand for; 0 is what is none of them."""
+
+    @property
+    def image_ids(self) -> Sequence[str]:
+        """The images that have a mask, sorted."""
+
+    def lacking(self, image_id: str) -> str:
+        """Return why an image has no mask: a code of `left_out.LACKING`."""
+
+    def digest(self, image_id: str) -> str:
+        """Return the digest of what the mask of an image is made of; it may read it.
+
+        Raises
+        ------
+        NoMask
+        """
+
+    def read(self, image_id: str, region: Region | None = None) -> Labels:
+        """Read the mask of an image, or a part of it: (y, x) uint8.
+
+        Raises
+        ------
+        NoMask
+            If the image has none, or one that does not fit.
+        CorruptStore, MissingObject
+        """
+
+    def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
+        """Read the masks of images of one shard, in order; quicker than one by one."""
+
+
+class MaskSource(Protocol):
+    """What masks are asked for, before it is known of which cohort."""
+
+    def open(self, root: Root, images: pa.Table) -> Masks:
+        """Look for masks of images.
+
+        Parameters
+        ----------
+        root
+            Where the cohort lives.
+        images
+            The catalog's current rows, see `engine.store.catalog.tables.read_images`.
+
+        Raises
+        ------
+        EngineError
+            If there is nothing of the kind.
+        """
+
+
+def planes_of(images: pa.Table) -> dict[str, Plane]:
+    """Return size and place of the images that have pixels, by image_id."""
+    names = ("image_id", "state", "height", "width", "source", "stack", "t", "z")
+    columns = [images[name].to_pylist() for name in names]
+    columns.append(orientations_of(images))
+    return {
+        image_id: Plane((height, width), source, stack, t, z, turned)
+        for image_id, state, height, width, source, stack, t, z, turned in zip(
+            *columns, strict=True
+        )
+        if state in (READY, ORPHANED)
+    }
+
+
+def plane_of(planes: Mapping[str, Plane], image_id: str) -> Plane:
+    """Return the size and place of an image that must be known.
+
+    Raises
+    ------
+    NoMask
+    """
+    if image_id not in planes:
+        raise NoMask(image_id, "no image of this name has pixels here. See: cohort status")
+    return planes[image_id]
+
+
+def region_of(image_id: str, shape: YX, region: Region | None) -> Region:
+    """Return the region that is meant, checked: all of the image by default.
+
+    Raises
+    ------
+    ParameterError
+        If it is not inside the image.
+    """
+    if region is None:
+        return Region((0, 0), shape)
+    starts, stops = region.start, region.stop
+    if any(not 0 <= a < b <= n for a, b, n in zip(starts, stops, shape, strict=True)):
+        raise ParameterError("region", region, f"inside {image_id}, {shape[0]} x {shape[1]} px")
+    return region
+
+
+@dataclass(frozen=True)
+class ContourMasks:
+    """Masks of what people outlined, as `cohort ingest` took it in.
+
+    Parameters
+    ----------
+    labels
+        Label of each structure. They are painted in this order, a later one over an earlier one, so
+        ``{"outer": 2, "inner": 1}`` leaves 2 to the wall. An image has a mask if all of them are
+        drawn on it: a wall of which the inside is unknown would teach what is wrong.
+    annotation
+        Name of the set in cohort.toml; by default any, of which one only may draw a structure.
+
+    Examples
+    --------
+    >>> ContourMasks({"outer": 2, "inner": 1}).labels
+    {'outer': 2, 'inner': 1}
+    """
+
+    labels: Mapping[str, int] = field(default_factory=lambda: {"inner": 1})
+    annotation: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the labels."""
+        if not self.labels or not all(0 < label < 256 for label in self.labels.values()):
+            raise ParameterError("labels", dict(self.labels), "a label from 1 to 255 a structure")
+
+    def open(self, root: Root, images: pa.Table) -> Masks:
+        """Find the images on which all structures are drawn; see `MaskSource.open`.
+
+        Raises
+        ------
+        NoMask
+            If there is none, or two sets draw one structure.
+        """
+        planes = planes_of(images)
+        chosen: dict[str, tuple[Ref, ...]] = {}
+        drawn: set[str] = set()
+        annotations = read_annotations(root)
+        lacking = {
+            image_id: "refused"
+            for image_id, structures in annotations.refused.items()
+            if not structures.isdisjoint(self.labels)
+        }
+        for image_id, refs in annotations.refs.items():
+            if image_id not in planes:
+                continue
+            found: dict[str, Ref] = {}
+            for ref in refs:
+                drawn.add(ref.structure)
+                wanted = self.annotation in (None, ref.annotation) and ref.structure in self.labels
+                if wanted and ref.structure in found:
+                    sets = f"{found[ref.structure].annotation} and {ref.annotation}"
+                    raise NoMask(
+                        image_id, f"both {sets} draw {ref.structure!r}; say which annotation counts"
+                    )
+                if wanted:
+                    found[ref.structure] = ref
+            if len(found) == len(self.labels):
+                chosen[image_id] = tuple(found[name] for name in self.labels)
+            elif found:
+                lacking.setdefault(image_id, "not_all_drawn")
+        if not chosen:
+            asked = " and ".join(map(repr, self.labels))
+            there = ", ".join(sorted(drawn)) or "nothing"
+            raise NoMask(
+                root.url,
+                f"no image has {asked} drawn on it, but {there}. Drawings are declared under "
+                "[annotations] in cohort.toml, and read by cohort ingest",
+            )
+        return _DrawnMasks(root, dict(self.labels), planes, dict(sorted(chosen.items())), lacking)
+
+
+class _DrawnMasks:
+    """Masks of contours; points are read a part of the ledger at once, and kept for a while."""
+
+    def __init__(
+        self,
+        root: Root,
+        labels: Mapping[str, int],
+        planes: Mapping[str, Plane],
+        refs: Mapping[str, tuple[Ref, ...]],
+        lacking: Mapping[str, str],
+    ) -> None:
+        self._root = root
+        self._lacking = lacking
+        self._labels = labels
+        self._planes = planes
+        self._refs = refs
+        self._by_part: dict[str, list[str]] = {}
+        for image_id, of_image in refs.items():
+            for part in {ref.part for ref in of_image}:
+                self._by_part.setdefault(part, []).append(image_id)
+        self._kept: OrderedDict[str, tuple[Layers, ...]] = OrderedDict()
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        return {label: structure for structure, label in self._labels.items()}
+
+    @property
+    def image_ids(self) -> Sequence[str]:
+        return tuple(self._refs)
+
+    def lacking(self, image_id: str) -> str:
+        return self._lacking.get(image_id, "no_mask")
+
+    def digest(self, image_id: str) -> str:
+        refs = self._of(image_id)
+        drawn = [[self._labels[r.structure], r.annotation, r.structure, r.digest] for r in refs]
+        return digest_of(["contours", RULE, drawn])
+
+    def read(self, image_id: str, region: Region | None = None) -> Labels:
+        drawn = self._edges(image_id)
+        box = region_of(image_id, self._planes[image_id].shape, region)
+        mask = np.zeros(box.shape, np.uint8)
+        for label, layers in zip(self._labels.values(), drawn, strict=True):
+            paint_edges(mask, layers, label, corner=box.start)
+        return mask
+
+    def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
+        return map(self.read, image_ids)
+
+    def _of(self, image_id: str) -> tuple[Ref, ...]:
+        if image_id not in self._refs:
+            plane_of(self._planes, image_id)
+            asked = ", ".join(self._labels)
+            raise NoMask(image_id, f"not all is drawn on it that its mask is made of: {asked}")
+        return self._refs[image_id]
+
+    def _edges(self, image_id: str) -> tuple[Layers, ...]:
+        if image_id not in self._kept:
+            # What shares a part lies together in the stacks, and is wanted soon.
+            near = self._by_part[self._of(image_id)[0].part]
+            self._keep([image_id, *(i for i in near if i not in self._kept)][:KEPT_IMAGES])
+        return self._kept[image_id]
+
+    def _keep(self, image_ids: Iterable[str]) -> None:
+        refs = {image_id: self._refs[image_id] for image_id in image_ids}
+        for image_id, contours in read_contours(self._root, refs).items():
+            self._kept[image_id] = tuple(edges_of_layers(contour.rings) for contour in contours)
+        while len(self._kept) > KEPT_IMAGES:
+            # The one asked for came first of what was just read: room is made of older ones.
+            self._kept.popitem(last=False)

@@ -1,0 +1,72 @@
+"""Which images a model has met before: figures over those flatter it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Iterable, Sequence
+
+import pyarrow as pa
+
+from engine.learning.datasets.masked_images import MaskedImage
+from engine.store.catalog.tables import with_fields
+
+IMAGE, SUBJECT, NEW = "image", "subject", "no"
+"""What of an image a model learnt from: itself, others of its subject, or neither."""
+
+SHOWN = 10
+"""Subjects that a condition names at most."""
+
+
+def familiarity(
+    images: Sequence[MaskedImage], catalog: pa.Table, trained_on: Collection[str]
+) -> dict[str, str]:
+    """Return by image_id what of each image was learnt from: "image", "subject" or "no".
+
+    Parameters
+    ----------
+    images
+        That are asked about.
+    catalog
+        All rows of the cohort: they tell whose the images are that were learnt from.
+    trained_on
+        Content digests of those.
+    """
+    rows = with_fields(catalog).select(["content", "subject"]).to_pylist()
+    subjects = {r["subject"] for r in rows if r["subject"] and r["content"] in trained_on}
+    return {
+        image.image_id: IMAGE
+        if image.content in trained_on
+        else SUBJECT
+        if image.subject in subjects
+        else NEW
+        for image in images
+    }
+
+
+def told_familiarity(found: Sequence[str | None], subjects: Iterable[str]) -> str | None:
+    """Say that figures flatter a model, and which images are new to it; None if all are.
+
+    Parameters
+    ----------
+    found
+        Of each image, as `familiarity` says; None where nobody wrote what was learnt from.
+    subjects
+        Of each of them.
+    """
+    met, related = (sum(each == what for each in found) for what in (IMAGE, SUBJECT))
+    if not met + related:
+        return None
+    who = {s for s, each in zip(subjects, found, strict=True) if each == NEW and s}
+    parts = [f"{met} {_are(met)} among the images that the model learnt from"] * (met > 0)
+    parts += [f"{related} {_are(related)} of their subjects"] * (related > 0)
+    told = f"Of the {len(found)} images, {' and '.join(parts)}: these figures flatter it."
+    if not who:
+        return f"{told} None is of a subject that is new to it."
+    named = ", ".join(json.dumps(name, ensure_ascii=False) for name in sorted(who)[:SHOWN])
+    more = f" ({len(who) - SHOWN} more are new to it)" if len(who) > SHOWN else ""
+    return f"{told} Evaluate with --where {shlex.quote(f'subject in [{named}]')}{more}."
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

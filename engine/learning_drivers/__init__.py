@@ -1,0 +1,1 @@
+"""Drivers of training and evaluation: they submit tasks and commit results."""

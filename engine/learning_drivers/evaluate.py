@@ -1,0 +1,169 @@
+"""Compare answers with masks, on workers: counts come back, pictures are written there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from engine.errors import EngineError, Interrupted, ParameterError
+from engine.execution.progress import Events
+from engine.execution.task_pool import Window
+from engine.execution.workers import require_slots
+from engine.learning.datasets.masked_images import MaskedImage, reader_of
+from engine.learning.datasets.masks import Masks
+from engine.learning.evaluation.error_maps import draw_errors
+from engine.learning.evaluation.evaluation import Scored
+from engine.learning.evaluation.scores import confusion
+from engine.operations.base import Image, ImageFailed
+from engine.operations.failure_reasons import explain
+from engine.operations.segment.operation import Segment
+from engine.store.root.atomic_write import write_aside
+from engine.store.root.base import Root
+
+ERRORS = "errors"
+"""Folder of the error maps, in that of an evaluation."""
+
+PACK = 8
+"""Images of a task at most: enough that the catalog's rows are read seldom."""
+
+DEATHS = 3
+"""Workers that may die under one pack of images."""
+
+
+class EvaluationLost(EngineError):
+    """A worker died again and again under some images: (image_ids,)."""
+
+    def __str__(self) -> str:
+        first, *others = self.args[0]
+        more = f" or {len(others)} others" if others else ""
+        return (
+            f"Workers died {DEATHS} times under {first}{more}, for want of memory perhaps: give "
+            "workers more, or leave the image out (--where)."
+        )
+
+
+class Unanswered(EngineError):
+    """A model has no answer for an image that is to be compared: (image_id, reason)."""
+
+    def __str__(self) -> str:
+        image_id, reason = self.args
+        return f"{image_id}: {' '.join(explain(reason, 'segment', of_source=False))}"
+
+
+class Answer(Protocol):
+    """Gives the labels that are compared with masks; it pickles."""
+
+    def __call__(self, image: MaskedImage, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the labels (y, x) of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a model says of an image."""
+
+    operation: Segment
+
+    def __call__(self, image: MaskedImage, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the model's labels."""
+        return self.operation.segment(Image(pixels, image.noise_sd, image.spacing_um))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What label images hold already."""
+
+    labels: Masks
+
+    def __call__(self, image: MaskedImage, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the labels that are there."""
+        return self.labels.read(image.image_id)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationTask:
+    """Some images, what is asked of them, and what they are compared with."""
+
+    root: Root
+    images: tuple[MaskedImage, ...]
+    masks: Masks
+    answer: Answer
+    classes: tuple[str, ...]
+    folder: str
+    deaths: int = 0
+
+
+def score_on_workers(
+    client: Client,
+    root: Root,
+    images: Sequence[MaskedImage],
+    masks: Masks,
+    answer: Answer,
+    classes: tuple[str, ...],
+    folder: Path,
+    *,
+    resources: dict[str, float],
+    events: Events,
+    stop: Callable[[], bool],
+) -> list[Scored]:
+    """Return the counts of all images; their error maps are in the folder then.
+
+    Raises
+    ------
+    Interrupted
+        If ``stop`` said so before the end.
+    EvaluationLost, Unanswered, NoWorkers, NoWorkerForResource, SchedulerLost
+        And what images raise: an evaluation without some of them would be of others.
+    """
+    slots = require_slots(client, resources)
+    size = max(1, min(PACK, len(images) // (2 * slots)))
+    waiting = [
+        EvaluationTask(root, tuple(images[n : n + size]), masks, answer, classes, str(folder))
+        for n in range(0, len(images), size)
+    ]
+    tasks = len(waiting)
+    events.start("evaluate", len(images), "images")
+    window = Window(client, score_task, lambda task: (task,), label="evaluate", resources=resources)
+    scored: list[Scored] = []
+    for ended in window.run(lambda: waiting.pop(0) if waiting else None, stop=stop):
+        task = ended.task
+        if ended.crashed:
+            if task.deaths + 1 >= DEATHS:
+                raise EvaluationLost(tuple(image.image_id for image in task.images))
+            waiting.append(replace(task, deaths=task.deaths + 1))
+            continue
+        scored += ended.value
+        events.advance("evaluate", len(ended.value))
+    events.finish("evaluate")
+    if stop() and len(scored) < len(images):
+        raise Interrupted(tasks - len(waiting), len(waiting))
+    return scored
+
+
+def score_task(task: EvaluationTask) -> list[Scored]:
+    """Compare some images with their masks, on a worker."""
+    reader = reader_of(task.root, task.images)
+    return [_scored(task, image, image.read(reader)) for image in task.images]
+
+
+def _scored(task: EvaluationTask, image: MaskedImage, pixels: NDArray[Any]) -> Scored:
+    truth = task.masks.read(image.image_id)
+    try:
+        found = task.answer(image, pixels)
+    except ImageFailed as error:
+        raise Unanswered(image.image_id, str(error.args[0])) from None
+    count = len(task.classes)
+    if max(int(truth.max(initial=0)), int(found.max(initial=0))) >= count:
+        raise ParameterError("masks", image.image_id, f"of labels below {count}, the classes")
+    counts = confusion(truth, found, count)
+    picture = f"{ERRORS}/{hashlib.sha256(image.image_id.encode()).hexdigest()[:16]}.png"
+    drawn = draw_errors(pixels, truth, found, range(1, count))
+    write_aside(Path(task.folder) / picture, drawn)
+    rows = tuple(tuple(int(n) for n in row) for row in counts)
+    return Scored(image.image_id, image.name, image.subject, rows, picture)

@@ -1,0 +1,273 @@
+"""Train on a worker that holds a GPU's slot: one task, which the driver follows."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import distributed
+from distributed import Client
+
+from engine.errors import EngineError, MissingExtra
+from engine.execution.cluster.cluster import Cluster
+from engine.execution.cluster.local import GPU_SLOT
+from engine.execution.progress import Events
+from engine.execution.task_pool import Window
+from engine.execution.workers import require_slots
+from engine.learning.datasets.masked_images import SAMPLES, MaskedImage, read_samples
+from engine.learning.datasets.masks import Masks
+from engine.learning.models.bundle import open_bundle
+from engine.learning.models.card import ClassCard
+from engine.learning.training.finetune import made_by
+from engine.learning.training.report import Progress
+from engine.learning.training.settings import TrainingSettings
+from engine.store.root.base import Root
+
+TOLD_S = 0.5
+"""How often a worker says how far it is, and asks whether to stop, seconds."""
+
+DEATHS = 3
+"""Workers that may die without a step between them, before the training is given up."""
+
+
+class TrainingLost(EngineError):
+    """The worker that trains died again and again: (folder, step)."""
+
+    def __str__(self) -> str:
+        folder, step = self.args
+        return (
+            f"The worker that trained died {DEATHS} times at step {step}, for want of memory "
+            f"perhaps: ask for a smaller batch or crop. What was learnt is in {folder}; the same "
+            "command goes on from there."
+        )
+
+
+class TrainingStopped(EngineError):
+    """Ctrl-C ended a training early: (folder, step, steps); None is before its first step here."""
+
+    exit_code = 130
+
+    def __str__(self) -> str:
+        folder, step, steps = self.args
+        if step is None:
+            return f"Stopped before a step was made; {folder} is as it was."
+        return (
+            f"Stopped after step {step} of {steps}; the state is kept in {folder}. The same "
+            "command goes on from there."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTask:
+    """What a worker is given: a few hundred bytes an image, and no pixels."""
+
+    root: Root
+    images: tuple[MaskedImage, ...]
+    masks: Masks
+    folder: str
+    settings: TrainingSettings
+    classes: tuple[ClassCard, ...]
+    start: str | None
+    made_by: str | None
+    device: str | None
+
+
+@contextmanager
+def training_cluster(client: Client | None, events: Events) -> Iterator[Client]:
+    """Give the client, or where there is none that of one local worker with all of the cores."""
+    if client is not None:
+        yield client
+        return
+    with Cluster("local", workers=1, threads_per_worker=cores()) as own:
+        if own.dashboard_link:
+            events.note(f"Dashboard: {own.dashboard_link}")
+        yield own
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def train_on_worker(
+    client: Client,
+    task: TrainingTask,
+    *,
+    events: Events,
+    stop: Callable[[], bool],
+    resources: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Train, and return the report as plain values.
+
+    A worker that dies is followed by another one, which goes on from the checkpoint.
+
+    Raises
+    ------
+    TrainingStopped
+        If ``stop`` said so before the end.
+    TrainingLost
+        If workers died and nothing was learnt between.
+    NoWorkers, NoWorkerForResource, SchedulerLost
+    """
+    if stop():  # asked for while workers started
+        raise TrainingStopped(task.folder, None, task.settings.steps)
+    asked = dict(GPU_SLOT if resources is None else resources)
+    require_slots(client, asked)
+    topic = f"cohort-train-{secrets.token_hex(8)}"
+    follow = _Follow(events, task.settings)
+    halt = distributed.Event(topic, client=client)
+
+    def idle() -> None:
+        if stop():
+            halt.set()
+
+    window = Window(client, training_task, lambda _: (topic, task), label="train", resources=asked)
+    waiting = [task]
+    deaths, reached = 0, -1
+    client.subscribe_topic(topic, follow)
+    try:
+        for ended in window.run(lambda: waiting.pop() if waiting else None, most=1, idle=idle):
+            if not ended.crashed:
+                follow.end()
+                return _report(task, ended.value)
+            deaths = deaths + 1 if follow.step <= reached else 1
+            reached = follow.step
+            if deaths >= DEATHS:
+                break
+            waiting.append(task)
+    finally:
+        if client.status == "running":
+            with suppress(OSError, ValueError):
+                client.unsubscribe_topic(topic)
+    raise TrainingLost(task.folder, max(0, reached))
+
+
+def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
+    """Train, on a worker, with the threads that it has; None is stopped before it began."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra("torch", "segment", "to train networks") from None
+    from engine.learning.training.loop import run_training
+
+    worker = distributed.get_worker()
+    key = worker.get_current_task()
+    halt = distributed.Event(topic)
+    told_s = 0.0
+
+    def due() -> bool:
+        nonlocal told_s
+        now = time.monotonic()
+        if now - told_s < TOLD_S:
+            return False
+        told_s = now
+        return True
+
+    def stop() -> bool:
+        if not due():
+            return False
+        known = worker.state.tasks.get(key)
+        if known is None or known.state == "cancelled":
+            return True  # the driver is gone
+        try:
+            return bool(halt.is_set())
+        except (OSError, TimeoutError):
+            return True  # the scheduler is gone
+
+    last = 0
+
+    def progress(now: Progress) -> None:
+        nonlocal last
+        ended = now.step == now.steps
+        if now.metrics or ended or now.step - last >= max(1, now.steps // 500):
+            last = now.step
+            worker.log_event(topic, {"step": now.step, "loss": now.loss, "metrics": now.metrics})
+
+    def unpacked() -> None:
+        worker.log_event(topic, {"unpacked": 1, "of": len(task.images)})
+
+    place = Path(task.folder)
+    start = None if task.start is None else open_bundle(task.start)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(worker.state.nthreads)
+    try:
+        samples = []
+        for sample in read_samples(task.root, task.images, task.masks, place / SAMPLES, unpacked):
+            samples.append(sample)
+            if stop():
+                return None
+        report = run_training(
+            place,
+            samples,
+            task.settings,
+            classes=task.classes,
+            start=start,
+            made_by=made_by(start, task.made_by),
+            device=task.device,
+            progress=progress,
+            stop=stop,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    if report.step == report.steps:
+        shutil.rmtree(place / SAMPLES, ignore_errors=True)
+    return report.as_json()
+
+
+class _Follow:
+    """Shows what the worker tells; called in the client's own thread."""
+
+    def __init__(self, events: Events, settings: TrainingSettings) -> None:
+        self._events, self._settings = events, settings
+        self._started = False
+        self._images = 0
+        self.step = 0
+
+    def __call__(self, event: tuple[float, dict[str, Any]]) -> None:
+        told = event[1]
+        if "unpacked" in told:
+            if not self._images:
+                self._events.start("unpack", told["of"], "images")
+            self._images += 1
+            self._events.advance("unpack", 1)
+            if self._images == told["of"]:
+                self._events.finish("unpack")
+            return
+        if not self._started:
+            self._started = True
+            self.step = told["step"] - 1  # what an earlier part did is not this one's speed
+            self._events.start("train", self._settings.steps - self.step, "steps")
+        self._events.advance("train", max(0, told["step"] - self.step))
+        self.step = max(self.step, told["step"])
+        if told["metrics"]:
+            self._events.note(_told(told["step"], told["metrics"]))
+
+    def end(self) -> None:
+        if self._started:
+            self._events.finish("train")
+
+
+def _told(step: int, metrics: dict[str, float]) -> str:
+    dsc = ", ".join(
+        f"{name.removeprefix('dsc_')} {value:.3f}"
+        for name, value in metrics.items()
+        if name.startswith("dsc_")
+    )
+    error = metrics["density_error"]
+    density = f"; bone density off by {100 * error:.1f} %" if error == error else ""
+    return f"Step {step:,}: loss {metrics['loss']:.3f}; DSC {dsc}{density}"
+
+
+def _report(task: TrainingTask, report: dict[str, Any] | None) -> dict[str, Any]:
+    if report is None:
+        raise TrainingStopped(task.folder, None, task.settings.steps)
+    if report["step"] < report["steps"]:
+        raise TrainingStopped(task.folder, report["step"], report["steps"])
+    return report

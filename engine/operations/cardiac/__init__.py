@@ -1,0 +1,1 @@
+"""Operations of cardiac MR: contours and blood pool, their findings and tables."""

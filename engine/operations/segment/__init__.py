@@ -1,0 +1,1 @@
+"""Segmentation by networks, or by thresholds of marrow."""

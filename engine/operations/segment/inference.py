@@ -1,0 +1,205 @@
+"""A network asked for the images of a unit: read ahead, in batches that cross image borders."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.geometry import Region
+from engine.kernels.colour import full_scale
+from engine.kernels.tiling.inference import Band, Batches, Plane, classes_of, predict_planes
+from engine.kernels.tiling.plan import TiledPlan, plan_tiled
+from engine.learning.models.bundle import Predictor
+from engine.learning.models.card import RGB, Card
+from engine.operations.base import Image, ImageFailed
+
+SPACING_TOLERANCE = 0.2
+"""Relative difference of pixel sizes beyond which a network is not asked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a network says of an image, or of a block: of its ``write`` region.
+
+    ``labels`` are classes (y, x); ``apart`` says how far an ensemble's members disagree (y, x).
+    """
+
+    labels: NDArray[np.uint8]
+    apart: NDArray[np.float32] | None = None
+
+
+class Network:
+    """A model that answers for images.
+
+    Parameters
+    ----------
+    card, predictor
+        The model.
+    batch
+        Windows that it answers for at once, to begin with.
+    """
+
+    def __init__(self, card: Card, predictor: Predictor, batch: int) -> None:
+        self._card = card
+        self._predictor = predictor
+        self.batches = Batches(predictor, batch)
+
+    def predict_each(
+        self, images: Iterable[Image]
+    ) -> Iterator[tuple[Image, Predicted | Exception, float]]:
+        """Yield each image in order, what the network says of it or why not, and seconds.
+
+        Windows of several images go through the network together, and images are read meanwhile.
+        Where that fails the images in hand are asked for one by one, so that the one which is to
+        blame fails alone.
+        """
+        remaining = iter(images)
+        while True:
+            waiting: deque[tuple[Image, Exception | None]] = deque()
+            try:
+                yield from self._predict_together(remaining, waiting)
+                return
+            except Exception:
+                if not waiting:
+                    raise
+            for image, error in waiting:
+                yield self._predict_alone(image, error)
+
+    def _predict_alone(
+        self, image: Image, error: Exception | None
+    ) -> tuple[Image, Predicted | Exception, float]:
+        began = time.perf_counter()
+        said: Predicted | Exception
+        try:
+            if error is not None:
+                raise error
+            ((_, said, _),) = self._predict_together(iter([image]), deque())
+        except Exception as failure:
+            said = failure
+        return image, said, time.perf_counter() - began
+
+    def _predict_together(
+        self, images: Iterator[Image], waiting: deque[tuple[Image, Exception | None]]
+    ) -> Iterator[tuple[Image, Predicted | Exception, float]]:
+        def planes() -> Iterator[Plane]:  # is executed by the thread that reads ahead
+            for image in images:
+                try:
+                    plane = self._plane(image)
+                except ImageFailed as error:
+                    waiting.append((image, error))
+                    continue
+                waiting.append((image, None))
+                yield plane
+
+        began = time.perf_counter()
+        answer: _Answer | None = None
+        for number, band in predict_planes(planes(), self.batches):
+            while (error := waiting[0][1]) is not None:
+                yield waiting.popleft()[0], error, 0.0
+            if answer is None or answer.number != number:
+                answer = _Answer(number, _write(waiting[0][0]), self._predictor.planes, self._card)
+            if answer.add(band):
+                now = time.perf_counter()
+                yield waiting.popleft()[0], answer.said, now - began
+                began = now
+        while waiting:
+            image, error = waiting.popleft()
+            yield image, error or ImageFailed("no_answer"), 0.0
+
+    def _plane(self, image: Image) -> Plane:
+        _check_spacing(self._card, image)
+        if self._card.channels == RGB and not image.has_luminance:
+            raise ImageFailed("other_channels")
+        pixels = values_of(image, len(self._card.channels))
+        _check_values(self._card, pixels)
+        write = _write(image)
+        y, x = (w - o for w, o in zip(write.start, image.origin, strict=True))
+        height, width = write.shape
+        around = (
+            (y, pixels.shape[1] - y - height),
+            (x, pixels.shape[2] - x - width),
+        )
+
+        def read(region: Region) -> NDArray[Any]:
+            (top, left), (bottom, right) = region.start, region.stop
+            return pixels[:, top + y : bottom + y, left + x : right + x]
+
+        return Plane(read, self._tiles(write.shape, around))
+
+    def _tiles(self, shape: tuple[int, int], around: Any) -> TiledPlan:
+        side = (self._card.tile_px, self._card.tile_px)
+        multiple = self._predictor.multiple_px
+        return plan_tiled(shape, side, self._card.halo_px, None, multiple, around)
+
+
+class _Answer:
+    """The answer for one plane, band by band."""
+
+    def __init__(self, number: int, write: Region, planes: int, card: Card) -> None:
+        self.number = number
+        self._classes = len(card.classes)
+        self._missing = write.shape[0] * write.shape[1]
+        apart = np.empty(write.shape, np.float32) if planes > self._classes else None
+        self.said = Predicted(np.empty(write.shape, np.uint8), apart)
+
+    def add(self, band: Band) -> bool:
+        """Take a band in, and tell whether it was the last."""
+        place = band.region.slices
+        self.said.labels[place] = classes_of(band.planes, self._classes)
+        if self.said.apart is not None:
+            self.said.apart[place] = band.planes[self._classes]
+        self._missing -= band.region.shape[0] * band.region.shape[1]
+        return self._missing == 0
+
+
+def values_of(image: Image, channels: int) -> NDArray[Any]:
+    """Return the channels (c, y, x) that a model takes; alpha is left out.
+
+    Raises
+    ------
+    ImageFailed
+        If an image has other channels, or a value that is no number: what is near it would have no
+        answer either, which a label can't say.
+    """
+    pixels = image.pixels
+    if pixels.shape[0] == channels + 1 and channels in (1, 3) and image.has_luminance:
+        pixels = pixels[:channels]
+    if pixels.shape[0] != channels:
+        raise ImageFailed("other_channels")
+    if pixels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            if not np.isfinite(pixels.astype(np.float32, copy=False)).all():
+                raise ImageFailed("values_not_finite")
+    return pixels
+
+
+def _check_values(card: Card, pixels: NDArray[Any]) -> None:
+    """Refuse values that are brighter than the model's white, or so dark that all are its black.
+
+    The latter are those of a type that ends below it: 8 bits for a model of 16, or 0 to 1 for one
+    of 8.
+    """
+    white = card.white
+    if white is None or white == (own := full_scale(pixels.dtype)):
+        return
+    brightest = pixels.max(initial=0)
+    if brightest > white or 0 < brightest <= own < white:
+        raise ImageFailed("other_values")
+
+
+def _write(image: Image) -> Region:
+    height, width = image.pixels.shape[1:]
+    return image.write or Region((0, 0), (height, width))
+
+
+def _check_spacing(card: Card, image: Image) -> None:
+    if card.spacing_um and image.spacing_um:
+        apart = max(abs(side / card.spacing_um - 1) for side in image.spacing_um)
+        if apart > SPACING_TOLERANCE:
+            raise ImageFailed("other_pixel_size")

@@ -1,0 +1,229 @@
+"""Objects of countable classes: columns of results, whole across blocks, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from engine.geometry import YX
+from engine.kernels.segmentation.components import (
+    Columns,
+    add_pieces,
+    diameter_px,
+    eccentricity,
+    find_pieces,
+    merge_pieces,
+    number_pixels,
+)
+
+PIECES = pa.struct(
+    [
+        ("first", pa.int64()),
+        ("y", pa.float64()),
+        ("x", pa.float64()),
+        ("area_px", pa.int64()),
+        ("yy", pa.float64()),
+        ("xx", pa.float64()),
+        ("yx", pa.float64()),
+        ("touches_border", pa.bool_()),
+    ]
+)
+RUNS = pa.struct([(name, pa.int32()) for name in ("side", "line", "start", "stop", "piece")])
+"""See `engine.kernels.segmentation.components.Pieces`; of a block, ``piece`` is the place in its
+list."""
+
+TABLE = ("class_name", "object", "x", "y", "area_px", "area_um2", "equivalent_diameter_px",
+         "equivalent_diameter_um", "eccentricity", "touches_border")  # fmt: skip
+"""Columns of an object in the table of objects."""
+
+
+def measure_pieces(
+    labels: NDArray[np.uint8], countable: Sequence[bool], origin: YX, whole: YX
+) -> dict[str, Any]:
+    """Return, for each class, how many objects it has (None if it is not counted) and its pieces.
+
+    Parameters
+    ----------
+    labels
+        (y, x) of an image or of a block.
+    countable
+        Which classes are counted.
+    origin, whole
+        Place of the first pixel in the whole image, and the size of that.
+    """
+    found = [
+        find_pieces(labels == n, origin, whole) if counts else None
+        for n, counts in enumerate(countable)
+    ]
+    return {
+        "objects": [None if one is None else len(one.pieces["y"]) for one in found],
+        "pieces": _listed([None if one is None else one.pieces for one in found], PIECES),
+        "runs": _listed([None if one is None else one.runs for one in found], RUNS),
+    }
+
+
+def _listed(columns: Sequence[Columns | None], kind: pa.StructType) -> pa.ListArray:
+    """Return lists of structs, one for each class; none of classes that are not counted."""
+    there = [one for one in columns if one is not None]
+    first = kind.field(0).name
+    sizes = [0 if one is None else len(one[first]) for one in columns]
+    fields = [
+        pa.array(np.concatenate([one[f.name] for one in there]) if there else [], f.type)
+        for f in kind
+    ]
+    offsets = pa.array(np.concatenate(([0], np.cumsum(sizes))), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(kind)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """Objects of groups of rows: by group, and within one by their first pixels."""
+
+    of_piece: NDArray[np.int64]  # the row of each piece
+    number: NDArray[np.int64]  # its object, from 0
+    objects: Columns  # in their order
+    group: NDArray[np.int64]  # of each object
+
+
+def _join(found: pa.Table, group: NDArray[np.int64]) -> _Joined:
+    pieces, of_piece = _flat(found, "pieces")
+    runs, of_run = _flat(found, "runs")
+    # Pieces are numbered within their row; here by their place among all.
+    before = np.searchsorted(of_piece, np.arange(found.num_rows))
+    runs["piece"] = runs["piece"] + before[of_run]
+    owner = group[of_piece]
+    number = merge_pieces(owner, pieces, runs)
+    whole = add_pieces(number, pieces)
+    of_object = np.zeros(len(whole["y"]), np.int64)
+    of_object[number] = owner
+    order = np.lexsort((whole["first"], of_object))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    columns = {name: column[order] for name, column in whole.items()}
+    return _Joined(of_piece, rank[number], columns, of_object[order])
+
+
+def join_pieces(
+    found: pa.Table, group: NDArray[np.int64], groups: int
+) -> tuple[pa.ListArray, NDArray[np.int64]]:
+    """Return the objects of groups of rows, a list for each, and how many: whole across blocks.
+
+    Parameters
+    ----------
+    found
+        Rows of results with ``pieces`` and ``runs``.
+    group
+        Which rows are of one image and class, from 0.
+    groups
+        How many there are.
+    """
+    joined = _join(found, group)
+    counts = np.bincount(joined.group, minlength=groups)
+    fields = [pa.array(joined.objects[f.name], f.type) for f in PIECES]
+    offsets = pa.array(np.concatenate(([0], np.cumsum(counts))), pa.int32())
+    structs = pa.StructArray.from_arrays(fields, fields=list(PIECES))
+    return pa.ListArray.from_arrays(offsets, structs), counts
+
+
+def number_blocks(blocks: Sequence[pa.Table]) -> list[list[NDArray[np.int64]]]:
+    """Return, for each block of one image and each class, the numbers of the pieces' objects.
+
+    They are those of `objects_table`.
+
+    Parameters
+    ----------
+    blocks
+        What each answered: a row for each class, with ``label``, ``pieces`` and ``runs``.
+    """
+    found = pa.concat_tables(blocks)
+    joined = _join(found, found["label"].to_numpy().astype(np.int64))
+    ends = np.searchsorted(joined.of_piece, np.arange(1, found.num_rows))
+    rows = iter(np.split(joined.number + 1, ends))
+    return [[next(rows) for _ in range(block.num_rows)] for block in blocks]
+
+
+def number_labels(
+    labels: NDArray[np.uint8],
+    countable: Sequence[bool],
+    numbers: Sequence[NDArray[np.int64]] | None = None,
+) -> NDArray[np.uint32]:
+    """Return (y, x): the number of the object that each pixel is of, 0 where it is of none.
+
+    Parameters
+    ----------
+    labels
+        (y, x) of an image or of a block.
+    countable
+        Which classes are counted.
+    numbers
+        Of a block: what `number_blocks` says of it; None of a whole image.
+
+    Raises
+    ------
+    ValueError
+        If these are not the labels that the numbers were made of.
+    """
+    objects = np.zeros(labels.shape, np.uint32)
+    taken = 0
+    for n in (n for n, counts in enumerate(countable) if counts):
+        mine = number_pixels(labels == n, None if numbers is None else numbers[n], taken)
+        taken = max(taken, int(mine.max(initial=0)))
+        objects += mine  # classes do not overlap
+    return objects
+
+
+def _flat(found: pa.Table, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """Return the structs of all rows' lists as columns, and the row that each is of."""
+    lists = found[name].combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):
+        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
+    structs = pc.list_flatten(lists)
+    columns = {
+        field.name: structs.field(n).to_numpy(zero_copy_only=False)
+        for n, field in enumerate(structs.type)
+    }
+    return columns, pc.list_parent_indices(lists).to_numpy().astype(np.int64)
+
+
+def objects_table(objects: pa.Table, described: Sequence[str]) -> pa.Table:
+    """Return the table of objects: one row for each, of all images and countable classes.
+
+    Parameters
+    ----------
+    objects
+        Rows of classes, with ``pieces``, and what tables say of an image.
+    described
+        Names of those columns: those before an object's own, and ``_after_`` them.
+    """
+    pieces, row = _flat(objects, "pieces")
+    # Without the lists: each object would get a copy of all objects of its image.
+    left = objects.drop_columns(["pieces", "runs"]).take(pa.array(row))
+    # Spacing is what area_um2 and pixels of the class say: results know no other.
+    pixels = left["pixels"].to_numpy().astype(float)
+    areas = left["area_um2"].to_numpy(zero_copy_only=False).astype(float)
+    pixel_um2 = np.divide(areas, pixels, out=np.full(len(row), np.nan), where=pixels > 0)
+    image = left["_image"].to_numpy()  # ascending: an object is numbered within its image
+    within = np.arange(1, len(row) + 1) - np.searchsorted(image, image)
+    diameter = diameter_px(pieces["area_px"])
+    own: Mapping[str, Any] = {
+        "class_name": left["class_name"],
+        "object": pa.array(within, pa.int64()),
+        "x": pieces["x"],
+        "y": pieces["y"],
+        "area_px": pieces["area_px"],
+        "area_um2": pa.array(pieces["area_px"] * pixel_um2, from_pandas=True),
+        "equivalent_diameter_px": diameter,
+        "equivalent_diameter_um": pa.array(diameter * np.sqrt(pixel_um2), from_pandas=True),
+        "eccentricity": eccentricity(pieces),
+        "touches_border": pieces["touches_border"],
+    }
+    last = [name for name in ("source", "orphaned", "image_id") if name in described]
+    first = [name for name in described if name not in last]
+    columns = {name: left[name] for name in first} | {name: own[name] for name in TABLE}
+    return pa.table({**columns, **{name: left[name] for name in last}})

@@ -1,0 +1,1 @@
+"""Phantoms of cardiac cine MR with contours."""

@@ -1,0 +1,1 @@
+"""Phantoms of discs with known centres and radii."""

@@ -1,0 +1,1 @@
+"""Phantoms of stained bone marrow slides with label images."""

@@ -1,0 +1,1 @@
+"""Quality control: outliers, pictures, and the page that shows them."""

@@ -1,0 +1,285 @@
+"""Make the pictures of quality control on the cluster, and the page that shows them.
+
+What is made already, of the same result, is not made again: a note beside the pictures says what
+each was made of. Few pictures are in flight, and none of them passes through the graph.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from shlex import quote
+from typing import Any
+
+import pyarrow as pa
+from distributed import Client
+
+from engine.errors import CorruptStore, Interrupted, NothingFound
+from engine.execution.progress import Events
+from engine.execution.quarantine import Attempt, run_quarantined
+from engine.execution.task_pool import Window
+from engine.execution.worker_memory import poison_of
+from engine.execution.workers import require_slots
+from engine.operations.base import Operation
+from engine.qc.outliers import find_extremes, select_pictures
+from engine.qc.page.cards import PageContext
+from engine.qc.page.experiments import publish_pages
+from engine.qc.page.index import write_page
+from engine.qc.plan import QcPlan, plan_pictures
+from engine.qc.statistics import read_chosen, read_facts
+from engine.qc.worker import Made, MontageUnit, OverlayUnit, Unit, Wanted, make_unit
+from engine.store.catalog.tables import ShardRow
+from engine.store.delta.ledger import Snapshot
+from engine.store.labels.images import files_by_path
+from engine.store.pictures import Noted, files_there, folder_of, read_noted, write_noted
+from engine.store.pixels.stacks import label_stack
+from engine.store.root.base import Root
+from engine.store.root.write_check import require_writable
+
+FLUSH_S = 5.0
+"""How often pictures that were made are noted, seconds: what a kill can lose."""
+
+FLUSH_SHARE = 20
+"""Noting takes at most one in so many seconds, however large the note is."""
+
+STAGE = "pictures"
+
+
+@dataclass
+class QcReport:
+    """What was made for one operation.
+
+    ``pictures`` counts those wanted (overlays and montages), ``made`` those made now; ``failed``
+    are images whose pictures can't be made, with ``reasons``. ``shown`` of ``images`` images have
+    an overlay on the page.
+    """
+
+    operation: str
+    key: str
+    trial: bool = False
+    page: str = ""
+    images: int = 0
+    shown: int = 0
+    pictures: int = 0
+    made: int = 0
+    up_to_date: int = 0
+    failed: int = 0
+    unusual: int = 0
+    page_made: bool = False
+    elapsed_s: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        values = dict(vars(self))
+        return {**values, "elapsed_s": round(self.elapsed_s, 3), "reasons": dict(self.reasons)}
+
+
+def picture_task(
+    root: Root,
+    operation: Operation,
+    folder: str,
+    files: Mapping[str, ShardRow],
+    attempt: Attempt[Unit],
+) -> Made:
+    """Make the pictures of one unit, on a worker."""
+    return make_unit(root, operation, folder, attempt.task, files)
+
+
+class FilesShown:
+    """Which catalog rows of files a picture needs, from those of all of them.
+
+    ``labels`` is the name of the label images that are shown too, or None.
+    """
+
+    def __init__(self, rows: Collection[ShardRow], labels: str | None = None) -> None:
+        self._labels = labels
+        self._metadata = {(row.stack, row.level): row for row in rows if row.shard < 0}
+        self._shards = {(r.stack, r.level, r.shard): r for r in rows if r.shard >= 0}
+        self._levels: dict[tuple[str, int], list[ShardRow]] = {}
+        for row in rows:
+            if row.shard >= 0 and row.level > 0:
+                self._levels.setdefault((row.stack, row.level), []).append(row)
+
+    def __call__(self, wanted: Sequence[Wanted]) -> dict[str, ShardRow]:
+        """Return the rows by path; what the catalog lacks is left out, and fails its images."""
+        found: list[ShardRow | None] = []
+        for one in wanted:
+            stacks = [one.item.stack]
+            if self._labels is not None and one.done:
+                stacks.append(label_stack(one.item.stack, self._labels))
+            for stack in stacks:
+                place = (stack, one.level)
+                found.append(self._metadata.get(place))
+                if one.giant:
+                    found += self._of_level(place)
+                else:
+                    found.append(self._shards.get((stack, 0, one.item.shard)))
+        return {row.path: row for row in found if row is not None}
+
+    def _of_level(self, place: tuple[str, int]) -> list[ShardRow]:
+        if place[1] > 0:
+            return self._levels.get(place, [])
+        return [row for (stack, level, _), row in self._shards.items() if (stack, level) == place]
+
+
+def make_pictures(
+    root: Root,
+    operation: Operation,
+    client: Client,
+    images: pa.Table,
+    results: Snapshot,
+    files: Sequence[ShardRow],
+    *,
+    trial: bool = False,
+    where: str | None = None,
+    everything: bool = False,
+    events: Events | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> QcReport:
+    """Make what is missing or stale of an operation's pictures, and their page.
+
+    Parameters
+    ----------
+    images
+        The catalog's current rows, by image_id.
+    results
+        Snapshot of the operation's ledger, of which its tables are made.
+    files
+        Catalog rows of all files below ``pixels/``.
+    trial
+        Whether the parameters are others than the declared ones.
+    where
+        A condition on the table of images: those get a picture, however many.
+    everything
+        Whether every image gets a picture, however many there are.
+
+    Raises
+    ------
+    ConditionError, NothingFound
+        If the condition is none on this table, or fits no image with a result.
+    NoTable
+        If the operation has no tables yet.
+    Interrupted, NoWorkers, SchedulerLost, StoreFull, StoreReadOnly
+    """
+    began = time.perf_counter()
+    suffix = f"@{operation.key[:8]}" if trial else ""
+    folder = folder_of(operation.name, suffix)
+    facts = read_facts(root, operation, images, suffix)
+    extremes = find_extremes(facts)
+    among = None if where is None else read_chosen(root, operation, suffix, where)
+    chosen = select_pictures(facts, extremes, everything=everything, among=among)
+    if where is not None and not len(chosen):
+        raise NothingFound(
+            f"--where {where!r} fits no image with a result",
+            f"cohort export {quote(root.url)} {operation.name}_by_image{suffix} t.csv shows all.",
+        )
+    try:
+        known = read_noted(root, folder)
+    except CorruptStore:  # all of it can be made again
+        known = {}
+    plan = plan_pictures(
+        root, operation, facts, chosen, images, results, known, files_there(root, folder)
+    )
+    report = QcReport(
+        operation.name,
+        operation.key,
+        trial,
+        images=len(facts),
+        pictures=plan.fresh + plan.to_make,
+        up_to_date=plan.fresh,
+        unusual=extremes.count,
+    )
+    noted = dict(plan.kept)
+    if plan.to_make:
+        require_writable(root)
+        _run(root, operation, client, folder, plan, noted, known,
+             FilesShown(files_by_path(root, files).values(), operation.label_name
+                        if operation.label_classes else None),
+             report, events or Events(), stop)  # fmt: skip
+    context = PageContext(root, operation, folder, trial, facts, extremes, noted)
+    pages, of_pages = publish_pages(context)
+    noted |= of_pages
+    if noted != known:
+        write_noted(root, folder, noted, known)
+    report.shown, report.page_made = len(context.overlays), write_page(context, pages)
+    report.page = f"{root.url}/{folder}/index.html"
+    report.elapsed_s = time.perf_counter() - began
+    return report
+
+
+def _run(
+    root: Root,
+    operation: Operation,
+    client: Client,
+    folder: str,
+    plan: QcPlan,
+    noted: Noted,
+    known: Noted,
+    files_of: FilesShown,
+    report: QcReport,
+    events: Events,
+    stop: Callable[[], bool],
+) -> None:
+    slots = require_slots(client, {})
+    events.start(STAGE, plan.to_make, "pictures")
+    window = Window(
+        client,
+        picture_task,
+        lambda a: (root, operation, folder, files_of(a.task.wanted), a),
+        label=f"qc-{operation.name}",
+    )
+    last, took = time.monotonic(), 0.0
+
+    def flush() -> None:
+        nonlocal last, took
+        began = time.monotonic()
+        write_noted(root, folder, noted, known)
+        last = time.monotonic()
+        took = last - began
+
+    def idle() -> None:
+        if time.monotonic() - last > max(FLUSH_S, FLUSH_SHARE * took):
+            flush()
+
+    done = 0
+    try:
+        for answer in run_quarantined(
+            window,
+            plan.units(slots),
+            split=_split,
+            without=_without,
+            stop=stop,
+            idle=idle,
+            told=events.note,
+        ):
+            if answer.poison:
+                reason, _ = poison_of(answer.need, "drawing it")
+                made = Made((), tuple((one.image_id, reason) for one in answer.task.wanted))
+            else:
+                made = answer.value
+            noted.update({(one.kind, one.name): one for one in made.pictures})
+            report.made += len(made.pictures)
+            report.reasons.update(reason for _, reason in made.failed)
+            report.failed += len(made.failed)
+            done += answer.task.pictures
+            events.advance(STAGE, answer.task.pictures, failed=len(made.failed))
+    finally:
+        flush()
+    events.finish(STAGE)
+    if stop() and done < plan.to_make:
+        raise Interrupted(done, plan.to_make - done)
+
+
+def _split(unit: Unit) -> list[Unit]:
+    if isinstance(unit, MontageUnit):
+        return [unit]
+    return [replace(unit, wanted=(one,)) for one in unit.wanted]
+
+
+def _without(unit: Unit, poison: list[Unit]) -> Unit | None:
+    bad = {one.image_id for piece in poison for one in piece.wanted}
+    left = tuple(one for one in unit.wanted if one.image_id not in bad)
+    return replace(unit, wanted=left) if left and isinstance(unit, OverlayUnit) else None

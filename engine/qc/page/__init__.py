@@ -1,0 +1,1 @@
+"""The QC page: index, cards, histograms, pages of experiments."""

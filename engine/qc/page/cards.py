@@ -1,0 +1,161 @@
+"""Pieces of the page of quality control: an image's thumbnail, its card, what is said of it.
+
+All that came from a file, its name above all, is escaped here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.operations.base import Operation
+from engine.qc.outliers import Extreme, Extremes
+from engine.qc.page.histograms import number
+from engine.qc.page.style import SCRIPT, STYLE
+from engine.qc.render import THUMB_PX
+from engine.qc.statistics import COUNT, Facts
+from engine.store.pictures import OVERLAY, Noted, Picture
+from engine.store.results import DONE
+from engine.store.root.base import Root
+from engine.visible import escape
+
+
+@dataclass(frozen=True)
+class PageContext:
+    """All that a page is made of; ``up`` leads from it to the folder of pictures."""
+
+    root: Root
+    operation: Operation
+    folder: str
+    trial: bool
+    facts: Facts
+    extremes: Extremes
+    noted: Noted
+    up: str = ""
+
+    @cached_property
+    def objects(self) -> str:
+        """What objects are called, in the plural."""
+        return f"{self.operation.singular}s"
+
+    @cached_property
+    def overlays(self) -> Mapping[int, Picture]:
+        """Overlays by the image's number, of images that are in the tables."""
+        found = [one for (kind, _), one in self.noted.items() if kind == OVERLAY]
+        names = pa.array([one.name for one in found], pa.string())
+        ids = self.facts.columns["image_id"].combine_chunks()
+        numbers = pc.index_in(names, value_set=ids).to_pylist()
+        return {n: one for n, one in zip(numbers, found, strict=True) if n is not None}
+
+    def text(self, column: str, image: int) -> str:
+        """Return what the tables say of an image, escaped."""
+        value = self.facts.columns[column][image].as_py()
+        return escape("" if value is None else str(value))
+
+    def caption(self, measure: str) -> tuple[str, str]:
+        """Return what a measure is called, and its unit."""
+        name, _, unit = self.operation.captions.get(measure, measure.replace("_", " ")).partition(
+            ", "
+        )
+        return name, unit
+
+    def tags(self, image: int) -> str:
+        """Return the attributes by which an image is filtered."""
+        return f'data-s="{self.facts.subject[image]}" data-e="{self.facts.experiment[image]}"'
+
+
+def head(title: str) -> str:
+    """Return the beginning of a page."""
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{escape(title)}</title>\n"
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n"
+    )
+
+
+def foot() -> str:
+    """Return the end of a page: what shows a picture larger, and the script."""
+    return (
+        '<dialog aria-label="Picture"><img alt=""><p></p></dialog>\n'
+        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def experiment_text(facts: Facts, experiment: int) -> str:
+    """Return an experiment's date, subject and name, not escaped."""
+    return " · ".join(part for part in facts.experiments[experiment] if part) or "(no experiment)"
+
+
+def place_text(facts: Facts, image: int) -> str:
+    """Return the experiment that an image is of, not escaped."""
+    return experiment_text(facts, int(facts.experiment[image]))
+
+
+def alt_text(context: PageContext, image: int) -> str:
+    """Return what an image's picture shows."""
+    name = context.text("name", image) or context.text("image_id", image)
+    return f"{name}, {escape(place_text(context.facts, image))}"
+
+
+def thumb(context: PageContext, image: int) -> str:
+    """Return a link to an image's overlay, its small picture in it; nothing where there is none."""
+    picture = context.overlays.get(image)
+    if picture is None:
+        return ""
+    factor = -(-max(picture.height, picture.width) // THUMB_PX)
+    height, width = -(-picture.height // factor), -(-picture.width // factor)
+    return (
+        f'<a data-big href="{context.up}{picture.path}"><img loading="lazy" decoding="async" '
+        f'src="{context.up}{picture.thumb}" width="{width}" height="{height}" '
+        f'alt="{alt_text(context, image)}"></a>'
+    )
+
+
+def extreme_text(context: PageContext, extreme: Extreme) -> str:
+    """Say what an image's measure is, and what is usual."""
+    facts = context.facts
+    who = escape(facts.groups[int(facts.group[extreme.image])] or "all")
+    value, median = number(extreme.value), number(extreme.median)
+    if extreme.measure == COUNT:
+        return f"<b>{value} {escape(context.objects)}</b> (median of {who}: {median})"
+    name, unit = (escape(part) for part in context.caption(extreme.measure))
+    return f"<b>{name} {value} {_short(unit)}</b> on average (median of {who}: {median})"
+
+
+def _short(unit: str) -> str:
+    return unit if len(unit) <= 12 else ""
+
+
+def measure_title(context: PageContext, measure: str, *, by_image: bool) -> str:
+    """Return what is measured, with its unit."""
+    if measure == COUNT:
+        return f"{context.objects} an image"
+    name, unit = context.caption(measure)
+    mean = "mean " if by_image and not name.startswith("mean ") else ""
+    return f"{mean}{name}, {unit}" if unit else f"{mean}{name}"
+
+
+def card(context: PageContext, image: int) -> str:
+    """Return an image's overlay and what is said of it."""
+    facts, picture = context.facts, context.overlays[image]
+    done = facts.status[image] == DONE
+    if done:
+        told = f"{number(float(facts.measures[COUNT][image]))} {escape(context.objects)}"
+    else:
+        told = f'<span class="bad">failed: {context.text("reason", image).replace("_", " ")}</span>'
+    small = []
+    if picture.low is not None and picture.high is not None:
+        small.append(f"grey {number(picture.low)} to {number(picture.high)}")
+    if picture.scale > 1:
+        small.append(f"1:{picture.scale:g}")
+    name = context.text("name", image) or context.text("image_id", image)
+    return (
+        f'<figure class="{"" if done else "failed"}" {context.tags(image)}>'
+        f"{thumb(context, image)}<figcaption><b>{name}</b>{told}"
+        f"<small>{', '.join(small)}</small></figcaption></figure>\n"
+    )

@@ -1,0 +1,316 @@
+"""Make the pictures of one unit, on a worker: read pixels once, draw, encode, publish.
+
+A picture that can't be made costs itself and no other; only what concerns the store ends the unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from engine.errors import StoreError
+from engine.operations.base import Operation
+from engine.operations.outlines import Outline
+from engine.qc.render import (
+    OVERLAY_PX,
+    THUMB_PX,
+    Shown,
+    crop,
+    encode,
+    labels_of,
+    montage,
+    paint,
+    show,
+    shrink,
+    tint,
+)
+from engine.runs.plan import Item
+from engine.runs.rows import reason_of
+from engine.runs.worker import ledger_of, read_items
+from engine.store.catalog.tables import ShardRow
+from engine.store.delta.parts import Part
+from engine.store.pictures import MONTAGE, MONTAGES, OVERLAY, OVERLAYS, THUMBS, Picture
+from engine.store.pictures import publish_picture as publish
+from engine.store.pixels.layout import level_shapes
+from engine.store.pixels.stacks import StackReader, label_stack
+from engine.store.results import DONE
+from engine.store.root.base import Root
+
+MONTAGE_CROPS = 48
+"""Crops in a montage at most: four rows."""
+
+WRITERS = 16
+"""Threads that publish pictures while the next ones are drawn: publishing waits for the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image of which a picture is wanted; ``made_of`` is the digest of what that depends on.
+
+    ``path`` is what the picture's name begins with, ``parts`` the parts that hold its results.
+    """
+
+    item: Item
+    giant: bool
+    done: bool
+    made_of: str
+    path: str
+    parts: tuple[Part, ...]
+
+    @property
+    def image_id(self) -> str:
+        """The image."""
+        return self.item.image_ids[0]
+
+    @property
+    def level(self) -> int:
+        """Level of the pyramid that it is drawn from: the smallest that fills the picture."""
+        if not self.giant:
+            return 0
+        shapes = level_shapes((1, *self.item.shape))
+        sides = [max(shape[-2:]) for shape in shapes]
+        return max((n for n, side in enumerate(sides) if side >= OVERLAY_PX), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayUnit:
+    """Overlays to make, of neighbours in the store."""
+
+    number: int
+    wanted: tuple[Wanted, ...]
+
+    @property
+    def pictures(self) -> int:
+        """How many."""
+        return len(self.wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class MontageUnit:
+    """One montage to make, of crops of some images."""
+
+    number: int
+    name: str
+    made_of: str
+    path: str
+    wanted: tuple[Wanted, ...]
+
+    @property
+    def pictures(self) -> int:
+        """How many."""
+        return 1
+
+
+Unit = OverlayUnit | MontageUnit
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a task gives back: pictures, and (image_id, reason) of those that can't be made."""
+
+    pictures: tuple[Picture, ...]
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+def make_unit(
+    root: Root, operation: Operation, folder: str, unit: Unit, files: Mapping[str, ShardRow]
+) -> Made:
+    """Make the pictures of a unit and publish them; nothing names them yet.
+
+    Parameters
+    ----------
+    folder
+        Of the operation's pictures.
+    files
+        Catalog rows of the files that it reads, by path.
+
+    Raises
+    ------
+    StoreFull, StoreReadOnly
+    """
+    found = _read_objects(root, operation, unit.wanted)
+    reader = StackReader(root, files)
+    if isinstance(unit, MontageUnit):
+        return _make_montage(root, operation, folder, unit, reader, found)
+    pictures: list[Picture] = []
+    failed: list[tuple[str, str]] = []
+    with ThreadPoolExecutor(WRITERS) as pool:
+        waiting = []
+        for wanted, shown in _read_shown(reader, operation, unit.wanted):
+            try:
+                if isinstance(shown, Exception):
+                    raise shown
+                shown, classes = _tinted(reader, operation, wanted, shown)
+                picture, jpegs = _draw(operation, wanted, shown, found)
+                picture = replace(picture, labels=(*classes, *picture.labels))
+            except StoreError:
+                raise
+            except Exception as error:  # an image's own failure, as in a run
+                failed.append((wanted.image_id, reason_of(error)))
+                continue
+            names = [
+                pool.submit(publish, root, folder, f"{kind}/{wanted.path}", data)
+                for kind, data in zip((OVERLAYS, THUMBS), jpegs, strict=True)
+            ]
+            waiting.append((picture, names))
+        for picture, (path, thumb) in waiting:
+            pictures.append(replace(picture, path=path.result(), thumb=thumb.result()))
+    return Made(tuple(pictures), tuple(failed))
+
+
+def _draw(
+    operation: Operation,
+    wanted: Wanted,
+    shown: Shown,
+    found: Mapping[str, Mapping[str, NDArray[Any]]],
+) -> tuple[Picture, tuple[bytes, bytes]]:
+    outlines = _outlines(operation, wanted, found)
+    overlay = encode(paint(shown, outlines))
+    thumb = encode(paint(shrink(shown, THUMB_PX), outlines, thin=True))
+    height, width = shown.pixels.shape[:2]
+    picture = Picture(
+        OVERLAY,
+        wanted.image_id,
+        wanted.made_of,
+        "",
+        len(overlay),
+        "",
+        len(thumb),
+        height,
+        width,
+        shown.low,
+        shown.high,
+        len(outlines),
+        tuple(labels_of(outlines)),
+        shown.scale,
+    )
+    return picture, (overlay, thumb)
+
+
+def _outlines(
+    operation: Operation, wanted: Wanted, found: Mapping[str, Mapping[str, NDArray[Any]]]
+) -> list[Outline]:
+    columns = found.get(wanted.image_id)
+    return operation.outlines(columns) if columns is not None and wanted.done else []
+
+
+def _tinted(
+    reader: StackReader, operation: Operation, wanted: Wanted, shown: Shown
+) -> tuple[Shown, list[str]]:
+    """Return an image with its labels over it, where there are some, and the classes' names."""
+    if not operation.label_classes or not wanted.done:
+        return shown, []
+    item, level = wanted.item, wanted.level
+    sides = (slice(0, -(-side // 2**level)) for side in item.shape[1:])
+    place = (item.t, 0) if item.z is None else (item.t, 0, item.z)
+    stack = label_stack(item.stack, operation.label_name)
+    labels = reader.read(stack, (*place, *sides), level)
+    return tint(shown, labels, operation.label_classes)
+
+
+def _make_montage(
+    root: Root,
+    operation: Operation,
+    folder: str,
+    unit: MontageUnit,
+    reader: StackReader,
+    found: Mapping[str, Mapping[str, NDArray[Any]]],
+) -> Made:
+    each = -(-MONTAGE_CROPS // max(1, len(unit.wanted)))
+    tiles: list[tuple[float, NDArray[np.uint8]]] = []
+    kinds: list[str] = []
+    failed: list[tuple[str, str]] = []
+    for wanted, shown in _read_shown(reader, operation, unit.wanted):
+        try:
+            if isinstance(shown, Exception):
+                raise shown
+            outlines = _outlines(operation, wanted, found)
+            kinds += [kind for kind in labels_of(outlines) if kind not in kinds]
+            tiles += _tiles(shown, outlines, kinds, each)
+        except StoreError:
+            raise
+        except Exception as error:
+            failed.append((wanted.image_id, reason_of(error)))
+    if not tiles:
+        return Made((), tuple(failed))
+    tiles = sorted(tiles[:MONTAGE_CROPS], key=lambda tile: tile[0])
+    sheet = montage([tile for _, tile in tiles])
+    data = encode(sheet)
+    picture = Picture(
+        MONTAGE,
+        unit.name,
+        unit.made_of,
+        publish(root, folder, f"{MONTAGES}/{unit.path}", data),
+        len(data),
+        height=sheet.shape[0],
+        width=sheet.shape[1],
+        outlines=len(tiles),
+        labels=tuple(kinds),
+    )
+    # One of which an image is lacking is shown, and made again the next time.
+    return Made((replace(picture, made_of="") if failed else picture,), tuple(failed))
+
+
+def _tiles(
+    shown: Shown, outlines: Sequence[Outline], kinds: Sequence[str], most: int
+) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """Yield crops of objects spread evenly over an image, with their sizes in pixels."""
+    first = [outline for outline in outlines if outline.label == outlines[0].label]
+    others = [outline for outline in outlines if outline.label != outlines[0].label][:most]
+    for n in np.unique(np.linspace(0, len(first) - 1, min(most, len(first))).round().astype(int)):
+        size = float(np.ptp(first[n].points, axis=0).max())
+        yield size, crop(shown, first[n], [first[n], *others], kinds)
+
+
+def _read_shown(
+    reader: StackReader, operation: Operation, wanted: Sequence[Wanted]
+) -> Iterator[tuple[Wanted, Shown | Exception]]:
+    """Read images as they are shown, neighbours together; what can't be read comes as its error."""
+    channel = getattr(operation, "channel", None)
+    flat = [one for one in wanted if not one.giant]
+    pairs = read_items(reader, tuple(one.item for one in flat), lambda _: 0)
+    for one, (_, image) in zip(flat, pairs, strict=True):
+        yield one, image if isinstance(image, Exception) else show(image.pixels, channel)
+    for one in wanted:
+        if one.giant:
+            level = one.level
+            whole = (0, slice(None), slice(None), slice(None))
+            try:
+                pixels = reader.read(one.item.stack, whole, level)
+            except Exception as error:
+                yield one, error
+                continue
+            yield one, show(pixels, channel, 2.0**level)
+
+
+def _read_objects(
+    root: Root, operation: Operation, wanted: Sequence[Wanted]
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Return the columns of the objects of each image that is done, blocks put together."""
+    ledger = ledger_of(root, operation)
+    parts = {part.path: part for one in wanted for part in one.parts}
+    names = pa.array([one.image_id for one in wanted], pa.string())
+    inputs = {one.image_id: one.item.inputs for one in wanted}
+    pieces: dict[str, list[pa.Array]] = {}
+    for part in parts.values():
+        rows = ledger.read_part(part, ["image_id", "inputs", "status", "objects"])
+        rows = rows.filter(pc.is_in(rows["image_id"], value_set=names))
+        for n, (image_id, of, status) in enumerate(
+            zip(*(rows[c].to_pylist() for c in ("image_id", "inputs", "status")), strict=True)
+        ):
+            if of == inputs[image_id] and status == DONE:
+                pieces.setdefault(image_id, []).append(rows["objects"][n].values)
+    return {image_id: _columns(operation, arrays) for image_id, arrays in pieces.items()}
+
+
+def _columns(operation: Operation, arrays: list[pa.Array]) -> dict[str, NDArray[Any]]:
+    structs = pa.concat_arrays(arrays)
+    fields = operation.objects.names
+    return {name: structs.field(name).to_numpy(zero_copy_only=False) for name in fields}

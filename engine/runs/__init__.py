@@ -1,0 +1,1 @@
+"""Runs: plan what to compute, compute units, publish results."""

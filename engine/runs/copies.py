@@ -1,0 +1,65 @@
+"""Results that exist under another name: the same inputs are computed once, each name has a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from engine.operations.base import Operation
+from engine.runs.plan import UNIT_IMAGES, Copy
+from engine.runs.worker import RowId, UnitRecord, ledger_of
+from engine.store.delta.parts import Part
+from engine.store.results import FAILED
+from engine.store.root.base import Root
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTask:
+    """Rows to make from those in a few parts."""
+
+    copies: tuple[Copy, ...]
+    parts: tuple[Part, ...]
+
+
+def pack_copies(copies: Sequence[Copy], parts: Mapping[RowId, Part]) -> tuple[CopyTask, ...]:
+    """Pack copies into tasks, neighbours in the ledger together.
+
+    Parameters
+    ----------
+    parts
+        The part that holds each original's row; see `original_of`.
+    """
+    placed = [(parts[original_of(copy)], copy) for copy in copies]
+    placed.sort(key=lambda pair: (pair[0].path, pair[1].image_id, pair[1].block or 0))
+    packs = [placed[i : i + UNIT_IMAGES] for i in range(0, len(placed), UNIT_IMAGES)]
+    return tuple(
+        CopyTask(
+            tuple(copy for _, copy in pack), tuple({part.path: part for part, _ in pack}.values())
+        )
+        for pack in packs
+    )
+
+
+def original_of(copy: Copy) -> RowId:
+    """Return what identifies the row that a copy is made of: image_id, inputs, block."""
+    return copy.of, copy.inputs, copy.block
+
+
+def copy_rows(root: Root, operation: Operation, task: CopyTask) -> UnitRecord:
+    """Write a part with a row for each copy, equal to the original's but for its name."""
+    ledger = ledger_of(root, operation)
+    rows = ledger.read(task.parts)
+    ids = zip(*(rows[name].to_pylist() for name in ("image_id", "inputs", "block")), strict=True)
+    places = {row: n for n, row in enumerate(ids)}
+    found = rows.take(pa.array([places[original_of(copy)] for copy in task.copies]))
+    names = pa.array([copy.image_id for copy in task.copies], pa.string())
+    found = found.set_column(found.column_names.index("image_id"), "image_id", names)
+    part = ledger.write_part(found, operation.key)
+    failed = tuple(
+        ((row["image_id"], row["inputs"], row["block"]), row["reason"])
+        for row in found.drop_columns(["objects"]).to_pylist()
+        if row["status"] == FAILED
+    )
+    return UnitRecord(-1, part, len(found) - len(failed), failed, 0.0)

@@ -1,0 +1,289 @@
+"""Run an operation: units mapped over workers, their parts published by compare-and-swap."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import distributed
+from distributed import Client, LocalCluster
+
+from engine.errors import EngineError, Interrupted, SchedulerLost
+from engine.execution.memory_limit import OUT_OF_MEMORY
+from engine.execution.progress import Events
+from engine.execution.quarantine import Attempt, run_quarantined
+from engine.execution.task_pool import Window
+from engine.execution.worker_memory import room_for
+from engine.execution.workers import require_slots
+from engine.operations.base import Operation
+from engine.runs.copies import CopyTask, copy_rows, original_of, pack_copies
+from engine.runs.plan import Item, Plan, Unit, pack_units
+from engine.runs.publish import Pending, Publisher
+from engine.runs.worker import (
+    HaloOf,
+    UnitRecord,
+    Where,
+    compute_unit,
+    failed_unit,
+    shards_read,
+)
+from engine.store.catalog.annotations import Ref, read_annotations
+from engine.store.catalog.tables import ShardRow
+from engine.store.labels.publisher import LabelPublisher
+from engine.store.pixels.stacks import label_stack
+from engine.store.results import record_key
+from engine.store.root.base import Root
+
+NAMED = 5
+"""Images that are out of memory that are named as they are found; status names all."""
+
+COMMIT_S = 2.0
+"""How often finished units are committed, seconds: what a kill can lose."""
+
+
+class Incomplete(EngineError):
+    """A run ended without a result for each image that it selected: (missing, selected)."""
+
+    def __str__(self) -> str:
+        missing, selected = self.args
+        return (
+            f"{missing} of {selected} images have no result although the run ended. Run it again; "
+            "if it stays so, cohort verify tells what is wrong."
+        )
+
+
+@dataclass
+class RunReport:
+    """What a run did; images are counted once each, blocks of giant ones included in theirs."""
+
+    operation: str
+    key: str
+    trial: bool = False
+    declared: bool = False
+    selected: int = 0
+    planned: int = 0
+    copied: int = 0
+    up_to_date: int = 0
+    failed_before: int = 0
+    failed: int = 0
+    unreadable_sources: int = 0
+    published: int = 0
+    elapsed_s: float = 0.0
+    compute_s: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    needs: dict[str, str] = field(default_factory=dict)
+    tables: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        values = dict(vars(self))
+        return {
+            **values,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "compute_s": round(self.compute_s, 3),
+            "reasons": dict(self.reasons),
+        }
+
+
+def unit_task(
+    root: Root,
+    operation: Operation,
+    files: Mapping[str, ShardRow],
+    drawn: Mapping[str, tuple[Ref, ...]],
+    attempt: Attempt[Unit],
+) -> UnitRecord | None:
+    """Compute one unit on a worker. A trial (a unit with a negative number) publishes nothing."""
+    worker = distributed.get_worker()
+    where = Where(str(worker.name), operation.runs_on())
+    # A worker's slot for a resource is one task's, with all threads; else each task has one.
+    operation.own_threads(worker.state.nthreads if operation.resources else 1)
+    unit = attempt.task
+    with room_for(attempt, where.device) as limit:
+        return compute_unit(
+            root,
+            operation,
+            unit,
+            files,
+            attempts=attempt.number,
+            where=where,
+            trial=unit.number < 0,
+            drawn=drawn,
+            computed=distributed.secede,  # the next unit computes while this one's part is written
+            limit=limit,
+        )
+
+
+def copy_task(root: Root, operation: Operation, attempt: Attempt[CopyTask]) -> UnitRecord:
+    """Make rows for images whose pixels have a result under another name, on a worker."""
+    return copy_rows(root, operation, attempt.task)
+
+
+class FilesOf:
+    """Which catalog rows of files a unit needs, from those of all of them."""
+
+    def __init__(self, rows: Sequence[ShardRow]) -> None:
+        self._metadata = {row.stack: row for row in rows if row.shard < 0 and row.level == 0}
+        self._shards = {
+            (row.stack, row.shard): row for row in rows if row.shard >= 0 and row.level == 0
+        }
+
+    def __call__(self, items: Sequence[Item], halo_of: HaloOf) -> dict[str, ShardRow]:
+        """Return the rows by path; what the catalog lacks is left out, and fails its images."""
+        needed = {place for item in items for place in shards_read(item, halo_of(item.spacing_um))}
+        found = [self._metadata.get(stack) for stack in {stack for stack, _ in needed}]
+        found += [self._shards.get(place) for place in needed]
+        return {row.path: row for row in found if row is not None}
+
+
+def run_plan(
+    root: Root,
+    operation: Operation,
+    plan: Plan,
+    client: Client,
+    files: Sequence[ShardRow],
+    publisher: Publisher,
+    report: RunReport,
+    *,
+    events: Events | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Compute what a plan says and publish it; what is committed stays, whatever happens.
+
+    Raises
+    ------
+    Interrupted
+        If ``stop`` said so before the end.
+    NoWorkers, NoWorkerForResource, SchedulerLost, StoreFull, StoreReadOnly
+    """
+    shown = events or Events()
+    resources = dict(operation.resources)
+    slots = require_slots(client, resources)
+    units = pack_units(plan.items, slots)
+    copies = pack_copies(plan.copies, publisher.parts_of(map(original_of, plan.copies)))
+    record_key(root, operation.identity, plan.key)
+    if operation.label_classes:
+        publisher.labels = LabelPublisher(root, plan.damaged)
+        _open_labels(publisher.labels, operation, plan, {row.path: row for row in files})
+    local = isinstance(client.cluster, LocalCluster)
+    if local and (told := operation.first_use()) is not None:
+        shown.note(told)
+    shown.start(operation.name, plan.to_compute, "images")
+    files_of = FilesOf(files)
+    annotations = read_annotations(root) if "annotation" in operation.inputs else None
+
+    def task_of(attempt: Attempt[Unit]) -> tuple[Any, ...]:
+        items = attempt.task.items
+        names = [item.image_ids[0] for item in items]
+        drawn = {} if annotations is None else annotations.of(names)
+        return root, operation, files_of(items, operation.halo_of), drawn, attempt
+
+    wanted = [row for unit in units for row in rows_of_unit(unit)]
+    wanted += [(copy.image_id, copy.inputs, copy.block) for copy in plan.copies]
+    done = 0
+
+    def left() -> int:
+        return len(units) + len(copies) - done
+
+    last = time.monotonic()
+
+    def idle() -> None:
+        nonlocal last
+        if time.monotonic() - last > COMMIT_S:
+            publisher.flush()
+            last = time.monotonic()
+
+    def upcoming() -> Iterator[Unit]:
+        nonlocal done
+        for unit in units:
+            if publisher.settled(rows_of_unit(unit)):  # another driver was faster
+                done += 1
+                shown.advance(operation.name, unit.images)
+            else:
+                yield unit
+
+    def admit(record: UnitRecord, rows: Sequence[tuple[str, str, int | None]]) -> None:
+        publisher.add(Pending(record, tuple(rows)))
+        report.compute_s += record.compute_s
+        report.reasons.update(reason for _, reason in record.failed)
+        for name, need in record.needs:
+            if len(report.needs) < NAMED:
+                shown.note(f"{name}: {OUT_OF_MEMORY}, it {need}.")
+                report.needs[name] = str(need)
+        shown.advance(operation.name, len(rows), failed=len(record.failed))
+
+    window = Window(
+        client,
+        unit_task,
+        task_of,
+        label=operation.name,
+        resources=resources,
+    )
+    try:
+        for answer in run_quarantined(
+            window,
+            upcoming(),
+            split=lambda unit: [replace(unit, items=(item,)) for item in unit.items],
+            without=_without,
+            trial=lambda unit: replace(unit, number=-1 - unit.number),
+            stop=stop,
+            idle=idle,
+            told=shown.note,
+        ):
+            record = answer.value
+            if answer.poison:
+                record = failed_unit(
+                    root, operation, answer.task, attempts=answer.attempts, need=answer.need,
+                    reason="worker_crash" if answer.need is None else OUT_OF_MEMORY,
+                )  # fmt: skip
+            else:
+                done += 1
+            admit(record, rows_of_unit(answer.task))
+        if copies and not stop():
+            copying = Window(client, copy_task, lambda a: (root, operation, a), label="copy-rows")
+            for copied in run_quarantined(
+                copying, copies, split=lambda _: [], without=lambda task, _: task, idle=idle
+            ):
+                done += 1
+                admit(copied.value, [(c.image_id, c.inputs, c.block) for c in copied.task.copies])
+        publisher.finish()
+    except SchedulerLost:
+        publisher.flush()
+        raise SchedulerLost(done, left()) from None
+    except BaseException:
+        publisher.flush(quietly=True)
+        raise
+    shown.finish(operation.name)
+    report.published = publisher.rows_published
+    report.failed = publisher.failures_published
+    if stop() and left():
+        raise Interrupted(done, left())
+    if missing := publisher.missing(wanted):
+        raise Incomplete(missing, plan.selected)
+
+
+def _open_labels(
+    labels: LabelPublisher, operation: Operation, plan: Plan, files: Mapping[str, ShardRow]
+) -> None:
+    stacks = {item.stack for item in plan.items}
+    wanted = [(stack, operation.class_image) for stack in stacks]
+    if operation.labels_objects:
+        giants = {item.stack for item in plan.items if item.block is not None}
+        # A block that is computed again may change the numbers in all of them: until they are
+        # written again (`run_numbers`) there are none.
+        labels.retract(label_stack(stack, operation.object_image.name) for stack in giants)
+        wanted += [(stack, operation.object_image) for stack in stacks - giants]
+    labels.open(wanted, files)
+
+
+def rows_of_unit(unit: Unit) -> list[tuple[str, str, int | None]]:
+    """Return what identifies the rows of a unit: image_id, inputs, block."""
+    return [(name, item.inputs, item.block) for item in unit.items for name in item.image_ids]
+
+
+def _without(unit: Unit, poison: list[Unit]) -> Unit | None:
+    bad = {item for piece in poison for item in piece.items}
+    left = tuple(item for item in unit.items if item not in bad)
+    return replace(unit, items=left) if left else None

@@ -1,0 +1,81 @@
+"""What an operation reads of each image, as one digest: it and the key name a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import ParameterError
+from engine.kernels.colour import has_luminance
+from engine.operations.base import INPUTS, Operation
+from engine.store.catalog.tables import field_column
+from engine.store.digests import digest_of
+from engine.store.path_pattern import FIELDS
+
+RESCALE = ("slope", "intercept")
+
+
+def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
+    """Return the inputs digest of each image: of what the operation declares that it reads.
+
+    Parameters
+    ----------
+    images
+        Catalog rows with ``content``, ``channels``, ``noise_sd``, ``source`` and the columns of
+        spacing and rescale, and ``image_id`` and ``fields`` for those that read these.
+    """
+    contents = _contents(images)
+    if operation.inputs == ("content",):
+        return contents
+    columns: dict[str, Callable[[], list[Any]]] = {
+        "content": lambda: contents,
+        "spacing": lambda: list(
+            zip(*(images[f"spacing_{axis}_um"].to_pylist() for axis in "yx"), strict=True)
+        ),
+        "rescale": lambda: list(
+            zip(*(images[f"rescale_{part}"].to_pylist() for part in RESCALE), strict=True)
+        ),
+        "annotation": lambda: _annotations(operation, images),
+        "fields": lambda: _fields(images),
+    }
+    if not set(operation.inputs) <= set(columns):
+        raise ParameterError("inputs", operation.inputs, f"out of {', '.join(INPUTS)}")
+    read = {name: columns[name]() for name in operation.inputs}
+    return [digest_of({name: read[name][i] for name in read}) for i in range(len(contents))]
+
+
+def _contents(images: pa.Table) -> list[str]:
+    """Return the digest of each image's pixels and, where it is unusual, of what channels are.
+
+    Usual is what would be taken for granted if nothing were known of them.
+    """
+    contents: list[str] = images["content"].to_pylist()
+    channels, noises = (
+        pc.fill_null(column, 0).to_numpy()
+        for column in (images["channels"], pc.list_value_length(images["noise_sd"]))
+    )
+    for kind in set(zip(channels.tolist(), noises.tolist(), strict=True)):
+        told = has_luminance(*kind)
+        if told != has_luminance(kind[0], 0):
+            for n in np.flatnonzero((channels == kind[0]) & (noises == kind[1])):
+                contents[n] = digest_of({"content": contents[n], "separate": not told})
+    return contents
+
+
+def _fields(images: pa.Table) -> list[Any]:
+    """Return what the catalog calls each image: its source, and what `Image.fields` holds."""
+    columns = [images["source"], images["image_id"], *(field_column(images, n) for n in FIELDS)]
+    return list(zip(*(column.to_pylist() for column in columns), strict=True))
+
+
+def _annotations(operation: Operation, images: pa.Table) -> list[Any]:
+    """Return what is drawn on each image: its digest, the operation's own one, or both."""
+    own = [operation.annotation(source) for source in images["source"].to_pylist()]
+    if "annotation" not in images.column_names:
+        return own
+    drawn = images["annotation"].to_pylist()
+    return [mine if d is None else [d, mine] for d, mine in zip(drawn, own, strict=True)]

@@ -1,0 +1,1 @@
+"""Label images of runs: parts written by workers, object numbers across blocks."""

@@ -1,0 +1,93 @@
+"""Number the objects of giant images whose blocks are all there: tasks, and their publication."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+from distributed import Client
+
+from engine.errors import Interrupted
+from engine.execution.progress import Events
+from engine.execution.quarantine import Attempt, run_quarantined
+from engine.execution.task_pool import Window
+from engine.operations.base import Operation
+from engine.runs.labels.objects import (
+    NumberTask,
+    blocks_due,
+    giants_done,
+    label_numbers,
+    plan_numbers,
+)
+from engine.runs.publish import Publisher
+from engine.store.catalog.tables import ShardRow
+from engine.store.labels.images import read_label_state
+from engine.store.labels.publisher import LabelPart, LabelPublisher
+from engine.store.root.base import Root
+from engine.store.root.write_check import require_writable
+
+
+def number_task(
+    root: Root, operation: Operation, attempt: Attempt[NumberTask]
+) -> tuple[LabelPart, ...]:
+    """Label the objects of some blocks, on a worker."""
+    return label_numbers(root, operation, attempt.task)
+
+
+def run_numbers(
+    root: Root,
+    operation: Operation,
+    images: pa.Table,
+    publisher: Publisher,
+    files: Callable[[], Sequence[ShardRow]],
+    client: Client,
+    *,
+    events: Events | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Label the objects of giant images where that is due; see `engine.runs.labels.objects`.
+
+    Parameters
+    ----------
+    images
+        The catalog's current rows.
+    publisher
+        Of the operation's rows, which are published.
+    files
+        Reads the catalog's rows of files.
+
+    Raises
+    ------
+    Interrupted
+        If ``stop`` said so before the end.
+    """
+    if not operation.labels_objects:
+        return
+    giants = list(giants_done(operation, images, publisher.done))
+    if not giants:
+        return
+    stacks, names = {item.stack for item in giants}, (operation.object_image.name,)
+    state = read_label_state(root, lambda stack: names if stack in stacks else ())
+    due = [item for item in giants if blocks_due(item, state)]
+    if not due:
+        return
+    require_writable(root)
+    rows = files()
+    tasks = plan_numbers(operation, due, state, publisher.snapshot.of_key(operation.key), rows)
+    labels = LabelPublisher(root, state.damaged)
+    opened = [(item.stack, operation.object_image) for item in due]
+    labels.open(opened, {row.path: row for row in rows})
+    shown, stage = events or Events(), f"{operation.name} objects"
+    shown.start(stage, sum(len(task.blocks) for task in tasks), "blocks")
+    window = Window(client, number_task, lambda a: (root, operation, a), label=operation.name)
+    done = 0
+    for answer in run_quarantined(
+        window, tasks, split=lambda _: [], without=lambda task, _: task, stop=stop
+    ):
+        labels.publish(answer.value)
+        shown.advance(stage, len(answer.task.blocks))
+        done += 1
+    labels.finish()
+    shown.finish(stage)
+    if done < len(tasks):
+        raise Interrupted(done, len(tasks) - done)

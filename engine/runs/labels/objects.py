@@ -1,0 +1,143 @@
+"""Objects of giant images as label images: numbered when all blocks have rows, then written.
+
+Which pieces are one object, and what its number is, is known of all blocks together. So objects of
+a giant image are labelled after its rows were published, of the labels that are stored: a view,
+which can be made again at any time and asks no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import CorruptStore
+from engine.operations.base import Operation
+from engine.runs.input_digests import image_inputs
+from engine.runs.labels.parts import write_block
+from engine.runs.plan import Item
+from engine.runs.worker import RowId, ledger_of, region_of
+from engine.store.catalog.tables import RETIRED, ShardRow
+from engine.store.delta.parts import Part
+from engine.store.labels.images import LabelState, files_by_path
+from engine.store.labels.publisher import LabelPart
+from engine.store.pixels.layout import count_blocks
+from engine.store.pixels.stacks import StackReader, label_stack
+from engine.store.results import DONE
+from engine.store.root.base import Root
+
+BLOCKS_A_TASK = 16
+"""Blocks that one task labels: some seconds. Each task joins the pieces of the whole image."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberTask:
+    """Some blocks of a giant image whose objects are due.
+
+    Attributes
+    ----------
+    item
+        The image.
+    blocks
+        Those that are labelled.
+    parts
+        That may hold its results.
+    files
+        Catalog rows of the labels that are read.
+    """
+
+    item: Item
+    blocks: tuple[int, ...]
+    parts: tuple[Part, ...]
+    files: tuple[ShardRow, ...]
+
+
+def giants_done(
+    operation: Operation, images: pa.Table, done: Callable[[RowId], bool]
+) -> Iterator[Item]:
+    """Yield the giant images all of whose blocks have labels, each stack once."""
+    images = images.filter(pc.and_(images["giant"], pc.not_equal(images["state"], RETIRED)))
+    seen = set()
+    rows = images.select(["image_id", "stack", "channels", "height", "width", "dtype"]).to_pylist()
+    for row, inputs in zip(rows, image_inputs(operation, images), strict=True):
+        blocks = range(count_blocks(row["height"], row["width"]))
+        if row["stack"] in seen or not all(done((row["image_id"], inputs, b)) for b in blocks):
+            continue
+        seen.add(row["stack"])
+        shape = row["channels"], row["height"], row["width"]
+        names = (row["image_id"],)
+        yield Item(names, inputs, row["stack"], 0, 0, None, shape, row["dtype"], (), None, "", 0)
+
+
+def blocks_due(item: Item, state: LabelState) -> list[int]:
+    """Return the blocks of a giant image whose objects are not whole."""
+    blocks = range(count_blocks(*item.shape[1:]))
+    return [block for block in blocks if (item.stack, block) not in state.whole]
+
+
+def plan_numbers(
+    operation: Operation,
+    giants: Sequence[Item],
+    state: LabelState,
+    parts: Sequence[Part],
+    files: Sequence[ShardRow],
+) -> list[NumberTask]:
+    """Return what is to be labelled: blocks of ``giants`` that are not whole in ``state``."""
+    named: dict[str, list[ShardRow]] = {}
+    for row in files:
+        named.setdefault(row.stack, []).append(row)
+    tasks = []
+    for item in giants:
+        due = blocks_due(item, state)
+        (name,) = item.image_ids
+        mine = tuple(part for part in parts if part.low <= name <= part.high)
+        labels = [r for r in named.get(label_stack(item.stack, operation.label_name), ())
+                  if r.level == 0]  # fmt: skip
+        for start in range(0, len(due), BLOCKS_A_TASK):
+            these = due[start : start + BLOCKS_A_TASK]
+            read = tuple(row for row in labels if row.shard < 0 or row.shard in these)
+            tasks.append(NumberTask(item, tuple(these), mine, read))
+    return tasks
+
+
+def label_numbers(root: Root, operation: Operation, task: NumberTask) -> tuple[LabelPart, ...]:
+    """Label the objects of some blocks, aside; nobody sees them before they are published.
+
+    Raises
+    ------
+    CorruptStore
+        If labels are not those that the results were made of.
+    MissingObject, StoreFull, StoreReadOnly
+    """
+    numbers = operation.number_blocks(_read_blocks(root, operation, task))
+    reader = StackReader(root, files_by_path(root, task.files))
+    stack = label_stack(task.item.stack, operation.label_name)
+    parts: list[LabelPart] = []
+    for block in task.blocks:
+        item = task.item._replace(block=block)
+        labels = reader.read(stack, (0, 0, *region_of(item)[0].slices))
+        try:
+            objects = operation.label_objects(labels, numbers[block])
+        except ValueError:
+            raise CorruptStore(stack, "its labels are not those of the results") from None
+        parts += write_block(root, operation.object_image, item, objects)
+    return tuple(parts)
+
+
+def _read_blocks(root: Root, operation: Operation, task: NumberTask) -> list[pa.Table]:
+    """Return what each block of an image answered, in order of blocks."""
+    (name,) = task.item.image_ids
+    found: dict[int, pa.Table] = {}
+    ledger = ledger_of(root, operation)
+    columns = ["image_id", "inputs", "block", "status", "objects"]
+    for part in task.parts:
+        rows = ledger.read_part(part, columns)
+        ids = zip(*(rows[c].to_pylist() for c in columns[:4]), strict=True)
+        for n, (image_id, inputs, block, status) in enumerate(ids):
+            if (image_id, inputs, status) == (name, task.item.inputs, DONE):
+                structs = rows["objects"][n].values
+                fields = [structs.field(f.name) for f in operation.objects]
+                found[block] = pa.table(fields, operation.objects)
+    return [found[block] for block in sorted(found)]

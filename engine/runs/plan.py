@@ -1,0 +1,370 @@
+"""What a run would compute, and why: pure data made from the catalog and the results' ledger.
+
+A plan knows no store and no scheduler: it can be printed, counted and tested without either.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import UsageError
+from engine.operations.array_metadata import named
+from engine.operations.base import Operation
+from engine.runs.causes import CAUSES, RESTORED, SETTLED, changed_part
+from engine.runs.input_digests import image_inputs
+from engine.runs.plan_rows import PlanRow, plan_rows
+from engine.runs.selection import ImageCondition, select_images
+from engine.store.catalog.tables import FAILED, ORPHANED
+from engine.store.delta.parts import Part
+from engine.store.labels.images import LabelState
+from engine.store.pixels.layout import GIANT_SHARD_PX, count_blocks
+
+UNIT_IMAGES = 128
+"""Images in a unit at most: a task and its part cost milliseconds, which are to be small beside."""
+
+UNIT_BYTES = 64 * 1024**2
+"""Decoded pixels in a unit at most, bytes, unless a single image has more."""
+
+UNITS_A_SLOT = 6
+"""Units that each slot should get at least, where there are images enough, to share work evenly."""
+
+
+class Item(NamedTuple):
+    """One image, or one block of a giant one, to compute once for all its names.
+
+    ``image_ids`` are all images with these inputs; ``block`` is the shard's index, or None;
+    ``fields`` are those of `Image.fields`, for an operation that reads them.
+    A tuple, since all images of a run travel to workers as such: a frozen dataclass takes six
+    times as long to pickle.
+    """
+
+    image_ids: tuple[str, ...]
+    inputs: str
+    stack: str
+    shard: int
+    t: int
+    z: int | None
+    shape: tuple[int, int, int]
+    dtype: str
+    noise_sd: tuple[float, ...]
+    spacing_um: tuple[float, float] | None
+    source: str
+    block: int | None = None
+    rescale: tuple[float, float] | None = None
+    annotation: str | None = None
+    fields: Mapping[str, str] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Decoded size of what is read, bytes."""
+        channels, height, width = self.shape
+        if self.block is not None:
+            height, width = min(height, GIANT_SHARD_PX), min(width, GIANT_SHARD_PX)
+        return channels * height * width * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A result that exists for the same inputs under another name: only its row is made."""
+
+    image_id: str
+    inputs: str
+    of: str
+    block: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The work of one task: items of whole shards, in the order in which they lie."""
+
+    number: int
+    items: tuple[Item, ...]
+
+    @property
+    def images(self) -> int:
+        """Images (or blocks) in it."""
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would compute, and why.
+
+    Attributes
+    ----------
+    operation, key
+        What is asked, and the digest that results are filed under.
+    selected
+        Images that the run speaks of.
+    causes
+        Images to compute by cause, see `CAUSES`.
+    settled
+        Images that need nothing, see `SETTLED`.
+    unreadable
+        Sources in the catalog without an image; never selected.
+    orphaned
+        Selected images whose source is gone; their pixels are here, so they are computed.
+    items, copies
+        The work itself.
+    damaged
+        Paths of shards of labels that are made again of all their images.
+    changes
+        For a changed key, what differs from the key that most results have: name to (old, new).
+    """
+
+    operation: str
+    key: str
+    parameters: Mapping[str, Any]
+    selected: int
+    causes: Mapping[str, int]
+    settled: Mapping[str, int]
+    unreadable: int
+    orphaned: int
+    items: tuple[Item, ...] = field(repr=False)
+    copies: tuple[Copy, ...] = field(repr=False)
+    images: tuple[str, ...] = field(repr=False)
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    damaged: frozenset[str] = frozenset()
+
+    @property
+    def to_compute(self) -> int:
+        """Images that the run would add a row for."""
+        return sum(self.causes.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as plain values, without the work itself."""
+        return {
+            "operation": self.operation,
+            "key": self.key,
+            "parameters": dict(self.parameters),
+            "selected": self.selected,
+            "to_compute": self.to_compute,
+            "causes": dict(self.causes),
+            "up_to_date": self.settled.get("done", 0),
+            "failed_before": self.settled.get("failed", 0),
+            "unreadable_sources": self.unreadable,
+            "orphaned": self.orphaned,
+            "changes": {name: list(pair) for name, pair in self.changes.items()},
+        }
+
+
+def plan_run(
+    operation: Operation,
+    images: pa.Table,
+    results: pa.Table,
+    *,
+    other: tuple[Mapping[str, Any], frozenset[str]] | None = None,
+    where: ImageCondition | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    labels: LabelState | None = None,
+    restored: Set[tuple[str, str, int | None]] = frozenset(),
+    gone: Sequence[Part] = (),
+) -> Plan:
+    """Decide what a run computes, and why.
+
+    Parameters
+    ----------
+    operation
+        What is asked.
+    images
+        The catalog's current rows.
+    results
+        Rows of this operation's key: image_id, inputs, block, status.
+    other
+        Identity of the key with the most results beside this one, and the images it has; tells
+        "new" from "parameters changed".
+    where, limit
+        The selection, see `select_images`.
+    retry_failed
+        Whether images that failed are tried again.
+    labels
+        Which labels are there, of an operation that makes some: an image without is computed
+        again. Of a damaged shard all images must be, so a selection leaves those to `verify`.
+    restored
+        Results (image_id, inputs, block) that failed for lost pixels which are there again.
+    gone
+        Parts of the key that are not there: what they held is computed again.
+    """
+    read = {*PlanRow._fields[1:], "content", "state"}
+    if "fields" not in operation.inputs:
+        read.remove("fields")
+    kept = select_images(images, where, limit, [n for n in images.column_names if n in read])
+    names_of: list[str] = []
+    state = _known(results) | dict.fromkeys(restored, RESTORED)
+    seen = {image_id for image_id, _, _ in state}
+    by_inputs: dict[tuple[str, int | None], str] = {}
+    for (image_id, inputs, block), status in state.items():
+        # A result counts before a failure of the same pixels, which an older name may have kept;
+        # which of them is met first depends on the names of parts.
+        if status == "done" or (status != RESTORED and (inputs, block) not in by_inputs):
+            by_inputs[inputs, block] = image_id
+    cause_of_change = "parameters"
+    changes: Mapping[str, Any] = {}
+    if other is not None:
+        cause_of_change, changes = changed_part(operation.identity, other[0])
+
+    everything = where is None and limit is None
+    damaged = labels.damaged if labels is not None and everything else frozenset()
+    spared = labels.torn if labels is not None and not everything else frozenset()
+
+    def labelled(row: PlanRow, block: int | None) -> bool:
+        place = row.stack, row.shard if block is None else block
+        return labels is None or place in labels.whole or place in spared
+
+    causes: Counter[str] = Counter()
+    settled: Counter[str] = Counter()
+    copies: list[Copy] = []
+    work: dict[tuple[str, int | None, _Place | None], Item] = {}
+    due = {None, RESTORED, "failed"} if retry_failed else {None, RESTORED}
+    reads = image_inputs(operation, kept)
+    places = {} if labels is None else {row.image_id: _place(row) for row in plan_rows(kept, reads)}
+    for row in plan_rows(kept, reads):
+        names_of.append(row.image_id)
+        blocks = _blocks(row)
+        place = places.get(row.image_id)
+        statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]
+        had = list(zip(blocks, statuses, strict=True))
+        lost = {b for b, status in had if status == "done" and not labelled(row, b)}
+        needed = [b for b, status in had if status in due or b in lost]
+        if not needed:
+            settled["failed" if "failed" in statuses else "done"] += 1
+            continue
+        sources = {b: by_inputs[row.inputs, b] for b in needed if (row.inputs, b) in by_inputs}
+        if labels is not None:  # labels lie beside the pixels, so only of the same ones
+            sources = {
+                b: of
+                for b, of in sources.items()
+                if b not in lost and places.get(of) == place and labelled(row, b)
+            }
+        failed = [b for b, of in sources.items() if state[of, row.inputs, b] == "failed"]
+        if retry_failed and failed:
+            causes["retry"] += 1
+            sources = {b: of for b, of in sources.items() if b not in failed}
+        elif len(sources) == len(needed):
+            causes["copy"] += 1
+        elif RESTORED in statuses:
+            causes["pixels"] += 1
+        elif lost:
+            causes["labels"] += 1
+        elif row.image_id in seen:
+            causes["inputs"] += 1
+        elif any(part.low <= row.image_id <= part.high for part in gone):
+            causes["results"] += 1
+        elif other is not None and row.image_id in other[1]:
+            causes[cause_of_change] += 1
+        else:
+            causes["new"] += 1
+        copies += [Copy(row.image_id, row.inputs, of, block) for block, of in sources.items()]
+        for block in needed:
+            if block not in sources:
+                known = work.get((row.inputs, block, place))
+                names = (*known.image_ids, row.image_id) if known else (row.image_id,)
+                work[row.inputs, block, place] = _item(row, names, block, known)
+    return Plan(
+        operation=operation.name,
+        key=operation.key,
+        parameters=operation.parameters,
+        selected=len(names_of),
+        causes={name: causes[name] for name in CAUSES if causes[name]},
+        settled={name: settled[name] for name in SETTLED if settled[name]},
+        unreadable=_count(images, FAILED),
+        orphaned=_count(kept, ORPHANED),
+        items=tuple(
+            sorted(
+                work.values(),
+                key=lambda i: (i.stack, i.shard if i.block is None else i.block, i.t, i.z or 0),
+            )
+        ),
+        copies=tuple(copies),
+        images=tuple(names_of),
+        changes=changes if causes[cause_of_change] else {},
+        damaged=damaged,
+    )
+
+
+_Place = tuple[str, int, int, "int | None"]
+
+
+def _place(row: PlanRow) -> _Place:
+    return row.stack, row.shard, row.t, row.z
+
+
+def _known(results: pa.Table) -> dict[tuple[str, str, int | None], str]:
+    names = ("image_id", "inputs", "block", "status")
+    columns = [results[name].to_pylist() for name in names]
+    return {(i, n, b): s for i, n, b, s in zip(*columns, strict=True)}
+
+
+def _count(images: pa.Table, state: str) -> int:
+    return int(pc.sum(pc.equal(images["state"], state)).as_py() or 0)
+
+
+def _blocks(row: PlanRow) -> list[int | None]:
+    if not row.giant:
+        return [None]
+    return list(range(count_blocks(row.height, row.width)))
+
+
+def _item(row: PlanRow, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:
+    place = known or row
+    spacing = row.spacing_y_um, row.spacing_x_um
+    rescale = row.rescale_slope, row.rescale_intercept
+    return Item(
+        image_ids=names,
+        inputs=row.inputs,
+        stack=place.stack,
+        shard=place.shard,
+        t=place.t,
+        z=place.z,
+        shape=(row.channels, row.height, row.width),
+        dtype=row.dtype,
+        noise_sd=tuple(row.noise_sd),
+        spacing_um=None if spacing[0] is None or spacing[1] is None else (spacing[0], spacing[1]),
+        source=row.image_id if row.source == row.image_id else row.source,  # in memory once
+        block=block,
+        rescale=None if rescale[0] is None or rescale[1] is None else (rescale[0], rescale[1]),
+        annotation=row.annotation,
+        fields={} if row.fields is None else named(row.image_id, dict(row.fields)),
+    )
+
+
+def pack_units(items: Sequence[Item], slots: int) -> tuple[Unit, ...]:
+    """Pack items into units of whole shards, small enough that every slot gets some.
+
+    Parameters
+    ----------
+    items
+        In the order in which they lie.
+    slots
+        Tasks that the cluster runs at once.
+    """
+    if slots < 1:
+        raise UsageError(f"slots is {slots}, but must be at least 1")
+    total = sum(item.nbytes for item in items)
+    share = UNITS_A_SLOT * slots
+    most_bytes = min(UNIT_BYTES, max(1, -(-total // share)))
+    most_images = min(UNIT_IMAGES, max(1, -(-len(items) // share)))
+    shards: dict[tuple[str, int], list[Item]] = {}
+    for item in items:
+        shard = item.shard if item.block is None else item.block
+        shards.setdefault((item.stack, shard), []).append(item)
+    units: list[Unit] = []
+    pending: list[Item] = []
+    for members in shards.values():
+        size = sum(item.nbytes for item in pending) + sum(item.nbytes for item in members)
+        full = len(pending) + len(members) > most_images or size > most_bytes
+        if pending and full:
+            units.append(Unit(len(units), tuple(pending)))
+            pending = []
+        pending.extend(members)
+    if pending:
+        units.append(Unit(len(units), tuple(pending)))
+    return tuple(units)

@@ -1,0 +1,36 @@
+"""What other keys an operation has results for: tells "new" from "parameters changed"."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from engine.operations.base import Operation
+from engine.store.results import read_key, read_there, results_ledger, versions_there
+from engine.store.root.base import Root
+
+
+def most_used_key(
+    root: Root, operation: Operation
+) -> tuple[Mapping[str, Any], frozenset[str]] | None:
+    """Return the identity of the key with the most rows beside this one, and its images.
+
+    Earlier versions of the operation count too; of two keys alike the newer version is taken.
+    """
+    rows: Counter[tuple[int, str]] = Counter()
+    for version in versions_there(root, operation.name):
+        ledger = results_ledger(root, operation.name, version, operation.objects)
+        for part in ledger.snapshot().parts:
+            if part.key is not None and part.key != operation.key:
+                rows[version, part.key] += part.rows
+    if not rows:
+        return None
+    version, key = max(rows, key=lambda pair: (rows[pair], pair))
+    identity = read_key(root, operation.name, version, key)
+    if identity is None:
+        return None
+    ledger = results_ledger(root, operation.name, version, operation.objects)
+    parts = ledger.snapshot().of_key(key)
+    images = read_there(ledger, parts, ["image_id"])[0]["image_id"].to_pylist()
+    return identity, frozenset(images)

@@ -1,0 +1,250 @@
+"""Publication: durable parts become visible, exactly once, by compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from engine.errors import EngineError, MissingObject
+from engine.runs.retry_pixels import failed_for_pixels
+from engine.runs.worker import RowId, UnitRecord
+from engine.store.catalog.tables import absent, commit_rows
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.delta.parts import Part
+from engine.store.delta.schema_check import require_columns
+from engine.store.labels.publisher import LabelPublisher
+from engine.store.results import DONE, FAILED, PLANNED
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A part that waits for a commit, and the rows that are in it."""
+
+    record: UnitRecord
+    rows: tuple[RowId, ...]
+
+    @property
+    def statuses(self) -> dict[RowId, str]:
+        """The rows, and what they say became of their images."""
+        failed = dict(self.record.failed)
+        return {row: FAILED if row in failed else DONE for row in self.rows}
+
+
+class Publisher:
+    """Commits the parts of one key of one ledger.
+
+    A commit that comes second is made again without the rows that the first one published, so two
+    drivers at the same work leave one set of rows. A row that replaces an older one (a retried
+    image) does so in the same commit: the old part is written anew without it.
+
+    Parameters
+    ----------
+    ledger, key
+        Where to.
+    snapshot
+        The ledger as it was planned with.
+
+    Attributes
+    ----------
+    labels
+        Publishes what the parts come with, before their rows: who has a row has labels.
+    lost
+        Rows that failed for lost pixels.
+    gone
+        Parts of the key that are not there. What they held has no rows, so it is computed again.
+
+    Raises
+    ------
+    ColumnsChanged, CorruptStore
+        If the ledger was begun with other columns: nothing is computed that can't be published.
+    """
+
+    def __init__(self, ledger: Ledger, key: str, snapshot: Snapshot) -> None:
+        require_columns(ledger)
+        self._ledger = ledger
+        self._key = key
+        self.snapshot = snapshot
+        self.labels: LabelPublisher | None = None
+        self.lost: set[RowId] = set()
+        self.gone: list[Part] = []
+        self._pending: list[Pending] = []
+        self._place: dict[RowId, Part] = {}
+        self._status: dict[RowId, str] = {}
+        self._seen: set[str] = set()
+        self._told: dict[str, dict[RowId, str]] = {}  # rows of parts that this run wrote
+        self._labelled: set[str] = set()  # parts that wait, but whose labels are published
+        self._taken: set[RowId] = set()
+        self.rows_published = 0
+        self.failures_published = 0
+        self._learn(snapshot)
+        self._taken.clear()  # what was there when the run was planned may be replaced by it
+
+    def _learn(self, snapshot: Snapshot) -> None:
+        """Take in the rows of parts not seen before; what they settle is not published again."""
+        for part in snapshot.of_key(self._key):
+            if part.path in self._seen:
+                continue
+            self._seen.add(part.path)
+            told = self._told.pop(part.path, None)
+            try:
+                found = self._statuses(part) if told is None else told
+            except MissingObject:
+                self.gone.append(part)
+                continue
+            for row, status in found.items():
+                if told is not None or self._status.get(row) != status:
+                    self._taken.add(row)
+                self._place[row] = part
+                self._status[row] = status
+
+    def _statuses(self, part: Part) -> dict[RowId, str]:
+        rows = self._ledger.read_part(part, (*PLANNED, "reason"))
+        self.lost.update(failed_for_pixels(rows))
+        *ids, statuses = (rows[name].to_pylist() for name in PLANNED)
+        return dict(zip(zip(*ids, strict=True), statuses, strict=True))
+
+    def planned(self) -> pa.Table:
+        """Return the rows of the key as a plan reads them."""
+        ids = list(self._status)
+        return pa.table(
+            {
+                "image_id": pa.array([i for i, _, _ in ids], pa.string()),
+                "inputs": pa.array([i for _, i, _ in ids], pa.string()),
+                "block": pa.array([b for _, _, b in ids], pa.int32()),
+                "status": pa.array(list(self._status.values()), pa.string()),
+            }
+        )
+
+    def parts_of(self, rows: Iterable[RowId]) -> dict[RowId, Part]:
+        """Return the part that holds each row."""
+        return {row: self._place[row] for row in rows}
+
+    def add(self, pending: Pending) -> None:
+        """Take a part that a worker wrote."""
+        self._pending.append(pending)
+        self._told[pending.record.part.path] = pending.statuses
+
+    def flush(self, *, quietly: bool = False) -> None:
+        """Commit what waits.
+
+        Parameters
+        ----------
+        quietly
+            Whether an error of the store is left unsaid, since a worse one is on its way.
+        """
+        if not self._pending:
+            return
+        try:
+            self._commit(self._pending)
+        except EngineError:  # they wait on: the next flush commits them
+            if not quietly:
+                raise
+        else:
+            self._pending = []
+            self._labelled.clear()
+
+    def _commit(self, pending: list[Pending]) -> None:
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            self._learn(snapshot)
+            if snapshot is not first:  # perhaps because gc came before the commit
+                self._drop_removed(pending)
+            added: list[Part] = []
+            replaced: dict[str, set[RowId]] = {}
+            for waiting in pending:
+                left = [row for row in waiting.rows if row not in self._taken]
+                if not left:
+                    continue
+                whole = len(left) == len(waiting.rows)
+                part = waiting.record.part
+                added.append(part if whole else self._rewritten(part, set(left)))
+                for row in left:
+                    old = self._place.get(row)
+                    if old is not None and old.path in snapshot.by_path:
+                        replaced.setdefault(old.path, set()).add(row)
+            removed = [snapshot.by_path[path] for path in replaced]
+            rest = [self._rest(part, replaced[part.path]) for part in removed]
+            # Also those of an attempt that was committed though it ended by an error.
+            mine = {w.record.part.path: w for w in pending}
+            fresh[:] = [
+                row
+                for path, w in mine.items()
+                for row in w.rows
+                if row not in self._taken or self._place[row].path == path
+            ]
+            return [*added, *(part for part in rest if part is not None)], removed
+
+        first = self.snapshot
+        if self.labels is not None:
+            self._drop_unlabelled(pending)
+            due = [w.record for w in pending if w.record.part.path not in self._labelled]
+            self.labels.publish([part for record in due for part in record.labels])
+            self._labelled.update(record.part.path for record in due)
+        fresh: list[RowId] = []
+        self.snapshot = commit_rows(self._ledger, self.snapshot, prepare)
+        self._learn(self.snapshot)
+        self._taken.update(fresh)
+        self.rows_published += len(fresh)
+        self.failures_published += sum(self._status[row] == FAILED for row in fresh)
+
+    def _drop_removed(self, pending: list[Pending]) -> None:
+        """Leave out parts that gc removed before they were named: their rows are missing then."""
+        gone = {part.path for part in absent(self._ledger, [w.record.part for w in pending])}
+        self._drop(pending, gone)
+
+    def _drop_unlabelled(self, pending: list[Pending]) -> None:
+        """Leave out parts whose labels gc removed before they were published."""
+        root = self._ledger.root
+        due = [w.record for w in pending if w.record.part.path not in self._labelled]
+        gone = {r.part.path for r in due if any(root.size(p.aside) is None for p in r.labels)}
+        self._drop(pending, gone)
+
+    def _drop(self, pending: list[Pending], gone: set[str]) -> None:
+        pending[:] = [waiting for waiting in pending if waiting.record.part.path not in gone]
+        for path in gone:
+            self._told.pop(path, None)
+
+    def forget_gone(self) -> None:
+        """Have the ledger forget the parts that are not there."""
+
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            self._learn(snapshot)
+            return [], [part for part in self.gone if part.path in snapshot.by_path]
+
+        self.snapshot = commit_rows(self._ledger, self.snapshot, prepare)
+        self._learn(self.snapshot)
+        self.gone.clear()
+
+    def _rest(self, part: Part, gone: set[RowId]) -> Part | None:
+        """Return a committed part without the rows that are replaced."""
+        left = self._statuses(part).keys() - gone
+        return self._rewritten(part, left) if left else None
+
+    def _rewritten(self, part: Part, kept: set[RowId]) -> Part:
+        rows = self._ledger.read_part(part)
+        names = ("image_id", "inputs", "block")
+        ids = zip(*(rows[name].to_pylist() for name in names), strict=True)
+        return self._ledger.write_part(rows.filter(pa.array([i in kept for i in ids])), self._key)
+
+    def finish(self) -> None:
+        """Commit what waits, and tidy up after it."""
+        self.flush()
+        if self.labels is not None:
+            self.labels.finish()
+
+    def settled(self, rows: Iterable[RowId]) -> bool:
+        """Tell whether all of these rows were published since the run was planned."""
+        return all(row in self._taken for row in rows)
+
+    def done(self, row: RowId) -> bool:
+        """Tell whether the ledger has an answer for a row, as far as is known here."""
+        return self._status.get(row) == DONE
+
+    def missing(self, wanted: Iterable[RowId]) -> int:
+        """Return how many rows are not in the ledger."""
+        rows = set(wanted)
+        if not rows <= self._status.keys():  # what another driver published since counts too
+            self.snapshot = self._ledger.snapshot()
+            self._learn(self.snapshot)
+        return len(rows - self._status.keys())

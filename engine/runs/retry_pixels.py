@@ -1,0 +1,73 @@
+"""Which failures were of pixels that are there again: those images are computed by the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.operations.base import Operation
+from engine.runs.plan import Item
+from engine.runs.worker import RowId, shards_read
+from engine.store.catalog.tables import read_shards
+from engine.store.pixels.repair import Place, lost_places
+from engine.store.root.base import Root
+
+LOST_PIXELS = pa.array(["missing_pixels", "corrupt_pixels"])
+"""Reasons of failures that are the store's, not the image's."""
+
+PLACE = ("image_id", "stack", "shard", "t", "z", "giant", "channels", "height", "width",
+         "spacing_y_um", "spacing_x_um")  # fmt: skip
+
+
+def failed_for_pixels(rows: pa.Table) -> list[RowId]:
+    """Return the results that failed for lost pixels, of rows with their reason."""
+    failed = rows.filter(pc.is_in(rows["reason"], value_set=LOST_PIXELS))
+    columns = (failed[name].to_pylist() for name in ("image_id", "inputs", "block"))
+    return list(zip(*columns, strict=True))
+
+
+def read_restored(
+    root: Root, operation: Operation, images: pa.Table, failed: Collection[RowId]
+) -> frozenset[RowId]:
+    """Return which results that failed for lost pixels have theirs as catalogued now.
+
+    Only the files of those are looked at, each once.
+
+    Parameters
+    ----------
+    images
+        Current rows of the catalog that have pixels.
+    failed
+        From `failed_for_pixels`.
+    """
+    if not failed:
+        return frozenset()
+    names = pa.array([image_id for image_id, _, _ in failed], pa.string())
+    concerned = images.filter(pc.is_in(images["image_id"], value_set=names)).select(PLACE)
+    places = {row["image_id"]: row for row in concerned.to_pylist()}
+    stacks = {place["stack"] for place in places.values()}
+    files = {(f.stack, f.shard): f for f in read_shards(root, stacks) if f.level == 0}
+
+    @cache
+    def lost(stack: str, shard: int) -> frozenset[Place] | None:
+        row = files.get((stack, shard))
+        return None if row is None else lost_places(root, row)
+
+    def readable(image_id: str, block: int | None) -> bool:
+        if (place := places.get(image_id)) is None:
+            return False
+        shape = place["channels"], place["height"], place["width"]
+        sides = place["spacing_y_um"], place["spacing_x_um"]
+        spacing = None if None in sides else sides
+        item = Item(
+            (image_id,), "", place["stack"], place["shard"], place["t"], place["z"], shape, "",
+            (), None, "", block,
+        )  # fmt: skip
+        here = [(item.stack, -1), *shards_read(item, operation.halo_of(spacing))]
+        gone = [lost(*file) for file in here]
+        return all(g is not None and (item.t, item.z) not in g for g in gone)
+
+    return frozenset(row for row in failed if readable(row[0], row[2]))

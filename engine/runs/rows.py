@@ -1,0 +1,158 @@
+"""What the images of a unit gave: checked, and turned into the rows of a part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.errors import CorruptStore, MissingObject
+from engine.execution.memory_limit import OUT_OF_MEMORY, Need, is_of_memory
+from engine.geometry import YX
+from engine.operations.base import LABELS, Found, ImageFailed, Operation
+from engine.runs.plan import Item
+from engine.store.results import DONE, FAILED, result_schema
+
+Columns = Mapping[str, "NDArray[Any] | pa.Array"]
+"""The objects found in one image: a column for each field."""
+
+Kind = tuple[str, pa.DataType, "np.dtype[Any] | None"]
+"""Name and type of a field, and numpy's type that is the same, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an item's image gave: its objects, or, where it failed, none and a reason.
+
+    ``labels`` are (y, x), of the image or of the block that the item is. ``need`` is that of an
+    image that is `OUT_OF_MEMORY`.
+    """
+
+    item: Item
+    found: Columns
+    reason: str | None
+    elapsed_s: float
+    labels: NDArray[np.uint8] | None = None
+    need: Need | None = None
+
+
+class Checks:
+    """Checks that answers are what an operation declares."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._columns = [(spec.name, spec.type, _plain(spec.type)) for spec in operation.objects]
+        self._labelled = bool(operation.label_classes)
+
+    def answer(self, item: Item, shape: YX, found: Found, elapsed_s: float) -> Answer:
+        """Return what an image gave; ``shape`` (y, x) is that of the region it answers for.
+
+        Raises
+        ------
+        ImageFailed
+            If columns differ in length, or labels are missing or of another shape.
+        Exception
+            Whatever Arrow says of values that are not of a column's type.
+        """
+        columns = _checked(self._columns, found)
+        labels = np.asarray(found.get(LABELS, ())) if self._labelled else None
+        if labels is not None and (labels.dtype != np.uint8 or labels.shape != shape):
+            raise ImageFailed("no_labels_of_this_shape")
+        return Answer(item, columns, None, elapsed_s, labels)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the reason code of a failure; codes hold nothing of what was read.
+
+    Examples
+    --------
+    >>> reason_of(ZeroDivisionError("secret"))
+    'zero_division_error'
+    >>> reason_of(ImageFailed("no_tissue"))
+    'no_tissue'
+    """
+    if is_of_memory(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, ImageFailed):
+        return str(error.args[0])
+    if isinstance(error, MissingObject):
+        return "missing_pixels"
+    if isinstance(error, CorruptStore):
+        return "corrupt_pixels"
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__).lower()
+
+
+def _plain(kind: pa.DataType) -> np.dtype[Any] | None:
+    """Return numpy's type that is the same as Arrow's, where there is one."""
+    is_plain = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return np.dtype(kind.to_pandas_dtype()) if is_plain else None
+
+
+def _checked(objects: Sequence[Kind], found: Mapping[str, Any]) -> Columns:
+    """Check an answer: one column per field of ``objects``, of its type, all of one length.
+
+    Arrays stay numpy's until those of the whole unit become Arrow's at once, which takes as long
+    as one of them.
+    """
+    columns: dict[str, NDArray[Any] | pa.Array] = {}
+    for name, kind, plain in objects:
+        values = found[name]
+        if plain is not None and isinstance(values, np.ndarray) and values.ndim == 1:
+            fits = np.can_cast(values.dtype, plain)
+            columns[name] = values.astype(plain, copy=False) if fits else pa.array(values, kind)
+        elif isinstance(values, pa.Array) and values.type == kind:
+            columns[name] = values
+        else:
+            columns[name] = pa.array(values, kind)
+    if len({len(column) for column in columns.values()}) > 1:
+        raise ImageFailed("columns_of_different_length")
+    return columns
+
+
+def _column(pieces: Sequence[NDArray[Any] | pa.Array], kind: pa.DataType) -> pa.Array:
+    """Return the columns of several images as one."""
+    if pieces and all(isinstance(piece, np.ndarray) for piece in pieces):
+        return pa.array(np.concatenate(pieces), kind)
+    arrays = (
+        p if isinstance(p, pa.Array) and p.type == kind else pa.array(p, kind) for p in pieces
+    )
+    return pa.concat_arrays([pa.array([], kind), *arrays])
+
+
+def answers_table(
+    operation: Operation,
+    named: Sequence[tuple[str, Answer]],
+    attempts: int,
+    worker: str,
+    device: str,
+) -> pa.Table:
+    """Turn answers into a part's table, objects as lists of structs."""
+    answers = [answer for _, answer in named]
+    found = [answer.found for answer in answers if answer.found]
+    counts = [len(next(iter(a.found.values()))) if a.found else 0 for a in answers]
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    fields = list(operation.objects)
+    objects = [_column([f[spec.name] for f in found], spec.type) for spec in fields]
+    columns: dict[str, Any] = {
+        "image_id": [name for name, _ in named],
+        "inputs": [answer.item.inputs for answer in answers],
+        "block": [answer.item.block for answer in answers],
+        "status": [DONE if answer.reason is None else FAILED for answer in answers],
+        "reason": [answer.reason for answer in answers],
+        "attempts": [attempts] * len(named),
+        "elapsed_s": [answer.elapsed_s for answer in answers],
+        "worker": [worker if a.need is None else f"{worker} ({a.need})" for a in answers],
+        "device": [device] * len(named),
+        "objects": pa.ListArray.from_arrays(
+            offsets, pa.StructArray.from_arrays(objects, fields=fields)
+        ),
+    }
+    schema = result_schema(operation.objects)
+    plain = pa.schema([field for field in schema if field.name != "key"])
+    return pa.table(
+        {name: pa.array(columns[name], plain.field(name).type) for name in plain.names}, plain
+    )

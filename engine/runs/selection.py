@@ -1,0 +1,151 @@
+"""Which images are meant: a condition on the catalog's columns, and a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.conditions.compiling import require_columns, select_rows
+from engine.conditions.parsing import parse_condition
+from engine.conditions.tree import names_of
+from engine.errors import ParameterError, UsageError
+from engine.store.catalog.tables import IMAGES, ORPHANED, READY, with_fields
+from engine.store.config import read_config
+from engine.store.root.base import Root
+from engine.store.subjects import join_subjects, mark_taken, read_subjects
+
+ABOUT = ("source", "series", "instance", "channels", "height", "width", "dtype")
+"""Columns of the catalog that people ask for, beside the fields of the layout."""
+
+VALUES = 5
+"""Values of a column that an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCondition:
+    """A condition on the images of a cohort, see docs/conditions.md.
+
+    Attributes
+    ----------
+    text
+        Over the catalog's columns, the layout's fields and the columns of the subjects' CSV; one of
+        those that has the name of another column is called ``<name>_of_subject``.
+    root
+        The cohort, whose subjects' CSV is read where the condition names no other column.
+    """
+
+    text: str
+    root: Root | None = None
+
+    def columns(self, images: pa.Table) -> pa.Table:
+        """Return the columns that the condition names, of the catalog's rows.
+
+        Raises
+        ------
+        ConditionError
+            If it is no condition, or names a column that is not there.
+        ConfigError
+            If it needs the subjects' CSV, and that can't be read.
+        """
+        condition = parse_condition(self.text)
+        names = list(dict.fromkeys(name.name for name in names_of(condition)))
+        rows = with_fields(images)
+        if not {*names} <= {*rows.column_names}:
+            rows = self._with_subjects(rows)
+        layout = [name for name in rows.column_names if name not in IMAGES.names]
+        require_columns(self.text, condition, rows.column_names, [*layout, *ABOUT])
+        return rows.select(names)
+
+    def _with_subjects(self, rows: pa.Table) -> pa.Table:
+        if self.root is None:
+            return rows
+        subjects = read_subjects(self.root, read_config(self.root))[0]
+        if subjects is None:
+            return rows
+        return join_subjects(rows, mark_taken(subjects, rows.column_names))
+
+    def told_values(self, images: pa.Table) -> str:
+        """Say what values the columns have that the condition names, so that it can be mended.
+
+        Those of the subjects' CSV are not said: it is about patients.
+        """
+        rows, own = self.columns(images), {*with_fields(images).column_names}
+        told = []
+        for name, column in zip(rows.column_names, rows.columns, strict=True):
+            values = sorted(pc.unique(column.drop_null()).to_pylist(), key=str)
+            if name not in own:
+                told.append(f"{name} (of the subjects) has {len(values):,} values")
+                continue
+            more = f" and {len(values) - VALUES:,} more" if len(values) > VALUES else ""
+            told.append(f"{name} has {', '.join(map(repr, values[:VALUES])) or 'no value'}{more}")
+        return f"Of all images {'; '.join(told)}."
+
+
+def condition_of(root: Root, where: str | None) -> ImageCondition | None:
+    """Return a condition on the images of a cohort; None where there is none."""
+    return None if where is None else ImageCondition(where, root)
+
+
+def select_images(
+    images: pa.Table,
+    where: str | ImageCondition | None,
+    limit: int | None,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Return the catalog's rows of the images that a run speaks of: those with pixels.
+
+    Parameters
+    ----------
+    images
+        The catalog's current rows, by image_id.
+    where
+        A condition; a text knows no subjects' CSV.
+    limit
+        Take the first so many.
+    columns
+        What is wanted of them; all by default. The rest is not copied: there may be a million.
+
+    Raises
+    ------
+    ConditionError
+        If the condition names a column that is not there, or is not one.
+    ConfigError
+        If it needs the subjects' CSV, and that can't be read.
+    """
+    kept = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    wanted = images if columns is None else images.select(list(columns))
+    if where is not None:
+        condition = ImageCondition(where) if isinstance(where, str) else where
+        holds = select_rows(condition.columns(images), condition.text)
+        kept = pc.and_(kept, pa.chunked_array([pa.array(holds)]))
+    chosen = wanted.filter(kept)
+    if limit is None:
+        return chosen
+    if limit < 1:
+        raise ParameterError("--limit", limit, "at least 1")
+    return chosen.slice(0, limit)
+
+
+def with_sources(images: pa.Table) -> pa.Table:
+    """Return the rows of images whose sources are not gone.
+
+    Examples
+    --------
+    >>> with_sources(pa.table({"state": ["ready", "orphaned"]})).to_pydict()
+    {'state': ['ready']}
+    """
+    return images.filter(pc.not_equal(images["state"], ORPHANED))
+
+
+def require_all(where: str | None, limit: int | None, declare: bool) -> None:
+    """Refuse to declare by some images what holds for all.
+
+    Raises
+    ------
+    UsageError
+    """
+    if declare and (where is not None or limit is not None):
+        raise UsageError("--declare is of all images: leave it out, or both --where and --limit.")

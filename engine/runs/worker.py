@@ -1,0 +1,302 @@
+"""Compute one unit: read its pixels, answer for each image, write one durable part.
+
+Runs without a cluster. A failing image gets a row with a reason code; its siblings are not
+affected. Only what concerns the store (no room, no permission) or the environment (a package is
+not there) ends the unit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from engine.errors import EngineError, MissingPackage, StoreError, WorkerUnfit
+from engine.execution.memory_limit import Need, give_back, need_of
+from engine.geometry import Region
+from engine.operations.base import Found, Image, ImageFailed, Operation
+from engine.runs.inputs import Drawn
+from engine.runs.labels.parts import write_labels
+from engine.runs.plan import Item, Unit
+from engine.runs.rows import Answer, Checks, answers_table, reason_of
+from engine.store.catalog.annotations import Ref
+from engine.store.catalog.tables import ShardRow
+from engine.store.delta.ledger import Ledger
+from engine.store.delta.parts import Part
+from engine.store.labels.publisher import LabelPart
+from engine.store.pixels.layout import GIANT_SHARD_PX
+from engine.store.pixels.stacks import StackReader
+from engine.store.results import results_ledger
+from engine.store.root.base import Root
+
+READ_AT_ONCE_BYTES = 64 * 1024**2
+"""A run of neighbours in a shard is read in one go up to this size, bytes."""
+
+HaloOf = Callable[[tuple[float, float] | None], int]
+"""See `Operation.halo_of`."""
+
+RowId = tuple[str, str, int | None]
+"""What identifies a row of a key: image_id, inputs, block."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    """What a task gives back: its part and its failures, a few hundred bytes."""
+
+    unit: int
+    part: Part
+    done: int
+    failed: tuple[tuple[RowId, str], ...]  # with the reason
+    compute_s: float
+    labels: tuple[LabelPart, ...] = ()
+    needs: tuple[tuple[str, Need], ...] = ()  # of images that are out of memory
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a unit is computed; recorded with its rows."""
+
+    worker: str = "local"
+    device: str = "cpu"
+
+
+def ledger_of(root: Root, operation: Operation) -> Ledger:
+    """Return the ledger that an operation's results go to."""
+    return results_ledger(root, operation.name, operation.version, operation.objects)
+
+
+def region_of(item: Item) -> tuple[Region, int]:
+    """Return the region that an item answers for, and the number of blocks across its image."""
+    _, height, width = item.shape
+    across = -(-width // GIANT_SHARD_PX)
+    if item.block is None:
+        return Region((0, 0), (height, width)), across
+    y, x = (side * GIANT_SHARD_PX for side in divmod(item.block, across))
+    stop = min(y + GIANT_SHARD_PX, height), min(x + GIANT_SHARD_PX, width)
+    return Region((y, x), stop), across
+
+
+def _read_one(reader: StackReader, item: Item, halo: int) -> tuple[NDArray[Any], Region, Region]:
+    write, _ = region_of(item)
+    read = write.grow(halo, item.shape[1:]) if item.block is not None else write
+    rows, columns = read.slices
+    channels = slice(0, item.shape[0])
+    where = (item.t, channels) if item.z is None else (item.t, channels, item.z)
+    return reader.read(item.stack, (*where, rows, columns)), write, read
+
+
+def _runs(items: tuple[Item, ...]) -> Iterator[list[Item]]:
+    """Cut items into runs that lie side by side in one shard of a stack."""
+    run: list[Item] = []
+    size = 0
+    for item in items:
+        joins = (
+            run
+            and item.z is None
+            and item.block is None
+            and (item.stack, item.shard) == (run[-1].stack, run[-1].shard)
+            and item.t == run[-1].t + 1
+            and size + item.nbytes <= READ_AT_ONCE_BYTES
+        )
+        if run and not joins:
+            yield run
+            run, size = [], 0
+        run.append(item)
+        size += item.nbytes
+    if run:
+        yield run
+
+
+def read_items(
+    reader: StackReader, items: tuple[Item, ...], halo_of: HaloOf
+) -> Iterator[tuple[Item, Image | Exception]]:
+    """Read the pixels of items, neighbours together; what can't be read comes as its error."""
+    for run in _runs(items):
+        together = None
+        if len(run) > 1:
+            try:
+                channels = run[0].shape[0]
+                span = (
+                    slice(run[0].t, run[-1].t + 1),
+                    slice(0, channels),
+                    slice(None),
+                    slice(None),
+                )
+                together = reader.read(run[0].stack, span)
+            except (EngineError, MemoryError):
+                together = None  # one by one, to find the one that is broken
+        for n, item in enumerate(run):
+            try:
+                if together is not None:
+                    _, height, width = item.shape
+                    pixels = together[n, :, :height, :width]
+                    write = read = Region((0, 0), (height, width))
+                else:
+                    pixels, write, read = _read_one(reader, item, halo_of(item.spacing_um))
+            except (EngineError, MemoryError) as error:
+                yield item, error
+                continue
+            yield (
+                item,
+                Image(
+                    pixels,
+                    item.noise_sd,
+                    item.spacing_um,
+                    read.start,
+                    write,
+                    item.source,
+                    item.rescale,
+                    whole=item.shape[1:],
+                    fields=item.fields,
+                ),
+            )
+
+
+def compute_unit(
+    root: Root,
+    operation: Operation,
+    unit: Unit,
+    files: Mapping[str, ShardRow],
+    *,
+    attempts: int = 1,
+    where: Where | None = None,
+    trial: bool = False,
+    computed: Callable[[], None] = lambda: None,
+    drawn: Mapping[str, tuple[Ref, ...]] | None = None,
+    limit: int | None = None,
+) -> UnitRecord | None:
+    """Answer for every item of a unit and write the rows as one part, not yet visible.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    operation
+        What is asked.
+    unit
+        The items.
+    files
+        Catalog rows of the files that it reads, by path.
+    attempts
+        How many times the items were tried, this one included.
+    where
+        Worker and device, for the record.
+    trial
+        Whether the answers are thrown away: it is only asked whether they kill the worker.
+    drawn
+        Where what is drawn on the images is stored, by image_id.
+    computed
+        Called when all is computed and only the part is left to write, which is waiting for a disk.
+
+    Raises
+    ------
+    StoreError, MissingPackage, WorkerUnfit
+        Anything that concerns a single image becomes a row instead.
+    """
+    place = where or Where()
+    operation.prepare()
+    on_images = Drawn(root, dict(drawn or {}))
+    unread: deque[tuple[Item, Exception | None]] = deque()
+
+    def readable() -> Iterator[Image]:
+        """Yield the images that can be read, and note all in order."""
+        for item, image in read_items(StackReader(root, files), unit.items, operation.halo_of):
+            try:
+                if isinstance(image, Exception):
+                    raise image
+                if "annotation" in operation.inputs:
+                    image = replace(image, annotations=on_images.on(item))
+            except Exception as error:
+                unread.append((item, error))
+                continue
+            unread.append((item, None))
+            yield image
+
+    answers: list[Answer] = []
+    checks = Checks(operation)
+
+    def admit(item: Item, found: Found | Exception, elapsed_s: float) -> None:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            shape = region_of(item)[0].shape
+            answers.append(checks.answer(item, shape, found, elapsed_s))
+        except (StoreError, WorkerUnfit):
+            raise
+        except ImportError as error:  # it would fail all images alike, on this worker only
+            raise MissingPackage(error.name or "a module") from None
+        except Exception as error:  # whatever an image does to an operation is its own failure
+            need = None
+            if isinstance(error, MemoryError):
+                need = need_of(error, limit)
+                error.__traceback__ = None  # whose frames hold what there was no room for
+                give_back()
+            answers.append(Answer(item, {}, reason_of(error), elapsed_s, need=need))
+
+    def skip() -> None:
+        while unread and unread[0][1] is not None:
+            item, error = unread.popleft()
+            admit(item, error or ImageFailed("unread"), 0.0)
+
+    for found, elapsed_s in operation.measure_each(readable()):
+        skip()
+        admit(unread.popleft()[0], found, elapsed_s)
+    skip()
+    if trial:
+        return None
+    computed()
+    labels = write_labels(root, operation, answers)
+    return _record(root, operation, unit, answers, attempts, place, labels)
+
+
+def failed_unit(
+    root: Root,
+    operation: Operation,
+    unit: Unit,
+    *,
+    reason: str,
+    attempts: int,
+    need: Need | None = None,
+) -> UnitRecord:
+    """Write rows for items that can't be answered for, such as those that kill their worker."""
+    answers = [Answer(item, {}, reason, 0.0, need=need) for item in unit.items]
+    return _record(root, operation, unit, answers, attempts, Where("", ""))
+
+
+def _record(
+    root: Root,
+    operation: Operation,
+    unit: Unit,
+    answers: Sequence[Answer],
+    attempts: int,
+    where: Where,
+    labels: tuple[LabelPart, ...] = (),
+) -> UnitRecord:
+    """Write the answers of a unit as one part, a row for each name that an image has."""
+    named = [(name, answer) for answer in answers for name in answer.item.image_ids]
+    part = ledger_of(root, operation).write_part(
+        answers_table(operation, named, attempts, where.worker, where.device), operation.key
+    )
+    failed = tuple(
+        ((name, answer.item.inputs, answer.item.block), answer.reason)
+        for name, answer in named
+        if answer.reason is not None
+    )
+    elapsed_s = sum(answer.elapsed_s for _, answer in named)
+    needs = tuple((name, answer.need) for name, answer in named if answer.need is not None)
+    return UnitRecord(unit.number, part, len(named) - len(failed), failed, elapsed_s, labels, needs)
+
+
+def shards_read(item: Item, halo: int = 0) -> Iterator[tuple[str, int]]:
+    """Yield the shards, as (stack, index), that an item's pixels lie in."""
+    if item.block is None:
+        yield item.stack, item.shard
+        return
+    write, across = region_of(item)
+    read = write.grow(halo, item.shape[1:])
+    for y in range(read.start[0] // GIANT_SHARD_PX, -(-read.stop[0] // GIANT_SHARD_PX)):
+        for x in range(read.start[1] // GIANT_SHARD_PX, -(-read.stop[1] // GIANT_SHARD_PX)):
+            yield item.stack, y * across + x

@@ -1,0 +1,1 @@
+"""DICOM: headers, frames, codecs, values, whole slides, mosaics."""

@@ -1,0 +1,1 @@
+"""Locations of sources: folders, object stores, DICOMweb services."""

@@ -1,0 +1,225 @@
+"""A prefix of an object store as if it were a folder: listed, opened and looked at.
+
+A root's path is ``s3://bucket/prefix`` (or another scheme that obstore knows). Settings and
+credentials come from the environment of each process (``AWS_*``) and are never kept. An object is
+read by ranges, so that a header costs one small request, and only as long as it is the object that
+was opened (If-Match): half of an old one and half of a new one make no image.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
+
+from engine.errors import ParameterError, SourceUnreadable, StoreUnreachable
+from engine.sources.failures import unreadable
+from engine.sources.locations.folder import FileStat, escape_path, unescape_path
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+RETRIES, RETRY_S = 5, 30.0
+"""How often, and for how long, a request is sent again that a store did not answer well: an object
+that never comes must not keep the others waiting for minutes. The next ingest asks again."""
+
+BUFFER_BYTES = 256 * 1024
+"""Read at once where little is asked for, bytes: most headers, in one request."""
+
+
+def is_bucket(path: str) -> bool:
+    """Tell whether a root's path is a URL of an object store.
+
+    Examples
+    --------
+    >>> is_bucket("s3://bucket/nights"), is_bucket("/data/nights")
+    (True, False)
+    """
+    return "://" in path and "+" not in urlsplit(path).scheme
+
+
+def walk_objects(url: str, below: str = "") -> Iterator[FileStat]:
+    """Yield the objects below a prefix, in the order in which the store lists them.
+
+    In place of the time of an inode's change stands a number made of the entity tag, which is
+    another one whenever the bytes are.
+
+    Parameters
+    ----------
+    url
+        The root.
+    below
+        A part of it, escaped like `FileStat.path`; it may name one object.
+
+    Raises
+    ------
+    StoreUnreachable, ParameterError
+    """
+    import obstore
+
+    store = _opened(url)
+    below = unescape_path(below.strip("/"))
+    with _named(url):
+        if below and (one := _head(store, below)) is not None:
+            yield _stat_of(below, one)
+            return
+        for batch in obstore.list(store, below or None):
+            for meta in batch:
+                yield _stat_of(meta["path"], meta)
+
+
+def open_object(url: str, path: str) -> BinaryIO:
+    """Open a listed object for reading.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``vanished`` or ``unreadable``; the next ingest tries again.
+    """
+    key = unescape_path(path)
+    meta = _look(url, key)
+    if meta is None:
+        raise SourceUnreadable("vanished", "the object is gone")
+    return io.BufferedReader(_Object(url, key, int(meta["size"]), meta["e_tag"]), BUFFER_BYTES)
+
+
+def look_at_object(url: str, path: str) -> FileStat | None:
+    """Return how an object looks now, or None where it is gone.
+
+    Raises
+    ------
+    SourceUnreadable
+        ``unreadable`` where the store does not say.
+    """
+    key = unescape_path(path)
+    meta = _look(url, key)
+    return None if meta is None else _stat_of(key, meta)
+
+
+def _look(url: str, key: str) -> Any:
+    try:
+        return _head(_opened(url), key)
+    except ParameterError:
+        raise
+    except Exception as error:  # obstore raises many types, with addresses in their texts
+        raise unreadable(_failure(error)) from None
+
+
+def _failure(error: Exception) -> OSError:
+    """Return the error of a disk that says what a store's says."""
+    from obstore.exceptions import PermissionDeniedError, PreconditionError
+
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, "the object is gone")
+    if isinstance(error, PermissionDeniedError):
+        return PermissionError(errno.EACCES, "access is denied")
+    # Another object has taken the name since this one was opened.
+    number = errno.ESTALE if isinstance(error, PreconditionError) else errno.EIO
+    return OSError(number, f"the store said {type(error).__name__}")
+
+
+class _Object(io.RawIOBase):
+    """An object, read by ranges; what the store refuses is an `OSError`, as of a disk."""
+
+    failure: OSError | None = None
+
+    def __init__(self, url: str, key: str, size: int, tag: str | None) -> None:
+        self._url = url
+        self._key = key
+        self._size = size
+        self._tag = tag
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, "before the start")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._get(min(self._at + len(view), self._size))
+        view[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._get(self._size)
+
+    def _get(self, stop: int) -> bytes:
+        import obstore
+
+        if self._at >= stop:  # stores refuse a range without bytes
+            return b""
+        options: dict[str, Any] = {"range": (self._at, stop)}
+        if self._tag is not None:
+            options["if_match"] = self._tag
+        try:
+            data = bytes(obstore.get(_opened(self._url), self._key, options=options).bytes())  # type: ignore[arg-type]
+        except Exception as error:
+            self.failure = self.failure or _failure(error)
+            raise self.failure from None
+        self._at += len(data)
+        return data
+
+
+def _head(store: ObjectStore, key: str) -> Any:
+    import obstore
+
+    try:
+        return obstore.head(store, key)
+    except FileNotFoundError:
+        return None
+
+
+def _stat_of(key: str, meta: Any) -> FileStat:
+    modified_ns = int(meta["last_modified"].timestamp() * 1_000_000) * 1000
+    tag = sha256(str(meta["e_tag"]).encode()).digest()
+    return FileStat(escape_path(key), int(meta["size"]), modified_ns, int.from_bytes(tag[:7]))
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreUnreachable(url, "there is no such bucket") from None
+    except (PermissionDeniedError, UnauthenticatedError):
+        raise StoreUnreachable(url, "access is denied") from None
+    except BaseError as error:
+        missing = "NoSuchBucket" in str(error)
+        problem = "there is no such bucket" if missing else type(error).__name__
+        raise StoreUnreachable(url, problem) from None
+
+
+@cache
+def _opened(url: str) -> ObjectStore:
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    parts = urlsplit(url)
+    expected = "a folder, or a URL such as s3://bucket/prefix"
+    if parts.query or parts.fragment or ".." in parts.path.split("/"):
+        raise ParameterError("SOURCE", url, expected)
+    try:
+        retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
+        return from_url(url, retry_config=retry)
+    except (BaseError, ValueError, TypeError):
+        raise ParameterError("SOURCE", url, expected) from None

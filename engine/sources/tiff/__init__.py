@@ -1,0 +1,1 @@
+"""TIFF: pages, metadata, checks, fax compression, values of ImageJ."""

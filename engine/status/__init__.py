@@ -1,0 +1,1 @@
+"""Status of a cohort: coverage of each key, failures, spacings."""

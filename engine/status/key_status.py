@@ -1,0 +1,223 @@
+"""The state of one operation with one set of parameters: how far it is, and what failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.execution.memory_limit import OUT_OF_MEMORY
+from engine.operations.base import Operation
+from engine.runs.input_digests import image_inputs
+from engine.runs.plan import Plan, plan_run
+from engine.runs.retry_pixels import failed_for_pixels, read_restored
+from engine.runs.worker import RowId
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.maintenance.verify_log import key_changed_after
+from engine.store.results import DONE, FAILED, read_key, read_there
+from engine.store.root.base import Root
+from engine.store.tables import read_origin
+from engine.tables.build import table_names
+
+READ = {
+    "image_id": pa.string(),
+    "inputs": pa.string(),
+    "block": pa.int32(),
+    "status": pa.string(),
+    "reason": pa.string(),
+    "attempts": pa.int32(),
+    "worker": pa.string(),
+}
+"""Columns of results that a status reads."""
+
+NAMED_MISSING = 1_000
+"""Images without a result that are named; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image, a source or a drawing that failed.
+
+    ``operation`` is "ingest" where a source can't be read, and "annotations" where a drawing can't
+    be used; of that, ``structure`` is given, too. ``attempts`` is None for sources and drawings:
+    nothing keeps count of them. ``detail`` says more, such as how much memory an image needs and a
+    worker had.
+    """
+
+    image_id: str
+    source: str
+    operation: str
+    key: str | None
+    reason: str
+    attempts: int | None
+    structure: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """A table of an operation: whether it is there, and older than what it is made of."""
+
+    name: str
+    there: bool
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """How far one operation is with one set of parameters.
+
+    Attributes
+    ----------
+    declared
+        Whether these are the parameters that cohort.toml declares; else it was a trial.
+    done, failed
+        Images with a current result; of a ``note``d one, rows.
+    missing
+        Images of the catalog without a current result, or None where that can't be said.
+    missing_images
+        The first `NAMED_MISSING` of them.
+    rows
+        Rows in the ledger, those of former inputs included.
+    note
+        Why images can't be counted: the operation, or its version, is not installed.
+    gone
+        Files of results that the ledger names and that are not there; the next run computes again
+        what they held.
+    """
+
+    operation: str
+    version: int
+    key: str
+    declared: bool
+    parameters: Mapping[str, Any]
+    done: int
+    failed: int
+    missing: int | None
+    missing_images: tuple[str, ...] = ()
+    rows: int = 0
+    tables: tuple[TableState, ...] = ()
+    note: str | None = None
+    gone: tuple[str, ...] = ()
+
+
+def unbegun(root: Root, operation: Operation, images: pa.Table) -> KeyState:
+    """Return the state of a declared operation that has no result yet."""
+    empty = pa.table({name: pa.array([], kind) for name, kind in READ.items()})
+    plan = plan_run(operation, images, empty)
+    return KeyState(
+        operation.name,
+        operation.version,
+        operation.key,
+        declared=True,
+        parameters=operation.parameters,
+        done=0,
+        failed=0,
+        missing=plan.to_compute,
+        missing_images=_missing(plan),
+        tables=tuple(
+            TableState(name, read_origin(root, name) is not None, stale=True)
+            for name in table_names(operation).values()
+        ),
+    )
+
+
+def _missing(plan: Plan) -> tuple[str, ...]:
+    ids = {name for item in plan.items for name in item.image_ids}
+    return tuple(sorted(ids | {copy.image_id for copy in plan.copies})[:NAMED_MISSING])
+
+
+@dataclass(frozen=True)
+class KeyRows:
+    """The rows of one key of one ledger, about to be counted."""
+
+    root: Root
+    ledger: Ledger
+    snapshot: Snapshot
+    key: str
+    version: int
+    declared: bool
+    operation: Operation | None
+    note: str | None
+    annotations_version: int = -1
+
+    def read(
+        self, catalog_version: int, images: pa.Table, sources: Mapping[str, str]
+    ) -> tuple[KeyState, list[Failure]]:
+        """Return how far the key is, and the images that failed."""
+        rows, gone = read_there(self.ledger, self.snapshot.of_key(self.key), list(READ))
+        paths = tuple(f"{self.ledger.path}/{part.path}" for part in gone)
+        name = self.ledger.path.split("/")[1]
+        if self.operation is None:
+            states = Counter(rows["status"].to_pylist())
+            state = KeyState(
+                name, self.version, self.key, self.declared, self._parameters(name),
+                states[DONE], states[FAILED], None, rows=rows.num_rows, note=self.note, gone=paths,
+            )  # fmt: skip
+            return state, self._failures(name, rows, sources)
+        lost = failed_for_pixels(rows)
+        restored = read_restored(self.root, self.operation, images, lost)
+        plan = plan_run(self.operation, images, rows, restored=restored, gone=gone)
+        current = set(
+            zip(images["image_id"].to_pylist(), image_inputs(self.operation, images), strict=True)
+        )
+        pairs = zip(rows["image_id"].to_pylist(), rows["inputs"].to_pylist(), strict=True)
+        kept = rows.filter(pa.array([pair in current for pair in pairs], pa.bool_()))
+        state = KeyState(
+            name, self.version, self.key, self.declared, self.operation.parameters,
+            plan.settled.get("done", 0), plan.settled.get("failed", 0), plan.to_compute,
+            _missing(plan), rows.num_rows,
+            self._tables(self.operation, catalog_version), gone=paths,
+        )  # fmt: skip
+        return state, self._failures(name, kept, sources, restored)
+
+    def _parameters(self, name: str) -> Mapping[str, Any]:
+        identity = read_key(self.root, name, self.version, self.key)
+        return dict(identity.get("parameters", {})) if identity else {}
+
+    def _failures(
+        self,
+        name: str,
+        rows: pa.Table,
+        sources: Mapping[str, str],
+        restored: Set[RowId] = frozenset(),
+    ) -> list[Failure]:
+        failed = rows.filter(pc.equal(rows["status"], FAILED)).to_pylist()
+        return [
+            Failure(
+                row["image_id"], sources.get(row["image_id"], row["image_id"]), name, self.key,
+                row["reason"] or "", row["attempts"], detail=_need(row),
+            )
+            for row in failed if (row["image_id"], row["inputs"], row["block"]) not in restored
+        ]  # fmt: skip
+
+    def _tables(self, operation: Operation, catalog_version: int) -> tuple[TableState, ...]:
+        suffix = "" if self.declared else f"@{self.key[:8]}"
+        return tuple(
+            TableState(name, *self._age(name, catalog_version))
+            for name in table_names(operation, suffix).values()
+        )
+
+    def _age(self, name: str, catalog_version: int) -> tuple[bool, bool]:
+        """Tell whether a table is there, and whether it is older than what it is made of."""
+        origin = read_origin(self.root, name)
+        if origin is None or origin.get("key") != self.key:
+            return origin is not None, True
+        if int(origin["catalog"]) < catalog_version:
+            return True, True
+        reads = self.operation is not None and "annotation" in self.operation.inputs
+        if reads and int(origin.get("annotations", -1)) < self.annotations_version:
+            return True, True
+        made_of, newest = int(origin["results"]), self.snapshot.version
+        return True, key_changed_after(self.root, self.ledger.path, self.key, made_of, newest)
+
+
+def _need(row: Mapping[str, Any]) -> str | None:
+    """Return what a row of an image that is out of memory says beside its worker."""
+    if row["reason"] != OUT_OF_MEMORY:
+        return None
+    return str(row["worker"] or "").partition(" (")[2].removesuffix(")") or None

@@ -1,0 +1,220 @@
+"""The state of a cohort: what is there, what is missing and what failed, each by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import ConfigError, UsageError
+from engine.operations.base import Operation
+from engine.operations.registry import NoOperation, create_operation, find_operation
+from engine.operations.spacings import known_spacing
+from engine.runs.inputs import join_annotations
+from engine.sources.locations.base import Folder, place_at
+from engine.status.key_status import Failure, KeyRows, KeyState, unbegun
+from engine.store.catalog import tables as catalog
+from engine.store.catalog.annotations import AnnotationState, annotation_state, read_annotations
+from engine.store.catalog.tables import read_images, shards_ledger
+from engine.store.config import CohortConfig, read_config
+from engine.store.maintenance.unreferenced import all_ledgers
+from engine.store.results import read_key
+from engine.store.root.base import Root
+from engine.store.subjects import read_subjects
+
+INGEST = "ingest"
+"""Stands for the operation where a source could not be read."""
+
+DRAWINGS = "annotations"
+"""Stands for the operation where a drawing can't be used."""
+
+PLACE = (
+    "state", "reason", "detail", "source", "fields", "content", "channels", "height", "width",
+    "dtype", "spacing_y_um", "spacing_x_um", "stack", "shard", "t", "z", "giant", "noise_sd",
+    "ingest", "rescale_slope", "rescale_intercept",
+)  # fmt: skip
+"""Columns of the catalog that a plan and a status read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What there is of a cohort, and what is not.
+
+    ``images`` counts by state: ready, failed (a source that can't be read), orphaned (its source
+    is gone) and retired (is no more). ``last_ingest`` is the identifier of the newest ingest that
+    changed anything; it begins with the time, UTC. ``notes`` say what could not be looked at,
+    ``absent`` what cohort.toml names and is not there: the next ingest or run will miss it.
+    ``spacings`` counts images with pixels by spacing (y, x), micrometres; None where not known.
+    ``annotations`` counts what is drawn, and names what is of no image or can't be read.
+    """
+
+    images: Mapping[str, int]
+    keys: tuple[KeyState, ...]
+    failures: tuple[Failure, ...]
+    last_ingest: str | None
+    notes: tuple[str, ...] = field(default=())
+    absent: tuple[str, ...] = field(default=())
+    annotations: AnnotationState | None = None
+    spacings: Mapping[tuple[float, float] | None, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether something is declared, and all of it has results and tables that are current."""
+        declared = [key for key in self.keys if key.declared]
+        tables = [table for key in declared for table in key.tables]
+        return (
+            not self.notes
+            and bool(declared)
+            and all(key.missing == 0 for key in declared)
+            and all(table.there and not table.stale for table in tables)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the status as plain values."""
+        return {
+            "complete": self.complete,
+            "images": dict(self.images),
+            "spacings_um": [
+                {"y": None if s is None else s[0], "x": None if s is None else s[1], "images": n}
+                for s, n in self.spacings.items()
+            ],
+            "mixed_spacings": len(self.spacings) > 1,
+            "operations": [asdict(key) for key in self.keys],
+            "failed": [asdict(failure) for failure in self.failures],
+            "last_ingest": self.last_ingest,
+            "annotations": None if self.annotations is None else asdict(self.annotations),
+            "notes": list(self.notes),
+            "absent": list(self.absent),
+        }
+
+
+def read_status(root: Root) -> Status:
+    """Say what is there, what is missing and what failed; reads no pixels.
+
+    Raises
+    ------
+    CorruptStore, MissingObject, ConfigError
+    """
+    config = read_config(root)
+    snapshot_of_images, images = read_images(root, PLACE)
+    shards_ledger(root).snapshot()  # nothing of it is told, but that it is lost would be
+    has_pixels = pc.is_in(images["state"], value_set=pa.array([catalog.READY, catalog.ORPHANED]))
+    annotations = read_annotations(root)
+    with_pixels = join_annotations(images.filter(has_pixels), annotations)
+    sources = dict(zip(images["image_id"].to_pylist(), images["source"].to_pylist(), strict=True))
+    drawn = annotation_state(root)
+    failures = [*_unreadable(images), *_unusable(drawn)]
+    keys: list[KeyState] = []
+    declared, notes = _declared(config)
+    for ledger in all_ledgers(root):
+        if not ledger.path.startswith("results/"):
+            continue
+        _, name, folder = ledger.path.split("/")
+        snapshot = ledger.snapshot()
+        for key in sorted({part.key for part in snapshot.parts if part.key is not None}):
+            is_declared = name in declared and declared[name].key == key
+            operation, note = (
+                (declared[name], None) if is_declared else _operation(root, name, folder, key)
+            )
+            facts = KeyRows(
+                root, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note,
+                annotations.version,
+            )  # fmt: skip
+            state, failed = facts.read(snapshot_of_images.version, with_pixels, sources)
+            keys.append(state)
+            failures += failed
+    seen = {(state.operation, state.key) for state in keys}
+    for name, operation in declared.items():
+        if (name, operation.key) not in seen:
+            keys.append(unbegun(root, operation, with_pixels))
+    ingests = [name for name in pc.unique(images["ingest"]).to_pylist() if name is not None]
+    return Status(
+        images=dict(sorted(Counter(images["state"].to_pylist()).items())),
+        keys=tuple(sorted(keys, key=lambda s: (s.operation, not s.declared, s.version, s.key))),
+        failures=tuple(sorted(failures, key=lambda f: (f.operation, f.key or "", f.image_id))),
+        last_ingest=max(ingests, default=None),
+        notes=notes,
+        absent=tuple(_absent(root, config)),
+        spacings=_spacings(images.filter(has_pixels)),
+        annotations=drawn,
+    )
+
+
+def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
+    """Count images by their spacing (y, x), micrometres to five digits, most first."""
+    grouped = images.group_by(["spacing_y_um", "spacing_x_um"]).aggregate([([], "count_all")])
+    found: Counter[tuple[float, float] | None] = Counter()
+    for row in grouped.to_pylist():
+        found[known_spacing(row["spacing_y_um"], row["spacing_x_um"])] += row["count_all"]
+    return dict(sorted(found.items(), key=lambda item: (-item[1], str(item[0]))))
+
+
+def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
+    """Say which sources and tables that cohort.toml names are not there."""
+    for name, declared in config.roots.items():
+        if not place_at(declared.path).is_there():
+            yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
+    for name, drawn in config.annotations.items():
+        if not Folder(drawn.path).is_there():
+            yield f"The annotations {name!r} are not there: {drawn.path}. Is their disk mounted?"
+    try:
+        read_subjects(root, config)
+    except ConfigError as error:
+        yield f"The subjects can't be joined: {error}"
+
+
+def _unreadable(images: pa.Table) -> Iterator[Failure]:
+    """Yield sources that can't be read, those too whose images are here from before."""
+    here = pc.and_(pc.equal(images["state"], catalog.READY), pc.is_valid(images["reason"]))
+    rows = images.filter(pc.or_(pc.equal(images["state"], catalog.FAILED), here))
+    for row in rows.select(["image_id", "source", "reason", "detail"]).to_pylist():
+        yield Failure(
+            row["image_id"], row["source"], INGEST, None, row["reason"] or "", None,
+            detail=row["detail"],
+        )  # fmt: skip
+
+
+def _unusable(drawn: AnnotationState | None) -> Iterator[Failure]:
+    for row in () if drawn is None else drawn.troubled:
+        yield Failure(
+            row["image_id"], row["source"], DRAWINGS, None, row["reason"] or "", None,
+            row["structure"],
+        )  # fmt: skip
+
+
+def _declared(config: CohortConfig) -> tuple[dict[str, Operation], tuple[str, ...]]:
+    """Return what cohort.toml declares, by name, and what of it can't be made."""
+    found, notes = {}, []
+    for name, parameters in config.operations.items():
+        try:
+            found[name] = create_operation(name, parameters, {})
+        except UsageError as error:
+            notes.append(f"cohort.toml declares {name}, which can't be run: {error}")
+    return found, tuple(notes)
+
+
+def _operation(root: Root, name: str, folder: str, key: str) -> tuple[Operation | None, str | None]:
+    """Return the operation that a key stands for, or why there is none."""
+    version = int(folder[1:])
+    try:
+        kind = find_operation(name)
+    except NoOperation:
+        return None, f"{name} is not installed: rows are counted, not images"
+    if kind.version != version:
+        return None, f"version {version} is not the installed one: rows are counted, not images"
+    identity = read_key(root, name, version, key)
+    if identity is None:
+        return None, "what this key was made of is not written down: rows are counted, not images"
+    try:
+        operation = kind(**identity["parameters"])
+    except UsageError as error:
+        return None, f"its parameters can't be used any more: {error}"
+    if operation.weights != identity.get("weights"):  # of a model, wherever that is
+        return None, "its weights are not those of the default model: rows are counted, not images"
+    if operation.key != key:  # with parameters since added
+        return None, "the installed operation has other keys: rows are counted, not images"
+    return operation, None

@@ -1,0 +1,1 @@
+"""The catalog: tables of images, shards and annotations, and their index."""

@@ -1,0 +1,359 @@
+"""What people drew on images, as a ledger: one row for each structure of each image.
+
+``catalog/annotations`` is a log of versions like the catalog: an edited, vanished or returned
+drawing is a new row with a greater ``version``; the newest of a name counts. Points are in pixels
+of the image, the centre of the first one at (0, 0). A drawing that matches no image, or can't be
+read, has a row too, under the empty image_id, so that status can name it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from engine.errors import CorruptStore
+from engine.store.catalog.tables import FAILED, READY, RETIRED
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.delta.parts import Part
+from engine.store.digests import digest_bytes, digest_of
+from engine.store.root.base import Root
+
+UNMATCHED = "unmatched"
+"""State of a drawing of which no image is catalogued, or more than one could be meant."""
+
+TWICE = "twice"
+"""Reason of a drawing that does not count: another file draws that structure of that image."""
+
+PATH = "catalog/annotations"
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("version", pa.int32()),
+        ("state", pa.string()),
+        ("reason", pa.string()),
+        ("annotation", pa.string()),
+        ("structure", pa.string()),
+        ("source", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("ctime_ns", pa.int64()),
+        ("made_of", pa.string()),
+        ("digest", pa.string()),
+        ("rings", pa.list_(pa.list_(pa.float64()))),
+        ("ingest", pa.string()),
+    ]
+)
+"""``annotation`` is the set in cohort.toml, ``source`` the file below it; ``made_of`` digests what
+the drawing depends on beside its file; ``rings`` are y, x, y, x, ... each. A ring without points
+ends a layer (see `engine.kernels.contours.geometry`); rows that were written before layers were
+have one."""
+
+NAME = ("annotation", "source", "image_id", "structure")
+"""What a row is about; ``version`` numbers its versions."""
+
+PART_ROWS = 1_000
+"""Rows of a part: some 3 MB of points, which a unit of work reads whole."""
+
+Rings = tuple[NDArray[np.float64], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationRow:
+    """One version of one structure of one image. See `SCHEMA`."""
+
+    image_id: str
+    state: str
+    annotation: str
+    source: str
+    structure: str = ""
+    version: int = 1
+    reason: str | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    made_of: str | None = None
+    digest: str | None = None
+    rings: tuple[tuple[float, ...], ...] = ()
+    ingest: str | None = None
+
+    @property
+    def name(self) -> tuple[str, str, str, str]:
+        """What the row is about, see `NAME`."""
+        return self.annotation, self.source, self.image_id, self.structure
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Where the points of one structure of an image are stored."""
+
+    part: str
+    annotation: str
+    structure: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contour:
+    """One structure as drawn on an image.
+
+    Attributes
+    ----------
+    annotation
+        Name of the set in cohort.toml.
+    structure
+        What it outlines, e.g. "inner".
+    rings
+        Arrays (n, 2) of y, x, pixels of the whole image. Where polygons of the structure overlap,
+        one without points ends a layer, and the structure is the union of its layers; see
+        `engine.kernels.contours.geometry`.
+    """
+
+    annotation: str
+    structure: str
+    rings: Rings
+
+
+def annotations_ledger(root: Root) -> Ledger:
+    """Return the ledger of annotations."""
+    return Ledger(root, PATH, SCHEMA)
+
+
+def has_annotations(root: Root) -> bool:
+    """Tell whether anything drawn was ever ingested."""
+    return root.size(f"{PATH}/_delta_log/{0:020d}.json") is not None
+
+
+def flat_rings(rings: Iterable[NDArray[np.float64]]) -> tuple[tuple[float, ...], ...]:
+    """Return rings as the ledger holds them."""
+    return tuple(tuple(np.asarray(ring, np.float64).ravel().tolist()) for ring in rings)
+
+
+def digest_rings(rings: Sequence[Sequence[float] | NDArray[np.float64]]) -> str:
+    """Return the digest of the points of a contour, as the ledger holds them."""
+    arrays = [np.asarray(ring, "<f8") for ring in rings]
+    return digest_bytes(b"".join(len(a).to_bytes(8, "little") + a.tobytes() for a in arrays))
+
+
+def annotation_table(rows: Sequence[AnnotationRow]) -> pa.Table:
+    """Turn rows into a table of `SCHEMA`."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+
+
+def current_rows(versions: pa.Table) -> pa.Table:
+    """Return the newest version of each name, by image_id, annotation, structure and source."""
+    if versions.num_rows == 0:
+        return versions
+    keys = ("image_id", "annotation", "structure", "source")
+    order = [(name, "ascending") for name in (*keys, "version")]
+    ranked = versions.take(pc.sort_indices(versions, sort_keys=order)).combine_chunks()
+    last = np.ones(ranked.num_rows, bool)
+    same = np.ones(ranked.num_rows - 1, bool)
+    for name in keys:
+        codes = pc.dictionary_encode(ranked[name]).combine_chunks().indices.to_numpy()
+        same &= codes[1:] == codes[:-1]
+    last[:-1] = ~same
+    return ranked.filter(pa.array(last))
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The drawings that count, by image.
+
+    Attributes
+    ----------
+    version
+        Of the ledger; -1 where nothing was ever ingested.
+    refs
+        Where the points of each image's structures are, by image_id, in order of their names.
+    refused
+        Structures of each image of which a drawing is there that can't be used, by image_id.
+    """
+
+    version: int
+    refs: Mapping[str, tuple[Ref, ...]]
+    refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digest of all that is drawn on each image, by image_id."""
+        return {image_id: digest_refs(refs) for image_id, refs in self.refs.items()}
+
+    def joined(self, images: pa.Table) -> pa.Table:
+        """Return catalog rows with a column ``annotation``: the digest, null where none is."""
+        digests = [self.digests.get(image_id) for image_id in images["image_id"].to_pylist()]
+        return images.append_column("annotation", pa.array(digests, pa.string()))
+
+    def of(self, image_ids: Iterable[str]) -> dict[str, tuple[Ref, ...]]:
+        """Return the refs of some images that have any."""
+        return {image_id: self.refs[image_id] for image_id in image_ids if image_id in self.refs}
+
+
+def digest_refs(refs: Sequence[Ref]) -> str:
+    """Return the digest of what is drawn on one image."""
+    return digest_of([[ref.annotation, ref.structure, ref.digest] for ref in refs])
+
+
+def read_annotations(root: Root) -> Annotations:
+    """Return the drawings that count, without their points.
+
+    Where two files draw one structure of an image, the first by name counts; `annotation_state`
+    names the other.
+
+    Raises
+    ------
+    CorruptStore, MissingObject
+    """
+    if not has_annotations(root):
+        return Annotations(-1, {})
+    ledger = annotations_ledger(root)
+    snapshot = ledger.snapshot()
+    rows = read_light(ledger, snapshot)
+    refs: dict[str, dict[tuple[str, str], Ref]] = {}
+    for row in rows.filter(pc.equal(rows["state"], READY)).to_pylist():
+        ref = Ref(row["part"], row["annotation"], row["structure"], row["digest"])
+        refs.setdefault(row["image_id"], {}).setdefault((ref.annotation, ref.structure), ref)
+    refused: dict[str, frozenset[str]] = {}
+    for row in rows.filter(pc.equal(rows["state"], FAILED)).to_pylist():
+        if row["image_id"]:
+            known = refused.get(row["image_id"], frozenset())
+            refused[row["image_id"]] = known | {row["structure"]}
+    found = {image_id: tuple(by.values()) for image_id, by in refs.items()}
+    return Annotations(snapshot.version, found, refused)
+
+
+def read_light(ledger: Ledger, snapshot: Snapshot) -> pa.Table:
+    """Return the newest version of each name without its points, and the part that it is in."""
+    names = [name for name in SCHEMA.names if name != "rings"]
+    tables = [pa.schema([SCHEMA.field(n) for n in names]).empty_table()]
+    tables[0] = tables[0].append_column("part", pa.array([], pa.string()))
+    for part in snapshot.parts:
+        rows = ledger.read_part(part, names).select(names)
+        tables.append(rows.append_column("part", pa.array([part.path] * len(rows), pa.string())))
+    return current_rows(pa.concat_tables(tables))
+
+
+def read_contours(
+    root: Root, refs: Mapping[str, tuple[Ref, ...]]
+) -> dict[str, tuple[Contour, ...]]:
+    """Read the points of what is drawn on some images, checked against their digests.
+
+    Raises
+    ------
+    MissingObject, CorruptStore
+    """
+    ledger = annotations_ledger(root)
+    wanted: dict[str, dict[tuple[str, str, str, str], None]] = {}
+    for image_id, of_image in refs.items():
+        for ref in of_image:
+            key = (image_id, ref.annotation, ref.structure, ref.digest)
+            wanted.setdefault(ref.part, {})[key] = None
+    found: dict[tuple[str, str, str, str], Rings] = {}
+    columns = ["image_id", "annotation", "structure", "digest", "rings"]
+    for path, keys in wanted.items():
+        rows = ledger.read_part(Part(path, 0, 0, None, "", ""), columns)
+        ids = pa.array(sorted({key[0] for key in keys}), pa.string())
+        mine = rows.filter(pc.is_in(rows["image_id"], value_set=ids)).combine_chunks()
+        names = zip(*(mine[name].to_pylist() for name in columns[:-1]), strict=True)
+        for key, rings in zip(names, _rings_of(mine["rings"]), strict=True):
+            if key in keys and rings is not None:
+                if digest_rings(rings) != key[-1]:
+                    raise CorruptStore(f"{PATH}/{path}", "has points that differ from their digest")
+                found[key] = tuple(ring.reshape(-1, 2) for ring in rings)
+    return {
+        image_id: tuple(
+            Contour(ref.annotation, ref.structure,
+                    _there(found, (image_id, ref.annotation, ref.structure, ref.digest), ref.part))
+            for ref in of_image
+        )
+        for image_id, of_image in refs.items()
+    }  # fmt: skip
+
+
+def _rings_of(column: pa.ChunkedArray) -> Iterator[list[NDArray[np.float64]] | None]:
+    """Yield the rings of each row, flat, None where it is null; no number becomes Python's."""
+    for lists in column.chunks:
+        rings = lists.values
+        points = rings.values.to_numpy(zero_copy_only=False)
+        ends, bounds = lists.offsets.to_numpy(), rings.offsets.to_numpy()
+        there = lists.is_valid().to_numpy(zero_copy_only=False)
+        for n, valid in enumerate(there):
+            own = range(ends[n], ends[n + 1])
+            yield [points[bounds[i] : bounds[i + 1]].copy() for i in own] if valid else None
+
+
+def _there(
+    found: Mapping[tuple[str, str, str, str], Rings], key: tuple[str, str, str, str], part: str
+) -> Rings:
+    if key not in found:
+        raise CorruptStore(f"{PATH}/{part}", "lacks a drawing that it must hold")
+    return found[key]
+
+
+def rows_of(table: pa.Table) -> list[AnnotationRow]:
+    """Turn rows from Arrow, with or without points, into values."""
+    names = [f.name for f in fields(AnnotationRow)]
+    rows = []
+    for values in table.select([n for n in table.column_names if n in names]).to_pylist():
+        values["rings"] = tuple(tuple(ring) for ring in values.get("rings") or ())
+        rows.append(AnnotationRow(**values))
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationState:
+    """How many drawings there are, by state, and the names of those that do not count."""
+
+    states: Mapping[str, int]
+    troubled: tuple[Mapping[str, Any], ...]
+
+    def since(self, before: AnnotationState) -> list[Mapping[str, Any]]:
+        """Return those that do not count and were not so, or not for that reason, before."""
+        known = Counter(tuple(row.values()) for row in before.troubled)
+        newly = []
+        for row in self.troubled:
+            known[tuple(row.values())] -= 1
+            if known[tuple(row.values())] < 0:
+                newly.append(row)
+        return newly
+
+
+def annotation_state(root: Root) -> AnnotationState | None:
+    """Return what there is of drawings, or None where none were ever ingested."""
+    if not has_annotations(root):
+        return None
+    ledger = annotations_ledger(root)
+    return state_of(read_light(ledger, ledger.snapshot()))
+
+
+def state_of(rows: pa.Table) -> AnnotationState:
+    """Return what there is of drawings.
+
+    Parameters
+    ----------
+    rows
+        What `read_light` gives.
+    """
+    states: Counter[str] = Counter()
+    troubled = []
+    seen: set[tuple[str, str, str]] = set()
+    for row in rows.filter(pc.not_equal(rows["state"], RETIRED)).to_pylist():
+        state, reason = row["state"], row["reason"]
+        name = (row["image_id"], row["annotation"], row["structure"])
+        if state == READY and name in seen:
+            state, reason = FAILED, TWICE
+        elif state == READY:
+            seen.add(name)
+        states[state] += 1
+        if state in (UNMATCHED, FAILED):
+            shown = {n: row[n] for n in ("annotation", "source", "structure", "image_id")}
+            troubled.append({**shown, "state": state, "reason": reason})
+    return AnnotationState(dict(sorted(states.items())), tuple(troubled))

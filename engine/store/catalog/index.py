@@ -1,0 +1,163 @@
+"""What the catalog knows of each source and each content: an index for ingest."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import fields
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.store.catalog.tables import FAILED, IMAGES, LISTS, ORPHANED, READY, ImageRow, current
+from engine.store.catalog.unnamed import read_shard_places, unnamed_images
+from engine.store.delta.ledger import Ledger, Snapshot
+
+
+class Known:
+    """The newest row of each image, by source and by content.
+
+    Rows stay in Arrow until they are asked for, so a million of them cost what their columns do.
+    Images whose pixels no row of shards names are taken again: see `engine.store.catalog.unnamed`.
+    """
+
+    def __init__(self, ledger: Ledger, snapshot: Snapshot) -> None:
+        self._ledger = ledger
+        self._parts = {part.path for part in snapshot.parts}
+        self._table = current(ledger.read(snapshot.parts))
+        lacking = unnamed_images(self._table, read_shard_places(ledger.root))
+        self._unnamed = frozenset(lacking["image_id"].to_pylist())
+        self._by_source: dict[str, list[int]] = {}
+        self._by_content: dict[str, int] = {}
+        self._others: dict[str, ImageRow] = {}
+        sources, contents, states, ids = (
+            self._table[name].to_pylist() for name in ("source", "content", "state", "image_id")
+        )
+        columns = zip(sources, contents, states, ids, strict=True)
+        for n, (source, content, state, image_id) in enumerate(columns):
+            self._by_source.setdefault(source, []).append(n)
+            there = state in (READY, ORPHANED) and image_id not in self._unnamed
+            if content is not None and there:
+                self._by_content.setdefault(content, n)
+        self._again = frozenset(n for n, i in enumerate(ids) if i in self._unnamed)
+        self._states: list[str] = states
+        self._reasons: list[str | None] = self._table["reason"].to_pylist()
+        self._stats = list(
+            zip(
+                *(self._table[n].to_pylist() for n in ("size", "mtime_ns", "ctime_ns")), strict=True
+            )
+        )
+        self._newer_content: dict[str, ImageRow] = {}
+        self._newer_source: dict[str, dict[str, ImageRow]] = {}
+        self._newer_id: dict[str, ImageRow] = {}
+        self._facts: dict[str, pa.Table] = {}
+
+    def _row(self, n: int) -> ImageRow:
+        return rows_of(self._table.slice(n, 1))[0]
+
+    def of_source(self, source: str) -> dict[str, ImageRow]:
+        """Return the images of a source, by image_id."""
+        rows = {row.image_id: row for row in map(self._row, self._by_source.get(source, []))}
+        return {**rows, **self._newer_source.get(source, {})}
+
+    def image(self, source: str, image_id: str) -> ImageRow | None:
+        """Return one image of a source, in the time of a look-up however many pages it has."""
+        newer = self._newer_source.get(source, {}).get(image_id)
+        if newer is not None:
+            return newer
+        ids = self._table["image_id"]
+        n = bisect_left(range(len(ids)), image_id, key=lambda i: ids[i].as_py())
+        return self._row(n) if n < len(ids) and ids[n].as_py() == image_id else None
+
+    def holder(self, image_id: str) -> ImageRow | None:
+        """Return the image of this name, whatever its source."""
+        return self._newer_id.get(image_id) or self.image("", image_id)
+
+    def unchanged(self, source: str, stat: tuple[int, int, int], passing: Container[str]) -> str:
+        """Tell whether a source is as catalogued: "unchanged", "returned" (it was gone) or "no".
+
+        Parameters
+        ----------
+        stat
+            Size, mtime_ns and ctime_ns as listed.
+        passing
+            Reasons of failures that may be gone now.
+        """
+        of_source = self._by_source.get(source, ())
+        here = [n for n in of_source if self._states[n] in (READY, FAILED)]
+        # A page that its file lost is orphaned, too, but says nothing of the file as it is now.
+        rows = here or [n for n in of_source if self._states[n] == ORPHANED]
+        if not rows or any(self._stats[n] != stat or self._reasons[n] in passing for n in rows):
+            return "no"
+        if not self._again.isdisjoint(rows):
+            return "no"
+        return "unchanged" if here else "returned"
+
+    def lacks_pixels(self, image_id: str) -> bool:
+        """Tell whether the catalog names no shard of an image's pixels, as this ingest began."""
+        return image_id in self._unnamed and image_id not in self._newer_id
+
+    def with_content(self, content: str) -> ImageRow | None:
+        """Return the image whose pixels all images with this content share."""
+        if content in self._newer_content:
+            return self._newer_content[content]
+        n = self._by_content.get(content)
+        return None if n is None else self._row(n)
+
+    def facts_of(self, series: str, fact: str) -> dict[str, str]:
+        """Return a fact of the headers of a series' images that are ready, by source."""
+        if fact not in self._facts:
+            values = pc.map_lookup(self._table["header"], pa.scalar(fact), "first")
+            kept = pc.and_(pc.is_valid(values), pc.equal(self._table["state"], READY))
+            rows = self._table.select(["series", "source"]).append_column("value", values)
+            self._facts[fact] = rows.filter(kept)
+        table = self._facts[fact]
+        rows = table.filter(pc.equal(table["series"], series)).to_pylist()
+        found = {row["source"]: row["value"] for row in rows}
+        for row in self._newer_id.values():
+            if row.series == series and row.state == READY and fact in row.header:
+                found[row.source] = row.header[fact]
+        return found
+
+    def sources(self) -> Iterator[str]:
+        """Yield the sources that had images, or failed, before this ingest."""
+        for source, rows in self._by_source.items():
+            if any(self._states[n] in (READY, FAILED) for n in rows):
+                yield source
+
+    def add(self, rows: Iterable[ImageRow]) -> None:
+        """Take note of rows that were committed."""
+        for row in rows:
+            self._newer_source.setdefault(row.source, {})[row.image_id] = row
+            self._newer_id[row.image_id] = row
+            known = row.content is None or row.content in self._by_content
+            if row.state == READY and row.content is not None and not known:
+                self._newer_content.setdefault(row.content, row)
+
+    def refresh(self, snapshot: Snapshot) -> None:
+        """Take note of what others committed since."""
+        fresh = [part for part in snapshot.parts if part.path not in self._parts]
+        rows = rows_of(current(self._ledger.read(fresh)))
+        self._others.update({row.image_id: row for row in rows})
+        self.seen(snapshot)
+
+    def seen(self, snapshot: Snapshot) -> None:
+        """Take note that all of a snapshot is known."""
+        self._parts |= {part.path for part in snapshot.parts}
+
+    def committed(self, image_id: str) -> ImageRow | None:
+        """Return the row that another ingest committed for an image since this one began."""
+        return self._others.get(image_id)
+
+
+def rows_of(table: pa.Table) -> list[ImageRow]:
+    """Turn catalog rows from Arrow into values."""
+    names = [field.name for field in fields(ImageRow)]
+    rows = []
+    for values in table.select([n for n in IMAGES.names if n in names]).to_pylist():
+        for name in ("fields", "header"):
+            values[name] = dict(values[name] or ())
+        for name in LISTS:
+            values[name] = None if values[name] is None else tuple(values[name])
+        rows.append(ImageRow(**values))
+    return rows

@@ -1,0 +1,350 @@
+"""The catalog: every image and every stored shard of a cohort, as ledgers.
+
+``catalog/images`` holds one row per image version; the current one is that with the greatest
+``version``. ``catalog/shards`` holds one row per file below ``pixels/``. An ingest commits shards
+first and images second: the commit to images is what counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import Conflict, StoreFailed
+from engine.store.delta.ledger import BUSY_TRIES, Ledger, Snapshot, Stale
+from engine.store.delta.parts import Part
+from engine.store.path_pattern import FIELDS
+from engine.store.root.base import Root
+
+AGAIN_S = (0.5, 0.1)
+"""How long a commit waits before it is tried again after a fault of the disk, seconds, last first:
+a share that lost its server for a moment answers then."""
+
+LOOK_THREADS = 16
+"""Files whose size is asked at once: an object store answers each after some milliseconds."""
+
+READY, FAILED, ORPHANED, RETIRED = "ready", "failed", "orphaned", "retired"
+"""States of an image: has pixels; can't be read; has pixels, but its source is gone; is no more."""
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("version", pa.int32()),
+        ("state", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("source", pa.string()),
+        ("fields", pa.map_(pa.string(), pa.string())),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("ctime_ns", pa.int64()),
+        ("etag", pa.string()),  # always null: an object's tag is in ctime_ns; format 1 has it
+        ("content", pa.string()),
+        ("channels", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("dtype", pa.string()),
+        ("spacing_y_um", pa.float64()),
+        ("spacing_x_um", pa.float64()),
+        ("stack", pa.string()),
+        ("shard", pa.int32()),
+        ("t", pa.int32()),
+        ("z", pa.int32()),
+        ("giant", pa.bool_()),
+        ("noise_sd", pa.list_(pa.float64())),
+        ("duplicate_of", pa.string()),
+        ("ingest", pa.string()),
+        # What medical images have beside.
+        ("series", pa.string()),
+        ("instance", pa.int32()),
+        ("time_ms", pa.float64()),
+        ("spacing_z_um", pa.float64()),
+        ("position_mm", pa.list_(pa.float64())),
+        ("orientation", pa.list_(pa.float64())),
+        ("rescale_slope", pa.float64()),
+        ("rescale_intercept", pa.float64()),
+        ("header", pa.map_(pa.string(), pa.string())),
+        ("findings", pa.list_(pa.string())),
+    ]
+)
+
+LISTS = ("noise_sd", "position_mm", "orientation", "findings")
+"""Columns of `IMAGES` that hold lists."""
+
+SHARDS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("stack", pa.string()),
+        ("level", pa.int32()),
+        ("shard", pa.int32()),
+        ("digest", pa.string()),
+        ("size", pa.int64()),
+        ("chunks", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One version of one image, or of one source that can't be read. See `IMAGES`."""
+
+    image_id: str
+    state: str
+    source: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    reason: str | None = None
+    detail: str | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    etag: str | None = None
+    content: str | None = None
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    dtype: str | None = None
+    spacing_y_um: float | None = None
+    spacing_x_um: float | None = None
+    stack: str | None = None
+    shard: int | None = None
+    t: int | None = None
+    z: int | None = None
+    giant: bool = False
+    noise_sd: tuple[float, ...] = ()
+    duplicate_of: str | None = None
+    ingest: str | None = None
+    series: str | None = None
+    instance: int | None = None
+    time_ms: float | None = None
+    spacing_z_um: float | None = None
+    position_mm: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
+    rescale_slope: float | None = None
+    rescale_intercept: float | None = None
+    header: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """One file below ``pixels/``: a shard or the metadata of an array or group.
+
+    ``path`` is relative to the cohort. ``level`` is that of the pyramid (-1 for the group's own
+    metadata) and ``shard`` the C-order index in its shard grid (-1 for metadata). ``chunks``
+    counts the stored chunks (-1 for metadata); a shard of which all chunks are blank has size 0
+    and no file.
+    """
+
+    path: str
+    stack: str
+    level: int
+    shard: int
+    digest: str
+    size: int
+    chunks: int
+
+
+AFTER = ("pixels/", "results/")
+"""Folders that are empty until both ledgers are begun."""
+
+
+def images_ledger(root: Root) -> Ledger:
+    """Return the ledger of images."""
+    return Ledger(root, "catalog/images", IMAGES, before=AFTER)
+
+
+def shards_ledger(root: Root) -> Ledger:
+    """Return the ledger of shards."""
+    return Ledger(root, "catalog/shards", SHARDS, before=AFTER)
+
+
+def begin_catalog(root: Root) -> None:
+    """Begin both ledgers, before anything is written that they name.
+
+    From then on a catalog that is not there was lost: nothing is taken for new, or for a leftover.
+
+    Raises
+    ------
+    CorruptStore
+        If one was lost.
+    """
+    images_ledger(root).begin()
+    shards_ledger(root).begin()
+
+
+def read_shards(root: Root, stacks: Collection[str] | None = None) -> list[ShardRow]:
+    """Return the rows of files below ``pixels/``: of all, or of some stacks."""
+    ledger = shards_ledger(root)
+    rows = ledger.read(ledger.snapshot().parts)
+    if stacks is not None:
+        rows = rows.filter(pc.is_in(rows["stack"], value_set=pa.array(sorted(stacks), pa.string())))
+    return [ShardRow(**row) for row in rows.select(SHARDS.names).to_pylist()]
+
+
+def image_table(rows: Sequence[ImageRow]) -> pa.Table:
+    """Turn rows into a table of `IMAGES`."""
+    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(ImageRow)}
+    for name in ("fields", "header"):
+        columns[name] = [list(getattr(row, name).items()) for row in rows]
+    for name in LISTS:
+        columns[name] = [None if v is None else list(v) for v in columns[name]]
+    return pa.table(columns, schema=pa.schema([IMAGES.field(n) for n in columns])).select(
+        IMAGES.names
+    )
+
+
+def shard_table(rows: Sequence[ShardRow]) -> pa.Table:
+    """Turn rows into a table of `SHARDS`."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SHARDS)
+
+
+def current(versions: pa.Table) -> pa.Table:
+    """Return the newest version of each image, sorted by image_id.
+
+    Parameters
+    ----------
+    versions
+        Rows with at least ``image_id`` and ``version``, in any order.
+
+    Examples
+    --------
+    >>> rows = pa.table({"image_id": ["b", "a", "b"], "version": [1, 1, 2], "n": [0, 1, 2]})
+    >>> current(rows).to_pydict()["n"]
+    [1, 2]
+    """
+    if versions.num_rows == 0:
+        return versions
+    keys = versions.select(["image_id", "version"])
+    order = pc.sort_indices(keys, sort_keys=[("image_id", "ascending"), ("version", "ascending")])
+    ids = pc.dictionary_encode(keys["image_id"]).combine_chunks().indices.take(order).to_numpy()
+    last = np.append(ids[1:] != ids[:-1], True)
+    # Taken once and a column at a time: with a million images each copy counts.
+    return versions.take(order.filter(pa.array(last))).combine_chunks()
+
+
+def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snapshot, pa.Table]:
+    """Return the catalog's snapshot and the current version of each image.
+
+    Parameters
+    ----------
+    columns
+        Columns wanted beside ``image_id`` and ``version``; all by default.
+    """
+    ledger = images_ledger(root)
+    snapshot = ledger.snapshot()
+    names = None
+    if columns is not None:
+        names = [n for n in IMAGES.names if n in {*columns, "image_id", "version"}]
+    images = current(ledger.read(snapshot.parts, names))
+    pa.default_memory_pool().release_unused()  # twice the catalog's size was needed to sort it
+    return snapshot, images
+
+
+def field_column(images: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return a field of the layout as a column, empty text where an image lacks it."""
+    found = pc.map_lookup(images["fields"], pa.scalar(name), "first")
+    return pc.fill_null(found, "")
+
+
+CHANNEL_NAMES, ORIENTATION = "channel_names", "shown_as"
+"""Facts of the column ``header``: names as a JSON list, and the number of a TIFF's field 274."""
+
+
+def orientations_of(images: pa.Table) -> list[int]:
+    """Return how viewers turn each image, see `engine.sources.Plane`; 1 where nothing is said."""
+    if "header" not in images.column_names:
+        return [1] * images.num_rows
+    found = pc.map_lookup(images["header"], pa.scalar(ORIENTATION), "first")
+    return [1 if value is None else int(value) for value in found.to_pylist()]
+
+
+def with_fields(images: pa.Table) -> pa.Table:
+    """Replace the column ``fields`` by one column a field, `FIELDS` first."""
+    chunks = images["fields"].chunks
+    extra = sorted({k for chunk in chunks for k in pc.unique(chunk.keys).to_pylist()} - {*FIELDS})
+    columns = {name: field_column(images, name) for name in (*FIELDS, *extra)}
+    taken = set(images.column_names)
+    for name, column in columns.items():
+        images = images.append_column(f"field_{name}" if name in taken else name, column)
+    return images.drop_columns(["fields"])
+
+
+def commit_rows(
+    ledger: Ledger,
+    snapshot: Snapshot,
+    prepare: Callable[[Snapshot], tuple[Sequence[Part], Sequence[Part]]],
+) -> Snapshot:
+    """Commit what ``prepare`` makes of a snapshot, again for a newer one where another came first.
+
+    Parameters
+    ----------
+    prepare
+        From the snapshot in hand to (parts to add, parts to remove); called once per attempt and
+        must drop what the snapshot holds already, and parts that are not there any more.
+
+    Returns
+    -------
+    The snapshot after the commit.
+
+    Raises
+    ------
+    Conflict
+        If other writers won `BUSY_TRIES` times.
+    StoreError
+        If the store refuses or fails; a fault of the disk only after some tries.
+    """
+    again = list(AGAIN_S)
+    for _ in range(BUSY_TRIES):
+        add, remove = prepare(snapshot)
+        if not add and not remove:
+            return snapshot
+        try:
+            after = ledger.commit(snapshot, add, remove)
+        except Stale:
+            snapshot = ledger.snapshot()
+            continue
+        except StoreFailed:  # an object store's client tried again by itself already
+            if not again:
+                raise
+            time.sleep(again.pop())
+            snapshot = ledger.snapshot()  # it may hold the commit all the same
+            continue
+        if not absent(ledger, add):
+            return after
+        snapshot = _undo(ledger, after, add, remove)
+    raise Conflict(ledger.path)
+
+
+def absent(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
+    """Return the parts that are not there.
+
+    What is named gc leaves alone, so parts are looked at after they were: until then one whose
+    writer slept, or whose clock is behind, may be taken for what a killed writer left.
+    """
+    with ThreadPoolExecutor(LOOK_THREADS) as threads:
+        sizes = threads.map(ledger.root.size, [f"{ledger.path}/{part.path}" for part in parts])
+        return [part for part, size in zip(parts, sizes, strict=True) if size is None]
+
+
+def _undo(
+    ledger: Ledger, snapshot: Snapshot, added: Sequence[Part], removed: Sequence[Part]
+) -> Snapshot:
+    """Take a commit back, some of whose parts are gone; return the ledger as it is then."""
+    lost = {part.path for part in absent(ledger, removed)}
+    back = [part for part in removed if part.path not in lost]
+    for _ in range(BUSY_TRIES):
+        there = [part for part in added if part.path in snapshot.by_path]
+        if not there:
+            return snapshot
+        try:
+            return ledger.commit(snapshot, back, there)
+        except Stale:
+            snapshot = ledger.snapshot()
+    raise Conflict(ledger.path)

@@ -1,0 +1,86 @@
+"""Images whose pixels the catalog of shards does not name: what a torn ingest of old left behind.
+
+An ingest commits shards first and images second, so there are none. One whose commit of shards
+failed once committed the images all the same: those can't be read until an ingest takes them again,
+and until then nothing of their stacks may be removed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.store.catalog.tables import ORPHANED, READY, read_images, shards_ledger
+from engine.store.pixels.layout import count_blocks
+from engine.store.root.base import Root
+
+PLACE = ("state", "stack", "shard", "z", "giant", "height", "width")
+"""Columns of images that `unnamed_images` reads, beside ``image_id``."""
+
+
+def read_shard_places(root: Root) -> pa.Table:
+    """Return stack, level and shard of all files below ``pixels/``; read it after the images."""
+    ledger = shards_ledger(root)
+    return ledger.read(ledger.snapshot().parts, ["stack", "level", "shard"])
+
+
+def unnamed_images(images: pa.Table, shards: pa.Table) -> pa.Table:
+    """Return the images (image_id, stack) with pixels of which the catalog names no shard.
+
+    Of a series, which is whole in a stack of its own, all planes are, if one is.
+
+    Parameters
+    ----------
+    images
+        Current rows with `PLACE`, read before the shards: an ingest commits those first.
+    shards
+        From `read_shard_places`.
+    """
+    here = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    images = images.select(["image_id", *PLACE[1:]]).filter(here)
+    named = shards.filter(pc.equal(shards["level"], 0))
+    places = pc.unique(_place(named["stack"], named["shard"]))
+    metadata = pa.array([-1] * images.num_rows, pa.int32())
+    found = pc.and_(
+        pc.is_in(_place(images["stack"], images["shard"]), value_set=places),
+        pc.is_in(_place(images["stack"], metadata), value_set=places),
+    )
+    found = pc.and_(found, pc.invert(_cut(images, named)))
+    lacking = images.filter(pc.invert(found))
+    if not lacking.num_rows:
+        return lacking.select(["image_id", "stack"])
+    torn = pc.and_(
+        pc.is_valid(images["z"]), pc.is_in(images["stack"], value_set=pc.unique(lacking["stack"]))
+    )
+    return images.filter(pc.or_(pc.invert(found), torn)).select(["image_id", "stack"])
+
+
+def _cut(images: pa.Table, named: pa.Table) -> pa.Array | pa.ChunkedArray:
+    """Tell of each image whether it is a giant one of which not all blocks are named."""
+    giants = images.filter(images["giant"]).select(["stack", "height", "width"]).to_pylist()
+    here = named.filter(
+        pc.is_in(named["stack"], value_set=pa.array([g["stack"] for g in giants], pa.string()))
+    )
+    blocks = {(row["stack"], row["shard"]) for row in here.to_pylist() if row["shard"] >= 0}
+    counts = Counter(stack for stack, _ in blocks)
+    cut = [g["stack"] for g in giants if counts[g["stack"]] < count_blocks(g["height"], g["width"])]
+    return pc.and_(images["giant"], pc.is_in(images["stack"], value_set=pa.array(cut, pa.string())))
+
+
+def unnamed_stacks(root: Root) -> frozenset[str]:
+    """Return the stacks that hold such images: no file of theirs may be removed.
+
+    Raises
+    ------
+    CorruptStore, MissingObject
+    """
+    images = read_images(root, PLACE)[1]
+    stacks = unnamed_images(images, read_shard_places(root))["stack"]
+    return frozenset(stack for stack in stacks.to_pylist() if stack is not None)
+
+
+def _place(stacks: pa.ChunkedArray, shards: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    filled = pc.fill_null(pc.cast(shards, pa.string()), "")
+    return pc.binary_join_element_wise(pc.fill_null(stacks, ""), filled, "/")

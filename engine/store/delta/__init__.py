@@ -1,0 +1,1 @@
+"""Delta tables: ledgers, log entries, checkpoints, integrity, torn commits."""

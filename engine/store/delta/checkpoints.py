@@ -1,0 +1,72 @@
+"""Checkpoints of a ledger's log: made aside by deltalake, and put in place once they are durable.
+
+A checkpoint says in one file what all entries before it add up to, so that a reader opens at most
+`CHECKPOINT_EVERY` entries. Every entry is kept, so one can always be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deltalake import DeltaTable
+
+from engine.errors import MissingObject
+from engine.store.delta.integrity import checkpoint_name, log_path
+from engine.store.digests import digest_bytes
+from engine.store.root.base import Root
+
+CHECKPOINT_EVERY = 100
+"""Commits from one checkpoint to the next, which is deltalake's own number."""
+
+LAST = "_last_checkpoint"
+"""File that names the newest checkpoint."""
+
+
+def checkpoint_due(version: int) -> bool:
+    """Tell whether a version is one of which a checkpoint is made."""
+    return (version + 1) % CHECKPOINT_EVERY == 0
+
+
+def write_checkpoint(root: Root, ledger: str, version: int, noted: Mapping[str, str]) -> None:
+    """Make the checkpoint of a version; it is durable before anything names it.
+
+    Parameters
+    ----------
+    ledger
+        Path of the ledger.
+    noted
+        Digests of earlier checkpoints by name; the newest of these that is whole is built upon.
+
+    Raises
+    ------
+    MissingObject
+        If an entry is gone.
+    StoreFull, StoreReadOnly
+    """
+    folder = f"{ledger}/_delta_log"
+    with root.staging() as aside:
+        log = aside / "ledger" / "_delta_log"
+        log.mkdir(parents=True)
+        first = 0
+        for before in range(version - 1, -1, -1):
+            name = checkpoint_name(before)
+            if name in noted and (data := _whole(root, f"{folder}/{name}", noted[name])):
+                (log / name).write_bytes(data)
+                first = before + 1
+                break
+        for number in range(first, version + 1):
+            path = log_path(ledger, number)
+            (log / path.rsplit("/", 1)[-1]).write_bytes(root.read(path))
+        DeltaTable(str(log.parent)).create_checkpoint()
+        made = (log / checkpoint_name(version)).read_bytes()
+        last = (log / LAST).read_bytes()
+    root.replace(f"{folder}/{checkpoint_name(version)}", made)
+    root.replace(f"{folder}/{LAST}", last)
+
+
+def _whole(root: Root, path: str, digest: str) -> bytes | None:
+    try:
+        data = root.read(path)
+    except MissingObject:
+        return None
+    return data if digest_bytes(data) == digest else None

@@ -1,0 +1,99 @@
+"""Entries of a ledger's log, as the Delta protocol has them: JSON, an action a line.
+
+They are made here and not by deltalake, which puts an entry in place before it is durable, and
+whoever sees it builds on it: https://github.com/delta-io/delta/blob/master/PROTOCOL.md (actions).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import deltalake
+
+from engine.store.delta.integrity import CHAIN, STATE
+
+if TYPE_CHECKING:
+    from engine.store.delta.parts import Part
+
+APP_ID = "cohort"
+
+
+def make_entry(
+    version: int,
+    add: Sequence[Part],
+    remove: Sequence[Part],
+    *,
+    first: str,
+    partition: str | None,
+    chain: str,
+    state: str,
+) -> bytes:
+    """Return the log entry of a commit.
+
+    Parameters
+    ----------
+    version
+        Of the ledger, once this is its newest entry.
+    first
+        Name of the first column, of which each part's bounds are told.
+    partition
+        Name of the partition column, or None.
+    chain, state
+        Digests, see `CHAIN` and `STATE`.
+    """
+    now_ms = int(time.time() * 1000)
+    by = json.dumps([] if partition is None else [partition])
+    info = {
+        "timestamp": now_ms,
+        "operation": "WRITE",
+        "operationParameters": {"mode": "Append", "partitionBy": by},
+        "engineInfo": f"cohort with deltalake {deltalake.__version__}",
+        CHAIN: chain,
+        STATE: state,
+    }
+
+    def values(part: Part) -> dict[str, str | None]:
+        return {} if partition is None else {partition: part.key}
+
+    lines: list[dict[str, Any]] = [{"commitInfo": info}]
+    for part in add:
+        stats = {
+            "numRecords": part.rows,
+            "minValues": {first: part.low},
+            "maxValues": {first: part.high},
+            "nullCount": {first: 0},
+        }
+        new = {
+            "path": part.path,
+            "partitionValues": values(part),
+            "size": part.size,
+            "modificationTime": now_ms,
+            "dataChange": True,
+            "stats": _json(stats),
+        }
+        lines.append({"add": new})
+    for part in remove:
+        old = {
+            "path": part.path,
+            "deletionTimestamp": now_ms,
+            "dataChange": True,
+            "extendedFileMetadata": True,
+            "partitionValues": values(part),
+            "size": part.size,
+        }
+        lines.append({"remove": old})
+    return b"\n".join([*(_json(line).encode() for line in lines), last_line(version)])
+
+
+def last_line(version: int) -> bytes:
+    """Return the last line of a version's entry, which tells that the entry is whole."""
+    return _json({"txn": {"appId": APP_ID, "version": version}}).encode()
+
+
+def _json(value: Any) -> str:
+    # As it is, not escaped: Delta's reader makes other characters of escaped surrogate pairs, and
+    # parts are chosen by their bounds.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

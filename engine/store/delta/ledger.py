@@ -1,0 +1,315 @@
+"""A ledger: a Delta table to which writers add durable parts, one compare-and-swap at a time.
+
+Workers write parts under names of their own; nothing sees a part before a commit names it. A
+commit names the version it was made for, and is refused when another writer came first
+(Delta protocol: the log entry of a version is created once). Each part's name holds the digest of
+its bytes, and each log entry the digest of the one before it and of all parts that it leaves
+visible, so that a flipped bit is named (see `engine.store.delta.integrity`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from engine.errors import AlreadyExists, CorruptStore, EngineError, MissingObject
+from engine.store.delta.checkpoints import checkpoint_due, write_checkpoint
+from engine.store.delta.entries import make_entry
+from engine.store.delta.integrity import check_newest, log_path, note_head, read_head, state_digest
+from engine.store.delta.parts import Part
+from engine.store.delta.torn import REMEDY, TORN, examine
+from engine.store.digests import digest_bytes
+from engine.store.parquet import read_parquet, write_parquet
+from engine.store.root.base import Root
+
+BUSY_TRIES = 200
+"""Compare-and-swap attempts before giving up; each loser has seen another writer succeed."""
+
+
+class Stale(EngineError):
+    """Another writer committed first: (path of the ledger,). Reload and decide again."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} was changed by another writer."
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A ledger as of one version. ``version`` is -1 where nothing was ever committed."""
+
+    version: int
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def by_path(self) -> dict[str, Part]:
+        """Parts by their path."""
+        return {part.path: part for part in self.parts}
+
+    def of_key(self, key: str | None) -> tuple[Part, ...]:
+        """Return the parts of one key."""
+        return tuple(part for part in self.parts if part.key == key)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A Delta table below a cohort's root.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    path
+        Folder of the table, relative to the root.
+    schema
+        Columns; the first one is a string that identifies what a row is about.
+    partition
+        Name of the partition column (a string column of the schema), or None.
+    before
+        Folders of the cohort, each with a slash at its end, that hold nothing before the ledger is
+        begun. Where they do and it is not there, it was lost.
+    """
+
+    root: Root
+    path: str
+    schema: pa.Schema
+    partition: str | None = None
+    before: tuple[str, ...] = ()
+
+    @property
+    def part_schema(self) -> pa.Schema:
+        """Columns as they stand in the files: all but the partition column."""
+        return pa.schema([field for field in self.schema if field.name != self.partition])
+
+    def _open(self) -> DeltaTable | None:
+        uri, options = self.root.delta(self.path)
+        try:
+            try:
+                return DeltaTable(uri, storage_options=options)
+            except TableNotFoundError:
+                if self.root.size(self._log_path(0)) is None:
+                    return None
+                # Begun since, or its log could not be listed for a moment: that is asked again.
+                return DeltaTable(uri, storage_options=options)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError, ValueError) as error:
+            raise self._unread(error) from error
+
+    def _unread(self, error: Exception) -> EngineError:
+        """Say why a log was not read: the store, or the log itself."""
+        path = f"{self.path}/_delta_log"
+        told = f"can't be read ({type(error).__name__})"
+        return self.root.refusal(error, path, reading=True) or CorruptStore(path, told)
+
+    def snapshot(self) -> Snapshot:
+        """Return the ledger as it is now.
+
+        Raises
+        ------
+        CorruptStore
+            If the log can't be parsed, names other parts than were committed, or is gone.
+        """
+        try:
+            return self._snapshot()
+        except CorruptStore as error:
+            if examine(self.root, self.path) is None:
+                raise
+            told = f"{TORN} its newest entries or notes; {REMEDY}"
+            raise CorruptStore(f"{self.path}/_delta_log", told) from error
+
+    def _snapshot(self) -> Snapshot:
+        head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
+        table = self._open()
+        if table is None:
+            if head is not None:
+                raise CorruptStore(f"{self.path}/_delta_log", "is gone")
+            table = self._begun_since()
+        if table is None:
+            return Snapshot(-1, ())
+        try:
+            actions = pa.table(table.get_add_actions(flatten=True))
+        except (DeltaError, OSError, ValueError) as error:
+            raise self._unread(error) from error
+        first = self.schema.names[0]
+        names = set(actions.column_names)
+
+        def column(name: str) -> list[Any]:
+            return actions[name].to_pylist() if name in names else [None] * actions.num_rows
+
+        parts = tuple(
+            Part(path, size, rows, key, low or "", high or "")
+            for path, size, rows, key, low, high in zip(
+                column("path"),
+                column("size_bytes"),
+                column("num_records"),
+                column(f"partition.{self.partition}"),
+                column(f"min.{first}"),
+                column(f"max.{first}"),
+                strict=True,
+            )
+        )
+        version = table.version()
+        check_newest(self.path, head, version, self.root.read(self._log_path(version)), parts)
+        return Snapshot(version, tuple(sorted(parts, key=lambda part: part.path)))
+
+    def _begun_since(self) -> DeltaTable | None:
+        """Return the table after all, if what comes after it is there; it may just be begun."""
+        for folder in self.before:
+            if next(iter(self.root.list(folder)), None) is not None:
+                table = self._open()
+                if table is None:
+                    raise CorruptStore(self.path, f"is gone, while {folder} is there; restore it")
+                return table
+        return None
+
+    def begin(self) -> None:
+        """Make the ledger, without parts, if it is not there.
+
+        Raises
+        ------
+        CorruptStore
+            If it was there.
+        """
+        if self.snapshot().version < 0:
+            self._create()
+
+    # parts
+
+    def write_part(self, rows: pa.Table, key: str | None = None) -> Part:
+        """Write rows durably under a new name; nobody sees them before a commit.
+
+        Parameters
+        ----------
+        rows
+            Columns of `part_schema`.
+        key
+            Value of the partition column for all of them.
+        """
+        rows = rows.select(self.part_schema.names).cast(self.part_schema)
+        data = write_parquet(rows)
+        folder = f"{self.partition}={key}/" if self.partition else ""
+        path = f"{folder}{secrets.token_hex(6)}-{digest_bytes(data)}.parquet"
+        self.root.create(f"{self.path}/{path}", data)
+        first = rows.column(0)
+        ids = first.to_pylist() if rows.num_rows else [""]
+        return Part(path, len(data), rows.num_rows, key, min(ids), max(ids))
+
+    def read_part(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a part, all of whose bytes are checked against the digest in its name.
+
+        Raises
+        ------
+        MissingObject, CorruptStore
+        """
+        data = self.root.read(f"{self.path}/{part.path}")
+        if digest_bytes(data) != part.path.rsplit("-", 1)[-1].removesuffix(".parquet"):
+            raise CorruptStore(f"{self.path}/{part.path}", "its bytes do not match its digest")
+        wanted = [n for n in columns if n != self.partition] if columns is not None else None
+        rows = read_parquet(data, wanted)
+        if self.partition and (columns is None or self.partition in columns):
+            rows = rows.append_column(self.partition, pa.array([part.key] * len(rows), pa.string()))
+        return rows
+
+    def read_parts(
+        self, parts: Sequence[Part], columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Read parts one after the other."""
+        for part in parts:
+            yield self.read_part(part, columns)
+
+    def read(self, parts: Sequence[Part], columns: Sequence[str] | None = None) -> pa.Table:
+        """Read parts into one table of the ledger's columns, empty where there are none."""
+        names = list(columns) if columns is not None else self.schema.names
+        empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
+        tables = [table.select(names) for table in self.read_parts(parts, names)]
+        return pa.concat_tables([empty, *tables])
+
+    # commits
+
+    def commit(
+        self, snapshot: Snapshot, add: Sequence[Part], remove: Sequence[Part] = ()
+    ) -> Snapshot:
+        """Make parts visible, and others vanish, in one step, if nobody came first.
+
+        Returns
+        -------
+        The snapshot that holds the commit.
+
+        Raises
+        ------
+        Stale
+            If the ledger is no longer as in ``snapshot``; nothing was changed.
+        CorruptStore
+            If entries are gone, or the newest one is not as it was committed.
+        StoreFull, StoreReadOnly
+        """
+        head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
+        version = max(snapshot.version, 0)
+        entry = self._entry(version) or (self._create() if snapshot.version <= 0 else None)
+        if entry is None:
+            raise CorruptStore(f"{self.path}/_delta_log", "its newest entries are gone")
+        if self.root.size(self._log_path(version + 1)) is not None:
+            raise Stale(self.path)
+        gone = {part.path for part in remove}
+        kept = [part for part in snapshot.parts if part.path not in gone]
+        check_newest(self.path, head, version, entry, snapshot.parts)
+        new = make_entry(
+            version + 1,
+            add,
+            remove,
+            first=self.schema.names[0],
+            partition=self.partition,
+            chain=digest_bytes(entry),
+            state=state_digest([*kept, *add]),
+        )
+        try:
+            self.root.create(self._log_path(version + 1), new)
+        except (EngineError, OSError) as error:
+            # It may be there all the same: an answer was lost, or what failed came after it.
+            if self._entry(version + 1) != new:
+                if isinstance(error, AlreadyExists):
+                    raise Stale(self.path) from error
+                raise
+        if checkpoint_due(version + 1):
+            # The commit stands without; the next one that is due reads more entries.
+            with contextlib.suppress(EngineError, OSError, DeltaError):
+                noted = {} if head is None else head.checkpoints
+                write_checkpoint(self.root, self.path, version + 1, noted)
+        note_head(self.root, self.path, version + 1)
+        return Snapshot(version + 1, tuple(sorted([*kept, *add], key=lambda part: part.path)))
+
+    def _entry(self, version: int) -> bytes | None:
+        try:
+            return self.root.read(self._log_path(version))
+        except MissingObject:
+            return None
+
+    def _create(self) -> bytes:
+        """Make the first entry, unless another writer does; return the one that is in place."""
+        with contextlib.suppress(AlreadyExists):
+            self.root.create(self._log_path(0), self.first_entry())
+        return self.root.read(self._log_path(0))
+
+    def first_entry(self) -> bytes:
+        """Return the log entry of version 0, by which a table is there, without parts."""
+        # Made aside and put in place by us, once: of two writers that begin at the same moment,
+        # Delta's own way of creating a table lets the second one commit an empty version 1.
+        with self.root.staging() as folder:
+            DeltaTable.create(
+                str(folder / "ledger"),
+                self.schema,
+                partition_by=[self.partition] if self.partition else None,
+                configuration={"delta.dataSkippingNumIndexedCols": "1"},
+            )
+            return (folder / "ledger" / log_path("", 0).strip("/")).read_bytes()
+
+    def _log_path(self, version: int) -> str:
+        return log_path(self.path, version)

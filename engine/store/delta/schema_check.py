@@ -1,0 +1,54 @@
+"""The columns that a ledger was begun with, against those that somebody wants to write."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from deltalake import Schema
+
+from engine.errors import ColumnsChanged, CorruptStore, MissingObject
+from engine.store.delta.integrity import CHAIN, actions, commit_info, log_path
+from engine.store.delta.ledger import Ledger
+from engine.store.digests import digest_bytes
+
+
+def require_columns(ledger: Ledger) -> None:
+    """Check that a ledger, where there is one, was begun with the columns that it now has.
+
+    The schema is that of the first entry of the log: the engine writes it once. Before it is said
+    that columns changed, that entry is held against the digest in the one after it, since a
+    flipped bit may look the same.
+
+    Raises
+    ------
+    ColumnsChanged, CorruptStore
+    """
+    path = log_path(ledger.path, 0)
+    try:
+        entry = ledger.root.read(path)
+    except MissingObject:  # not begun, or damaged, which who reads it next will say
+        return
+    there = _schema_of(entry, path)
+    if there == Schema.from_arrow(ledger.schema):
+        return
+    following = log_path(ledger.path, 1)
+    if ledger.root.size(following) is not None:
+        noted = commit_info(ledger.root.read(following), following).get(CHAIN)
+        if noted != digest_bytes(entry):
+            raise CorruptStore(path, "its bytes do not match the digest in the entry after it")
+    raise ColumnsChanged(ledger.path, _described(there), _described(ledger.schema))
+
+
+def _schema_of(entry: bytes, path: str) -> Schema:
+    try:
+        (metadata,) = (action["metaData"] for action in actions(entry) if "metaData" in action)
+        return Schema.from_json(metadata["schemaString"])
+    except (ValueError, TypeError, KeyError):
+        raise CorruptStore(path, "is not a log entry as it was written") from None
+
+
+def _described(schema: pa.Schema | Schema) -> str:
+    """Return columns as people read them; of results, those of the objects."""
+    columns = pa.schema(schema)
+    if "objects" in columns.names:
+        columns = pa.schema(list(columns.field("objects").type.value_type))
+    return ", ".join(f"{field.name} ({field.type})" for field in columns)

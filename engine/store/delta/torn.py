@@ -1,0 +1,235 @@
+"""What a power cut leaves of a ledger's log, told from every other damage.
+
+A file that was named before its bytes were on the disk is empty, ends early, or has blocks of zeros
+after the power was cut. Where the newest entries of a log are like that, what they held is lost and
+the log before them is whole. Earlier versions of the engine named entries so; disks that promise
+what they don't keep still do. A flipped bit never looks like it: it leaves a file's size, and at
+most one zero byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.errors import CorruptStore, MissingObject
+from engine.store.delta.checkpoints import LAST
+from engine.store.delta.entries import last_line
+from engine.store.delta.integrity import CHAIN, HEAD, checkpoint_name, log_path, read_head
+from engine.store.root.base import Root
+
+TORN = "a power cut tore"
+"""What is said of files that are torn."""
+
+REMEDY = "the next cohort ingest, run or qc goes on without it, and so does cohort verify --repair"
+
+ZEROS = bytes(16)
+"""No file of a log has so many zero bytes in a row."""
+
+PARQUET_END = b"PAR1"
+
+FIRST = b'{"commitInfo":{'
+"""What an entry begins with."""
+
+JSON_SLACK = 6
+"""Characters before the end of a text in which JSON's parser may find that it ends early: of a
+literal or an escape."""
+
+_ENTRY = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
+
+
+def is_torn_entry(data: bytes, version: int) -> bool:
+    """Tell whether a log entry is what a power cut leaves.
+
+    Examples
+    --------
+    >>> whole = b'{"commitInfo":{"cohort.previous":""}}' + chr(10).encode() + last_line(3)
+    >>> is_torn_entry(whole, 3), is_torn_entry(whole[:-1], 3), is_torn_entry(b"", 3)
+    (False, True, True)
+    >>> is_torn_entry(whole.replace(b"I", b"H"), 3)
+    False
+    """
+    if _is_blank(data):
+        return True
+    if version == 0:  # its end is no fixed text
+        return _lacks(data, b"}") and _ends_early(data)
+    return _lacks(data, last_line(version)) and _is_ours(data) and _ends_early(data)
+
+
+def is_torn_checkpoint(data: bytes) -> bool:
+    """Tell whether a checkpoint is what a power cut leaves; some zeros are its own."""
+    return not data.strip(b"\0") or _lacks(data, PARQUET_END)
+
+
+def is_torn_note(data: bytes) -> bool:
+    """Tell whether a small file of JSON, as `HEAD` and `LAST` are, is what a power cut leaves."""
+    # Delta ends its file with a newline, the engine its own without.
+    return _is_blank(data) or (_lacks(data, b"}") and _lacks(data[:-1], b"}"))
+
+
+def _is_blank(data: bytes) -> bool:
+    return not data.strip(b"\0") or ZEROS in data
+
+
+def _lacks(data: bytes, end: bytes) -> bool:
+    """Tell whether data end otherwise, by more than a flipped bit."""
+    last = data[-len(end) :]
+    pairs = zip(last, end, strict=False)
+    return len(last) < len(end) or sum((a ^ b).bit_count() for a, b in pairs) > 1
+
+
+def _is_ours(data: bytes) -> bool:
+    """Tell whether an entry's first line, or what is left of it, is as we write it."""
+    first, *more = data.split(b"\n", 1)
+    if not more:
+        return first.startswith(FIRST[: len(first)])
+    try:
+        return CHAIN in json.loads(first)["commitInfo"]
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _ends_early(data: bytes) -> bool:
+    """Tell whether data are the beginning of lines of JSON objects; the last one may be cut."""
+    *lines, last = data.split(b"\n")
+    try:
+        if not all(isinstance(json.loads(line), dict) for line in lines):
+            return False
+        json.loads(last)
+    except json.JSONDecodeError as error:
+        text = error.doc
+        unended = error.msg.startswith("Unterminated string")
+        return text == last.decode(errors="replace") and (
+            unended or error.pos >= len(text) - JSON_SLACK
+        )
+    except UnicodeDecodeError as error:  # cut inside a character
+        return error.object == last and error.end == len(last)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class TornLog:
+    """What a power cut left of a ledger's log.
+
+    Attributes
+    ----------
+    whole
+        The newest entry that is whole; -1 where none is.
+    entries
+        The newer ones, all torn; ``gone`` are those after them that the note names and that are
+        not there.
+    checkpoints
+        Names of checkpoints that are torn, or speak of lost entries.
+    last, head
+        Whether the file that names the newest checkpoint, or the note beside the log, is torn.
+    """
+
+    whole: int
+    entries: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    last: bool = False
+    head: bool = False
+
+    @property
+    def lost(self) -> int:
+        """How many commits are lost."""
+        return len(self.entries) + len(self.gone)
+
+
+def examine(root: Root, ledger: str, *, also_gone: bool = False) -> TornLog | None:
+    """Return what a power cut left of a ledger's log, or None where it left all whole.
+
+    Damage of another kind is not told: a torn entry before one that is whole, an entry that is
+    missing in between, bytes that differ.
+
+    Parameters
+    ----------
+    ledger
+        Its path.
+    also_gone
+        Whether newest entries that are not there at all count too, though nothing tells whether a
+        power cut or a person removed them.
+    """
+    if root.local_path(ledger) is None:  # an object is put whole, or not at all
+        return None
+    folder = f"{ledger}/_delta_log"
+    names = {entry.path.rsplit("/", 1)[-1] for entry in root.list(f"{folder}/")}
+    versions = {int(m[1]) for name in names if (m := _ENTRY.fullmatch(name))}
+    torn: list[int] = []
+    for version in sorted(versions, reverse=True):
+        if not is_torn_entry(_read(root, log_path(ledger, version)), version):
+            break
+        torn.append(version)
+    whole = max(versions - {*torn}, default=-1)
+    raw = _read(root, f"{ledger}/{HEAD}", absent=b"{}")
+    noted = _noted_version(root, ledger)
+    newest = max([whole, *torn])
+    gone = range(newest + 1, noted + 1) if torn or (also_gone and versions) else range(0)
+    if {*range(whole + 1, newest + 1)} != {*torn} or not _all_there(whole, versions):
+        return None
+    # Where nothing is lost, another writer's newest one is no problem.
+    most = whole if torn or gone else sys.maxsize
+    checkpoints = tuple(sorted(_torn_checkpoints(root, folder, names, most)))
+    last = LAST in names and (
+        is_torn_note(_read(root, f"{folder}/{LAST}"))
+        or any(_is_named(root, folder, name) for name in checkpoints)
+    )
+    found = TornLog(whole, tuple(sorted(torn)), tuple(gone), checkpoints, last, is_torn_note(raw))
+    return None if found == TornLog(whole) else found
+
+
+def is_suspect(root: Root, ledger: str) -> bool:
+    """Tell, by a few small reads, whether a ledger's log is worth to be examined."""
+    raw = _read(root, f"{ledger}/{HEAD}", absent=b"")
+    if is_torn_note(raw):  # or absent: a writer was killed before its first note
+        return root.size(log_path(ledger, 0)) is not None
+    version = _noted_version(root, ledger)
+    while root.size(log_path(ledger, version + 1)) is not None:
+        version += 1
+    if is_torn_entry(_read(root, log_path(ledger, version)), version):
+        return True
+    last = _read(root, f"{ledger}/_delta_log/{LAST}", absent=b"{}")
+    if is_torn_note(last):
+        return True
+    named = re.search(rb'"version":(\d+)', last)
+    if named is None:
+        return False
+    path = f"{ledger}/_delta_log/{checkpoint_name(int(named[1]))}"
+    return is_torn_checkpoint(_read(root, path, absent=PARQUET_END))
+
+
+def _read(root: Root, path: str, absent: bytes = b"") -> bytes:
+    try:
+        return root.read(path)
+    except MissingObject:
+        return absent
+
+
+def _noted_version(root: Root, ledger: str) -> int:
+    try:
+        head = read_head(root, ledger)
+    except CorruptStore:
+        return -1
+    return -1 if head is None else head.version
+
+
+def _all_there(whole: int, versions: Iterable[int]) -> bool:
+    return {*range(whole + 1)} <= {*versions}
+
+
+def _torn_checkpoints(root: Root, folder: str, names: set[str], most: int) -> Iterable[str]:
+    for name in names:
+        if match := _CHECKPOINT.fullmatch(name):
+            ahead = int(match[1]) > most
+            if ahead or is_torn_checkpoint(_read(root, f"{folder}/{name}")):
+                yield name
+
+
+def _is_named(root: Root, folder: str, checkpoint: str) -> bool:
+    last = _read(root, f"{folder}/{LAST}")
+    return f'"version":{int(checkpoint.split(".", 1)[0])}'.encode() in last.replace(b" ", b"")

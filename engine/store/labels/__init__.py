@@ -1,0 +1,1 @@
+"""Label images in OME-Zarr, and their publication."""

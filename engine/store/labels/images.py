@@ -1,0 +1,246 @@
+"""Label images: what each pixel of a stack is, on the stack's own grid (OME-Zarr 0.5, ``labels/``).
+
+A label image has the places and levels of its stack, one channel, and as many shards as the stack:
+so the task that answers for the images of a shard owns the shard of their labels too. In the
+catalog it is a stack called as `label_stack` says, and is read by `StackReader`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from engine.errors import CorruptStore
+from engine.store.catalog.tables import ShardRow, shards_ledger
+from engine.store.digests import digest_bytes
+from engine.store.pixels.stacks import LevelPlan, create_image, label_stack, stack_path
+from engine.store.root.base import Root
+
+LABELS = ".zarr/labels/"
+"""What tells the catalog's name of a label image from that of a stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelClass:
+    """What a value of a label image stands for. ``colour`` is written as ``#rrggbb``."""
+
+    value: int
+    name: str
+    colour: str
+
+    @property
+    def rgba(self) -> list[int]:
+        """The colour, 0 to 255; the background (0) lets what is below it through."""
+        return [*bytes.fromhex(self.colour[1:]), 255 if self.value else 0]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelImage:
+    """A label image that stacks have: of classes (uint8), or of numbered objects (uint32)."""
+
+    name: str
+    classes: tuple[LabelClass, ...] = ()
+    dtype: str = "uint8"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelState:
+    """What there is of some label images.
+
+    ``whole`` are the places (stack, shard) all of whose labels are there as committed, ``torn``
+    those that have some which are not, and ``damaged`` the paths of these.
+    """
+
+    whole: frozenset[tuple[str, int]] = frozenset()
+    torn: frozenset[tuple[str, int]] = frozenset()
+    damaged: frozenset[str] = frozenset()
+
+
+def is_label(stack: str) -> bool:
+    """Tell whether the catalog's name is that of a label image."""
+    return LABELS in stack
+
+
+def image_stack(stack: str) -> str:
+    """Return the stack that a label image lies on."""
+    return stack.split(LABELS)[0]
+
+
+def create_label_image(
+    root: Root,
+    stack: str,
+    image: LabelImage,
+    files: Mapping[str, ShardRow],
+) -> list[ShardRow]:
+    """Write the metadata of a label image, and return their rows for the catalog.
+
+    Parameters
+    ----------
+    stack
+        The stack that it lies on.
+    files
+        Catalog rows by path, of the stack's metadata at least.
+
+    Raises
+    ------
+    MissingObject, CorruptStore
+        If the stack's own metadata are not as catalogued.
+    Conflict
+        If other metadata are there under this name.
+    """
+    ome = _read_checked(root, f"{stack_path(stack)}/zarr.json", files)["attributes"]["ome"]
+    pixels = ome["multiscales"][0]
+    levels = []
+    for number, _ in enumerate(pixels["datasets"]):
+        path = f"{stack_path(stack)}/{number}/zarr.json"
+        levels.append(_level(number, _read_checked(root, path, files), len(pixels["datasets"]) > 1))
+    datasets = [
+        {**dataset, "coordinateTransformations": [
+            {key: [1.0 if axis == 1 else value for axis, value in enumerate(values)]
+             if key == "scale" else values for key, values in transform.items()}
+            for transform in dataset["coordinateTransformations"]
+        ]}
+        for dataset in pixels["datasets"]
+    ]  # fmt: skip
+    multiscale = {"name": image.name, "axes": pixels["axes"], "datasets": datasets}
+    if len(levels) > 1:
+        multiscale["type"] = "nearest"
+    label: dict[str, Any] = {"source": {"image": "../../"}}
+    if image.classes:  # objects have the colours that a viewer gives them
+        label["colors"] = [{"label-value": c.value, "rgba": c.rgba} for c in image.classes]
+        label["properties"] = [{"label-value": c.value, "name": c.name} for c in image.classes]
+    attributes = {"ome": {"version": "0.5", "multiscales": [multiscale], "image-label": label}}
+    return create_image(root, label_stack(stack, image.name), levels, image.dtype, attributes)
+
+
+def _level(number: int, metadata: Mapping[str, Any], pyramid: bool) -> LevelPlan:
+    """Return the array of one level: one channel, and in a pyramid shards that halve with it.
+
+    So a block of a giant image owns one shard of each level, and no level waits for another task.
+    """
+    shape = metadata["shape"]
+    sides = (
+        metadata["chunk_grid"]["configuration"]["chunk_shape"],
+        metadata["codecs"][0]["configuration"]["chunk_shape"],
+    )
+    shard, chunk = (
+        (side[0], 1, *side[2:-2], *(max(1, s >> number if pyramid else s) for s in side[-2:]))
+        for side in sides
+    )
+    return LevelPlan((shape[0], 1, *shape[2:]), shard, chunk)
+
+
+def _read_checked(root: Root, path: str, files: Mapping[str, ShardRow]) -> dict[str, Any]:
+    row = files.get(path)
+    if row is None:
+        raise CorruptStore(path, "is not in the catalog")
+    data = root.read(path)
+    if digest_bytes(data) != row.digest:
+        raise CorruptStore(path, "its bytes do not match the catalog's digest")
+    return dict(json.loads(data))
+
+
+# the index of a stack's label images: what viewers look at
+
+
+def index_path(stack: str) -> str:
+    """Return the path of the group that lists a stack's label images."""
+    return f"{stack_path(stack)}/labels/zarr.json"
+
+
+def index_bytes(names: Iterable[str]) -> bytes:
+    """Return the group's metadata; the same for the same names."""
+    ome = {"version": "0.5", "labels": sorted(set(names))}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+    return (json.dumps(group, indent=2) + "\n").encode()
+
+
+def names_in_index(data: bytes) -> tuple[str, ...] | None:
+    """Return the names that an index lists, or None where it is not as the engine writes it."""
+    try:
+        names = tuple(map(str, json.loads(data)["attributes"]["ome"]["labels"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return names if index_bytes(names) == data else None
+
+
+def note_index(root: Root, stack: str, names: Iterable[str]) -> None:
+    """Add names to a stack's index; one that is damaged is made again of these."""
+    mine = set(names)
+
+    def change(old: bytes | None) -> bytes | None:
+        new = index_bytes(mine | set(names_in_index(old) or ()) if old else mine)
+        return None if new == old else new
+
+    root.update(index_path(stack), change)
+
+
+# reading
+
+
+def files_by_path(root: Root, rows: Iterable[ShardRow]) -> dict[str, ShardRow]:
+    """Return the catalog's rows by path, of each file the one that it is now.
+
+    While a shard of labels is replaced, the catalog names what it was and what it will be.
+    """
+    found: dict[str, ShardRow] = {}
+    for row in rows:
+        other = found.get(row.path)
+        if other is None or root.size(row.path) == row.size:
+            found[row.path] = row
+    return found
+
+
+def read_label_rows(root: Root, names: Callable[[str], Collection[str]]) -> Iterator[ShardRow]:
+    """Yield the catalog's rows of label images; ``names`` says which of a stack are meant."""
+    ledger = shards_ledger(root)
+    rows = ledger.read(ledger.snapshot().parts)
+    for row in rows.filter(pc.match_substring(rows["stack"], LABELS)).to_pylist():
+        stack, _, name = row["stack"].partition(LABELS)
+        if name in names(stack):
+            yield ShardRow(**row)
+
+
+def read_label_state(root: Root, names: Callable[[str], Collection[str]]) -> LabelState:
+    """Say which labels are there, by the sizes of their files: a listing for each label image.
+
+    Parameters
+    ----------
+    names
+        Which label images a stack must have; a place of it is whole if it is in all of them.
+    """
+    rows = list(read_label_rows(root, names))
+    sizes = {
+        entry.path: entry.size
+        for stack in sorted({row.stack for row in rows})
+        for entry in root.list(f"{stack_path(stack)}/")
+    }
+    levels: dict[str, int] = {}  # by label image
+    named: dict[tuple[str, int], dict[str, set[int]]] = {}
+    for row in rows:
+        if row.shard < 0:
+            levels[row.stack] = max(levels.get(row.stack, 0), row.level + 1)
+        else:
+            place = image_stack(row.stack), row.shard
+            named.setdefault(place, {}).setdefault(row.path, set()).add(row.size)
+
+    def due(stack: str) -> int:
+        return sum(levels.get(label_stack(stack, name), 1) for name in names(stack))
+
+    damaged = {
+        path
+        for paths in named.values()
+        for path, known in paths.items()
+        if sizes.get(path) not in known
+    }
+    whole = frozenset(
+        place
+        for place, paths in named.items()
+        if len(paths) == due(place[0]) and not damaged & set(paths)
+    )
+    torn = frozenset(place for place, paths in named.items() if damaged & set(paths))
+    return LabelState(whole, torn, frozenset(damaged))

@@ -1,0 +1,324 @@
+"""Publication of labels: shards that workers made become visible whole, and never get lost.
+
+A shard of labels changes when images of it are computed later, again or for the first time. What
+is new is merged with what is there, chunk by chunk, and put in its place by compare-and-swap on
+the bytes, so two drivers never lose each other's images. The catalog is told before: it names what
+a shard was and what it will be, then the shard is replaced, and the next commit forgets what it
+was. So whenever a driver dies, each shard is one that the catalog names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.errors import AlreadyExists, Conflict, CorruptStore, EngineError, MissingObject
+from engine.store.catalog.tables import SHARDS, ShardRow, commit_rows, shard_table, shards_ledger
+from engine.store.delta.ledger import Snapshot
+from engine.store.delta.parts import Part
+from engine.store.digests import digest_bytes
+from engine.store.labels.images import (
+    LABELS,
+    LabelImage,
+    create_label_image,
+    index_path,
+    note_index,
+)
+from engine.store.pixels.shard_codec import count_chunks, merge_shards
+from engine.store.pixels.stacks import label_stack, stack_path
+from engine.store.root.base import Root
+
+THREADS = 8
+"""Shards that are read and written at once: small files, whose time is that of the store."""
+
+TRIES = 50
+"""How often other drivers may come first at one shard."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPart:
+    """What a worker has to say of one shard of labels, durable under a name that nobody reads.
+
+    Attributes
+    ----------
+    row
+        The shard: path, stack, level and index; digest and size are those of the part.
+    aside
+        Where it is.
+    in_shard
+        Chunks in a shard.
+    taken
+        Those that it speaks of, blank ones too; None is all of them.
+    """
+
+    row: ShardRow
+    aside: str
+    in_shard: int
+    taken: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    parts: tuple[LabelPart, ...]
+    old: ShardRow | None  # what the file is now
+    new: ShardRow
+    data: bytes
+    damaged: bool = False  # what the file is now is not to be named: it was never published
+
+
+class LabelPublisher:
+    """Publishes label images, on the driver.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    damaged
+        Paths of shards whose images are all computed again, so that nothing of them is kept.
+    """
+
+    def __init__(self, root: Root, damaged: Iterable[str] = ()) -> None:
+        self._root = root
+        self._damaged = set(damaged)
+        self._ledger = shards_ledger(root)
+        self._snapshot = self._ledger.snapshot()
+        self._parts: dict[str, list[ShardRow]] = {}  # rows of label images, by the part's path
+        self._place: dict[tuple[str, str], str] = {}  # (path, digest) to the part's path
+        self._known: dict[str, dict[str, ShardRow]] = {}  # by path and digest
+        self._past: set[tuple[str, str]] = set()  # what shards were, or were to be, for a while
+        self._names: dict[str, set[str]] = {}
+        self._refreshing = threading.Lock()
+        self._learn(self._snapshot)
+
+    def open(self, wanted: Iterable[tuple[str, LabelImage]], files: Mapping[str, ShardRow]) -> None:
+        """Make the label images of some stacks, where they are not there yet.
+
+        Parameters
+        ----------
+        wanted
+            Stacks, and a label image of each.
+        files
+            Catalog rows by path, of the stacks' metadata.
+
+        Raises
+        ------
+        MissingObject, CorruptStore, Conflict, StoreFull, StoreReadOnly
+        """
+        pairs = sorted(set(wanted), key=lambda pair: (pair[0], pair[1].name))
+        due = [(stack, i) for stack, i in pairs if i.name not in self._names.get(stack, ())]
+        made = self._each(lambda pair: create_label_image(self._root, *pair, files), due)
+        rows = [row for rows in made for row in rows]
+        self._commit(rows)
+        if any(self._root.size(row.path) is None for row in rows):  # gc came before the commit
+            self._each(lambda pair: create_label_image(self._root, *pair, files), due)
+        self._each(self._check_metadata, [pair for pair in pairs if pair not in due])
+        new = {stack for stack, _ in due}
+        for stack in sorted({stack for stack, _ in pairs}):
+            if stack in new or self._root.size(index_path(stack)) is None:
+                note_index(self._root, stack, self._names[stack])
+
+    def retract(self, labels: Iterable[str]) -> None:
+        """Have the catalog forget the shards of some label images, by its names, and delete them.
+
+        For labels that are about to be others, and are not to be seen until all of them are made.
+        """
+        wanted = set(labels)
+        rows = [row for known in self._known.values() for row in known.values()]
+        gone = [row for row in rows if row.stack in wanted and row.shard >= 0]
+        if gone:
+            self._past |= {(row.path, row.digest) for row in gone}
+            self._commit([])
+            self._each(self._root.delete, sorted({row.path for row in gone}))
+
+    def publish(self, parts: Sequence[LabelPart]) -> None:
+        """Make parts visible, each shard whole, and have the catalog name it.
+
+        Raises
+        ------
+        MissingObject, CorruptStore
+            If a shard to which something is to be added is not as catalogued.
+        Conflict, StoreFull, StoreReadOnly
+        """
+        waiting: dict[str, list[LabelPart]] = {}
+        for part in parts:
+            waiting.setdefault(part.row.path, []).append(part)
+        for _ in range(TRIES):
+            if not waiting:
+                break
+            changes = self._each(self._change, waiting.items())
+            self._each(self._create, [c for c in changes if c.old is None])
+            changes = self._each(self._now, changes)
+            before = [c.old for c in changes if c.old is not None and not c.damaged]
+            self._commit([*before, *(c.new for c in changes)])
+            there = self._each(self._replace, changes)
+            waiting = {
+                c.new.path: list(c.parts)
+                for c, done in zip(changes, there, strict=True)
+                if not done
+            }
+        if waiting:
+            raise Conflict(next(iter(waiting)))
+        with contextlib.suppress(EngineError):  # what is left there gc removes
+            self._each(self._root.delete, [part.aside for part in parts])
+
+    def finish(self) -> None:
+        """Have the catalog forget what shards were before they were replaced."""
+        self._commit([])
+
+    def _check_metadata(self, pair: tuple[str, LabelImage]) -> None:
+        group = f"{stack_path(label_stack(pair[0], pair[1].name))}/"
+        for path, known in list(self._known.items()):
+            metadata = path.startswith(group) and path.endswith("/zarr.json")
+            if metadata and digest_bytes(self._root.read(path)) not in known:
+                raise CorruptStore(path, "its bytes do not match the catalog's digest")
+
+    # one shard
+
+    def _change(self, item: tuple[str, list[LabelPart]]) -> _Change:
+        """Merge what is new with what is there."""
+        path, parts = item
+        known = self._known.get(path, {})
+        try:
+            there = self._root.read(path)
+        except MissingObject:
+            there = None
+            if known and path not in self._damaged:
+                raise
+        kept, damaged = there, False
+        if there is not None and known and digest_bytes(there) not in known:
+            self._refresh()  # another driver named it before it put it there
+            known = self._known.get(path, {})
+        if there is not None and known and digest_bytes(there) not in known:
+            if path not in self._damaged:
+                raise CorruptStore(path, "its bytes do not match the catalog's digest")
+            kept, damaged = None, True
+        first = parts[0]
+        data = kept
+        for part in parts:
+            new = self._root.read(part.aside)
+            if digest_bytes(new) != part.row.digest:
+                raise CorruptStore(part.aside, "its bytes do not match its digest")
+            try:
+                data = merge_shards(data, new, part.in_shard, part.taken)
+            except ValueError:
+                raise CorruptStore(path, "is no shard as the engine writes them") from None
+        old = None if there is None else _described(first, there)
+        return _Change(tuple(parts), old, _described(first, data or b""), data or b"", damaged)
+
+    def _create(self, change: _Change) -> None:
+        try:
+            self._root.create(change.new.path, change.data)
+        except AlreadyExists:  # by another driver: `_now` sees what it made
+            return
+
+    def _now(self, change: _Change) -> _Change:
+        """Return a change of a shard that was not there, as it is after it was created."""
+        if change.old is not None:
+            return change
+        there = self._root.read(change.new.path)
+        if there == change.data:
+            return change
+        return self._change((change.new.path, list(change.parts)))
+
+    def _replace(self, change: _Change) -> bool:
+        """Put a shard in its place, if that is as it was; tell whether it is there.
+
+        One that was created is looked at again, too: another driver may have replaced it before it
+        was named, and then its name would stay.
+        """
+        path, digest = change.new.path, change.new.digest
+        before = None if change.old is None else change.old.digest
+        there = True
+
+        def swap(now: bytes | None) -> bytes | None:
+            nonlocal there
+            found = None if now is None else digest_bytes(now)
+            there = found in (before, digest)
+            return change.data if found == before != digest else None
+
+        self._root.update(path, swap)
+        if not there:
+            self._past.add((path, digest))  # it was named, and another driver came first
+            return False
+        if before is not None:
+            self._past.add((path, before))
+        if path in self._damaged:
+            self._past |= {(path, known) for known in list(self._known[path])}
+            self._damaged.discard(path)
+        self._past.discard((path, digest))
+        return True
+
+    def _each(self, function: Callable[[A], B], items: Iterable[A]) -> list[B]:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="labels") as pool:
+            return list(pool.map(function, items))
+
+    # the catalog
+
+    def _commit(self, rows: Sequence[ShardRow]) -> None:
+        """Have the catalog name these, and forget what replaced shards were."""
+        named = {(row.path, row.digest): row for row in rows}
+
+        def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
+            self._learn(snapshot)
+            added = [row for place, row in named.items() if place not in self._place]
+            # Only what this driver replaced: another one names what it is about to put there.
+            gone = {place for place in self._past if place in self._place and place not in named}
+            removed = [snapshot.by_path[path] for path in {self._place[place] for place in gone}]
+            left = [self._without(part, gone) for part in removed]
+            parts = [part for part in left if part is not None]
+            if added:
+                parts.append(self._ledger.write_part(shard_table(added)))
+            return parts, removed
+
+        self._snapshot = commit_rows(self._ledger, self._snapshot, prepare)
+        self._learn(self._snapshot)
+        self._past.clear()
+
+    def _without(self, part: Part, gone: set[tuple[str, str]]) -> Part | None:
+        rows = self._ledger.read_part(part)
+        places = zip(rows["path"].to_pylist(), rows["digest"].to_pylist(), strict=True)
+        left = rows.filter(pa.array([place not in gone for place in places], pa.bool_()))
+        return self._ledger.write_part(left) if left.num_rows else None
+
+    def _refresh(self) -> None:
+        with self._refreshing:
+            self._snapshot = self._ledger.snapshot()
+            self._learn(self._snapshot)
+
+    def _learn(self, snapshot: Snapshot) -> None:
+        """Take in what was committed, and forget what was removed, since the last time."""
+        for path in self._parts.keys() - snapshot.by_path.keys():
+            for row in self._parts.pop(path):
+                if self._place.get((row.path, row.digest)) == path:
+                    del self._place[row.path, row.digest]
+                    del self._known[row.path][row.digest]
+        for part in snapshot.parts:
+            if part.path in self._parts:
+                continue
+            table = self._ledger.read_part(part).select(SHARDS.names)
+            labels = table.filter(pc.match_substring(table["stack"], LABELS))
+            kept = self._parts[part.path] = [ShardRow(**row) for row in labels.to_pylist()]
+            for row in kept:
+                stack, _, name = row.stack.partition(LABELS)
+                self._names.setdefault(stack, set()).add(name)
+                self._place[row.path, row.digest] = part.path
+                self._known.setdefault(row.path, {})[row.digest] = row
+
+
+def _described(part: LabelPart, data: bytes) -> ShardRow:
+    """Return the catalog's row of a shard that is some bytes."""
+    try:
+        chunks = count_chunks(data, part.in_shard)
+    except ValueError:  # damaged, and about to be replaced
+        chunks = 0
+    return replace(part.row, digest=digest_bytes(data), size=len(data), chunks=chunks)

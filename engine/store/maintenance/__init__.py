@@ -1,0 +1,1 @@
+"""Maintenance: verify, repair, removal of unreferenced files."""

@@ -1,0 +1,160 @@
+"""Remove what no commit names: what killed writers left, and parts that were replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import MissingObject, ParameterError
+from engine.store.delta.integrity import actions
+from engine.store.maintenance.unreferenced import (
+    PART,
+    PREFIXES,
+    Named,
+    all_ledgers,
+    find_leftovers,
+    read_named,
+)
+from engine.store.root.base import Root
+
+OLDER_THAN_S = 24 * 3600.0
+"""Age from which on a file belongs to no running ingest or run, seconds: none takes a day to
+commit what it wrote."""
+
+STAGING = ".staging"
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A file, or an empty folder (size 0, the path ends with a slash), that nothing needs.
+
+    ``age_s`` counts from when it was written, or, for a part that was replaced, from when that was
+    committed: a reader may have begun just before.
+    """
+
+    path: str
+    size: int
+    age_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**asdict(self), "age_s": round(self.age_s, 3)}
+
+
+def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[Leftover, ...]:
+    """Say what can be removed: what no commit names and is old enough.
+
+    Parameters
+    ----------
+    older_than_s
+        Least age, seconds. What is younger may belong to an ingest or run that is under way.
+
+    Returns
+    -------
+    By path. Files that the engine did not write are never among them.
+
+    Raises
+    ------
+    ParameterError
+        If ``older_than_s`` is negative.
+    """
+    if not older_than_s >= 0:
+        raise ParameterError("older_than_s", older_than_s, "at least 0")
+    now = time.time()
+    entries = find_leftovers(root)
+    replaced = _replaced_since(root, now - older_than_s)
+    found = []
+    for entry in entries:
+        # Read after the listing, so a part that was replaced in between is known to be.
+        age = now - max(entry.modified_s, replaced.get(entry.path, entry.modified_s))
+        found.append(Leftover(entry.path, entry.size, age))
+    found += _empty_folders(root, now)
+    return tuple(left for left in found if left.age_s >= older_than_s)
+
+
+def collect(root: Root, leftovers: Iterable[Leftover]) -> tuple[Leftover, ...]:
+    """Remove leftovers, after the ledgers were asked once more whether they are any.
+
+    Parameters
+    ----------
+    leftovers
+        From `plan_gc`.
+
+    Returns
+    -------
+    Those that were removed. What was committed since they were planned stays.
+
+    Raises
+    ------
+    StoreReadOnly
+    """
+    named = read_named(root)
+    removed = [left for left in leftovers if _is_left(named, left)]
+    for left in removed:
+        if left.path.endswith("/"):
+            _remove_folder(root, left.path)
+        else:
+            root.delete(left.path)
+    _remove_empty_parents(root, removed)
+    return tuple(removed)
+
+
+def _is_left(named: Named, left: Leftover) -> bool:
+    if left.path.endswith("/"):
+        return left.path.startswith(f"{STAGING}/")
+    return named.leaves(left.path)
+
+
+def _replaced_since(root: Root, since_s: float) -> dict[str, float]:
+    """Return when parts were removed from their ledgers, for those that were since a moment."""
+    found: dict[str, float] = {}
+    for ledger in all_ledgers(root):
+        for entry in root.list(f"{ledger.path}/_delta_log/"):
+            if entry.modified_s >= since_s and entry.path.endswith(".json"):
+                for path in _removed_by(root, entry.path):
+                    found[f"{ledger.path}/{path}"] = entry.modified_s
+    return {path: at for path, at in found.items() if PART.fullmatch(path)}
+
+
+def _removed_by(root: Root, log_entry: str) -> Iterator[str]:
+    # A log entry that can't be read is for verify to name; its ledger can't be read either.
+    with contextlib.suppress(ValueError, TypeError, KeyError, MissingObject):
+        for action in actions(root.read(log_entry)):
+            if "remove" in action:
+                yield str(action["remove"]["path"])
+
+
+def _empty_folders(root: Root, now: float) -> Iterator[Leftover]:
+    """Yield the empty folders of writers that were killed before they wrote anything."""
+    base = root.local_path(STAGING)
+    if base is None or not base.is_dir():
+        return
+    for folder in sorted(path for path in base.iterdir() if path.is_dir()):
+        with contextlib.suppress(OSError):  # its writer may end at this moment
+            if not any(folder.iterdir()):
+                yield Leftover(f"{STAGING}/{folder.name}/", 0, now - folder.stat().st_mtime)
+
+
+def _remove_folder(root: Root, path: str) -> None:
+    local = root.local_path(path)
+    if local is not None:
+        with contextlib.suppress(OSError):  # not empty any more, or gone
+            Path(local).rmdir()
+
+
+def _remove_empty_parents(root: Root, removed: Iterable[Leftover]) -> None:
+    """Remove the folders that are empty now, below the known ones."""
+    folders = {
+        "/".join(pieces[:n]) + "/"
+        for left in removed
+        if (pieces := left.path.rstrip("/").split("/"))
+        for n in range(1, len(pieces))
+    }
+    kept = {*PREFIXES, "catalog/images/", "catalog/shards/", "catalog/annotations/"}
+    for folder in sorted(folders, key=len, reverse=True):
+        if folder not in kept and any(folder.startswith(prefix) for prefix in PREFIXES):
+            _remove_folder(root, folder)

@@ -1,0 +1,188 @@
+"""Repair of ledgers whose newest log entries a power cut tore: they go on from the last whole one.
+
+What a torn entry held is lost and nothing else: its images are taken again by the next ingest, its
+results are computed again by the next run. Tables that were made of lost commits stay readable, and
+are made again too. Whoever dies within leaves what the next to come repairs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.errors import CorruptStore
+from engine.record import Record
+from engine.store.catalog.annotations import PATH as ANNOTATIONS
+from engine.store.catalog.tables import images_ledger, shards_ledger
+from engine.store.delta.checkpoints import LAST, write_checkpoint
+from engine.store.delta.integrity import (
+    HEAD,
+    Head,
+    commit_info,
+    log_path,
+    note_head,
+    parse_head,
+    read_head,
+)
+from engine.store.delta.torn import TornLog, examine, is_suspect, is_torn_entry
+from engine.store.digests import digest_bytes
+from engine.store.root.base import Root
+from engine.store.tables import outdate_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired(Record):
+    """What was done to a ledger.
+
+    Attributes
+    ----------
+    ledger
+        Its path.
+    commits
+        How many commits are lost.
+    since
+        When the newest one that is there was made, in UTC; None where none is.
+    files
+        Names of the files of the log that were torn: removed, or made anew.
+    tables
+        Those that the next run makes again.
+    """
+
+    ledger: str
+    commits: int
+    since: str | None
+    files: tuple[str, ...]
+    tables: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.commits:
+            return f"{self.ledger}: repaired {', '.join(self.files)}; nothing was lost."
+        lost = f"{self.commits} commit{'s' if self.commits > 1 else ''}"
+        since = "" if self.since is None else f" made after {self.since} UTC"
+        again = "what they held is taken or computed again by the next ingest and run"
+        return f"{self.ledger}: a power cut tore {lost}{since}; took them out: {again}."
+
+
+def repair_ledgers(root: Root, *, also_gone: bool = False) -> list[Repaired]:
+    """Repair what a power cut tore in the ledgers of a cohort, if anything.
+
+    Parameters
+    ----------
+    also_gone
+        Whether to look at all files of the logs, and to go on also where newest entries are not
+        there at all; else a few small reads tell that nothing is to be done.
+
+    Raises
+    ------
+    StoreFull, StoreReadOnly
+    """
+    found = []
+    for ledger in _ledgers_there(root):
+        if also_gone or is_suspect(root, ledger):
+            done = _repair(root, ledger, also_gone)
+            if done is not None:
+                found.append(done)
+    return found
+
+
+def _ledgers_there(root: Root) -> Iterator[str]:
+    """Yield the paths of the ledgers, the catalog's first; none of an object store."""
+    place = root.local_path("")
+    if place is None:
+        return
+    for ledger in ("catalog/images", "catalog/shards", ANNOTATIONS):
+        if (place / ledger / "_delta_log").is_dir():
+            yield ledger
+    for log in sorted(place.glob("results/*/v*/_delta_log")):
+        yield log.parent.relative_to(place).as_posix()
+
+
+def _repair(root: Root, ledger: str, also_gone: bool) -> Repaired | None:
+    torn = examine(root, ledger, also_gone=also_gone)
+    if torn is None:
+        return None
+    tables: list[str] = []
+    if torn.lost:
+        tables = outdate_tables(root, lambda origin: _made_of(origin, ledger) > torn.whole)
+    if torn.whole < 0:
+        _begin_again(root, ledger)
+    # Each step looks again, while no other one who repairs can come in between: what that one
+    # repaired, and somebody committed since, stays.
+    note = f"{ledger}/{HEAD}"
+    # The note before the entries: one that were ahead of the log would forbid to go on.
+    root.update(note, lambda raw: _cut_note(root, ledger, raw, also_gone))
+    root.update(note, lambda _: _remove_torn(root, ledger))
+    if (torn.last or torn.checkpoints) and torn.whole >= 0:
+        head = read_head(root, ledger)
+        write_checkpoint(root, ledger, torn.whole, {} if head is None else head.checkpoints)
+        note_head(root, ledger, torn.whole)
+    return Repaired(
+        ledger, torn.lost, _time_of(root, ledger, torn.whole), _files(ledger, torn), tuple(tables)
+    )
+
+
+def _begin_again(root: Root, ledger: str) -> None:
+    """Replace a torn first entry of the catalog's ledgers; others are begun by who needs them."""
+    known = {one.path: one for one in (images_ledger(root), shards_ledger(root))}
+    if ledger not in known:
+        return
+    first = known[ledger].first_entry()
+
+    def begin(there: bytes | None) -> bytes | None:
+        return first if there is not None and is_torn_entry(there, 0) else None
+
+    root.update(log_path(ledger, 0), begin)
+
+
+def _cut_note(root: Root, ledger: str, raw: bytes | None, also_gone: bool) -> bytes | None:
+    """Return the note of the newest entry that is whole."""
+    torn = examine(root, ledger, also_gone=also_gone)
+    if torn is None:
+        return None
+    if torn.whole < 0:
+        root.delete(f"{ledger}/{HEAD}")
+        return None
+    checkpoints: dict[str, str] = {}
+    with contextlib.suppress(CorruptStore):
+        checkpoints |= parse_head(raw, HEAD).checkpoints if raw is not None else {}
+    for name in torn.checkpoints:
+        checkpoints.pop(name, None)
+    entry = root.read(log_path(ledger, torn.whole))
+    return Head(torn.whole, digest_bytes(entry), checkpoints).as_bytes()
+
+
+def _remove_torn(root: Root, ledger: str) -> None:
+    torn = examine(root, ledger)
+    if torn is None:
+        return
+    for name in ((LAST,) if torn.last else ()) + torn.checkpoints:
+        root.delete(f"{ledger}/_delta_log/{name}")
+    for version in reversed(torn.entries):  # so that none is ever missing in between
+        root.delete(log_path(ledger, version))
+
+
+def _files(ledger: str, torn: TornLog) -> tuple[str, ...]:
+    names = [log_path("", version).rsplit("/", 1)[-1] for version in torn.entries]
+    names += [*torn.checkpoints, *([LAST] if torn.last else []), *([HEAD] if torn.head else [])]
+    return tuple(names)
+
+
+def _time_of(root: Root, ledger: str, version: int) -> str | None:
+    if version < 0:
+        return None
+    path = log_path(ledger, version)
+    made_s = float(commit_info(root.read(path), path)["timestamp"]) / 1000
+    return datetime.fromtimestamp(made_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _made_of(origin: Mapping[str, Any], ledger: str) -> int:
+    """Return the version of a ledger that a table was made of, -1 where of none."""
+    of = {
+        "catalog/images": "catalog",
+        ANNOTATIONS: "annotations",
+        f"results/{origin.get('operation')}/v{origin.get('version')}": "results",
+    }
+    return int(origin.get(of.get(ledger, ""), -1))

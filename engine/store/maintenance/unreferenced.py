@@ -1,0 +1,131 @@
+"""Leftovers: files of ours that no commit names. Harmless, and what gc removes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import pyarrow as pa
+
+from engine.errors import CorruptStore, MissingObject
+from engine.store.catalog.annotations import annotations_ledger, has_annotations
+from engine.store.catalog.tables import images_ledger, shards_ledger
+from engine.store.catalog.unnamed import unnamed_stacks
+from engine.store.delta.ledger import Ledger
+from engine.store.pictures import folder_of_picture, folders_there, paths_of, read_noted
+from engine.store.results import results_ledger, versions_there
+from engine.store.root.base import Entry, Root
+
+PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", "qc/", ".staging/")
+"""Where leftovers can be. Nothing outside of these is ever taken for one."""
+
+LOCK = ".staging/lock"
+
+_PART = r"[0-9a-f]{12}-[0-9a-f]{32}\.parquet"
+_LEDGER = r"(?P<ledger>catalog/(?:images|shards|annotations)|results/[^/]+/v\d+)"
+
+# Names that the engine gives; another name below a prefix is somebody else's file.
+PIXELS = re.compile(
+    r"pixels/(?P<stack>[^/]+)\.zarr/(?:labels/[^/]+/)?(?:(?:\d+/)?zarr\.json|\d+/c(?:/\d+)+)"
+)
+PART = re.compile(rf"{_LEDGER}/(?:key=[0-9a-f]+/)?{_PART}")
+ASIDE = re.compile(
+    rf"{_LEDGER}/(?:\.room|_delta_log/_commit_[^/]+\.tmp|_delta_log/[^/]+#\d+)"
+    r"|tables/\.fragments/[^/]+/[^/]+|\.staging/.+"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What commits name, by area; an area whose ledger can't be read is None: all may be named.
+
+    ``pictures`` are named by the note in their folder, for which the same holds. ``spared`` are
+    stacks that images name, though no row of shards does.
+    """
+
+    pixels: frozenset[str] | None
+    parts: dict[str, frozenset[str] | None]
+    pictures: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    spared: frozenset[str] | None = frozenset()
+
+    def leaves(self, path: str) -> bool:
+        """Tell whether a file is ours, and no commit names it."""
+        if path == LOCK:
+            return False
+        if match := PIXELS.fullmatch(path):
+            if self.pixels is None or self.spared is None or match["stack"] in self.spared:
+                return False
+            return path not in self.pixels
+        if match := PART.fullmatch(path):
+            named = self.parts.get(match["ledger"], frozenset())
+            return named is not None and path not in named
+        if (folder := folder_of_picture(path)) is not None:
+            shown = self.pictures.get(folder, frozenset())
+            return shown is not None and path not in shown
+        return ASIDE.fullmatch(path) is not None
+
+
+def all_ledgers(root: Root) -> Iterator[Ledger]:
+    """Yield the ledgers of a cohort: of the catalog, and of each operation and version.
+
+    Those of results are read without an operation's schema, so their objects are not to be read.
+    """
+    yield images_ledger(root)
+    yield shards_ledger(root)
+    if has_annotations(root):
+        yield annotations_ledger(root)
+    prefix = "results/"
+    names = {entry.path[len(prefix) :].split("/", 1)[0] for entry in root.list(prefix)}
+    for name in sorted(names):
+        for version in versions_there(root, name):
+            yield results_ledger(root, name, version, pa.schema([]))
+
+
+def list_ours(root: Root) -> list[Entry]:
+    """Return all files where leftovers can be. List them before the ledgers are read."""
+    return [entry for prefix in PREFIXES for entry in root.list(prefix)]
+
+
+def own_folders(root: Root) -> list[str]:
+    """Return where a cohort keeps what it makes: paths or URLs of its folders."""
+    return [f"{root.url}/{prefix.split('/', 1)[0]}" for prefix in PREFIXES]
+
+
+def read_named(root: Root) -> Named:
+    """Return what the ledgers name now."""
+    spared = _or_none(lambda: unnamed_stacks(root))  # images first: shards are committed before
+    shards = shards_ledger(root)
+    return Named(
+        _or_none(lambda: shards.read(shards.snapshot().parts, ["path"])["path"].to_pylist()),
+        {ledger.path: _or_none(partial(_part_paths, ledger)) for ledger in all_ledgers(root)},
+        {folder: _or_none(partial(_picture_paths, root, folder)) for folder in folders_there(root)},
+        spared,
+    )
+
+
+def _picture_paths(root: Root, folder: str) -> Iterable[str]:
+    return paths_of(read_noted(root, folder).values(), folder)
+
+
+def _part_paths(ledger: Ledger) -> list[str]:
+    return [f"{ledger.path}/{part.path}" for part in ledger.snapshot().parts]
+
+
+def _or_none(read: Callable[[], Iterable[str]]) -> frozenset[str] | None:
+    try:
+        return frozenset(read())
+    except (CorruptStore, MissingObject):
+        return None
+
+
+def find_leftovers(root: Root) -> list[Entry]:
+    """Return the files that no commit names, by path.
+
+    Files are listed first and the ledgers read second, so that what is committed in between is
+    named.
+    """
+    there = list_ours(root)
+    named = read_named(root)
+    return sorted((e for e in there if named.leaves(e.path)), key=lambda entry: entry.path)

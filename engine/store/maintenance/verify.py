@@ -1,0 +1,344 @@
+"""Check a whole cohort, and name everything that is wrong with it. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine.errors import CorruptStore, MissingObject
+from engine.store.catalog.annotations import PATH as ANNOTATIONS
+from engine.store.catalog.tables import SHARDS, ShardRow, images_ledger, read_images, shards_ledger
+from engine.store.catalog.unnamed import unnamed_images
+from engine.store.config import JSON, TOML, read_config, read_identity
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.digests import digest_bytes
+from engine.store.maintenance.problems import (
+    CORRUPT,
+    INCONSISTENT,
+    MISSING,
+    STALE,
+    Problem,
+    guarded,
+)
+from engine.store.maintenance.unreferenced import Named, all_ledgers, list_ours
+from engine.store.maintenance.verify_log import check_log, key_changed_after
+from engine.store.maintenance.verify_parts import (
+    PartFacts,
+    check_keys,
+    check_parts,
+    check_schema,
+    check_unknown,
+    hash_rows,
+    known_images,
+)
+from engine.store.maintenance.verify_pictures import check_pictures
+from engine.store.maintenance.verify_pixels import (
+    PLACE,
+    Level,
+    check_files,
+    check_indexes,
+    check_places,
+)
+from engine.store.pictures import folders_there
+from engine.store.root.base import Root
+from engine.store.tables import FOLDER, note_path, parse_note, table_names_there, table_path
+
+THREADS = 4
+"""Files that are read at once. Each holds one file in memory, a few tens of megabytes."""
+
+IDENTITY = {
+    "catalog/images": ("image_id", "version"),
+    "catalog/shards": ("path", "digest"),  # what a shard of labels was, and will be
+    ANNOTATIONS: ("image_id", "annotation", "structure", "source", "version"),
+}
+"""Columns that identify a row, by ledger; of results, see `RESULT_IDENTITY`."""
+
+RESULT_IDENTITY = ("image_id", "inputs", "block")
+
+_RESULTS = re.compile(r"results/([^/]+)/v(\d+)")
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What is wrong with a cohort.
+
+    Attributes
+    ----------
+    problems
+        By path. Those of kind ``stale`` are warnings: the next run settles them.
+    leftovers
+        Files that no commit names: harmless, and what gc removes.
+    checked
+        How many of what were looked at.
+    """
+
+    problems: tuple[Problem, ...]
+    leftovers: tuple[str, ...]
+    checked: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is nothing but warnings."""
+        return all(problem.kind == STALE for problem in self.problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {
+            "ok": self.ok,
+            "problems": [problem.as_json() for problem in self.problems],
+            "leftovers": list(self.leftovers),
+            "checked": dict(self.checked),
+        }
+
+
+def verify_cohort(
+    root: Root, *, operations: Mapping[tuple[str, int], pa.Schema] | None = None
+) -> VerifyReport:
+    """Check everything that a cohort holds; every flipped bit and every lost file is named.
+
+    The exception is cohort.toml, which people write: it can only be checked for what it may say.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    operations
+        Columns of the objects of the installed operations, by (name, version). Results of others
+        are checked without.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        return _Verification(root, dict(operations or {}), pool).run()
+
+
+class _Verification:
+    """One check of a cohort; a later step makes use of what the earlier ones found intact."""
+
+    def __init__(
+        self,
+        root: Root,
+        operations: Mapping[tuple[str, int], pa.Schema],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._root = root
+        self._operations = operations
+        self._pool = pool
+        self._checked: Counter[str] = Counter()
+        self._snapshots: dict[str, Snapshot] = {}
+        self._rows: list[ShardRow] | None = None
+        self._facts: dict[str, list[PartFacts]] = {}
+        self._shown: dict[str, frozenset[str] | None] = {}
+        self._spared: frozenset[str] | None = None
+
+    def run(self) -> VerifyReport:
+        there = list_ours(self._root)  # before the ledgers are read; see `find_leftovers`
+        problems = [*self._files_of_people()]
+        ledgers = list(all_ledgers(self._root))
+        for ledger in ledgers:
+            problems += self._ledger(ledger)
+        problems += guarded("catalog/shards", self._pixels)
+        for ledger in ledgers:
+            problems += guarded(ledger.path, partial(self._results, ledger))
+        problems += self._tables()
+        problems += self._pictures()
+        named = self._named(ledgers)
+        leftovers = sorted(entry.path for entry in there if named.leaves(entry.path))
+        return VerifyReport(tuple(sorted(set(problems))), tuple(leftovers), dict(self._checked))
+
+    def _files_of_people(self) -> Iterator[Problem]:
+        def identity() -> Iterator[Problem]:
+            if self._root.size(JSON) is None:
+                raise MissingObject(JSON)
+            read_identity(self._root)
+            yield from ()
+
+        def config() -> Iterator[Problem]:
+            read_config(self._root)
+            yield from ()
+
+        self._checked["files"] += 2
+        yield from guarded(JSON, identity)
+        yield from guarded(TOML, config)
+
+    def _map(self, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        return self._pool.map(function, items)
+
+    # ledgers
+
+    def _ledger(self, ledger: Ledger) -> Iterator[Problem]:
+        snapshot: Snapshot | None = None
+        refused: list[Problem] = []
+
+        def read() -> Iterator[Problem]:
+            nonlocal snapshot
+            snapshot = ledger.snapshot()
+            yield from ()
+
+        refused += guarded(f"{ledger.path}/_delta_log", read)
+        causes = list(guarded(f"{ledger.path}/_delta_log", lambda: check_log(ledger, snapshot)))
+        yield from causes or refused  # the log's own check says it more exactly
+        if snapshot is None:
+            return
+        self._snapshots[ledger.path] = snapshot
+        self._checked["log_entries"] += snapshot.version + 1
+        self._checked["parts"] += len(snapshot.parts)
+        identity = IDENTITY.get(ledger.path, RESULT_IDENTITY)
+        facts = self._facts.setdefault(ledger.path, [])
+        for found in check_parts(ledger, snapshot, identity, self._map):
+            if isinstance(found, Problem):
+                yield found
+            else:
+                facts.append(found)
+                self._checked["rows"] += found.part.rows
+
+    def _results(self, ledger: Ledger) -> Iterator[Problem]:
+        if ledger.path == ANNOTATIONS and ledger.path in self._snapshots:
+            known = self._known()
+            if known is not None:
+                nobody = hash_rows(pa.table({"image_id": [""]}), ["image_id"])
+                yield from check_unknown(ledger, self._facts[ledger.path], np.append(known, nobody))
+        match = _RESULTS.fullmatch(ledger.path)
+        snapshot = self._snapshots.get(ledger.path)
+        if match is None or snapshot is None:
+            return
+        operation, version = match[1], int(match[2])
+        objects = self._operations.get((operation, version))
+        if objects is not None:
+            yield from check_schema(ledger, snapshot, objects)
+        yield from check_keys(self._root, operation, version, {part.key for part in snapshot.parts})
+        known = self._known()
+        if known is not None:
+            yield from check_unknown(ledger, self._facts[ledger.path], known)
+
+    def _known(self) -> NDArray[np.uint64] | None:
+        # Read after the results: an image is in the catalog before it has a result.
+        ledger = images_ledger(self._root)
+        try:
+            return known_images(ledger, ledger.snapshot())
+        except (CorruptStore, MissingObject):
+            return None
+
+    # pixels
+
+    def _pixels(self) -> Iterator[Problem]:
+        images_there = self._intact("catalog/images")
+        images = read_images(self._root, [*PLACE])[1] if images_there else None
+        if not self._intact("catalog/shards"):
+            return
+        # Read after the images: an ingest commits the shards first.
+        ledger = shards_ledger(self._root)
+        table = ledger.read(ledger.snapshot().parts)
+        self._rows = [ShardRow(**row) for row in table.select(SHARDS.names).to_pylist()]
+        self._checked["pixel_files"] += len(self._rows)
+        levels: dict[tuple[str, int], Level] = {}
+        yield from check_files(self._root, self._rows, levels, self._map)
+        yield from check_indexes(self._root, self._rows)
+        if images is not None:
+            self._checked["images"] += images.num_rows
+            self._spared = frozenset(unnamed_images(images, table)["stack"].to_pylist())
+            yield from check_places(images, self._rows, levels)
+
+    def _intact(self, path: str) -> bool:
+        """Tell whether all parts of a ledger can be read; if not, that is named already."""
+        return path in self._snapshots and not any(f.problems for f in self._facts[path])
+
+    def _named(self, ledgers: Iterable[Ledger]) -> Named:
+        parts = {}
+        for ledger in ledgers:
+            there = self._snapshots.get(ledger.path)
+            paths = None if there is None else {f"{ledger.path}/{p.path}" for p in there.parts}
+            parts[ledger.path] = None if paths is None else frozenset(paths)
+        rows = self._rows
+        pixels = None if rows is None else frozenset(row.path for row in rows)
+        return Named(pixels, parts, self._shown, self._spared)
+
+    # pictures
+
+    def _pictures(self) -> Iterator[Problem]:
+        for folder in folders_there(self._root):
+            found: set[str] = set()
+            self._shown[folder] = frozenset()
+            check = partial(check_pictures, self._root, folder, self._pool.map, found)
+            yield from guarded(folder, check, partial(self._shown.__setitem__, folder, None))
+            if self._shown[folder] is not None:
+                self._shown[folder] = frozenset(found)
+            self._checked["pictures"] += len(found)
+
+    # tables
+
+    def _tables(self) -> Iterator[Problem]:
+        prefix = note_path("").removesuffix(".json")
+        noted = {e.path.removeprefix(prefix).removesuffix(".json") for e in self._root.list(prefix)}
+        for name in sorted({*table_names_there(self._root), *noted}):
+            self._checked["tables"] += 1
+            yield from guarded(table_path(name), partial(self._table, name))
+
+    def _table(self, name: str) -> Iterator[Problem]:
+        path, sidecar = table_path(name), note_path(name)
+        for last in (False, True):  # it may be replaced while it is looked at
+            note = parse_note(self._root.read(sidecar), sidecar)
+            if self._root.size(path) is None:
+                if note.origin is not None:
+                    yield Problem(path, MISSING, "is not there; the next run makes it again")
+                return
+            data = self._root.read(path)
+            if digest_bytes(data) in note.digests:
+                break
+            if last:
+                raise CorruptStore(path, "its bytes do not match its digest")
+        metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+        origin = json.loads(metadata[b"cohort.origin"])
+        # With two digests the table was being replaced, and the note still has the old origin; with
+        # none it was being made for the first time. The next run makes it again.
+        made = note.origin is not None and len(note.digests) == 1
+        if made and origin != note.origin:
+            yield Problem(sidecar, INCONSISTENT, f"says another origin than {FOLDER}/{name} does")
+        yield from self._origin(path, origin, outdated=note.origin is None)
+
+    def _origin(self, path: str, origin: Mapping[str, Any], outdated: bool) -> Iterator[Problem]:
+        results = f"results/{origin['operation']}/v{origin['version']}"
+        for ledger, made_of, key in (
+            ("catalog/images", int(origin["catalog"]), None),
+            (results, int(origin["results"]), str(origin["key"])),
+            (ANNOTATIONS, int(origin.get("annotations", -1)), None),
+        ):
+            if made_of < 0 and ledger == ANNOTATIONS:  # of an operation that reads none
+                continue
+            snapshot = self._snapshots.get(ledger)
+            if snapshot is None:
+                if self._root.size(f"{ledger}/_delta_log/{0:020d}.json") is None and made_of >= 0:
+                    yield Problem(path, INCONSISTENT, f"is made of {ledger}, which is not there")
+                continue
+            if made_of > snapshot.version and outdated:  # by the repair of the ledger
+                text = f"is made of commits of {ledger} that are lost; the next run makes it again"
+                yield Problem(path, STALE, text)
+            elif made_of > snapshot.version:
+                text = f"is made of version {made_of} of {ledger}, which has {snapshot.version}"
+                yield Problem(path, INCONSISTENT, text)
+            elif key_changed_after(self._root, ledger, key, made_of, snapshot.version):
+                text = f"is older than {ledger}; the next run makes it again"
+                yield Problem(path, STALE, text)
+
+
+__all__ = [
+    "CORRUPT",
+    "INCONSISTENT",
+    "MISSING",
+    "STALE",
+    "Problem",
+    "VerifyReport",
+    "verify_cohort",
+]

@@ -1,0 +1,216 @@
+"""Check the log of a ledger: every entry, their chain, the checkpoints, and what they add up to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from engine.errors import CorruptStore
+from engine.store.delta.checkpoints import LAST
+from engine.store.delta.integrity import (
+    CHAIN,
+    HEAD,
+    Head,
+    check_newest,
+    checkpoint_name,
+    commit_info,
+    log_path,
+    read_head,
+)
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.delta.torn import REMEDY, TORN, TornLog, examine
+from engine.store.digests import digest_bytes
+from engine.store.maintenance.problems import (
+    CORRUPT,
+    INCONSISTENT,
+    MISSING,
+    Problem,
+    guarded,
+    problem_of,
+)
+from engine.store.parquet import read_parquet
+from engine.store.root.base import Root
+
+_ENTRY = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
+
+
+def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
+    """Yield what is wrong with a ledger's log, from its first entry to the snapshot's.
+
+    Parameters
+    ----------
+    snapshot
+        As the engine reads it, or None where it refuses to; entries after it are another
+        writer's, and checked next time.
+    """
+    folder = f"{ledger.path}/_delta_log"
+    head = None
+    unread: Problem | None = None
+    try:
+        head = read_head(ledger.root, ledger.path)
+    except CorruptStore as error:
+        unread = problem_of(error, folder)
+    names = {entry.path.rsplit("/", 1)[-1] for entry in ledger.root.list(f"{folder}/")}
+    newest = max((int(m[1]) for name in names if (m := _ENTRY.fullmatch(name))), default=-1)
+    torn = examine(ledger.root, ledger.path)
+    yield from _torn(ledger.path, torn)
+    if unread is not None and (torn is None or not torn.head):
+        yield unread
+    if torn is not None and torn.lost:
+        newest = torn.whole
+        head = None  # it speaks of what is lost
+    if snapshot is not None:
+        newest = snapshot.version
+        # The note may be ahead of the snapshot, if another writer came in between.
+        head = head if head is not None and head.version <= newest else None
+    live: set[str] = set()
+    previous: str | None = None
+    for version in range(newest + 1):
+        path = log_path(ledger.path, version)
+        if path.rsplit("/", 1)[-1] not in names:
+            yield Problem(path, MISSING, "is not there, though later entries are")
+            previous = None
+            continue
+        data = ledger.root.read(path)
+        yield from guarded(path, partial(_entry, ledger, version, data, previous))
+        if version == newest:
+            yield from guarded(path, partial(_newest, ledger, head, version, data))
+        _replay(data, live)
+        previous = digest_bytes(data)
+    if snapshot is not None and live != set(snapshot.by_path):
+        text = "its entries add up to other parts than the engine's reader sees"
+        yield Problem(folder, INCONSISTENT, text)
+    named = () if torn is None else (*torn.checkpoints, *([LAST] if torn.last else []))
+    yield from _checkpoints(ledger, head, newest, names, {*named})
+
+
+def _torn(path: str, torn: TornLog | None) -> Iterator[Problem]:
+    """Say what a power cut left, and what was lost by it."""
+    if torn is None:
+        return
+    for version in torn.entries:
+        text = f"{TORN} it, and the commit that it was is lost; {REMEDY}"
+        yield Problem(log_path(path, version), CORRUPT, text)
+    for version in torn.gone:
+        text = f"is not there, after entries that {TORN}; {REMEDY}"
+        yield Problem(log_path(path, version), MISSING, text)
+    made_again = [f"_delta_log/{name}" for name in torn.checkpoints]
+    made_again += ["_delta_log/" + LAST] if torn.last else []
+    made_again += [HEAD] if torn.head else []
+    for name in made_again:
+        text = f"{TORN} it; the next cohort ingest, run or qc makes it again"
+        yield Problem(f"{path}/{name}", CORRUPT, text)
+
+
+def _newest(ledger: Ledger, head: Head | None, version: int, data: bytes) -> Iterator[Problem]:
+    check_newest(ledger.path, head, version, data, None)
+    yield from ()
+
+
+def _entry(ledger: Ledger, version: int, data: bytes, previous: str | None) -> Iterator[Problem]:
+    """Check one entry; ``previous`` is the digest of the one before it, or None if unknown."""
+    path = log_path(ledger.path, version)
+    chain = commit_info(data, path).get(CHAIN)
+    if version == 0:
+        return
+    if not isinstance(chain, str):
+        raise CorruptStore(path, "holds no digest of the entry before it")
+    if previous is not None and chain != previous:
+        before = log_path(ledger.path, version - 1)
+        text = f"its bytes do not match the digest in {path.rsplit('/', 1)[-1]}"
+        yield Problem(before, CORRUPT, text)
+
+
+def _actions(data: bytes) -> Iterator[Mapping[str, Any]]:
+    for line in data.splitlines():
+        try:
+            action = json.loads(line)
+        except ValueError:
+            continue  # named by `_entry`
+        if isinstance(action, dict):
+            yield action
+
+
+def _replay(data: bytes, live: set[str]) -> None:
+    for action in _actions(data):
+        for verb, change in (("add", live.add), ("remove", live.discard)):
+            if isinstance(action.get(verb), dict):
+                change(str(action[verb].get("path")))
+
+
+def _checkpoints(
+    ledger: Ledger, head: Head | None, newest: int, names: set[str], named: set[str]
+) -> Iterator[Problem]:
+    """Check the checkpoints: against the digests that were noted, and that they can be read.
+
+    What is wrong with those in ``named`` is said already.
+    """
+    noted = dict(head.checkpoints) if head is not None else {}
+    there = {name for name in names - named if _CHECKPOINT.fullmatch(name)}
+    for name in sorted(set(noted) - there - named):
+        yield Problem(f"{ledger.path}/_delta_log/{name}", MISSING, "is not there")
+    facts: dict[str, dict[str, int]] = {}
+    for name in sorted(there):
+        path = f"{ledger.path}/_delta_log/{name}"
+
+        def check(name: str = name, path: str = path) -> Iterator[Problem]:
+            data = ledger.root.read(path)
+            if name in noted and digest_bytes(data) != noted[name]:
+                raise CorruptStore(path, "its bytes do not match the digest that was noted")
+            adds = read_parquet(data, ["add"])["add"]
+            added = len(adds) - adds.null_count
+            facts[name] = {"size": len(adds), "sizeInBytes": len(data), "numOfAddFiles": added}
+            yield from ()
+
+        yield from guarded(path, check)
+    if LAST not in named and (LAST in names or (noted and there)):
+        path = f"{ledger.path}/_delta_log/{LAST}"
+        yield from guarded(path, lambda: _last_checkpoint(ledger, path, newest, facts))
+
+
+def _last_checkpoint(
+    ledger: Ledger, path: str, newest: int, facts: Mapping[str, Mapping[str, int]]
+) -> Iterator[Problem]:
+    values = json.loads(ledger.root.read(path))
+    version = int(values.pop("version"))
+    known = facts.get(checkpoint_name(version))
+    if version > newest or known is None:
+        text = f"names the checkpoint of version {version}, which is not there or broken"
+        yield Problem(path, INCONSISTENT, text)
+    elif values != known:
+        yield Problem(path, CORRUPT, "does not say of the checkpoint what is so")
+
+
+def key_changed_after(root: Root, ledger: str, key: str | None, version: int, newest: int) -> bool:
+    """Tell whether a ledger's parts of one key (None: any) changed after a version.
+
+    Parameters
+    ----------
+    ledger
+        Path of the ledger.
+    version, newest
+        Entries after ``version`` up to ``newest`` are read.
+
+    Raises
+    ------
+    MissingObject, CorruptStore
+    """
+    if version < newest and key is None:
+        return True
+    folder = f"key={key}/"
+    for number in range(version + 1, newest + 1):
+        path = log_path(ledger, number)
+        data = root.read(path)
+        commit_info(data, path)
+        changed: set[str] = set()
+        for action in _actions(data):
+            for verb in ("add", "remove"):
+                if isinstance(action.get(verb), dict):
+                    changed.add(str(action[verb].get("path")))
+        if any(name.startswith(folder) for name in changed):
+            return True
+    return False

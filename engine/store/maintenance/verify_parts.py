@@ -1,0 +1,223 @@
+"""Check the parts of ledgers: their bytes, what is said of them, and that no row is twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from engine.errors import CorruptStore, MissingObject
+from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.delta.parts import Part
+from engine.store.digests import digest_of
+from engine.store.maintenance.problems import CORRUPT, INCONSISTENT, MISSING, Problem, guarded
+from engine.store.results import DONE, FAILED, key_path, result_schema
+from engine.store.root.base import Root
+
+Apply = Callable[[Callable[[Part], "PartFacts"], Iterable[Part]], Iterator["PartFacts"]]
+
+NAMED_ROWS = 20
+"""Rows that one problem names at most, of those that are there twice or of unknown images."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """What was found in one part: problems, and a 64-bit hash of what identifies each row."""
+
+    part: Part
+    problems: tuple[Problem, ...]
+    rows: NDArray[np.uint64]
+    images: NDArray[np.uint64]
+
+
+def hash_rows(table: pa.Table, names: Iterable[str]) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each row: equal rows have equal hashes.
+
+    Examples
+    --------
+    >>> table = pa.table({"a": ["x", "y", "x"], "b": [1, 1, None]})
+    >>> hashes = hash_rows(table, ["a", "b"])
+    >>> len(set(hashes.tolist())), len(set(hash_rows(table, ["a"]).tolist()))
+    (3, 2)
+    """
+    frame = pd.DataFrame(
+        {
+            name: pc.fill_null(pc.cast(table[name], pa.string()), "\0").to_numpy(
+                zero_copy_only=False
+            )
+            for name in names
+        },
+        dtype=object,
+    )
+    hashes = pd.util.hash_pandas_object(frame, index=False)
+    return np.asarray(hashes, np.uint64)
+
+
+def check_parts(
+    ledger: Ledger, snapshot: Snapshot, identity: tuple[str, ...], apply: Apply
+) -> Iterator[Problem | PartFacts]:
+    """Yield what is wrong with a ledger's parts, and then facts of each.
+
+    Parameters
+    ----------
+    identity
+        Columns that identify a row; the first one is the ledger's first column.
+    apply
+        Like the built-in ``map``; may work in threads. Each call holds one part in memory.
+    """
+    by_key: dict[str | None, list[PartFacts]] = {}
+    for facts in apply(lambda part: _facts(ledger, part, identity), snapshot.parts):
+        yield from facts.problems
+        yield facts
+        by_key.setdefault(facts.part.key, []).append(facts)
+    for key, members in by_key.items():
+        hashes, counts = np.unique(np.concatenate([f.rows for f in members]), return_counts=True)
+        suspects = hashes[counts > 1]
+        if len(suspects):
+            yield from _named_twice(ledger, key, members, identity, suspects)
+
+
+def _facts(ledger: Ledger, part: Part, identity: tuple[str, ...]) -> PartFacts:
+    path = f"{ledger.path}/{part.path}"
+    empty = np.empty(0, np.uint64)
+    found: list[NDArray[np.uint64]] = [empty, empty]
+
+    def check() -> Iterator[Problem]:
+        if ledger.root.size(path) not in (None, part.size):
+            text = f"has {ledger.root.size(path)} bytes, but the ledger says {part.size}"
+            raise CorruptStore(path, text)
+        rows = ledger.read_part(part)
+        if rows.num_rows != part.rows:
+            text = f"has {rows.num_rows} rows, but the ledger says {part.rows}"
+            yield Problem(path, INCONSISTENT, text)
+        ids = rows[identity[0]]
+        bounds = pc.min_max(ids) if rows.num_rows else {"min": pa.scalar(""), "max": pa.scalar("")}
+        if (bounds["min"].as_py(), bounds["max"].as_py()) != (part.low, part.high):
+            text = f"its least and greatest {identity[0]} are not those in the ledger"
+            yield Problem(path, INCONSISTENT, text)
+        if ledger.partition and not part.path.startswith(f"{ledger.partition}={part.key}/"):
+            yield Problem(path, INCONSISTENT, f"is filed under another key than {part.key}")
+        if "status" in rows.column_names:
+            odd = set(pc.unique(rows["status"]).to_pylist()) - {DONE, FAILED}
+            if odd:
+                text = f"has rows that are neither {DONE} nor {FAILED}"
+                yield Problem(path, INCONSISTENT, text)
+        found[:] = [hash_rows(rows, identity), hash_rows(rows, identity[:1])]
+
+    problems = tuple(guarded(path, check))
+    if ledger.path.startswith("results/"):
+        problems = tuple(_told(problem) for problem in problems)
+    return PartFacts(part, problems, found[0], found[1])
+
+
+def _told(problem: Problem) -> Problem:
+    if problem.kind != MISSING:
+        return problem
+    return replace(problem, text="is not there; the next run computes again what it held")
+
+
+def _named_twice(
+    ledger: Ledger,
+    key: str | None,
+    members: Iterable[PartFacts],
+    identity: tuple[str, ...],
+    suspects: NDArray[np.uint64],
+) -> Iterator[Problem]:
+    """Name the rows that are there twice; two that only share a hash are not."""
+    rows: Counter[tuple[object, ...]] = Counter()
+    for facts in members:
+        if not np.isin(facts.rows, suspects).any():
+            continue
+        table = ledger.read_part(facts.part, identity)
+        kept = table.filter(pa.array(np.isin(facts.rows, suspects)))
+        rows.update(zip(*(kept[name].to_pylist() for name in identity), strict=True))
+    twice = sorted((row for row, count in rows.items() if count > 1), key=str)
+    if twice:
+        where = f"{ledger.path}/{ledger.partition}={key}" if ledger.partition else ledger.path
+        listed = "; ".join(
+            ", ".join(str(value) for value in row if value is not None)
+            for row in twice[:NAMED_ROWS]
+        )
+        yield Problem(where, INCONSISTENT, f"{len(twice)} rows are there more than once: {listed}")
+
+
+def check_schema(ledger: Ledger, snapshot: Snapshot, objects: pa.Schema) -> Iterator[Problem]:
+    """Yield the parts that do not have the columns of an operation's results."""
+    expected = result_schema(objects)
+    for part in snapshot.parts[:1] + snapshot.parts[-1:]:
+        path = f"{ledger.path}/{part.path}"
+
+        def check(part: Part = part, path: str = path) -> Iterator[Problem]:
+            found = ledger.read_part(part).schema
+            if {f.name: f.type for f in found} != {f.name: f.type for f in expected}:
+                yield Problem(path, INCONSISTENT, "has not the columns that the operation declares")
+
+        # What can't be read is named by `check_parts`.
+        yield from (p for p in guarded(path, check) if p.kind == INCONSISTENT)
+
+
+def check_unknown(
+    ledger: Ledger, facts: Iterable[PartFacts], known: NDArray[np.uint64]
+) -> Iterator[Problem]:
+    """Yield the parts with results of images that the catalog never named.
+
+    Parameters
+    ----------
+    known
+        Hashes of all image_ids in the catalog.
+    """
+    for one in facts:
+        strangers = ~np.isin(one.images, known)
+        if strangers.any():
+            ids = ledger.read_part(one.part, ["image_id"])["image_id"].to_pylist()
+            named = sorted({i for i, odd in zip(ids, strangers, strict=True) if odd})[:NAMED_ROWS]
+            text = f"has rows of images that the catalog does not know: {'; '.join(named)}"
+            yield Problem(f"{ledger.path}/{one.part.path}", INCONSISTENT, text)
+
+
+def check_keys(
+    root: Root, operation: str, version: int, used: Iterable[str | None]
+) -> Iterator[Problem]:
+    """Yield what is wrong with the files that say what each key was made of."""
+    prefix = key_path(operation, version, "").removesuffix(".json")
+    there = set()
+    for entry in root.list(prefix):
+        name = entry.path.removeprefix(prefix)
+        if not name.endswith(".json") or "/" in name:
+            continue
+        there.add(name.removesuffix(".json"))
+
+        def check(
+            path: str = entry.path, key: str = name.removesuffix(".json")
+        ) -> Iterator[Problem]:
+            raw = root.read(path)
+            identity: Mapping[str, object] = dict(json.loads(raw))
+            if digest_of(identity) != key:
+                raise CorruptStore(path, "is not what the key is the digest of")
+            if (identity.get("operation"), identity.get("version")) != (operation, version):
+                yield Problem(path, INCONSISTENT, "is the key of another operation or version")
+            if json.dumps(identity, indent=2, sort_keys=True).encode() != raw:
+                yield Problem(path, CORRUPT, "has not the bytes that the engine wrote")
+
+        yield from guarded(entry.path, check)
+    for key in sorted({key for key in used if key is not None} - there):
+        text = "is not there, so nobody can say what this key's results are of"
+        yield Problem(key_path(operation, version, key), MISSING, text)
+
+
+def known_images(ledger: Ledger, snapshot: Snapshot) -> NDArray[np.uint64] | None:
+    """Return hashes of all image_ids in the catalog, or None where not all can be read."""
+    hashes = [np.empty(0, np.uint64)]
+    try:
+        for rows in ledger.read_parts(snapshot.parts, ["image_id"]):
+            hashes.append(hash_rows(rows, ["image_id"]))
+    except (CorruptStore, MissingObject):
+        return None
+    return np.unique(np.concatenate(hashes))

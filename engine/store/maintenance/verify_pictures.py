@@ -1,0 +1,56 @@
+"""Check the pictures of quality control: every file that a note names, and the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from engine.errors import CorruptStore, MissingObject
+from engine.store.digests import digest_bytes
+from engine.store.maintenance.problems import CORRUPT, MISSING, Problem, guarded
+from engine.store.pictures import INDEX, digest_in, page_problem, read_noted
+from engine.store.root.base import Root
+
+REMEDY = "remove it, and cohort qc makes it again"
+
+_File = tuple[str, int]
+_Apply = Callable[[Callable[[_File], Problem | None], Iterable[_File]], Iterator[Problem | None]]
+
+
+def check_pictures(root: Root, folder: str, apply: _Apply, found: set[str]) -> Iterator[Problem]:
+    """Yield what is wrong with a folder of pictures; all of it can be made again.
+
+    Parameters
+    ----------
+    folder
+        Of an operation's pictures, e.g. ``qc/circles``.
+    apply
+        Like `map`; may work on several files at once.
+    found
+        Paths that are named are added to it.
+    """
+    yield from guarded(f"{folder}/{INDEX}", partial(_page, root, f"{folder}/{INDEX}"))
+    # The note before the files: what it names was there when it was written.
+    noted = read_noted(root, folder)
+    files = {f"{folder}/{path}": size for one in noted.values() for path, size in one.files}
+    found.update(files)
+    yield from (problem for problem in apply(partial(_file, root), files.items()) if problem)
+
+
+def _page(root: Root, path: str) -> Iterator[Problem]:
+    if root.size(path) is not None:
+        problem = page_problem(root.read(path))
+        if problem is not None:
+            raise CorruptStore(path, f"{problem}; cohort qc makes it again")
+    yield from ()
+
+
+def _file(root: Root, file: _File) -> Problem | None:
+    path, size = file
+    try:
+        data = root.read(path)
+    except MissingObject:
+        return Problem(path, MISSING, "is not there; cohort qc makes it again")
+    if len(data) != size or digest_bytes(data) != digest_in(path):
+        return Problem(path, CORRUPT, f"its bytes do not match the digest in its name; {REMEDY}")
+    return None

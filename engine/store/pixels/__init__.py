@@ -1,0 +1,1 @@
+"""Pixels in OME-Zarr: layout, shards, stacks, repair."""

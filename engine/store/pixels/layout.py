@@ -1,0 +1,322 @@
+"""Which stack, shard and position each new plane gets: a plan, pure data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engine.errors import AlignmentError
+from engine.header import SLICE_DISTANCE, SLICE_THICKNESS, Header
+from engine.record import Record
+from engine.store.catalog.tables import CHANNEL_NAMES, ORIENTATION
+from engine.store.config import Limits
+
+OWN_STACK_IMAGES = 8
+"""A shape that so many images of one ingest have gets a stack of its own; rarer ones share."""
+
+LEAST_SHARDS = 8
+"""A small stack is cut into so many shards at least, so that a few images still use all cores."""
+
+GIANT_CHUNK_PX = 512
+GIANT_SHARD_PX = 2048
+"""Sides of the chunks and shards of a giant image, pixels."""
+
+SMALLEST_LEVEL_PX = 1024
+"""A pyramid ends with the first level whose longer side is at most this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Where the planes of a series are in time and in the patient.
+
+    ``step_ms`` is the time between phases, ``distance_um`` that of slices; ``origin_um`` the first
+    pixel's centre (z, y, x) along the image's own axes. ``position_mm`` and ``orientation`` are
+    those of the first slice, as DICOM has them.
+    """
+
+    step_ms: float | None = None
+    distance_um: float | None = None
+    origin_um: tuple[float, float, float] | None = None
+    position_mm: tuple[float, float, float] | None = None
+    orientation: tuple[float, ...] | None = None
+
+
+DOWNSAMPLE = "downsample"
+"""Entry of a catalogued ``header``: pixels (y, x) of a slide's full resolution in one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival(Record):
+    """A plane that was found in a source and has no place yet.
+
+    ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series is a file's, by
+    number, or, where there is a ``header``, one of several files, by name. ``downsample`` is how
+    many pixels of the file (y, x) one of the plane is, where slides are asked for at a resolution.
+    ``channel_names``, ``orientation``, ``findings`` and ``rescale`` are what a file without a
+    header says, see `engine.sources.Plane`.
+    """
+
+    source: str
+    fragment: str
+    shape: tuple[int, int, int]
+    dtype: str
+    spacing_um: tuple[float, float] | None
+    place: tuple[int, int] | None = None
+    series: int | str = 0
+    header: Header | None = field(default=None, repr=False)
+    lattice: Lattice | None = None
+    downsample: tuple[float, float] | None = None
+    channel_names: tuple[str, ...] = ()
+    orientation: int = 1
+    findings: tuple[str, ...] = ()
+    rescale: tuple[float, float] | None = None
+
+    @property
+    def image_id(self) -> str:
+        """Name of the image: the pseudonym of its instance, or that of its source."""
+        return (self.header.identity.instance if self.header else self.source) + self.fragment
+
+    @property
+    def nbytes(self) -> int:
+        """Decoded size, bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the catalog's column ``header`` holds."""
+        facts = {} if self.header is None else dict(self.header.terms)
+        if self.header is not None:
+            facts["frame_of_reference"] = self.header.identity.frame_of_reference
+            said = {
+                SLICE_DISTANCE: self.header.distance_mm,
+                SLICE_THICKNESS: self.header.thickness_mm,
+            }
+            facts |= {name: f"{value:g}" for name, value in said.items() if value}
+        if self.downsample is not None:
+            facts[DOWNSAMPLE] = " ".join(map(repr, self.downsample))
+        if self.channel_names:
+            facts[CHANNEL_NAMES] = json.dumps(self.channel_names, ensure_ascii=False)
+        if self.orientation != 1:
+            facts[ORIENTATION] = str(self.orientation)
+        return facts
+
+
+@dataclass(frozen=True, slots=True)
+class Slot(Record):
+    """The place of one plane: shard (C order over the shard grid) and position (t, z)."""
+
+    arrival: Arrival
+    shard: int
+    t: int
+    z: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StackPlan:
+    """One OME-Zarr image to make, axes t,c,y,x (stack, giant) or t,c,z,y,x (series).
+
+    Raises
+    ------
+    AlignmentError
+        If chunks do not fill a shard, or a plane lies in another shard than the one it is given to:
+        then two tasks would write one shard.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...]
+    dtype: str
+    spacing_um: tuple[float, float] | None
+    slots: tuple[Slot, ...]
+    lattice: Lattice | None = None
+
+    def __post_init__(self) -> None:
+        """Check that work is cut where shards end."""
+        if any(s % c for s, c in zip(self.shard, self.chunk, strict=True)):
+            raise AlignmentError(self.chunk, f"stack {self.name}, whose shards are {self.shard}")
+        grid = self.grid
+        for slot in self.slots:
+            index = slot.t // self.shard[0] * math.prod(grid[1:])
+            if slot.z is not None:
+                index += slot.z // self.shard[2]
+            if slot.shard != index:
+                raise AlignmentError((slot.t, slot.z), f"shard {slot.shard} of stack {self.name}")
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels, where those of all planes agree."""
+        named = {slot.arrival.channel_names for slot in self.slots}
+        return named.pop() if len(named) == 1 else ()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of shards along each axis."""
+        return tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
+
+
+def bucket_side(side: int) -> int:
+    """Return the side that a rare shape is grouped under: powers of two and their halfway marks.
+
+    Examples
+    --------
+    >>> [bucket_side(n) for n in (1, 64, 65, 97, 500, 1000)]
+    [64, 64, 96, 128, 512, 1024]
+    """
+    size = 64
+    while True:
+        if side <= size:
+            return size
+        if side <= size * 3 // 2:
+            return size * 3 // 2
+        size *= 2
+
+
+def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tuple[StackPlan, ...]:
+    """Give every arrival a place of its own, so that like shares a stack with like.
+
+    Parameters
+    ----------
+    arrivals
+        New planes, in the order in which they shall lie.
+    ingest
+        Identifier that no other ingest has; names of stacks start with it.
+    limits
+        Sizes of shards, and from where on an image is giant.
+
+    Returns
+    -------
+    Stacks in a fixed order. A shape that at least `OWN_STACK_IMAGES` arrivals share gets its own
+    stack; rarer shapes of one bucket (see `bucket_side`) are padded to the largest among them.
+    """
+    series: dict[tuple[str, int | str], list[Arrival]] = defaultdict(list)
+    giants: list[Arrival] = []
+    flat: list[Arrival] = []
+    for arrival in arrivals:
+        if arrival.place is not None:
+            of_files = arrival.header is not None
+            series["" if of_files else arrival.source, arrival.series].append(arrival)
+        elif arrival.nbytes > limits.giant_bytes:
+            giants.append(arrival)
+        else:
+            flat.append(arrival)
+
+    groups: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
+    for arrival in flat:
+        groups[(arrival.dtype, arrival.spacing_um, arrival.shape)].append(arrival)
+    shared: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
+    for kind, members in groups.items():
+        if len(members) >= OWN_STACK_IMAGES:
+            shared[kind] = members
+        else:
+            channels, height, width = members[0].shape
+            bucket = ("bucket", channels, bucket_side(height), bucket_side(width))
+            shared[(*kind[:2], bucket)].extend(members)
+
+    plans: list[StackPlan] = []
+    for members in shared.values():
+        plans.append(_plan_stack(f"{ingest}-{len(plans):03d}", members, limits))
+    for members in series.values():
+        by_kind: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
+        times: Counter[tuple[object, ...]] = Counter()
+        for arrival in members:
+            # Spacings of several files may differ in their last digit, see `arrange_series`.
+            spacing = None if arrival.header is not None else arrival.spacing_um
+            kind = (arrival.shape, arrival.dtype, spacing)
+            # Metadata may give two planes one place; the second one must not overwrite the first.
+            times[kind, arrival.place] += 1
+            by_kind[(*kind, times[kind, arrival.place])].append(arrival)
+        for alike in by_kind.values():
+            plans.append(_plan_series(f"{ingest}-{len(plans):03d}", alike, limits))
+    for arrival in giants:
+        plans.append(_plan_giant(f"{ingest}-{len(plans):03d}", arrival))
+    return tuple(plans)
+
+
+def _plan_stack(name: str, members: Sequence[Arrival], limits: Limits) -> StackPlan:
+    channels = members[0].shape[0]
+    height = max(arrival.shape[1] for arrival in members)
+    width = max(arrival.shape[2] for arrival in members)
+    nbytes = channels * height * width * np.dtype(members[0].dtype).itemsize
+    filled = max(1, min(limits.shard_images, limits.shard_bytes // max(nbytes, 1)))
+    depth = max(1, min(filled, -(-len(members) // LEAST_SHARDS)))
+    return StackPlan(
+        name,
+        "stack",
+        (len(members), channels, height, width),
+        (1, channels, height, width),
+        (depth, channels, height, width),
+        members[0].dtype,
+        members[0].spacing_um,
+        tuple(Slot(arrival, t // depth, t) for t, arrival in enumerate(members)),
+    )
+
+
+def _plan_series(name: str, members: Sequence[Arrival], limits: Limits) -> StackPlan:
+    places = [arrival.place or (0, 0) for arrival in members]
+    steps, planes = max(t for t, _ in places) + 1, max(z for _, z in places) + 1
+    channels, height, width = members[0].shape
+    filled = max(1, limits.shard_bytes // max(members[0].nbytes, 1))
+    depth = min(planes, filled)
+    frames = min(steps, max(1, filled // planes))
+    across = -(-planes // depth)
+    return StackPlan(
+        name,
+        "series",
+        (steps, channels, planes, height, width),
+        (1, channels, 1, height, width),
+        (frames, channels, depth, height, width),
+        members[0].dtype,
+        members[0].spacing_um,
+        tuple(
+            Slot(arrival, (t // frames) * across + z // depth, t, z)
+            for arrival, (t, z) in zip(members, places, strict=True)
+        ),
+        members[0].lattice,
+    )
+
+
+def _plan_giant(name: str, arrival: Arrival) -> StackPlan:
+    channels = arrival.shape[0]
+    return StackPlan(
+        name,
+        "giant",
+        (1, *arrival.shape),
+        (1, channels, GIANT_CHUNK_PX, GIANT_CHUNK_PX),
+        (1, channels, GIANT_SHARD_PX, GIANT_SHARD_PX),
+        arrival.dtype,
+        arrival.spacing_um,
+        (Slot(arrival, 0, 0),),
+    )
+
+
+def count_blocks(height: int, width: int) -> int:
+    """Return how many shards, which are the blocks of work, a giant image of this size has.
+
+    Examples
+    --------
+    >>> count_blocks(2048, 2049)
+    2
+    """
+    return -(-height // GIANT_SHARD_PX) * -(-width // GIANT_SHARD_PX)
+
+
+def level_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a pyramid's levels: each halves y and x, rounded up.
+
+    Examples
+    --------
+    >>> level_shapes((1, 3, 4000, 3001))
+    ((1, 3, 4000, 3001), (1, 3, 2000, 1501), (1, 3, 1000, 751))
+    """
+    levels = [shape]
+    while max(levels[-1][-2:]) > SMALLEST_LEVEL_PX:
+        *front, height, width = levels[-1]
+        levels.append((*front, -(-height // 2), -(-width // 2)))
+    return tuple(levels)

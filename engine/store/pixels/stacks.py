@@ -1,0 +1,400 @@
+"""Pixels at rest: OME-Zarr 0.5 stacks, written shard by shard, read with every check on.
+
+A shard is assembled aside and published once under its final name (a link or a conditional put),
+so that it appears whole or not at all. Reading checks what Zarr leaves silent: metadata against
+its digest, and a shard's presence and size against the catalog; the chunks' own checksums (zstd's,
+or crc32c) and that of the shard's index (crc32c) do the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import Store
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore, StorePath
+
+from engine.errors import AlignmentError, AlreadyExists, Conflict, CorruptStore, MissingObject
+from engine.store.catalog.tables import ShardRow
+from engine.store.digests import digest_bytes
+from engine.store.pixels.layout import StackPlan, level_shapes
+from engine.store.pixels.ome_metadata import group_attributes
+from engine.store.pixels.shard_codec import count_chunks, merge_shards
+from engine.store.root.base import Root
+
+ZSTD: tuple[BytesBytesCodec, ...] = (ZstdCodec(level=1, checksum=True),)
+"""Of bytes, labels too. Pixels are noisy: higher levels cost much and save little."""
+
+
+def pixel_codecs(dtype: str) -> tuple[BytesBytesCodec, ...]:
+    """Return the compressors of pixels of a type.
+
+    Values of two bytes and more are shuffled: their upper bytes hardly change from pixel to pixel,
+    and once they lie together LZ4 takes real 16-bit images to a tenth less than zstd does, and
+    gives them back three times as quickly. Single bytes of noise need zstd's entropy coder.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    if itemsize == 1:
+        return ZSTD
+    return (BloscCodec(typesize=itemsize, cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
+
+
+PIPELINE = {
+    "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
+    "codec_pipeline.chunk_concurrent_maximum": 1,  # a worker owns its threads, not the machine
+    "threading.max_workers": 1,
+}
+OBJECT_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
+"""For object stores: zarrs knows few of them and warns that it shares no connections. Reading from
+memory, the two differ by a factor of 1.5, which a network hides."""
+
+_CONFIG = threading.Lock()
+"""Zarr's settings are those of the process; a pipeline is chosen when an array is opened."""
+
+OPEN_ARRAYS = 64
+"""Arrays that one process keeps open; each is a few kilobytes of metadata."""
+
+
+def _open_array(store: Store | StorePath, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
+    pipeline = PIPELINE if isinstance(store, LocalStore) else OBJECT_PIPELINE
+    with _CONFIG, zarr.config.set(pipeline):
+        return zarr.open_array(store, mode=mode)
+
+
+@lru_cache(maxsize=OPEN_ARRAYS)
+def _open_level(root: Root, path: str, digest: str) -> zarr.Array[Any]:
+    """Open a level to read, once a process; ``digest`` is that of its metadata as just checked."""
+    return _open_array(root.zarr_store(path), "r")
+
+
+def stack_path(stack: str) -> str:
+    """Return the path of a stack, or of one of its label images, relative to the cohort.
+
+    Examples
+    --------
+    >>> stack_path("a-0"), stack_path(label_stack("a-0", "segment@12345678"))
+    ('pixels/a-0.zarr', 'pixels/a-0.zarr/labels/segment@12345678')
+    """
+    return f"pixels/{stack}" if "/" in stack else f"pixels/{stack}.zarr"
+
+
+def label_stack(stack: str, name: str) -> str:
+    """Return what the catalog calls a label image of a stack; readers take it for a stack."""
+    return f"{stack}.zarr/labels/{name}"
+
+
+def shard_key(grid: Sequence[int], index: int) -> str:
+    """Return the Zarr key of a shard from its C-order index in the shard grid.
+
+    Examples
+    --------
+    >>> shard_key((2, 1, 3, 3), 10)
+    'c/1/0/0/1'
+    """
+    if not 0 <= index < math.prod(grid):
+        raise AlignmentError(index, f"a grid of {tuple(grid)} shards")
+    return "c/" + "/".join(str(int(i)) for i in np.unravel_index(index, grid))
+
+
+@dataclass(frozen=True, slots=True)
+class LevelPlan:
+    """One array to make: its shape, and those of its shards and chunks."""
+
+    shape: tuple[int, ...]
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+
+def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
+    """Write the metadata of a stack, all levels, and return their rows for the catalog."""
+    shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
+    known = plan.spacing_um, plan.lattice, plan.channel_names
+    attributes = group_attributes(plan.name, shapes, *known)
+    levels = [LevelPlan(shape, plan.shard, plan.chunk) for shape in shapes]
+    return create_image(root, plan.name, levels, plan.dtype, attributes, pixel_codecs(plan.dtype))
+
+
+def create_image(
+    root: Root,
+    stack: str,
+    levels: Sequence[LevelPlan],
+    dtype: str,
+    attributes: Mapping[str, Any],
+    codecs: Sequence[BytesBytesCodec] = ZSTD,
+) -> list[ShardRow]:
+    """Write the metadata of an OME-Zarr image; what is there already is taken over if it is equal.
+
+    Parameters
+    ----------
+    stack
+        Name of a stack, or a `label_stack`.
+    levels
+        Arrays of axes t,c,y,x or t,c,z,y,x, finest first.
+    attributes
+        Of the group.
+    codecs
+        Compressors of the chunks; the last one has a checksum.
+
+    Returns
+    -------
+    Rows for the catalog: one for each array, and the group's.
+
+    Raises
+    ------
+    Conflict
+        If other metadata are there.
+    """
+    path = stack_path(stack)
+    rows = []
+    with root.staging() as folder:
+        store = LocalStore(folder / "stack.zarr")
+        group = zarr.create_group(store, zarr_format=3, attributes=dict(attributes))
+        names = ("t", "c", "z", "y", "x") if len(levels[0].shape) == 5 else ("t", "c", "y", "x")
+        for number, level in enumerate(levels):
+            group.create_array(
+                str(number),
+                shape=level.shape,
+                dtype=dtype,
+                chunks=level.chunk,
+                shards=level.shard,
+                compressors=codecs,
+                fill_value=0,
+                dimension_names=names,
+            )
+        for number in [*range(len(levels)), -1]:  # the group last: a viewer finds whole stacks
+            name = "zarr.json" if number < 0 else f"{number}/zarr.json"
+            data = (folder / "stack.zarr" / name).read_bytes()
+            try:
+                root.create(f"{path}/{name}", data)
+            except AlreadyExists:
+                data, mine = root.read(f"{path}/{name}"), data
+                if data != mine and json.loads(data) != json.loads(mine):
+                    raise Conflict(f"{path}/{name}") from None
+            digest = digest_bytes(data)
+            rows.append(ShardRow(f"{path}/{name}", stack, number, -1, digest, len(data), -1))
+    return rows
+
+
+class StackWriter:
+    """Writes whole shards of one level of a stack.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    stack
+        Name of a stack made by `create_stack`.
+    level
+        Level of the pyramid.
+    """
+
+    def __init__(self, root: Root, stack: str, level: int = 0) -> None:
+        self._root, self._stack, self._level = root, stack, level
+        self._base = f"{stack_path(stack)}/{level}"
+        self.metadata: dict[str, Any] = json.loads(root.read(f"{self._base}/zarr.json"))
+        self.shape = tuple(self.metadata["shape"])
+        self.shard = tuple(self.metadata["chunk_grid"]["configuration"]["chunk_shape"])
+        inner = tuple(self.metadata["codecs"][0]["configuration"]["chunk_shape"])
+        self.inner = tuple(s // i for s, i in zip(self.shard, inner, strict=True))
+        self.chunks = math.prod(self.inner)
+        self.grid = tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
+
+    def write(self, index: int, pixels: NDArray[Any]) -> ShardRow:
+        """Publish one shard, once; a second attempt with the same pixels finds it done.
+
+        Parameters
+        ----------
+        index
+            C-order index in the shard grid.
+        pixels
+            Array of the shard's shape, cut off where the level ends.
+
+        Raises
+        ------
+        AlignmentError
+            If the array is not that of one whole shard.
+        Conflict
+            If the shard is there with other pixels.
+        StoreFull, StoreReadOnly
+        """
+        path = self.path_of(index)
+        self._check_shape(index, pixels)
+        with self._root.staging() as folder:
+            assembled = self._assemble(folder, pixels)
+            if not assembled.exists():  # every chunk is blank, and blank chunks are not stored
+                return self._row(path, index, b"", 0)
+            data = assembled.read_bytes()
+            try:
+                self._root.create_from(path, assembled)
+            except AlreadyExists:
+                data = self._adopt(path, data, pixels)
+        return self._row(path, index, data, count_chunks(data, self.chunks))
+
+    def encode(self, index: int, pixels: NDArray[Any]) -> bytes:
+        """Return the bytes of one shard as `write` would publish them; a blank one is its index.
+
+        Raises
+        ------
+        AlignmentError, StoreFull, StoreReadOnly
+        """
+        self._check_shape(index, pixels)
+        with self._root.staging() as folder:
+            assembled = self._assemble(folder, pixels)
+            data = assembled.read_bytes() if assembled.exists() else None
+        return merge_shards(None, data, self.chunks)
+
+    def path_of(self, index: int) -> str:
+        """Return the path of a shard from its C-order index, relative to the cohort."""
+        return f"{self._base}/{shard_key(self.grid, index)}"
+
+    def shape_of(self, index: int) -> tuple[int, ...]:
+        """Return the shape of a shard, cut off where the level ends."""
+        corner = np.unravel_index(index, self.grid)
+        return tuple(
+            min(s, n - int(c) * s) for c, s, n in zip(corner, self.shard, self.shape, strict=True)
+        )
+
+    def _check_shape(self, index: int, pixels: NDArray[Any]) -> None:
+        due = self.shape_of(index)
+        if pixels.shape != due:
+            raise AlignmentError(pixels.shape, f"{self.path_of(index)}, of {due} pixels")
+
+    def _row(self, path: str, index: int, data: bytes, chunks: int) -> ShardRow:
+        return ShardRow(
+            path, self._stack, self._level, index, digest_bytes(data), len(data), chunks
+        )
+
+    def describe(self) -> ShardRow:
+        """Return the catalog's row of the level's own metadata."""
+        path = f"{self._base}/zarr.json"
+        return self._row(path, -1, self._root.read(path), -1)
+
+    def _assemble(self, folder: Path, pixels: NDArray[Any]) -> Path:
+        (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
+        array = _open_array(LocalStore(folder), "r+")
+        array[tuple(slice(0, n) for n in pixels.shape)] = pixels
+        return folder / shard_key((1,) * len(self.shard), 0)
+
+    def _adopt(self, path: str, mine: bytes, pixels: NDArray[Any]) -> bytes:
+        """Take over what an earlier attempt at this shard published, if it is the same."""
+        there = self._root.read(path)
+        if there == mine:
+            return there
+        with self.opened(there) as array:
+            same = np.array_equal(array[tuple(slice(0, n) for n in pixels.shape)], pixels)
+        if not same:
+            raise Conflict(path)
+        return there
+
+    @contextmanager
+    def opened(self, data: bytes) -> Iterator[zarr.Array[Any]]:
+        """Give an array of the shard's shape that is read from some bytes, e.g. damaged ones."""
+        with self._root.staging() as folder:
+            (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
+            target = folder / shard_key((1,) * len(self.shard), 0)
+            target.parent.mkdir(parents=True)
+            target.write_bytes(data)
+            yield _open_array(LocalStore(folder), "r")
+
+
+class StackReader:
+    """Reads pixels of a cohort, checked against the catalog's rows of their files.
+
+    Parameters
+    ----------
+    root
+        Where the cohort lives.
+    files
+        Catalog rows by path: of the metadata and shards that will be read, at least.
+    """
+
+    def __init__(self, root: Root, files: Mapping[str, ShardRow]) -> None:
+        self._root = root
+        self._files = files
+        self._checked: dict[str, str] = {}
+
+    def array(self, stack: str, level: int | str = 0) -> zarr.Array[Any]:
+        """Return a level as a Zarr array whose metadata were checked.
+
+        ``level`` may be the path of a label image's, ``labels/<name>/0``.
+
+        Raises
+        ------
+        MissingObject, CorruptStore
+        """
+        path = f"{stack_path(stack)}/{level}"
+        if path not in self._checked:
+            self._checked[path] = self._check_metadata(f"{path}/zarr.json")
+        return _open_level(self._root, path, self._checked[path])
+
+    def _check_metadata(self, path: str) -> str:
+        row = self._files.get(path)
+        if row is None:
+            raise CorruptStore(path, "is not in the catalog")
+        if digest_bytes(self._root.read(path)) != row.digest:
+            raise CorruptStore(path, "its bytes do not match the catalog's digest")
+        return row.digest
+
+    def check_shard(self, path: str) -> bool:
+        """Tell whether a shard holds any chunk, and raise where its file is not as catalogued."""
+        row = self._files.get(path)
+        if row is None:
+            raise CorruptStore(path, "is not in the catalog")
+        size = self._root.size(path)
+        if size is None and row.size:
+            raise MissingObject(path)
+        if (size or 0) != row.size:
+            raise CorruptStore(path, f"has {size or 0} bytes, but the catalog says {row.size}")
+        return row.chunks > 0
+
+    def read(
+        self, stack: str, index: tuple[slice | int, ...], level: int | str = 0
+    ) -> NDArray[Any]:
+        """Read pixels, every shard that they touch checked.
+
+        Parameters
+        ----------
+        index
+            One int or slice (step 1) for each axis of the level.
+        level
+            Of the pyramid; or the path of a label image's, ``labels/<name>/0``.
+
+        Raises
+        ------
+        MissingObject
+            If a shard that the catalog lists is not there.
+        CorruptStore
+            If metadata, a shard or a chunk differ from what was written.
+        """
+        array = self.array(stack, level)
+        box = [
+            (i, i + 1) if isinstance(i, int) else i.indices(n)[:2]
+            for i, n in zip(index, array.shape, strict=True)
+        ]
+        shard = array.shards or array.chunks
+        touched = [range(lo // s, -(-hi // s)) for (lo, hi), s in zip(box, shard, strict=True)]
+        for corner in np.ndindex(*(len(r) for r in touched)):
+            key = "/".join(str(r[i]) for r, i in zip(touched, corner, strict=True))
+            self.check_shard(f"{stack_path(stack)}/{level}/c/{key}")
+        try:
+            return np.asarray(array[index])
+        except MemoryError:
+            raise
+        except Exception as error:
+            # zarr and zarrs raise many types for bad checksums; their texts hold no pixels.
+            where = f"{stack_path(stack)}/{level}"
+            told = f"a chunk can't be decoded ({type(error).__name__})"
+            named = self._root.refusal(error, where, reading=True) or CorruptStore(where, told)
+            raise named from None

@@ -1,0 +1,1 @@
+"""Storage of a cohort: local folders and object stores, atomic and durable writes."""

@@ -1,0 +1,61 @@
+"""Files that are whole at any moment: written aside, and put in place by a rename."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from engine.errors import UsageError
+from engine.store.root.local import NO_SYNC
+from engine.store.root.os_errors import refusal
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Put bytes in place of a file, durably: a reader finds the old ones or the new ones, whole.
+
+    Raises
+    ------
+    StoreFull, StoreReadOnly
+    UsageError
+        If the file can't be there for another reason, e.g. since its folder is a file.
+    """
+    try:
+        make_folder(path.parent)
+        number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        named = refusal(error, str(path))
+        raise named or UsageError(f"{path} can't be written: {error.strerror}.") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are not there, each durable in the one above."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are durable."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(number)

@@ -1,0 +1,336 @@
+"""A cohort in a folder: written aside, made durable, and published by a link or a rename."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+
+from zarr.storage import LocalStore
+
+from engine.errors import AlreadyExists, MissingObject, StoreError
+from engine.plain_files import open_plain
+from engine.store.root.base import STAGING, Entry, as_folder, check_path
+from engine.store.root.os_errors import assembling, refusal, refusals_named
+
+LOCK = f"{STAGING}/lock"
+CREATE_LOCK = f"{STAGING}/create.lock"
+"""Lock of `create` where the file system has no hard links."""
+
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""What file systems without hard links answer (FAT: EPERM)."""
+
+NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+"""What file systems that can't sync a folder answer; they order names themselves."""
+
+LINK_TRIES = 10
+"""How often a folder may vanish (a collector removes empty ones) before a file is in it."""
+
+_GONE = (FileNotFoundError, NotADirectoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRoot:
+    """A folder. ``url`` is its absolute path.
+
+    What a killed writer leaves is below ``.staging/`` only. Safe with many threads, processes and,
+    where the file system's locks and links are, hosts.
+    """
+
+    url: str
+
+    def _place(self, path: str) -> Path:
+        check_path(path)
+        return Path(self.url, path)
+
+    def _naming(self, path: str, *, reading: bool = False) -> AbstractContextManager[None]:
+        """Name what the file system says, and where: people must know which disk is full."""
+        return refusals_named(str(Path(self.url, path)), reading=reading, others=True)
+
+    # reading
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return the bytes of an object, or a part of them."""
+        place = self._place(path)
+        with self._naming(path, reading=True):
+            try:
+                with open_plain(place) as file:
+                    file.seek(start)
+                    return file.read(-1 if length is None else length)
+            except (*_GONE, IsADirectoryError):
+                raise MissingObject(path) from None
+
+    def size(self, path: str) -> int | None:
+        """Return an object's size, bytes, or None where it is not there."""
+        place = self._place(path)
+        with self._naming(path, reading=True):
+            try:
+                found = place.stat()
+            except _GONE:
+                return None
+        return found.st_size if S_ISREG(found.st_mode) else None
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield all objects below a folder; one that vanishes meanwhile may be left out."""
+        folder = as_folder(prefix)
+        entries = _walk(Path(self.url, folder), folder)
+        while True:
+            with self._naming(folder, reading=True):
+                entry = next(entries, None)
+            if entry is None:
+                return
+            yield entry
+
+    # writing
+
+    def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
+        """Publish an object that is not there yet; durably, unless it can be made again."""
+        target = self._place(path)
+        with self._naming(path):
+            if os.path.lexists(target):  # also where no room is left to write it aside
+                raise AlreadyExists(path)
+            aside = self._write_aside(data, durable)
+            try:
+                self._link(aside, target, path, durable)
+            finally:
+                _leave(aside)
+
+    def create_from(self, path: str, local_file: Path) -> None:
+        """Publish a local file, which is consumed, as an object that is not there yet."""
+        target = self._place(path)
+        with self._naming(path), self._near(local_file) as near:
+            self._link(near, target, path)
+            _leave(local_file)  # if it stays, a later write into it would change the object
+
+    def replace(self, path: str, data: bytes | memoryview) -> None:
+        """Publish an object in place of the one that may be there, durably."""
+        target = self._place(path)
+        with self._naming(path):
+            aside = self._write_aside(data)
+            try:
+                self._rename(aside, target)
+            finally:
+                _leave(aside)
+
+    def replace_from(self, path: str, local_file: Path) -> None:
+        """Publish a local file, which is consumed, in place of what may be there."""
+        target = self._place(path)
+        with self._naming(path), self._near(local_file) as near:
+            self._rename(near, target)
+            _leave(local_file)
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
+        """Read, change and replace an object under a lock; False where ``change`` gave None."""
+        self._place(path)
+        with self._locked(LOCK):
+            try:
+                old = self.read(path)
+            except MissingObject:
+                old = None
+            new = change(old)
+            if new is None:
+                return False
+            self.replace(path, new)
+            return True
+
+    def delete(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        with self._naming(path), suppress(*_GONE):
+            self._place(path).unlink()
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Give a private folder on the same file system; what fills it up is named."""
+        folder = Path(self.url, STAGING, secrets.token_hex(8))
+        with refusals_named(self.url, others=True):
+            _make_folder(folder)
+        try:
+            with assembling(folder, self.url):
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # for other libraries
+
+    def zarr_store(self, path: str, read_only: bool = True) -> LocalStore:
+        """Return a Zarr store of a folder."""
+        return LocalStore(self._place(path), read_only=read_only)
+
+    def delta(self, path: str) -> tuple[str, dict[str, str]]:
+        """Return the URI and the storage options of a Delta table."""
+        return str(self._place(path)), {}
+
+    def refusal(
+        self, error: BaseException, path: str, *, reading: bool = False
+    ) -> StoreError | None:
+        """Name what another library says of the store, or return None."""
+        return refusal(error, str(Path(self.url, path)), reading=reading)
+
+    def require_conditions(self) -> None:
+        """Do nothing: links and locks are tried where they are needed."""
+
+    def local_path(self, path: str) -> Path | None:
+        """Return where an object or folder is."""
+        return Path(self.url, as_folder(path))
+
+    # how
+
+    def _write_aside(self, data: bytes | memoryview, durable: bool = True) -> Path:
+        aside = Path(self.url, STAGING, secrets.token_hex(8))
+        descriptor = _open_in_folder(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            left = memoryview(data).cast("B")
+            while len(left):
+                left = left[os.write(descriptor, left) :]
+            if durable:
+                os.fsync(descriptor)
+        except BaseException:
+            _leave(aside)
+            raise
+        finally:
+            os.close(descriptor)
+        return aside
+
+    @contextmanager
+    def _near(self, local_file: Path) -> Iterator[Path]:
+        """Give a durable file on the root's file system: the local one, or a copy."""
+        with local_file.open("rb") as file:
+            os.fsync(file.fileno())
+        _make_folder(Path(self.url, STAGING))
+        if local_file.stat().st_dev == Path(self.url, STAGING).stat().st_dev:
+            yield local_file
+            return
+        aside = Path(self.url, STAGING, secrets.token_hex(8))
+        try:
+            shutil.copyfile(local_file, aside)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            yield aside
+        finally:
+            _leave(aside)
+
+    def _link(self, source: Path, target: Path, path: str, durable: bool = True) -> None:
+        def link() -> None:
+            try:
+                os.link(source, target)
+            except FileExistsError:
+                raise AlreadyExists(path) from None
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                with self._locked(CREATE_LOCK):
+                    if os.path.lexists(target):
+                        raise AlreadyExists(path) from None
+                    source.rename(target)
+
+        _into_folder(target.parent, link, durable)
+
+    def _rename(self, source: Path, target: Path) -> None:
+        _into_folder(target.parent, lambda: source.replace(target))
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        lock = Path(self.url, name)
+        with self._naming(name):
+            descriptor = _open_locked(lock)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a lock on a share that went away is no more
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+def _leave(aside: Path) -> None:
+    """Remove what was written aside; what can't be removed gc collects."""
+    with suppress(OSError):
+        aside.unlink(missing_ok=True)
+
+
+def _open_locked(lock: Path) -> int:
+    """Return a descriptor of the lock file that holds its lock."""
+    while True:
+        descriptor = _open_in_folder(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # somebody removed the file: the lock that counts is the new one's
+
+
+def _open_in_folder(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        _make_folder(path.parent)
+        return os.open(path, flags, 0o666)
+
+
+def _into_folder(folder: Path, publish: Callable[[], object], durable: bool = True) -> None:
+    """Publish a name in a folder that may have to be made, durably."""
+    for tries in range(LINK_TRIES):
+        _make_folder(folder)
+        try:
+            publish()
+            break
+        except FileNotFoundError:
+            if tries == LINK_TRIES - 1:
+                raise
+    if durable:
+        _sync_folder(folder)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each durable in the one above."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_folder(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder)) from None
+        return
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # emptied and removed by now: nothing is left to keep
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[Entry]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except _GONE:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+            continue
+        with suppress(FileNotFoundError):
+            status = entry.stat()
+            if S_ISREG(status.st_mode):
+                yield Entry(f"{prefix}{entry.name}", status.st_size, status.st_mtime)

@@ -1,0 +1,295 @@
+"""A cohort in an object store: conditional puts, so that of two writers one is refused.
+
+Needs a store that honours If-None-Match and If-Match (S3 does since 2024, and so do GCS, Azure and
+MinIO). Settings and credentials come from the environment of each process and are never kept.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import ObjectStore as Store
+from obstore.store import from_url
+from zarr.storage import ObjectStore, StorePath
+
+from engine.errors import (
+    AlreadyExists,
+    Conflict,
+    EngineError,
+    MissingObject,
+    NoConditionalPuts,
+    ParameterError,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreachable,
+)
+from engine.store.root.base import STAGING, Entry, as_folder, check_path
+from engine.store.root.os_errors import assembling, refusal
+
+UPDATE_TRIES = 100
+"""Attempts of a compare-and-swap; each loser has seen another writer succeed."""
+
+WAIT_S, MOST_WAIT_S = 0.01, 0.5
+"""Bounds of the random wait between them, seconds: about one request, and some dozens of them."""
+
+WRITER = "cohort-writer"
+"""Name of the attribute of an object by which its writer knows it again."""
+
+NO_ROOM = ("StorageFull", "507 Insufficient Storage", "QuotaExceeded")
+"""What stores of limited size answer (MinIO, Ceph)."""
+
+DENIED = ("403 Forbidden", "401 Unauthorized", "AccessDenied", "lacked the necessary privileges")
+"""What stores answer to whom they do not let in."""
+
+SILENT = ("Generic S3 error", "Generic GCS error", "Generic MicrosoftAzure error", "HTTP error",
+          "error sending request", "Error performing", "connection closed")  # fmt: skip
+"""What the clients of stores say when there was no answer, or none that they understand."""
+
+DENIES = "access is denied"
+
+_STATUS = re.compile(r"status(?: code)?:? (\d{3}(?: [A-Z][A-Za-z]+)*)")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRoot:
+    """A prefix of an object store. ``url`` names it, e.g. ``s3://bucket/prefix``."""
+
+    url: str
+
+    @property
+    def _store(self) -> Any:
+        return _open_store(self.url)
+
+    # reading
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return the bytes of an object, or a part of them."""
+        check_path(path)
+        with self._named(path, missing=MissingObject(path), reading=True):
+            if start == 0 and length is None:
+                return bytes(obstore.get(self._store, path).bytes())
+            size = int(obstore.head(self._store, path)["size"])
+            stop = size if length is None else min(start + length, size)
+            if start >= stop:  # stores refuse a range without bytes
+                return b""
+            return bytes(obstore.get_range(self._store, path, start=start, end=stop))
+
+    def size(self, path: str) -> int | None:
+        """Return an object's size, bytes, or None where it is not there."""
+        check_path(path)
+        with suppress(MissingObject), self._named(path, missing=MissingObject(path), reading=True):
+            return int(obstore.head(self._store, path)["size"])
+        return None
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield all objects below a folder."""
+        folder = as_folder(prefix)
+        with self._named(folder, reading=True):
+            for batch in obstore.list(self._store, folder or None):
+                for meta in batch:
+                    modified_s = meta["last_modified"].timestamp()
+                    yield Entry(meta["path"], meta["size"], modified_s)
+
+    # writing
+
+    def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
+        """Publish an object that is not there yet."""
+        self._create(path, bytes(data))
+
+    def create_from(self, path: str, local_file: Path) -> None:
+        """Publish a local file as an object that is not there yet; the file stays."""
+        self._create(path, local_file)
+
+    def _create(self, path: str, body: bytes | Path) -> None:
+        check_path(path)
+        mine = {WRITER: secrets.token_hex(8)}
+        try:
+            with self._named(path):
+                obstore.put(self._store, path, body, mode="create", attributes=mine)
+        except AlreadyExistsError:
+            # Where the answer to a first try was lost, the object that is there is ours.
+            with self._named(path, missing=AlreadyExists(path), reading=True):
+                there = obstore.get(self._store, path).attributes
+            if there.get(WRITER) != mine[WRITER]:
+                raise AlreadyExists(path) from None
+
+    def replace(self, path: str, data: bytes | memoryview) -> None:
+        """Publish an object in place of the one that may be there."""
+        check_path(path)
+        with self._named(path):
+            obstore.put(self._store, path, bytes(data))
+
+    def replace_from(self, path: str, local_file: Path) -> None:
+        """Publish a local file in place of what may be there; the file stays."""
+        check_path(path)
+        with self._named(path):
+            obstore.put(self._store, path, local_file)
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
+        """Read and change an object, and put it if nobody came first; False where None."""
+        check_path(path)
+        for tries in range(UPDATE_TRIES):
+            old, mode = self._current(path)
+            new = change(old)
+            if new is None:
+                return False
+            try:
+                with self._named(path, missing=Stale(path)):
+                    obstore.put(self._store, path, new, mode=mode)
+                return True
+            except (AlreadyExistsError, PreconditionError, Stale):
+                time.sleep(random.uniform(0, min(MOST_WAIT_S, WAIT_S * 2 ** min(tries, 10))))
+        raise Conflict(path)
+
+    def _current(self, path: str) -> tuple[bytes | None, Any]:
+        """Return an object's bytes, and the put mode that only replaces these."""
+        try:
+            with self._named(path, missing=MissingObject(path), reading=True):
+                found = obstore.get(self._store, path)
+                meta = found.meta
+                data = bytes(found.bytes())
+        except MissingObject:
+            return None, "create"
+        return data, {k: meta[k] for k in ("e_tag", "version") if meta[k] is not None}
+
+    def delete(self, path: str) -> None:
+        """Remove an object, if it is there."""
+        check_path(path)
+        with suppress(MissingObject), self._named(path, missing=MissingObject(path)):
+            obstore.delete(self._store, path)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Give a private folder among this machine's temporary files."""
+        with (
+            tempfile.TemporaryDirectory(prefix="cohort-", ignore_cleanup_errors=True) as name,
+            assembling(Path(name), tempfile.gettempdir()),
+        ):
+            yield Path(name)
+
+    # for other libraries
+
+    def zarr_store(self, path: str, read_only: bool = True) -> StorePath:
+        """Return a place in a Zarr store."""
+        check_path(path)
+        return StorePath(ObjectStore(self._store, read_only=read_only), path)
+
+    def delta(self, path: str) -> tuple[str, dict[str, str]]:
+        """Return the URI and the storage options of a Delta table."""
+        check_path(path)
+        s3 = urlsplit(self.url).scheme in ("s3", "s3a")
+        # A commit is a put that is refused where the log entry is there.
+        return f"{self.url}/{path}", {"aws_conditional_put": "etag"} if s3 else {}
+
+    def local_path(self, path: str) -> Path | None:
+        """Return None: there are no local files."""
+        as_folder(path)
+        return None
+
+    def refusal(
+        self, error: BaseException, path: str, *, reading: bool = False
+    ) -> StoreError | None:
+        """Name what another library says of the store, or return None.
+
+        Delta and Zarr only have it in their texts, which may hold addresses and what the server
+        said: they stay in the cause.
+        """
+        where = f"{self.url}/{path}" if path else self.url
+        text = str(error)
+        if any(sign in text for sign in NO_ROOM):
+            return StoreFull(where)
+        if "NoSuchBucket" in text:
+            return StoreUnreachable(self.url, "there is no such bucket")
+        denied = isinstance(error, PermissionDeniedError | UnauthenticatedError | NotSupportedError)
+        if denied or any(sign in text for sign in DENIED):
+            return StoreUnreachable(self.url, DENIES) if reading else StoreReadOnly(where)
+        if status := _STATUS.search(text):
+            return StoreUnreachable(self.url, f"it answered {status[1]}")
+        if isinstance(error, BaseError) or any(sign in text for sign in SILENT):
+            return StoreUnreachable(self.url, "it gave no answer")
+        return refusal(error, where, reading=reading)
+
+    def require_conditions(self) -> None:
+        """Put an object twice, and once more in place of another state: both are to be refused."""
+        probe = f"{STAGING}/{secrets.token_hex(8)}"
+        self.create(probe, b"1")
+        try:
+            with suppress(AlreadyExists):
+                self.create(probe, b"2")  # other bytes: else it would be taken for ours
+                raise NoConditionalPuts(self.url, "If-None-Match")
+            _, mode = self._current(probe)
+            self.replace(probe, b"3")
+            with suppress(AlreadyExistsError, PreconditionError), self._named(probe):
+                obstore.put(self._store, probe, b"4", mode=mode)
+                raise NoConditionalPuts(self.url, "If-Match")
+        finally:
+            self.delete(probe)
+
+    @contextmanager
+    def _named(
+        self, path: str, missing: Exception | None = None, *, reading: bool = False
+    ) -> Iterator[None]:
+        """Give the errors of a store our names; those of conditions pass."""
+        try:
+            yield
+        except (AlreadyExistsError, PreconditionError, EngineError):
+            raise
+        except FileNotFoundError as error:
+            # Puts and lists only miss what they are in.
+            raise missing or StoreUnreachable(self.url, "there is no such bucket") from error
+        except BaseError as error:
+            named = self.refusal(error, path, reading=reading)
+            raise named or StoreUnreachable(self.url, type(error).__name__) from error
+        except OSError as error:  # of the local file that is put
+            raise refusal(error, tempfile.gettempdir(), others=True) or error from error
+
+
+class Stale(Exception):
+    """What was to be replaced is gone: no error for callers, it leads to the next attempt."""
+
+
+@cache
+def _open_store(url: str) -> Store:
+    # No client options: with any given, those of the environment (AWS_ALLOW_HTTP) are ignored.
+    return from_url(url)
+
+
+def open_object_root(url: str) -> ObjectRoot:
+    """Return the root at a URL.
+
+    Raises
+    ------
+    ParameterError
+        If no such store is known, or the URL asks for more than a place.
+    """
+    parts = urlsplit(url)
+    expected = "a folder, or a URL such as s3://bucket/prefix"
+    if parts.query or parts.fragment or ".." in parts.path.split("/"):
+        raise ParameterError("url", url, expected)
+    root = ObjectRoot(url.rstrip("/"))
+    try:
+        _open_store(root.url)
+    except (BaseError, ValueError, TypeError):
+        raise ParameterError("url", url, expected) from None
+    return root

@@ -1,0 +1,35 @@
+"""Open the storage of a cohort by its path or URL."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from engine.errors import ParameterError
+from engine.store.root.base import Root
+from engine.store.root.local import LocalRoot
+
+
+def open_root(url: str | Path) -> Root:
+    """Return the root at a path, made absolute, or at a URL such as ``s3://bucket/prefix``.
+
+    Nothing is read or written. Object stores take their settings from the environment of each
+    process: ``AWS_ENDPOINT_URL``, ``AWS_ALLOW_HTTP``, ``AWS_ACCESS_KEY_ID`` and so on.
+
+    Raises
+    ------
+    ParameterError
+        If no such store is known.
+    """
+    # A cohort in a folder does not need obstore.
+    if isinstance(url, str) and "://" in url:
+        parts = urlsplit(url)
+        if parts.scheme != "file":
+            from engine.store.root.object_store import open_object_root
+
+            return open_object_root(url)
+        url = unquote(parts.path)
+    if not str(url) or "\0" in str(url):
+        raise ParameterError("url", str(url), "a folder, or a URL such as s3://bucket/prefix")
+    return LocalRoot(os.path.abspath(url))  # noqa: PTH100 - takes out "..", follows no link

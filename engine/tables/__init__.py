@@ -1,0 +1,1 @@
+"""Tables: build slices, merge them, export them."""

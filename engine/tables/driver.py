@@ -1,0 +1,307 @@
+"""Reduce results into tables: slices on workers, merged as a tree, each file replaced at last."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from distributed import Client
+
+from engine.errors import MissingObject
+from engine.execution.progress import Events
+from engine.execution.quarantine import Attempt, run_quarantined
+from engine.execution.task_pool import Window
+from engine.operations.base import Operation
+from engine.runs.inputs import origin_of_inputs
+from engine.runs.worker import ledger_of
+from engine.store.catalog.tables import ORPHANED
+from engine.store.config import CohortConfig
+from engine.store.delta.integrity import state_digest
+from engine.store.delta.ledger import Snapshot
+from engine.store.delta.parts import Part
+from engine.store.path_pattern import FIELDS
+from engine.store.root.base import Root
+from engine.store.root.write_check import require_writable
+from engine.store.subjects import read_subjects
+from engine.store.tables import (
+    FRAGMENTS,
+    concat_fragments,
+    drop_fragments,
+    drop_tables,
+    read_fragment,
+    read_origin,
+    write_fragment,
+    write_table,
+)
+from engine.tables.build import (
+    SLICE_IMAGES,
+    SUMMARIES,
+    TableSpec,
+    build_slice,
+    finish_experiments,
+    merge_experiments,
+    table_names,
+)
+
+MERGE_FANIN = 16
+"""Fragments that one task merges."""
+
+ORPHANS_RULE = 1
+"""Version of the rule by which orphaned images are left out of means; with it, tables that hold
+such images are made again."""
+
+SPACINGS_RULE = 1
+"""Version of the rule by which sizes in pixels have no mean over several spacings."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTask:
+    """A run of images, by image_id, and the parts that may hold their results."""
+
+    number: int
+    images: pa.Table
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTask:
+    """Fragments of one kind to merge into one: partial sums, or what summaries are made of."""
+
+    kind: str
+    number: int
+    fragments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AssembleTask:
+    """A table to make of its fragments."""
+
+    kind: str
+    name: str
+    fragments: tuple[str, ...]
+
+
+def slice_task(
+    root: Root, operation: Operation, spec: TableSpec, token: str, attempt: Attempt[SliceTask]
+) -> dict[str, str]:
+    """Make one slice of each table, on a worker; return the fragments' paths by kind."""
+    task = attempt.task
+    ledger = ledger_of(root, operation)
+    wanted = pa.array(task.images["image_id"].to_pylist(), pa.string())
+    pieces = [ledger.read((), None)]
+    for rows in ledger.read_parts(task.parts):
+        pieces.append(
+            rows.select(ledger.schema.names).filter(pc.is_in(rows["image_id"], value_set=wanted))
+        )
+    tables = build_slice(operation, task.images, pa.concat_tables(pieces), spec)
+    return {
+        kind: write_fragment(root, token, f"{kind}-{task.number:06d}", rows)
+        for kind, rows in tables.items()
+    }
+
+
+def merge_task(root: Root, operation: Operation, token: str, attempt: Attempt[MergeTask]) -> str:
+    """Merge some fragments, on a worker; return the merged one's path."""
+    task = attempt.task
+    parts = [read_fragment(root, path) for path in task.fragments]
+    if task.kind == SUMMARIES:
+        merged = operation.merge_summaries(parts)
+    else:
+        merged = merge_experiments(operation, parts)
+    return write_fragment(root, token, f"merged-{task.kind}-{task.number:06d}", merged)
+
+
+def assemble_task(
+    root: Root,
+    operation: Operation,
+    spec: TableSpec,
+    origin: Mapping[str, Any],
+    attempt: Attempt[AssembleTask],
+) -> bool:
+    """Make a table of its fragments, on a worker, one fragment in memory at a time."""
+    task = attempt.task
+    pieces = concat_fragments(root, task.fragments)
+    if task.kind == "experiments":
+        pieces = (finish_experiments(operation, piece, spec) for piece in pieces)
+    elif task.kind in operation.summaries:
+        pieces = (operation.finish_summaries(piece)[task.kind] for piece in pieces)
+    return write_table(root, task.name, pieces, origin)
+
+
+def make_tables(
+    root: Root,
+    config: CohortConfig,
+    operation: Operation,
+    client: Client,
+    catalog: tuple[int, pa.Table],
+    results: Snapshot,
+    *,
+    trial: bool,
+    events: Events | None = None,
+) -> list[str]:
+    """Make an operation's tables as a cohort declares them; see `reduce_tables`.
+
+    Parameters
+    ----------
+    catalog
+        Its version, and its current rows by image_id.
+    results
+        Snapshot of the operation's ledger.
+    trial
+        Whether the parameters are others than the declared ones.
+    """
+    version, images = catalog
+    subjects, digest = read_subjects(root, config)
+    names = {n for name in config.roots for n in config.layout_of(name).names} - {*FIELDS}
+    spec = TableSpec((*FIELDS, *sorted(names)), subjects)
+    origin = {
+        "operation": operation.name,
+        "version": operation.version,
+        "key": operation.key,
+        "catalog": version,
+        "results": results.version,
+        "parts": state_digest(results.of_key(operation.key)),
+        "subjects": digest,
+        "fields": list(spec.fields),
+        **origin_of_inputs(images),
+    }
+    if ORPHANED in images["state"].unique().to_pylist():
+        origin["orphaned"] = ORPHANS_RULE
+    if operation.pixel_sizes:
+        origin["spacings"] = SPACINGS_RULE
+    if operation.summaries_version > 1:
+        origin["summaries"] = operation.summaries_version
+    of_trial = f"@{operation.key[:8]}"
+    suffix = of_trial if trial else ""
+    made = reduce_tables(
+        root, operation, client, images, results, origin, spec, suffix=suffix, events=events
+    )
+    if not trial:  # nobody would bring up to date what was made when it was one
+        drop_tables(root, table_names(operation, of_trial).values())
+    return made
+
+
+def reduce_tables(
+    root: Root,
+    operation: Operation,
+    client: Client,
+    images: pa.Table,
+    results: Snapshot,
+    origin: Mapping[str, Any],
+    spec: TableSpec,
+    *,
+    suffix: str = "",
+    events: Events | None = None,
+) -> list[str]:
+    """Make an operation's tables, unless they are made of the same already.
+
+    Parameters
+    ----------
+    images
+        The catalog's current rows, by image_id.
+    results
+        Snapshot of the operation's ledger.
+    origin
+        What the tables are made of; written beside them.
+    suffix
+        Added to the tables' names: "" for the declared parameters, "@<key8>" for a trial.
+
+    Returns
+    -------
+    Names of the tables, made or found up to date.
+    """
+    names = table_names(operation, suffix)
+    if all(_same(read_origin(root, name), origin) for name in names.values()):
+        return list(names.values())
+    require_writable(root)
+    shown = events or Events()
+    for last in (False, True):
+        try:
+            _reduce(root, operation, client, images, results, origin, spec, names, shown)
+            break
+        except MissingObject as error:  # a fragment that gc took for what a killed run left
+            if last or not str(error.args[0]).startswith(FRAGMENTS):
+                raise
+    return list(names.values())
+
+
+def _reduce(
+    root: Root,
+    operation: Operation,
+    client: Client,
+    images: pa.Table,
+    results: Snapshot,
+    origin: Mapping[str, Any],
+    spec: TableSpec,
+    names: Mapping[str, str],
+    shown: Events,
+) -> None:
+    token = secrets.token_hex(8)
+    shown.start("tables", images.num_rows, "images")
+    try:
+        slices: list[tuple[int, dict[str, str]]] = []
+        window = Window(
+            client, slice_task, lambda a: (root, operation, spec, token, a), label="slice"
+        )
+        for task, value in _each(window, _slices(images, results.of_key(operation.key))):
+            slices.append((task.number, value))
+            shown.advance("tables", task.images.num_rows)
+        slices.sort(key=lambda pair: pair[0])
+        fragments = {k: tuple(paths[k] for _, paths in slices) for k in slices[0][1]}
+        for kind in {"experiments", SUMMARIES} & set(fragments):
+            fragments[kind] = _merge(root, operation, client, token, kind, fragments[kind])
+        tasks = [
+            AssembleTask(kind, name, fragments[SUMMARIES if kind in operation.summaries else kind])
+            for kind, name in names.items()
+        ]
+        window = Window(
+            client, assemble_task, lambda a: (root, operation, spec, origin, a), label="table"
+        )
+        for _ in _each(window, tasks):
+            pass
+    finally:
+        drop_fragments(root, token)
+    shown.finish("tables")
+
+
+def _same(there: Mapping[str, Any] | None, origin: Mapping[str, Any]) -> bool:
+    """Tell whether a table is made of the same; commits of other keys make a newer ledger only."""
+    return there is not None and {**there, "results": 0} == {**origin, "results": 0}
+
+
+def _slices(images: pa.Table, parts: Sequence[Part]) -> Iterator[SliceTask]:
+    for number, start in enumerate(range(0, max(images.num_rows, 1), SLICE_IMAGES)):
+        rows = images.slice(start, SLICE_IMAGES).combine_chunks()
+        ids = rows["image_id"].to_pylist() or [""]
+        low, high = ids[0], ids[-1]
+        yield SliceTask(number, rows, tuple(p for p in parts if p.low <= high and p.high >= low))
+
+
+def _merge(
+    root: Root,
+    operation: Operation,
+    client: Client,
+    token: str,
+    kind: str,
+    fragments: tuple[str, ...],
+) -> tuple[str, ...]:
+    """Merge fragments of a kind, a level of the tree at a time, always in the same order."""
+    number = 0
+    while len(fragments) > 1:
+        groups = [fragments[i : i + MERGE_FANIN] for i in range(0, len(fragments), MERGE_FANIN)]
+        tasks = [MergeTask(kind, number + n, group) for n, group in enumerate(groups)]
+        number += len(tasks)
+        window = Window(client, merge_task, lambda a: (root, operation, token, a), label="merge")
+        merged = {task.number: path for task, path in _each(window, tasks)}
+        fragments = tuple(merged[n] for n in sorted(merged))
+    return fragments
+
+
+def _each(window: Window, tasks: Any) -> Iterator[tuple[Any, Any]]:
+    """Run tasks that have no pieces: one that keeps killing its worker ends the reduction."""
+    for answer in run_quarantined(window, tasks, split=lambda _: [], without=lambda task, _: task):
+        yield answer.task, answer.value

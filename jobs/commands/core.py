@@ -1,0 +1,388 @@
+"""The commands of daily life: each calls the engine, and says what came of it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from distributed import Client
+
+import engine
+from engine import Cohort
+from engine.errors import ParameterError, UsageError
+from engine.execution.progress import counted
+from engine.phantoms import DiscOptions, write_discs
+from engine.plain_files import reads_end_on
+from engine.qc.driver import QcReport
+from engine.runs.driver import RunReport
+from jobs.framework import app, command
+from jobs.messages.core import (
+    experiments_table,
+    gc_lines,
+    ingest_lines,
+    plan_lines,
+    qc_lines,
+    repair_lines,
+    reveal_lines,
+    run_lines,
+    status_lines,
+    step_lines,
+    verify_lines,
+)
+from jobs.night import INCOMPLETE, Step, run_nightly
+from jobs.opening import opened, repaired
+from jobs.options import (
+    ClusterArguments,
+    CohortPath,
+    MaxFailed,
+    OperationName,
+    Selection,
+    read_parameters,
+)
+from jobs.output import Output
+from jobs.source_checks import FORMATS, WITHHELD, require_files, require_key
+
+DEMO_RADIUS_PX = (15.0, 65.0)
+"""Radii that the demo's discs have, with room on both sides, pixels."""
+
+
+DEMO_FOLDERS = {"data", "cohort"}
+"""What a demo makes in its folder."""
+
+
+@contextmanager
+def interruptible(output: Output) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C (or SIGTERM) end work in good order, and a second one at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        output.say("Stopping: tasks in flight end and are committed. Ctrl-C again stops at once.")
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with reads_end_on(lambda: asked):
+            yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def working(output: Output, cluster: ClusterArguments) -> Iterator[Client]:
+    """Give a client for a command, and say where its dashboard is."""
+    with cluster.open() as client:
+        if client.dashboard_link:
+            output.say(f"Dashboard: {client.dashboard_link}")
+        yield client
+
+
+@command(app)
+def demo(
+    output: Output,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    *,
+    cluster: ClusterArguments,
+) -> int:
+    """Make images, find their circles, show them, and say where to look."""
+    images, place = directory / "data" / "acquisitions", directory / "cohort"
+    there = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
+    if there - DEMO_FOLDERS or directory.is_file():
+        raise ParameterError("DIR", str(directory), "a new or empty folder, or that of a demo")
+    write_discs(images, DiscOptions())
+    cohort = repaired(output, engine.create(place))
+    with interruptible(output) as stop, working(output, cluster) as client:
+        taken = cohort.ingest(images, client=client, events=output.events, stop=stop)
+        operation = cohort.operation("circles", **_demo_parameters(cohort))
+        report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
+        shown = cohort.qc(operation, client=client, events=output.events, stop=stop)[0]
+    tables = {name: str(place / "tables" / f"{name}.parquet") for name in report.tables}
+    # As it can be typed: in a virtual environment that is not active, by its path.
+    typed = shlex.quote(str(place))
+    program = "cohort" if shutil.which("cohort") else shlex.quote(sys.argv[0])
+    output.result(
+        {
+            "ingest": taken.as_json(),
+            "run": report.as_json(),
+            "tables": tables,
+            "qc": shown.as_json(),
+        },
+        *ingest_lines(taken),
+        *run_lines(report),
+        experiments_table(cohort.table("circles_by_experiment")),
+        *qc_lines(shown),
+        "Look further:",
+        f"  pandas.read_parquet({tables['circles']!r})",
+        f"  {program} export {typed} circles circles.csv",
+        f"  {program} status {typed}",
+        f"  {program} plan {typed} circles --radius-px 15:50   # what a change would recompute",
+        f"  {program} ingest {typed} && {program} run {typed}     # tomorrow: only what is new",
+    )
+    return _code(report.failed + taken.failed + shown.failed, 0)
+
+
+def _demo_parameters(cohort: Cohort) -> dict[str, Any]:
+    return {} if "circles" in cohort.config.operations else {"radius_px": DEMO_RADIUS_PX}
+
+
+@command(app)
+def ingest(
+    output: Output,
+    place: CohortPath,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="Files, folders, s3://..., dicomweb+https://..."),
+    ] = None,
+    *,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="What the folders mean, e.g. {date}/{subject}/{experiment}/{name}."),
+    ] = None,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Open all files, also those that look unchanged.")
+    ] = False,
+    max_failed: MaxFailed = 0,
+    cluster: ClusterArguments,
+) -> int:
+    """Take what is new or changed.
+
+    Makes the cohort where there is none. Without SOURCE it takes all that cohort.toml names.
+    """
+    sources = sources or []
+    if sources:
+        for source in sources:  # before a cohort is made for nothing
+            require_files(source)
+            require_key(source, place)
+        cohort = repaired(output, engine.create(place, layout=layout))
+    else:
+        cohort = opened(output, place)
+    cohort.require_sources(*sources, layout=layout)
+    with interruptible(output) as stop, working(output, cluster) as client:
+        report = cohort.ingest(
+            *sources, client=client, layout=layout, rehash=rehash, events=output.events, stop=stop
+        )
+    if report.withheld:
+        output.say(WITHHELD.format(report.withheld))
+    if report.listed == report.ignored and not report.orphaned:
+        output.say(
+            f"No image was found in {', '.join(sources) or 'the roots of cohort.toml'}: of "
+            f"{counted(report.listed, 'files')} none is {FORMATS}."
+        )
+    output.result(report.as_json(), *ingest_lines(report))
+    failed = report.failed + report.left + report.withheld + len(report.lost) + report.refused
+    return _code(failed, max_failed)
+
+
+@command(app, parameters=True)
+def plan(
+    output: Output,
+    context: typer.Context,
+    place: CohortPath,
+    operation: OperationName = None,
+    *,
+    selection: Selection,
+) -> int:
+    """Say what a run would compute, and why; computes nothing.
+
+    An operation's parameters are options too, e.g. --radius-px 10:60.
+    """
+    cohort = opened(output, place)
+    plans = [
+        cohort.plan(wanted, **selection.asked()) for wanted in _wanted(cohort, operation, context)
+    ]
+    values = {"plans": [made.as_json() for made in plans]}
+    output.result(values, *(line for made in plans for line in plan_lines(made)))
+    return 0
+
+
+def _wanted(cohort: Cohort, name: str | None, context: typer.Context) -> list[engine.Operation]:
+    # `cohort run C --radius-px 1:2` reads its first parameter as the operation's name.
+    if name is not None and name.startswith("--"):
+        raise UsageError(f"Name the operation before its parameters, e.g. circles {name} ...")
+    given = read_parameters(context.args)
+    if name is None:
+        if given:
+            raise UsageError("Name the operation whose parameters these are, e.g. circles.")
+        return cohort.declared()
+    return [cohort.operation(name, **given)]
+
+
+@command(app, parameters=True)
+def run(
+    output: Output,
+    context: typer.Context,
+    place: CohortPath,
+    operation: OperationName = None,
+    *,
+    selection: Selection,
+    declare: Annotated[
+        bool, typer.Option("--declare", help="Make these parameters the current ones.")
+    ] = False,
+    max_failed: MaxFailed = 0,
+    cluster: ClusterArguments,
+) -> int:
+    """Compute what lacks a result, and make the tables.
+
+    An operation's parameters are options too, e.g. --radius-px 10:60.
+    """
+    cohort = opened(output, place)
+    operations = _wanted(cohort, operation, context)
+    # Refused before a cluster is started.
+    cohort.require_images(where=selection.where, limit=selection.limit, declare=declare)
+    reports: list[RunReport] = []
+    with interruptible(output) as stop, working(output, cluster) as client:
+        for wanted in operations:
+            reports += cohort.run(
+                wanted,
+                client=client,
+                **selection.asked(),
+                declare=declare,
+                events=output.events,
+                stop=stop,
+            )
+    lines = [line for report in reports for line in run_lines(report)]
+    output.result({"runs": [report.as_json() for report in reports]}, *lines)
+    return _code(sum(report.failed for report in reports), max_failed)
+
+
+@command(app, parameters=True)
+def qc(
+    output: Output,
+    context: typer.Context,
+    place: CohortPath,
+    operation: OperationName = None,
+    *,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Overlays of images with, e.g. count > 20."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="An overlay of each image, however many there are.")
+    ] = False,
+    max_failed: MaxFailed = 0,
+    cluster: ClusterArguments,
+) -> int:
+    """Make pictures of what was found, and a page that shows them.
+
+    An operation's parameters are options too, e.g. --radius-px 10:60.
+    """
+    cohort = opened(output, place)
+    reports: list[QcReport] = []
+    operations = _wanted(cohort, operation, context)
+    with interruptible(output) as stop, working(output, cluster) as client:
+        for wanted in operations:
+            reports += cohort.qc(
+                wanted, client=client, where=where, everything=everything,
+                events=output.events, stop=stop,
+            )  # fmt: skip
+    lines = [line for report in reports for line in qc_lines(report)]
+    output.result({"qc": [report.as_json() for report in reports]}, *lines)
+    return _code(sum(report.failed for report in reports), max_failed)
+
+
+@command(app)
+def nightly(
+    output: Output,
+    place: CohortPath,
+    *,
+    max_failed: MaxFailed = 0,
+    cluster: ClusterArguments,
+) -> int:
+    """Ingest, run all that is declared, make its pictures, and say what came of it.
+
+    For schedules: whatever happens, standard output gets one line of JSON, and the log goes to
+    standard error. A step that fails does not keep the others from being tried.
+    """
+    output.as_json = True
+
+    def ended(step: Step, report: object) -> None:
+        if step.message is not None:
+            output.say(f"{step.step} failed: {step.message}")
+        for line in step_lines(report):
+            output.say(line)
+
+    cohort = opened(output, place)
+    with interruptible(output) as stop, working(output, cluster) as client:
+        summary = run_nightly(
+            cohort, client, events=output.events, max_failed=max_failed, stop=stop, ended=ended
+        )
+    output.result(summary.as_json())
+    return summary.exit_code
+
+
+@command(app)
+def status(
+    output: Output,
+    place: CohortPath,
+    *,
+    reveal: Annotated[
+        Path | None,
+        typer.Option(metavar="SOURCE", help="Say what a file is called here; needs the key."),
+    ] = None,
+) -> int:
+    """Say what is there, what is missing and what failed."""
+    if reveal is not None:
+        rows = opened(output, place).reveal(reveal)
+        output.result({"revealed": rows}, *reveal_lines(rows))
+        return 0
+    found = opened(output, place).status()
+    output.result(found.as_json(), *status_lines(found))
+    return 0
+
+
+@command(app)
+def verify(
+    output: Output,
+    place: CohortPath,
+    *,
+    repair: Annotated[bool, typer.Option("--repair", help="Go on without torn commits.")] = False,
+) -> int:
+    """Check every file against the ledgers.
+
+    Exit code 1 where something is wrong.
+    """
+    cohort = engine.open(place)
+    done = cohort.repair() if repair else ()
+    report = cohort.verify()
+    values = report.as_json() | ({"repaired": [asdict(one) for one in done]} if repair else {})
+    output.result(values, *repair_lines(done, repair), *verify_lines(report))
+    return 0 if report.ok else 1
+
+
+@command(app)
+def gc(
+    output: Output,
+    place: CohortPath,
+    older_than: Annotated[
+        float,
+        typer.Option(
+            "--older-than",
+            metavar="HOURS",
+            help="Leave what is younger; 0 only while nothing runs.",
+        ),
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> int:
+    """Remove what no commit names: leftovers of runs that were killed."""
+    if older_than < 0:
+        raise ParameterError("--older-than", older_than, "a number of hours, 0 or more")
+    left = opened(output, place).gc(older_than_s=older_than * 3600, dry_run=dry_run)
+    values = {"dry_run": dry_run, "removed": [one.as_json() for one in left]}
+    output.result(values, *gc_lines(left, dry_run))
+    return 0
+
+
+def _code(failed: int, allowed: int) -> int:
+    return INCOMPLETE if failed > allowed else 0

@@ -1,0 +1,145 @@
+"""The app ``cohort``, and how a function becomes one of its commands."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from importlib.metadata import version
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from engine.errors import EngineError
+from engine.store.config import FORMAT
+from engine.store.root.os_errors import refusal
+from jobs.options import Json
+from jobs.output import Output
+
+app = typer.Typer(
+    name="cohort",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+VERSIONS = ("dask", "zarr", "deltalake")
+"""Packages that cohorts and clusters depend on most; their versions help to tell what is wrong."""
+
+
+def say_versions(wanted: bool) -> None:
+    """Say the versions in one line, and end."""
+    if wanted:
+        others = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
+        typer.echo(
+            f"cohort {version('cohort-engine')}, format {FORMAT} of cohorts, "
+            f"Python {sys.version.split()[0]}, {others}"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def cohort(
+    asked: Annotated[
+        bool,
+        typer.Option("--version", callback=say_versions, is_eager=True, help="Say the versions."),
+    ] = False,
+) -> None:
+    """Turn folders of biomedical images into tables, computing only what is new."""
+
+
+Command = TypeVar("Command", bound=Callable[..., int])
+
+
+def command(
+    app: typer.Typer, *, name: str | None = None, parameters: bool = False
+) -> Callable[[Command], Command]:
+    """Make a function a command: it says its result to an `Output` and returns the exit code.
+
+    The function's signature is the command's. Its first parameter, the `Output`, becomes
+    ``--json``; one whose type is a dataclass becomes an option for each of the dataclass's fields.
+    An `EngineError` becomes one sentence and its exit code. The function itself stays as it is.
+
+    Parameters
+    ----------
+    app
+        What it is a command of.
+    name
+        What it is called; the function's name by default.
+    parameters
+        Whether unknown options are taken, as the parameters of an operation; the function finds
+        them in its parameter ``context``, a `typer.Context`, as ``args``.
+    """
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True} if parameters else {}
+
+    def register(function: Command) -> Command:
+        app.command(name, context_settings=settings)(_as_typer_wants(function))
+        return function
+
+    return register
+
+
+def _as_typer_wants(function: Callable[..., int]) -> Callable[..., None]:
+    """Return a function with one flat parameter for each argument and option."""
+    hints = get_type_hints(function, include_extras=True)
+    own = list(inspect.signature(function).parameters.values())[1:]
+    groups = {p.name: hints[p.name] for p in own if is_dataclass(hints[p.name])}
+    members = {name: [field.name for field in fields(kind)] for name, kind in groups.items()}
+
+    def run(json: bool, **given: Any) -> None:
+        def call(output: Output) -> int:
+            grouped = {
+                name: kind(**{field: given.pop(field) for field in members[name]})
+                for name, kind in groups.items()
+            }
+            return function(output, **grouped, **given)
+
+        run_guarded(json, call)
+
+    def flat() -> Iterator[tuple[str, Any, Any]]:
+        for parameter in own:
+            hint = hints[parameter.name]
+            if parameter.name in groups:
+                kinds = get_type_hints(hint, include_extras=True)
+                yield from ((f.name, kinds[f.name], f.default) for f in fields(hint))
+            else:
+                yield parameter.name, hint, parameter.default
+        yield "json", Json, False
+
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=hint,
+            default=inspect.Parameter.empty if default is MISSING else default,
+        )
+        for name, hint, default in flat()
+    ]
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def run_guarded(json: bool, action: Callable[[Output], int]) -> None:
+    """Run a command and end with its exit code; errors become one sentence each."""
+    output = Output(json)
+    try:
+        code = action(output)
+    except EngineError as error:
+        output.error(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        output.interrupted()
+        code = 130
+    except BaseException as error:  # Rust's panics are no exceptions
+        where = getattr(error, "filename", None)
+        named = refusal(error, str(where or "this command"), others=isinstance(error, OSError))
+        if named is None:
+            raise
+        output.error(named)
+        code = named.exit_code
+    written = output.close()
+    sys.exit(code if written else code or 1)

@@ -1,0 +1,1 @@
+"""The nightly job in Kubernetes: launcher, scaling, watch, removal."""

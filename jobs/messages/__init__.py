@@ -1,0 +1,1 @@
+"""Sentences of reports on the terminal."""

@@ -1,0 +1,334 @@
+"""How results read: sentences and small tables for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from engine.execution.progress import counted, told_s
+from engine.header import FINDINGS
+from engine.ingest.report import LOST, IngestReport
+from engine.operations.failure_reasons import explain
+from engine.operations.spacings import spacing_text
+from engine.qc.driver import QcReport
+from engine.runs.causes import CAUSES, SETTLED
+from engine.runs.driver import RunReport
+from engine.runs.plan import Plan
+from engine.sources import REASONS
+from engine.status.key_status import Failure
+from engine.status.status import DRAWINGS, Status
+from engine.store.delta.torn import TORN
+from engine.store.maintenance.gc import Leftover
+from engine.store.maintenance.problems import CORRUPT, MISSING
+from engine.store.maintenance.repair import Repaired
+from engine.store.maintenance.verify import VerifyReport
+from engine.visible import visible
+from jobs.messages import annotations as drawings
+
+NAMED = 20
+"""Failures and problems that are named one by one; --json names all."""
+
+
+def ingest_lines(report: IngestReport) -> list[str]:
+    """Say what an ingest did."""
+    told = [
+        f"{report.new} new",
+        f"{report.changed} changed",
+        f"{report.unchanged} unchanged",
+    ]
+    for count, what in (
+        (report.touched, "read again, same pixels"),
+        (report.duplicates, "with the pixels of another image"),
+        (report.returned, "back again"),
+        (report.orphaned, "orphaned (source is gone, pixels stay)"),
+        (report.left, "left for the next ingest"),
+        (report.withheld, "withheld (they name patients, their root is not confidential)"),
+    ):
+        if count:
+            told.append(f"{count:,} {what}")
+    if report.ignored:
+        told.append(f"{counted(report.ignored, 'files')} ignored")
+    lines = [f"Ingested images: {', '.join(told)} ({told_s(report.elapsed_s)})."]
+    if report.untaken:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(report.untaken.items()))
+        lines.append(
+            f"Ignored files that are images of formats not read here: {kinds}. Convert them to "
+            "TIFF or PNG."
+        )
+    if report.failed:
+        lines.append(f"{counted(report.failed, 'sources')} can't be read; cohort status names all:")
+    for code, count in report.reasons.items():
+        named = [one["source"] for one in report.failed_first if one["reason"] == code]
+        lines.append(f"  {count:,} {code}: {_some(named, count)}. {REASONS.get(code, '')}".rstrip())
+    if report.unmatched:
+        many = "does" if report.unmatched == 1 else "do"
+        lines.append(
+            f"{counted(report.unmatched, 'images')} {many} not match the layout, so subject, date "
+            f"and so on are empty: {_some(report.unmatched_first, report.unmatched)}. If that is "
+            "not meant, change layout in cohort.toml, then: cohort ingest COHORT --rehash"
+        )
+    if report.healed:
+        many = counted(report.healed, "images")
+        lines.append(f"Pixels of {many} were damaged or gone, and are written anew.")
+    if report.replaced:
+        lines.append(
+            f"Pixels of {counted(len(report.replaced), 'images')} were damaged or gone, and their "
+            "sources have other content now, which was taken as a change: "
+            f"{_some(report.replaced[:NAMED], len(report.replaced))}"
+        )
+    if report.lost:
+        lines.append(f"Pixels of {counted(len(report.lost), 'images')} are still damaged or gone:")
+    for reason, advice in LOST.items():
+        named = [one["source"] for one in report.lost if one["reason"] == reason]
+        if named:
+            lines.append(f"  {len(named):,}: {_some(named[:NAMED], len(named))}. {advice}")
+    if report.findings:
+        lines.append("Odd (column findings of the catalog):")
+    lines += [f"  {n:,} {code}: {FINDINGS.get(code, code)}" for code, n in report.findings.items()]
+    lines += drawings.ingest_lines(report.annotations)
+    return lines
+
+
+def reveal_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what files are called in the catalog."""
+    lines = [
+        f"{row['path']}: {row['source']}, image {row['image_id']}, {row['state']}"
+        + (f" ({row['reason']})" if row["reason"] else "")
+        + (f", subject {row['subject']}" if row["subject"] else "")
+        for row in rows
+    ]
+    return lines or ["There is no file."]
+
+
+def _which(failure: Failure) -> str:
+    """Return the file, with the plane where it has several."""
+    named = failure.image_id.startswith(f"{failure.source}#")
+    return failure.image_id if named else failure.source
+
+
+def _some(first: Sequence[str], count: int) -> str:
+    more = f" and {count - len(first):,} more" if count > len(first) else ""
+    return ", ".join(sorted(first)) + more
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Say what a run would compute, and why."""
+    given = ", ".join(f"{k} {_shown(v)}" for k, v in plan.parameters.items() if v is not None)
+    lines = [f"{plan.operation} ({given}), key {plan.key[:8]}:"]
+    if not plan.selected:
+        lines.append("  No image is selected.")
+    elif not plan.to_compute:
+        lines.append(f"  Nothing to do: {counted(plan.selected, 'images')}, all settled.")
+    for cause, count in plan.causes.items():
+        why = CAUSES[cause]
+        if cause in ("parameters", "version", "weights") and plan.changes:
+            why = "; ".join(f"{n} {_shown(a)} -> {_shown(b)}" for n, (a, b) in plan.changes.items())
+        lines.append(f"  {count:>8} to compute: {cause} ({why})")
+    lines += [f"  {count:>8} {SETTLED[state]}" for state, count in plan.settled.items()]
+    if plan.unreadable:
+        noun = counted(plan.unreadable, "sources").split()[1]
+        lines.append(f"  {plan.unreadable:>8} {noun} can't be read (cohort status names them)")
+    if plan.orphaned:
+        lines.append(f"  {plan.orphaned:>8} of them orphaned: source gone, pixels kept")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ":".join(_shown(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def run_lines(report: RunReport) -> list[str]:
+    """Say what a run did."""
+    name = f"{report.operation}, key {report.key[:8]}"
+    if not report.selected:
+        lines = [f"{name}: no image is selected."]
+    elif not report.planned:
+        lines = [f"{name}: nothing to do, {counted(report.up_to_date, 'images')} up to date."]
+    else:
+        computed = report.published - report.failed
+        lines = [
+            f"{name}: {computed:,} of {counted(report.selected, 'images')} computed"
+            + (f" ({report.copied:,} of them copied)" if report.copied else "")
+            + (f", {report.up_to_date:,} up to date before" if report.up_to_date else "")
+            + f" ({told_s(report.elapsed_s)})."
+        ]
+    if report.failed:
+        lines.append(f"  {report.failed} failed; cohort status names them:")
+        for code, count in report.reasons.items():
+            what, advice = explain(code, report.operation, of_source=False)
+            lines.append(f"  {count:,} {code}: {what} {advice}")
+    if report.failed_before:
+        lines.append(f"  {report.failed_before} failed before; --failed tries them again.")
+    if report.unreadable_sources:
+        lines.append(
+            f"  {counted(report.unreadable_sources, 'sources')} can't be read; cohort status names "
+            "which."
+        )
+    if report.declared:
+        lines.append("  These parameters are now the declared ones (cohort.toml).")
+    if report.trial:
+        lines.append(
+            "  A trial: these are not the declared parameters. --declare, asked of all images, "
+            "makes them current."
+        )
+    return [*lines, f"  Tables: {', '.join(report.tables)}"] if report.tables else lines
+
+
+def step_lines(report: object) -> list[str]:
+    """Say what a step of a job did, by the kind of its report."""
+    if isinstance(report, IngestReport):
+        return ingest_lines(report)
+    if isinstance(report, QcReport):
+        return qc_lines(report)
+    return run_lines(report) if isinstance(report, RunReport) else []
+
+
+def qc_lines(report: QcReport) -> list[str]:
+    """Say what pictures were made, and where to look."""
+    name = f"{report.operation}, key {report.key[:8]}"
+    if report.made:
+        told = f"{counted(report.made, 'pictures')} made, {report.up_to_date} were up to date"
+        lines = [f"{name}: {told} ({told_s(report.elapsed_s)})."]
+    else:
+        lines = [f"{name}: nothing to make, {report.up_to_date} pictures are up to date."]
+    if report.failed:
+        codes = ", ".join(f"{n} {code}" for code, n in report.reasons.items())
+        lines.append(f"  {report.failed} images can't be shown: {codes}.")
+    if report.unusual:
+        lines.append(
+            f"  {report.unusual} of {report.images} images are unusual; the page says why."
+        )
+    if report.page:
+        lines.append(f"  Open in a browser: {report.page}")
+    return lines
+
+
+def status_lines(status: Status) -> list[str]:
+    """Say what is there, what is missing, and what failed, the worst named."""
+    states = ", ".join(f"{count:,} {state}" for state, count in status.images.items())
+    lines = [f"Images: {states or 'none yet'}."]
+    lines += spacing_lines(status)
+    lines += drawings.status_lines(status.annotations)
+    for key in status.keys:
+        kind = "declared" if key.declared else "trial"
+        missing = "an unknown number" if key.missing is None else str(key.missing)
+        lines.append(
+            f"{key.operation}, key {key.key[:8]} ({kind}): {key.done} done, {key.failed} failed, "
+            f"{missing} missing" + (f" ({key.note})." if key.note else ".")
+        )
+        if key.gone:
+            lines.append(
+                f"  {counted(len(key.gone), 'files')} of its results are gone from the store, "
+                f"{key.gone[0]} first: the next run computes again what they held."
+            )
+        stale = [table.name for table in key.tables if table.stale or not table.there]
+        if key.declared and stale:
+            lines.append(f"  Not up to date: {', '.join(stale)}. cohort run makes them.")
+    # Drawings are named above, with their state.
+    failures = [one for one in status.failures if one.operation != DRAWINGS]
+    if failures:
+        lines.append(f"{len(failures)} failed:")
+    trials = {(key.operation, key.key) for key in status.keys if not key.declared}
+    for failure in failures[:NAMED]:
+        of = failure.key or ""
+        of_trial = f"@{of[:8]}" if (failure.operation, of) in trials else ""
+        tried = f", {counted(failure.attempts, 'attempts')}" if failure.attempts else ""
+        by = f"{failure.operation}{of_trial}"
+        more = f" ({failure.detail})" if failure.detail else ""
+        lines.append(f"  {_which(failure)}: {by}, {failure.reason}{more}{tried}")
+    if len(failures) > NAMED:
+        lines.append(f"  and {len(failures) - NAMED} more; --json names all.")
+    lines += [*status.notes, *status.absent]
+    if not any(key.declared for key in status.keys):
+        lines.append(
+            "Nothing is declared yet; a first complete run does: cohort run COHORT circles"
+        )
+    if status.complete:
+        lines.append("All that is declared is done, and its tables are up to date.")
+    return lines
+
+
+def spacing_lines(status: Status) -> list[str]:
+    """Say what spacings the images have, where any is known, and that they are mixed."""
+    if not any(status.spacings):
+        return []
+    told = [f"{count:,} {spacing_text(spacing)}" for spacing, count in status.spacings.items()]
+    shown = told[:NAMED] + ([f"{len(told) - NAMED} more"] if len(told) > NAMED else [])
+    mixed = " Mixed spacings: sizes in pixels can't be compared." if len(told) > 1 else ""
+    return [f"Spacing (y x x): {', '.join(shown)}.{mixed}"]
+
+
+ADVICE = {
+    "pixels": "Pixels are written anew from their sources, where those are still there: "
+    "cohort ingest COHORT --rehash; it names images whose sources are gone. Damaged labels are "
+    "computed again by the next run of all images.",
+    "catalog": "The catalog knows what nothing else knows: put it back from a backup, or take the "
+    "sources into a new cohort.",
+    "results": "Put results back from a backup, or remove their folder (results/OPERATION/VERSION) "
+    "and the tables made of it, and run again: all of them are computed anew.",
+    "tables": "Remove the tables that are named; the next run makes them anew from the results.",
+}
+"""What to do about files that are missing or corrupt, by their area."""
+
+
+def verify_lines(report: VerifyReport) -> list[str]:
+    """Say whether all is well, and name what is not."""
+    checked = ", ".join(counted(n, what.replace("_", " ")) for what, n in report.checked.items())
+    lines = [f"Checked {checked}."]
+    lines += [f"  {p.kind}: {p.path}: {p.text}" for p in report.problems[:NAMED]]
+    if len(report.problems) > NAMED:
+        lines.append(f"  and {len(report.problems) - NAMED} more; --json names all.")
+    if report.leftovers:
+        lines.append(
+            f"{counted(len(report.leftovers), 'leftovers')} that no commit names; cohort gc "
+            "removes what is old enough."
+        )
+    lines.append("All is well." if report.ok else f"{counted(len(report.problems), 'problems')}.")
+    bad = [p for p in report.problems if p.kind in (MISSING, CORRUPT) and TORN not in p.text]
+    broken = {p.path.split("/", 1)[0] for p in bad}
+    return lines + [advice for area, advice in ADVICE.items() if area in broken]
+
+
+def repair_lines(done: Sequence[Repaired], asked: bool) -> list[str]:
+    """Say what was repaired of the ledgers, where that was asked."""
+    if asked and not done:
+        return ["Nothing to repair: no log of a ledger is torn."]
+    return [f"Repaired {one}" for one in done]
+
+
+def gc_lines(left: Sequence[Leftover], dry_run: bool) -> list[str]:
+    """Say what was removed, or would be."""
+    done = "Would remove" if dry_run else "Removed"
+    if not left:
+        return [f"{done} nothing: no leftovers of that age."]
+    size = sum(one.size for one in left) / 1024**2
+    kinds = Counter(one.path.split("/", 1)[0] for one in left)
+    told = ", ".join(f"{count} below {name}" for name, count in sorted(kinds.items()))
+    return [f"{done} {counted(len(left), 'leftovers')} ({told}; {size:.1f} MiB)."]
+
+
+def experiments_table(experiments: pd.DataFrame) -> Table:
+    """Show circles by experiment, so that a first look says something."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in ("date", "subject", "experiment"):
+        table.add_column(name, no_wrap=True)
+    for name in ("images", "circles", "radius_px", "intensity"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in experiments.itertuples(index=False):
+        table.add_row(
+            *(
+                Text(visible(str(getattr(row, name))))  # never markup, whatever it says
+                for name in ("date", "subject", "experiment", "images", "count")
+            ),
+            f"{row.radius_px_mean:.1f} ± {row.radius_px_sd:.1f}",
+            f"{row.mean_intensity_mean:.0f} ± {row.mean_intensity_sd:.0f}",
+        )
+    return table

@@ -1,0 +1,50 @@
+"""Sources as people name them: what can be taken, and what is said where nothing can."""
+
+from __future__ import annotations
+
+from engine.errors import NoSource, NothingFound
+from engine.ingest.discovery import holds_confidential
+from engine.privacy import NoPseudonymKey, read_key
+from engine.sources.locations.base import absolute, holder_of, place_at
+from engine.sources.locations.dicomweb import is_dicomweb
+
+FORMATS = "PNG, TIFF, JPEG or DICOM"
+"""What can be ingested, in words."""
+
+WITHHELD = (
+    "{} DICOM files lie in a root that is not confidential: nothing of them was taken or written "
+    "down. Give their folder as a root of its own, or set confidential = true below [roots.NAME] "
+    "in cohort.toml, which renames all files of that root (docs/privacy.md)."
+)
+
+
+def require_files(source: str) -> None:
+    """Refuse a source in which there is nothing at all.
+
+    Raises
+    ------
+    NoSource, NothingFound
+    """
+    if is_dicomweb(source):
+        return
+    path = absolute(source)
+    base = holder_of(path)
+    if base is None or not source.strip():  # e.g. of a variable that was never set
+        raise NoSource(source or "'' (an empty name)")
+    if base == path and place_at(base).is_empty():
+        raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")
+
+
+def require_key(source: str, cohort: str) -> None:
+    """Refuse a source that names patients where no key is at hand, before a cohort is made.
+
+    Raises
+    ------
+    NoPseudonymKey
+    """
+    try:
+        read_key(outside=None if "://" in cohort else cohort)
+    except NoPseudonymKey:
+        base = source if is_dicomweb(source) else holder_of(absolute(source))
+        if is_dicomweb(source) or (base is not None and holds_confidential(base)):
+            raise

@@ -1,0 +1,97 @@
+"""Starts drivers fast: imports the engine once, and forks a process for each command.
+
+Run as a script; takes a line of JSON for each request on standard input, answers with one. A
+driver has a session of its own, so that a test can send a signal to all of it, as a terminal does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from typing import Any
+
+
+def start(request: dict[str, Any]) -> int:
+    """Fork a driver and return its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        for name, number in (("stdout", 1), ("stderr", 2)):
+            file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, number)
+            os.close(file)
+        os.close(0)
+        os.open(os.devnull, os.O_RDONLY)
+        os.chdir(request["cwd"])
+        sys.argv = ["cohort", *request["argv"]]
+        _prepare(request)
+        from jobs.cli import main
+
+        main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    for thread in threading.enumerate():  # as an interpreter that ends by itself would do
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    os._exit(code)
+
+
+def _prepare(request: dict[str, Any]) -> None:
+    if request.get("crash") is not None or request.get("count") is not None:
+        from tests.distributed import crashpoints
+
+        crashpoints.install(request["place"], request.get("crash"), request.get("count"))
+    if threads := request.get("threads"):
+        import engine
+        from jobs.options import ClusterArguments
+
+        how = {"workers": 1, "threads_per_worker": threads, "processes": False}
+        ClusterArguments.open = lambda _: engine.cluster(**how)  # type: ignore[method-assign]
+    if (connect_s := request.get("connect_s")) is not None:
+        import engine.execution.cluster.cluster
+
+        engine.execution.cluster.cluster.CONNECT_S = connect_s
+    if (commit_s := request.get("commit_s")) is not None:
+        import engine.ingest.driver
+        import engine.runs.driver
+
+        engine.runs.driver.COMMIT_S = engine.ingest.driver.COMMIT_S = commit_s
+    if (unit_images := request.get("unit_images")) is not None:
+        import engine.runs.plan
+
+        engine.runs.plan.UNIT_IMAGES = unit_images
+
+
+def poll(pid: int) -> int | None:
+    """Return the exit code of a driver, minus the signal that killed it, or None."""
+    there, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if there else None
+
+
+def serve() -> None:
+    """Answer requests until standard input ends."""
+    import distributed  # noqa: F401
+
+    import tests.support.operations  # noqa: F401
+
+    print(json.dumps({"ready": os.getpid(), "threads": threading.active_count()}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = start(request) if "argv" in request else poll(request["poll"])
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,1 @@
+"""Images, cohorts, operations, stores and processes that tests share."""

@@ -1,0 +1,90 @@
+"""An operation of one's own that makes label images, and what its labels must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import engine
+from engine.operations.base import LABELS, Image, ImageFailed, Operation
+from engine.store.catalog.tables import SHARDS, ShardRow, shards_ledger
+from engine.store.labels.images import LabelClass, files_by_path
+from engine.store.pixels.stacks import StackReader, label_stack
+
+CLASSES = (
+    LabelClass(0, "dark", "#000000"),
+    LabelClass(1, "middle", "#e69f00"),
+    LabelClass(2, "bright", "#0072b2"),
+)
+
+
+def bands(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the labels that `Bands` gives: thirds of 0 to 200."""
+    return np.digitize(pixels[0], (67, 134)).astype(np.uint8)
+
+
+class Bands(Operation):
+    """Sort pixels by their grey value; count the bright ones."""
+
+    name: ClassVar[str] = "bands"
+    objects: ClassVar[pa.Schema] = pa.schema([("bright", pa.int64())])
+    inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
+
+    share: float = 1.0
+    """Changes nothing but the key."""
+
+    fails: str = ""
+    """Images whose source has this in it fail while the file of this name is there."""
+
+    neutral: ClassVar[frozenset[str]] = frozenset({"fails"})
+
+    @property
+    def label_classes(self) -> tuple[LabelClass, ...]:
+        """Return three classes."""
+        return CLASSES
+
+    def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+        """Return the labels, and how many pixels are bright."""
+        if self.fails and Path(self.fails).exists() and Path(self.fails).name in image.source:
+            raise ImageFailed("asked_to")
+        labels = bands(image.pixels)
+        return {"bright": [int((labels == 2).sum())], LABELS: labels}
+
+
+def label_rows(cohort: engine.Cohort) -> list[ShardRow]:
+    """Return the catalog's rows of all files below ``pixels/``."""
+    ledger = shards_ledger(cohort.root)
+    rows = ledger.read(ledger.snapshot().parts).select(SHARDS.names).to_pylist()
+    return [ShardRow(**row) for row in rows]
+
+
+def read_labels(
+    cohort: engine.Cohort, operation: Operation, where: str | None = None
+) -> dict[str, NDArray[np.uint8]]:
+    """Return the labels of images by image_id, through the engine's reader."""
+    reader = StackReader(cohort.root, files_by_path(cohort.root, label_rows(cohort)))
+    found = {}
+    for row in cohort.images(where).frame.itertuples():
+        place: tuple[int | slice, ...] = (int(row.t), 0)
+        if row.z is not None and not np.isnan(row.z):
+            place = (*place, int(row.z))
+        box = slice(0, int(row.height)), slice(0, int(row.width))
+        stack = label_stack(row.stack, operation.label_name)
+        found[row.image_id] = reader.read(stack, (*place, *box))
+    return found
+
+
+def check_labels(
+    cohort: engine.Cohort, operation: Operation, where: str | None = None
+) -> dict[str, NDArray[np.uint8]]:
+    """Check that each image's labels are those of its pixels."""
+    found = read_labels(cohort, operation, where)
+    for image in cohort.images(where, stored=True):
+        name = image.attrs["image_id"]
+        assert np.array_equal(found[name], bands(image.values)), name
+    return found

@@ -1,0 +1,130 @@
+"""An operation whose calls can be counted across processes, and which fails as it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from engine import Image, ImageFailed, Operation
+
+SLOW_S = 60.0
+"""How long a slow image takes, seconds: long enough for a cluster to shrink meanwhile."""
+
+
+class Probe(Operation):
+    """Brightness of the quarters of an image; none for an image whose first pixel is odd.
+
+    Parameters
+    ----------
+    scale
+        Factor on the answer: another one is another key.
+    calls
+        File to which each call appends the image's source, one write a call.
+    sick
+        JSON file, by source: ``kill`` kills the process, ``fail`` fails the image, ``slow`` takes
+        `SLOW_S`, ``stop`` stops the process, the first time. May vanish.
+    pause_s
+        How long each call takes, so that there is time to kill something.
+    """
+
+    name: ClassVar[str] = "probe"
+    objects: ClassVar[pa.Schema] = pa.schema(
+        [("y", pa.float64()), ("x", pa.float64()), ("brightness", pa.float64())]
+    )
+    singular: ClassVar[str] = "quarter"
+    quantities: ClassVar[tuple[str, ...]] = ("brightness",)
+    neutral: ClassVar[frozenset[str]] = frozenset({"calls", "sick", "pause_s"})
+
+    scale: float = 1.0
+    calls: str = ""
+    sick: str = ""
+    pause_s: float = 0.0
+
+    def measure(self, image: Image) -> Mapping[str, Sequence[Any]]:
+        """Answer, after the call was counted."""
+        count_call(self.calls, image.source)
+        time.sleep(self.pause_s)
+        harm = _read(self.sick).get(image.source)
+        if harm == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if harm == "stop" and first_time(f"{self.sick}.stopped"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if harm == "slow":
+            time.sleep(SLOW_S)
+        if harm == "fail":
+            raise ImageFailed("told_to")
+        plane = image.pixels[0]
+        if plane[0, 0] % 2:
+            return {"y": [], "x": [], "brightness": []}
+        middle = plane.shape[0] // 2, plane.shape[1] // 2
+        corners = [(y, x) for y in (0, middle[0]) for x in (0, middle[1])]
+        found = [plane[y : y + middle[0], x : x + middle[1]].mean() for y, x in corners]
+        return {
+            "y": [float(y) for y, _ in corners],
+            "x": [float(x) for _, x in corners],
+            "brightness": [float(value) * self.scale for value in found],
+        }
+
+
+class ProbeGpu(Probe):
+    """The same, of workers that have a GPU."""
+
+    name: ClassVar[str] = "probe_gpu"
+    resources: ClassVar[Mapping[str, float]] = {"GPU": 1}
+
+
+class ProbeTpu(Probe):
+    """The same, of workers that nobody has."""
+
+    name: ClassVar[str] = "probe_tpu"
+    resources: ClassVar[Mapping[str, float]] = {"TPU": 1}
+
+
+def install_below(folder: Path) -> Path:
+    """Make a folder that, on ``PYTHONPATH``, installs these operations; return it."""
+    metadata = folder / "operations_for_tests-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: operations-for-tests\nVersion: 1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(
+        "[cohort.operations]\n"
+        "probe = tests.support.operations:Probe\n"
+        "probe_gpu = tests.support.operations:ProbeGpu\n"
+        "probe_tpu = tests.support.operations:ProbeTpu\n"
+    )
+    return folder
+
+
+def count_call(path: str, source: str) -> None:
+    """Append a line in one write, so that lines of several processes do not mix."""
+    if not path:
+        return
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(file, (source + "\n").encode())
+    finally:
+        os.close(file)
+
+
+def first_time(path: str) -> bool:
+    """Tell whether nobody asked before, in whatever process."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _read(path: str) -> dict[str, str]:
+    try:
+        return dict(json.loads(Path(path).read_text())) if path else {}
+    except FileNotFoundError:
+        return {}
