@@ -59,11 +59,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def never() -> bool:
-    """Say that nobody asked to stop."""
-    return False
-
-
 class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
 
@@ -94,7 +89,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         layout: str | None = None,
         rehash: bool = False,
         events: Events | None = None,
-        stop: Callable[[], bool] = never,
+        stop: Callable[[], bool] = lambda: False,
     ) -> IngestReport:
         """Take what is new or changed in some sources, or in all declared roots.
 
@@ -214,7 +209,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         retry_failed: bool = False,
         declare: bool = False,
         events: Events | None = None,
-        stop: Callable[[], bool] = never,
+        stop: Callable[[], bool] = lambda: False,
     ) -> list[RunReport]:
         """Compute what lacks a result, publish it, and reduce it into tables.
 

@@ -166,8 +166,10 @@ class Ingest:
         report.annotations = drawn.run()
         if drawn.left:
             raise Interrupted(report.taken, drawn.left)
-        for away in listing.lost.values():
-            raise away
+        for count, away in enumerate(reversed(listing.lost.values()), 1):
+            if count == len(listing.lost):
+                raise away
+            self._events.note(str(away))
         report.elapsed_s = time.perf_counter() - began
         return report
 

@@ -32,6 +32,12 @@ PLACE = ("state", "channels", "height", "width", "dtype", "stack", "shard", "t",
 AGAIN = "an ingest was torn; this takes it again: cohort ingest COHORT --rehash"
 """What to do about an image without catalogued shards."""
 
+GONE_TOO = (
+    "an ingest was torn, and its source is gone: put that back in its place, then this takes it "
+    "again: cohort ingest COHORT --rehash"
+)
+"""The same, of an image whose source is gone (orphaned): no command can take it again."""
+
 _Apply = Callable[
     [Callable[[ShardRow], list[Problem]], Iterable[ShardRow]], Iterator[list[Problem]]
 ]
@@ -189,10 +195,11 @@ def _misplaced(
 ) -> str | None:
     """Say what is wrong with the place of an image, or None."""
     stack, shard, t, z = (image[name] for name in ("stack", "shard", "t", "z"))
+    again = GONE_TOO if image["state"] == ORPHANED else AGAIN
     if not isinstance(stack, str) or not isinstance(shard, int) or not isinstance(t, int):
         return "has pixels, but no place"
     if stack not in stacks:
-        return f"its stack {stack} is not in the catalog of shards; {AGAIN}"
+        return f"its stack {stack} is not in the catalog of shards; {again}"
     level = levels.get((stack, 0))
     if level is None:
         return None
@@ -219,5 +226,5 @@ def _misplaced(
     gone = sorted(wanted - shards)
     if gone:
         where = ", ".join(f"{stack_path(s)} level {lv} shard {n}" for s, lv, n in gone[:3])
-        return f"its pixels are not in the catalog of shards: {where}; {AGAIN}"
+        return f"its pixels are not in the catalog of shards: {where}; {again}"
     return None

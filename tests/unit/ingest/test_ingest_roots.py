@@ -11,6 +11,7 @@ from distributed import Client
 import engine
 from engine.errors import ConfigError, NoSource, UsageError
 from engine.execution.progress import Events
+from engine.ingest.discovery import RootGone
 from engine.store.config import (
     CohortConfig,
     RootConfig,
@@ -125,6 +126,29 @@ def test_a_root_added_later_stands_apart_in_cohort_toml(cohort: engine.Cohort) -
         "[roots.a]", "[roots.b]", "[roots.c]", "[operations.circles]",
     ]  # fmt: skip
     assert all(not lines[n - 1] for n in sections if n)
+
+
+def test_all_roots_that_are_away_are_named(
+    cohort: engine.Cohort, tmp_path: Path, client: Client
+) -> None:
+    for name in ("a", "b", "c"):
+        put(tmp_path / name / "1.png", grey(1))
+    cohort.ingest(*(tmp_path / name for name in "abc"), client=client)
+    put(tmp_path / "c" / "2.png", grey(2))
+    for name in ("a", "b"):
+        (tmp_path / name).rename(tmp_path / f"{name}-away")
+    notes: list[str] = []
+
+    class Noted(Events):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    with pytest.raises(RootGone) as caught:
+        cohort.ingest(client=client, events=Noted())
+    named = [str(caught.value), *notes]
+    assert [sum(str(tmp_path / name) in text for text in named) for name in "abc"] == [1, 1, 0]
+    assert {*states(cohort).values()} == {"ready"}
+    assert len(states(cohort)) == 4, "what is there was taken"
 
 
 def test_dots_in_a_path_make_no_second_root(

@@ -200,3 +200,24 @@ def test_a_fault_of_the_disk_that_passes_is_tried_again(
     assert (run.published, run.failed) == (4, 0)
     assert failed() == 1
     assert cohort.verify().problems == ()
+
+
+def test_torn_images_whose_source_is_gone_ask_for_it(tmp_path: Path, client: Client) -> None:
+    night(tmp_path / "data", IMAGES)
+    cohort = engine.create(tmp_path / "cohort")
+    cohort.ingest(tmp_path / "data", client=client)
+    forget_shards(cohort, FORGOTTEN["some shards"])
+    torn = [p.text.partition(":")[0] for p in cohort.verify().problems if "--rehash" in p.text]
+    gone = [tmp_path / name for name in torn[:2]]
+    kept = [path.read_bytes() for path in gone]
+    for path in gone:
+        path.unlink()
+    cohort.ingest(client=client)
+    texts = [p.text for p in cohort.verify().problems if "not in the catalog of shards" in p.text]
+    assert len(texts) == len(gone)
+    assert all("its source is gone: put that back" in text for text in texts)
+    for path, data in zip(gone, kept, strict=True):
+        path.write_bytes(data)
+    cohort.ingest(client=client, rehash=True)
+    assert cohort.verify().problems == ()
+    assert len(cohort.images()) == IMAGES
