@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
+import itertools
 import pickle
 import pkgutil
+import re
 import subprocess
 import sys
+import tokenize
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 import engine
@@ -25,6 +32,18 @@ FILES = sorted(path for name in ("engine", "jobs") for path in (TOP / name).rglo
 
 MOST_LINES = 400
 """House rule: about 300 lines a file, seldom over 400."""
+
+MOST_FILES = 15
+"""House rule: modules of a folder, beside its ``__init__``."""
+
+OBLIQUE = re.compile(r"(What|Which|Who|Whose|Whom|How|Where|Whether|When|Why)\b")
+"""First words of docstrings that name a thing by a clause instead of a noun."""
+
+DIALECT = re.compile(r"\b(nobody|somebody|whoever|anew|aside|told)\b", re.IGNORECASE)
+"""Words that the field has other terms for."""
+
+PLAIN: tuple[str, ...] = ()
+"""Packages whose docstrings and comments keep to these rules; the others follow."""
 
 NETWORKS = (
     "engine.kernels.networks.",
@@ -169,6 +188,50 @@ def test_every_error_travels_with_its_text() -> None:
 
 def test_importing_the_engine_imports_no_torch() -> None:
     assert not {"torch", "monai", "onnxruntime"} & imported("import engine")
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    """Lazy imports and those for type checkers count too."""
+    graph = grimp.build_graph("engine", "jobs", cache_dir=None)
+    direct = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    # The names that a package offers are imported from below it: `import engine`.
+    TopologicalSorter({a: b for a, b in direct.items() if a != "engine"}).prepare()
+    parts = {name: ".".join(name.split(".")[:2]) for name in graph.modules}
+    packages: dict[str, set[str]] = defaultdict(set)
+    for name, found in direct.items():
+        if name.startswith("engine."):
+            packages[parts[name]] |= {parts[one] for one in found} - {parts[name]}
+    TopologicalSorter(packages).prepare()
+
+
+def test_a_folder_can_be_read_at_a_glance() -> None:
+    files = Counter(path.parent for path in FILES if path.name != "__init__.py")
+    assert {str(k): n for k, n in files.items() if n > MOST_FILES} == {}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
+def test_prose_is_plain(path: Path) -> None:
+    module = ".".join(path.relative_to(TOP).with_suffix("").parts)
+    if not module.startswith(PLAIN):
+        return
+    text = path.read_text()
+    tree = ast.parse(text)
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    documents = [
+        ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)
+    ]
+    parts = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef))]
+    documents += [
+        node.value.value
+        for node in itertools.chain.from_iterable(part.body for part in parts)
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+    assert [one for one in documents if OBLIQUE.match(one)] == []
+    comments = [t.string for t in tokenize.generate_tokens(io.StringIO(text).readline)
+                if t.type == tokenize.COMMENT]  # fmt: skip
+    assert [one for one in [*documents, *comments] if DIALECT.search(one)] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))
