@@ -1,4 +1,4 @@
-"""Why an image is in a run, or is not: the words of a plan."""
+"""Reasons for which a plan computes or skips an image."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ CAUSES = {
     "results": "results are gone from the store",
     "copy": "the same pixels have a result under another name",
 }
-"""Why an image is in a run, and what that means."""
+"""Reasons to compute an image, with the text shown to users."""
 
 RESTORED = "restored"
-"""Stands for the status of a result that failed for lost pixels which are there again."""
+"""Pseudo-status of a result that failed on missing or corrupt pixels, which were since restored."""
 
 SETTLED = {
     "done": "up to date",
     "failed": "failed before (again with --failed)",
 }
-"""Why an image needs nothing."""
+"""Reasons to skip an image."""
 
 
 def changed_part(new: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name what differs between two keys' identities: the cause, and (old, new) by name.
+    """Name the difference between two key identities: the cause, and (old, new) by name.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Results that exist under another name: the same inputs are computed once, each name has a row."""
+"""Reuse of results: identical inputs are computed once, and each image_id gets its own row."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from engine.store.root.base import Root
 
 @dataclass(frozen=True, slots=True)
 class CopyTask:
-    """Rows to make from those in a few parts."""
+    """Rows to copy from a few ledger parts."""
 
     copies: tuple[Copy, ...]
     parts: tuple[Part, ...]
 
 
 def pack_copies(copies: Sequence[Copy], parts: Mapping[RowId, Part]) -> tuple[CopyTask, ...]:
-    """Pack copies into tasks, neighbours in the ledger together.
+    """Pack copies into tasks so that neighbours in the ledger stay together.
 
     Parameters
     ----------
@@ -43,12 +43,12 @@ def pack_copies(copies: Sequence[Copy], parts: Mapping[RowId, Part]) -> tuple[Co
 
 
 def original_of(copy: Copy) -> RowId:
-    """Return what identifies the row that a copy is made of: image_id, inputs, block."""
+    """Return the identifier (image_id, inputs, block) of the row that is copied."""
     return copy.of, copy.inputs, copy.block
 
 
 def copy_rows(root: Root, operation: Operation, task: CopyTask) -> UnitRecord:
-    """Write a part with a row for each copy, equal to the original's but for its name."""
+    """Write a part with one row per copy, equal to the original's row except for image_id."""
     ledger = ledger_of(root, operation)
     rows = ledger.read(task.parts)
     ids = zip(*(rows[name].to_pylist() for name in ("image_id", "inputs", "block")), strict=True)

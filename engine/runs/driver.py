@@ -1,4 +1,4 @@
-"""Run an operation: units mapped over workers, their parts published by compare-and-swap."""
+"""Run an operation: map units over workers and publish their parts by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ from engine.store.results import record_key
 from engine.store.root.base import Root
 
 NAMED = 5
-"""Images that are out of memory that are named as they are found; status names all."""
+"""Maximum number of out-of-memory images named during the run; `cohort status` names all."""
 
 COMMIT_S = 2.0
-"""How often finished units are committed, seconds: what a kill can lose."""
+"""Commit interval for finished units, seconds: a kill loses at most this much work."""
 
 
 class Incomplete(EngineError):
-    """A run ended without a result for each image that it selected: (missing, selected)."""
+    """A run that ended without a result for each selected image: (missing, selected)."""
 
     def __str__(self) -> str:
         missing, selected = self.args
         return (
             f"{missing} of {selected} images have no result although the run ended. Run it again; "
-            "if it stays so, cohort verify tells what is wrong."
+            "if images are still missing, run cohort verify to find the cause."
         )
 
 
 @dataclass
 class RunReport:
-    """What a run did; images are counted once each, blocks of giant ones included in theirs."""
+    """Summary of a run. Each image counts once, also a giant image with many blocks."""
 
     operation: str
     key: str
@@ -95,10 +95,10 @@ def unit_task(
     drawn: Mapping[str, tuple[Ref, ...]],
     attempt: Attempt[Unit],
 ) -> UnitRecord | None:
-    """Compute one unit on a worker. A trial (a unit with a negative number) publishes nothing."""
+    """Compute one unit on a worker. A dry run (a unit with a negative number) publishes nothing."""
     worker = distributed.get_worker()
     where = Where(str(worker.name), operation.runs_on())
-    # A worker's slot for a resource is one task's, with all threads; else each task has one.
+    # A task that takes a resource uses all threads of its worker; other tasks use one each.
     operation.own_threads(worker.state.nthreads if operation.resources else 1)
     unit = attempt.task
     with room_for(attempt, where.device) as limit:
@@ -111,18 +111,19 @@ def unit_task(
             where=where,
             trial=unit.number < 0,
             drawn=drawn,
-            computed=distributed.secede,  # the next unit computes while this one's part is written
+            # Let the next unit compute while this one writes its part.
+            computed=distributed.secede,
             limit=limit,
         )
 
 
 def copy_task(root: Root, operation: Operation, attempt: Attempt[CopyTask]) -> UnitRecord:
-    """Make rows for images whose pixels have a result under another name, on a worker."""
+    """Copy rows on a worker for images whose pixels have a result under another image_id."""
     return copy_rows(root, operation, attempt.task)
 
 
 class FilesOf:
-    """Which catalog rows of files a unit needs, from those of all of them."""
+    """Select the shard rows of the catalog that a unit needs."""
 
     def __init__(self, rows: Sequence[ShardRow]) -> None:
         self._metadata = {row.stack: row for row in rows if row.shard < 0 and row.level == 0}
@@ -131,7 +132,7 @@ class FilesOf:
         }
 
     def __call__(self, items: Sequence[Item], halo_of: HaloOf) -> dict[str, ShardRow]:
-        """Return the rows by path; what the catalog lacks is left out, and fails its images."""
+        """Return the rows by path. Images whose shards are not in the catalog fail."""
         needed = {place for item in items for place in shards_read(item, halo_of(item.spacing_um))}
         found = [self._metadata.get(stack) for stack in {stack for stack, _ in needed}]
         found += [self._shards.get(place) for place in needed]
@@ -150,19 +151,21 @@ def run_plan(
     events: Events | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Compute what a plan says and publish it; what is committed stays, whatever happens.
+    """Execute a plan and publish its results. Commits made before an error or a stop are kept.
 
     Raises
     ------
     Interrupted
-        If ``stop`` said so before the end.
+        If ``stop`` returned True before the end.
     NoWorkers, NoWorkerForResource, SchedulerLost, StoreFull, StoreReadOnly
     """
     shown = events or Events()
     resources = dict(operation.resources)
     slots = require_slots(client, resources)
+    # Pack for the slots that exist now, so that every worker gets several units.
     units = pack_units(plan.items, slots)
     copies = pack_copies(plan.copies, publisher.parts_of(map(original_of, plan.copies)))
+    # Record the key before its first row, so that every row's parameters can be looked up.
     record_key(root, operation.identity, plan.key)
     if operation.label_classes:
         publisher.labels = LabelPublisher(root, plan.damaged)
@@ -198,7 +201,7 @@ def run_plan(
     def upcoming() -> Iterator[Unit]:
         nonlocal done
         for unit in units:
-            if publisher.settled(rows_of_unit(unit)):  # another driver was faster
+            if publisher.settled(rows_of_unit(unit)):  # another driver published it first
                 done += 1
                 shown.advance(operation.name, unit.images)
             else:
@@ -271,15 +274,15 @@ def _open_labels(
     wanted = [(stack, operation.class_image) for stack in stacks]
     if operation.labels_objects:
         giants = {item.stack for item in plan.items if item.block is not None}
-        # A block that is computed again may change the numbers in all of them: until they are
-        # written again (`run_numbers`) there are none.
+        # Recomputing one block can renumber the objects of all blocks, so unpublish the object
+        # labels until `run_numbers` writes them again.
         labels.retract(label_stack(stack, operation.object_image.name) for stack in giants)
         wanted += [(stack, operation.object_image) for stack in stacks - giants]
     labels.open(wanted, files)
 
 
 def rows_of_unit(unit: Unit) -> list[tuple[str, str, int | None]]:
-    """Return what identifies the rows of a unit: image_id, inputs, block."""
+    """Return the identifiers (image_id, inputs, block) of a unit's rows."""
     return [(name, item.inputs, item.block) for item in unit.items for name in item.image_ids]
 
 

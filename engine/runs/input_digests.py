@@ -1,4 +1,4 @@
-"""What an operation reads of each image, as one digest: it and the key name a result."""
+"""Digests of an image's inputs. The inputs digest and the key together identify a result."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RESCALE = ("slope", "intercept")
 
 
 def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
-    """Return the inputs digest of each image: of what the operation declares that it reads.
+    """Return the inputs digest of each image, over the inputs that the operation declares.
 
     Parameters
     ----------
     images
         Catalog rows with ``content``, ``channels``, ``noise_sd``, ``source`` and the columns of
-        spacing and rescale, and ``image_id`` and ``fields`` for those that read these.
+        spacing and rescale; also ``image_id`` and ``fields`` for operations that read these.
     """
     contents = _contents(images)
     if operation.inputs == ("content",):
@@ -49,9 +49,9 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
 
 
 def _contents(images: pa.Table) -> list[str]:
-    """Return the digest of each image's pixels and, where it is unusual, of what channels are.
+    """Return the digest of each image's pixels, combined with the channel meaning if it is unusual.
 
-    Usual is what would be taken for granted if nothing were known of them.
+    The usual meaning is the default for images without channel metadata.
     """
     contents: list[str] = images["content"].to_pylist()
     channels, noises = (
@@ -67,13 +67,13 @@ def _contents(images: pa.Table) -> list[str]:
 
 
 def _fields(images: pa.Table) -> list[Any]:
-    """Return what the catalog calls each image: its source, and what `Image.fields` holds."""
+    """Return each image's catalog identity: its source and the values of `Image.fields`."""
     columns = [images["source"], images["image_id"], *(field_column(images, n) for n in FIELDS)]
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
 def _annotations(operation: Operation, images: pa.Table) -> list[Any]:
-    """Return what is drawn on each image: its digest, the operation's own one, or both."""
+    """Return the annotation digest of each image, the operation's own digest, or both."""
     own = [operation.annotation(source) for source in images["source"].to_pylist()]
     if "annotation" not in images.column_names:
         return own

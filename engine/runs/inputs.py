@@ -1,4 +1,4 @@
-"""What an operation reads of a cohort's images, beside their pixels."""
+"""Inputs that an operation reads in addition to pixels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from engine.store.delta.ledger import Snapshot
 from engine.store.root.base import Root
 
 VERSION = b"cohort.annotations"
-"""Name, in the schema's metadata, of the version of the annotations that rows were joined with."""
+"""Schema metadata key for the version of the annotations that were joined to the rows."""
 
 
 def read_inputs(root: Root, operation: Operation) -> tuple[Snapshot, pa.Table]:
-    """Return the catalog as `read_images` does, with what an operation declares that it reads.
+    """Return the catalog as `read_images` does, with the inputs that an operation declares.
 
-    Operations with "annotation" among their inputs get a column ``annotation``: the digest of what
-    is drawn on each image, null where nothing is.
+    Operations with "annotation" among their inputs get a column ``annotation``: the digest of each
+    image's annotations, null for images without any.
     """
     snapshot, images = read_images(root)
     if "annotation" not in operation.inputs:
@@ -37,7 +37,7 @@ def read_inputs(root: Root, operation: Operation) -> tuple[Snapshot, pa.Table]:
 
 
 def join_annotations(images: pa.Table, annotations: Annotations) -> pa.Table:
-    """Return catalog rows with the column ``annotation``, where anything was ever drawn."""
+    """Return catalog rows with the column ``annotation``, if the cohort ever had annotations."""
     if annotations.version < 0:
         return images
     joined = annotations.joined(images)
@@ -45,20 +45,20 @@ def join_annotations(images: pa.Table, annotations: Annotations) -> pa.Table:
 
 
 def origin_of_inputs(images: pa.Table) -> dict[str, Any]:
-    """Return what a table's origin says of the annotations that it is made of."""
+    """Return the provenance entry for the annotations that a table uses."""
     metadata = images.schema.metadata or {}
     return {"annotations": int(metadata[VERSION])} if VERSION in metadata else {}
 
 
 class Drawn:
-    """What is drawn on the images of a unit; read once, when first asked for.
+    """Annotations on the images of a unit, read once on first use.
 
     Parameters
     ----------
     root
         The cohort.
     refs
-        Where the points are, by image_id.
+        Locations of the points, by image_id.
     """
 
     def __init__(self, root: Root, refs: dict[str, tuple[Ref, ...]]) -> None:
@@ -67,12 +67,13 @@ class Drawn:
         self._found: dict[str, tuple[Contour, ...]] | None = None
 
     def on(self, item: Item) -> tuple[Contour, ...]:
-        """Return what is drawn on an image.
+        """Return the annotations on an image.
 
         Raises
         ------
         ImageFailed
-            ``annotation_changed`` if that is not what the run was planned for; the next one is.
+            ``annotation_changed`` if the annotations changed after planning; the next run uses the
+            new ones.
         MissingObject, CorruptStore
         """
         refs = self._refs.get(item.image_ids[0], ())

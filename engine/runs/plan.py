@@ -1,6 +1,7 @@
-"""What a run would compute, and why: pure data made from the catalog and the results' ledger.
+"""Plan of a run: images to compute with reasons, from the catalog and the results ledger.
 
-A plan knows no store and no scheduler: it can be printed, counted and tested without either.
+A plan is pure data, independent of store and scheduler: it can be printed, counted and tested
+without either.
 """
 
 from __future__ import annotations
@@ -27,22 +28,21 @@ from engine.store.labels.images import LabelState
 from engine.store.pixels.layout import GIANT_SHARD_PX, count_blocks
 
 UNIT_IMAGES = 128
-"""Images in a unit at most: a task and its part cost milliseconds, which are to be small beside."""
+"""Maximum images per unit: enough to make the milliseconds per task and part negligible."""
 
 UNIT_BYTES = 64 * 1024**2
-"""Decoded pixels in a unit at most, bytes, unless a single image has more."""
+"""Maximum decoded pixels per unit, bytes. A single larger image is a unit of its own."""
 
 UNITS_A_SLOT = 6
-"""Units that each slot should get at least, where there are images enough, to share work evenly."""
+"""Minimum units per slot, given enough images, to balance the load."""
 
 
 class Item(NamedTuple):
-    """One image, or one block of a giant one, to compute once for all its names.
+    """One image, or one block of a giant image, to compute once for all its image_ids.
 
     ``image_ids`` are all images with these inputs; ``block`` is the shard's index, or None;
-    ``fields`` are those of `Image.fields`, for an operation that reads them.
-    A tuple, since all images of a run travel to workers as such: a frozen dataclass takes six
-    times as long to pickle.
+    ``fields`` are those of `Image.fields`, for an operation that reads them. A tuple, since all
+    images of a run travel to workers as such: a frozen dataclass takes six times as long to pickle.
     """
 
     image_ids: tuple[str, ...]
@@ -63,7 +63,7 @@ class Item(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Decoded size of what is read, bytes."""
+        """Decoded size of the pixels read, bytes."""
         channels, height, width = self.shape
         if self.block is not None:
             height, width = min(height, GIANT_SHARD_PX), min(width, GIANT_SHARD_PX)
@@ -72,7 +72,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A result that exists for the same inputs under another name: only its row is made."""
+    """Reuse of a result for the same inputs under another image_id: only a row is copied."""
 
     image_id: str
     inputs: str
@@ -82,41 +82,41 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The work of one task: items of whole shards, in the order in which they lie."""
+    """Work of one task: items of whole shards, in storage order."""
 
     number: int
     items: tuple[Item, ...]
 
     @property
     def images(self) -> int:
-        """Images (or blocks) in it."""
+        """Number of images (or blocks) in the unit."""
         return len(self.items)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would compute, and why.
+    """Plan of a run, with reasons.
 
     Attributes
     ----------
     operation, key
-        What is asked, and the digest that results are filed under.
+        Name of the operation, and the digest under which results are filed.
     selected
-        Images that the run speaks of.
+        Number of selected images.
     causes
-        Images to compute by cause, see `CAUSES`.
+        Images to compute, counted by cause; see `CAUSES`.
     settled
-        Images that need nothing, see `SETTLED`.
+        Images to skip, counted by reason; see `SETTLED`.
     unreadable
-        Sources in the catalog without an image; never selected.
+        Number of sources in the catalog without an image; never selected.
     orphaned
-        Selected images whose source is gone; their pixels are here, so they are computed.
+        Number of selected images whose source is gone; they are computed from the stored pixels.
     items, copies
         The work itself.
     damaged
-        Paths of shards of labels that are made again of all their images.
+        Paths of label shards to rewrite with all their images.
     changes
-        For a changed key, what differs from the key that most results have: name to (old, new).
+        For a changed key, differences from the key with the most results: name to (old, new).
     """
 
     operation: str
@@ -135,7 +135,7 @@ class Plan:
 
     @property
     def to_compute(self) -> int:
-        """Images that the run would add a row for."""
+        """Number of images that get a new row."""
         return sum(self.causes.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -168,30 +168,31 @@ def plan_run(
     restored: Set[tuple[str, str, int | None]] = frozenset(),
     gone: Sequence[Part] = (),
 ) -> Plan:
-    """Decide what a run computes, and why.
+    """Decide which images a run computes, and record the reasons.
 
     Parameters
     ----------
     operation
-        What is asked.
+        Operation to run.
     images
         The catalog's current rows.
     results
         Rows of this operation's key: image_id, inputs, block, status.
     other
-        Identity of the key with the most results beside this one, and the images it has; tells
-        "new" from "parameters changed".
+        Identity and images of the key with the most results besides this one; distinguishes "new"
+        from "parameters changed".
     where, limit
-        The selection, see `select_images`.
+        Selection; see `select_images`.
     retry_failed
-        Whether images that failed are tried again.
+        Whether to retry failed images.
     labels
-        Which labels are there, of an operation that makes some: an image without is computed
-        again. Of a damaged shard all images must be, so a selection leaves those to `verify`.
+        State of the label images, for an operation that writes some: images without labels are
+        computed again. A damaged shard needs all its images, so a run with a selection leaves it to
+        `verify`.
     restored
-        Results (image_id, inputs, block) that failed for lost pixels which are there again.
+        Results (image_id, inputs, block) that failed on missing or corrupt pixels, since restored.
     gone
-        Parts of the key that are not there: what they held is computed again.
+        Missing parts of the key: their images are computed again.
     """
     read = {*PlanRow._fields[1:], "content", "state"}
     if "fields" not in operation.inputs:
@@ -202,8 +203,8 @@ def plan_run(
     seen = {image_id for image_id, _, _ in state}
     by_inputs: dict[tuple[str, int | None], str] = {}
     for (image_id, inputs, block), status in state.items():
-        # A result counts before a failure of the same pixels, which an older name may have kept;
-        # which of them is met first depends on the names of parts.
+        # Prefer a result over a failure for the same pixels, which may remain under an older
+        # image_id. The order of the rows depends on the names of parts.
         if status == "done" or (status != RESTORED and (inputs, block) not in by_inputs):
             by_inputs[inputs, block] = image_id
     cause_of_change = "parameters"
@@ -228,6 +229,7 @@ def plan_run(
     places = {} if labels is None else {row.image_id: _place(row) for row in plan_rows(kept, reads)}
     for row in plan_rows(kept, reads):
         names_of.append(row.image_id)
+
         blocks = _blocks(row)
         place = places.get(row.image_id)
         statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]
@@ -238,7 +240,8 @@ def plan_run(
             settled["failed" if "failed" in statuses else "done"] += 1
             continue
         sources = {b: by_inputs[row.inputs, b] for b in needed if (row.inputs, b) in by_inputs}
-        if labels is not None:  # labels lie beside the pixels, so only of the same ones
+        # labels are stored beside the pixels: reuse them only within the same stack
+        if labels is not None:
             sources = {
                 b: of
                 for b, of in sources.items()
@@ -328,7 +331,8 @@ def _item(row: PlanRow, names: tuple[str, ...], block: int | None, known: Item |
         dtype=row.dtype,
         noise_sd=tuple(row.noise_sd),
         spacing_um=None if spacing[0] is None or spacing[1] is None else (spacing[0], spacing[1]),
-        source=row.image_id if row.source == row.image_id else row.source,  # in memory once
+        # shares one string in memory
+        source=row.image_id if row.source == row.image_id else row.source,
         block=block,
         rescale=None if rescale[0] is None or rescale[1] is None else (rescale[0], rescale[1]),
         annotation=row.annotation,
@@ -342,9 +346,9 @@ def pack_units(items: Sequence[Item], slots: int) -> tuple[Unit, ...]:
     Parameters
     ----------
     items
-        In the order in which they lie.
+        Items in storage order.
     slots
-        Tasks that the cluster runs at once.
+        Number of tasks that the cluster runs at once.
     """
     if slots < 1:
         raise UsageError(f"slots is {slots}, but must be at least 1")

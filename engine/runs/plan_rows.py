@@ -1,4 +1,4 @@
-"""What a plan reads of the catalog: rows as values, some thousands at a time."""
+"""Catalog rows that a plan reads, as Python values in batches."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 ROWS = 65_536
-"""Rows of the catalog that are Python's values at once."""
+"""Catalog rows converted to Python values at once."""
 
 
 class PlanRow(NamedTuple):
-    """What a plan reads of an image: its inputs, and columns of the catalog."""
+    """One image as a plan sees it: its inputs digest and catalog columns."""
 
     inputs: str
     image_id: str
@@ -36,9 +36,9 @@ class PlanRow(NamedTuple):
 
 
 def plan_rows(images: pa.Table, inputs: Sequence[str]) -> Iterator[PlanRow]:
-    """Yield rows of the catalog as values, some thousands at a time: there may be a million."""
-    there = set(images.column_names)  # annotations are joined only for those that read them
-    same: dict[str, str] = {}  # what many rows say is kept once
+    """Yield catalog rows as values in batches, since a cohort may have a million rows."""
+    there = set(images.column_names)  # only operations that read annotations have them joined
+    same: dict[str, str] = {}  # interned: shares equal strings between rows
     for start in range(0, images.num_rows, ROWS):
         piece = images.slice(start, ROWS)
         columns: dict[str, list[Any]] = {

@@ -1,4 +1,4 @@
-"""What other keys an operation has results for: tells "new" from "parameters changed"."""
+"""Find an operation's most used other key, to tell "new" from "parameters changed"."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from engine.store.root.base import Root
 def most_used_key(
     root: Root, operation: Operation
 ) -> tuple[Mapping[str, Any], frozenset[str]] | None:
-    """Return the identity of the key with the most rows beside this one, and its images.
+    """Return the identity and images of the key with the most rows, other than the current key.
 
-    Earlier versions of the operation count too; of two keys alike the newer version is taken.
+    Earlier versions of the operation count too. On a tie, the newer version wins.
     """
     rows: Counter[tuple[int, str]] = Counter()
     for version in versions_there(root, operation.name):

@@ -1,4 +1,4 @@
-"""Publication: durable parts become visible, exactly once, by compare-and-swap."""
+"""Publication: durable parts become visible exactly once, by compare-and-swap."""
 
 from __future__ import annotations
 
@@ -20,45 +20,46 @@ from engine.store.results import DONE, FAILED, PLANNED
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A part that waits for a commit, and the rows that are in it."""
+    """A part that waits for a commit, and its rows."""
 
     record: UnitRecord
     rows: tuple[RowId, ...]
 
     @property
     def statuses(self) -> dict[RowId, str]:
-        """The rows, and what they say became of their images."""
+        """Status of each row of the part."""
         failed = dict(self.record.failed)
         return {row: FAILED if row in failed else DONE for row in self.rows}
 
 
 class Publisher:
-    """Commits the parts of one key of one ledger.
+    """Committer of the parts of one key of one ledger.
 
-    A commit that comes second is made again without the rows that the first one published, so two
-    drivers at the same work leave one set of rows. A row that replaces an older one (a retried
-    image) does so in the same commit: the old part is written anew without it.
+    After a conflict, the commit is retried without the rows that the other driver published, so two
+    drivers of the same work leave one set of rows. A row that replaces an older one (a retried
+    image) does so in the same commit: the old part is rewritten without it.
 
     Parameters
     ----------
     ledger, key
-        Where to.
+        Destination of the rows.
     snapshot
-        The ledger as it was planned with.
+        Snapshot of the ledger that the plan was made from.
 
     Attributes
     ----------
     labels
-        Publishes what the parts come with, before their rows: who has a row has labels.
+        Publisher of label images. Labels are published before rows, so every visible row has its
+        labels.
     lost
-        Rows that failed for lost pixels.
+        Rows that failed on missing or corrupt pixels.
     gone
-        Parts of the key that are not there. What they held has no rows, so it is computed again.
+        Missing parts of the key. Their rows are lost, so the images are computed again.
 
     Raises
     ------
     ColumnsChanged, CorruptStore
-        If the ledger was begun with other columns: nothing is computed that can't be published.
+        If the ledger has another schema; the run stops before it computes unpublishable results.
     """
 
     def __init__(self, ledger: Ledger, key: str, snapshot: Snapshot) -> None:
@@ -73,16 +74,17 @@ class Publisher:
         self._place: dict[RowId, Part] = {}
         self._status: dict[RowId, str] = {}
         self._seen: set[str] = set()
-        self._told: dict[str, dict[RowId, str]] = {}  # rows of parts that this run wrote
-        self._labelled: set[str] = set()  # parts that wait, but whose labels are published
+        # rows of the parts that this run wrote, by path
+        self._told: dict[str, dict[RowId, str]] = {}
+        self._labelled: set[str] = set()  # unpublished parts whose labels are published
         self._taken: set[RowId] = set()
         self.rows_published = 0
         self.failures_published = 0
         self._learn(snapshot)
-        self._taken.clear()  # what was there when the run was planned may be replaced by it
+        self._taken.clear()  # rows present at planning may be replaced by this run
 
     def _learn(self, snapshot: Snapshot) -> None:
-        """Take in the rows of parts not seen before; what they settle is not published again."""
+        """Add the rows of new parts; rows published since planning are not published again."""
         for part in snapshot.of_key(self._key):
             if part.path in self._seen:
                 continue
@@ -106,7 +108,7 @@ class Publisher:
         return dict(zip(zip(*ids, strict=True), statuses, strict=True))
 
     def planned(self) -> pa.Table:
-        """Return the rows of the key as a plan reads them."""
+        """Return the key's rows in the form that a plan reads."""
         ids = list(self._status)
         return pa.table(
             {
@@ -122,23 +124,23 @@ class Publisher:
         return {row: self._place[row] for row in rows}
 
     def add(self, pending: Pending) -> None:
-        """Take a part that a worker wrote."""
+        """Queue a part that a worker wrote."""
         self._pending.append(pending)
         self._told[pending.record.part.path] = pending.statuses
 
     def flush(self, *, quietly: bool = False) -> None:
-        """Commit what waits.
+        """Commit the queued parts.
 
         Parameters
         ----------
         quietly
-            Whether an error of the store is left unsaid, since a worse one is on its way.
+            Whether to suppress store errors, because a more serious error is being raised.
         """
         if not self._pending:
             return
         try:
             self._commit(self._pending)
-        except EngineError:  # they wait on: the next flush commits them
+        except EngineError:  # the parts stay queued: the next flush commits them
             if not quietly:
                 raise
         else:
@@ -148,7 +150,7 @@ class Publisher:
     def _commit(self, pending: list[Pending]) -> None:
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
             self._learn(snapshot)
-            if snapshot is not first:  # perhaps because gc came before the commit
+            if snapshot is not first:  # gc may have removed parts before the retry
                 self._drop_removed(pending)
             added: list[Part] = []
             replaced: dict[str, set[RowId]] = {}
@@ -165,7 +167,7 @@ class Publisher:
                         replaced.setdefault(old.path, set()).add(row)
             removed = [snapshot.by_path[path] for path in replaced]
             rest = [self._rest(part, replaced[part.path]) for part in removed]
-            # Also those of an attempt that was committed though it ended by an error.
+            # Include rows of an attempt that raised an error although its commit succeeded.
             mine = {w.record.part.path: w for w in pending}
             fresh[:] = [
                 row
@@ -189,12 +191,12 @@ class Publisher:
         self.failures_published += sum(self._status[row] == FAILED for row in fresh)
 
     def _drop_removed(self, pending: list[Pending]) -> None:
-        """Leave out parts that gc removed before they were named: their rows are missing then."""
+        """Drop parts that gc removed before the commit; their rows then count as missing."""
         gone = {part.path for part in absent(self._ledger, [w.record.part for w in pending])}
         self._drop(pending, gone)
 
     def _drop_unlabelled(self, pending: list[Pending]) -> None:
-        """Leave out parts whose labels gc removed before they were published."""
+        """Drop parts whose staged labels gc removed before publication."""
         root = self._ledger.root
         due = [w.record for w in pending if w.record.part.path not in self._labelled]
         gone = {r.part.path for r in due if any(root.size(p.aside) is None for p in r.labels)}
@@ -206,7 +208,7 @@ class Publisher:
             self._told.pop(path, None)
 
     def forget_gone(self) -> None:
-        """Have the ledger forget the parts that are not there."""
+        """Remove missing parts from the ledger."""
 
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
             self._learn(snapshot)
@@ -217,7 +219,7 @@ class Publisher:
         self.gone.clear()
 
     def _rest(self, part: Part, gone: set[RowId]) -> Part | None:
-        """Return a committed part without the rows that are replaced."""
+        """Rewrite a committed part without the replaced rows."""
         left = self._statuses(part).keys() - gone
         return self._rewritten(part, left) if left else None
 
@@ -228,23 +230,23 @@ class Publisher:
         return self._ledger.write_part(rows.filter(pa.array([i in kept for i in ids])), self._key)
 
     def finish(self) -> None:
-        """Commit what waits, and tidy up after it."""
+        """Commit the queued parts and clean up."""
         self.flush()
         if self.labels is not None:
             self.labels.finish()
 
     def settled(self, rows: Iterable[RowId]) -> bool:
-        """Tell whether all of these rows were published since the run was planned."""
+        """Return whether all of these rows were published since planning."""
         return all(row in self._taken for row in rows)
 
     def done(self, row: RowId) -> bool:
-        """Tell whether the ledger has an answer for a row, as far as is known here."""
+        """Return whether the ledger, as last read, has a result for a row."""
         return self._status.get(row) == DONE
 
     def missing(self, wanted: Iterable[RowId]) -> int:
-        """Return how many rows are not in the ledger."""
+        """Return how many rows are missing from the ledger."""
         rows = set(wanted)
-        if not rows <= self._status.keys():  # what another driver published since counts too
+        if not rows <= self._status.keys():  # read again: another driver may have published them
             self.snapshot = self._ledger.snapshot()
             self._learn(self.snapshot)
         return len(rows - self._status.keys())

@@ -1,4 +1,4 @@
-"""Which failures were of pixels that are there again: those images are computed by the next run."""
+"""Retry of failures on missing or corrupt pixels, once the pixels are restored."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from engine.store.pixels.repair import Place, lost_places
 from engine.store.root.base import Root
 
 LOST_PIXELS = pa.array(["missing_pixels", "corrupt_pixels"])
-"""Reasons of failures that are the store's, not the image's."""
+"""Failure reasons caused by the store, not by the image."""
 
 PLACE = ("image_id", "stack", "shard", "t", "z", "giant", "channels", "height", "width",
          "spacing_y_um", "spacing_x_um")  # fmt: skip
 
 
 def failed_for_pixels(rows: pa.Table) -> list[RowId]:
-    """Return the results that failed for lost pixels, of rows with their reason."""
+    """Return the results that failed on missing or corrupt pixels, given rows with reasons."""
     failed = rows.filter(pc.is_in(rows["reason"], value_set=LOST_PIXELS))
     columns = (failed[name].to_pylist() for name in ("image_id", "inputs", "block"))
     return list(zip(*columns, strict=True))
@@ -32,9 +32,9 @@ def failed_for_pixels(rows: pa.Table) -> list[RowId]:
 def read_restored(
     root: Root, operation: Operation, images: pa.Table, failed: Collection[RowId]
 ) -> frozenset[RowId]:
-    """Return which results that failed for lost pixels have theirs as catalogued now.
+    """Return the failed results whose pixels now match the catalog again.
 
-    Only the files of those are looked at, each once.
+    Only the shards of those images are checked, each once.
 
     Parameters
     ----------

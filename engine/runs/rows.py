@@ -1,4 +1,4 @@
-"""What the images of a unit gave: checked, and turned into the rows of a part."""
+"""Validate the results of a unit's images and build a part's rows from them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from engine.runs.plan import Item
 from engine.store.results import DONE, FAILED, result_schema
 
 Columns = Mapping[str, "NDArray[Any] | pa.Array"]
-"""The objects found in one image: a column for each field."""
+"""Objects of one image: a column for each field."""
 
 Kind = tuple[str, pa.DataType, "np.dtype[Any] | None"]
-"""Name and type of a field, and numpy's type that is the same, where there is one."""
+"""Name and Arrow type of a field, and the equivalent numpy type, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an item's image gave: its objects, or, where it failed, none and a reason.
+    """Result of one item: its objects, or a reason code if it failed.
 
-    ``labels`` are (y, x), of the image or of the block that the item is. ``need`` is that of an
-    image that is `OUT_OF_MEMORY`.
+    ``labels`` are (y, x), of the image or of the item's block. ``need`` is the memory need of an
+    image that failed as `OUT_OF_MEMORY`.
     """
 
     item: Item
@@ -42,21 +42,21 @@ class Answer:
 
 
 class Checks:
-    """Checks that answers are what an operation declares."""
+    """Validator of results against an operation's declared schema."""
 
     def __init__(self, operation: Operation) -> None:
         self._columns = [(spec.name, spec.type, _plain(spec.type)) for spec in operation.objects]
         self._labelled = bool(operation.label_classes)
 
     def answer(self, item: Item, shape: YX, found: Found, elapsed_s: float) -> Answer:
-        """Return what an image gave; ``shape`` (y, x) is that of the region it answers for.
+        """Return the validated result of an image; ``shape`` (y, x) is that of its core region.
 
         Raises
         ------
         ImageFailed
             If columns differ in length, or labels are missing or of another shape.
         Exception
-            Whatever Arrow says of values that are not of a column's type.
+            Arrow's error if values do not have the column's type.
         """
         columns = _checked(self._columns, found)
         labels = np.asarray(found.get(LABELS, ())) if self._labelled else None
@@ -66,7 +66,7 @@ class Checks:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason code of a failure; codes hold nothing of what was read.
+    """Return the reason code of a failure; codes contain nothing from the file.
 
     Examples
     --------
@@ -87,16 +87,15 @@ def reason_of(error: Exception) -> str:
 
 
 def _plain(kind: pa.DataType) -> np.dtype[Any] | None:
-    """Return numpy's type that is the same as Arrow's, where there is one."""
+    """Return the numpy type equivalent to an Arrow type, or None."""
     is_plain = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     return np.dtype(kind.to_pandas_dtype()) if is_plain else None
 
 
 def _checked(objects: Sequence[Kind], found: Mapping[str, Any]) -> Columns:
-    """Check an answer: one column per field of ``objects``, of its type, all of one length.
+    """Check a result: one column per field of ``objects``, of its type, all of one length.
 
-    Arrays stay numpy's until those of the whole unit become Arrow's at once, which takes as long
-    as one of them.
+    Numpy arrays are converted to Arrow once for the whole unit, which takes as long as one array.
     """
     columns: dict[str, NDArray[Any] | pa.Array] = {}
     for name, kind, plain in objects:
@@ -114,7 +113,7 @@ def _checked(objects: Sequence[Kind], found: Mapping[str, Any]) -> Columns:
 
 
 def _column(pieces: Sequence[NDArray[Any] | pa.Array], kind: pa.DataType) -> pa.Array:
-    """Return the columns of several images as one."""
+    """Concatenate the columns of several images."""
     if pieces and all(isinstance(piece, np.ndarray) for piece in pieces):
         return pa.array(np.concatenate(pieces), kind)
     arrays = (
@@ -130,7 +129,7 @@ def answers_table(
     worker: str,
     device: str,
 ) -> pa.Table:
-    """Turn answers into a part's table, objects as lists of structs."""
+    """Turn results into a part's table, objects as lists of structs."""
     answers = [answer for _, answer in named]
     found = [answer.found for answer in answers if answer.found]
     counts = [len(next(iter(a.found.values()))) if a.found else 0 for a in answers]

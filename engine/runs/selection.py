@@ -1,4 +1,4 @@
-"""Which images are meant: a condition on the catalog's columns, and a number."""
+"""Selection of images: a condition on catalog columns, and a limit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from engine.store.root.base import Root
 from engine.store.subjects import join_subjects, mark_taken, read_subjects
 
 ABOUT = ("source", "series", "instance", "channels", "height", "width", "dtype")
-"""Columns of the catalog that people ask for, beside the fields of the layout."""
+"""Catalog columns listed in errors, in addition to the layout's fields."""
 
 VALUES = 5
-"""Values of a column that an error names."""
+"""Values per column that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +31,22 @@ class ImageCondition:
     Attributes
     ----------
     text
-        Over the catalog's columns, the layout's fields and the columns of the subjects' CSV; one of
-        those that has the name of another column is called ``<name>_of_subject``.
+        Expression over catalog columns, the layout's fields and the columns of the subjects' CSV. A
+        CSV column with the name of another column is called ``<name>_of_subject``.
     root
-        The cohort, whose subjects' CSV is read where the condition names no other column.
+        The cohort, whose subjects' CSV is read only if the condition names other columns.
     """
 
     text: str
     root: Root | None = None
 
     def columns(self, images: pa.Table) -> pa.Table:
-        """Return the columns that the condition names, of the catalog's rows.
+        """Return the catalog columns that the condition names.
 
         Raises
         ------
         ConditionError
-            If it is no condition, or names a column that is not there.
+            If the condition is invalid or names an unknown column.
         ConfigError
             If it needs the subjects' CSV, and that can't be read.
         """
@@ -68,9 +68,9 @@ class ImageCondition:
         return join_subjects(rows, mark_taken(subjects, rows.column_names))
 
     def told_values(self, images: pa.Table) -> str:
-        """Say what values the columns have that the condition names, so that it can be mended.
+        """Describe the values of the columns in the condition, so that the user can correct it.
 
-        Those of the subjects' CSV are not said: it is about patients.
+        Values from the subjects' CSV are only counted: they are about patients.
         """
         rows, own = self.columns(images), {*with_fields(images).column_names}
         told = []
@@ -85,7 +85,7 @@ class ImageCondition:
 
 
 def condition_of(root: Root, where: str | None) -> ImageCondition | None:
-    """Return a condition on the images of a cohort; None where there is none."""
+    """Return a condition on the images of a cohort, or None."""
     return None if where is None else ImageCondition(where, root)
 
 
@@ -95,23 +95,24 @@ def select_images(
     limit: int | None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Return the catalog's rows of the images that a run speaks of: those with pixels.
+    """Return the catalog rows of the selected images, all of which have pixels.
 
     Parameters
     ----------
     images
         The catalog's current rows, by image_id.
     where
-        A condition; a text knows no subjects' CSV.
+        A condition. A plain string can't use the subjects' CSV.
     limit
-        Take the first so many.
+        Maximum number of images; the first ones are taken.
     columns
-        What is wanted of them; all by default. The rest is not copied: there may be a million.
+        Columns to return, by default all. Other columns are not copied: a cohort may have a million
+        rows.
 
     Raises
     ------
     ConditionError
-        If the condition names a column that is not there, or is not one.
+        If the condition is invalid or names an unknown column.
     ConfigError
         If it needs the subjects' CSV, and that can't be read.
     """
@@ -130,7 +131,7 @@ def select_images(
 
 
 def with_sources(images: pa.Table) -> pa.Table:
-    """Return the rows of images whose sources are not gone.
+    """Return the rows of images that still have a source.
 
     Examples
     --------
@@ -141,11 +142,13 @@ def with_sources(images: pa.Table) -> pa.Table:
 
 
 def require_all(where: str | None, limit: int | None, declare: bool) -> None:
-    """Refuse to declare by some images what holds for all.
+    """Refuse to declare parameters for all images after a run on a selection.
 
     Raises
     ------
     UsageError
     """
     if declare and (where is not None or limit is not None):
-        raise UsageError("--declare is of all images: leave it out, or both --where and --limit.")
+        raise UsageError(
+            "--declare applies to all images: remove it, or remove both --where and --limit."
+        )

@@ -1,8 +1,8 @@
-"""Compute one unit: read its pixels, answer for each image, write one durable part.
+"""Compute one unit: read its pixels, measure each image, write one durable part.
 
-Runs without a cluster. A failing image gets a row with a reason code; its siblings are not
-affected. Only what concerns the store (no room, no permission) or the environment (a package is
-not there) ends the unit.
+Runs without a cluster. A failing image gets a row with a reason code; the other images of the unit
+are not affected. Only errors of the store (full, no permission) or of the environment (missing
+package) end the unit.
 """
 
 from __future__ import annotations
@@ -33,43 +33,43 @@ from engine.store.results import results_ledger
 from engine.store.root.base import Root
 
 READ_AT_ONCE_BYTES = 64 * 1024**2
-"""A run of neighbours in a shard is read in one go up to this size, bytes."""
+"""Maximum size of one read of neighbouring images in a shard, bytes."""
 
 HaloOf = Callable[[tuple[float, float] | None], int]
 """See `Operation.halo_of`."""
 
 RowId = tuple[str, str, int | None]
-"""What identifies a row of a key: image_id, inputs, block."""
+"""Row identifier within a key: image_id, inputs, block."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitRecord:
-    """What a task gives back: its part and its failures, a few hundred bytes."""
+    """Outcome of a unit task: its part and its failures, a few hundred bytes."""
 
     unit: int
     part: Part
     done: int
-    failed: tuple[tuple[RowId, str], ...]  # with the reason
+    failed: tuple[tuple[RowId, str], ...]  # with reason codes
     compute_s: float
     labels: tuple[LabelPart, ...] = ()
-    needs: tuple[tuple[str, Need], ...] = ()  # of images that are out of memory
+    needs: tuple[tuple[str, Need], ...] = ()  # of images that ran out of memory
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where a unit is computed; recorded with its rows."""
+    """Worker and device of a unit; recorded with its rows."""
 
     worker: str = "local"
     device: str = "cpu"
 
 
 def ledger_of(root: Root, operation: Operation) -> Ledger:
-    """Return the ledger that an operation's results go to."""
+    """Return the ledger that holds an operation's results."""
     return results_ledger(root, operation.name, operation.version, operation.objects)
 
 
 def region_of(item: Item) -> tuple[Region, int]:
-    """Return the region that an item answers for, and the number of blocks across its image."""
+    """Return an item's core region, and the number of blocks across its image."""
     _, height, width = item.shape
     across = -(-width // GIANT_SHARD_PX)
     if item.block is None:
@@ -89,7 +89,7 @@ def _read_one(reader: StackReader, item: Item, halo: int) -> tuple[NDArray[Any],
 
 
 def _runs(items: tuple[Item, ...]) -> Iterator[list[Item]]:
-    """Cut items into runs that lie side by side in one shard of a stack."""
+    """Split items into runs of neighbours within one shard of a stack."""
     run: list[Item] = []
     size = 0
     for item in items:
@@ -113,7 +113,7 @@ def _runs(items: tuple[Item, ...]) -> Iterator[list[Item]]:
 def read_items(
     reader: StackReader, items: tuple[Item, ...], halo_of: HaloOf
 ) -> Iterator[tuple[Item, Image | Exception]]:
-    """Read the pixels of items, neighbours together; what can't be read comes as its error."""
+    """Read the pixels of items, neighbours together; yield the error for an unreadable item."""
     for run in _runs(items):
         together = None
         if len(run) > 1:
@@ -127,7 +127,7 @@ def read_items(
                 )
                 together = reader.read(run[0].stack, span)
             except (EngineError, MemoryError):
-                together = None  # one by one, to find the one that is broken
+                together = None  # fall back to single reads to find the broken image
         for n, item in enumerate(run):
             try:
                 if together is not None:
@@ -168,33 +168,33 @@ def compute_unit(
     drawn: Mapping[str, tuple[Ref, ...]] | None = None,
     limit: int | None = None,
 ) -> UnitRecord | None:
-    """Answer for every item of a unit and write the rows as one part, not yet visible.
+    """Measure every item of a unit and write the rows as one part, not yet visible.
 
     Parameters
     ----------
     root
-        Where the cohort lives.
+        Storage of the cohort.
     operation
-        What is asked.
+        Operation to run.
     unit
-        The items.
+        Unit to compute.
     files
-        Catalog rows of the files that it reads, by path.
+        Catalog rows of the shards that the unit reads, by path.
     attempts
-        How many times the items were tried, this one included.
+        Number of attempts, including this one.
     where
-        Worker and device, for the record.
+        Worker and device, to record with the rows.
     trial
-        Whether the answers are thrown away: it is only asked whether they kill the worker.
+        Whether to discard the results: a dry run only tests whether the items kill the worker.
     drawn
-        Where what is drawn on the images is stored, by image_id.
+        Locations of the annotations of the images, by image_id.
     computed
-        Called when all is computed and only the part is left to write, which is waiting for a disk.
+        Called after the computation, before the part is written, which waits for the disk.
 
     Raises
     ------
     StoreError, MissingPackage, WorkerUnfit
-        Anything that concerns a single image becomes a row instead.
+        An error of a single image becomes a row instead.
     """
     place = where or Where()
     operation.prepare()
@@ -202,7 +202,7 @@ def compute_unit(
     unread: deque[tuple[Item, Exception | None]] = deque()
 
     def readable() -> Iterator[Image]:
-        """Yield the images that can be read, and note all in order."""
+        """Yield the readable images, and queue the outcome of each read in order."""
         for item, image in read_items(StackReader(root, files), unit.items, operation.halo_of):
             try:
                 if isinstance(image, Exception):
@@ -226,13 +226,14 @@ def compute_unit(
             answers.append(checks.answer(item, shape, found, elapsed_s))
         except (StoreError, WorkerUnfit):
             raise
-        except ImportError as error:  # it would fail all images alike, on this worker only
+        # a missing package would fail all images of this worker, and only there
+        except ImportError as error:
             raise MissingPackage(error.name or "a module") from None
-        except Exception as error:  # whatever an image does to an operation is its own failure
+        except Exception as error:  # any other exception is the failure of this image
             need = None
             if isinstance(error, MemoryError):
                 need = need_of(error, limit)
-                error.__traceback__ = None  # whose frames hold what there was no room for
+                error.__traceback__ = None  # its frames hold the arrays that exceeded the memory
                 give_back()
             answers.append(Answer(item, {}, reason_of(error), elapsed_s, need=need))
 
@@ -261,7 +262,7 @@ def failed_unit(
     attempts: int,
     need: Need | None = None,
 ) -> UnitRecord:
-    """Write rows for items that can't be answered for, such as those that kill their worker."""
+    """Write failure rows for items that can't be computed, such as those that crash workers."""
     answers = [Answer(item, {}, reason, 0.0, need=need) for item in unit.items]
     return _record(root, operation, unit, answers, attempts, Where("", ""))
 
@@ -275,7 +276,7 @@ def _record(
     where: Where,
     labels: tuple[LabelPart, ...] = (),
 ) -> UnitRecord:
-    """Write the answers of a unit as one part, a row for each name that an image has."""
+    """Write the results of a unit as one part, with a row for each image_id."""
     named = [(name, answer) for answer in answers for name in answer.item.image_ids]
     part = ledger_of(root, operation).write_part(
         answers_table(operation, named, attempts, where.worker, where.device), operation.key
@@ -291,7 +292,7 @@ def _record(
 
 
 def shards_read(item: Item, halo: int = 0) -> Iterator[tuple[str, int]]:
-    """Yield the shards, as (stack, index), that an item's pixels lie in."""
+    """Yield the shards (stack, index) that contain an item's pixels."""
     if item.block is None:
         yield item.stack, item.shard
         return

@@ -1,1 +1,1 @@
-"""Label images of runs: parts written by workers, object numbers across blocks."""
+"""Label images of runs: shards written by workers, and object numbers across blocks."""

@@ -1,4 +1,4 @@
-"""Number the objects of giant images whose blocks are all there: tasks, and their publication."""
+"""Number the objects of giant images whose blocks are complete, and publish the labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from engine.store.root.write_check import require_writable
 def number_task(
     root: Root, operation: Operation, attempt: Attempt[NumberTask]
 ) -> tuple[LabelPart, ...]:
-    """Label the objects of some blocks, on a worker."""
+    """Label the objects of some blocks on a worker."""
     return label_numbers(root, operation, attempt.task)
 
 
@@ -45,21 +45,21 @@ def run_numbers(
     events: Events | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Label the objects of giant images where that is due; see `engine.runs.labels.objects`.
+    """Write missing object labels of giant images; see `engine.runs.labels.objects`.
 
     Parameters
     ----------
     images
         The catalog's current rows.
     publisher
-        Of the operation's rows, which are published.
+        Publisher of the operation's rows; the rows are already published.
     files
-        Reads the catalog's rows of files.
+        Function that reads the catalog's shard rows.
 
     Raises
     ------
     Interrupted
-        If ``stop`` said so before the end.
+        If ``stop`` returned True before the end.
     """
     if not operation.labels_objects:
         return

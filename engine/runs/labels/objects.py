@@ -1,8 +1,8 @@
-"""Objects of giant images as label images: numbered when all blocks have rows, then written.
+"""Object labels of giant images, numbered and written once all blocks have rows.
 
-Which pieces are one object, and what its number is, is known of all blocks together. So objects of
-a giant image are labelled after its rows were published, of the labels that are stored: a view,
-which can be made again at any time and asks no network.
+Joining and numbering pieces needs all blocks together. So object labels are derived from the
+published rows and the stored class labels: a view that can be rebuilt at any time without running a
+network.
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ from engine.store.results import DONE
 from engine.store.root.base import Root
 
 BLOCKS_A_TASK = 16
-"""Blocks that one task labels: some seconds. Each task joins the pieces of the whole image."""
+"""Blocks per labelling task, which takes some seconds. Each task joins the pieces of the whole
+image."""
 
 
 @dataclass(frozen=True, slots=True)
 class NumberTask:
-    """Some blocks of a giant image whose objects are due.
+    """Some blocks of a giant image whose object labels are missing.
 
     Attributes
     ----------
     item
         The image.
     blocks
-        Those that are labelled.
+        Blocks to label.
     parts
-        That may hold its results.
+        Ledger parts that may hold the image's results.
     files
-        Catalog rows of the labels that are read.
+        Catalog rows of the class labels to read.
     """
 
     item: Item
@@ -57,7 +58,7 @@ class NumberTask:
 def giants_done(
     operation: Operation, images: pa.Table, done: Callable[[RowId], bool]
 ) -> Iterator[Item]:
-    """Yield the giant images all of whose blocks have labels, each stack once."""
+    """Yield the giant images whose blocks all have class labels, each stack once."""
     images = images.filter(pc.and_(images["giant"], pc.not_equal(images["state"], RETIRED)))
     seen = set()
     rows = images.select(["image_id", "stack", "channels", "height", "width", "dtype"]).to_pylist()
@@ -72,7 +73,7 @@ def giants_done(
 
 
 def blocks_due(item: Item, state: LabelState) -> list[int]:
-    """Return the blocks of a giant image whose objects are not whole."""
+    """Return the blocks of a giant image whose object labels are missing or incomplete."""
     blocks = range(count_blocks(*item.shape[1:]))
     return [block for block in blocks if (item.stack, block) not in state.whole]
 
@@ -84,7 +85,7 @@ def plan_numbers(
     parts: Sequence[Part],
     files: Sequence[ShardRow],
 ) -> list[NumberTask]:
-    """Return what is to be labelled: blocks of ``giants`` that are not whole in ``state``."""
+    """Return labelling tasks for the blocks of ``giants`` that are not whole in ``state``."""
     named: dict[str, list[ShardRow]] = {}
     for row in files:
         named.setdefault(row.stack, []).append(row)
@@ -103,12 +104,12 @@ def plan_numbers(
 
 
 def label_numbers(root: Root, operation: Operation, task: NumberTask) -> tuple[LabelPart, ...]:
-    """Label the objects of some blocks, aside; nobody sees them before they are published.
+    """Label the objects of some blocks and stage the shards; they are visible once published.
 
     Raises
     ------
     CorruptStore
-        If labels are not those that the results were made of.
+        If the stored class labels differ from those that the results were computed from.
     MissingObject, StoreFull, StoreReadOnly
     """
     numbers = operation.number_blocks(_read_blocks(root, operation, task))
@@ -121,13 +122,13 @@ def label_numbers(root: Root, operation: Operation, task: NumberTask) -> tuple[L
         try:
             objects = operation.label_objects(labels, numbers[block])
         except ValueError:
-            raise CorruptStore(stack, "its labels are not those of the results") from None
+            raise CorruptStore(stack, "its labels do not match the results") from None
         parts += write_block(root, operation.object_image, item, objects)
     return tuple(parts)
 
 
 def _read_blocks(root: Root, operation: Operation, task: NumberTask) -> list[pa.Table]:
-    """Return what each block of an image answered, in order of blocks."""
+    """Return the results of each block of an image, in order of blocks."""
     (name,) = task.item.image_ids
     found: dict[int, pa.Table] = {}
     ledger = ledger_of(root, operation)

@@ -1,4 +1,4 @@
-"""Labels of a unit: written aside by the worker, one part for each shard that they lie in."""
+"""Label shards of a unit, staged by the worker for publication by the driver."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from engine.store.root.base import STAGING, Root
 def write_labels(
     root: Root, operation: Operation, answers: Sequence[Answer]
 ) -> tuple[LabelPart, ...]:
-    """Write the labels of some images aside; nobody sees them before the driver publishes them.
+    """Stage the labels of some images; they are visible once the driver publishes them.
 
-    An image that failed has blank labels, also where it had others before.
+    A failed image gets blank labels, which replace any earlier ones.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def write_labels(
     shards: dict[tuple[str, int], list[Answer]] = {}
     for answer in answers:
         item = answer.item
-        if item.block is not None:  # its objects are numbered when all blocks are there
+        if item.block is not None:  # objects are numbered once all blocks have rows
             parts += write_block(root, operation.class_image, item, answer.labels)
         else:
             shards.setdefault((item.stack, item.shard), []).append(answer)
@@ -58,7 +58,7 @@ def _write_images(
     members: Sequence[Answer],
     of: Callable[[NDArray[np.uint8]], NDArray[Any]],
 ) -> LabelPart:
-    """Write the labels of images of one shard of a stack or series."""
+    """Stage the labels of images in one shard of a stack or series."""
     first = members[0].item
     stack, shard = label_stack(first.stack, image.name), first.shard
     writer = StackWriter(root, stack)
@@ -80,10 +80,10 @@ def _write_images(
 def write_block(
     root: Root, image: LabelImage, item: Item, labels: NDArray[Any] | None
 ) -> list[LabelPart]:
-    """Write the labels of one block of a giant image aside: its shard of each level.
+    """Stage the labels of one block of a giant image: its shard on each level.
 
-    A pixel of a level is the first of those that it covers; blocks begin at multiples of 2,048, so
-    that is the same pixel whichever block it is in. No labels are blank ones.
+    Downsampling takes the first pixel of each 2 x 2 group. Blocks begin at multiples of 2,048, so
+    block borders do not affect the choice. ``None`` writes blank labels.
     """
     stack, shard = label_stack(item.stack, image.name), item.block or 0
     parts = []
@@ -108,7 +108,8 @@ def _part(
     data = writer.encode(shard, pixels)
     digest = digest_bytes(data)
     aside = f"{STAGING}/labels-{secrets.token_hex(6)}-{digest}"
-    root.create(aside, data, durable=False)  # it is read back and checked before it is published
+    # Not fsynced: the driver reads and checks it before publication
+    root.create(aside, data, durable=False)
     chunks = count_chunks(data, writer.chunks)
     row = ShardRow(writer.path_of(shard), stack, level, shard, digest, len(data), chunks)
     return LabelPart(row, aside, writer.chunks, taken)

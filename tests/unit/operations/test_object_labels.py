@@ -205,7 +205,7 @@ def test_numbers_are_not_written_over_labels_that_are_others(
     monkeypatch.setattr(
         Counted, "label_objects", lambda _, labels, n=None: number_labels(labels[:9], COUNTED, n)
     )
-    with pytest.raises(CorruptStore, match="not those of the results"):
+    with pytest.raises(CorruptStore, match="do not match the results"):
         broken.run(Counted(), client=client)
     monkeypatch.undo()
     with pytest.raises(Interrupted):
