@@ -1,1 +1,1 @@
-"""What can be asked of images, as values, and how it is answered; runs without a cluster."""
+"""Operations on images as value objects; they run without a cluster."""

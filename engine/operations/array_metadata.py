@@ -1,7 +1,8 @@
-"""An image as a DataArray: what `engine.Cohort.images` gives, and what a tried one says of itself.
+"""Conversion between images and xarray DataArrays, with their metadata.
 
-A run calls a function with the DataArray that `engine.Cohort.images` gives with ``stored=True``,
-made by the same lines, so an answer that is tried is the answer that a run gives.
+A run calls a function with the same DataArray that `engine.Cohort.images` gives with
+``stored=True``, built by the same code. So a result that a user tries interactively equals the
+result of a run.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NAMED = ("image_id", *FIELDS)
-"""What the catalog calls an image, beside its source: attributes of the DataArray."""
+"""Catalog identity of an image, besides its source: attributes of the DataArray."""
 
 SAME_SPACING = 1e-9
-"""Least share by which a spacing that coordinates say differs from the one that the attributes say:
-below it, it is that one, and the difference is rounding."""
+"""Minimum relative difference between the spacing from coordinates and the spacing from attributes.
+Smaller differences are rounding, and the attribute wins."""
 
 
 def as_array(
@@ -34,7 +35,7 @@ def as_array(
     origin: tuple[int, int] = (0, 0),
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.DataArray:
-    """Return pixels (c, y, x) as a DataArray, with coordinates in micrometres where they are known.
+    """Return pixels (c, y, x) as a DataArray, with coordinates in micrometres if possible.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ def as_array(
     origin
         Position (y, x) of the first pixel within the whole image, pixels.
     attributes
-        What else is said of the image; a name in it is the array's name too.
+        Further attributes of the image; its ``name`` also becomes the array's name.
     """
     import xarray as xr
 
@@ -63,14 +64,14 @@ def attributes_of(
     rescale: tuple[float, float] | None,
     separate: bool,
 ) -> dict[str, Any]:
-    """Return the attributes that say what an image is, beside its spacing.
+    """Return the attributes that describe an image, except its spacing.
 
     Parameters
     ----------
     source, fields, rescale
         See `engine.Image`.
     separate
-        Whether its channels are measurements of their own, and no colours: one noise a channel.
+        Whether the channels are independent measurements, not colours: each has its own noise.
     """
     said: dict[str, Any] = {"source": source, **fields}
     if rescale is not None:
@@ -79,7 +80,7 @@ def attributes_of(
 
 
 def spacing_of(array: Any) -> tuple[float, float] | None:
-    """Return the spacing (y, x), micrometres, that a DataArray carries: slices of it included."""
+    """Return a DataArray's pixel spacing (y, x), micrometres; this also works for slices of it."""
     stated = getattr(array, "attrs", {}).get("spacing_um")
     coordinates = getattr(array, "coords", {})
     sides: list[float] = []
@@ -91,46 +92,46 @@ def spacing_of(array: Any) -> tuple[float, float] | None:
                 side = abs(float(along[-1]) - float(along[0])) / (along.size - 1)
                 exact = said is not None and abs(side - said) <= SAME_SPACING * said
                 sides.append(said if exact and said is not None else side)
-        elif said is not None:  # of a single row, say
+        elif said is not None:  # a single row, for example
             sides.append(said)
     return (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None
 
 
 def named(image_id: str, fields: Mapping[str, str]) -> dict[str, str]:
-    """Return what the catalog calls an image, with empty text for a field that it lacks."""
+    """Return the catalog identity of an image, with empty text for missing fields."""
     return {"image_id": image_id, **{name: fields.get(name) or "" for name in FIELDS}}
 
 
 def names_of(array: Any) -> dict[str, str]:
-    """Return what the catalog calls the image that a DataArray holds; nothing of another array."""
+    """Return the catalog identity of the image in a DataArray; empty for any other array."""
     attributes = getattr(array, "attrs", {})
     return {n: str(attributes[n]) for n in NAMED if n in attributes} if is_described(array) else {}
 
 
 def is_described(array: Any) -> bool:
-    """Tell whether an array is an image of a cohort."""
+    """Return whether an array is an image of a cohort."""
     return "image_id" in getattr(array, "attrs", {})
 
 
 def rescale_of(array: Any) -> tuple[float, float] | None:
-    """Return slope and intercept from stored values to modality units that a DataArray carries."""
+    """Return a DataArray's slope and intercept from stored values to modality units."""
     given = getattr(array, "attrs", {}).get("rescale")
     return None if given is None else (float(given[0]), float(given[1]))
 
 
 def in_units(stored: NDArray[Any], rescale: tuple[float, float]) -> NDArray[np.float64]:
-    """Return stored values in modality units (PS3.3, C.11.1.1.2)."""
+    """Convert stored values to modality units (PS3.3, C.11.1.1.2)."""
     slope, intercept = rescale
     return stored * np.float64(slope) + np.float64(intercept)
 
 
 def stored_values(array: Any) -> NDArray[Any]:
-    """Return an array's values as they are stored, which are those that a run gives.
+    """Return an array's values as stored, which are the values that a run passes.
 
     Raises
     ------
     UsageError
-        If the values are in modality units and were changed to some that no stored ones have.
+        If modality-unit values were modified and have no equivalent stored values.
     """
     values = np.asarray(array)
     kind = getattr(array, "attrs", {}).get("stored_dtype")
@@ -150,9 +151,9 @@ def stored_values(array: Any) -> NDArray[Any]:
 
 
 def noise_of(array: Any, pixels: NDArray[Any]) -> tuple[float, ...]:
-    """Return the noise of an image of a cohort, as the ingest estimates it; nothing of another.
+    """Return the noise of a cohort's image, estimated as at ingest; empty for any other array.
 
-    Estimated of the pixels in hand, since an array keeps its attributes when it is calculated with.
+    The estimate uses the given pixels, since arrays keep their attributes in calculations.
     """
     if not is_described(array) or pixels.dtype.kind not in "biuf":
         return ()

@@ -1,4 +1,4 @@
-"""Whether a function reads what the catalog calls the image that it is given."""
+"""Detection of functions that read an image's catalog identity."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from engine.operations.array_metadata import NAMED
 
 ALWAYS_READ = frozenset({*NAMED, "source", "rescale"}) - {"name"}
-"""Attributes that a function reads if it has a name or a text called so."""
+"""Attributes that count as read if a name or string in the function's code equals them."""
 
 
 def reads_attributes(function: Callable[..., Any], values: Mapping[str, Any]) -> bool:
-    """Tell whether a function, or one of its module that it calls, names a field of the catalog.
+    """Return whether a function, or one of its module that it calls, names a field of the catalog.
 
-    As ``image.attrs["subject"]`` or ``image.subject``; of ``name``, which much else is called, only
-    beside ``attrs``. A function of another module is not looked into: attributes are not there for
-    it, in a run and where it is tried.
+    Detects ``image.attrs["subject"]`` and ``image.subject``. ``name`` is a common word, so it only
+    counts together with ``attrs``. Functions of other modules are not inspected: they get no
+    attributes, neither in a run nor in an interactive trial.
 
     Parameters
     ----------
     values
-        Its parameters, which may say what it reads.
+        The function's parameters, which may name the attributes to read.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def reads_attributes(function: Callable[..., Any], values: Mapping[str, Any]) ->
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Yield the names and texts in a value: in code those of what is defined in it too."""
+    """Yield the names and strings in a value, including nested code."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (tuple, list, set, frozenset, dict)):
@@ -65,5 +65,5 @@ def _names(value: Any) -> Iterator[str]:
 def _is_filled(cell: Any) -> bool:
     try:
         return cell.cell_contents is not None
-    except ValueError:  # a name that nothing has been given yet
+    except ValueError:  # an unbound closure variable
         return False

@@ -1,4 +1,4 @@
-"""What an operation is: a value that says what is asked of an image, and answers it."""
+"""Base class of operations: a named question about an image, with its parameters and answer."""
 
 from __future__ import annotations
 
@@ -25,61 +25,62 @@ from engine.operations.parameter_errors import told_in_words
 from engine.store.digests import digest_of
 
 INPUTS = ("content", "spacing", "rescale", "annotation", "fields")
-"""What an operation can declare that it reads of an image; "fields" is what the catalog calls it:
-its source and `Image.fields`. Without that, images that are equal otherwise share one answer."""
+"""Inputs that an operation can declare. "fields" is the image's catalog identity: its source and
+`Image.fields`. Without it, images with otherwise equal inputs share one result."""
 
 LABELS = "labels"
-"""What an operation with `Operation.label_classes` answers beside its columns."""
+"""Result name of the label image, for an operation with `Operation.label_classes`."""
 
 Found = Mapping[str, "Sequence[Any] | NDArray[Any]"]
-"""What was found in an image: a column for each field of ``objects``, and perhaps `LABELS`."""
+"""Result for an image: a column for each field of ``objects``, and `LABELS` if it labels pixels."""
 
 
 class Operation(Labelled, BaseModel):
-    """A named, versioned question with its parameters; small, frozen, picklable.
+    """Named, versioned question with its parameters; small, frozen, picklable.
 
-    Subclasses set the class variables, declare parameters as fields, and write `measure`. Values
-    of parameters are checked on construction and again nowhere else.
+    Subclasses set the class variables, declare parameters as fields, and implement `measure`.
+    Parameter values are validated once, on construction.
 
     Attributes
     ----------
     name, version
-        Identity; a change of what the answer means is a new version.
+        Identity; increase the version when the meaning of the result changes.
     objects
-        Columns of one object found.
+        Schema of one object.
     inputs
-        What of an image the answer depends on, out of `INPUTS`.
+        Inputs that the result depends on, out of `INPUTS`.
     resources
-        What a worker must offer, e.g. ``{"GPU": 1}``.
+        Resources that a worker must offer, e.g. ``{"GPU": 1}``.
     singular, quantities
-        What one object is called in tables (its number's column, unless ``objects`` has one of
-        that name), and which columns of ``objects`` are averaged by image and by experiment.
+        Name of one object in tables (the column of its number, unless ``objects`` has a column of
+        that name), and the columns of ``objects`` to average by image and by experiment.
     pixel_sizes
-        Those of ``quantities`` that are sizes in pixels. Where ``objects`` has ``spacing_um`` too,
-        an experiment whose objects have several spacings has no mean of these.
+        Those of ``quantities`` that are sizes in pixels. If ``objects`` also has ``spacing_um``, an
+        experiment with several spacings has no mean of these.
     watched
-        Further columns of ``objects`` whose distribution and extremes quality control shows.
+        Further columns of ``objects`` with distribution and outliers in quality control.
     captions
-        What columns are called there, with their unit: ``{"radius_px": "radius, px"}``.
+        Column labels in quality control, with units: ``{"radius_px": "radius, px"}``.
     unlisted
-        Columns of ``objects`` that are kept for pictures, and left out of tables.
+        Columns of ``objects`` that are kept for pictures but hidden from tables.
     summaries
-        Names of further tables, made of all objects at once: of series, or of the whole cohort.
+        Names of further tables, computed from all objects at once: per series, or for the whole
+        cohort.
     summaries_version
-        Which rule makes them; another one makes them again, of the results that there are.
+        Version of the rule for these tables; a new version rebuilds them from existing results.
     details
-        Names of further tables with rows of their own for what an object is made of.
+        Names of further tables with rows for the parts of an object.
     neutral
-        Parameters that can't change the answer (a batch size), left out of the key.
+        Parameters that can't change the result (a batch size), excluded from the key.
     alternatives
-        Groups of parameters of which one is given: one that is given replaces what cohort.toml
-        declares of the others.
+        Groups of mutually exclusive parameters: a given one replaces the declarations of the others
+        in cohort.toml.
     by_image
-        Columns of `measure_images`, which the table by image has, and the one by experiment as
-        mean and standard deviation over images.
+        Columns of `measure_images`: in the table by image, and as mean and standard deviation over
+        images in the table by experiment.
     """
 
-    # Infinite values and "not a number" are all the same in a key, so they are no parameters.
+    # JSON has no infinities or NaN, so distinct values would get equal keys: reject them.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
@@ -113,12 +114,12 @@ class Operation(Labelled, BaseModel):
 
     @property
     def weights(self) -> str | None:
-        """SHA-256 of the weights, for operations that have some."""
+        """SHA-256 of the weights, for operations that have weights."""
         return None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the key is made of."""
+        """Values that the key is computed from."""
         parameters = {k: v for k, v in self.parameters.items() if k not in self.neutral}
         return {
             "operation": self.name,
@@ -138,28 +139,28 @@ class Operation(Labelled, BaseModel):
         return 0
 
     def halo_of(self, spacing_um: tuple[float, float] | None) -> int:
-        """Return ``halo_px`` for an image of a spacing (y, x), where it depends on that."""
+        """Return ``halo_px`` for an image of a spacing (y, x), if the halo depends on it."""
         return self.halo_px
 
     @abstractmethod
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
-        """Answer for one image: a column for each field of ``objects``, all of one length.
+        """Measure one image: return a column for each field of ``objects``, all of one length.
 
-        Objects are in coordinates of the whole image; of a block, only those that belong to its
-        ``write`` region. No objects is an empty answer and valid.
+        Object coordinates refer to the whole image. For a block, return only objects that belong to
+        its ``write`` region. An empty result (no objects) is valid.
 
         Raises
         ------
         ImageFailed
-            With a reason code, if the image can't be answered for. Any other exception fails the
-            image too, under the exception's name.
+            With a reason code, if the image can't be measured. Any other exception also fails the
+            image, under the exception's name.
         """
 
     def measure_each(self, images: Iterable[Image]) -> Iterator[tuple[Found | Exception, float]]:
-        """Answer for the images of a unit, in order: what `measure` gives or raises, and seconds.
+        """Measure the images of a unit in order: yield the result or exception, and seconds.
 
-        By default one after the other. An operation that gains by answering for several at once
-        (a network) does that here; an image's own failure must not touch its siblings.
+        By default one after the other. Override to process several images at once (a network); the
+        failure of one image must not affect the others.
         """
         for image in images:
             began = time.perf_counter()
@@ -171,22 +172,22 @@ class Operation(Labelled, BaseModel):
             yield answer, time.perf_counter() - began
 
     def prepare(self) -> None:
-        """Load what all images need (a model, a function), once on each worker.
+        """Load resources shared by all images (a model, a function), once on each worker.
 
         An error here is the environment's: it ends the run and fails no image.
         """
 
     def first_use(self) -> str | None:
-        """Say in a sentence what takes long before the first image, once on a machine, if it will.
+        """Return a notice about slow work before a machine's first image, or None.
 
-        Asked where a run's workers are on the machine of who asked for it.
+        Called if the workers run on the user's machine.
         """
         return None
 
     def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
-        """Answer for one array (y, x), (c, y, x) or (y, x, 3): how people tune parameters.
+        """Measure one array (y, x), (c, y, x) or (y, x, 3), for tuning parameters.
 
-        Of an image of `engine.Cohort.images` it is the answer that a run gives.
+        For an image of `engine.Cohort.images` the result equals that of a run.
 
         Returns
         -------
@@ -195,7 +196,7 @@ class Operation(Labelled, BaseModel):
         Raises
         ------
         UsageError
-            If the operation reads what is drawn on an image, which no array carries.
+            If the operation reads annotations, which no array carries.
         """
         if "annotation" in self.inputs:
             raise UsageError(
@@ -208,24 +209,24 @@ class Operation(Labelled, BaseModel):
         )
 
     def own_threads(self, count: int) -> None:
-        """Take note of how many threads of a worker this operation's tasks have to themselves."""
+        """Set the number of threads of a worker that each task of this operation may use."""
 
     def runs_on(self) -> str:
-        """Return the device that this process answers on, for the record: "cpu" or "cuda"."""
+        """Return the device that this process computes on, for the record: "cpu" or "cuda"."""
         return "cpu"
 
     def annotation(self, source: str) -> str | None:
-        """Return the digest of what the operation itself knows of a source, as a further input.
+        """Return the digest of the operation's own data about a source, as a further input.
 
-        Asked when a run is planned, of operations with "annotation" in ``inputs``. What people drew
-        and ingest has read needs none of it: its digest is in the catalog's column ``annotation``.
+        Called at planning, for operations with "annotation" in ``inputs``. Ingested annotations do
+        not need it: the catalog's column ``annotation`` has their digest.
         """
         return None
 
     def merge_objects(self, image: NDArray[np.int64], found: pa.Table) -> pa.Table:
-        """Join what belongs together of the blocks of giant images, before tables are made.
+        """Merge objects across the blocks of giant images, before tables are built.
 
-        By default nothing does: an object belongs to the block that holds its centre.
+        By default nothing is merged: an object belongs to the block that holds its centre.
 
         Parameters
         ----------
@@ -243,7 +244,7 @@ class Operation(Labelled, BaseModel):
     def measure_images(
         self, image: NDArray[np.int64], found: pa.Table, total: int
     ) -> Mapping[str, NDArray[np.float64]]:
-        """Say what all objects of an image together amount to: the columns ``by_image``.
+        """Summarise all objects of each image: the columns ``by_image``.
 
         Parameters
         ----------
@@ -252,19 +253,19 @@ class Operation(Labelled, BaseModel):
         found
             The objects of all images, merged.
         total
-            How many images there are.
+            Number of images.
 
         Returns
         -------
-        A value for each image, (total,); NaN where there is none.
+        A value for each image, (total,); NaN if undefined.
         """
         return {}
 
     def outlines(self, found: Mapping[str, NDArray[Any]]) -> list[Outline]:
-        """Return what quality control draws over an image for the objects found in it.
+        """Return the outlines that quality control draws over an image for its objects.
 
-        By default circles where objects have y, x and radius_px, small marks where they have only
-        y and x, and nothing else. Must not depend on anything but the objects.
+        By default circles for objects with y, x and radius_px, small marks for those with y and x
+        only, and no outlines otherwise. Must not depend on anything but the objects.
 
         Parameters
         ----------
@@ -274,21 +275,21 @@ class Operation(Labelled, BaseModel):
         return outline_objects(found)
 
     def detail_slice(self, objects: pa.Table, described: Sequence[str]) -> Mapping[str, pa.Table]:
-        """Return a slice of each of the ``details``, on a worker.
+        """Build a slice of each of the ``details`` on a worker.
 
         Parameters
         ----------
         objects
-            Rows of the table of objects, in order, ``unlisted`` columns too.
+            Rows of the table of objects, in order, including ``unlisted`` columns.
         described
-            Names of the columns that say what image an object is in.
+            Names of the columns that identify an object's image.
         """
         raise NotImplementedError(f"{self.name} has details but does not make them")
 
     def summarise_slice(self, objects: pa.Table, images: pa.Table) -> pa.Table:
-        """Return what the ``summaries`` need of a slice of images, on a worker.
+        """Extract the data for the ``summaries`` from a slice of images, on a worker.
 
-        Keep it light: the rows of all slices come together on one worker.
+        Keep it small: the rows of all slices are merged on one worker.
 
         Parameters
         ----------
@@ -300,15 +301,15 @@ class Operation(Labelled, BaseModel):
         raise NotImplementedError(f"{self.name} has summaries but does not make them")
 
     def merge_summaries(self, parts: Sequence[pa.Table]) -> pa.Table:
-        """Merge what slices gave, on a worker; associative. By default rows are put together."""
+        """Merge the data of slices, on a worker; associative. By default concatenates rows."""
         return pa.concat_tables(parts)
 
     def finish_summaries(self, merged: pa.Table) -> Mapping[str, pa.Table]:
-        """Return the ``summaries`` by name, made of what all slices gave, in order of image_id."""
+        """Build the ``summaries`` by name from the merged data of all slices, by image_id."""
         raise NotImplementedError(f"{self.name} has summaries but does not make them")
 
     def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
-        """Turn the answer for one image into a table with one numbered row per object."""
+        """Turn the result for one image into a table with one numbered row per object."""
         names = in_reading_order([n for n in self.objects.names if n not in self.unlisted])
         frame = pd.DataFrame(
             {n: c.to_pandas() if isinstance(c := found[n], pa.Array) else c for n in names}

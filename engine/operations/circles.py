@@ -1,4 +1,4 @@
-"""`circles`: how many circles an image shows, where, how large and how bright."""
+"""`circles`: detect circles in an image and measure position, size and brightness."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ RING_SHARE = 1.2
 """Outer radius of the background's ring, in radii (see `measure_circles`)."""
 
 RING_PX = 5.0
-"""What the ring reaches further out for the smallest circles, pixels."""
+"""Minimum width added to the ring for the smallest circles, pixels."""
 
 MOST_UNLIKE = 0.01
-"""Most by which spacings along y and x differ, a share: beyond it a circle of the pixels is an
-ellipse in micrometres, and has no radius there."""
+"""Maximum relative difference between the spacings along y and x. Beyond it a circle in pixels is
+an ellipse in micrometres and has no radius there."""
 
 SPACING_NEEDED = "spacing_needed"
-"""Why an image fails whose circles are asked for in micrometres."""
+"""Reason code of an image without the spacing that a range in micrometres needs."""
 
 COMPILES = "The first run on a machine compiles the kernels: some 20 s before the first image."
 
@@ -71,41 +71,41 @@ MEASURES = {
     "area_px": "area_px",
     "touches_border": "touches_border",
 }
-"""Our columns and those of `engine.kernels.circles.measure.MEASURES`."""
+"""Column names here and in `engine.kernels.circles.measure.MEASURES`."""
 
 
 class Circles(Operation):
-    """Find all circles whose radius lies in a range, and measure each.
+    """Detection and measurement of all circles with a radius in a given range.
 
-    A circle that the image's border cuts is found where its centre lies inside, and where it lies
-    outside if a third of the circumference is visible (of radii below 10 px a little more) and half
-    of that shows an edge; its ``y`` or ``x`` is then negative or beyond the last pixel. Of such a
-    circle, intensities, ``area_px``, ``background_mean`` and ``contrast`` are those of the pixels
-    that lie in the image, and ``touches_border`` is true; ``radius_px`` is that of the whole.
-    ``radius_um`` and ``spacing_um`` are empty where the spacing is not known, or differs by more
+    A circle cut by the image's border is found if its centre lies inside. A circle with its centre
+    outside is found if a third of the circumference is visible (slightly more for radii below 10
+    px) and half of that shows an edge; its ``y`` or ``x`` is then negative or beyond the last
+    pixel. Intensities, ``area_px``, ``background_mean`` and ``contrast`` of a cut circle use only
+    the pixels in the image, and ``touches_border`` is true; ``radius_px`` is that of the whole
+    circle. ``radius_um`` and ``spacing_um`` are empty if the spacing is unknown, or differs by more
     than 1 % between y and x.
 
     Parameters
     ----------
     radius_px
-        Least and greatest radius, pixels; 10 to 60 by default.
+        Minimum and maximum radius, pixels; 10 to 60 by default.
     radius_um
-        The same in micrometres, instead: of each image those pixels that its spacing makes of it.
-        An image fails as ``spacing_needed`` if it has no spacing, or another along y than along x
-        (by more than 1 %), and as ``radius_out_of_range`` if the least radius is below a pixel.
+        Alternative range in micrometres, converted to pixels by each image's spacing. An image
+        fails as ``spacing_needed`` if it has no spacing, or spacings along y and x that differ by
+        more than 1 %, and as ``radius_out_of_range`` if the minimum radius is below a pixel.
     polarity
         "bright" (brighter inside than outside), "dark" or "any"; "rim" for rings such as bubbles:
-        two concentric edges of opposite polarity are one circle, that of the outer edge, and
-        nothing else is.
+        two concentric edges of opposite polarity count as one circle, that of the outer edge, and
+        other edges are ignored.
     rim_width_px
-        Greatest width of a rim, pixels, also beside ``radius_um``; for "rim" by default two fifths
-        of its radius. Given for "any", the two edges of a rim are one circle, too, beside all
-        others; by default each edge is a circle of its own.
+        Maximum width of a rim, pixels, also with ``radius_um``; for "rim" by default two fifths of
+        its radius. If given for "any", the two edges of a rim also count as one circle, in addition
+        to all other circles; by default each edge is a circle of its own.
     min_support
-        Least share of a circle's visible circumference that must show an edge.
+        Minimum share of a circle's visible circumference that must show an edge.
     channel
-        Channel to look at; by default the only one, or the luminance of RGB and RGBA (alpha is
-        left out). Of channels that are no colours, such as stains, one must be chosen.
+        Channel to measure; by default the only one, or the luminance of RGB and RGBA (alpha is
+        ignored). For channels that are not colours, such as stains, one must be chosen.
 
     Examples
     --------
@@ -172,34 +172,34 @@ class Circles(Operation):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Parameters as plain JSON values; without ``radius_um`` where it is not given.
+        """Parameters as plain JSON values; ``radius_um`` is omitted if None.
 
-        So the keys of ranges in pixels are those that they were before it could be.
+        So keys of ranges in pixels are the same as before ``radius_um`` existed.
         """
         given = super().parameters
         return {n: value for n, value in given.items() if n != "radius_um" or value is not None}
 
     @property
     def halo_px(self) -> int:
-        """Context of a block; of ``radius_um`` only `halo_of` knows it."""
+        """Halo of a block for ``radius_px``; `halo_of` also handles ``radius_um``."""
         return self.halo_of(None)
 
     def halo_of(self, spacing_um: tuple[float, float] | None) -> int:
-        """Context of a block: that of the detection, and of the neighbours in a circle's ring."""
+        """Return the halo of a block, for detection and for neighbours in a circle's ring."""
         try:
             radii = self._radii_px(spacing_um)
-        except ImageFailed:  # as each of its blocks will
+        except ImageFailed:  # each block of this image will fail
             return 0
         detection = halo_px(radii, self.polarity, self.rim_width_px)
         return detection + math.ceil((1.0 + RING_SHARE) * radii[1] + RING_PX)
 
     def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
-        """Answer for one array, see `Operation.__call__`; ``radius_um`` needs one with a spacing.
+        """Measure one array, see `Operation.__call__`; ``radius_um`` needs an array with a spacing.
 
         Raises
         ------
         UsageError
-            If ``radius_um`` is given, and the array says no spacing.
+            If ``radius_um`` is given and the array has no spacing.
         """
         try:
             return super().__call__(array)
@@ -213,7 +213,7 @@ class Circles(Operation):
             ) from None
 
     def first_use(self) -> str | None:
-        """Say that kernels are compiled; see `Operation.first_use`."""
+        """Announce the compilation of kernels; see `Operation.first_use`."""
         return None if is_compiled() else COMPILES
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
@@ -238,13 +238,13 @@ class Circles(Operation):
             zip(("y", "x", "radius_px", "support"), circles.T, strict=True)
         )
         spacing = _isotropic(image.spacing_um)
-        # Empty, not NaN: tables are compared, and averaged by more than pandas.
+        # Null, not NaN: tables are compared, and averaged by more tools than pandas.
         columns["radius_um"] = pa.array(columns["radius_px"] * spacing, from_pandas=True)
         columns["spacing_um"] = pa.array(np.full(len(circles), spacing), from_pandas=True)
         return {**columns, **{ours: measures[theirs] for ours, theirs in MEASURES.items()}}
 
     def _radii_px(self, spacing_um: tuple[float, float] | None) -> tuple[float, float]:
-        """Return the range of radii in an image of a spacing, pixels."""
+        """Return the range of radii for an image of a spacing, pixels."""
         if self.radius_px is not None:
             return self.radius_px
         spacing = _isotropic(spacing_um)
@@ -256,7 +256,7 @@ class Circles(Operation):
         return low, high
 
     def _plane(self, image: Image) -> tuple[NDArray[Any], float | None]:
-        """Return the grey plane to look at, and its noise where that is known."""
+        """Return the grey plane to measure, and its noise if known."""
         channels = image.pixels.shape[0]
         noise = dict(enumerate(image.noise_sd))
         if self.channel is not None:
@@ -269,14 +269,14 @@ class Circles(Operation):
 
 
 def _isotropic(spacing_um: tuple[float, float] | None) -> float:
-    """Return one spacing, micrometres; NaN where none is known, or y and x have different ones."""
+    """Return one spacing, micrometres; NaN if unknown or different between y and x."""
     if spacing_um is None or abs(spacing_um[0] / spacing_um[1] - 1.0) > MOST_UNLIKE:
         return math.nan
     return math.sqrt(spacing_um[0] * spacing_um[1])
 
 
 def _has_values(plane: NDArray[Any]) -> bool:
-    """Say whether any value can be computed with; a count of 0 would be said of none."""
+    """Return whether any value is usable; an image without any must fail, not count 0 circles."""
     if plane.dtype.kind != "f":
         return True
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""The order in which people read columns."""
+"""Order of columns in tables for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def in_reading_order(names: Sequence[str]) -> list[str]:
-    """Return column names with x before y, as people write coordinates; arrays have y first.
+    """Return column names with x before y, as in written coordinates; arrays have y first.
 
     Examples
     --------

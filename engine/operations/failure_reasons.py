@@ -1,4 +1,4 @@
-"""Reason codes in words: why an image failed, and what to do about it."""
+"""Explanations of reason codes: the cause of a failure, and the remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OF_SOURCES = {
     "link_loop": "Remove the link.",
     "not_a_file": "Move it out of the folder.",
 }
-"""What to do about sources that can't be read."""
+"""Remedies for unreadable sources."""
 
 OF_RESULTS = {
     "worker_crash": (
@@ -94,16 +94,16 @@ OF_RESULTS = {
         "Give workers more (--memory-limit, or fewer workers and threads). " + AGAIN,
     ),
 }
-"""What happened, and what to do, where an operation failed."""
+"""Cause and remedy of each failure of an operation."""
 
 
 def explain(reason: str, operation: str, *, of_source: bool) -> tuple[str, str]:
-    """Return what a reason code means and what to do, a sentence each.
+    """Return the meaning of a reason code and the remedy, a sentence each.
 
     Parameters
     ----------
     of_source
-        Whether the source could not be read; else the operation failed.
+        Whether reading the source failed; else the operation failed.
 
     Examples
     --------

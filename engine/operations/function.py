@@ -1,7 +1,7 @@
-"""A plain function as an operation: what a notebook asks of a cohort, without a package.
+"""Plain functions as operations, for notebooks: no package is needed.
 
-The function travels by value (cloudpickle) where it is defined in a notebook or a script, and by
-name where it is imported. The key is made of what its owner states, never of its source.
+A function defined in a notebook or a script travels by value (cloudpickle), an imported one by
+name. The key depends on the declared name, version and parameters, never on the source code.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-"""What a function's results and tables can be called: a name that every file system takes."""
+"""Allowed names of a function's results and tables: valid on every file system."""
 
 TAKEN = frozenset({*FIELDS, "source", "orphaned", "image_id"})
-"""Columns that every table has beside those of the objects."""
+"""Columns that every table has besides those of the objects."""
 
 WIDER = {
     pa.uint8(): pa.int16(),
@@ -49,11 +49,11 @@ WIDER = {
 """Delta Lake has no unsigned numbers and no half floats (Delta protocol, primitive types)."""
 
 MOST_BYTES = 1024**2
-"""What a function may carry, bytes: it travels with every task."""
+"""Maximum size of a pickled function, bytes: it travels with every task."""
 
 
 class NotPortable(UsageError):
-    """A function can't be sent to workers: (name, what is in the way)."""
+    """A function that can't be sent to workers: (name, problem)."""
 
     def __str__(self) -> str:
         name, problem = self.args
@@ -65,10 +65,10 @@ class NotPortable(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """All that makes a function an operation; small, hashable and picklable.
+    """Definition of an operation by a function; small, hashable and picklable.
 
-    ``parameters`` are JSON, as the key has them; ``code`` is the pickled function with their
-    values; ``labelled`` tells that it takes a DataArray, and ``described`` that it reads its
+    ``parameters`` are JSON, as in the key; ``code`` is the pickled function with its parameter
+    values; ``labelled`` means that it takes a DataArray, and ``described`` that it reads its
     attributes.
     """
 
@@ -86,13 +86,13 @@ class Definition:
 
 
 class Function(Operation):
-    """A function that somebody gave, as an operation; made by `from_function`."""
+    """A user's function as an operation; made by `from_function`."""
 
     definition: ClassVar[Definition]
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Parameters as plain JSON values, those that have a default included."""
+        """Parameters as plain JSON values, including defaults."""
         return dict(json.loads(self.definition.parameters))
 
     @property
@@ -101,7 +101,7 @@ class Function(Operation):
         return self.definition.halo_px
 
     def prepare(self) -> None:
-        """Load the function; what it imports must be there."""
+        """Load the function; its imports must be installed."""
         _load(self.definition.code)
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
@@ -117,8 +117,8 @@ class Function(Operation):
 
 @lru_cache(maxsize=128)
 def _class_of(definition: Definition) -> type[Function]:
-    # A class a definition, since an operation's name and columns are its class's. Made once in
-    # each process, so that two operations of one definition are equal.
+    # One class per definition, since name and columns are class variables. Cached, so that two
+    # operations of one definition are equal within a process.
     inputs: tuple[str, ...] = ("content", "spacing") if definition.labelled else ("content",)
     if definition.described:
         inputs = (*inputs, "rescale", "fields")
@@ -150,12 +150,12 @@ def _load(code: bytes) -> tuple[Callable[..., Any], dict[str, Any]]:
 
 
 class _Parameters(Operation):
-    """Checks parameters by a function's signature, with the errors that all operations have."""
+    """Validator of parameters against a function's signature, with the errors of all operations."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
-        """Answer nothing."""
+        """Raise NotImplementedError: this class only validates parameters."""
         raise NotImplementedError
 
 
@@ -171,44 +171,44 @@ def from_function(
     quantities: Sequence[str] | None = None,
     halo_px: int = 0,
 ) -> Function:
-    """Make an operation of a function; it gets all that the built-in ones get.
+    """Turn a function into an operation with all features of the built-in ones.
 
     **The key holds name, version and parameters, never the function's source.** A function that
-    was changed under the same version is not computed again: its results are those of the version
-    that was computed. Give it a new ``version`` whenever its answers change.
+    changes under the same version is not computed again: its old results are kept. Increase
+    ``version`` whenever its results change.
 
     Parameters
     ----------
     function
         Called as ``function(image, **parameters)`` on a worker. ``image`` is an array (c, y, x) as
-        stored, or, where the first parameter is annotated so, an `xarray.DataArray`: the one that
-        `engine.Cohort.images` gives with ``stored=True``, with coordinates in micrometres where the
+        stored. If the first parameter is annotated as `xarray.DataArray`, it is the DataArray that
+        `engine.Cohort.images` gives with ``stored=True``, with coordinates in micrometres if the
         spacing is known. Its attributes (image_id, source, date, subject, experiment, name,
-        rescale) are there if this function, or one of its module that it calls, names one of them;
-        then no two images share an answer. Returns a column
-        for each name of ``schema`` (a dict or a DataFrame, one row per object; single values make
-        one row); what else it returns is left out. It may raise `ImageFailed` with a reason code;
-        any other exception fails the image under its own name. Defined in a notebook it travels
-        by value, with what it refers to as it is now; imported, the workers need its package.
+        rescale) are present if this function, or one of its module that it calls, names one of
+        them; then no two images share a result. Returns a column for each name of ``schema`` (a
+        dict or a DataFrame, one row per object; single values make one row); other columns are
+        ignored. It may raise `ImageFailed` with a reason code; any other exception fails the image
+        under its own name. A function defined in a notebook travels by value, with the current
+        values that it refers to; for an imported function, the workers need its package.
     name
-        What its results and tables are called, e.g. ``texture``.
+        Name of its results and tables, e.g. ``texture``.
     schema
-        Columns of one object: name to dtype (``float``, ``"int32"``, ``str``, a pyarrow type), or
-        a pyarrow schema. ``y`` and ``x`` are pixels within the given array; for blocks of giant
-        images they are moved to where the block lies.
+        Columns of one object: name to dtype (``float``, ``"int32"``, ``str``, a pyarrow type), or a
+        pyarrow schema. ``y`` and ``x`` are pixels within the given array; for blocks of giant
+        images they are shifted by the block's position.
     version
-        Declared by you; a new one is computed anew.
+        Declared by you; a new version is computed again.
     parameters
-        Values for the function's other parameters, checked by their annotations. Those that are
-        left out count with their defaults.
+        Values for the function's other parameters, validated by their annotations. Omitted
+        parameters take their defaults.
     resources
-        What a worker must offer, e.g. ``{"GPU": 1}``.
+        Resources that a worker must offer, e.g. ``{"GPU": 1}``.
     singular
-        What one object is called in tables.
+        Name of one object in tables.
     quantities
-        Columns that are averaged by image and by experiment; by default all numbers but y and x.
+        Columns to average by image and by experiment; by default all numbers but y and x.
     halo_px
-        Context that a block of a giant image is given on each side, pixels.
+        Context that a block of a giant image gets on each side, pixels.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def _check_name(name: str) -> None:
 
 
 def _objects(schema: Mapping[str, Any] | pa.Schema, singular: str) -> pa.Schema:
-    """Return the columns of an object, of types that ledgers can hold."""
+    """Return the columns of an object, in types that ledgers can hold."""
     named = schema if isinstance(schema, pa.Schema) else pa.schema(_fields(schema))
     if not named.names:
         raise ParameterError("schema", schema, 'at least one column, e.g. {"area_px": float}')
@@ -293,14 +293,14 @@ def _fields(schema: Mapping[str, Any]) -> list[tuple[str, pa.DataType]]:
 def _settle(
     function: Callable[..., Any], name: str, given: dict[str, Any]
 ) -> tuple[Operation, bool]:
-    """Return the parameters, checked by the function's signature, and if it takes a DataArray."""
+    """Return the parameters, validated by the signature, and whether it takes a DataArray."""
     try:
         image, *others = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         raise ParameterError("function", function, "a function of an image") from None
     try:
         hints = typing.get_type_hints(function)
-    except Exception:  # a partial has none, and a notebook may name what is not there any more
+    except Exception:  # a partial has no hints, and a notebook may name deleted objects
         hints = {}
     fields: dict[str, Any] = {}
     for parameter in others:
@@ -314,7 +314,7 @@ def _settle(
             raise ParameterError("function", field, "a parameter of another name: it is taken")
     checked = create_model(name, __base__=_Parameters, **fields)
     checked.name = name
-    xarray = sys.modules.get("xarray")  # it is there where somebody wrote its name
+    xarray = sys.modules.get("xarray")  # already imported if the annotation refers to it
     return checked(**given), xarray is not None and hints.get(image.name) is xarray.DataArray
 
 
@@ -322,7 +322,7 @@ def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:
     called = getattr(function, "__name__", type(function).__name__)
     try:
         code = cloudpickle.dumps((function, values))
-    except Exception as error:  # whatever its objects raise that can't be pickled
+    except Exception as error:  # objects raise arbitrary exceptions when pickled
         raise NotPortable(called, (str(error).splitlines() or [""])[0][:200]) from error
     if len(code) > MOST_BYTES:
         raise NotPortable(called, f"it carries {len(code):,} bytes of what it refers to")
@@ -330,14 +330,14 @@ def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:
 
 
 def as_labelled(image: Image, described: bool) -> xr.DataArray:
-    """Return an image as `engine.Cohort.images` gives it; its attributes if it is ``described``."""
+    """Return an image as `engine.Cohort.images` gives it; with its attributes if ``described``."""
     separate = 1 < len(image.noise_sd) == len(image.pixels)
     said = attributes_of(image.source, image.fields, image.rescale, separate) if described else {}
     return as_array(image.pixels, image.spacing_um, image.origin, said)
 
 
 def columns_of(answer: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Return the named columns of a function's answer; single values make one row.
+    """Return the named columns of a function's result; single values make one row.
 
     Examples
     --------
@@ -356,7 +356,7 @@ def columns_of(answer: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _placed(found: dict[str, Any], image: Image) -> dict[str, Any]:
-    """Move a block's objects to where it lies, and keep those whose centre it answers for."""
+    """Shift a block's objects by its position, and keep those centred in its core region."""
     write = image.write
     whole = image.origin == (0, 0) and (
         write is None or (write.start, write.shape) == ((0, 0), image.pixels.shape[1:])

@@ -1,4 +1,4 @@
-"""An image as operations get it, in a run and where one is tried."""
+"""Image as passed to operations, in a run and interactively."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.store.catalog.annotations import Contour
 
 
 class ImageFailed(EngineError, ValueError):
-    """An operation can't answer for this image: (reason code,). Quarantines it, and only it."""
+    """An operation can't measure this image: (reason code,). Only this image fails."""
 
     def __str__(self) -> str:
         return f"The image failed: {self.args[0]}."
@@ -25,32 +25,31 @@ class ImageFailed(EngineError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What an operation gets: the pixels of an image, or of one block of a giant one.
+    """Input of an operation: the pixels and metadata of an image, or of one block of a giant image.
 
     Attributes
     ----------
     pixels
         (c, y, x), as stored.
     noise_sd
-        Standard deviation of the noise of the whole image, one per channel, grey levels; where
-        channels are colours (RGB, RGBA, grey with alpha) one more, that of the luminance. Empty
-        where it is not known.
+        Standard deviation of the noise of the whole image, one per channel, grey levels; for colour
+        channels (RGB, RGBA, grey with alpha) one more, that of the luminance. Empty if unknown.
     spacing_um
         Pixel spacing (y, x), micrometres, or None.
     rescale
-        (slope, intercept) from stored values to modality units, or None where they are the same.
+        (slope, intercept) from stored values to modality units, or None if they are the same.
     origin
         Position (y, x) of the first pixel within the whole image, pixels.
     write
-        The region, in the whole image, whose objects are asked for; None for all of it.
+        The core region, in whole-image coordinates, whose objects to return; None for all of it.
     source
-        Name of the source in the catalog. Of images that are equal in all ``inputs``, and computed
-        once, it is that of one of them, unless "fields" is among the ``inputs``.
+        Name of the source in the catalog. Images with equal ``inputs`` are computed once, under the
+        source of one of them, unless "fields" is among the ``inputs``.
     annotations
-        What people drew on the image, for operations with "annotation" among their ``inputs``; in
-        coordinates of the whole image, and all of it for each block.
+        Annotations on the image, for operations with "annotation" among their ``inputs``; in
+        coordinates of the whole image, and complete for each block.
     whole
-        Size (y, x) of the whole image, pixels, where that is told; else it is that of ``pixels``.
+        Size (y, x) of the whole image, pixels; None if it equals that of ``pixels``.
     fields
         image_id, date, subject, experiment and name, for operations with "fields" among their
         ``inputs``.
@@ -69,14 +68,14 @@ class Image:
 
     @property
     def is_block(self) -> bool:
-        """Whether this is one of the blocks of a giant image, and not an image."""
+        """True for a block of a giant image."""
         _, height, width = self.pixels.shape
         return self.whole not in (None, (height, width))
 
     def owns(self, y: float, x: float) -> bool:
-        """Tell whether an object at a place in the whole image is asked for here.
+        """Return whether an object at a position in the whole image belongs to this region.
 
-        One whose centre lies outside of the image belongs where the nearest pixel does.
+        An object with its centre outside of the image belongs to the region of the nearest pixel.
         """
         if self.write is None:
             return True
@@ -86,24 +85,24 @@ class Image:
 
     @property
     def has_luminance(self) -> bool:
-        """Whether the channels are grey or colours, with or without alpha, and not stains, say."""
+        """True if the channels are grey or colours, with or without alpha, and not e.g. stains."""
         return has_luminance(self.pixels.shape[0], len(self.noise_sd))
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Image:
         """Wrap an array (y, x), (c, y, x) or (y, x, c) with 3 or 4 colours last.
 
-        An `xarray.DataArray`, as `engine.Cohort.images` gives them, says more: the spacing, by its
-        coordinates in micrometres (so that slices keep it, and every second pixel has twice it),
-        the source, the fields, and slope and intercept; values in modality units are put back to
-        stored ones. So it is what a run gives. A plain array has none of these.
+        An `xarray.DataArray` from `engine.Cohort.images` carries more: the spacing, by its
+        coordinates in micrometres (so slices keep it, and every second pixel has twice it), the
+        source, the fields, and slope and intercept; values in modality units are converted back to
+        stored ones. So the image equals that of a run. A plain array has no such metadata.
 
         Raises
         ------
         ParameterError
             If it has another shape.
         UsageError
-            If values in modality units were changed.
+            If values in modality units were modified.
         """
         dims = tuple(getattr(array, "dims", ()))
         if set(dims) == {"c", "y", "x"}:

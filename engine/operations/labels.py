@@ -1,4 +1,4 @@
-"""What an operation says of the label images that it makes, beside its rows."""
+"""Declaration of the label images that an operation makes in addition to its rows."""
 
 from __future__ import annotations
 
@@ -14,78 +14,79 @@ from engine.store.root.base import Root
 
 
 class Labelled:
-    """The part of an operation that makes label images; by default it makes none."""
+    """Mixin of operations that make label images; by default an operation makes none."""
 
     name: ClassVar[str]
 
     @property
     def key(self) -> str:
-        """Digest of all that the answer depends on."""
+        """Digest of all inputs of the result."""
         raise NotImplementedError
 
     @property
     def label_classes(self) -> tuple[LabelClass, ...]:
-        """What the values of the operation's label images stand for; none: it makes none.
+        """Meaning of the values of the operation's label images; empty if it makes none.
 
-        `measure` of one that has some also answers ``labels``: uint8 (y, x), of the ``write``
-        region where there is one. They are kept beside the pixels, and shown by viewers.
+        `measure` of an operation with label classes also returns ``labels``: uint8 (y, x), of the
+        ``write`` region if there is one. They are stored beside the pixels, and shown by viewers.
         """
         return ()
 
     @property
     def label_name(self) -> str:
-        """Name of its label images below ``labels/`` of each stack."""
+        """Name of the label images below ``labels/`` of each stack."""
         return f"{self.name}@{self.key[:8]}"
 
     @property
     def class_image(self) -> LabelImage:
-        """The label image of its classes."""
+        """Label image of the classes."""
         return LabelImage(self.label_name, self.label_classes)
 
     @property
     def labels_objects(self) -> bool:
-        """Whether there is a second label image, of its objects: uint32, by `label_objects`."""
+        """True if there is a second label image, of objects: uint32, by `label_objects`."""
         return False
 
     @property
     def object_image(self) -> LabelImage:
-        """The label image of its objects, called as their table is."""
+        """Label image of the objects, named like their table."""
         return LabelImage(f"{self.name}_objects@{self.key[:8]}", dtype="uint32")
 
     def label_objects(
         self, labels: NDArray[np.uint8], numbers: Any | None = None
     ) -> NDArray[np.uint32]:
-        """Return (y, x): the number of the object that each pixel is of, 0 where it is of none.
+        """Return (y, x): the number of each pixel's object, 0 for background.
 
         Parameters
         ----------
         labels
-            What `measure` answered: (y, x) of an image, or of one block of a giant one.
+            The labels that `measure` returned: (y, x) of an image, or of one block of a giant
+            image.
         numbers
-            Of a block, what `number_blocks` says of it; None of a whole image.
+            For a block, its entry from `number_blocks`; None for a whole image.
 
         Raises
         ------
         ValueError
-            If these are not the labels that the numbers were made of.
+            If the labels differ from those that the numbers were computed from.
         """
         raise NotImplementedError(f"{self.name} does not label its objects")
 
     def number_blocks(self, blocks: Sequence[pa.Table]) -> Sequence[Any]:
-        """Return, for each block of a giant image, the numbers of the objects in it.
+        """Return, for each block of a giant image, the numbers of its objects.
 
         Parameters
         ----------
         blocks
-            What each block of the image answered: the columns of ``objects``, in order of blocks.
+            Results of each block of the image: the columns of ``objects``, in order of blocks.
         """
         raise NotImplementedError(f"{self.name} does not label its objects")
 
 
 def read_labels_due(root: Root, operation: Labelled, images: pa.Table) -> LabelState | None:
-    """Return which labels are there of those that come with rows; None where an operation has none.
+    """Return the state of the label images that belong to rows; None for an operation without any.
 
-    Objects of giant images are not among them: those are numbered when all blocks have rows.
+    Excludes the object labels of giant images: those are written once all blocks have rows.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Outlines: how what was found in an image is shown on it."""
+"""Outlines of objects, drawn over their image."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAGITTA_PX = 0.1
-"""How far a circle's polygon may lie inside the circle, pixels: less than one sees."""
+"""Maximum distance of a circle's polygon from the circle, pixels: too small to see."""
 
 MOST_CORNERS = 180
-"""Corners of a circle's polygon at most; reached at a radius of some 650 pixels."""
+"""Maximum corners of a circle's polygon; reached at a radius of some 650 pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """One closed line over an image, or, of a single point, a small mark.
+    """One closed line over an image; a single point is a small mark.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Outline:
         (n, 2) float, (y, x) in pixels of the whole image; pixel centres are whole numbers. The
         last point is joined with the first. A single point is drawn as a mark of fixed size.
     label
-        What kind of thing it is, e.g. ``"endocardium"``: kinds get colours of their own.
+        Kind of object, e.g. ``"endocardium"``: each kind gets a colour.
     """
 
     points: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Outline:
 
 
 def corners_of(radius_px: float) -> int:
-    """Return how many corners make a polygon a circle of some radius, to within `SAGITTA_PX`.
+    """Return the number of corners that approximate a circle of a radius to within `SAGITTA_PX`.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def corners_of(radius_px: float) -> int:
 
 
 def circle_points(y: float, x: float, radius_px: float) -> NDArray[np.float64]:
-    """Return a polygon (n, 2), (y, x), that is a circle to within `SAGITTA_PX`.
+    """Return a polygon (n, 2), (y, x), that approximates a circle to within `SAGITTA_PX`.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def circle_points(y: float, x: float, radius_px: float) -> NDArray[np.float64]:
 def _circles(
     y: NDArray[np.float64], x: NDArray[np.float64], radius_px: NDArray[np.float64]
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield polygons of as many corners as the largest needs, so that all are made at once."""
+    """Yield polygons, all with the corners of the largest, so that numpy computes all at once."""
     if not len(y):
         return
     corners = corners_of(float(radius_px.max()))
@@ -74,7 +74,7 @@ def _circles(
 def outline_objects(found: Mapping[str, NDArray[Any]]) -> list[Outline]:
     """Return circles for objects with y, x and radius_px, marks for those with y and x only.
 
-    Objects without a place have no outline, and neither have those whose place is not finite.
+    Objects without a finite position get no outline.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What is wrong with an operation's parameters, in the words of who gave them."""
+"""Translation of pydantic's validation errors into errors for users."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from engine.errors import EngineError, ParameterError, UsageError, did_you_mean
 def told_in_words(
     error: ValidationError, operation: str, known: Collection[str], given: Mapping[str, Any]
 ) -> EngineError:
-    """Return the first thing that is wrong as an error to raise.
+    """Return the first problem as an error to raise.
 
     Parameters
     ----------
     operation, known
-        Name of the operation, and of its parameters.
+        Name of the operation, and names of its parameters.
     given
-        The values, by parameter.
+        The given values, by parameter.
     """
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, EngineError):  # a field's own check says it best
+    if isinstance(cause, EngineError):  # a field's own validator has the best message
         return cause
     name = ".".join(str(part) for part in first["loc"]) or operation
     if first["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Operations by name: ours, and those that installed packages offer."""
+"""Registry of operations: the built-in ones, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.operations.circles import Circles
 from engine.operations.segment.operation import Segment
 
 GROUP = "cohort.operations"
-"""Entry point group in which a package names its operations."""
+"""Entry point group for operations of other packages."""
 
 BUILT_IN: dict[str, type[Operation]] = {
     Circles.name: Circles,
@@ -26,7 +26,7 @@ BUILT_IN: dict[str, type[Operation]] = {
 
 
 class NoOperation(UsageError):
-    """There is no operation of this name: (name, names there are)."""
+    """Unknown operation: (name, known names)."""
 
     def __str__(self) -> str:
         name, there = self.args
@@ -35,7 +35,7 @@ class NoOperation(UsageError):
 
 
 class BrokenOperation(NoOperation):
-    """A package offers an operation that can't be used: (name, entry point, what is wrong)."""
+    """A package's operation that can't be used: (name, entry point, problem)."""
 
     def __str__(self) -> str:
         name, value, problem = self.args
@@ -46,9 +46,9 @@ class BrokenOperation(NoOperation):
 
 
 def operations() -> dict[str, type[Operation]]:
-    """Return all operations by name; those of packages can't replace ours.
+    """Return all operations by name; those of packages can't replace the built-in ones.
 
-    What a package offers and can't be loaded is left out: it is in the way of nothing else.
+    Operations that fail to load are skipped, so that they do not affect others.
     """
     found = {}
     for point in entry_points(group=GROUP):
@@ -60,11 +60,11 @@ def operations() -> dict[str, type[Operation]]:
 def _loaded(point: EntryPoint) -> type[Operation]:
     try:
         kind = point.load()
-    except Exception as error:  # whatever a foreign module does when it is imported
+    except Exception as error:  # a foreign module may raise anything on import
         problem = f"{type(error).__name__}: {error}"
         raise BrokenOperation(point.name, point.value, problem) from error
     if not (isinstance(kind, type) and issubclass(kind, Operation)):
-        raise BrokenOperation(point.name, point.value, "it is no class of engine.Operation")
+        raise BrokenOperation(point.name, point.value, "it is not a subclass of engine.Operation")
     if kind.name != point.name:
         raise BrokenOperation(point.name, point.value, f"it calls itself {kind.name!r}")
     return kind
@@ -86,7 +86,7 @@ def find_operation(name: str) -> type[Operation]:
 
 
 def is_registered(operation: Operation) -> bool:
-    """Tell whether an operation would be found by its name, as one from a notebook is not."""
+    """Return whether an operation can be found by name, unlike one from a notebook."""
     try:
         return find_operation(operation.name) is type(operation)
     except NoOperation:
@@ -94,13 +94,13 @@ def is_registered(operation: Operation) -> bool:
 
 
 def create_operation(name: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> Operation:
-    """Return an operation: what is given counts before what is declared, and that before defaults.
+    """Create an operation; given parameters override declared ones, which override defaults.
 
     Raises
     ------
     NoOperation, UsageError
     ConfigError
-        If it is what is declared that can't be.
+        If the declared parameters are invalid.
     """
     kind = find_operation(name)
     replaced = {n for group in kind.alternatives if group & {*given} for n in group}

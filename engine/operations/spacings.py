@@ -1,4 +1,4 @@
-"""Pixel spacings of images: which are alike, and what a mixture of them is called."""
+"""Pixel spacings of images: comparison, grouping and display."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ Spacing = tuple[float, float]
 """Pixel spacing (y, x), micrometres."""
 
 ALIKE = 0.01
-"""Most by which spacings differ that are one, a share: a scale set twice differs by as much."""
+"""Maximum relative difference of spacings that count as equal: setting a scale twice differs by as
+much."""
 
 
 def known_spacing(y: float | None, x: float | None) -> Spacing | None:
-    """Return a spacing to five digits, or None where it is not known.
+    """Return a spacing rounded to five digits, or None if unknown.
 
     Examples
     --------
@@ -29,7 +30,7 @@ def known_spacing(y: float | None, x: float | None) -> Spacing | None:
 
 
 def spacing_text(spacing: Spacing | None) -> str:
-    """Return a spacing as people read it.
+    """Format a spacing for display.
 
     Examples
     --------
@@ -42,11 +43,11 @@ def spacing_text(spacing: Spacing | None) -> str:
 def group_spacings(
     spacings: Sequence[Spacing | None],
 ) -> tuple[list[Spacing | None], NDArray[np.int64]]:
-    """Group images by their spacing, those that are alike together.
+    """Group images of similar spacing.
 
     Returns
     -------
-    The spacing of each group, the finest first and what is not known last, and each image's group.
+    The spacing of each group, the finest first and unknown last, and each image's group.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`bloodpool`: the blood pool inside an outer contour without a network, and how good that is."""
+"""`bloodpool`: segment the blood pool inside an outer contour without a network, and score it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OBJECTS = pa.schema(
     ]
 )
 """One row per image with an outer contour. ``drawn_area_px``, ``dice`` and ``area_ratio`` (found
-over drawn) are null where no inner contour is drawn."""
+over drawn) are null if the image has no inner contour."""
 
 BY_SUBJECT_SCHEMA = pa.schema(
     [
@@ -49,16 +49,16 @@ BY_SUBJECT_SCHEMA = pa.schema(
 
 
 class Bloodpool(Operation):
-    """Find the blood pool inside the outer contour by Otsu's threshold, and score it.
+    """Segmentation of the blood pool inside the outer contour by Otsu's threshold, with a score.
 
     Parameters
     ----------
     annotations
-        Name of the set in cohort.toml; by default all, which must not draw a structure twice.
+        Name of the set in cohort.toml; by default all sets, of which only one may draw a structure.
     inner, outer
-        Structures: endocardium, which it is scored against, and epicardium.
+        Structures: endocardium, used as reference for the score, and epicardium.
     channel
-        Channel to look at.
+        Channel to measure.
     """
 
     name: ClassVar[str] = "bloodpool"
@@ -76,7 +76,7 @@ class Bloodpool(Operation):
     channel: int = Field(default=0, ge=0)
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
-        """Return the columns of `OBJECTS`: one row where an outer contour is drawn, else none."""
+        """Return the columns of `OBJECTS`: one row if an outer contour is drawn, else none."""
         found = structures_of(image, self.annotations)
         outer, inner = found.get(self.outer), found.get(self.inner)
         if outer is None:
@@ -85,7 +85,7 @@ class Bloodpool(Operation):
             raise ImageFailed("no_such_channel")
         plane = image.pixels[self.channel]
         shape = (int(plane.shape[0]), int(plane.shape[1]))
-        if image.is_block:  # Otsu's threshold is that of a whole heart
+        if image.is_block:  # Otsu's threshold is only valid for a whole heart
             raise ImageFailed("giant_image")
         pool, threshold = segment_bloodpool(plane, fill_contour(outer.rings, shape))
         if not pool.any():
@@ -107,7 +107,7 @@ class Bloodpool(Operation):
         return {name: [row.get(name)] for name in OBJECTS.names}
 
     def outlines(self, found: Mapping[str, NDArray[Any]]) -> list[Outline]:
-        """Return the outline of what was found."""
+        """Return the outline of the segmented blood pool."""
         return [
             Outline(np.asarray(ring, np.float64).reshape(-1, 2), "blood pool")
             for rings in found["outline"]

@@ -1,4 +1,4 @@
-"""`contours`: what is drawn on an image, measured in physical units, and checked."""
+"""`contours`: measure annotated contours in physical units, and check them."""
 
 from __future__ import annotations
 
@@ -56,29 +56,28 @@ OBJECTS = pa.schema(
         ("outline", pa.list_(pa.list_(pa.float32()))),
     ]
 )
-"""One row per contour; null where a figure does not apply. ``y``, ``x`` is the centroid, pixels;
-``mask_gap`` is the mask's area over the polygon's, less 1; ``inside_share`` is of the inner contour
-in the outer one, and the thickness stands with the outer one."""
+"""One row per contour; null if a figure does not apply. ``y``, ``x`` is the centroid, pixels;
+``mask_gap`` is the mask's area over the polygon's, less 1; ``inside_share`` is the share of the
+inner contour in the outer one, and the row of the outer contour has the thickness."""
 
 UM_PER_MM = 1000.0
 
 
 class Contours(Operation):
-    """Measure and check what people drew: areas, wall, volumes, ejection fraction and mass.
+    """Measurement and checks of annotated contours: areas, wall, volumes, ejection fraction, mass.
 
     Parameters
     ----------
     annotations
-        Name of the set in cohort.toml; by default all, which must not draw a structure twice.
+        Name of the set in cohort.toml; by default all sets, of which only one may draw a structure.
     inner, outer
         Structures that bound the wall: endocardium and epicardium.
     least_inside
-        Share of the inner contour's area that must lie inside the outer one.
+        Minimum share of the inner contour's area inside the outer contour.
     mask_tolerance
-        By how much of the polygon's area its mask may differ before that is a finding.
+        Maximum relative difference between the areas of polygon and mask; more is a finding.
     jump_mm
-        By how much the centroid may move from one slice to the next, millimetres, before that is a
-        finding.
+        Maximum movement of the centroid from one slice to the next, millimetres; more is a finding.
     """
 
     name: ClassVar[str] = "contours"
@@ -89,7 +88,7 @@ class Contours(Operation):
     unlisted: ClassVar[frozenset[str]] = frozenset({"outline"})
     summaries: ClassVar[tuple[str, ...]] = SUMMARIES
     summaries_version: ClassVar[int] = (
-        3  # volumes look where slices are, and what their header says of them
+        3  # volumes use slice positions and the slice distance in the header
     )
 
     annotations: str | None = None
@@ -100,7 +99,7 @@ class Contours(Operation):
     jump_mm: float = Field(default=10.0, gt=0.0)
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
-        """Return the columns of `OBJECTS`, one row a contour; see `Operation.measure`."""
+        """Return the columns of `OBJECTS`, one row per contour; see `Operation.measure`."""
         found = structures_of(image, self.annotations)
         spacing = image.spacing_um
         spacing_mm = None if spacing is None else (spacing[0] / UM_PER_MM, spacing[1] / UM_PER_MM)
@@ -123,7 +122,7 @@ class Contours(Operation):
         return {name: [row.get(name) for row in rows] for name in OBJECTS.names}
 
     def outlines(self, found: Mapping[str, NDArray[Any]]) -> list[Outline]:
-        """Return the contours as they were drawn, each under the name of its structure."""
+        """Return the contours as drawn, labelled with their structure."""
         return [
             Outline(np.asarray(ring, np.float64).reshape(-1, 2), str(structure))
             for structure, rings in zip(found["structure"], found["outline"], strict=True)
@@ -131,7 +130,7 @@ class Contours(Operation):
         ]
 
     def summarise_slice(self, objects: pa.Table, images: pa.Table) -> pa.Table:
-        """Return what tables of series and of the cohort need of each contour."""
+        """Extract the data of each contour for the tables of series and of the cohort."""
         return summarise_slice(objects, images)
 
     def finish_summaries(self, merged: pa.Table) -> Mapping[str, pa.Table]:
@@ -140,7 +139,7 @@ class Contours(Operation):
 
 
 def _belongs(contour: Contour, image: Image, shape: tuple[int, int]) -> bool:
-    """Tell whether a contour is the block's: its centre is, or the border's point nearest to it."""
+    """Return whether the block holds a contour's centre, or the border point nearest to it."""
     if image.write is None:
         return True
     y, x = centroid(contour.rings)

@@ -1,4 +1,4 @@
-"""What is found wrong with contours: of an image, between slices of a series, across patients."""
+"""Contour checks: within an image, between slices of a series, and across patients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ContourChecks(Protocol):
 
 
 ERROR, WARNING = "error", "warning"
-"""A contour that is wrong, or not what it is said to be; one that should be looked at."""
+"""Severity of a wrong contour, and of one that needs review."""
 
 CHECKS = {
     "not_contained": "share of the inner contour's area that lies inside the outer one",
@@ -41,14 +41,14 @@ CHECKS = {
     "uneven_slices": "distance from the slice before, millimetres: another one than usual",
     "duplicate": "contours with the very same points under another patient",
 }
-"""Checks, and what their figure is."""
+"""Checks, and the meaning of their figure."""
 
 CLOSING_PX, CLOSING_STEPS = 2.0, 2.0
-"""An outline is open if its last point is further from its first than this, pixels, and than so
-many times its longest step: outlines of few points have long steps, and are closed all the same."""
+"""An outline is open if the distance between its last and first point exceeds both this many pixels
+and this multiple of its longest step: outlines of few points have long steps, but are closed."""
 
 NEXT_TO_NOTHING_PX = 1.0
-"""A contour of less than a pixel is none."""
+"""Area below which a contour counts as empty, pixels."""
 
 COLUMNS = pa.schema(
     [
@@ -60,7 +60,7 @@ COLUMNS = pa.schema(
         ("means", pa.string()),
     ]
 )
-"""What stands between an image's fields and its source in the table of findings."""
+"""Columns between an image's fields and its source in the table of findings."""
 
 Finding = tuple[int, str, str, float, str]
 """Row number, check, severity, figure, meaning."""
@@ -69,14 +69,14 @@ Finding = tuple[int, str, str, float, str]
 def find_all(
     frame: pd.DataFrame, operation: ContourChecks, planes: Sequence[Mapping[str, Any]]
 ) -> list[Finding]:
-    """Return the findings on all contours of a cohort, by row, then check.
+    """Return all findings on a cohort's contours, by row, then check.
 
     Parameters
     ----------
     frame
         One row per contour, see `engine.operations.cardiac.tables`.
     planes
-        (stack, t, z) of all planes of the series that lack some.
+        (stack, t, z) of all planes of the incomplete series.
     """
     found = [
         *_of_images(frame, operation),

@@ -1,4 +1,4 @@
-"""Where drawn slices are in the patient: what a series lacks between them, or elsewhere."""
+"""Positions of annotated slices in the patient, and detection of missing slices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from engine.header import (
 from engine.ingest.dicom_series import gap_of_all
 
 PLANE_MISSING, IN_PARTS = "plane_missing", "in_parts"
-"""Reasons and findings: a phase lacks planes that are drawn in others, a series lies in parts."""
+"""Reason codes and findings: a phase lacks planes drawn in other phases; a series is split over
+stacks."""
 
 _EXPECTED = {
     SLICE_GAP: "the header says {:.1f} mm (SpacingBetweenSlices)",
@@ -33,10 +34,10 @@ _EXPECTED = {
 
 
 def places_of(images: pa.Table) -> dict[str, pa.Array]:
-    """Return where each image lies along its normal, mm, and the direction of its plane.
+    """Return each image's position along its normal, mm, and the direction of its plane.
 
-    Both are null where the header has no position or orientation. Two more are what the header says
-    of its slices' distance and thickness, mm.
+    Both are null if the header has no position or orientation. Two more columns hold the slice
+    distance and slice thickness from the header, mm.
     """
     columns = (images[n].to_pylist() for n in ("position_mm", "orientation"))
     places: list[float | None] = []
@@ -76,7 +77,7 @@ def planes_of_incomplete(images: pa.Table) -> list[tuple[str, int, int]]:
 
 
 def distances_mm(members: pd.DataFrame) -> NDArray[np.float64] | None:
-    """Return the distances from each drawn slice to the next; None where a position is unknown.
+    """Return the distances between successive drawn slices; None if a position is unknown.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ def distances_mm(members: pd.DataFrame) -> NDArray[np.float64] | None:
 def gap_between(
     members: pd.DataFrame, distances: NDArray[np.float64], usual_mm: float
 ) -> str | None:
-    """Return the reason if slices are missing between those that are drawn, or between all."""
+    """Return the reason if slices are missing between some drawn slices, or between all."""
     every = _gap_of_all(members, usual_mm)
     if every is not None:
         return every[0]
@@ -108,9 +109,9 @@ def _gap_of_all(members: pd.DataFrame, usual_mm: float) -> tuple[str, float] | N
 
 
 def widths_mm(distances: NDArray[np.float64] | None, count: int, usual_mm: float) -> list[float]:
-    """Return what each slice stands for: half-way to both neighbours, and as far at the ends.
+    """Return the width of each slice: half-way to both neighbours, mirrored at the ends.
 
-    Distances that differ by no more than 2 % are all taken for the usual one.
+    If all distances are within 2 % of the usual one, all widths equal the usual one.
 
     Examples
     --------
@@ -126,14 +127,14 @@ def widths_mm(distances: NDArray[np.float64] | None, count: int, usual_mm: float
 
 
 def is_uneven(distances: NDArray[np.float64], usual_mm: float) -> NDArray[np.bool_]:
-    """Tell which distances are others than the usual one."""
+    """Return which distances differ from the usual one."""
     return np.abs(distances - usual_mm) > UNEVEN * usual_mm
 
 
 def parted_series(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """Return how many further slices of the series of each (stack, set) are drawn elsewhere.
+    """Return the number of further slices in other stacks, for the series of each (stack, set).
 
-    Planes that come in a later ingest make a stack of their own, so no volume is of all slices.
+    Planes of a later ingest form a separate stack, so no volume covers all slices.
     """
     known = frame[frame["_place_mm"].notna() & frame["_series"].notna()]
     parted: dict[tuple[str, str], int] = {}
@@ -153,7 +154,7 @@ def parted_series(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
 
 
 def planes_by_phase(planes: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], set[int]]:
-    """Return the slices of each (stack, phase) that there are, of rows of planes."""
+    """Return the existing slices of each (stack, phase), from rows of planes."""
     present: dict[tuple[str, int], set[int]] = {}
     for plane in planes:
         present.setdefault((plane["_stack"], plane["_t"]), set()).add(plane["_z"])
@@ -163,7 +164,7 @@ def planes_by_phase(planes: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int]
 def lacking(
     present: Mapping[tuple[str, int], Set[int]], stack: str, phase: int, drawn: Set[int]
 ) -> Set[int]:
-    """Return the slices of those ``drawn`` in any phase that this phase has no plane of."""
+    """Return the slices ``drawn`` in any phase that have no plane in this phase."""
     there = present.get((stack, phase))
     return set() if there is None else drawn - there
 
@@ -171,9 +172,9 @@ def lacking(
 def find_lacking(
     frame: pd.DataFrame, planes: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[int, str, float, str]]:
-    """Yield (row, check, figure, meaning) for what keeps volumes from being of all slices.
+    """Yield (row, check, figure, meaning) for problems that prevent volumes of all slices.
 
-    Each is a row of the first slice that is drawn: in its phase, or of the set.
+    Each refers to the row of the first drawn slice: of its phase, or of the set.
     """
     placed = frame[frame["_z"].notna()].sort_values(["_z", "_t"], kind="stable")
     present, parted = planes_by_phase(planes), parted_series(frame)
@@ -196,7 +197,7 @@ def find_lacking(
 
 
 def find_gaps(frame: pd.DataFrame) -> Iterator[tuple[int, str, float, str]]:
-    """Yield (row, check, figure, meaning) for each distance that is not the usual one."""
+    """Yield (row, check, figure, meaning) for each unusual distance between slices."""
     placed = frame[frame["_z"].notna() & frame["_spacing_z_um"].notna()]
     for _, members in placed.groupby(["_stack", "annotation"], sort=True, dropna=False):
         slices = members.sort_values(["_z", "_t"], kind="stable").drop_duplicates("_z")

@@ -1,4 +1,4 @@
-"""Which of what is drawn on an image an operation speaks of."""
+"""Select the contours that an operation uses."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from engine.store.catalog.annotations import Contour
 
 
 def structures_of(image: Image, annotation: str | None) -> Mapping[str, Contour]:
-    """Return what is drawn on an image, by structure.
+    """Return the contours on an image, by structure.
 
     Parameters
     ----------
     annotation
-        Name of the set, or None: the only one that draws on this image.
+        Name of the set, or None for the only set that draws on this image.
 
     Raises
     ------
     ImageFailed
-        ``several_annotations`` if sets draw the same structure and none was chosen.
+        ``several_annotations`` if several sets draw the same structure and none was chosen.
     """
     found: dict[str, Contour] = {}
     for contour in image.annotations:

@@ -1,7 +1,8 @@
-"""Tables of what is drawn: findings, quantities by image, volumes by phase, function by series.
+"""Tables of contours: findings, quantities by image, volumes by phase, function by series.
 
-What they need of each contour is one light row, made a slice of images at a time and put together
-on the workers; the tables are made of all rows at once, since a copied contour may be anywhere.
+Each contour contributes one small row. Workers extract these rows from slices of images and
+concatenate them; the tables are built from all rows at once, since a copied contour may be
+anywhere.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ VOLUMES, FUNCTION = "contour_volumes", "contour_function"
 SUMMARIES = (FINDINGS, QUANTITIES, VOLUMES, FUNCTION)
 
 LAST = ("source", "orphaned", "image_id")
-"""Columns that end every table of images."""
+"""Last columns of every table of images."""
 
 OF_OBJECT = (
     "annotation", "structure", "y", "x", "area_px", "area_mm2", "mask_gap", "crossings", "nested",
@@ -46,12 +47,12 @@ OF_OBJECT = (
 """Figures of a contour that the tables need."""
 
 OF_IMAGE = ("stack", "t", "z", "spacing_y_um", "spacing_x_um")
-"""Columns of the catalog that they need, with a line before their names: a field of the layout may
-have the same."""
+"""Catalog columns that the tables need. They get a leading underscore, since a layout field may
+have the same name."""
 
 LEAST_SLICES_SHARE = 0.5
-"""A phase in which fewer slices are drawn than this share of the most is no whole ventricle. In
-end-systole the base has moved away, so a slice or two less is as it should be."""
+"""Minimum share of the slices drawn in the fullest phase. A phase with fewer does not cover the
+whole ventricle. In end-systole the base has moved away, so one or two slices less are normal."""
 
 REASONS = {
     "no_series": "The image is not a plane of a series.",
@@ -68,11 +69,11 @@ REASONS = {
     "outer_missing": "Not every slice with an inner contour has an outer one.",
     "inner_missing": "No inner contour is drawn.",
 }
-"""Why a quantity is null."""
+"""Reasons for null quantities."""
 
 
 def summarise_slice(objects: pa.Table, images: pa.Table) -> pa.Table:
-    """Return one light row per contour of a slice of images.
+    """Return one small row per contour of a slice of images.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def summarise_slice(objects: pa.Table, images: pa.Table) -> pa.Table:
     columns.update({name: found.take(row) for name, found in places_of(images).items()})
     columns["_patient"] = _patient(columns)
     found = pa.table(columns)
-    # What a phase lacks shows only in planes that are there, drawn on or not.
+    # Missing planes of a phase can be inferred only from existing planes, annotated or not.
     planes = [{"_stack": stack, "_t": t, "_z": z} for stack, t, z in planes_of_incomplete(images)]
     return pa.concat_tables([found, pa.Table.from_pylist(planes, schema=found.schema)])
 
@@ -103,19 +104,19 @@ _MEASURED = frozenset({"rings", "points", "mask_area_px"})
 
 
 def _patient(columns: Mapping[str, Any]) -> pa.Array:
-    """Return whose each image is: its subject, or, where no layout says, its folder."""
+    """Return each image's patient: its subject, or its folder if the layout has no subject."""
     subjects = columns["subject"].to_pylist()
     folders = [source.rpartition("/")[0] for source in columns["source"].to_pylist()]
     return pa.array([s or f for s, f in zip(subjects, folders, strict=True)], pa.string())
 
 
 def finish_summaries(operation: ContourChecks, merged: pa.Table) -> dict[str, pa.Table]:
-    """Return the tables, made of the rows of all images.
+    """Build the tables from the rows of all images.
 
     Parameters
     ----------
     operation
-        With the names of structures and the limits of checks.
+        Names of structures and limits of checks.
     merged
         Rows of `summarise_slice`, by image_id.
     """
@@ -186,7 +187,7 @@ def _quantities(merged: pa.Table, frame: pd.DataFrame, operation: ContourChecks)
     return pa.table(columns)
 
 
-# volumes
+# Volumes.
 
 SERIES_COLUMNS = [
     ("subject", pa.string()),
@@ -228,9 +229,9 @@ FUNCTION_SCHEMA = pa.schema(
 def _volumes(
     frame: pd.DataFrame, operation: ContourChecks, planes: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return one row per series, set and phase, with a reason where a volume can't be said.
+    """Return one row per series, set and phase, with a reason for each null volume.
 
-    ``planes`` are those of the series that lack some.
+    ``planes`` are the planes of the incomplete series.
     """
     present = planes_by_phase(planes)
     parted = parted_series(frame)
@@ -289,9 +290,9 @@ def _drop_partial_phases(rows: list[dict[str, Any]]) -> None:
 def _disc_sum(
     members: pd.DataFrame, spacing_mm: float, missing: str, lacks: str | None
 ) -> tuple[float | None, str | None, frozenset[int]]:
-    """Return a volume, or the reason why there is none, and the slices that are drawn.
+    """Return a volume, or the reason for its absence, and the drawn slices.
 
-    ``missing`` and ``lacks`` are the reasons if nothing is drawn, and if planes are elsewhere.
+    ``missing`` and ``lacks`` are the reasons for no contours, and for planes elsewhere.
     """
     slices = frozenset(members["_z"].astype(int).tolist())
     areas = members["area_mm2"].to_numpy(float)
@@ -316,7 +317,7 @@ def _disc_sum(
 
 
 def _function(volumes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row per series and set: volumes at both ends of the beat, and what follows."""
+    """Return one row per series and set: end-diastolic and end-systolic volumes, and function."""
     series: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in volumes:
         series.setdefault((row["series"], row["annotation"]), []).append(row)

@@ -1,1 +1,1 @@
-"""Segmentation by networks, or by thresholds of marrow."""
+"""Segmentation by networks, or by thresholds for bone marrow."""

@@ -1,4 +1,4 @@
-"""A network asked for the images of a unit: read ahead, in batches that cross image borders."""
+"""Inference over the images of a unit: read ahead, in batches across image borders."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from engine.learning.models.card import RGB, Card
 from engine.operations.base import Image, ImageFailed
 
 SPACING_TOLERANCE = 0.2
-"""Relative difference of pixel sizes beyond which a network is not asked."""
+"""Maximum relative difference between the pixel sizes of an image and a model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """What a network says of an image, or of a block: of its ``write`` region.
+    """Prediction of a network for an image or a block, in its ``write`` region.
 
-    ``labels`` are classes (y, x); ``apart`` says how far an ensemble's members disagree (y, x).
+    ``labels`` are classes (y, x); ``apart`` is the disagreement between an ensemble's members (y,
+    x).
     """
 
     labels: NDArray[np.uint8]
@@ -35,14 +36,14 @@ class Predicted:
 
 
 class Network:
-    """A model that answers for images.
+    """A model that predicts images in batches.
 
     Parameters
     ----------
     card, predictor
         The model.
     batch
-        Windows that it answers for at once, to begin with.
+        Initial batch size, in windows.
     """
 
     def __init__(self, card: Card, predictor: Predictor, batch: int) -> None:
@@ -53,11 +54,10 @@ class Network:
     def predict_each(
         self, images: Iterable[Image]
     ) -> Iterator[tuple[Image, Predicted | Exception, float]]:
-        """Yield each image in order, what the network says of it or why not, and seconds.
+        """Yield each image in order, its prediction or exception, and seconds.
 
-        Windows of several images go through the network together, and images are read meanwhile.
-        Where that fails the images in hand are asked for one by one, so that the one which is to
-        blame fails alone.
+        Windows of several images share batches, and the next images are read at the same time. If a
+        batch fails, its images are predicted one by one, so that only the faulty one fails.
         """
         remaining = iter(images)
         while True:
@@ -87,7 +87,7 @@ class Network:
     def _predict_together(
         self, images: Iterator[Image], waiting: deque[tuple[Image, Exception | None]]
     ) -> Iterator[tuple[Image, Predicted | Exception, float]]:
-        def planes() -> Iterator[Plane]:  # is executed by the thread that reads ahead
+        def planes() -> Iterator[Plane]:  # runs in the thread that reads ahead
             for image in images:
                 try:
                     plane = self._plane(image)
@@ -139,7 +139,7 @@ class Network:
 
 
 class _Answer:
-    """The answer for one plane, band by band."""
+    """Prediction of one plane, assembled band by band."""
 
     def __init__(self, number: int, write: Region, planes: int, card: Card) -> None:
         self.number = number
@@ -149,7 +149,7 @@ class _Answer:
         self.said = Predicted(np.empty(write.shape, np.uint8), apart)
 
     def add(self, band: Band) -> bool:
-        """Take a band in, and tell whether it was the last."""
+        """Add a band, and return whether it was the last."""
         place = band.region.slices
         self.said.labels[place] = classes_of(band.planes, self._classes)
         if self.said.apart is not None:
@@ -159,13 +159,13 @@ class _Answer:
 
 
 def values_of(image: Image, channels: int) -> NDArray[Any]:
-    """Return the channels (c, y, x) that a model takes; alpha is left out.
+    """Return the channels (c, y, x) that a model takes, without alpha.
 
     Raises
     ------
     ImageFailed
-        If an image has other channels, or a value that is no number: what is near it would have no
-        answer either, which a label can't say.
+        If an image has other channels, or values that are not finite: the network's output around
+        them would be undefined too, which a label can't express.
     """
     pixels = image.pixels
     if pixels.shape[0] == channels + 1 and channels in (1, 3) and image.has_luminance:
@@ -180,10 +180,9 @@ def values_of(image: Image, channels: int) -> NDArray[Any]:
 
 
 def _check_values(card: Card, pixels: NDArray[Any]) -> None:
-    """Refuse values that are brighter than the model's white, or so dark that all are its black.
+    """Reject images brighter than the model's white, or so dark that all values map to black.
 
-    The latter are those of a type that ends below it: 8 bits for a model of 16, or 0 to 1 for one
-    of 8.
+    The latter have a type with a smaller range: 8 bits for a model of 16, or 0 to 1 for one of 8.
     """
     white = card.white
     if white is None or white == (own := full_scale(pixels.dtype)):

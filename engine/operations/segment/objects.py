@@ -1,4 +1,4 @@
-"""Objects of countable classes: columns of results, whole across blocks, and their table."""
+"""Objects of countable classes: result columns, merging across blocks, and the table of objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PIECES = pa.struct(
     ]
 )
 RUNS = pa.struct([(name, pa.int32()) for name in ("side", "line", "start", "stop", "piece")])
-"""See `engine.kernels.segmentation.components.Pieces`; of a block, ``piece`` is the place in its
+"""See `engine.kernels.segmentation.components.Pieces`; in a block, ``piece`` is an index into its
 list."""
 
 TABLE = ("class_name", "object", "x", "y", "area_px", "area_um2", "equivalent_diameter_px",
@@ -46,16 +46,16 @@ TABLE = ("class_name", "object", "x", "y", "area_px", "area_um2", "equivalent_di
 def measure_pieces(
     labels: NDArray[np.uint8], countable: Sequence[bool], origin: YX, whole: YX
 ) -> dict[str, Any]:
-    """Return, for each class, how many objects it has (None if it is not counted) and its pieces.
+    """Return, for each class, its number of objects (None if not counted) and its pieces.
 
     Parameters
     ----------
     labels
         (y, x) of an image or of a block.
     countable
-        Which classes are counted.
+        Whether each class is counted.
     origin, whole
-        Place of the first pixel in the whole image, and the size of that.
+        Position of the first pixel in the whole image, and the size of the whole image.
     """
     found = [
         find_pieces(labels == n, origin, whole) if counts else None
@@ -69,7 +69,7 @@ def measure_pieces(
 
 
 def _listed(columns: Sequence[Columns | None], kind: pa.StructType) -> pa.ListArray:
-    """Return lists of structs, one for each class; none of classes that are not counted."""
+    """Return lists of structs, one for each class; empty for classes that are not counted."""
     there = [one for one in columns if one is not None]
     first = kind.field(0).name
     sizes = [0 if one is None else len(one[first]) for one in columns]
@@ -83,18 +83,18 @@ def _listed(columns: Sequence[Columns | None], kind: pa.StructType) -> pa.ListAr
 
 @dataclass(frozen=True, eq=False)
 class _Joined:
-    """Objects of groups of rows: by group, and within one by their first pixels."""
+    """Objects of groups of rows: ordered by group, then by first pixel."""
 
-    of_piece: NDArray[np.int64]  # the row of each piece
-    number: NDArray[np.int64]  # its object, from 0
-    objects: Columns  # in their order
-    group: NDArray[np.int64]  # of each object
+    of_piece: NDArray[np.int64]  # row of each piece
+    number: NDArray[np.int64]  # object of each piece, from 0
+    objects: Columns  # in order
+    group: NDArray[np.int64]  # group of each object
 
 
 def _join(found: pa.Table, group: NDArray[np.int64]) -> _Joined:
     pieces, of_piece = _flat(found, "pieces")
     runs, of_run = _flat(found, "runs")
-    # Pieces are numbered within their row; here by their place among all.
+    # Convert piece numbers within a row to positions among all pieces.
     before = np.searchsorted(of_piece, np.arange(found.num_rows))
     runs["piece"] = runs["piece"] + before[of_run]
     owner = group[of_piece]
@@ -112,16 +112,16 @@ def _join(found: pa.Table, group: NDArray[np.int64]) -> _Joined:
 def join_pieces(
     found: pa.Table, group: NDArray[np.int64], groups: int
 ) -> tuple[pa.ListArray, NDArray[np.int64]]:
-    """Return the objects of groups of rows, a list for each, and how many: whole across blocks.
+    """Return the objects of each group of rows as a list, merged across blocks, and their counts.
 
     Parameters
     ----------
     found
         Rows of results with ``pieces`` and ``runs``.
     group
-        Which rows are of one image and class, from 0.
+        Group of each row (one image and class), from 0.
     groups
-        How many there are.
+        Number of groups.
     """
     joined = _join(found, group)
     counts = np.bincount(joined.group, minlength=groups)
@@ -132,14 +132,14 @@ def join_pieces(
 
 
 def number_blocks(blocks: Sequence[pa.Table]) -> list[list[NDArray[np.int64]]]:
-    """Return, for each block of one image and each class, the numbers of the pieces' objects.
+    """Return the object numbers of the pieces, for each block of one image and each class.
 
-    They are those of `objects_table`.
+    They are the numbers in `objects_table`.
 
     Parameters
     ----------
     blocks
-        What each answered: a row for each class, with ``label``, ``pieces`` and ``runs``.
+        Results of each block: a row for each class, with ``label``, ``pieces`` and ``runs``.
     """
     found = pa.concat_tables(blocks)
     joined = _join(found, found["label"].to_numpy().astype(np.int64))
@@ -153,21 +153,21 @@ def number_labels(
     countable: Sequence[bool],
     numbers: Sequence[NDArray[np.int64]] | None = None,
 ) -> NDArray[np.uint32]:
-    """Return (y, x): the number of the object that each pixel is of, 0 where it is of none.
+    """Return (y, x): the number of each pixel's object, 0 for background.
 
     Parameters
     ----------
     labels
         (y, x) of an image or of a block.
     countable
-        Which classes are counted.
+        Whether each class is counted.
     numbers
-        Of a block: what `number_blocks` says of it; None of a whole image.
+        For a block, its entry from `number_blocks`; None for a whole image.
 
     Raises
     ------
     ValueError
-        If these are not the labels that the numbers were made of.
+        If the labels differ from those that the numbers were computed from.
     """
     objects = np.zeros(labels.shape, np.uint32)
     taken = 0
@@ -179,7 +179,7 @@ def number_labels(
 
 
 def _flat(found: pa.Table, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
-    """Return the structs of all rows' lists as columns, and the row that each is of."""
+    """Return the structs of all rows' lists as columns, and the row of each struct."""
     lists = found[name].combine_chunks()
     if isinstance(lists, pa.ChunkedArray):
         lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
@@ -192,23 +192,23 @@ def _flat(found: pa.Table, name: str) -> tuple[dict[str, NDArray[Any]], NDArray[
 
 
 def objects_table(objects: pa.Table, described: Sequence[str]) -> pa.Table:
-    """Return the table of objects: one row for each, of all images and countable classes.
+    """Return the table of objects: one row each, for all images and countable classes.
 
     Parameters
     ----------
     objects
-        Rows of classes, with ``pieces``, and what tables say of an image.
+        Rows of classes, with ``pieces``, and the descriptive columns of their images.
     described
-        Names of those columns: those before an object's own, and ``_after_`` them.
+        Names of the descriptive columns: some before an object's own, the others after them.
     """
     pieces, row = _flat(objects, "pieces")
-    # Without the lists: each object would get a copy of all objects of its image.
+    # Drop the lists first: else each object would get a copy of all objects of its image.
     left = objects.drop_columns(["pieces", "runs"]).take(pa.array(row))
-    # Spacing is what area_um2 and pixels of the class say: results know no other.
+    # Derive the pixel size from the class's area and pixels: results have no other spacing.
     pixels = left["pixels"].to_numpy().astype(float)
     areas = left["area_um2"].to_numpy(zero_copy_only=False).astype(float)
     pixel_um2 = np.divide(areas, pixels, out=np.full(len(row), np.nan), where=pixels > 0)
-    image = left["_image"].to_numpy()  # ascending: an object is numbered within its image
+    image = left["_image"].to_numpy()  # ascending: objects are numbered within their image
     within = np.arange(1, len(row) + 1) - np.searchsorted(image, image)
     diameter = diameter_px(pieces["area_px"])
     own: Mapping[str, Any] = {

@@ -1,4 +1,4 @@
-"""`segment`: what each pixel of an image is, and how much there is of each class."""
+"""`segment`: classify each pixel of an image, and measure the classes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from engine.operations.segment.objects import (
 from engine.store.labels.images import LabelClass
 
 BASELINE = "baseline"
-"""The model that needs no weights."""
+"""Name of the model without weights."""
 
 BATCH = {"cuda": 4, "cpu": 1}
-"""Tiles at once by device: on a CPU one after the other is a quarter faster, as they stay in its
+"""Batch size in tiles, by device: on a CPU single tiles are a quarter faster, as they stay in its
 cache."""
 
 OBJECTS = pa.schema(
@@ -56,29 +56,28 @@ OBJECTS = pa.schema(
         ("memory_peak_bytes", pa.int64()),
     ]
 )
-"""One row per class: its pixels and area (null without a pixel size), its share of the image, how
-many objects it is (null where objects make no sense), and how far an ensemble's members disagree
-within it, on average (null for a single network). Of the rest see `Segment.unlisted`."""
+"""One row per class: its pixels and area (null without a pixel size), its share of the image, its
+number of objects (null if the class is not countable), and the mean disagreement of an ensemble's
+members within it (null for a single network). See `Segment.unlisted` for the rest."""
 
 BY_IMAGE = ("tissue_px", "tissue_share", "bone_density", "disagreement")
 
 
 class Segment(Operation):
-    """Say of each pixel which class it is, and measure the classes.
+    """Pixel classification, and measurement of the classes.
 
     Parameters
     ----------
     model
-        A model's folder (see ``cohort model``); the name of one that is shipped, "marrow"; or
-        "baseline": thresholds and morphology for marrow, which need no weights. Its digest, and
-        not its place, is part of the key.
+        A model's folder (see ``cohort model``); the name of a bundled model, "marrow"; or
+        "baseline": thresholds and morphology for marrow, without weights. The key contains the
+        model's digest, not its location.
     vacuole_radius_px
         For the baseline: median radius of a fat vacuole, pixels.
     batch
-        Tiles that a network answers for at once, halved where memory runs out; by default as
-        `BATCH` says.
+        Batch size in tiles, halved if memory runs out; by default as in `BATCH`.
     device
-        "cpu" or "cuda"; by default CUDA where a worker has it.
+        "cpu" or "cuda"; by default CUDA if the worker has it.
 
     Examples
     --------
@@ -99,7 +98,7 @@ class Segment(Operation):
     by_image: ClassVar[tuple[str, ...]] = BY_IMAGE
     details: ClassVar[tuple[str, ...]] = ("segment_objects",)
     unlisted: ClassVar[frozenset[str]] = frozenset({"pieces", "runs", "batch", "memory_peak_bytes"})
-    """Objects have a table of their own; batch and memory tell of the run and not of the image."""
+    """Objects have a table of their own; batch and memory describe the run, not the image."""
 
     neutral: ClassVar[frozenset[str]] = frozenset({"model", "batch", "device"})
 
@@ -126,7 +125,7 @@ class Segment(Operation):
 
     @property
     def resources(self) -> Mapping[str, float]:  # type: ignore[override]
-        """A GPU's slot for networks, so that each GPU has one worker; none for the baseline."""
+        """One GPU slot for networks, so that each GPU has one worker; none for the baseline."""
         return {} if self.model == BASELINE else {"GPU": 1}
 
     @property
@@ -136,30 +135,30 @@ class Segment(Operation):
 
     @property
     def halo_px(self) -> int:
-        """Context of a block: the model's halo."""
+        """Halo of a block: the model's halo."""
         if self.model == BASELINE:
             return baseline.halo_px(self.vacuole_radius_px)
         return _checked(self.model).card.halo_px
 
     @property
     def classes(self) -> tuple[ClassCard, ...]:
-        """The classes that it tells apart, in the order of the labels."""
+        """Classes of the model, in the order of the labels."""
         return tissue_classes() if self.model == BASELINE else _checked(self.model).card.classes
 
     @property
     def label_classes(self) -> tuple[LabelClass, ...]:
-        """What the values of its label images stand for, from the model's card."""
+        """Meaning of the values of its label images, from the model's card."""
         return tuple(LabelClass(n, c.name, c.colour) for n, c in enumerate(self.classes))
 
     @property
     def labels_objects(self) -> bool:
-        """Whether the model's card has classes whose objects are counted."""
+        """True if the model's card has classes with counted objects."""
         return any(c.countable for c in self.classes)
 
     def label_objects(
         self, labels: NDArray[np.uint8], numbers: Any | None = None
     ) -> NDArray[np.uint32]:
-        """Return which object each pixel is of; see `Labelled.label_objects`."""
+        """Return each pixel's object number; see `Labelled.label_objects`."""
         return number_labels(labels, [c.countable for c in self.classes], numbers)
 
     def number_blocks(self, blocks: Sequence[pa.Table]) -> Sequence[Any]:
@@ -171,13 +170,13 @@ class Segment(Operation):
         self.runs_on()
 
     def runs_on(self) -> str:
-        """Return the device that this process answers on; loads the model."""
+        """Return the device that this process computes on; loads the model."""
         if self.model == BASELINE:
             return "cpu"
         return LOADED.get(self.model, str(self.weights), self.device)[1].device_name
 
     def own_threads(self, count: int) -> None:
-        """Let the network compute with so many threads."""
+        """Set the number of threads of the network."""
         if self.model != BASELINE:
             LOADED.get(self.model, str(self.weights), self.device)[1].own_threads(count)
 
@@ -189,7 +188,7 @@ class Segment(Operation):
         return found
 
     def measure_each(self, images: Iterable[Image]) -> Iterator[tuple[Found | Exception, float]]:
-        """Answer for images in order, a network for several at once."""
+        """Measure images in order; a network predicts several at once."""
         for image, said, elapsed_s, run in self._predict_each(images):
             began = time.perf_counter()
             answer: Found | Exception
@@ -212,7 +211,7 @@ class Segment(Operation):
     def _predict_each(
         self, images: Iterable[Image]
     ) -> Iterator[tuple[Image, Predicted | Exception, float, tuple[int, int]]]:
-        """Yield images, what is said of each, seconds, and (batch, most memory in bytes)."""
+        """Yield images, predictions, seconds, and (batch, peak memory in bytes)."""
         if self.model == BASELINE:
             for image in images:
                 began = time.perf_counter()
@@ -268,7 +267,7 @@ class Segment(Operation):
         }
 
     def merge_objects(self, image: NDArray[np.int64], found: pa.Table) -> pa.Table:
-        """Add up the classes of the blocks of giant images; see `Operation.merge_objects`."""
+        """Merge the classes of the blocks of giant images; see `Operation.merge_objects`."""
         plain = found.drop_columns(["pieces", "runs"])
         frame = plain.to_pandas()
         frame["_image"] = image
@@ -317,7 +316,7 @@ class Segment(Operation):
         return {
             "tissue_px": np.where(whole > 0, within, np.nan),
             "tissue_share": _divided(within, whole),
-            # Only where the model knows bone.
+            # NaN if the model has no class "bone".
             "bone_density": np.where(
                 added(bone.astype(float)) > 0, _divided(added(pixels * bone), within), np.nan
             ),
@@ -326,7 +325,7 @@ class Segment(Operation):
 
 
 def _checked(model: str) -> Bundle:
-    """Return a bundle whose weights are known to be those of its card."""
+    """Return a bundle after verifying that its weights match its card."""
     card = Path(model) / CARD_FILE
     stat = card.stat() if card.is_file() else None
     return _checked_at(model, stat.st_mtime_ns if stat else 0)
