@@ -1,4 +1,4 @@
-"""What the catalog's rows of images take from headers, and from other rows."""
+"""Build the catalog's image rows from headers, and from other rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.store.pixels.layout import Arrival, Lattice, Slot
 
 
 def header_columns(arrival: Arrival) -> dict[str, Any]:
-    """Return what the catalog keeps of a header, whose fields are those of the layout, or file."""
+    """Return the catalog columns of a plane's header, with its fields, or those of its file."""
     header, lattice = arrival.header, arrival.lattice
     if header is None:
         return _file_columns(arrival)
@@ -60,26 +60,26 @@ def _rescale_columns(rescale: tuple[float, float] | None) -> dict[str, float | N
 
 
 def keeps_its_place(slot: Slot) -> bool:
-    """Tell whether pixels that are known are kept again: a series is whole in its own stack.
+    """Return whether to store a plane although its pixels are known: a series is stored whole.
 
-    A copy of a file is no new plane; it points to the first one like any other duplicate.
+    A copy of a file adds no plane; it points to the first one like any other duplicate.
     """
     return slot.z is not None and slot.arrival.header is not None and not is_copy(slot)
 
 
 def is_copy(slot: Slot) -> bool:
-    """Tell whether a plane is of a second file of an instance."""
+    """Return whether a plane belongs to a second file of an instance."""
     header = slot.arrival.header
     return header is not None and "~" in header.identity.instance
 
 
 def holds_copies(task: ShardTask) -> bool:
-    """Tell whether all of a shard are copies of planes of other files."""
+    """Return whether all planes of a shard are copies of planes of other files."""
     return all(is_copy(slot) for slot in task.plan.slots)
 
 
 def placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:
-    """Return a row whose pixels are those of another one."""
+    """Return a row that points to the pixels of another row."""
     return replace(
         row,
         stack=other.stack,
@@ -92,7 +92,7 @@ def placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> Ima
 
 
 def of_original(row: ImageRow, original: ImageRow, slot: Slot) -> ImageRow:
-    """Return the row of a plane whose pixels another image has: it points to those."""
+    """Return the row of a plane that duplicates another image's pixels, with a reference to it."""
     if keeps_its_place(slot):
         of = None if original.image_id == row.image_id else original.image_id
         return replace(row, duplicate_of=of)

@@ -1,4 +1,4 @@
-"""What an ingest commits: rows of images and shards, the driver's side of ingest."""
+"""Driver side of ingest: build and commit the rows of images and shards."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ from engine.store.root.base import Root
 
 
 class Admission:
-    """Turns what workers found into catalog rows, and commits them.
+    """Writer of the catalog: turns the workers' results into rows, and commits them.
 
-    Pixels that the catalog has already, under whatever name, are not kept again: the new row
-    points to those that are there (``duplicate_of``). The first one catalogued is the original.
+    Pixels that the catalog already has, under any name, are not stored again: the new row points to
+    them (``duplicate_of``). The first image catalogued is the original.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Admission:
         self._ingest = ingest
         self._pseudonyms = pseudonyms
         self.outages = outages
-        """Knows whether a source failed by itself, or its place is away."""
+        """Distinguishes failures of single sources from outages of a root."""
         self.healing = Healing(root)
-        """Notes what this ingest has of pixels that are damaged."""
-        self._holders: dict[str, str] = {}  # sources of instances that came in
+        """Collects this ingest's sources for damaged pixels."""
+        self._holders: dict[str, str] = {}  # source of each instance in this ingest
         self.gone: Callable[[str], bool] = lambda _: False
-        """Tells whether a source is known to be no more, once all were listed."""
+        """Predicate for missing sources, set once all are listed."""
         self._images = images_ledger(root)
         self._shards = shards_ledger(root)
         self._snapshot = self._images.snapshot()
@@ -77,13 +77,14 @@ class Admission:
         self._rows: list[ImageRow] = []
         self._removed: dict[str | None, set[int | None]] = defaultdict(set)  # shards by stack
         self._files: list[ShardRow] = []
-        self._tried: dict[str, int] = {}  # parts of shards, and how many of the files they name
+        # number of shard rows in each part written for a commit attempt
+        self._tried: dict[str, int] = {}
         self._metadata: dict[str, Sequence[ShardRow]] = {}
 
-    # what comes in
+    # Results of workers.
 
     def header(self, probe: Probe) -> tuple[Arrival, ...]:
-        """Take note of a source's header; return its planes to read, their identities hidden."""
+        """Add a source's probe result; return its planes to read, with pseudonyms."""
         if probe.reason is not None:
             self._fail_source(probe.file, probe.reason, probe.detail)
             return ()
@@ -100,7 +101,7 @@ class Admission:
         return arrivals
 
     def _hidden(self, arrival: Arrival) -> Arrival:
-        """Replace who a plane is of by pseudonyms; a second file of an instance says so."""
+        """Pseudonymise a plane's identity, and flag a second file of the same instance."""
         if arrival.header is None:
             return arrival
         if self._pseudonyms is None:
@@ -108,7 +109,8 @@ class Admission:
         header = self._pseudonyms.hide(arrival.header)
         held = self._holder(header.identity.instance + arrival.fragment)
         if held not in (None, arrival.source):
-            # Named by its place too, so that neither replaces the other night after night.
+            # Add the file's location to the name, so that the two files do not replace each other
+            # in every ingest.
             place = arrival.source.rpartition("/")[2][:8]
             folder = arrival.source.rpartition("/")[0].rpartition("/")[2][:8]
             identity = replace(
@@ -123,7 +125,7 @@ class Admission:
         return arrival
 
     def _holder(self, image_id: str) -> str | None:
-        """Return the source that has an image already, unless that source is gone."""
+        """Return the source that already has an image, unless that source is gone."""
         if image_id in self._holders:
             return self._holders[image_id]
         row = self.known.holder(image_id)
@@ -132,11 +134,11 @@ class Admission:
         return row.source
 
     def open_stacks(self, metadata: Mapping[str, Sequence[ShardRow]]) -> None:
-        """Take note of the stacks that were made; their metadata are catalogued when used."""
+        """Register new stacks; their metadata are catalogued on first use."""
         self._metadata.update(metadata)
 
     def shard(self, task: ShardTask, record: ShardRecord) -> None:
-        """Take note of a shard that was written."""
+        """Add the result of a shard task."""
         used = False
         for slot, taken in zip(task.plan.slots, record.taken, strict=True):
             used |= self._take(task, slot, taken)
@@ -145,23 +147,23 @@ class Admission:
             self._files += self._metadata.pop(task.plan.name, ())
             self._files += record.files
         else:
-            for row in record.files:  # nothing in it that is not stored already
+            for row in record.files:  # all planes duplicate stored ones
                 self._root.delete(row.path)
 
     def poison(self, file: SourceFile, slot: Slot, reason: str, detail: str) -> None:
-        """Take note of a plane whose decoding kills workers."""
+        """Add a plane that crashes workers when decoded."""
         self._fail(file, slot.arrival.image_id, reason, detail)
         self.report.left -= 1
 
     def close_stacks(self) -> None:
-        """Remove the stacks of which nothing was used."""
+        """Delete the unused stacks."""
         for rows in self._metadata.values():
             for row in rows:
                 self._root.delete(row.path)
         self._metadata.clear()
 
     def settle(self, listing: Listing, gone: Iterable[str]) -> None:
-        """Commit what a complete listing shows: problems, sources that are back, or gone."""
+        """Commit the outcome of a complete listing: problems, and returned or missing sources."""
         self.outages.settle()
         for file, problem in listing.problems:
             rows = self.known.of_source(file.source).values()
@@ -176,7 +178,7 @@ class Admission:
             self._retire(source, set())
         self.flush()
 
-    # rows
+    # Rows.
 
     def _about(self, file: SourceFile) -> dict[str, Any]:
         name, _, path = file.source.partition("/")
@@ -213,7 +215,7 @@ class Admission:
             self.report.failed_first.append({"source": image_id, "reason": reason})
 
     def _fail_source(self, file: SourceFile, reason: str, detail: str | None) -> None:
-        """Take note of a source of which nothing can be read."""
+        """Record a source that can't be read at all."""
         if self._keep(file, self.known.of_source(file.source).values(), reason, detail):
             return
         self._retire(file.source, {file.source})
@@ -229,9 +231,9 @@ class Admission:
     def _keep(
         self, file: SourceFile, rows: Iterable[ImageRow], reason: str, detail: str | None
     ) -> bool:
-        """Keep images whose source can't be read just now; tell whether there are any.
+        """Keep images whose source is temporarily unreadable; return whether there are any.
 
-        Their rows say why, so that status names them and the next ingest opens the source again.
+        Their rows record the reason, so that status names them and the next ingest retries.
         """
         kept = [row for row in rows if row.state == READY] if reason in OF_THE_PLACE else []
         for row in kept:
@@ -243,18 +245,18 @@ class Admission:
         return bool(kept)
 
     def _retire(self, source: str, kept: set[str]) -> None:
-        """End the rows of a source's images that are no more."""
+        """Retire or orphan the rows of a source's images that no longer exist."""
         for image_id, row in self.known.of_source(source).items():
             if image_id in kept or row.state in (ORPHANED, RETIRED):
                 continue
-            if self._holders.get(image_id, source) != source:  # the instance has moved
+            if self._holders.get(image_id, source) != source:  # the instance moved to another file
                 continue
             state = ORPHANED if row.state == READY else RETIRED
             self._rows.append(replace(row, state=state, version=row.version + 1))
             self.report.orphaned += state == ORPHANED
 
     def _take(self, task: ShardTask, slot: Slot, taken: Taken) -> bool:
-        """Make a plane's row; tell whether it uses the pixels in its own place."""
+        """Build a plane's row; return whether it uses the newly written pixels."""
         arrival = slot.arrival
         file = task.files[arrival.source]
         if taken.reason is not None:
@@ -262,7 +264,7 @@ class Admission:
             self.outages.failed(file, taken.reason, taken.detail, note)
             return False
         self.outages.worked(file)
-        if taken.content is None:  # it changed while it was read
+        if taken.content is None:  # the file changed during the read
             self.report.left += 1
             return False
         image_id = arrival.image_id
@@ -293,7 +295,7 @@ class Admission:
         if old is None or old.content != taken.content:
             self.report.changed += old is not None
             self.report.new += old is None
-            if arrival.header is None:  # else its fields are the header's
+            if arrival.header is None:  # else its fields come from the header
                 self._match(file.source)
             if original is not None:
                 row = of_original(row, original, slot)
@@ -304,7 +306,8 @@ class Admission:
             self.report.healed += 1
         else:
             row = placed_like(row, old, old.duplicate_of)
-            # Alone, a plane says less of its series than before; a file says all that it holds.
+            # A plane read alone yields less of its series than before; a file yields all its
+            # planes.
             if arrival.header is not None and row.series == old.series:
                 row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
             self.report.touched += 1
@@ -314,20 +317,20 @@ class Admission:
         return (row.stack, row.shard) == (task.plan.name, slot.shard)
 
     def _match(self, source: str) -> None:
-        """Count a source that the layout says nothing about."""
+        """Count a source whose path the layout does not match."""
         name, _, path = source.partition("/")
         if self._config.layout_of(name).match(path) is None:
             self.report.unmatched += 1
             if len(self.report.unmatched_first) < NAMED:
                 self.report.unmatched_first.append(source)
 
-    # commits
+    # Commits.
 
     def flush(self, *, quietly: bool = False) -> None:
-        """Commit what came in: files first, images second.
+        """Commit the pending rows: shards first, images second.
 
-        What could not be committed waits on, so that no image is ever catalogued without its files.
-        ``quietly`` leaves an error of the store unsaid, since a worse one is on its way.
+        Rows stay queued if their commit fails, so no image is ever catalogued without its shards.
+        ``quietly`` suppresses store errors, because a more serious error is being raised.
         """
         try:
             self._commit()
@@ -349,9 +352,9 @@ class Admission:
             self._rows = []
 
     def _forget_removed(self, files: Sequence[ShardRow]) -> None:
-        """Take shards back that gc removed before they were named; the next ingest takes them.
+        """Drop shards that gc removed before the commit; the next ingest writes them again.
 
-        What is named gc leaves alone, so the files are looked at after the commit.
+        gc never deletes referenced files, so check for their existence after the commit.
         """
         with ThreadPoolExecutor(LOOK_THREADS) as threads:
             sizes = threads.map(self._root.size, [row.path for row in files])
@@ -362,12 +365,12 @@ class Admission:
 
     def _is_removed(self, row: ImageRow) -> bool:
         shards = self._removed.get(row.stack, set())
-        # Of a giant image, or without metadata, all is lost.
+        # Without metadata, or one shard of a giant image, all is lost.
         return bool(shards) and (row.giant or -1 in shards or row.shard in shards)
 
     def _shards_commit(self, files: Sequence[ShardRow]) -> None:
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
-            # An attempt that ended by an error may have been committed all the same.
+            # A failed attempt may have been committed nevertheless.
             named = max((self._tried[p] for p in self._tried.keys() & snapshot.by_path), default=0)
             if named == len(files):
                 return [], []
@@ -383,7 +386,8 @@ class Admission:
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
             if snapshot is not first:
                 self.known.refresh(snapshot)
-            # Also where nobody came in between now: another ingest may have before the last commit.
+            # Rebase even without a conflict: an earlier commit may already include another ingest's
+            # rows.
             left = [row for row in map(self._rebased, rows) if row is not None]
             return ([self._images.write_part(image_table(left))] if left else []), []
 
@@ -391,7 +395,7 @@ class Admission:
         self.known.seen(self._snapshot)
 
     def _rebased(self, row: ImageRow) -> ImageRow | None:
-        """Return a row as it must be after another ingest came first, or None: it did the same."""
+        """Rebase a row after another ingest's commit, or return None if that committed the same."""
         other = self.known.committed(row.image_id)
         if other is None or other.version < row.version:
             return row

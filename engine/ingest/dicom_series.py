@@ -1,16 +1,16 @@
-"""DICOM planes become series: which stack each plane is in, and where (t, z). Pure.
+"""Assign DICOM planes to series: the stack of each plane, and its (t, z) in it. Pure.
 
-Rules, in this order, for the planes of one SeriesInstanceUID that one round of an ingest brings
-(planes that come later, in another night or round, make a stack of their own):
+Rules, in this order, for the planes of one SeriesInstanceUID in one round of an ingest (planes of a
+later ingest or round form a stack of their own):
 
 1. Planes of one size, type, spacing and orientation belong together; the rest are other parts.
 2. Slices (z) ascend along the normal, by ImagePositionPatient projected on it.
-3. Phases (t) of a slice ascend by time, then temporal position, then instance number. Where some
-   slices lack phases, each plane goes to the nearest time (or temporal position) of the slice that
-   has most.
-4. A second plane at one place goes to a further part.
+3. Phases (t) of a slice ascend by time, then temporal position, then instance number. If some
+   slices lack phases, each plane goes to the nearest time (or temporal position) of the slice with
+   the most phases.
+4. A second plane at one (t, z) goes to a further part.
 5. Without position or orientation, the frames of one file are phases; files are single images.
-6. A part of one plane is a single image, in a stack with its like.
+6. A part of one plane is a single image, in a stack with similar images.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from engine.header import (
 from engine.store.pixels.layout import Arrival, Lattice
 
 SAME_DIRECTION = 1e-3
-"""Components of unit vectors that differ less are one orientation."""
+"""Maximum difference between components of unit vectors that count as one orientation."""
 
 SAME_SPACING = 1e-3
-"""Pixel spacings that differ by a smaller share are one."""
+"""Maximum relative difference of pixel spacings that count as one."""
 
 TWICE = 1.96
-"""From so many times their thickness on, slices that say nothing else of their distance lack one
-between: gaps of their own width are seldom planned."""
+"""Ratio of slice distance to thickness from which slices seem to be missing, if the header has no
+distance: gaps of a slice's own width are rarely planned."""
 
 _UM_PER_MM = 1000.0
 
@@ -53,7 +53,7 @@ class _Plane:
 
     @property
     def when(self) -> tuple[float, int, int, int, str]:
-        """What phases are ordered by."""
+        """Sort key of phases."""
         h = self.header
         return (
             -1.0 if h.time_ms is None else h.time_ms,
@@ -65,7 +65,7 @@ class _Plane:
 
 
 def arrange_series(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Give the planes of medical images their places; others are returned as they are.
+    """Assign (t, z) to the planes of medical images; other planes are returned unchanged.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def arrange_series(arrivals: Sequence[Arrival]) -> list[Arrival]:
 
     Returns
     -------
-    The same planes in the same order, with ``place``, ``series``, ``lattice`` and what was found
+    The same planes in the same order, with ``place``, ``series``, ``lattice`` and the findings
     (`engine.header.FINDINGS`) in their headers.
     """
     series: dict[str, list[_Plane]] = defaultdict(list)
@@ -147,7 +147,7 @@ Placed = list[tuple[_Plane, tuple[int, int], Lattice | None]]
 
 
 def _by_frame(planes: list[_Plane]) -> Placed:
-    """Place frames of one file as phases; each file is for itself."""
+    """Place the frames of one file as phases; each file is separate."""
     files: dict[str, list[_Plane]] = defaultdict(list)
     for plane in planes:
         files[plane.arrival.source].append(plane)
@@ -160,7 +160,7 @@ def _by_frame(planes: list[_Plane]) -> Placed:
 
 
 def _by_position(planes: list[_Plane]) -> tuple[Placed, list[_Plane], set[str]]:
-    """Place planes by position and time; return those that found their place taken, too."""
+    """Place planes by position and time; return planes with a (t, z) that is already taken, too."""
     orientation = np.asarray(planes[0].header.orientation, float)
     row, column = orientation[:3], orientation[3:]
     axes = np.stack([np.cross(row, column), column, row])  # z, y, x of the image
@@ -196,7 +196,7 @@ def _by_position(planes: list[_Plane]) -> tuple[Placed, list[_Plane], set[str]]:
 
 
 def _cluster(values: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
-    """Return the number of each value's level, and the levels, ascending."""
+    """Return the index of each value's level, and the levels, ascending."""
     order = np.argsort(values, kind="stable")
     numbers = np.zeros(len(values), int)
     jumps = np.diff(values[order]) > SAME_PLACE_MM
@@ -231,21 +231,21 @@ def _look_at_slices(
 def gap_of_all(
     usual_mm: float, stated_mm: float | None, thickness_mm: float | None
 ) -> tuple[str, float] | None:
-    """Return the finding where a series lacks a slice between all of its slices.
+    """Return the finding if a series seems to lack a slice between any two of its slices.
 
     Parameters
     ----------
     usual_mm
-        From slice to slice, by their positions.
+        Distance between slices, by their positions.
     stated_mm
-        As SpacingBetweenSlices says; of some systems negative. Where it and the thickness make the
-        usual distance, and it is the smaller one, it is what lies between the slices.
+        Value of SpacingBetweenSlices, negative on some systems. If it is less than the thickness,
+        and both together make the usual distance, it is the gap between slices.
     thickness_mm
-        Of a slice; what counts where nothing is stated.
+        Slice thickness; used if there is no stated distance.
 
     Returns
     -------
-    The finding, and the distance that was to be expected, mm; None where nothing is wrong.
+    The finding, and the expected distance, mm; None if there is no problem.
 
     Examples
     --------
@@ -264,12 +264,12 @@ def gap_of_all(
 
 
 def _usual_step(steps: NDArray[np.float64]) -> float:
-    """Return the usual distance; the lower of two, since of few slices one may be missing."""
+    """Return the usual distance; the lower of two, since one of few slices may be missing."""
     return float(np.quantile(steps, 0.5, method="lower"))
 
 
 def _moment_of(slices: list[list[_Plane]]) -> str | None:
-    """Return what tells phases apart: a fact that all planes have, and that differs in a slice."""
+    """Return the attribute that orders phases: all planes have it, and it varies in a slice."""
     for name in ("time_ms", "order"):
         facts = [[getattr(plane.header, name) for plane in members] for members in slices]
         there = all(fact is not None for members in facts for fact in members)
@@ -294,7 +294,7 @@ def _without_doubles(slices: list[list[_Plane]]) -> tuple[list[list[_Plane]], li
 
 
 def _on_common_times(slices: list[list[_Plane]], moment: str) -> list[list[int]]:
-    """Return the phase of each plane: the nearest time of the slice that has most phases."""
+    """Return the phase of each plane: the nearest time of the slice with the most phases."""
     times = [[float(getattr(p.header, moment)) for p in members] for members in slices]
     common = np.asarray(max(times, key=len))
     return [[int(np.abs(common - time).argmin()) for time in members] for members in times]
@@ -330,7 +330,7 @@ def _step(times: NDArray[np.float64]) -> float | None:
 
 
 def _finish(series: str, placed: Placed, found: set[str]) -> Iterable[Arrival]:
-    """Write places and findings into the planes; planes that are alone get none."""
+    """Set places and findings in the planes; a single plane gets no place."""
     single = Counter(_stack_of(series, plane) for plane, _, _ in placed)
     for plane, place, lattice in placed:
         header = plane.header
@@ -344,5 +344,5 @@ def _finish(series: str, placed: Placed, found: set[str]) -> Iterable[Arrival]:
 
 
 def _stack_of(series: str, plane: _Plane) -> str:
-    """Return what names a plane's stack: without positions, each file is one."""
+    """Return the name of a plane's stack: without positions, each file is one."""
     return series if plane.header.position_mm else f"{series}/{plane.arrival.source}"

@@ -1,4 +1,4 @@
-"""Which sources are new, changed, back or gone: the catalog against what is on disk."""
+"""Find new, changed, returned and missing sources: compare the catalog with the disk."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from engine.store.catalog.index import Known
 from engine.store.config import CohortConfig, roots_inside
 
 PASSING = OF_THE_PLACE | {"not_installed", "out_of_memory"}
-"""Reasons that may be gone the next time: such a source is opened again."""
+"""Transient reasons: such a source is opened again."""
 
 
 SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
-"""What is kept of a confidential file's name: the suffix of a format."""
+"""Suffixes of formats, the only readable part of a confidential file's name."""
 
 
 class RootGone(NoSource):
-    """A declared root is not there: (name, path)."""
+    """A declared root is missing: (name, path)."""
 
     exit_code = 1
 
@@ -51,7 +51,7 @@ class RootEmpty(NoSource):
 
 
 class RootLost(EngineError):
-    """A root went away while it was read: (name, path, files in a row)."""
+    """A root became unavailable during the ingest: (name, path, files in a row)."""
 
     def __str__(self) -> str:
         name, path, count = self.args
@@ -64,7 +64,7 @@ class RootLost(EngineError):
 
 @dataclass
 class Listing:
-    """What a listing met: counts, problems, the sources seen, and what keeps whole roots away."""
+    """Result of a listing: counts, problems, sources found, and the errors of unavailable roots."""
 
     listed: int = 0
     unchanged: int = 0
@@ -80,10 +80,10 @@ def source_name(root: str, path: str, pseudonyms: Pseudonyms | None) -> str:
 
 
 def holds_confidential(base: str) -> bool:
-    """Tell whether a folder holds a file that names a patient, by suffix or first bytes.
+    """Return whether a folder holds a confidential file, by suffix or first bytes.
 
-    Files under the suffix of another format are not opened; a confidential one among them is met,
-    and withheld, when it is read.
+    Files with the suffix of another format are not opened; if one is confidential, it is withheld
+    when it is read.
     """
     place = place_at(base)
     for found in place.walk():
@@ -109,11 +109,11 @@ def list_sources(
     pseudonyms: Pseudonyms | None = None,
     own: Sequence[str] = (),
 ) -> Iterator[SourceFile]:
-    """Yield the files of some scopes, each once, and note those that can't be opened.
+    """Yield the files of some scopes, each once, and record those that can't be opened.
 
-    A file belongs to the innermost declared root that holds it: others leave it out. A root that is
-    not there, has become empty or does not answer is noted as lost, and keeps none of the others
-    back: an unmounted disk must orphan nothing.
+    A file belongs to the innermost declared root that holds it; outer roots skip it. A root that is
+    missing, became empty or does not answer is recorded as lost, without affecting the others: an
+    unmounted disk must not orphan images.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def list_sources(
     pseudonyms
         For confidential roots.
     own
-        Folders that are the cohort's own, where it may lie inside a root: its pictures are no
+        The cohort's own folders, to skip if it lies inside a root: its pictures are not source
         images.
     """
     for name, below in scopes:
@@ -176,10 +176,10 @@ def _walk(name: str, path: str, below: str, known: Known) -> Iterator[FileStat]:
 def changes_of(
     files: Iterator[SourceFile], known: Known, listing: Listing, rehash: bool
 ) -> Iterator[SourceFile]:
-    """Yield the files that must be opened: new, changed, or failed for a passing reason.
+    """Yield the files that must be opened: new, changed, or failed for a transient reason.
 
-    A file that is as catalogued is not opened; one that was gone and is back unchanged is noted in
-    ``listing.returned``.
+    A file that matches the catalog is not opened; one that was missing and returned unchanged is
+    added to ``listing.returned``.
     """
     for file in files:
         stat = (file.stat.size, file.stat.mtime_ns, file.stat.ctime_ns)
@@ -199,10 +199,10 @@ def gone_test(
     pseudonyms: Pseudonyms | None = None,
     declared: Set[str] = frozenset(),
 ) -> Callable[[str], bool]:
-    """Return what tells whether a source in scope was not met by a complete listing.
+    """Return a predicate that is true for sources missing from a complete listing.
 
-    A source of a root that is no more declared is gone, too; ``declared`` are roots beside those
-    of ``config`` that are: another ingest may have added them since it was read.
+    Sources of undeclared roots are missing, too. ``declared`` are further roots to count as
+    declared, since another ingest may have added them after ``config`` was read.
     """
     roots = {*config.roots, *declared}
     prefixes = []
@@ -212,8 +212,8 @@ def gone_test(
         prefixes.append(source_name(name, below, names).rstrip("/"))
         if names is not None:  # a folder whose name ends like a file's
             prefixes.append(f"{name}/{names.path(below)}".rstrip("/"))
-    # What lies in a folder that could not be listed may well be there; the root itself is "./".
-    # What could not be looked at may be a folder, too, whose name ends like a file's.
+    # Files in an unreadable folder may still exist; the root itself is "./". An unreadable entry
+    # may be a folder, too, whose name ends like a file's.
     hidden: list[str] = []
     for file, _ in listing.problems:
         folder = file.source.removesuffix("./").removesuffix("/")
@@ -233,5 +233,5 @@ def gone_test(
 
 
 def vanished(known: Known, gone: Callable[[str], bool]) -> Iterator[str]:
-    """Yield the sources that the catalog knows and that are gone."""
+    """Yield the sources in the catalog that are missing on disk."""
     return filter(gone, known.sources())

@@ -1,7 +1,7 @@
 """Ingest: new and changed files become shards and catalog rows, in rounds of bounded size.
 
-Each round probes headers, plans stacks, writes shards on the workers and commits every few
-seconds. What is not committed does not exist; the next ingest takes it.
+Each round probes headers, plans stacks, writes shards on the workers and commits every few seconds.
+Uncommitted work does not exist; the next ingest does it again.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ from engine.store.root.base import Root
 from engine.store.root.write_check import require_writable
 
 ROUND_FILES = 20_000
-"""Files taken in one round; bounds the driver's memory and the size of a stack."""
+"""Files per round; bounds the driver's memory and the size of a stack."""
 
 PROBE_FILES = 128
-"""Files whose headers one task reads: about 5 ms of work, against 1 ms of scheduler."""
+"""Files per probe task: about 5 ms of work, against 1 ms of scheduler."""
 
 COMMIT_S = 2.0
-"""How often finished shards are committed, seconds: what a kill can lose."""
+"""Commit interval for finished shards, seconds: a kill loses at most this much work."""
 
 Pack = tuple[tuple[SourceFile, ...], int, tuple[float, float] | None]
 
 
 def probe_task(attempt: Attempt[Pack]) -> list[Probe]:
-    """Read the headers of a pack of files, on a worker."""
+    """Read the headers of a pack of files on a worker."""
     with room_for(attempt):
         return probe_files(*attempt.task)
 
@@ -82,15 +82,15 @@ class Ingest:
     root, config
         The cohort.
     client
-        Where the work is done.
+        Client of the cluster that does the work.
     scopes
-        (root name, path below it) to take; "" is the whole root.
+        (root name, path below it) to ingest; "" is the whole root.
     pseudonyms
-        For confidential roots; stays with the driver.
+        For confidential roots; never leaves the driver.
     rehash
         Open all files, also those that look unchanged.
     stop
-        Tells when to end early; what is in flight is committed.
+        Predicate to end early; work in flight is committed.
     """
 
     def __init__(
@@ -116,14 +116,15 @@ class Ingest:
         self._id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
 
     def run(self) -> IngestReport:
-        """Take all that is new or changed in the scopes.
+        """Ingest all new and changed files in the scopes.
 
         Raises
         ------
         Interrupted
-            If ``stop`` said so before the end.
+            If ``stop`` returned True before the end.
         RootGone, RootEmpty, RootLost, StoreUnreachable, SourceUnreachable
-            If a root is not there, or went away, once all others are taken: it orphans nothing.
+            If a root is or becomes unavailable, raised after all other roots are done: its images
+            are not orphaned.
         """
         began = time.perf_counter()
         listing = Listing()
@@ -137,10 +138,10 @@ class Ingest:
             own_folders(self._root),
         )  # fmt: skip
         changed = changes_of(files, admission.known, listing, self._rehash)
-        # Read after the catalog, so that the roots of all that is in it are there.
+        # Read after the catalog, so that all roots of catalogued images are included.
         declared = read_config(self._root).roots.keys()
 
-        def gone() -> Callable[[str], bool]:  # asked when all is listed
+        def gone() -> Callable[[str], bool]:  # called once all files are listed
             return gone_test(listing, self._config, self._scopes, self._pseudonyms, declared)
 
         rounds = 0
@@ -149,7 +150,7 @@ class Ingest:
                 require_writable(self._root)
                 require_slots(self._client, {})
                 begin_catalog(self._root)
-            if len(batch) < ROUND_FILES:  # so all is listed, and what was not met is gone
+            if len(batch) < ROUND_FILES:  # the listing is complete, so unseen sources are missing
                 admission.gone = gone()
             self._round(admission, batch, rounds)
             rounds += 1
@@ -255,8 +256,8 @@ class Ingest:
     ) -> None:
         tasks = list(self._tasks(plans, sources))
         admission.report.left += sum(len(task.plan.slots) for task in tasks)
-        # Copies of a file come second, so that they point to the planes of the first one whose
-        # pixels are kept, and not by chance the other way round.
+        # Write copies last, so that they always point to the planes of the first file, whose pixels
+        # are stored, and never the other way round.
         for copies in (False, True):
             self._write_shards(admission, [task for task in tasks if holds_copies(task) == copies])
 

@@ -1,10 +1,10 @@
-"""Tell a place that went away from files that can't be read, while sources are read.
+"""Distinguish an outage of a root from unreadable files, while sources are read.
 
-`MOST_IN_A_ROW` files of a root one after another, in the order in which they are read, that each
-fail by an error of the disk or network mean that the root is away: none of them is failed, the rest
-of it is not tried, and the ingest ends with its name. Fewer, and errors of permission, are failures
-of the files. Files that vanished count only where the root itself is gone or empty: somebody may
-have deleted a folder meanwhile.
+If `MOST_IN_A_ROW` consecutive files of a root, in reading order, fail with an error of the disk or
+network, the root is unavailable: none of these files is marked as failed, the rest of the root is
+skipped, and the ingest ends with an error that names it. Fewer failures, and errors of permission,
+belong to the files. Vanished files count only if the root itself is missing or empty, since a user
+may delete a folder during the ingest.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from engine.sources.failures import OF_THE_PLACE, may_be_the_place
 from engine.sources.locations.base import place_at
 
 MOST_IN_A_ROW = 50
-"""Files in a row: more than are damaged side by side, and few enough that nobody waits long for a
-share whose every read times out."""
+"""Consecutive files: more than are ever damaged side by side, and few enough for an early end if
+every read of a share times out."""
 
 
 class Outages:
-    """Holds failures back until it is known whose they are.
+    """Collector of failures, which holds them back until their cause is known.
 
     Parameters
     ----------
     listing
-        Where roots that are away are noted.
+        Listing that records unavailable roots.
     """
 
     def __init__(self, listing: Listing) -> None:
@@ -39,7 +39,7 @@ class Outages:
     def failed(
         self, file: SourceFile, reason: str, detail: str | None, note: Callable[[], object]
     ) -> None:
-        """Take a failure in; ``note`` is called once it is known to be the file's own."""
+        """Add a failure; ``note`` is called once it is known to be the file's own."""
         if not may_be_the_place(reason, detail):
             if reason not in OF_THE_PLACE:
                 self.worked(file)
@@ -59,16 +59,16 @@ class Outages:
             self._listing.lost[name] = RootLost(name, file.base, len(held))
 
     def worked(self, file: SourceFile) -> None:
-        """Take note of a file that could be read: those that failed before it failed alone."""
+        """Add a successful read: earlier failures are then those of their files."""
         for _, note in self._held.pop(_root_of(file), ()):
             note()
 
     def away(self, file: SourceFile) -> bool:
-        """Tell whether a file's root is away."""
+        """Return whether a file's root is unavailable."""
         return _root_of(file) in self._listing.lost
 
     def settle(self) -> None:
-        """Let failures that nothing followed be those of their files."""
+        """Attribute all remaining failures to their files."""
         for name in list(self._held):
             for _, note in self._held.pop(name):
                 note()

@@ -1,4 +1,4 @@
-"""Giant images become tiled pyramids: streamed in bands, so memory is bound by a band."""
+"""Convert giant images to tiled pyramids, streamed in bands to bound memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _write_base(
     rows: list[ShardRow] = []
     digests: list[str] = []
     windows: list[list[NDArray[np.float32]]] = []
-    side = GIANT_SHARD_PX  # = BLOCK_PX, so one pass over the pixels makes digests and shards
+    side = GIANT_SHARD_PX  # equals BLOCK_PX, so one pass over the pixels makes digests and shards
     for top in range(0, height, side):
         band = Region((top, 0), (min(top + side, height), width))
         pixels = source.read_region(index, band) if whole is None else whole[:, band.slices[0]]
@@ -88,7 +88,7 @@ def _write_level(root: Root, plan: StackPlan, level: int, below: list[ShardRow])
 def halved_block(
     reader: StackReader, writer: StackWriter, stack: str, level: int, index: int
 ) -> NDArray[Any]:
-    """Return the pixels (1, c, y, x) of one shard of a level, made of the level below it.
+    """Return the pixels (1, c, y, x) of one shard of a level, downsampled from the level below.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def halved_block(
 
 
 def halve(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the 2 x 2 means of a plane; an odd last row or column is repeated.
+    """Downsample a plane by 2 x 2 means; an odd last row or column is repeated.
 
     Parameters
     ----------

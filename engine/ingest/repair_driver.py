@@ -1,8 +1,8 @@
-"""Healing: damaged or lost pixels are written anew from the sources that an ingest opens anyway.
+"""Repair of damaged or lost pixels from the sources that an ingest opens anyway.
 
-Before the ingest, the workers look which shards are not as catalogued. While it reads its sources
-it learns which of them have pixels that lie there. At its end the workers make those shards anew,
-and the driver publishes them.
+Before the ingest, the workers check all shards against the catalog. During the ingest, the driver
+collects the sources whose pixels belong in damaged shards. Afterwards the workers rewrite those
+shards, and the driver publishes them.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from engine.store.root.write_check import require_writable
 
 CHECK_BYTES = 64 * 1024**2
 CHECK_FILES = 256
-"""Of files that one task looks at: a tenth of a second to read, against 1 ms of scheduler."""
+"""Limits of a task that checks files: a tenth of a second to read, against 1 ms of scheduler."""
 
 OFFERS = 2
-"""Sources that are remembered for one image's pixels: the second one if the first one changes."""
+"""Sources kept per image: the second one is used if the first one changed."""
 
 HELD = 100_000
-"""Planes of which one ingest remembers the sources, so that the driver's memory is bounded; what
-is more is left to the next one."""
+"""Maximum planes for which one ingest keeps sources, to bound the driver's memory; the next ingest
+repairs the rest."""
 
 PLACE: tuple[str, ...] = ("state", "source", "content", "channels", "height", "width")
 PLACE += ("stack", "shard", "t", "z", "giant")
 
 COMMIT_S = 2.0
-"""How often shards that were made anew are published, seconds."""
+"""Interval at which repaired shards are published, seconds."""
 
 T = TypeVar("T")
 _Image = dict[str, Any]
@@ -61,18 +61,18 @@ _Damaged = tuple[ShardRow, frozenset[Place] | None]
 
 
 def check_task(root: Root, attempt: Attempt[tuple[ShardRow, ...]]) -> list[_Damaged]:
-    """Return the files that are not as catalogued, or lack planes, on a worker."""
+    """Return the files that do not match the catalog, or lack planes, on a worker."""
     found = ((row, lost_places(root, row)) for row in attempt.task)
     return [(row, lost) for row, lost in found if lost is None or lost]
 
 
 def mend_task(root: Root, attempt: Attempt[MendTask]) -> MendRecord:
-    """Make damaged shards anew, aside, on a worker."""
+    """Stage repaired shards on a worker."""
     return mend_shards(root, attempt.task)
 
 
 class Healing:
-    """What is damaged in a cohort, and what an ingest can do about it."""
+    """Driver of repairs: the damage found in a cohort, and the sources to repair it."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
@@ -84,7 +84,7 @@ class Healing:
         self._replaced: list[str] = []
 
     def find(self, client: Client, events: Events, stop: Callable[[], bool]) -> None:
-        """Read all files below ``pixels/`` but labels, which a run makes anew by itself."""
+        """Check all files below ``pixels/`` except labels, which a run repairs itself."""
         rows = [row for row in read_shards(self._root) if not is_label(row.stack)]
         if not rows:
             return
@@ -104,7 +104,7 @@ class Healing:
     def offer(
         self, old: ImageRow | None, row: ImageRow, arrival: Arrival, file: SourceFile
     ) -> None:
-        """Take note of a plane that was read, if its pixels, or its former ones, are damaged."""
+        """Add a plane that was read, if its pixels, or its former ones, are damaged."""
         if not self._stacks:
             return
         if old is not None and old.content != row.content and self._concerns(old):
@@ -135,7 +135,7 @@ class Healing:
         events: Events,
         stop: Callable[[], bool],
     ) -> None:
-        """Write damaged shards anew, and note in the report what was healed and what is lost.
+        """Repair damaged shards, and report the healed and the lost images.
 
         Raises
         ------
@@ -151,7 +151,7 @@ class Healing:
         for image in (i for stack in broken for i in images.of(stack)):
             _note(lost, image, "metadata")
         groups: dict[tuple[str, int, int], list[ShardRow]] = defaultdict(list)
-        for row in self._damaged:  # of a giant image, one task makes those of a level
+        for row in self._damaged:  # one task repairs a level of a giant image
             shard = 0 if row.stack in images.giants else row.shard
             groups[row.stack, row.level, shard].append(row)
         unneeded = [
@@ -166,7 +166,7 @@ class Healing:
         self._events = events
         events.start("healing", len(places), "shards")
         for level in sorted({level for _, level, _ in places}):
-            # A level of a pyramid is made of the one below, so that is put right first.
+            # Each level of a pyramid is made from the one below, so repair the lowest first.
             below = self._files_of({p[0] for p in places if p[1] == level}, level)
             jobs = (
                 self._job(images.of(p[0], p[2]), groups[p], below, max_decoded_bytes)
@@ -179,7 +179,7 @@ class Healing:
         report.lost += [lost[name] for name in sorted(lost)]
 
     def _files_of(self, stacks: set[str], level: int) -> dict[str, dict[str, ShardRow]]:
-        """Return the catalog's rows, as they are now, of what a level is made of, by stack."""
+        """Return the catalog's current rows of the inputs of a level, by stack."""
         found: dict[str, dict[str, ShardRow]] = defaultdict(dict)
         for row in read_shards(self._root, stacks) if level else ():
             if row.level in (level - 1, level):
@@ -267,7 +267,7 @@ def _note(lost: dict[str, dict[str, str]], image: _Image, reason: str) -> None:
 
 
 class _Images:
-    """The current images with pixels in some stacks, as columns, found by stack and shard."""
+    """The current images with pixels in some stacks, as columns, indexed by stack and shard."""
 
     def __init__(self, root: Root, stacks: Iterable[str]) -> None:
         images = read_images(root, PLACE)[1]
@@ -283,12 +283,12 @@ class _Images:
         self.giants = set(self._rows.filter(self._rows["giant"])["stack"].to_pylist())
 
     def has(self, stack: str, shard: int | None = None) -> bool:
-        """Tell whether any is in a stack, or in one of its shards."""
+        """Return whether a stack, or one of its shards, has any image."""
         spans = self._spans.get(stack, {})
         return bool(spans) if shard is None else shard in spans
 
     def of(self, stack: str, shard: int | None = None) -> list[_Image]:
-        """Return those in a stack, or in one of its shards."""
+        """Return the images in a stack, or in one of its shards."""
         spans = self._spans.get(stack, {})
         wanted = spans.values() if shard is None else [spans[shard]]
         return [
@@ -312,7 +312,7 @@ def _run(
     stop: Callable[[], bool],
     idle: Callable[[], None] = lambda: None,
 ) -> Iterator[Answer[T]]:
-    """Run tasks of which no piece is worth trying alone."""
+    """Run tasks that can't be split."""
     yield from run_quarantined(
         window, tasks, split=lambda _: [], without=lambda task, _: task, stop=stop, idle=idle
     )

@@ -1,7 +1,7 @@
-"""Damaged shards are made anew of what is left of them and of sources: the worker's side.
+"""Repair damaged shards from their readable chunks and from sources, on workers.
 
-What comes of a source counts only if it has the digest that the catalog has of the image, so an
-image's pixels, its inputs and its results are what they were.
+Pixels from a source are used only if their digest matches the catalog, so an image's pixels, inputs
+and results stay the same.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Wanted(Record):
 
 @dataclass(frozen=True, slots=True)
 class MendTask(Record):
-    """Shards to make anew: one of a stack or series, or those of one level of a giant image.
+    """Shards to repair: one of a stack or series, or those of one level of a giant image.
 
-    ``files`` are catalog rows of what is read beside sources: the level below.
+    ``files`` are catalog rows of the further input: the level below.
     """
 
     rows: tuple[ShardRow, ...]
@@ -55,7 +55,7 @@ class MendTask(Record):
 
 @dataclass(frozen=True, slots=True)
 class MendRecord(Record):
-    """Shards that can be put right; places whose pixels came from sources, and those still lost."""
+    """Repaired shards; planes restored from sources, and planes still lost."""
 
     mends: tuple[Mend, ...] = ()
     healed: tuple[Place, ...] = ()
@@ -63,7 +63,7 @@ class MendRecord(Record):
 
 
 def mend_shards(root: Root, task: MendTask) -> MendRecord:
-    """Make damaged shards anew, aside; nobody sees them before the driver publishes them."""
+    """Stage repaired shards; they are visible once the driver publishes them."""
     if not task.giant:
         return _mend_planes(root, task)
     return _mend_blocks(root, task) if task.rows[0].level == 0 else _mend_level(root, task)
@@ -87,7 +87,7 @@ def _mend_planes(root: Root, task: MendTask) -> MendRecord:
     for chunk, wanted in missing.items():
         pieces[chunk] = made[chunk] if wanted.place in found else LOST
     lost = tuple(w.place for w in missing.values() if w.place not in found)
-    if lost and not found:  # it would be no better than it is
+    if lost and not found:  # the new shard would not be better than the old one
         return MendRecord(lost=lost)
     new = pack_chunks([pieces.get(chunk) for chunk in range(writer.chunks)])
     return MendRecord((_aside(root, row, new, writer, data),), tuple(found), lost)
@@ -103,12 +103,12 @@ def _data_of(root: Root, path: str) -> bytes | None:
 def _what_is_left(
     writer: StackWriter, shard: int, data: bytes | None, due: Mapping[int, Wanted]
 ) -> dict[int, bytes | None]:
-    """Return the encoded chunks of a damaged shard that can be used as they are."""
+    """Return the encoded chunks of a damaged shard that are intact."""
     if data is None:
         return {}
     try:
         chunks = unpack_chunks(data, writer.chunks)
-    except (CorruptStore, ValueError):  # nothing says where its chunks are
+    except (CorruptStore, ValueError):  # the index of its chunks is damaged
         return {}
     size = tuple(s // n for s, n in zip(writer.shard, writer.inner, strict=True))
     left: dict[int, bytes | None] = {}
@@ -133,7 +133,7 @@ def _what_is_left(
 
 
 def _from_sources(wanted: Sequence[Wanted], limit: int) -> dict[Place, NDArray[Any]]:
-    """Read planes from their sources, each file once; another one where the first fails."""
+    """Read planes from their sources, each file once; try the next source if one fails."""
     found: dict[Place, NDArray[Any]] = {}
     for turn in range(max((len(w.files) for w in wanted), default=0)):
         by_file: dict[SourceFile, list[Wanted]] = {}
@@ -157,7 +157,7 @@ def _aside(root: Root, row: ShardRow, new: bytes, writer: StackWriter, seen: byt
 
 
 def _mend_blocks(root: Root, task: MendTask) -> MendRecord:
-    """Make blocks of a giant image anew from its source."""
+    """Repair blocks of a giant image from its source."""
     (wanted,) = task.wanted
     for arrival, file in zip(wanted.arrivals, wanted.files, strict=True):
         try:
@@ -201,7 +201,7 @@ def _blocks_of(
 
 
 def _mend_level(root: Root, task: MendTask) -> MendRecord:
-    """Make shards of a level of a pyramid anew from the level below."""
+    """Repair shards of a pyramid level from the level below."""
     level, stack = task.rows[0].level, task.rows[0].stack
     reader, writer = StackReader(root, task.files), StackWriter(root, stack, level)
     mends: list[Mend] = []

@@ -1,4 +1,4 @@
-"""What an ingest did, as data."""
+"""Report of an ingest, as data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from engine.ingest.annotations.driver import AnnotationReport
 
 NAMED = 5
-"""Failed sources, and those that do not match the layout, that a report names; it counts all."""
+"""Failed and unmatched sources that a report lists; it counts all."""
 
 LOST = {
     "source_gone": "Their sources are gone: put these files back, or the damaged shard from a "
@@ -22,25 +22,25 @@ LOST = {
     "metadata": "The zarr.json of their stack is damaged or gone: put it back from a backup, then: "
     "cohort ingest COHORT --rehash",
 }
-"""Why pixels could not be written anew, and what to do."""
+"""Reasons why pixels could not be repaired, with remedies."""
 
 
 @dataclass
 class IngestReport:
-    """What an ingest did. ``failed`` counts the sources and images that newly can't be read.
+    """Result of an ingest. ``failed`` counts the sources and images that became unreadable.
 
     ``new``, ``changed``, ``touched`` (other times, same pixels), ``duplicates`` (same pixels as
-    another image, part of new or changed) and ``returned`` (were gone) count images. ``unmatched``
-    counts new and changed ones whose path the layout does not match. The first of these, and the
-    first that failed for each reason, are named in ``unmatched_first`` and ``failed_first``.
-    ``withheld`` counts confidential files in roots that are not, of which nothing was written down,
-    ``findings`` images about which something is odd (`engine.header.FINDINGS`), and ``untaken``
-    ignored files by their suffix, where it is that of images.
+    another image, part of new or changed) and ``returned`` (were missing) count images.
+    ``unmatched`` counts new and changed images whose path the layout does not match.
+    ``unmatched_first`` names the first of these, and ``failed_first`` the first failures for each
+    reason. ``withheld`` counts confidential files in roots that are not confidential (nothing of
+    them is recorded), ``findings`` images with anomalies (`engine.header.FINDINGS`), and
+    ``untaken`` ignored files with the suffix of an image format, by suffix.
 
-    ``healed`` counts images whose stored pixels were damaged, gone or in no catalog of shards, and
-    were written anew from their sources. With ``rehash``: ``lost`` names those that were not, and
-    why (`LOST`), and ``replaced`` those whose source has other content now, which was taken as a
-    change.
+    ``healed`` counts images whose stored pixels were damaged, missing or not in the catalog of
+    shards, and were restored from their sources. With ``rehash``: ``lost`` names the images that
+    were not restored, with reasons (`LOST`), and ``replaced`` those whose source has other content
+    now, which counts as a change.
     """
 
     listed: int = 0
@@ -69,12 +69,12 @@ class IngestReport:
 
     @property
     def refused(self) -> int:
-        """Drawings that newly can't be used."""
+        """Number of newly unusable annotations."""
         return 0 if self.annotations is None else self.annotations.refused
 
     @property
     def taken(self) -> int:
-        """Images that were catalogued."""
+        """Number of images that were catalogued."""
         return self.new + self.changed + self.touched
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which rows of the catalog a file has: its name is hashed again, since nothing leads back."""
+"""Find the catalog rows of a file, by recomputing its pseudonyms, which are irreversible."""
 
 from __future__ import annotations
 

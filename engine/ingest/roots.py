@@ -1,4 +1,4 @@
-"""Which roots, and which parts of them, an ingest takes; new ones are declared in cohort.toml."""
+"""Resolve the sources of an ingest to roots and paths; declare new roots in cohort.toml."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.store.config import (
 from engine.store.root.base import Root
 
 CONFIDENTIAL_ROOT = "dicom"
-"""Name of a new root with confidential files: that of its folder may be a patient's."""
+"""Name of a new root with confidential files, since its folder's name may be a patient's."""
 
 
 def scopes_of(
@@ -34,20 +34,20 @@ def scopes_of(
 ) -> list[tuple[str, str]]:
     """Return (root name, path below it) for each source, or for all declared roots.
 
-    A source inside a declared root belongs to it; another one becomes a new root, which is
-    confidential if it holds any DICOM file. Roots inside a source are taken with it.
+    A source inside a declared root belongs to it; any other becomes a new root, which is
+    confidential if it holds any DICOM file. Roots inside a source are included.
 
     Parameters
     ----------
     root
-        Where the cohort lives.
+        Storage of the cohort.
     sources
         Files, folders, URLs of an object store (``s3://bucket/prefix``), or DICOMweb services
         (``dicomweb+https://host/path``).
     layout
         Pattern for the folders of new roots.
     pseudonyms
-        Called before a confidential root is declared; raises where there is no key.
+        Called before a confidential root is declared; raises if there is no key.
 
     Raises
     ------
@@ -72,13 +72,14 @@ def scopes_of(
             scopes.append((_declare_service(root, str(source).rstrip("/"), pseudonyms), ""))
             config = read_config(root)
             continue
-        if not str(source).strip():  # it would be the folder that the job was started in
+        if not str(source).strip():  # an empty path would be the working directory
             raise NoSource("'' (an empty name)")
         path = absolute(source)
         if f"{path}/".startswith(f"{root.url}/"):
             raise UsageError(f"{source} lies in the cohort itself. Name the folder of your images.")
         located = locate_root(path, config)
-        base = holder_of(path) if located is None or located[1] else path  # a root says more itself
+        # a missing root gives a better error itself
+        base = holder_of(path) if located is None or located[1] else path
         if base is None:
             raise NoSource(str(source))
         if located is None:
@@ -89,14 +90,14 @@ def scopes_of(
             raise ConfigError("cohort.toml", "a new root was not kept")
         _require_layout(config, located[0], layout)
         scopes.append((located[0], escape_path(located[1])))
-        # A root inside a source has files of its own, which nobody else lists.
+        # A root inside a source owns its files, which no other root lists.
         inside = roots_inside(path, config)
         scopes += [(name, "") for name in inside if place_at(config.roots[name].path).is_there()]
     return scopes
 
 
 def _require_layout(config: CohortConfig, name: str, layout: str | None) -> None:
-    """Refuse a layout that would not be used: a root that is there keeps its own."""
+    """Reject a layout that would have no effect: an existing root keeps its own."""
     kept = config.roots[name].layout or config.layout
     if layout not in (None, kept):
         raise ConfigError(
@@ -107,7 +108,7 @@ def _require_layout(config: CohortConfig, name: str, layout: str | None) -> None
 
 
 def _declare_service(root: Root, url: str, pseudonyms: Callable[[], Pseudonyms]) -> str:
-    """Return the name of a DICOMweb service's root, which is confidential whatever it holds."""
+    """Return the name of a DICOMweb service's root, which is always confidential."""
     config = read_config(root)
     for name, known in config.roots.items():
         if known.path == url:
@@ -130,13 +131,13 @@ def _declare_root(
     if layout is not None:
         entry["layout"] = layout
     if holds_confidential(base):
-        pseudonyms()  # without a key nothing is written, not even the root
+        pseudonyms()  # fails without a key, before anything is written
         name = new_root_name(CONFIDENTIAL_ROOT, config)
         entry["confidential"] = True
     declare_roots(root, {name: entry}, None)
 
 
 def needed_roots(config: CohortConfig, scopes: Sequence[tuple[str, str]]) -> set[str]:
-    """Return the roots whose names an ingest must know: its own, and those that are drawn on."""
+    """Return the roots whose names an ingest must resolve: its own, and those with annotations."""
     drawn_on = set(config.roots) if config.annotations else set()
     return {name for name, _ in scopes} | drawn_on

@@ -1,4 +1,4 @@
-"""Which level of a DICOM slide is taken: its levels are instances of one series. Pure."""
+"""Select a level of each DICOM slide: its levels are instances of one series. Pure."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ def choose_levels(
     spacing_um: float | None,
     held: Callable[[str, str], Mapping[str, str]],
 ) -> tuple[list[Arrival], list[Arrival]]:
-    """Return what is taken of the levels of each slide, with all that is no slide, and the rest.
+    """Return the planes to ingest (selected levels, and all that are not slides), and the rest.
 
     Parameters
     ----------
     arrivals
-        Planes with hidden identities.
+        Planes with pseudonymised identities.
     spacing_um
-        Pixel size that slides are read at; None is the scanner's own, so the finest level.
+        Pixel size to read slides at; None is the scanner's own, so the finest level.
     held
-        Returns a fact of the catalogued images of a series, by source.
+        Function that returns a fact of the catalogued images of a series, by source.
 
     Returns
     -------
-    Of each series the coarsest level that is fine enough, or the finest; several instances of that
-    level, as of optical paths, are all taken. A level that is no better than one which the catalog
-    has is left out. What is taken says how many pixels of the finest level one of its is.
+    Selects for each series the coarsest level that is fine enough, or the finest; if several
+    instances have that level, such as optical paths, all are selected. A level no better than a
+    catalogued one is skipped. Selected planes record their downsampling factor from the finest
+    level.
     """
     levels: dict[str, list[tuple[float, Arrival]]] = defaultdict(list)
     for arrival in arrivals:

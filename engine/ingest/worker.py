@@ -1,4 +1,4 @@
-"""Foreign files become shards: the worker's side of ingest. Runs without a cluster."""
+"""Worker side of ingest: turn source files into shards. Runs without a cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from engine.store.root.base import Root
 
 @dataclass(frozen=True, slots=True)
 class Stat(Record):
-    """What tells that a file is unchanged without opening it."""
+    """File metadata that detects changes without opening the file."""
 
     size: int
     mtime_ns: int
@@ -38,12 +38,12 @@ class Stat(Record):
 
 @dataclass(frozen=True, slots=True)
 class SourceFile(Record):
-    """A source: its name in the catalog, where it is, and how it looked when it was listed.
+    """A source: its name in the catalog, its location, and its metadata at listing.
 
-    ``path`` is relative to the folder ``base``, escaped as `engine.sources.locations.folder` does
-    it. Neither is shown, since Dask writes the arguments of a failed task to the worker's log.
-    ``source`` is made of pseudonyms where the root is ``confidential``; ``slide_spacing_um`` is the
-    pixel size at which it is read if it is a whole slide.
+    ``path`` is relative to the folder ``base``, escaped by `engine.sources.locations.folder`.
+    Neither is shown, since Dask writes the arguments of a failed task to the worker's log.
+    ``source`` consists of pseudonyms if the root is ``confidential``; ``slide_spacing_um`` is the
+    pixel size at which a whole slide is read.
     """
 
     source: str
@@ -56,9 +56,9 @@ class SourceFile(Record):
 
 @dataclass(frozen=True, slots=True)
 class Probe(Record):
-    """What a source's header says: its planes, or a reason code, or neither: it is ignored.
+    """Result of probing a source: its planes, or a reason code, or neither if it is ignored.
 
-    ``withheld`` is a confidential file in a root that is not: nothing of it may be written down.
+    ``withheld`` marks a confidential file in a root that is not: nothing of it may be recorded.
     """
 
     file: SourceFile
@@ -70,10 +70,10 @@ class Probe(Record):
 
 @dataclass(frozen=True, slots=True)
 class Taken(Record):
-    """A plane that was read: its digest and noise, or why it could not be.
+    """Result of reading a plane: its digest and noise, or a reason code.
 
-    ``reason`` None and ``content`` None together mean that the file changed while it was read;
-    the next ingest takes it.
+    ``reason`` None and ``content`` None together mean that the file changed while it was read; the
+    next ingest reads it again.
     """
 
     arrival: Arrival
@@ -85,7 +85,7 @@ class Taken(Record):
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """The planes of one shard, or of a giant image, and the files that they are in.
+    """The planes of one shard, or of a giant image, and their files.
 
     ``plan`` holds the slots of this shard only; ``files`` are by source.
     """
@@ -95,10 +95,10 @@ class ShardTask:
     files: Mapping[str, SourceFile] = field(repr=False)
     max_decoded_bytes: int
     trial: bool = False
-    """Whether the planes are only decoded, to find out whether that kills the worker."""
+    """If True, only decode the planes, to test whether they crash the worker."""
 
     def __post_init__(self) -> None:
-        """Check that no other task's shard is touched."""
+        """Check that the task touches no other shard."""
         for slot in self.plan.slots:
             if slot.shard != self.shard:
                 raise AlignmentError((slot.t, slot.z), f"shard {self.shard} of {self.plan.name}")
@@ -106,7 +106,7 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """What a shard task gives back."""
+    """Result of a shard task."""
 
     task: tuple[str, int]
     files: tuple[ShardRow, ...]
@@ -115,7 +115,7 @@ class ShardRecord:
 
 @contextmanager
 def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
-    """Open a source; whatever is wrong with it is a `SourceUnreadable`."""
+    """Open a source; any failure raises `SourceUnreadable`."""
     with _handle(file) as handle, _open(handle, file, max_decoded_bytes) as source:
         yield source
 
@@ -126,7 +126,7 @@ def _handle(file: SourceFile) -> Iterator[BinaryIO]:
     try:
         yield handle
     finally:
-        with suppress(OSError):  # of a share that went away; all that was read is read
+        with suppress(OSError):  # the share may be gone, but all data is read
             handle.close()
 
 
@@ -140,16 +140,16 @@ def probe_files(
     max_decoded_bytes: int,
     spacing_um: tuple[float, float] | None = None,
 ) -> list[Probe]:
-    """Read the headers of files; nothing is decoded.
+    """Read the headers of files, without decoding pixels.
 
     Parameters
     ----------
     files
         Sources of one root.
     max_decoded_bytes
-        A plane that decodes to more is ``too_large``, unless it streams.
+        A plane that decodes to more is ``too_large``, unless it can be streamed.
     spacing_um
-        Pixel spacing (y, x) for files that state none.
+        Pixel spacing (y, x) for files without one.
     """
     looked: dict[tuple[str, str], bool] = {}
     return [_probe(file, max_decoded_bytes, spacing_um, looked) for file in files]
@@ -187,14 +187,14 @@ def _probe(
 
 
 def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, str], bool]) -> bool:
-    """Tell whether one of some files is not beside a file; ``looked`` remembers which are."""
+    """Return whether any companion of a file is missing; ``looked`` caches existence."""
     folder = file.path[: file.path.rfind("/") + 1]
     for name in names:
         path = folder + escape_path(name)
         if (file.base, path) not in looked:
             try:
                 looked[file.base, path] = place_at(file.base).look(path) is not None
-            except SourceUnreadable:  # it may be there
+            except SourceUnreadable:  # it may exist
                 looked[file.base, path] = True
         if not looked[file.base, path]:
             return True
@@ -205,8 +205,7 @@ def _arrival(
     file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | None, lacks_planes: bool
 ) -> Arrival:
     steps = plane.step_ms, plane.step_um
-    # Said of all files that might be slides, so that those of which it is unknown were taken in
-    # before it was kept.
+    # Set for every potential slide; its absence marks images catalogued before this was recorded.
     whole = None if file.slide_spacing_um is None or plane.header is not None else (1.0, 1.0)
     return Arrival(
         file.source,
@@ -219,7 +218,7 @@ def _arrival(
         plane.header,
         Lattice(*steps) if any(steps) else None,
         plane.downsample or whole,
-        () if file.confidential else plane.channel_names,  # text, that may name somebody
+        () if file.confidential else plane.channel_names,  # free text, which may name a patient
         plane.orientation,
         tuple(sorted({*plane.findings, MISSING_PLANES})) if lacks_planes else plane.findings,
         plane.rescale,
@@ -229,19 +228,19 @@ def _arrival(
 def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
     """Return the noise windows of each channel (c, y, x), and for colours of the luminance.
 
-    That there is one more than channels is how an operation knows that they are no measurements of
-    their own (``separate``, see `engine.sources.Plane`).
+    One more entry than channels marks colours: operations then know that the channels are not
+    independent measurements (``separate``, see `engine.sources.Plane`).
     """
     return [estimate_noise_windows(plane) for plane in with_luminance(pixels, separate)]
 
 
 def stat_now(file: SourceFile) -> Stat | None:
-    """Return how a source looks now, or None where it is gone.
+    """Return a source's current metadata, or None if it is gone.
 
     Raises
     ------
     SourceUnreadable
-        Where that can't be known now.
+        If the metadata can't be read.
     """
     found = place_at(file.base).look(file.path)
     return None if found is None else Stat(found.size, found.mtime_ns, found.ctime_ns)
@@ -250,8 +249,8 @@ def stat_now(file: SourceFile) -> Stat | None:
 def write_shard(root: Root, task: ShardTask) -> ShardRecord:
     """Decode the planes of one shard and publish it whole.
 
-    A plane that can't be decoded leaves its place blank. A source that changed since it was
-    listed is left to the next ingest.
+    A plane that can't be decoded is left blank. A source that changed since listing is left to the
+    next ingest.
     """
     plan, slots = task.plan, task.plan.slots
     writer = StackWriter(root, plan.name)
@@ -288,9 +287,9 @@ def write_shard(root: Root, task: ShardTask) -> ShardRecord:
 def read_planes_of(
     file: SourceFile, arrivals: Sequence[Arrival], max_decoded_bytes: int
 ) -> list[tuple[NDArray[Any] | None, Taken]]:
-    """Return planes (c, y, x) of a source with their digests, or why there are none.
+    """Return planes (c, y, x) of a source with their digests, or with reason codes.
 
-    None of them counts if the file changed while it was read.
+    If the file changed during the read, all of them are discarded.
     """
     results: list[tuple[NDArray[Any] | None, Taken]] = []
     try:
@@ -307,7 +306,7 @@ def read_planes_of(
 
 
 def change_of(file: SourceFile) -> Callable[[Arrival], Taken] | None:
-    """Return what to say of the planes of a source that is not as it was listed, else None."""
+    """Return a constructor of results for a source that changed since listing, else None."""
     try:
         now = stat_now(file)
     except SourceUnreadable as error:

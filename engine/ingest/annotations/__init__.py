@@ -1,1 +1,1 @@
-"""Ingest of annotations: read drawings, match them to images, commit their rows."""
+"""Ingest of annotations: read annotation files, match them to images, commit their rows."""

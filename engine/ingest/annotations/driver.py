@@ -1,7 +1,7 @@
-"""Ingest of what people drew: files below the declared folders become rows of a ledger.
+"""Ingest of annotations: files below the declared folders become rows of a ledger.
 
-Only new and changed files are read, on the workers; the driver matches them to the images of the
-catalog, and commits every few thousand rows. A file that is gone ends its rows.
+Workers read only new and changed files; the driver matches them to the images of the catalog, and
+commits every few thousand rows. Rows of deleted files are retired.
 """
 
 from __future__ import annotations
@@ -59,26 +59,26 @@ from engine.store.root.base import Root
 from engine.store.root.write_check import require_writable
 
 PACK_FILES = 64
-"""Files that one task reads: some 10 ms of work."""
+"""Files per task: some 10 ms of work."""
 
 COMMIT_ROWS = 4 * PART_ROWS
-"""Rows of one commit: what is in memory, and what a kill can lose."""
+"""Rows per commit: the bound on memory, and on lost work after a kill."""
 
 NAMED = 5
-"""Drawings that newly can't be used which a report names for each reason; it counts all."""
+"""Newly unusable annotations that a report lists for each reason; it counts all."""
 
 Pack = tuple[DrawingReader, tuple[DrawingFile, ...]]
 
 
 @dataclass
 class AnnotationReport:
-    """What an ingest did with drawings; a structure of an image counts once.
+    """Result of an ingest of annotations; each structure of an image counts once.
 
-    ``listed`` and ``unchanged`` count files; ``ignored`` those in the folders that are of another
-    format than is declared, and ``untaken`` those of them by their suffix, where it is one of
-    drawings. ``failed`` can't be used, ``unmatched`` are of no
-    image that is catalogued (or of one of several); both are named by status. ``refused`` counts
-    those of them that newly are, and ``refused_first`` names the first for each reason.
+    ``listed`` and ``unchanged`` count files; ``ignored`` counts files in the folders with another
+    format than declared, and ``untaken`` counts those of them with the suffix of an annotation
+    format. ``failed`` counts unusable annotations, ``unmatched`` those without an image in the
+    catalog (or with several candidates); `cohort status` names both. ``refused`` counts the newly
+    unusable ones, and ``refused_first`` names the first for each reason.
     """
 
     listed: int = 0
@@ -95,7 +95,7 @@ class AnnotationReport:
     refused_first: list[dict[str, str]] = field(default_factory=list)
 
     def count_ignored(self, path: str) -> None:
-        """Count a file that is of another format, by its suffix where that tells of drawings."""
+        """Count a file of another format, by suffix if the suffix belongs to annotations."""
         self.ignored += 1
         suffix = next((suffix for suffix in UNTAKEN if path.lower().endswith(suffix)), None)
         if suffix is not None:
@@ -107,23 +107,23 @@ class AnnotationReport:
 
 
 def read_task(attempt: Attempt[Pack]) -> list[Read]:
-    """Read a pack of files, on a worker."""
+    """Read a pack of files on a worker."""
     return read_files(*attempt.task)
 
 
 class AnnotationIngest:
-    """One ingest of all declared sets of annotations; ``left`` counts files it did not get to.
+    """One ingest of all declared annotation sets; ``left`` counts unread files.
 
     Parameters
     ----------
     root, config
         The cohort.
     client
-        Where files are read.
+        Client of the cluster that reads the files.
     ingest
         Identifier of the ingest.
     pseudonyms
-        For cohorts with confidential roots, whose contours' names may name a patient, too.
+        For cohorts with confidential roots, where names of contours may also name a patient.
     """
 
     def __init__(
@@ -152,12 +152,13 @@ class AnnotationIngest:
         self.left = 0
 
     def run(self) -> AnnotationReport | None:
-        """Take all that is new, changed or gone; None where nothing is, or was, declared.
+        """Ingest new and changed files, and retire deleted ones; None if no set is or was declared.
 
         Raises
         ------
         NoSource, RootEmpty
-            If a declared folder is not there, or has become empty: an unmounted disk ends nothing.
+            If a declared folder is missing, or became empty: an unmounted disk must not retire
+            rows.
         """
         if not self._sets and not has_annotations(self._root):
             return None
@@ -170,7 +171,7 @@ class AnnotationIngest:
         for name, declared in self._sets.items():
             due += self._list(name, declared, known, seen)
         changes = Changes()
-        # Before anything is read: what moved to another file is then drawn by that one alone.
+        # Retire first: if an annotation moved to another file, only the new file then draws it.
         for annotation, source in list(known.files()):
             listable = not source.startswith(tuple(self._hidden_below))
             if (annotation, source) not in seen and listable:
@@ -228,7 +229,7 @@ class AnnotationIngest:
         )
         files = []
         for found in walk_files(base, ""):
-            if found.problem in OF_THE_PLACE:  # it may be a folder: all in it may be there
+            if found.problem in OF_THE_PLACE:  # it may be a folder, whose files may all exist
                 folder = found.path.rstrip("/").removesuffix(".")
                 self._hidden_below.append(drawing_name(name, folder, self._pseudonyms))
             if found.path.endswith("/"):

@@ -1,4 +1,4 @@
-"""Which catalogued image a drawing is of. Pure: names in, image_ids out."""
+"""Match annotations to images of the catalog. Pure: names in, image_ids out."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ MATCHING_REASONS = {
     "other_plane": "Images of its space or file are catalogued, but none lies in its plane: it is "
     "between slices, of another orientation, or of a z or t that is not there.",
 }
-"""Why a drawing is of no image."""
+"""Reasons why an annotation has no image."""
 
 Planes = tuple[list[str], NDArray[np.float64], NDArray[np.float64]]
-"""Images, and for each its position and normal (n, 3), millimetres."""
+"""Images, with the position and normal (n, 3) of each, millimetres."""
 
 
 class NoMatch(ValueError):
-    """No image, or more than one, is meant: (code, how many)."""
+    """No image matches, or several do: (code, number of matches)."""
 
 
 @dataclass
 class ImageIndex:
-    """The images of a catalog, by what a drawing may call them.
+    """Index of the images of a catalog, by the names that an annotation may use.
 
     Parameters
     ----------
     images
         The catalog's current rows.
     root
-        Name of the root that the images must be of, or None.
+        Restrict the index to images of this root, or None for all.
     pseudonyms
-        Those of the catalog's confidential roots; plain names are looked up as well.
+        Pseudonyms of the catalog's confidential roots; plain names are looked up as well.
     slides_resized
-        Whether cohort.toml asks for slides at another resolution than the scanner's.
+        Whether cohort.toml requests slides at another resolution than the scanner's.
     """
 
     images: pa.Table
@@ -64,7 +64,7 @@ class ImageIndex:
     )
 
     def __post_init__(self) -> None:
-        """Look at every image once."""
+        """Build the indices in one pass over the images."""
         columns = (self.images[name].to_pylist() for name in ("image_id", "source", "state"))
         for n, (image_id, source, state) in enumerate(zip(*columns, strict=True)):
             self._rows[image_id] = n
@@ -78,15 +78,15 @@ class ImageIndex:
             self._by_id.setdefault(image_id.partition("#")[0], []).append(image_id)
 
     def image_of(self, target: Target, points_mm: NDArray[np.float64] | None = None) -> str:
-        """Return the image_id of the image that is meant.
+        """Return the image_id of the image that an annotation refers to.
 
         Parameters
         ----------
         target
-            In the words of a file.
+            The reference as the annotation file states it.
         points_mm
-            Points (n, 3) of the drawing in the patient: where its file names no single image, it is
-            the one in whose plane they lie.
+            Points (n, 3) of the annotation in patient coordinates: if its file does not name a
+            single image, the image whose plane contains the points is chosen.
 
         Raises
         ------
@@ -118,10 +118,9 @@ class ImageIndex:
         return found[0]
 
     def _at(self, place: tuple[int, int], image_ids: list[str]) -> list[str]:
-        """Return the images that are at a (t, z) of their series; a single image is at the first.
+        """Return the images at a (t, z) of their series; a single image is at (0, 0).
 
-        Images of several files, or of a file that is no series, have no such places: they are all
-        returned.
+        Images of several files, or of a file without a series, have no (t, z): all are returned.
         """
         rows = {i: self._row(i, ("source", "t", "z")) for i in image_ids}
         files = {row["source"] for row in rows.values()}
@@ -134,7 +133,7 @@ class ImageIndex:
         return there
 
     def _planes(self, among: tuple[str, ...], space: str | None) -> Planes:
-        """Return the images that may be meant, and where they lie."""
+        """Return the candidate images, with positions and normals."""
         key = (among, space)
         if key not in self._spaces:
             names = [name for uid in among for name in self._hidden(uid)]
@@ -154,11 +153,11 @@ class ImageIndex:
             for of_instance in self._by_id.values()
             for image_id in of_instance
             if dict(headers[self._rows[image_id]] or ()).get("frame_of_reference") in names
-            and "~" not in image_id  # a copy of a file lies where the file does
+            and "~" not in image_id  # a copy of a file has the same position
         ]
 
     def _placed(self, image_ids: list[str]) -> Planes:
-        """Return those of some images whose place is known: position and normal of each (n, 3)."""
+        """Return the images with known geometry: position and normal of each (n, 3)."""
         known = [(i, g) for i in image_ids if (g := self.geometry(i)) is not None]
         positions = [g.position_mm for _, g in known]
         normals = [np.cross(g.orientation[:3], g.orientation[3:]) for _, g in known]
@@ -183,12 +182,12 @@ class ImageIndex:
         return image_ids[nearest[0]]
 
     def _hidden(self, uid: str) -> list[str]:
-        """Return what an instance may be called here, most likely first."""
+        """Return the possible catalog names of an instance, most likely first."""
         hidden = [] if self.pseudonyms is None else [self.pseudonyms.of("instance", uid)]
         return [*hidden, uid]
 
     def _names(self, target: Target) -> Iterator[list[str]]:
-        """Yield the images of each name that is tried, most likely first."""
+        """Yield the images that match each candidate name, most likely first."""
         if target.instance is not None:
             for name in self._hidden(target.instance):
                 yield self._by_id.get(name, [])
@@ -196,7 +195,8 @@ class ImageIndex:
             yield self._ends_with(path)
             if self.pseudonyms is None:
                 continue
-            stem = path.removesuffix(".*")  # a hidden name tells nothing of its beginning
+            # a pseudonym does not preserve prefixes, so try each suffix
+            stem = path.removesuffix(".*")
             for name in [path] if stem == path else [stem + suffix for suffix in SUFFIXES]:
                 yield self._ends_with(self.pseudonyms.path(name, SUFFIXES))
 
@@ -210,14 +210,14 @@ class ImageIndex:
         ]
 
     def place(self, image_id: str) -> tuple[str, int, int]:
-        """Return where an image's pixels lie: what lies together is read together."""
+        """Return the storage position of an image's pixels: neighbours are read together."""
         if image_id not in self._rows:
             return "", 0, 0
         row = self._row(image_id, ("stack", "t", "z"))
         return row["stack"] or "", row["t"] or 0, row["z"] or 0
 
     def geometry(self, image_id: str) -> PlaneGeometry | None:
-        """Return where an image lies in the patient, as far as the catalog knows."""
+        """Return an image's position in the patient, if the catalog has it."""
         names = ("position_mm", "orientation", "spacing_y_um", "spacing_x_um")
         if not set(names) <= set(self.images.column_names):
             return None
@@ -233,9 +233,9 @@ class ImageIndex:
         return row["height"], row["width"]
 
     def downsample(self, image_id: str) -> tuple[float, float] | None:
-        """Return how many pixels of its file (y, x) are one of an image; None is not known.
+        """Return the downsampling factor (y, x) from an image's file to the image; None if unknown.
 
-        Only whole slides that are read at another resolution have more than one.
+        Only whole slides read at another resolution have a factor other than 1.
         """
         row = self._row(image_id, ("header", "source"))
         header = dict(row["header"] or ())

@@ -1,4 +1,4 @@
-"""Which rows of the annotations' ledger a file of drawings has; names are hashed again."""
+"""Find the ledger rows of an annotation file, by recomputing its pseudonyms."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from engine.store.root.base import Root
 
 
 def drawing_name(annotation: str, path: str, pseudonyms: Pseudonyms | None) -> str:
-    """Return the name of a file of drawings in the ledger: set and path, or its pseudonyms."""
+    """Return the name of an annotation file in the ledger: set and path, or its pseudonyms."""
     return f"{annotation}/{path if pseudonyms is None else pseudonyms.path(path, SUFFIXES)}"
 
 
 def reveal_drawings(
     root: Root, config: CohortConfig, source: str | Path, pseudonyms: Pseudonyms | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the ledger's rows of a file of drawings, or of all in a folder."""
+    """Yield the ledger's rows of an annotation file, or of all files in a folder."""
     place = Path(os.path.abspath(source))  # noqa: PTH100 - takes out "..", follows no link
     if not has_annotations(root):
         return

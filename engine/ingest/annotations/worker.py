@@ -1,4 +1,4 @@
-"""Files of drawings become rows of the annotations' ledger: the worker's side, and the rows."""
+"""Read annotation files on workers, and derive the rows of the annotations ledger."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from engine.store.catalog.annotations import (
 from engine.store.catalog.tables import FAILED, READY, RETIRED
 
 PLAIN = re.compile(r"inner|outer|papillary\d*")
-"""Names of structures that are kept as they are where others are pseudonyms."""
+"""Structure names that are kept in confidential cohorts; other names become pseudonyms."""
 
 PASSING = OF_THE_PLACE | {"no_geometry", "no_scale", "no_image", "ambiguous", "other_plane"}
-"""Reasons that may be gone the next time, though the file is as it was."""
+"""Transient reasons: the next ingest may succeed although the file is unchanged."""
 
 Name = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class DrawingFile:
-    """A file of drawings: the set it is of, where it is, and its name in the ledger."""
+    """An annotation file: its set, its location, and its name in the ledger."""
 
     annotation: str
     base: str
@@ -50,7 +50,7 @@ class DrawingFile:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What is in a file: drawings, or the code of what is wrong with it."""
+    """Contents of a file: annotations, or the reason code of a failure."""
 
     file: DrawingFile
     drawings: tuple[Drawing, ...] = ()
@@ -58,7 +58,7 @@ class Read:
 
 
 def read_files(reader: DrawingReader, files: Sequence[DrawingFile]) -> list[Read]:
-    """Read some files of one set; what is wrong with one is its own failure."""
+    """Read some files of one set; an unreadable file does not affect the others."""
     found = []
     for file in files:
         if file.problem is not None:
@@ -81,7 +81,7 @@ def _bytes(file: DrawingFile) -> bytes:
 
 
 class KnownDrawings:
-    """The newest row of each name, by file: what an ingest compares with."""
+    """Index of the newest row of each name, by file, to compare files with."""
 
     def __init__(self, rows: Sequence[AnnotationRow]) -> None:
         self._rows: dict[Name, AnnotationRow] = {}
@@ -90,7 +90,7 @@ class KnownDrawings:
             self.add(row)
 
     def add(self, row: AnnotationRow) -> None:
-        """Take note of a row."""
+        """Add a row, unless a newer version is known."""
         there = self._rows.get(row.name)
         if there is not None and there.version > row.version:
             return
@@ -110,7 +110,7 @@ class KnownDrawings:
                 yield annotation, source
 
     def unchanged(self, file: DrawingFile) -> bool:
-        """Tell whether a file need not be read: it is as it was, and has what it needs."""
+        """Return whether a file can be skipped: unchanged, and without transient failures."""
         rows = self.of_file(file.annotation, file.source).values()
         stat = (file.stat.size, file.stat.mtime_ns, file.stat.ctime_ns)
         return bool(rows) and all(
@@ -121,7 +121,7 @@ class KnownDrawings:
         )
 
     def version(self, name: Name) -> int:
-        """Return the number of the next version of a name."""
+        """Return the next version number of a name."""
         there = self._rows.get(name)
         return 1 if there is None else there.version + 1
 
@@ -131,10 +131,10 @@ class KnownDrawings:
 
 
 def structure_name(name: str, structures: Mapping[str, str], pseudonyms: Pseudonyms | None) -> str:
-    """Return what a structure is called here.
+    """Return the name of a structure in the ledger.
 
-    Names in files are free text, in which people write anything: in a confidential cohort those
-    that are neither ours nor declared become pseudonyms.
+    Names in files are free text and may contain anything: a confidential cohort replaces names that
+    are neither built in nor declared by pseudonyms.
 
     Examples
     --------
@@ -153,14 +153,14 @@ def structure_name(name: str, structures: Mapping[str, str], pseudonyms: Pseudon
 
 @dataclass
 class Changes:
-    """Rows to commit, and how many drawings are new, changed, gone or in trouble."""
+    """Rows to commit, and counts of new, changed, retired and unusable annotations."""
 
     rows: list[AnnotationRow] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
 
     def count(self, what: str, reason: str | None = None) -> None:
-        """Count a drawing, and why it is in trouble."""
+        """Count an annotation, and its failure reason if any."""
         self.counts[what] = self.counts.get(what, 0) + 1
         if reason is not None:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
@@ -169,15 +169,15 @@ class Changes:
 def take_file(
     read: Read, known: KnownDrawings, index: Callable[[], ImageIndex], ingest: str, to: Changes
 ) -> None:
-    """Turn what is in a file into rows, and end those of what is no longer in it.
+    """Turn the contents of a file into rows, and retire rows for annotations no longer in it.
 
-    Structures have the names by which they are called here, see `structure_name`.
+    Structure names are already translated, see `structure_name`.
     """
     file = read.file
     before = known.of_file(file.annotation, file.source)
     rows = list(_rows(read, index))
     names = {row.name for row in rows}
-    kept = read.reason in OF_THE_PLACE  # that it can't be read now says nothing of what is drawn
+    kept = read.reason in OF_THE_PLACE  # a transient read error does not change the contents
     for name, row in before.items():
         if name not in names and not (kept and row.state == READY):
             retire(row, known, ingest, to)
@@ -191,12 +191,12 @@ def take_file(
         if old is not None and replace(row, version=old.version, rings=()) == replace(
             old, ingest=None, rings=()
         ):
-            continue  # as it was: nothing to write down
+            continue  # unchanged: nothing to commit
         _add(replace(row, version=known.version(row.name), ingest=ingest), known, to)
 
 
 def retire(row: AnnotationRow, known: KnownDrawings, ingest: str, to: Changes) -> None:
-    """End a row: its file, or what was in it, is no more."""
+    """Retire a row whose file or annotation was deleted."""
     if row.state == READY:
         to.count("retired")
     ended = replace(row, state=RETIRED, reason=None, rings=(), ingest=ingest)
@@ -242,10 +242,10 @@ def _rows(read: Read, index: Callable[[], ImageIndex]) -> Iterator[AnnotationRow
 
 @dataclass
 class _Matched:
-    """The drawings of a file by image and structure, and what is wrong with some.
+    """The annotations of a file by image and structure, and the reasons of failures.
 
-    ``left`` are those of no image: of a structure, what may be gone the next time is told before
-    what will not.
+    ``left`` are those without an image: for each structure, a transient reason overrides a
+    permanent one.
     """
 
     polygons: dict[tuple[str, str], list[Rings]] = field(default_factory=dict)
@@ -253,7 +253,7 @@ class _Matched:
     left: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def add(self, drawing: Drawing, index: ImageIndex) -> None:
-        """Find a drawing's image, and put it there."""
+        """Match an annotation to an image, and add it there."""
         if drawing.reason is not None and not drawing.encloses:
             self.left.setdefault(drawing.structure, (FAILED, drawing.reason))
             return
@@ -276,7 +276,7 @@ class _Matched:
 
 
 def _on_image(drawing: Drawing, image_id: str, index: ImageIndex) -> Rings:
-    """Return the rings of a drawing in pixels of an image.
+    """Return the rings of an annotation in pixels of an image.
 
     Raises
     ------
@@ -298,7 +298,7 @@ def _on_image(drawing: Drawing, image_id: str, index: ImageIndex) -> Rings:
 def rebased(
     rows: Sequence[AnnotationRow], others: Mapping[Name, AnnotationRow]
 ) -> list[AnnotationRow]:
-    """Return rows as they must be after another ingest came first; what it did too is left out."""
+    """Rebase rows after another ingest's commit, without those that it committed equally."""
     kept = []
     for row in rows:
         other = others.get(row.name)
