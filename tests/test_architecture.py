@@ -42,7 +42,14 @@ OBLIQUE = re.compile(r"(What|Which|Who|Whose|Whom|How|Where|Whether|When|Why)\b"
 DIALECT = re.compile(r"\b(nobody|somebody|whoever|anew|aside|told)\b", re.IGNORECASE)
 """Words that the field has other terms for."""
 
-PLAIN: tuple[str, ...] = ("engine.runs.",)
+PLAIN: tuple[str, ...] = (
+    "engine.ingest.",
+    "engine.learning_drivers.",
+    "engine.operations.",
+    "engine.runs.",
+    "engine.status.",
+    "engine.tables.",
+)
 """Packages whose docstrings and comments keep to these rules; the others follow."""
 
 NETWORKS = (

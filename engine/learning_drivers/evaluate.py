@@ -1,4 +1,4 @@
-"""Compare answers with masks, on workers: counts come back, pictures are written there."""
+"""Compare predictions with masks on workers, which return counts and write error maps."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from engine.store.root.atomic_write import write_aside
 from engine.store.root.base import Root
 
 ERRORS = "errors"
-"""Folder of the error maps, in that of an evaluation."""
+"""Folder of the error maps, within the folder of an evaluation."""
 
 PACK = 8
-"""Images of a task at most: enough that the catalog's rows are read seldom."""
+"""Maximum images per task: large enough to read the catalog's rows rarely."""
 
 DEATHS = 3
-"""Workers that may die under one pack of images."""
+"""Maximum number of workers that may die on one pack of images."""
 
 
 class EvaluationLost(EngineError):
-    """A worker died again and again under some images: (image_ids,)."""
+    """Workers died repeatedly on some images: (image_ids,)."""
 
     def __str__(self) -> str:
         first, *others = self.args[0]
@@ -50,7 +50,7 @@ class EvaluationLost(EngineError):
 
 
 class Unanswered(EngineError):
-    """A model has no answer for an image that is to be compared: (image_id, reason)."""
+    """A model has no prediction for an image of the evaluation: (image_id, reason)."""
 
     def __str__(self) -> str:
         image_id, reason = self.args
@@ -58,7 +58,7 @@ class Unanswered(EngineError):
 
 
 class Answer(Protocol):
-    """Gives the labels that are compared with masks; it pickles."""
+    """Source of the labels that are compared with masks; must be picklable."""
 
     def __call__(self, image: MaskedImage, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """Return the labels (y, x) of an image."""
@@ -66,7 +66,7 @@ class Answer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a model says of an image."""
+    """Prediction by a model."""
 
     operation: Segment
 
@@ -77,18 +77,18 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What label images hold already."""
+    """Prediction stored in label images."""
 
     labels: Masks
 
     def __call__(self, image: MaskedImage, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the labels that are there."""
+        """Return the stored labels."""
         return self.labels.read(image.image_id)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTask:
-    """Some images, what is asked of them, and what they are compared with."""
+    """Some images, the source of their labels, and their masks."""
 
     root: Root
     images: tuple[MaskedImage, ...]
@@ -112,14 +112,14 @@ def score_on_workers(
     events: Events,
     stop: Callable[[], bool],
 ) -> list[Scored]:
-    """Return the counts of all images; their error maps are in the folder then.
+    """Return the counts of all images, after writing their error maps to the folder.
 
     Raises
     ------
     Interrupted
-        If ``stop`` said so before the end.
+        If ``stop`` returned True before the end.
     EvaluationLost, Unanswered, NoWorkers, NoWorkerForResource, SchedulerLost
-        And what images raise: an evaluation without some of them would be of others.
+        Errors of images are raised too: an evaluation must cover all of its images.
     """
     slots = require_slots(client, resources)
     size = max(1, min(PACK, len(images) // (2 * slots)))
@@ -147,7 +147,7 @@ def score_on_workers(
 
 
 def score_task(task: EvaluationTask) -> list[Scored]:
-    """Compare some images with their masks, on a worker."""
+    """Compare some images with their masks on a worker."""
     reader = reader_of(task.root, task.images)
     return [_scored(task, image, image.read(reader)) for image in task.images]
 

@@ -1,4 +1,4 @@
-"""Train on a worker that holds a GPU's slot: one task, which the driver follows."""
+"""Train on a worker that holds a GPU slot: one task, monitored by the driver."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from engine.learning.training.settings import TrainingSettings
 from engine.store.root.base import Root
 
 TOLD_S = 0.5
-"""How often a worker says how far it is, and asks whether to stop, seconds."""
+"""Interval at which a worker reports progress and checks for a stop, seconds."""
 
 DEATHS = 3
-"""Workers that may die without a step between them, before the training is given up."""
+"""Maximum consecutive worker deaths without a training step, before training is abandoned."""
 
 
 class TrainingLost(EngineError):
-    """The worker that trains died again and again: (folder, step)."""
+    """The training worker died repeatedly: (folder, step)."""
 
     def __str__(self) -> str:
         folder, step = self.args
@@ -50,7 +50,7 @@ class TrainingLost(EngineError):
 
 
 class TrainingStopped(EngineError):
-    """Ctrl-C ended a training early: (folder, step, steps); None is before its first step here."""
+    """Ctrl-C ended a training early: (folder, step, steps); a step of None means none was made."""
 
     exit_code = 130
 
@@ -66,7 +66,7 @@ class TrainingStopped(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """What a worker is given: a few hundred bytes an image, and no pixels."""
+    """Input of the training task: a few hundred bytes an image, and no pixels."""
 
     root: Root
     images: tuple[MaskedImage, ...]
@@ -81,7 +81,7 @@ class TrainingTask:
 
 @contextmanager
 def training_cluster(client: Client | None, events: Events) -> Iterator[Client]:
-    """Give the client, or where there is none that of one local worker with all of the cores."""
+    """Yield the given client, or the client of a local cluster: one worker with all cores."""
     if client is not None:
         yield client
         return
@@ -92,7 +92,7 @@ def training_cluster(client: Client | None, events: Events) -> Iterator[Client]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -106,17 +106,17 @@ def train_on_worker(
 ) -> dict[str, Any]:
     """Train, and return the report as plain values.
 
-    A worker that dies is followed by another one, which goes on from the checkpoint.
+    If a worker dies, another one continues from the checkpoint.
 
     Raises
     ------
     TrainingStopped
-        If ``stop`` said so before the end.
+        If ``stop`` returned True before the end.
     TrainingLost
-        If workers died and nothing was learnt between.
+        If workers died repeatedly without progress.
     NoWorkers, NoWorkerForResource, SchedulerLost
     """
-    if stop():  # asked for while workers started
+    if stop():  # stop requested while workers started
         raise TrainingStopped(task.folder, None, task.settings.steps)
     asked = dict(GPU_SLOT if resources is None else resources)
     require_slots(client, asked)
@@ -150,7 +150,7 @@ def train_on_worker(
 
 
 def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
-    """Train, on a worker, with the threads that it has; None is stopped before it began."""
+    """Train on a worker with all of its threads; return None if stopped before the first step."""
     try:
         import torch
     except ImportError:
@@ -222,7 +222,7 @@ def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
 
 
 class _Follow:
-    """Shows what the worker tells; called in the client's own thread."""
+    """Display of the worker's progress events; called in the client's own thread."""
 
     def __init__(self, events: Events, settings: TrainingSettings) -> None:
         self._events, self._settings = events, settings
@@ -242,7 +242,8 @@ class _Follow:
             return
         if not self._started:
             self._started = True
-            self.step = told["step"] - 1  # what an earlier part did is not this one's speed
+            # steps of an earlier run must not count towards this one's speed
+            self.step = told["step"] - 1
             self._events.start("train", self._settings.steps - self.step, "steps")
         self._events.advance("train", max(0, told["step"] - self.step))
         self.step = max(self.step, told["step"])

@@ -34,7 +34,7 @@ def read_restored(
 ) -> frozenset[RowId]:
     """Return the failed results whose pixels now match the catalog again.
 
-    Only the shards of those images are checked, each once.
+    Checks only the shards of these images, each once.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ def select_images(
     limit: int | None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Return the catalog rows of the selected images, all of which have pixels.
+    """Return the catalog rows of the selected images; images without pixels are never selected.
 
     Parameters
     ----------

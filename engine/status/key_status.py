@@ -1,4 +1,4 @@
-"""The state of one operation with one set of parameters: how far it is, and what failed."""
+"""Status of one operation with one set of parameters: coverage and failures."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ READ = {
     "attempts": pa.int32(),
     "worker": pa.string(),
 }
-"""Columns of results that a status reads."""
+"""Result columns that a status reads."""
 
 NAMED_MISSING = 1_000
-"""Images without a result that are named; all are counted."""
+"""Maximum number of images without a result that are listed; all are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An image, a source or a drawing that failed.
+    """A failed image, source or annotation.
 
-    ``operation`` is "ingest" where a source can't be read, and "annotations" where a drawing can't
-    be used; of that, ``structure`` is given, too. ``attempts`` is None for sources and drawings:
-    nothing keeps count of them. ``detail`` says more, such as how much memory an image needs and a
-    worker had.
+    ``operation`` is "ingest" for an unreadable source, and "annotations" for an unusable
+    annotation, which also has a ``structure``. ``attempts`` is None for sources and annotations:
+    their attempts are not counted. ``detail`` adds information, such as the memory that an image
+    needs and that its worker had.
     """
 
     image_id: str
@@ -60,7 +60,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """A table of an operation: whether it is there, and older than what it is made of."""
+    """A table of an operation: whether it exists, and whether it is older than its inputs."""
 
     name: str
     there: bool
@@ -69,25 +69,25 @@ class TableState:
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """How far one operation is with one set of parameters.
+    """Status of one operation with one set of parameters.
 
     Attributes
     ----------
     declared
-        Whether these are the parameters that cohort.toml declares; else it was a trial.
+        Whether cohort.toml declares these parameters; otherwise they are a trial.
     done, failed
-        Images with a current result; of a ``note``d one, rows.
+        Number of images with a current result; number of rows if there is a ``note``.
     missing
-        Images of the catalog without a current result, or None where that can't be said.
+        Number of images in the catalog without a current result, or None if unknown.
     missing_images
         The first `NAMED_MISSING` of them.
     rows
-        Rows in the ledger, those of former inputs included.
+        Number of rows in the ledger, including those for former inputs.
     note
-        Why images can't be counted: the operation, or its version, is not installed.
+        Reason why images can't be counted: the operation, or its version, is not installed.
     gone
-        Files of results that the ledger names and that are not there; the next run computes again
-        what they held.
+        Missing files of results that the ledger refers to; the next run computes their images
+        again.
     """
 
     operation: str
@@ -106,7 +106,7 @@ class KeyState:
 
 
 def unbegun(root: Root, operation: Operation, images: pa.Table) -> KeyState:
-    """Return the state of a declared operation that has no result yet."""
+    """Return the status of a declared operation without any result."""
     empty = pa.table({name: pa.array([], kind) for name, kind in READ.items()})
     plan = plan_run(operation, images, empty)
     return KeyState(
@@ -133,7 +133,7 @@ def _missing(plan: Plan) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class KeyRows:
-    """The rows of one key of one ledger, about to be counted."""
+    """The rows of one key of one ledger, for counting."""
 
     root: Root
     ledger: Ledger
@@ -148,7 +148,7 @@ class KeyRows:
     def read(
         self, catalog_version: int, images: pa.Table, sources: Mapping[str, str]
     ) -> tuple[KeyState, list[Failure]]:
-        """Return how far the key is, and the images that failed."""
+        """Return the status of the key, and the failed images."""
         rows, gone = read_there(self.ledger, self.snapshot.of_key(self.key), list(READ))
         paths = tuple(f"{self.ledger.path}/{part.path}" for part in gone)
         name = self.ledger.path.split("/")[1]
@@ -203,7 +203,7 @@ class KeyRows:
         )
 
     def _age(self, name: str, catalog_version: int) -> tuple[bool, bool]:
-        """Tell whether a table is there, and whether it is older than what it is made of."""
+        """Return whether a table exists, and whether it is older than its inputs."""
         origin = read_origin(self.root, name)
         if origin is None or origin.get("key") != self.key:
             return origin is not None, True
@@ -217,7 +217,7 @@ class KeyRows:
 
 
 def _need(row: Mapping[str, Any]) -> str | None:
-    """Return what a row of an image that is out of memory says beside its worker."""
+    """Return the memory need, recorded beside the worker, of an image that ran out of memory."""
     if row["reason"] != OUT_OF_MEMORY:
         return None
     return str(row["worker"] or "").partition(" (")[2].removesuffix(")") or None

@@ -1,4 +1,4 @@
-"""The state of a cohort: what is there, what is missing and what failed, each by name."""
+"""Status of a cohort: existing, missing and failed results, each by name."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ from engine.store.root.base import Root
 from engine.store.subjects import read_subjects
 
 INGEST = "ingest"
-"""Stands for the operation where a source could not be read."""
+"""Pseudo-operation of failures to read a source."""
 
 DRAWINGS = "annotations"
-"""Stands for the operation where a drawing can't be used."""
+"""Pseudo-operation of failures to use an annotation."""
 
 PLACE = (
     "state", "reason", "detail", "source", "fields", "content", "channels", "height", "width",
     "dtype", "spacing_y_um", "spacing_x_um", "stack", "shard", "t", "z", "giant", "noise_sd",
     "ingest", "rescale_slope", "rescale_intercept",
 )  # fmt: skip
-"""Columns of the catalog that a plan and a status read."""
+"""Catalog columns that a plan and a status read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What there is of a cohort, and what is not.
+    """Status of a cohort: its images, results and problems.
 
-    ``images`` counts by state: ready, failed (a source that can't be read), orphaned (its source
-    is gone) and retired (is no more). ``last_ingest`` is the identifier of the newest ingest that
-    changed anything; it begins with the time, UTC. ``notes`` say what could not be looked at,
-    ``absent`` what cohort.toml names and is not there: the next ingest or run will miss it.
-    ``spacings`` counts images with pixels by spacing (y, x), micrometres; None where not known.
-    ``annotations`` counts what is drawn, and names what is of no image or can't be read.
+    ``images`` counts by state: ready, failed (an unreadable source), orphaned (source deleted) and
+    retired (replaced or removed). ``last_ingest`` is the identifier of the last ingest with
+    changes; it begins with the time, UTC. ``notes`` list checks that could not be made; ``absent``
+    lists missing files and folders that cohort.toml names and the next ingest or run needs.
+    ``spacings`` counts images with pixels by spacing (y, x), micrometres; None if unknown.
+    ``annotations`` counts the annotations, and names those that belong to no image or can't be
+    read.
     """
 
     images: Mapping[str, int]
@@ -63,7 +64,7 @@ class Status:
 
     @property
     def complete(self) -> bool:
-        """Whether something is declared, and all of it has results and tables that are current."""
+        """True if operations are declared and all have current results and tables."""
         declared = [key for key in self.keys if key.declared]
         tables = [table for key in declared for table in key.tables]
         return (
@@ -93,7 +94,7 @@ class Status:
 
 
 def read_status(root: Root) -> Status:
-    """Say what is there, what is missing and what failed; reads no pixels.
+    """Report existing, missing and failed results; reads no pixels.
 
     Raises
     ------
@@ -101,7 +102,8 @@ def read_status(root: Root) -> Status:
     """
     config = read_config(root)
     snapshot_of_images, images = read_images(root, PLACE)
-    shards_ledger(root).snapshot()  # nothing of it is told, but that it is lost would be
+    # fails if the shards ledger is lost; its contents are not needed
+    shards_ledger(root).snapshot()
     has_pixels = pc.is_in(images["state"], value_set=pa.array([catalog.READY, catalog.ORPHANED]))
     annotations = read_annotations(root)
     with_pixels = join_annotations(images.filter(has_pixels), annotations)
@@ -145,7 +147,7 @@ def read_status(root: Root) -> Status:
 
 
 def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
-    """Count images by their spacing (y, x), micrometres to five digits, most first."""
+    """Count images by spacing (y, x), micrometres rounded to five digits, most frequent first."""
     grouped = images.group_by(["spacing_y_um", "spacing_x_um"]).aggregate([([], "count_all")])
     found: Counter[tuple[float, float] | None] = Counter()
     for row in grouped.to_pylist():
@@ -154,7 +156,7 @@ def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
 
 
 def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
-    """Say which sources and tables that cohort.toml names are not there."""
+    """Yield a message for each missing source and table that cohort.toml names."""
     for name, declared in config.roots.items():
         if not place_at(declared.path).is_there():
             yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
@@ -168,7 +170,7 @@ def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
 
 
 def _unreadable(images: pa.Table) -> Iterator[Failure]:
-    """Yield sources that can't be read, those too whose images are here from before."""
+    """Yield unreadable sources, including those whose images remain from an earlier ingest."""
     here = pc.and_(pc.equal(images["state"], catalog.READY), pc.is_valid(images["reason"]))
     rows = images.filter(pc.or_(pc.equal(images["state"], catalog.FAILED), here))
     for row in rows.select(["image_id", "source", "reason", "detail"]).to_pylist():
@@ -187,7 +189,7 @@ def _unusable(drawn: AnnotationState | None) -> Iterator[Failure]:
 
 
 def _declared(config: CohortConfig) -> tuple[dict[str, Operation], tuple[str, ...]]:
-    """Return what cohort.toml declares, by name, and what of it can't be made."""
+    """Return the declared operations by name, and messages for the invalid ones."""
     found, notes = {}, []
     for name, parameters in config.operations.items():
         try:
@@ -198,7 +200,7 @@ def _declared(config: CohortConfig) -> tuple[dict[str, Operation], tuple[str, ..
 
 
 def _operation(root: Root, name: str, folder: str, key: str) -> tuple[Operation | None, str | None]:
-    """Return the operation that a key stands for, or why there is none."""
+    """Return the operation of a key, or the reason why it can't be created."""
     version = int(folder[1:])
     try:
         kind = find_operation(name)
@@ -208,13 +210,14 @@ def _operation(root: Root, name: str, folder: str, key: str) -> tuple[Operation 
         return None, f"version {version} is not the installed one: rows are counted, not images"
     identity = read_key(root, name, version, key)
     if identity is None:
-        return None, "what this key was made of is not written down: rows are counted, not images"
+        return None, "the parameters of this key are not recorded: rows are counted, not images"
     try:
         operation = kind(**identity["parameters"])
     except UsageError as error:
-        return None, f"its parameters can't be used any more: {error}"
-    if operation.weights != identity.get("weights"):  # of a model, wherever that is
+        return None, f"its parameters are no longer valid: {error}"
+    # the path of a model is irrelevant: compare its weights
+    if operation.weights != identity.get("weights"):
         return None, "its weights are not those of the default model: rows are counted, not images"
-    if operation.key != key:  # with parameters since added
+    if operation.key != key:  # parameters were added since
         return None, "the installed operation has other keys: rows are counted, not images"
     return operation, None

@@ -1,7 +1,7 @@
 """Tables for people: results joined with the catalog, one slice of images at a time.
 
-Each function is pure. A slice is a run of images in the order of image_id; slices are cut the same
-whatever computed the results, so tables are identical for any number of workers.
+Each function is pure. A slice is a range of images in the order of image_id. Slices are cut the
+same for any cluster, so tables are identical for any number of workers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from engine.store.results import FAILED as RESULT_FAILED
 from engine.store.subjects import join_subjects, mark_taken
 
 GROUP = ("date", "subject", "experiment")
-"""What an experiment is: the layout's fields that ``<operation>_by_experiment`` groups by."""
+"""Layout fields that identify an experiment; ``<operation>_by_experiment`` groups by them."""
 
 SLICE_IMAGES = 2_000
-"""Images in a slice: some 60,000 objects, a few megabytes."""
+"""Images per slice: some 60,000 objects, a few megabytes."""
 
 SUMMARIES = "summaries"
-"""Kind of the rows from which an operation's further tables are made."""
+"""Kind of the rows from which an operation's further tables are built."""
 
 MISSING, UNREADABLE = "missing", "unreadable"
 """Statuses of images without a result yet, and of sources without an image."""
@@ -42,7 +42,7 @@ MISSING, UNREADABLE = "missing", "unreadable"
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """What the tables of a cohort have in common.
+    """Settings that all tables of a cohort share.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class TableSpec:
 
 
 def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
-    """Return the file names, without ending, of an operation's tables by kind.
+    """Return the file names, without suffix, of an operation's tables by kind.
 
     Kinds are ``objects``, ``images``, ``experiments``, and the operation's ``details`` and
     ``summaries``.
@@ -72,7 +72,7 @@ def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
 
 
 def _reserved(operation: Operation) -> set[str]:
-    """Return the columns that tables have whatever a cohort's layout and subjects are called."""
+    """Return the column names that tables reserve in every cohort."""
     averaged = (*operation.quantities, *operation.by_image)
     derived = {f"{q}_{m}" for q in averaged for m in ("mean", "sd", "m2", "n")}
     counts = {"count", "images", "images_failed", "images_missing", "images_orphaned"}
@@ -81,16 +81,16 @@ def _reserved(operation: Operation) -> set[str]:
 
 
 def _subjects(operation: Operation, spec: TableSpec) -> pa.Table | None:
-    """Return the subjects' table with names that collide with ours marked ``_of_subject``."""
+    """Return the subjects' table, with colliding column names suffixed ``_of_subject``."""
     if spec.subjects is None:
         return None
     return mark_taken(spec.subjects, {*_reserved(operation), *spec.fields, "_image"})
 
 
 def image_columns(operation: Operation, images: pa.Table, spec: TableSpec) -> pa.Table:
-    """Return what every table says of an image, from the catalog's rows.
+    """Return the descriptive columns of images for every table, from the catalog's rows.
 
-    A field of the layout whose name is one of the operation's columns is called ``field_<name>``.
+    A layout field with the name of one of the operation's columns becomes ``field_<name>``.
     """
     taken = _reserved(operation) - {*FIELDS}
     columns = {f"field_{n}" if n in taken else n: field_column(images, n) for n in spec.fields}
@@ -105,24 +105,24 @@ def image_columns(operation: Operation, images: pa.Table, spec: TableSpec) -> pa
 def build_slice(
     operation: Operation, images: pa.Table, results: pa.Table, spec: TableSpec
 ) -> dict[str, pa.Table]:
-    """Make a slice of each table.
+    """Build a slice of each table.
 
     Parameters
     ----------
     operation
-        Whose results they are.
+        Operation that made the results.
     images
         The catalog's current rows of the slice, by image_id.
     results
-        Results of the key for at least these images; rows of other inputs are left out.
+        Results of the key for at least these images; rows of other inputs are ignored.
     spec
-        What all tables have in common.
+        Settings that all tables share.
 
     Returns
     -------
     ``objects`` (one row per object), ``images`` (one per image and per unreadable source) and
-    ``experiments`` (partial sums, for `merge_experiments`); and, for an operation that has some,
-    `SUMMARIES`, to be merged by it, and each of its ``details``.
+    ``experiments`` (partial sums, for `merge_experiments`); also, if the operation has them,
+    `SUMMARIES`, which it merges itself, and each of its ``details``.
     """
     images = images.filter(pc.not_equal(images["state"], RETIRED))
     described = image_columns(operation, images, spec)
@@ -144,7 +144,7 @@ def build_slice(
 
 
 def _current_results(operation: Operation, images: pa.Table, results: pa.Table) -> pa.Table:
-    """Return one row per result that is current: image number, status, reason, objects."""
+    """Return one row per current result: image number, status, reason, objects."""
     inputs = image_inputs(operation, images)
     numbers = {
         (image_id, of): n
@@ -155,7 +155,7 @@ def _current_results(operation: Operation, images: pa.Table, results: pa.Table) 
     block = np.array([-1 if b is None else b for b in results["block"].to_pylist()], np.int64)
     order = np.lexsort((block, number))
     kept = order[number[order] >= 0]
-    # A giant image of which blocks are due still is as one without a result.
+    # A giant image with missing blocks counts as one without a result.
     due = _rows_due(images)
     there = np.bincount(number[kept], minlength=images.num_rows)
     kept = kept[there[number[kept]] == due[number[kept]]]
@@ -164,7 +164,7 @@ def _current_results(operation: Operation, images: pa.Table, results: pa.Table) 
 
 
 def _rows_due(images: pa.Table) -> np.ndarray[Any, Any]:
-    """Return how many rows each image has when it is complete: one, or one per block."""
+    """Return the number of rows of each complete image: one, or one per block."""
     sides = zip(*(images[name].to_pylist() for name in ("giant", "height", "width")), strict=True)
     return np.array([count_blocks(y, x) if giant else 1 for giant, y, x in sides], np.int64)
 
@@ -185,7 +185,7 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     numbers = merged["_image"].to_numpy()
     found = {name: merged[name].combine_chunks() for name in operation.objects.names}
     if "block" in current.column_names and {"y", "x"} <= set(found):
-        # Blocks of a giant image come one after the other; people read its objects top to bottom.
+        # Sort a giant image's objects from top to bottom, instead of by block.
         order = np.lexsort((found["x"].to_numpy(), found["y"].to_numpy(), numbers))
         numbers = numbers[order]
         found = {name: column.take(pa.array(order)) for name, column in found.items()}
@@ -243,7 +243,7 @@ def _by_image(
 def _moments(
     number: np.ndarray[Any, Any], values: np.ndarray[Any, Any], total: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return by group number how many values there are (NaN is none), their mean, and sample SD."""
+    """Return by group number the count of values (ignoring NaN), their mean, and sample SD."""
     known = ~np.isnan(values)
     number, values = number[known], values[known]
     count = np.bincount(number, minlength=total)
@@ -257,7 +257,7 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
     images = by_image.select([*GROUP, *operation.by_image, "status", "orphaned"]).to_pandas()
     images["n_done"] = images["status"] == DONE
     images["n_failed"] = images["status"].isin([RESULT_FAILED, UNREADABLE])
-    # What is gone counts in no mean; its rows, and how many there are, stay.
+    # Means exclude orphaned images; their rows and count stay.
     together = list(operation.by_image)
     images[together] = images[together].where(~images["orphaned"])
     groups = images.groupby(list(GROUP), sort=True, dropna=False)
@@ -283,7 +283,7 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
         *((n, by_group) for n in operation.quantities),
         *((n, groups) for n in operation.by_image),
     ]
-    for name, grouped in averaged:  # of values that are there; pandas leaves NaN out
+    for name, grouped in averaged:  # pandas ignores NaN
         partial[f"{name}_n"] = grouped[name].count()
         partial[f"{name}_mean"] = grouped[name].mean()
         partial[f"{name}_m2"] = grouped[name].var(ddof=0) * grouped[name].count()
@@ -301,7 +301,7 @@ def merge_experiments(operation: Operation, partials: Sequence[pa.Table]) -> pa.
     Parameters
     ----------
     partials
-        In the order of their slices.
+        Partial sums in the order of their slices.
     """
     return reduce(lambda left, right: _merge_two(operation, left, right), partials)
 
@@ -332,7 +332,7 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
 
 
 def finish_experiments(operation: Operation, merged: pa.Table, spec: TableSpec) -> pa.Table:
-    """Turn merged sums into the table that people read, joined with the subjects."""
+    """Turn merged sums into the final table, joined with the subjects."""
     frame: pd.DataFrame = merged.to_pandas()
     if operation.pixel_sizes:
         known = frame.pop("_spacing_known")
@@ -341,7 +341,7 @@ def finish_experiments(operation: Operation, merged: pa.Table, spec: TableSpec) 
     for name in (*operation.quantities, *operation.by_image):
         count = frame.pop(f"{name}_n")
         spread = np.sqrt(frame.pop(f"{name}_m2") / np.maximum(count - 1, 1))
-        if name in operation.pixel_sizes:  # no mean of sizes in different pixels
+        if name in operation.pixel_sizes:  # sizes in different pixels have no common mean
             count = count.where(~mixed, 0)
         frame[f"{name}_mean"] = frame[f"{name}_mean"].where(count > 0)
         frame.insert(
@@ -351,7 +351,7 @@ def finish_experiments(operation: Operation, merged: pa.Table, spec: TableSpec) 
     subjects = _subjects(operation, spec)
     if subjects is None:
         return table
-    first = table.column_names.index("count")  # whom it is of comes before what was found
+    first = table.column_names.index("count")  # subject columns come before measurement columns
     joined = join_subjects(table, subjects)
     added = joined.column_names[table.num_columns :]
     return joined.select([*table.column_names[:first], *added, *table.column_names[first:]])

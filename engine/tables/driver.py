@@ -1,4 +1,4 @@
-"""Reduce results into tables: slices on workers, merged as a tree, each file replaced at last."""
+"""Reduce results into tables: slices on workers, a merge tree, then each file replaced once."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ from engine.tables.build import (
 )
 
 MERGE_FANIN = 16
-"""Fragments that one task merges."""
+"""Maximum fragments that one task merges."""
 
 ORPHANS_RULE = 1
-"""Version of the rule by which orphaned images are left out of means; with it, tables that hold
-such images are made again."""
+"""Version of the rule that excludes orphaned images from means. A change rebuilds the tables that
+hold such images."""
 
 SPACINGS_RULE = 1
-"""Version of the rule by which sizes in pixels have no mean over several spacings."""
+"""Version of the rule that sizes in pixels have no mean over several spacings."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceTask:
-    """A run of images, by image_id, and the parts that may hold their results."""
+    """A range of images, by image_id, and the parts that may hold their results."""
 
     number: int
     images: pa.Table
@@ -69,7 +69,7 @@ class SliceTask:
 
 @dataclass(frozen=True, slots=True)
 class MergeTask:
-    """Fragments of one kind to merge into one: partial sums, or what summaries are made of."""
+    """Fragments of one kind to merge into one: partial sums, or data for summaries."""
 
     kind: str
     number: int
@@ -78,7 +78,7 @@ class MergeTask:
 
 @dataclass(frozen=True, slots=True)
 class AssembleTask:
-    """A table to make of its fragments."""
+    """A table to assemble from its fragments."""
 
     kind: str
     name: str
@@ -88,7 +88,7 @@ class AssembleTask:
 def slice_task(
     root: Root, operation: Operation, spec: TableSpec, token: str, attempt: Attempt[SliceTask]
 ) -> dict[str, str]:
-    """Make one slice of each table, on a worker; return the fragments' paths by kind."""
+    """Build one slice of each table on a worker; return the fragments' paths by kind."""
     task = attempt.task
     ledger = ledger_of(root, operation)
     wanted = pa.array(task.images["image_id"].to_pylist(), pa.string())
@@ -105,7 +105,7 @@ def slice_task(
 
 
 def merge_task(root: Root, operation: Operation, token: str, attempt: Attempt[MergeTask]) -> str:
-    """Merge some fragments, on a worker; return the merged one's path."""
+    """Merge some fragments on a worker; return the path of the merged one."""
     task = attempt.task
     parts = [read_fragment(root, path) for path in task.fragments]
     if task.kind == SUMMARIES:
@@ -122,7 +122,7 @@ def assemble_task(
     origin: Mapping[str, Any],
     attempt: Attempt[AssembleTask],
 ) -> bool:
-    """Make a table of its fragments, on a worker, one fragment in memory at a time."""
+    """Assemble a table on a worker, with one fragment in memory at a time."""
     task = attempt.task
     pieces = concat_fragments(root, task.fragments)
     if task.kind == "experiments":
@@ -143,16 +143,16 @@ def make_tables(
     trial: bool,
     events: Events | None = None,
 ) -> list[str]:
-    """Make an operation's tables as a cohort declares them; see `reduce_tables`.
+    """Build an operation's tables as a cohort declares them; see `reduce_tables`.
 
     Parameters
     ----------
     catalog
-        Its version, and its current rows by image_id.
+        Version of the catalog, and its current rows by image_id.
     results
         Snapshot of the operation's ledger.
     trial
-        Whether the parameters are others than the declared ones.
+        Whether the parameters differ from the declared ones.
     """
     version, images = catalog
     subjects, digest = read_subjects(root, config)
@@ -180,7 +180,7 @@ def make_tables(
     made = reduce_tables(
         root, operation, client, images, results, origin, spec, suffix=suffix, events=events
     )
-    if not trial:  # nobody would bring up to date what was made when it was one
+    if not trial:  # drop the trial's tables: no later run would update them
         drop_tables(root, table_names(operation, of_trial).values())
     return made
 
@@ -197,7 +197,7 @@ def reduce_tables(
     suffix: str = "",
     events: Events | None = None,
 ) -> list[str]:
-    """Make an operation's tables, unless they are made of the same already.
+    """Build an operation's tables, unless they are up to date.
 
     Parameters
     ----------
@@ -206,13 +206,13 @@ def reduce_tables(
     results
         Snapshot of the operation's ledger.
     origin
-        What the tables are made of; written beside them.
+        Provenance of the tables; written beside them.
     suffix
-        Added to the tables' names: "" for the declared parameters, "@<key8>" for a trial.
+        Suffix of the tables' names: "" for the declared parameters, "@<key8>" for a trial.
 
     Returns
     -------
-    Names of the tables, made or found up to date.
+    Names of the tables, whether rebuilt or up to date.
     """
     names = table_names(operation, suffix)
     if all(_same(read_origin(root, name), origin) for name in names.values()):
@@ -223,7 +223,7 @@ def reduce_tables(
         try:
             _reduce(root, operation, client, images, results, origin, spec, names, shown)
             break
-        except MissingObject as error:  # a fragment that gc took for what a killed run left
+        except MissingObject as error:  # gc mistook a fragment for a leftover of a killed run
             if last or not str(error.args[0]).startswith(FRAGMENTS):
                 raise
     return list(names.values())
@@ -269,7 +269,7 @@ def _reduce(
 
 
 def _same(there: Mapping[str, Any] | None, origin: Mapping[str, Any]) -> bool:
-    """Tell whether a table is made of the same; commits of other keys make a newer ledger only."""
+    """Compare provenance, ignoring the ledger version: commits of other keys change only that."""
     return there is not None and {**there, "results": 0} == {**origin, "results": 0}
 
 
@@ -302,6 +302,6 @@ def _merge(
 
 
 def _each(window: Window, tasks: Any) -> Iterator[tuple[Any, Any]]:
-    """Run tasks that have no pieces: one that keeps killing its worker ends the reduction."""
+    """Run tasks that can't be split: one that repeatedly crashes its worker ends the reduction."""
     for answer in run_quarantined(window, tasks, split=lambda _: [], without=lambda task, _: task):
         yield answer.task, answer.value
