@@ -77,8 +77,7 @@ class Admission:
         self._rows: list[ImageRow] = []
         self._removed: dict[str | None, set[int | None]] = defaultdict(set)  # shards by stack
         self._files: list[ShardRow] = []
-        # number of shard rows in each part written for a commit attempt
-        self._tried: dict[str, int] = {}
+        self._tried: dict[str, int] = {}  # shard rows in each part that was written
         self._metadata: dict[str, Sequence[ShardRow]] = {}
 
     # Results of workers.
@@ -109,8 +108,7 @@ class Admission:
         header = self._pseudonyms.hide(arrival.header)
         held = self._holder(header.identity.instance + arrival.fragment)
         if held not in (None, arrival.source):
-            # Add the file's location to the name, so that the two files do not replace each other
-            # in every ingest.
+            # Include the location, else the two files would replace each other in every ingest.
             place = arrival.source.rpartition("/")[2][:8]
             folder = arrival.source.rpartition("/")[0].rpartition("/")[2][:8]
             identity = replace(
@@ -306,8 +304,7 @@ class Admission:
             self.report.healed += 1
         else:
             row = placed_like(row, old, old.duplicate_of)
-            # A plane read alone yields less of its series than before; a file yields all its
-            # planes.
+            # A plane read alone yields less of its series than before; a file yields all of it.
             if arrival.header is not None and row.series == old.series:
                 row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
             self.report.touched += 1
@@ -386,8 +383,7 @@ class Admission:
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
             if snapshot is not first:
                 self.known.refresh(snapshot)
-            # Rebase even without a conflict: an earlier commit may already include another ingest's
-            # rows.
+            # Rebase even without a conflict: an earlier commit may include another ingest's rows.
             left = [row for row in map(self._rebased, rows) if row is not None]
             return ([self._images.write_part(image_table(left))] if left else []), []
 
