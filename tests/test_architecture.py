@@ -46,6 +46,7 @@ PLAIN: tuple[str, ...] = (
     "engine.ingest.",
     "engine.learning_drivers.",
     "engine.operations.",
+    "engine.qc.",
     "engine.runs.",
     "engine.status.",
     "engine.tables.",

@@ -1,7 +1,7 @@
-"""Make the pictures of quality control on the cluster, and the page that shows them.
+"""Render the pictures of quality control on the cluster, and the page that shows them.
 
-What is made already, of the same result, is not made again: a note beside the pictures says what
-each was made of. Few pictures are in flight, and none of them passes through the graph.
+Pictures of unchanged results are not rendered again: an index beside the pictures records the
+inputs of each. Few pictures are in flight, and none of them passes through the task graph.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ from engine.store.root.base import Root
 from engine.store.root.write_check import require_writable
 
 FLUSH_S = 5.0
-"""How often pictures that were made are noted, seconds: what a kill can lose."""
+"""Interval at which the index of pictures is written, seconds: a kill loses at most this much work.
+"""
 
 FLUSH_SHARE = 20
-"""Noting takes at most one in so many seconds, however large the note is."""
+"""Writing the index takes at most one in this many seconds, for an index of any size."""
 
 STAGE = "pictures"
 
 
 @dataclass
 class QcReport:
-    """What was made for one operation.
+    """Result of quality control for one operation.
 
-    ``pictures`` counts those wanted (overlays and montages), ``made`` those made now; ``failed``
-    are images whose pictures can't be made, with ``reasons``. ``shown`` of ``images`` images have
+    ``pictures`` counts the required ones (overlays and montages), ``made`` those rendered now;
+    ``failed`` counts images without pictures, by ``reasons``. ``shown`` of ``images`` images have
     an overlay on the page.
     """
 
@@ -84,14 +85,14 @@ def picture_task(
     files: Mapping[str, ShardRow],
     attempt: Attempt[Unit],
 ) -> Made:
-    """Make the pictures of one unit, on a worker."""
+    """Render the pictures of one unit on a worker."""
     return make_unit(root, operation, folder, attempt.task, files)
 
 
 class FilesShown:
-    """Which catalog rows of files a picture needs, from those of all of them.
+    """Select the shard rows of the catalog that a picture needs.
 
-    ``labels`` is the name of the label images that are shown too, or None.
+    ``labels`` is the name of the label images to overlay, or None.
     """
 
     def __init__(self, rows: Collection[ShardRow], labels: str | None = None) -> None:
@@ -104,7 +105,7 @@ class FilesShown:
                 self._levels.setdefault((row.stack, row.level), []).append(row)
 
     def __call__(self, wanted: Sequence[Wanted]) -> dict[str, ShardRow]:
-        """Return the rows by path; what the catalog lacks is left out, and fails its images."""
+        """Return the rows by path. Images whose shards are not in the catalog fail."""
         found: list[ShardRow | None] = []
         for one in wanted:
             stacks = [one.item.stack]
@@ -139,27 +140,27 @@ def make_pictures(
     events: Events | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> QcReport:
-    """Make what is missing or stale of an operation's pictures, and their page.
+    """Render an operation's missing and outdated pictures, and their page.
 
     Parameters
     ----------
     images
         The catalog's current rows, by image_id.
     results
-        Snapshot of the operation's ledger, of which its tables are made.
+        Snapshot of the operation's ledger that its tables were built from.
     files
         Catalog rows of all files below ``pixels/``.
     trial
-        Whether the parameters are others than the declared ones.
+        Whether the parameters differ from the declared ones.
     where
-        A condition on the table of images: those get a picture, however many.
+        A condition on the table of images: all matching images get a picture.
     everything
-        Whether every image gets a picture, however many there are.
+        Whether every image gets a picture, for any number of images.
 
     Raises
     ------
     ConditionError, NothingFound
-        If the condition is none on this table, or fits no image with a result.
+        If the condition is invalid for this table, or no image with a result matches.
     NoTable
         If the operation has no tables yet.
     Interrupted, NoWorkers, SchedulerLost, StoreFull, StoreReadOnly
@@ -178,7 +179,7 @@ def make_pictures(
         )
     try:
         known = read_noted(root, folder)
-    except CorruptStore:  # all of it can be made again
+    except CorruptStore:  # the index is damaged: render all pictures again
         known = {}
     plan = plan_pictures(
         root, operation, facts, chosen, images, results, known, files_there(root, folder)

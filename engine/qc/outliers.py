@@ -1,4 +1,4 @@
-"""Which images get a picture, and which are unusual: pure functions of columns."""
+"""Outlier detection, and selection of images for pictures: pure functions of columns."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from engine.qc.statistics import COUNT, Facts
 from engine.store.results import FAILED
 
 EVERY = 1_000
-"""Up to so many images each gets a picture; of more, a choice does."""
+"""Up to this number of images, each gets a picture; above it, only a selection."""
 
 SAMPLE = 12
-"""Images of an experiment that get a picture where not all do."""
+"""Images per experiment in that selection."""
 
 MOST_FAILED = 500
-"""Failed images that get a picture where not all do; all are counted, and named by status."""
+"""Maximum failed images in that selection; all are counted, and named by status."""
 
 LEAST_ALIKE = 5
-"""Images of a subject from which on one of them can be called unusual."""
+"""Minimum images of a subject for outlier detection."""
 
 UNUSUAL = 3.5
-"""Distance from the median, in spreads, from which on an image is unusual (Iglewicz and Hoaglin
-1993, for the modified z-score)."""
+"""Distance from the median, in spreads, from which an image is unusual (Iglewicz and Hoaglin 1993,
+for the modified z-score)."""
 
 LEAST_SPREAD = 0.02
-"""Least spread, a share of the median: nobody looks at differences of less than that."""
+"""Minimum spread as a share of the median: smaller differences are irrelevant."""
 
 LEAST_SPREAD_COUNT = 0.5
-"""Least spread of counts: one object more or less is not unusual, two may be."""
+"""Minimum spread of counts: one object more or less is not unusual, two may be."""
 
 MOST_UNUSUAL = 24
-"""Unusual images that are shown; all are counted."""
+"""Maximum unusual images shown; all are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extreme:
-    """What makes an image an extreme: one of its measures, beside its subject's median.
+    """An extreme measure of an image, compared with its subject's median.
 
-    ``distance`` counts spreads: 1.4826 times the median absolute deviation of the subject's images.
+    ``distance`` is in spreads: 1.4826 times the median absolute deviation of the subject's images.
     """
 
     image: int
@@ -53,7 +53,7 @@ class Extreme:
 
     @property
     def unusual(self) -> bool:
-        """Whether it is further away than chance explains."""
+        """True if the distance is larger than chance explains."""
         return abs(self.distance) >= UNUSUAL
 
 
@@ -65,11 +65,11 @@ def deviations(
     Parameters
     ----------
     values
-        Those that are not finite are left out, and have no distance.
+        Values; non-finite ones are ignored and get no distance.
     group
-        Number of each value's group; one of fewer than `LEAST_ALIKE` values has no distances.
+        Group number of each value; groups of fewer than `LEAST_ALIKE` values get no distances.
     least_spread
-        Beside `LEAST_SPREAD` of the median.
+        Minimum spread, in addition to `LEAST_SPREAD` of the median.
 
     Examples
     --------
@@ -90,16 +90,16 @@ def deviations(
 
 @dataclass(frozen=True)
 class Extremes:
-    """The extremes of a cohort.
+    """The outliers and the extremes of a cohort.
 
     Attributes
     ----------
     unusual
-        By image, the furthest first, `MOST_UNUSUAL` images at most: all that is unusual of it.
+        Unusual images, the furthest first, at most `MOST_UNUSUAL`, each with its unusual measures.
     count
-        How many images are unusual.
+        Number of unusual images.
     ends
-        Of each measure the lowest and the highest image, of those that have any.
+        For each measure with values, the images with the lowest and the highest one.
     """
 
     unusual: Mapping[int, tuple[Extreme, ...]]
@@ -108,16 +108,16 @@ class Extremes:
 
     @property
     def images(self) -> NDArray[np.int64]:
-        """All images that are named."""
+        """All images in ``unusual`` and ``ends``."""
         found = {extreme.image for pair in self.ends.values() for extreme in pair}
         return np.array(sorted({*found, *self.unusual}), np.int64)
 
 
 def find_extremes(facts: Facts) -> Extremes:
-    """Return the images that differ most from others of their group, and the ends of each range.
+    """Find the images that differ most from their group, and the extremes of each measure.
 
-    A group is a subject, or its images of one pixel spacing where a cohort mixes them. Only
-    images that are done have measures.
+    A group is a subject, or its images of one pixel spacing if the cohort has several spacings.
+    Only completed images have measures.
     """
     furthest = np.zeros(len(facts))
     ends: dict[str, tuple[Extreme, Extreme]] = {}
@@ -163,15 +163,15 @@ def select_pictures(
 ) -> NDArray[np.int64]:
     """Return the numbers of the images that get a picture, ascending.
 
-    All with a result up to `EVERY`; beyond that, failures, extremes, and `SAMPLE` of each
-    experiment, the same ones as the cohort grows.
+    All images with a result, up to `EVERY`. Above that, failures, extremes, and `SAMPLE` of each
+    experiment; the sample is stable as the cohort grows.
 
     Parameters
     ----------
     everything
-        All with a result, however many.
+        Select all images with a result, for any number of images.
     among
-        Those of these with a result, however many.
+        Mask of candidates: select all of these with a result, for any number of images.
     """
     computed = facts.computed
     if among is not None:
@@ -186,14 +186,14 @@ def select_pictures(
 
 
 def sample(facts: Facts, size: int, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-    """Return so many images of each experiment, the same ones as the cohort grows.
+    """Sample some images of each experiment; the sample is stable as the cohort grows.
 
-    An image's rank is the digest of its name, so new images seldom replace old ones.
+    An image's rank is a hash of its name, so new images rarely displace old ones.
 
     Parameters
     ----------
     among
-        Which images are taken; by default those that have a result.
+        Mask of candidates; by default images with a result.
     """
     candidates = np.flatnonzero(facts.computed if among is None else among)
     names = np.array(facts.columns["image_id"].to_pylist(), object)[candidates]

@@ -1,4 +1,4 @@
-"""Which pictures are missing or stale, and the units in which they are made."""
+"""Plan of missing and outdated pictures, and the units that render them."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from engine.store.results import DONE
 from engine.store.root.base import Root
 
 UNIT_PICTURES = 32
-"""Pictures in a unit at most: at some 10 ms each, a third of a second."""
+"""Maximum pictures per unit: at some 10 ms each, a third of a second."""
 
 UNITS_A_SLOT = 4
-"""Units that each slot should get at least."""
+"""Minimum units per slot."""
 
 
 @dataclass(frozen=True)
 class QcPlan:
-    """What has to be made.
+    """Pictures to render and pictures to keep.
 
     Attributes
     ----------
     kept
-        The pictures that are there and current, wanted now or not.
+        Existing up-to-date pictures, whether required now or not.
     fresh
-        How many of those that are wanted are there already.
+        Number of required pictures that are up to date.
     overlays, montages
-        What is to be made: neighbours in the store side by side; by experiment.
+        Pictures to render: overlays in storage order; montages by experiment.
     """
 
     kept: Noted
@@ -56,7 +56,7 @@ class QcPlan:
 
     @property
     def to_make(self) -> int:
-        """How many pictures."""
+        """Number of pictures to render."""
         return len(self.overlays) + len(self.montages)
 
     def units(self, slots: int) -> Iterator[Unit]:
@@ -69,12 +69,12 @@ class QcPlan:
 
 @dataclass(frozen=True)
 class _Images:
-    """Some images as the catalog and the tables have them: where they lie, what they depend on."""
+    """Some images with their catalog rows and table rows: storage position and dependencies."""
 
     operation: Operation
     facts: Facts
     rows: pd.DataFrame  # catalog rows, in the order of ``numbers``
-    numbers: NDArray[np.int64]  # in the tables
+    numbers: NDArray[np.int64]  # row numbers in the tables
     inputs: Sequence[str]
 
     @property
@@ -83,7 +83,7 @@ class _Images:
         return {int(number): n for n, number in enumerate(self.numbers)}
 
     def identity(self, n: int) -> list[Any]:
-        """Return what a picture of an image depends on, beside the operation's key."""
+        """Return the values that a picture depends on, in addition to the operation's key."""
         row, number = self.rows.iloc[n], self.numbers[n]
         count = self.facts.measures[COUNT][number]
         status = str(self.facts.status[number])
@@ -101,7 +101,7 @@ def plan_pictures(
     known: Noted,
     files: Mapping[str, int],
 ) -> QcPlan:
-    """Decide which pictures are made.
+    """Decide which pictures to render.
 
     Parameters
     ----------
@@ -112,9 +112,9 @@ def plan_pictures(
     results
         Snapshot of the operation's ledger.
     known
-        What is noted.
+        The index of pictures.
     files
-        The files of pictures that are there, with their sizes.
+        The existing picture files, with their sizes.
     """
     ids = facts.columns["image_id"]
     noted = pa.array([name for kind, name in known if kind == OVERLAY], pa.string())
@@ -171,15 +171,15 @@ def plan_pictures(
 
 
 def experiment_name(facts: Facts, number: int) -> str:
-    """Return what a note calls an experiment: its date, subject and name, on a line each.
+    """Return an experiment's name in the index: its date, subject and name, on a line each.
 
-    Fields of a layout hold no line breaks, since paths are escaped.
+    Fields of a layout contain no line breaks, since paths are escaped.
     """
     return "\n".join(facts.experiments[number])
 
 
 def experiment_path(facts: Facts, number: int) -> str:
-    """Return what names of an experiment's files begin with."""
+    """Return the prefix of an experiment's file names."""
     return slug("-".join(part for part in facts.experiments[number] if part))
 
 
@@ -194,7 +194,7 @@ def _order(one: Wanted) -> tuple[str, int, int, int]:
 def _look_up(
     operation: Operation, facts: Facts, images: pa.Table, numbers: NDArray[np.int64]
 ) -> _Images:
-    """Return the catalog's rows of some images; those that have no pixels any more are left out."""
+    """Return the catalog's rows of some images; images without pixels are left out."""
     ids = facts.columns["image_id"].combine_chunks().take(pa.array(numbers))
     there = pc.index_in(ids, value_set=images["image_id"].combine_chunks())
     have = np.flatnonzero(there.is_valid().to_numpy(zero_copy_only=False))

@@ -17,19 +17,19 @@ from engine.operations.outlines import Outline, circle_points
 from engine.store.labels.images import LabelClass
 
 DRAWING = 1
-"""Version of how pictures are drawn; another one makes all of them again."""
+"""Version of the drawing; a new version renders all pictures again."""
 
 OVERLAY_PX = 1024
-"""Longer side of an overlay at most, pixels: larger images are shown smaller."""
+"""Maximum of the longer side of an overlay, pixels: larger images are shown smaller."""
 
 THUMB_PX = 320
-"""Longer side of a thumbnail at most, pixels."""
+"""Maximum of the longer side of a thumbnail, pixels."""
 
 WINDOW_PERCENT = (0.1, 99.9)
 """Percentiles of the grey values that become black and white."""
 
 SAMPLE_PX = 16_384
-"""Pixels that percentiles are taken of, evenly spread: 0.1 % are then 16 of them."""
+"""Number of evenly spaced pixels to compute percentiles from: 0.1 % are then 16 of them."""
 
 QUALITY = 82
 """JPEG quality. Measured on 1024 x 1024 discs with noise: 2.2 ms and 115 KB; WebP took 13 ms and
@@ -43,11 +43,11 @@ PALETTE = (
     (0, 158, 115),
     (213, 94, 0),
 )
-"""Colours of kinds of outlines, told apart by the colour-blind (Okabe and Ito 2008; the first one
-a little brighter)."""
+"""Colours for kinds of outlines, distinguishable by colour-blind readers (Okabe and Ito 2008; the
+first one slightly brighter)."""
 
 MOST_OUTLINES = 20_000
-"""Outlines drawn on one picture at most; with more there is nothing to see."""
+"""Maximum outlines on one picture; more are indistinguishable."""
 
 MARK_PX = 4.0
 """Radius of the ring that marks a point, pixels of the picture."""
@@ -56,32 +56,32 @@ TILE_PX = 96
 """Side of a crop in a montage, pixels."""
 
 TILE_MARGIN = 0.25
-"""What a crop shows around its object, a share of the object's longer side."""
+"""Margin of a crop around its object, a share of the object's longer side."""
 
 POINT_CROP_PX = 64.0
-"""Side of the crop around an object that has only a place, pixels of the image."""
+"""Side of the crop around a point object, pixels of the image."""
 
 LEAST_CROP_PX = 8.0
-"""Side of a crop at least, pixels of the picture."""
+"""Minimum side of a crop, pixels of the picture."""
 
 MONTAGE_COLUMNS = 12
 
 VEIL, BORDER = 0.3, 0.9
-"""Share of a class's colour within it and along its border: tissue stays visible below."""
+"""Opacity of a class's colour inside it and along its border, so that tissue stays visible."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image as it is shown: 8 bits, perhaps smaller.
+    """An image prepared for display: 8 bits, possibly downsampled.
 
     Attributes
     ----------
     pixels
         (y, x) grey or (y, x, 3) RGB, uint8.
     scale
-        Pixels of the image for one pixel here.
+        Pixels of the image per pixel of the picture.
     low, high
-        Grey values shown as black and white; None for 8-bit RGB, which is shown as it is.
+        Grey values shown as black and white; None for 8-bit RGB, which is shown unchanged.
     """
 
     pixels: NDArray[np.uint8]
@@ -90,7 +90,7 @@ class Shown:
     high: float | None = None
 
     def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return points of the image, (n, 2), in pixels of the picture.
+        """Convert points of the image, (n, 2), to pixels of the picture.
 
         The centre of the first pixel is (0, 0) in both.
         """
@@ -98,7 +98,7 @@ class Shown:
 
 
 def grey_window(values: NDArray[Any]) -> tuple[float, float]:
-    """Return the grey values at `WINDOW_PERCENT`; of a blank image, a window that shows it black.
+    """Return the grey values at `WINDOW_PERCENT`; for a blank image, a window that shows it black.
 
     Examples
     --------
@@ -118,9 +118,9 @@ def grey_window(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Return grey values as 8 bits, low as 0 and high as 255; what is not finite is black."""
+    """Scale grey values to 8 bits, low to 0 and high to 255; non-finite values become black."""
     gain = 255.0 / (high - low)
-    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # a table is faster
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # a lookup table is faster
         grey = np.arange(2 ** (8 * values.dtype.itemsize), dtype=np.float64)
         table = np.clip((grey - low) * gain + 0.5, 0, 255).astype(np.uint8)
         planes = values if values.ndim == 3 else values[None]
@@ -132,16 +132,16 @@ def to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]
 
 
 def show(pixels: NDArray[Any], channel: int | None = None, scale: float = 1.0) -> Shown:
-    """Turn pixels into what is shown, no larger than `OVERLAY_PX`.
+    """Convert pixels for display, no larger than `OVERLAY_PX`.
 
     Parameters
     ----------
     pixels
-        (c, y, x): 3 or 4 channels are RGB (and alpha, left out); of others one is shown.
+        (c, y, x): 3 or 4 channels are RGB (and alpha, ignored); otherwise one channel is shown.
     channel
-        Which one; by default the first.
+        Channel to show; by default the first.
     scale
-        Pixels of the image for one pixel here: 2**level of a pyramid.
+        Pixels of the image per pixel of the picture: 2**level of a pyramid.
     """
     if pixels.dtype == np.bool_:
         pixels = pixels.view(np.uint8)
@@ -162,7 +162,7 @@ def show(pixels: NDArray[Any], channel: int | None = None, scale: float = 1.0) -
 
 
 def shrink(shown: Shown, side_px: int) -> Shown:
-    """Return a picture whose longer side is at most so many pixels: means of whole blocks."""
+    """Downsample a picture to a maximum side length by means of whole blocks."""
     factor = -(-max(shown.pixels.shape[:2]) // side_px)
     if factor <= 1:
         return shown
@@ -191,23 +191,23 @@ def paint(
 def tint(
     shown: Shown, labels: NDArray[np.uint8], classes: Sequence[LabelClass]
 ) -> tuple[Shown, list[str]]:
-    """Lay the classes of pixels over a picture: a veil of their colours, and their borders.
+    """Overlay the classes of pixels on a picture: translucent colours, and borders.
 
     Parameters
     ----------
     labels
-        (y, x) of the image, or of the level of it that is shown; 0 is left as it is.
+        (y, x) of the image, or of the level that is shown; 0 is transparent.
     classes
-        What the values stand for.
+        Meaning of the label values.
 
     Returns
     -------
-    The picture, and the names of the classes on it.
+    The picture, and the names of its classes.
     """
     height, width = shown.pixels.shape[:2]
     step = max(1, -(-labels.shape[0] // height), -(-labels.shape[1] // width))
     small = labels[step // 2 :: step, step // 2 :: step][:height, :width]
-    # What a smaller picture has more of than whole steps is as its last row or column.
+    # Pad with the last row and column if the picture is larger than whole steps.
     lacking = (height - small.shape[0], width - small.shape[1])
     small = np.pad(small, ((0, lacking[0]), (0, lacking[1])), mode="edge")
     table = np.zeros((256, 3), np.float32)
@@ -225,7 +225,7 @@ def tint(
 
 
 def labels_of(outlines: Sequence[Outline]) -> list[str]:
-    """Return the kinds of outlines in the order in which they first come."""
+    """Return the kinds of outlines in order of first appearance."""
     return list(dict.fromkeys(outline.label for outline in outlines))
 
 
@@ -237,27 +237,27 @@ def encode(canvas: NDArray[np.uint8], quality: int = QUALITY) -> bytes:
 def crop(
     shown: Shown, around: Outline, outlines: Sequence[Outline], kinds: Sequence[str] = ()
 ) -> NDArray[np.uint8]:
-    """Return a tile (`TILE_PX`, `TILE_PX`, 3) that shows one object and a little around it.
+    """Return a tile (`TILE_PX`, `TILE_PX`, 3) that shows one object with a margin.
 
     Parameters
     ----------
     around
         Outline of the object.
     outlines
-        What is drawn.
+        Outlines to draw.
     kinds
-        Labels in the order of their colours; by default as they come in ``outlines``.
+        Labels in the order of their colours; by default their order in ``outlines``.
     """
     points = shown.place(np.asarray(around.points, np.float64))
     low, high = points.min(axis=0), points.max(axis=0)
     side = max(float((high - low).max()) * (1 + 2 * TILE_MARGIN), LEAST_CROP_PX)
     if len(points) == 1:
         side = max(POINT_CROP_PX / shown.scale, LEAST_CROP_PX)
-    corner = (low + high) / 2 - side / 2 + 0.5  # of the tile, counted from a pixel's edge
+    corner = (low + high) / 2 - side / 2 + 0.5  # of the tile, relative to a pixel's edge
     box = (corner[1], corner[0], corner[1] + side, corner[0] + side)
     picture = Pictures.fromarray(shown.pixels).transform(
         (TILE_PX, TILE_PX),
-        Pictures.Transform.EXTENT,  # what lies outside is black
+        Pictures.Transform.EXTENT,  # areas outside of the picture are black
         box,
         resample=Pictures.Resampling.BILINEAR,
     )
@@ -270,7 +270,7 @@ def crop(
 
 
 def montage(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return tiles side by side, in rows of `MONTAGE_COLUMNS`, with dark lines between them."""
+    """Arrange tiles in rows of `MONTAGE_COLUMNS`, with dark lines between them."""
     step = TILE_PX + 2
     columns = min(MONTAGE_COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)

@@ -1,6 +1,6 @@
-"""What quality control knows of an operation's results: its tables, read by columns.
+"""Statistics of an operation's results for quality control, from columns of its tables.
 
-Of objects no more than a slice of the table is in memory; of images a few columns.
+Memory holds at most one slice of the table of objects, and a few columns of the table of images.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from engine.store.tables import open_table
 from engine.tables.build import GROUP, table_names
 
 BINS = 24
-"""Bins of a histogram, about: widths are 1, 2 or 5 times a power of ten."""
+"""Approximate number of bins of a histogram: widths are 1, 2 or 5 times a power of ten."""
 
 COUNT = "count"
-"""The measure that every operation has: how many objects an image shows."""
+"""The measure that every operation has: the number of objects in an image."""
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -37,18 +37,18 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Histogram:
-    """How a measure is distributed, by subject, and by spacing where there are several.
+    """Distribution of a measure by subject, and by spacing if there are several.
 
     Attributes
     ----------
     measure
         Name of the column.
     edges
-        Of the bins, one more than these.
+        Edges of the bins, one more than bins.
     counts
         (groups of `Facts`, bins).
     means
-        Of each group, not finite where it has none.
+        Mean of each group; not finite if it has no values.
     """
 
     measure: str
@@ -59,27 +59,27 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Facts:
-    """The results of an operation, one entry an image, in the order of the tables.
+    """The results of an operation, one entry per image, in the order of the tables.
 
     Attributes
     ----------
     columns
-        image_id, source, the layout's fields, status and reason, as lists of Arrow.
+        image_id, source, the layout's fields, status and reason, as Arrow lists.
     status
-        As in the table.
+        Status as in the table.
     subject, experiment
         Number of each image's subject and experiment; ``subjects`` and ``experiments`` are their
         names, the latter (date, subject, experiment).
     measures
-        By name: of each image the count of its objects, or the mean of a column over them; not
-        finite where there are none.
+        By name: for each image the count of its objects, or the mean of a column over them; not
+        finite without objects.
     objects
-        How many in all.
+        Total number of objects.
     histograms
-        One a measure; the count's is of images, the others are of objects.
+        One per measure: of images for the count, of objects for the others.
     groups, group
-        Names of the groups within which images are compared, and each image's number: those of one
-        subject, and of one pixel spacing where the cohort mixes them.
+        Names of the groups within which images are compared, and each image's group: a subject, or
+        a subject's images of one pixel spacing if the cohort has several.
     """
 
     columns: pa.Table
@@ -95,14 +95,14 @@ class Facts:
     group: Whole = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
-        """Compare images of a subject where no spacings are told."""
+        """Compare within subjects by default."""
         if not self.groups:
             object.__setattr__(self, "groups", self.subjects)
             object.__setattr__(self, "group", self.subject)
 
     @property
     def mixed(self) -> bool:
-        """Whether images are compared within one spacing, since there are several."""
+        """True if the cohort has several spacings, and images are compared within one."""
         return self.groups != self.subjects
 
     def __len__(self) -> int:
@@ -110,12 +110,12 @@ class Facts:
 
     @property
     def computed(self) -> NDArray[np.bool_]:
-        """Which images have a result, done or failed."""
+        """Mask of images with a result, done or failed."""
         return np.isin(self.status, [DONE, FAILED])
 
 
 def nice_edges(low: float, high: float) -> Floats:
-    """Return some `BINS` edges at round numbers that hold a range.
+    """Return about `BINS` edges at round numbers that span a range.
 
     Examples
     --------
@@ -124,20 +124,20 @@ def nice_edges(low: float, high: float) -> Floats:
     """
     if not np.isfinite(high - low):
         return np.array([0.0, 1.0])
-    if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-9):  # all alike
+    if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-9):  # all values equal
         side = max(0.05 * abs(low), 1e-3)
         low, high = low - side, high + side
     rough = (high - low) / BINS
     power = 10.0 ** np.floor(np.log10(rough))
     step = power * next(n for n in (1, 2, 5, 10) if n * power >= rough * (1 - 1e-9))
     first = np.floor(low / step + 1e-9)
-    # What lies on the last edge is in the last bin, so a share of 1 has no bin above it.
+    # A value on the last edge belongs to the last bin, so a share of 1 needs no bin above it.
     bins = max(1, int(np.ceil(high / step - 1e-9) - first))
     return round_to(step, (first + np.arange(bins + 1)) * step)
 
 
 def round_to(step: float, values: Floats) -> Floats:
-    """Return multiples of a step without what floats add to them, e.g. 0.1 * 3.
+    """Remove floating-point noise from multiples of a step, e.g. 0.1 * 3.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def round_to(step: float, values: Floats) -> Floats:
 
 
 def whole_edges(low: float, high: float) -> Floats:
-    """Return edges halfway between whole numbers, `BINS` of them or fewer, but at least five bins.
+    """Return edges halfway between whole numbers: at least five bins, at most about `BINS`.
 
     Examples
     --------
@@ -164,12 +164,12 @@ def whole_edges(low: float, high: float) -> Floats:
 
 
 def read_facts(root: Root, operation: Operation, catalog: pa.Table, suffix: str = "") -> Facts:
-    """Read what the tables of an operation say.
+    """Read the statistics of an operation from its tables.
 
     Parameters
     ----------
     catalog
-        The catalog's rows, which tell the spacing of each image.
+        The catalog's rows, which hold the spacing of each image.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def read_facts(root: Root, operation: Operation, catalog: pa.Table, suffix: str 
     names = table_names(operation, suffix)
     wanted = ["image_id", "source", *GROUP, "name", "status", "reason", COUNT]
     with open_table(root, names["images"]) as file:
-        there = set(file.schema_arrow.names)  # those of an earlier version average less
+        there = set(file.schema_arrow.names)  # tables of an earlier version have fewer means
         averaged = [n for n in operation.quantities if f"{n}_mean" in there]
         means = [f"{name}_mean" for name in averaged]
         images = file.read([*wanted, *means], use_threads=False)
@@ -218,7 +218,7 @@ def _groups(
 ) -> tuple[tuple[str, ...], Whole]:
     """Return the groups within which images are compared, and each image's; see `Facts`.
 
-    Images without pixels, which have no figures, are in the first group of their subject.
+    Images without pixels have no figures; they are in the first group of their subject.
     """
     rows = catalog.filter(pc.is_valid(catalog["stack"]))
     sides = (rows[f"spacing_{axis}_um"].to_pylist() for axis in "yx")
@@ -235,7 +235,7 @@ def _groups(
 
 
 def read_chosen(root: Root, operation: Operation, suffix: str, where: str) -> NDArray[np.bool_]:
-    """Return which images a condition on the table of images holds for, in the table's order.
+    """Return the mask of images that match a condition on the table of images, in table order.
 
     Raises
     ------
@@ -251,7 +251,7 @@ def read_chosen(root: Root, operation: Operation, suffix: str, where: str) -> ND
 
 
 def _repeated(column: pa.ChunkedArray) -> NDArray[np.object_]:
-    """Return a column of few distinct texts; equal ones are one object."""
+    """Return a column of few distinct strings; equal strings share one object."""
     encoded = column.combine_chunks().dictionary_encode()
     texts = np.array(encoded.dictionary.to_pylist(), object)
     return texts[encoded.indices.to_numpy()] if len(texts) else np.empty(0, object)
@@ -262,7 +262,7 @@ def _floats(column: pa.ChunkedArray) -> Floats:
 
 
 def _numbered(columns: Sequence[pa.ChunkedArray]) -> tuple[list[tuple[str, ...]], Whole]:
-    """Return the distinct rows of some columns, sorted, and the number of each row's."""
+    """Return the distinct rows of some columns, sorted, and the index of each row in them."""
     parts = [column.combine_chunks().dictionary_encode() for column in columns]
     codes = np.zeros(len(columns[0]), np.int64)
     for part in parts:
@@ -297,7 +297,7 @@ def _mean(sums: Floats, count: NDArray[Any]) -> Floats:
 
 
 def _range(file: pq.ParquetFile, name: str) -> tuple[float, float]:
-    """Return the least and greatest value of a column, from what the file says of its slices."""
+    """Return a column's minimum and maximum from the file's row group statistics."""
     low, high = np.inf, -np.inf
     for group in range(file.metadata.num_row_groups):
         columns = file.metadata.row_group(group)
@@ -311,12 +311,12 @@ def _range(file: pq.ParquetFile, name: str) -> tuple[float, float]:
 def _read_objects(
     file: pq.ParquetFile, names: Sequence[str], count: Floats, subject: Whole, subjects: int
 ) -> tuple[list[Histogram], dict[str, Floats]]:
-    """Return histograms of columns of objects, and each image's mean of them."""
+    """Return histograms of object columns, and each image's mean of them."""
     edges = {name: nice_edges(*_range(file, name)) for name in names}
     counts = {name: np.zeros((subjects, len(edges[name]) - 1), np.int64) for name in names}
     sums = {name: np.zeros(subjects) for name in names}
     by_image = {name: np.zeros((2, len(count))) for name in names}
-    # Objects lie in the order of their images, so the counts say whose each is.
+    # Objects are stored in the order of their images, so counts assign them to images.
     ends = np.cumsum(np.nan_to_num(count)).astype(np.int64)
     start = 0
     for group in range(file.metadata.num_row_groups):

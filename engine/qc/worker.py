@@ -1,6 +1,6 @@
-"""Make the pictures of one unit, on a worker: read pixels once, draw, encode, publish.
+"""Render the pictures of one unit on a worker: read pixels once, draw, encode, publish.
 
-A picture that can't be made costs itself and no other; only what concerns the store ends the unit.
+A failure affects only its own picture; errors of the store end the unit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from engine.store.results import DONE
 from engine.store.root.base import Root
 
 MONTAGE_CROPS = 48
-"""Crops in a montage at most: four rows."""
+"""Maximum crops in a montage: four rows."""
 
 WRITERS = 16
 """Threads that publish pictures while the next ones are drawn: publishing waits for the disk."""
@@ -52,9 +52,9 @@ WRITERS = 16
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An image of which a picture is wanted; ``made_of`` is the digest of what that depends on.
+    """An image to draw; ``made_of`` is the digest of its picture's inputs.
 
-    ``path`` is what the picture's name begins with, ``parts`` the parts that hold its results.
+    ``path`` is the prefix of the picture's name, ``parts`` the ledger parts with its results.
     """
 
     item: Item
@@ -66,12 +66,12 @@ class Wanted:
 
     @property
     def image_id(self) -> str:
-        """The image."""
+        """Identifier of the image."""
         return self.item.image_ids[0]
 
     @property
     def level(self) -> int:
-        """Level of the pyramid that it is drawn from: the smallest that fills the picture."""
+        """Pyramid level to draw from: the smallest that fills the picture."""
         if not self.giant:
             return 0
         shapes = level_shapes((1, *self.item.shape))
@@ -81,20 +81,20 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class OverlayUnit:
-    """Overlays to make, of neighbours in the store."""
+    """Overlays to render, of neighbours in the store."""
 
     number: int
     wanted: tuple[Wanted, ...]
 
     @property
     def pictures(self) -> int:
-        """How many."""
+        """Number of pictures."""
         return len(self.wanted)
 
 
 @dataclass(frozen=True, slots=True)
 class MontageUnit:
-    """One montage to make, of crops of some images."""
+    """One montage to render, of crops of some images."""
 
     number: int
     name: str
@@ -104,7 +104,7 @@ class MontageUnit:
 
     @property
     def pictures(self) -> int:
-        """How many."""
+        """Number of pictures."""
         return 1
 
 
@@ -113,7 +113,7 @@ Unit = OverlayUnit | MontageUnit
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a task gives back: pictures, and (image_id, reason) of those that can't be made."""
+    """Result of a task: pictures, and (image_id, reason) of failed ones."""
 
     pictures: tuple[Picture, ...]
     failed: tuple[tuple[str, str], ...] = ()
@@ -122,12 +122,12 @@ class Made:
 def make_unit(
     root: Root, operation: Operation, folder: str, unit: Unit, files: Mapping[str, ShardRow]
 ) -> Made:
-    """Make the pictures of a unit and publish them; nothing names them yet.
+    """Render the pictures of a unit and publish them; the driver adds them to the index later.
 
     Parameters
     ----------
     folder
-        Of the operation's pictures.
+        Folder of the operation's pictures.
     files
         Catalog rows of the files that it reads, by path.
 
@@ -152,7 +152,7 @@ def make_unit(
                 picture = replace(picture, labels=(*classes, *picture.labels))
             except StoreError:
                 raise
-            except Exception as error:  # an image's own failure, as in a run
+            except Exception as error:  # a failure of this image only, as in a run
                 failed.append((wanted.image_id, reason_of(error)))
                 continue
             names = [
@@ -204,7 +204,7 @@ def _outlines(
 def _tinted(
     reader: StackReader, operation: Operation, wanted: Wanted, shown: Shown
 ) -> tuple[Shown, list[str]]:
-    """Return an image with its labels over it, where there are some, and the classes' names."""
+    """Return an image with its labels overlaid, if it has any, and the names of the classes."""
     if not operation.label_classes or not wanted.done:
         return shown, []
     item, level = wanted.item, wanted.level
@@ -254,7 +254,7 @@ def _make_montage(
         outlines=len(tiles),
         labels=tuple(kinds),
     )
-    # One of which an image is lacking is shown, and made again the next time.
+    # Show an incomplete montage, but render it again the next time.
     return Made((replace(picture, made_of="") if failed else picture,), tuple(failed))
 
 
@@ -272,7 +272,7 @@ def _tiles(
 def _read_shown(
     reader: StackReader, operation: Operation, wanted: Sequence[Wanted]
 ) -> Iterator[tuple[Wanted, Shown | Exception]]:
-    """Read images as they are shown, neighbours together; what can't be read comes as its error."""
+    """Read images for display, neighbours together; yield the error for an unreadable one."""
     channel = getattr(operation, "channel", None)
     flat = [one for one in wanted if not one.giant]
     pairs = read_items(reader, tuple(one.item for one in flat), lambda _: 0)
@@ -293,7 +293,7 @@ def _read_shown(
 def _read_objects(
     root: Root, operation: Operation, wanted: Sequence[Wanted]
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    """Return the columns of the objects of each image that is done, blocks put together."""
+    """Return the object columns of each completed image, with its blocks concatenated."""
     ledger = ledger_of(root, operation)
     parts = {part.path: part for one in wanted for part in one.parts}
     names = pa.array([one.image_id for one in wanted], pa.string())

@@ -1,6 +1,6 @@
-"""Pieces of the page of quality control: an image's thumbnail, its card, what is said of it.
+"""Parts of the quality control page: thumbnails, cards and captions of images.
 
-All that came from a file, its name above all, is escaped here.
+All text from files, especially their names, is escaped here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.visible import escape
 
 @dataclass(frozen=True)
 class PageContext:
-    """All that a page is made of; ``up`` leads from it to the folder of pictures."""
+    """Contents of a page; ``up`` is the relative path from it to the folder of pictures."""
 
     root: Root
     operation: Operation
@@ -39,12 +39,12 @@ class PageContext:
 
     @cached_property
     def objects(self) -> str:
-        """What objects are called, in the plural."""
+        """Plural name of the objects."""
         return f"{self.operation.singular}s"
 
     @cached_property
     def overlays(self) -> Mapping[int, Picture]:
-        """Overlays by the image's number, of images that are in the tables."""
+        """Overlays by image number, for images in the tables."""
         found = [one for (kind, _), one in self.noted.items() if kind == OVERLAY]
         names = pa.array([one.name for one in found], pa.string())
         ids = self.facts.columns["image_id"].combine_chunks()
@@ -52,19 +52,19 @@ class PageContext:
         return {n: one for n, one in zip(numbers, found, strict=True) if n is not None}
 
     def text(self, column: str, image: int) -> str:
-        """Return what the tables say of an image, escaped."""
+        """Return a table value of an image, escaped."""
         value = self.facts.columns[column][image].as_py()
         return escape("" if value is None else str(value))
 
     def caption(self, measure: str) -> tuple[str, str]:
-        """Return what a measure is called, and its unit."""
+        """Return a measure's label and unit."""
         name, _, unit = self.operation.captions.get(measure, measure.replace("_", " ")).partition(
             ", "
         )
         return name, unit
 
     def tags(self, image: int) -> str:
-        """Return the attributes by which an image is filtered."""
+        """Return the HTML attributes that the filter uses."""
         return f'data-s="{self.facts.subject[image]}" data-e="{self.facts.experiment[image]}"'
 
 
@@ -79,7 +79,7 @@ def head(title: str) -> str:
 
 
 def foot() -> str:
-    """Return the end of a page: what shows a picture larger, and the script."""
+    """Return the end of a page: the dialog for enlarged pictures, and the script."""
     return (
         '<dialog aria-label="Picture"><img alt=""><p></p></dialog>\n'
         f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
@@ -92,18 +92,18 @@ def experiment_text(facts: Facts, experiment: int) -> str:
 
 
 def place_text(facts: Facts, image: int) -> str:
-    """Return the experiment that an image is of, not escaped."""
+    """Return an image's experiment, not escaped."""
     return experiment_text(facts, int(facts.experiment[image]))
 
 
 def alt_text(context: PageContext, image: int) -> str:
-    """Return what an image's picture shows."""
+    """Return the alternative text of an image's picture."""
     name = context.text("name", image) or context.text("image_id", image)
     return f"{name}, {escape(place_text(context.facts, image))}"
 
 
 def thumb(context: PageContext, image: int) -> str:
-    """Return a link to an image's overlay, its small picture in it; nothing where there is none."""
+    """Return an image's thumbnail, linked to its overlay; empty if it has none."""
     picture = context.overlays.get(image)
     if picture is None:
         return ""
@@ -117,7 +117,7 @@ def thumb(context: PageContext, image: int) -> str:
 
 
 def extreme_text(context: PageContext, extreme: Extreme) -> str:
-    """Say what an image's measure is, and what is usual."""
+    """Describe an image's measure and the usual value."""
     facts = context.facts
     who = escape(facts.groups[int(facts.group[extreme.image])] or "all")
     value, median = number(extreme.value), number(extreme.median)
@@ -132,7 +132,7 @@ def _short(unit: str) -> str:
 
 
 def measure_title(context: PageContext, measure: str, *, by_image: bool) -> str:
-    """Return what is measured, with its unit."""
+    """Return a measure's name with its unit."""
     if measure == COUNT:
         return f"{context.objects} an image"
     name, unit = context.caption(measure)
@@ -141,7 +141,7 @@ def measure_title(context: PageContext, measure: str, *, by_image: bool) -> str:
 
 
 def card(context: PageContext, image: int) -> str:
-    """Return an image's overlay and what is said of it."""
+    """Return an image's overlay with its caption."""
     facts, picture = context.facts, context.overlays[image]
     done = facts.status[image] == DONE
     if done:

@@ -1,7 +1,6 @@
-"""All experiments of a page of quality control; of many images, on pages of their own.
+"""Section of all experiments on the quality control page, or on separate pages for many images.
 
-One page of a thousand small pictures, loaded as they come into sight, opens at once; one of a
-million does not.
+A page of a thousand thumbnails, loaded lazily, opens at once; a page of a million does not.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from engine.tables.build import UNREADABLE
 from engine.visible import escape
 
 Pages = Mapping[int, Sequence[Picture]]
-"""The pages of each experiment by its number; none where all is on the first page."""
+"""Pages of each experiment by its number; empty if everything is on the first page."""
 
 
 def first_images(facts: Facts) -> dict[int, int]:
@@ -48,11 +47,11 @@ def _shown(context: PageContext, images: NDArray[np.int64]) -> list[int]:
 
 
 def publish_pages(context: PageContext) -> tuple[Pages, Noted]:
-    """Write a page or more for each experiment, if there are too many overlays for one page.
+    """Write one or more pages for each experiment, if there are too many overlays for one page.
 
     Returns
     -------
-    The pages, and what is to be noted of them.
+    The pages, and their entries for the index of pictures.
     """
     if len(context.overlays) <= EVERY:
         return {}, {}
@@ -133,7 +132,7 @@ def _experiment(
     told.append(f"{number(float(np.nansum(count)))} {context.objects}")
     if failed:
         told.append(f"{failed:,} failed")
-    mixed = len(np.unique(facts.group[images[np.isfinite(count)]])) > 1  # spacings
+    mixed = len(np.unique(facts.group[images[np.isfinite(count)]])) > 1  # several spacings
     for measure in context.operation.quantities:
         if measure not in facts.measures or (mixed and measure in context.operation.pixel_sizes):
             continue

@@ -1,4 +1,4 @@
-"""Histograms as inline SVG: one row a subject, a shared axis, counts and units in words."""
+"""Histograms as inline SVG: one row per subject, a shared axis, counts and units as text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engine.visible import escape
 WIDTH = 360
 LEFT, RIGHT = 46, 18
 ROW, PLOT = 78, 46
-"""Height of a row and of the bars in it, units of the drawing."""
+"""Height of a row and of the bars in it, SVG units."""
 
 MOST_ROWS = 8
-"""Subjects with a row of their own; further ones share one."""
+"""Maximum rows; further subjects share the last one."""
 
 
 def number(value: float) -> str:
-    """Return a figure as people write it.
+    """Format a number for people.
 
     Examples
     --------
@@ -75,9 +75,9 @@ def chart(histogram: Histogram, subjects: tuple[str, ...], title: str, of: str) 
     Parameters
     ----------
     title
-        What is measured, with its unit; below the axis.
+        Measure with its unit, as title below the axis.
     of
-        What is counted: "circles", "images".
+        Name of the counted items: "circles", "images".
     """
     rows = rows_shown(histogram, subjects)
     if not rows:

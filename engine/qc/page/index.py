@@ -1,7 +1,7 @@
-"""The page of quality control: what failed, what is unusual, how it is distributed, all of it.
+"""Quality control page: failures, unusual images, distributions and all experiments.
 
-Plain HTML with relative links, so it works from a file share. All that came from a file, its name
-above all, is escaped.
+Plain HTML with relative links, so it works from a file share. All text from files, especially their
+names, is escaped.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from engine.tables.build import MISSING, UNREADABLE
 from engine.visible import escape
 
 MOST_NAMED = 500
-"""Failed images that are named on the page; all are counted, and named by status."""
+"""Maximum failed images named on the page; all are counted, and named by status."""
 
 
 def write_page(context: PageContext, pages: Pages) -> bool:
-    """Write the page, unless one with the same content is there; tell whether it was written.
+    """Write the page, unless it exists with the same content; return whether it was written.
 
     Parameters
     ----------
     pages
-        The experiments' own pages, see `publish_pages`.
+        The separate pages of experiments, see `publish_pages`.
     """
     body = "".join(_body(context, pages))
     end = f"<!-- made of {digest_bytes(body.encode())} -->\n"

@@ -1,6 +1,7 @@
-"""How the page of quality control looks and answers: its style sheet and its script, inline.
+"""Inline style sheet and script of the quality control page.
 
-The script only filters and shows pictures larger; without it all is there, and pictures are links.
+The script only filters and enlarges pictures; without it everything is visible, and pictures are
+links.
 """
 
 from __future__ import annotations
