@@ -44,6 +44,7 @@ DIALECT = re.compile(r"\b(nobody|somebody|whoever|anew|aside|told)\b", re.IGNORE
 
 PLAIN: tuple[str, ...] = (
     "engine.ingest.",
+    "engine.kernels.",
     "engine.learning_drivers.",
     "engine.operations.",
     "engine.qc.",

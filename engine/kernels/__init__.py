@@ -1,11 +1,14 @@
 """Kernels: arrays in, arrays out; no store, no scheduler, no tables.
 
-`circles` finds circles by edge points (`gradient`, `edges`), votes for centres (`votes`), fits
-(`fit`) at their peaks (`candidates`, `search`) with enough of an edge (`support`), and
-`competition`; `noise` estimates what it needs to know of the whole image; `measures` says what a
-plane shows inside circles; `colour` makes one plane of several channels. `planes` says what may
-come as a plane, `workspace` keeps buffers between images.
+`circles` detects circles: edge points (`gradient`, `edges`), votes for centres (`votes`), fits
+(`fit`) at the peaks of the votes (`candidates`, `search`), edge support (`support`) and
+non-maximum suppression (`suppression`). `circles.measure` measures the grey values inside circles,
+`circles.buffers` keeps work buffers between images.
 
-`contours` fills and measures polygons, `contour_trace` makes them of masks, `contour_checks` says
-what may be wrong with them, and `ventricle` what they say of a heart.
+`noise` estimates the noise of a whole image; `colour` makes one plane of several channels; `planes`
+validates planes and their memory layout; `outline_drawing` draws soft outlines.
+
+`contours.geometry` fills and measures polygons, `contours.trace` traces masks, `contours.checks`
+checks contours for plausibility, and `contours.ventricle` measures ventricular walls and volumes.
+`segmentation`, `networks` and `tiling` segment pixels, with and without neural networks.
 """

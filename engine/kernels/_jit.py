@@ -1,4 +1,4 @@
-"""One way to compile: no interpreter lock, cached on disk, no reordering of floating-point sums."""
+"""JIT compilation: without the GIL, cached on disk, without reordered floating-point sums."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Bytes = NDArray[np.uint8]
 def drop_stale_caches(folder: Path) -> int:
     """Remove numba's caches in a package that are older than any of its sources.
 
-    A cached function holds the machine code of the functions it calls, but numba looks only at its
-    own file to tell whether it is stale: after an edit (or an upgrade) of one file, the others
-    would go on with the old code.
+    A cached function holds the machine code of the functions it calls, but numba compares the
+    cache only with the function's own file: after an edit (or an upgrade) of one file, the others
+    would keep the old code.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ def drop_stale_caches(folder: Path) -> int:
 
     Returns
     -------
-    The number of caches removed; what can't be removed stays.
+    The number of caches removed; caches that can't be removed stay.
     """
     newest = max((source.stat().st_mtime_ns for source in folder.rglob("*.py")), default=0)
     removed = 0
     for index in folder.rglob("__pycache__/*.nbi"):
-        # Another process may have been faster, or the folder is read-only.
+        # Another process may have deleted it first, or the folder is read-only.
         with contextlib.suppress(OSError):
             if index.stat().st_mtime_ns < newest:
                 index.unlink()
@@ -52,10 +52,10 @@ drop_stale_caches(Path(__file__).parent)
 
 
 def compiled(function: F) -> F:
-    """Compile a kernel so that it runs beside other threads and gives the same bits everywhere.
+    """Compile a kernel that releases the GIL and gives the same bits on every machine.
 
     ``fastmath`` stays off on purpose: it would let the compiler reorder sums, and the same pixels
-    would give other rows on another machine. With ``NUMBA_DISABLE_JIT=1`` the function runs as
-    plain Python, which is how coverage sees it.
+    would give different rows on another machine. With ``NUMBA_DISABLE_JIT=1`` the function runs as
+    plain Python, so that coverage can trace it.
     """
     return cast(F, numba.njit(nogil=True, cache=True)(function))

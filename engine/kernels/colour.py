@@ -1,4 +1,4 @@
-"""One grey plane of a colour image."""
+"""Conversion of colour images to one grey plane."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from engine.errors import ParameterError
 
 WITH_LUMINANCE = (2, 3, 4)
-"""Channels that have a luminance where they are colours: grey with alpha, RGB and RGBA."""
+"""Numbers of channels with a luminance if they are colours: grey with alpha, RGB and RGBA."""
 
 COLOURS = (3, 4)
-"""Channels that are colours where nothing says otherwise: RGB and RGBA."""
+"""Numbers of channels taken as colours by default: RGB and RGBA."""
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
-"""Red, green, blue: ITU-R BT.601-7, section 2.5.1. They apply to values as stored
-(gamma-corrected), which is what files hold."""
+"""Red, green, blue: ITU-R BT.601-7, section 2.5.1. They apply to gamma-corrected values, the
+values stored in files."""
 
 
 def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the luma of RGB or RGBA pixels, and a grey channel as it is.
+    """Return the luma of RGB or RGBA pixels; return a grey channel unchanged.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
     Raises
     ------
     ParameterError
-        If there are more than 4 channels: then it takes a choice of one.
+        If there are more than 4 channels: the caller must choose one.
 
     Notes
     -----
@@ -66,12 +66,12 @@ def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def with_luminance(pixels: NDArray[Any], separate: bool) -> list[NDArray[Any]]:
-    """Return the planes of pixels (c, y, x), and of colours their luminance as one more.
+    """Return the planes of pixels (c, y, x), plus the luminance of colours.
 
     Parameters
     ----------
     separate
-        Whether channels are measurements of their own, and no colours.
+        Whether channels are independent measurements instead of colours.
     """
     planes = list(pixels)
     return (
@@ -80,15 +80,15 @@ def with_luminance(pixels: NDArray[Any], separate: bool) -> list[NDArray[Any]]:
 
 
 def has_luminance(channels: int, noises: int) -> bool:
-    """Tell whether channels are grey or colours, with or without alpha, and not stains, say.
+    """Return whether channels are grey or colours, with or without alpha, instead of stains.
 
     Parameters
     ----------
     channels
-        How many there are.
+        Number of channels.
     noises
-        How many noises were estimated of them: one more than channels if one is of a luminance;
-        none where that is not known, and three or four channels are then RGB and RGBA.
+        Number of estimated noises: channels plus one if a luminance was estimated; 0 if unknown,
+        when three or four channels count as RGB and RGBA.
 
     Examples
     --------
@@ -99,5 +99,5 @@ def has_luminance(channels: int, noises: int) -> bool:
 
 
 def full_scale(dtype: np.dtype[Any]) -> float:
-    """Return the largest value that pixels of a dtype have; floats go to 1."""
+    """Return the largest value of pixels of a dtype; 1 for floats."""
     return float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0

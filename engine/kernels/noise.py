@@ -1,8 +1,8 @@
-"""The noise of a plane, from second differences in small windows.
+"""Noise estimation of a plane, from second differences in small windows.
 
 The operator is that of J. Immerkær, "Fast noise variance estimation", Computer Vision and Image
-Understanding 64 (1996), on sums of 2 x 2 pixels: noise that neighbouring pixels share (demosaicing,
-JPEG, interpolation) then shows with the strength it has at the scale of edges.
+Understanding 64 (1996), on sums of 2 x 2 pixels: so noise that is correlated between neighbours
+(demosaicing, JPEG, interpolation) counts with its strength at the scale of edges.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from engine.kernels._jit import Floats, Floats32, Plane, compiled
 from engine.kernels.planes import as_plane
 
 WINDOW_PX = 64
-"""Side of a window, pixels. Blocks that begin at multiples of it give the windows of the whole."""
+"""Side of a window, pixels. Blocks that begin at multiples of it have the windows of the whole."""
 
 STEP_Y_PX = 12
 STEP_X_PX = 12
 PARTIAL_STEP_PX = 2
-"""Distances of samples: in whole windows 25 samples are enough, since an image has many windows;
-the partial ones at an image's edge may be all there is of a small image."""
+"""Step between samples of partial windows. 25 samples are enough for a whole window, since an image
+has many of them; a small image may consist only of the partial windows at its edge."""
 
 FOOTPRINT_PX = 6
 """A sample covers 3 x 3 sums of 2 x 2 pixels."""
 
 LEAST_SAMPLES = 16
-"""Windows with fewer samples tell nothing."""
+"""Least samples of a window; fewer give no estimate."""
 
 SAMPLE_TO_SD = 1.0 / (0.6744897501960817 * 12.0)
-"""Median of the absolute value of a normal variable over its standard deviation; and that of a
-sample in white noise of standard deviation 1: 6 of the operator, times 2 of a sum of 4 pixels."""
+"""Median absolute value of a normal variable over its standard deviation; and the value of a sample
+in white noise of standard deviation 1: 6 of the operator, times 2 of a sum of 4 pixels."""
 
 LEAST_NOISY_SHARE = 0.1
-"""If fewer windows than this show any noise, they hold edges of an image that has none."""
+"""If a smaller share of windows shows noise, they hold edges of an image without noise."""
 
 
 @compiled
 def sort_few(values: Floats) -> None:
-    """Sort by insertion, in place: of 25 values in a third of the time that numba's sort takes."""
+    """Sort by insertion, in place: for 25 values three times as fast as numba's sort."""
     for i in range(1, values.size):
         value = values[i]
-        # Indices without a sign: numba would test each for wrapping around.
+        # Unsigned indices: for signed ones numba tests wrap-around.
         j = i
         while j > 0 and values[np.uint64(j - 1)] > value:
             values[np.uint64(j)] = values[np.uint64(j - 1)]
@@ -53,7 +53,7 @@ def sort_few(values: Floats) -> None:
 
 @compiled
 def measure_windows(plane: Plane, samples: Floats, out: Floats32) -> None:
-    """Write each window's noise to ``out`` (rows, columns), NaN where there are too few samples.
+    """Write each window's noise to ``out`` (rows, columns), NaN for windows with too few samples.
 
     ``samples`` is a buffer of float64, one for each sample of a window.
     """
@@ -98,9 +98,9 @@ def measure_windows(plane: Plane, samples: Floats, out: Floats32) -> None:
 
 @compiled
 def merge_windows(windows: Floats32) -> float:
-    """Return the median of those windows that show noise, 0 if hardly any does; see `merge_noise`.
+    """Return the median of the windows that show noise, 0 if hardly any does; see `merge_noise`.
 
-    ``windows`` (n,) float32 is left as it is.
+    ``windows`` (n,) float32 is not modified.
     """
     noisy = np.empty(windows.size)
     count = 0
@@ -115,7 +115,7 @@ def merge_windows(windows: Floats32) -> float:
         return 0.0
     part = noisy[:count]
     part.sort()
-    # The lower of two middle ones: a mean of two could round differently in float32 and float64.
+    # The lower of the two middle values: their mean could round differently in float32 and float64.
     return part[(count - 1) // 2]
 
 
@@ -152,15 +152,15 @@ def estimate_noise_windows(plane: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def merge_noise(*windows: NDArray[np.float32]) -> float:
-    """Return the noise of an image from its windows, in whatever parts and order they come.
+    """Return the noise of an image from its windows, split and ordered in any way.
 
-    It is the median of those windows that show noise: blank borders and masked regions do not
+    It is the median of the windows that show noise: blank borders and masked regions do not
     count.
 
     Parameters
     ----------
     windows
-        Arrays of any shapes from `estimate_noise_windows`, together one image.
+        Arrays of any shapes from `estimate_noise_windows`, which together cover one image.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Soft outlines drawn into RGB pixels: a bright line inside a dark one, seen on any ground.
+"""Antialiased outlines in RGB pixels: a bright line inside a dark one, visible on any background.
 
-Pillow draws hard lines only; softening them by drawing twice as large took 6 ms for 30 circles,
-as much as finding them. This takes 0.5 ms, since it touches only the pixels beside the lines.
+Pillow draws only hard lines; drawing at twice the size to soften them took 6 ms for 30 circles, as
+long as detecting the circles. This takes 0.5 ms, since it touches only the pixels beside the lines.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from engine.kernels._jit import Bytes, Floats, Floats32, Plane, compiled
 
 FAR = np.float32(1e30)
-"""Squared distance of a pixel that no line is near."""
+"""Squared distance of a pixel without a line nearby."""
 
 CASING = 0.65
-"""How much of the ground the dark line covers, a share: what lies below stays visible."""
+"""Opacity of the dark line, a share: the image below stays visible."""
 
 
 @compiled
 def _near_segment(near: Floats32, ay: float, ax: float, by: float, bx: float, reach: float) -> None:
-    """Lower squared distances to those from the segment a-b, within a reach."""
+    """Lower the squared distances to those from the segment a-b, within ``reach``."""
     height, width = near.shape
     top, bottom = max(0, int(min(ay, by) - reach)), min(height, int(max(ay, by) + reach) + 2)
     left, right = max(0, int(min(ax, bx) - reach)), min(width, int(max(ax, bx) + reach) + 2)
@@ -45,13 +45,13 @@ def draw_polygon(
     canvas
         (y, x, 3), RGB.
     points
-        (n, 2), (y, x) in pixels of the canvas; may lie outside of it.
+        (n, 2), (y, x) in pixels of the canvas; may lie outside it.
     colour
         RGB of the bright line.
     width, casing
-        Widths of the bright line and of the dark one below it, pixels.
+        Widths of the bright line and of the dark line below it, pixels.
     scratch
-        At least the canvas' (y, x); its content does not matter.
+        At least the canvas' (y, x); its content is ignored and overwritten.
     """
     height, wide = canvas.shape[0], canvas.shape[1]
     reach = casing / 2.0 + 1.0

@@ -1,4 +1,4 @@
-"""What may come as a plane, and how it is laid out for compiled kernels."""
+"""Validation of planes and their memory layout for compiled kernels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engine.errors import ParameterError
 
 
 def as_plane(plane: NDArray[Any], parameter: str = "plane") -> NDArray[Any]:
-    """Return a plane in native byte order and C order, without a copy where it is so already.
+    """Return a plane in native byte order and C order, without a copy if it is so already.
 
     Parameters
     ----------
     plane
         Grey values (y, x): bool, integers or floats.
     parameter
-        The caller's name for it, for the error.
+        The caller's name of the parameter, for the error.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Work buffers that a thread keeps between images.
+"""Thread-local work buffers that are reused between images.
 
-A worker's malloc gives every large array back to the system at once, so that each image would pay
-for its page faults again; kernels that keep their buffers took half the time there.
+A worker's malloc returns every large array to the system at once, so each image would pay for the
+page faults again; kernels that reuse their buffers took half the time.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _KEPT_BYTES = 256 * 2**20
-"""Largest total a thread keeps, bytes: a block of 4096 x 4096 pixels with its halo would
-otherwise stay in memory for as long as the worker lives."""
+"""Largest total that a thread keeps, bytes: the buffers of a block of 4096 x 4096 pixels with its
+halo would otherwise stay in memory for as long as the worker lives."""
 
 _LOCAL = threading.local()
 
 
 class Workspace:
-    """Named, growing, uninitialised arrays; not shared between threads."""
+    """Named, growing, uninitialised arrays; not thread-safe."""
 
     def __init__(self) -> None:
         self._flat: dict[str, NDArray[Any]] = {}
         self._views: dict[str, NDArray[Any]] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """Return an uninitialised C-contiguous array; it is valid until the name's next use."""
+        """Return an uninitialised C-contiguous array, valid until the name's next use."""
         view = self._views.get(name)
-        # Most images are of one shape: the view of the last one serves again.
+        # Most images have the same shape, so reuse the last view.
         if view is not None and view.shape == shape and view.dtype == dtype:
             return view
         size = math.prod(shape)
@@ -48,7 +48,7 @@ class Workspace:
         return sum(flat.nbytes for flat in self._flat.values())
 
     def shrink(self) -> None:
-        """Give the buffers back if they hold more than a thread should keep."""
+        """Free the buffers if they exceed the limit for one thread."""
         if self.nbytes > _KEPT_BYTES:
             self._flat.clear()
             self._views.clear()

@@ -10,40 +10,40 @@ from engine.kernels.circles.support import collect_support, count_bins, drop_tou
 from engine.kernels.circles.votes import LEAST_SUPPORT_OUTSIDE
 
 # Columns of the table of candidates: centre from the anchor, fitted radius, share of the visible
-# circumference, distance of the points (root mean square), radius free of blur; pixels.
+# circumference, root mean square distance of the points, radius corrected for blur; pixels.
 C_Y, C_X, C_RADIUS, C_SUPPORT, C_RESIDUAL, C_CORRECTED = range(6)
 CANDIDATE_COLUMNS = 6
-# Columns of their whole numbers: anchor, polarity, their members' place, arcs, state.
+# Integer columns: anchor, polarity, range of members, arcs, state.
 I_ANCHOR_Y, I_ANCHOR_X, I_SIGN, I_FIRST, I_COUNT, I_BINS, I_VISIBLE, I_ALIVE = range(8)
 CANDIDATE_INTEGERS = 8
 
 RADIUS_SLACK_PX = 0.5
-"""A disc at the very end of the range of radii may be measured a little outside it."""
+"""Slack at the ends of the range of radii: a disc at an end may be measured a little outside."""
 
 AMBIGUOUS_SUPPORT = 0.75
-"""With less than this a fit may lie between two circles: it is tried again from four sides."""
+"""A fit with less support may lie between two circles: it is repeated from four sides."""
 
 WALK_CELLS = 2.0
-"""Cells by which a fit may move the centre: further away another peak looks from nearby, and the
-halo must cover it all."""
+"""Largest shift of the centre by a fit, cells: beyond it another peak is nearer, and the halo must
+cover the shift."""
 
 GATHER_CELLS = 2.0
-"""Cells by which the annulus in which points are gathered exceeds the band of radii."""
+"""Margin of the annulus in which points are gathered around the band of radii, cells."""
 
 FIT_ROUNDS = 6
-"""The biweight's width shrinks by 0.6 a round: from 9 px, the coarsest usual cell, to 1.5 px in
-four; two more settle the fit far below 0.01 px."""
+"""The biweight's width shrinks by a factor of 0.6 a round: from 9 px, the coarsest usual cell, to
+1.5 px in four rounds; two more converge the fit far below 0.01 px."""
 
 CHAIN_PX = 3.2
-"""Edge points in noise come in short chains, since the smoothing spreads every disturbance: arcs
+"""Edge points in noise come in short chains, since smoothing spreads every disturbance: arcs
 shorter than this are not independent. (It is also the longest arc, see `support.count_bins`.)"""
 
 LEAST_VISIBLE_OUTSIDE = 0.3
-"""Least visible share of a circle whose centre lies outside the plane: a third, but for the error
-of a fit (and an arc)."""
+"""Least visible share of a circle whose centre lies outside the plane: a third, less the error of
+a fit (and one arc)."""
 
 LEAST_CHANCE = 1e-3
-"""Lower bound of the chance that an arc finds a point by accident, where no others are nearby."""
+"""Lower bound of the chance of an accidental point in an arc, for empty neighbourhoods."""
 
 
 @compiled
@@ -77,7 +77,7 @@ def judge(
     points, index, count
         See `fit.gather`.
     nearby, area
-        Number of all edge points in the neighbourhood, and its size, square pixels.
+        Number of all edge points in the neighbourhood, and its area, square pixels.
     y, x, radius
         The circle, from the anchor, pixels.
     anchor_y, anchor_x, sign
@@ -86,7 +86,7 @@ def judge(
         Size of the plane, pixels.
     limits
         (6,) float64: smallest and largest radius, pixels; variance of the blur, square pixels;
-        least support; least evidence, nats; most turning error, rad per rad.
+        least support; least evidence, nats; largest turning error, rad per rad.
     cosines
         See `support.visible_bins`.
     sums
@@ -96,14 +96,14 @@ def judge(
 
     Returns
     -------
-    The circle's support, or 0 where it was not appended.
+    The circle's support, or 0 if it was not appended.
     """
     if radius <= 0.0:
         return 0.0
     corrected = radius + 0.5 * limits[2] / radius
     if corrected < limits[0] - RADIUS_SLACK_PX or corrected > limits[1] + RADIUS_SLACK_PX:
         return 0.0
-    # The plane's edges, seen from the anchor.
+    # Position of the plane's edges relative to the anchor.
     top = -0.5 - anchor_y
     left = -0.5 - anchor_x
     bottom = height - 0.5 - anchor_y
@@ -145,8 +145,8 @@ def judge(
             member_bins[kept] = member_bins[m]
             kept += 1
     found = kept - filled[1]
-    # Chance that an arc has a point by accident: points around, times the area and the share of
-    # directions that are allowed (mean over the points).
+    # Chance that an arc has a point by accident: density of points nearby, times the area and
+    # the share of directions that are allowed (mean over the points).
     allowed = 0.0
     for i in range(count):
         allowed += points[i, P_DISTANCE] * points[i, P_SINE]
@@ -155,7 +155,7 @@ def judge(
     share = min(support, 1.0 - LEAST_CHANCE)
     if share <= chance:
         return 0.0
-    # Exponent of the binomial tail (Chernoff's bound).
+    # Exponent of the binomial tail (Chernoff bound).
     trials = 2.0 * np.pi * radius / CHAIN_PX * visible / bins
     evidence = trials * (
         share * np.log(share / chance) + (1.0 - share) * np.log((1.0 - share) / (1.0 - chance))
@@ -219,7 +219,7 @@ def fit_peaks(
     sign
         +1 for bright circles, -1 for dark ones.
     anchors, shifts, peaks
-        See `votes.find_peaks`; the number of peaks.
+        See `votes.find_peaks`; ``peaks`` is the number of peaks.
     low, high, cell
         The band's radii and cell, pixels.
     spread
@@ -231,8 +231,8 @@ def fit_peaks(
     table, numbers, members, member_bins
         The candidates so far, written: columns as above; members are edge points.
     filled
-        (2,) int64: candidates and members so far; updated. If they exceed what fits, the rest was
-        dropped.
+        (2,) int64: number of candidates and members so far; updated. Rows beyond the buffers' room
+        are dropped.
     """
     nearest = max(1.0, low - GATHER_CELLS * cell)
     farthest = high + GATHER_CELLS * cell
@@ -265,7 +265,7 @@ def fit_peaks(
             min(anchor_y, height - 1 - anchor_y) > farthest
             and min(anchor_x, width - 1 - anchor_x) > farthest
         )
-        # A quarter is visible at least, of a circle whose centre lies outside a third.
+        # At least a quarter of a circle is visible, or a third if its centre lies outside.
         if radius <= 0.0 or share < limits[3] * (1.0 if whole else 0.25):
             continue
         rows = min(anchor_y + box, height - 1) - max(anchor_y - box, 0) + 1
@@ -299,7 +299,7 @@ def fit_peaks(
         )
         if support == 0.0 or support > AMBIGUOUS_SUPPORT:
             continue
-        # Two discs that overlap widely share a peak, and the fit may settle between them.
+        # Two discs that overlap widely share a peak, and the fit may converge between them.
         for side in range(4):
             from_y = y + (cell * (side - 1) if side % 2 == 0 else 0)
             from_x = x + (cell * (side - 2) if side % 2 == 1 else 0)

@@ -1,10 +1,10 @@
-"""Circles in a plane: how many, where and how large.
+"""Circle detection in a plane: centres, radii and support.
 
-Edge points (`edges`) vote for centres (`votes`); at each peak a circle is fitted (`fit`); of
-those with enough of their circumference on edges (`support`, `candidates`), the better ones take
-edges away from the others (`competition`). Every decision looks at a bounded neighbourhood and
-at numbers anchored at the image's origin, so that a tile with its halo gives the same circles as
-the whole image.
+Edge points (`edges`) vote for centres (`votes`); a circle is fitted at each peak (`fit`); of the
+circles with enough of their circumference on edges (`support`, `candidates`), non-maximum
+suppression keeps the better ones (`suppression`). Every decision depends only on a bounded
+neighbourhood and on numbers anchored at the image's origin, so a tile with its halo gives the same
+circles as the whole image.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ from engine.kernels.noise import noise_sd as estimate_noise_sd
 from engine.kernels.planes import as_plane
 
 DEFAULT_SUPPORT = 0.2
-"""Of a disc with 30 % of its edge visible this much remains: at each end of a visible arc the
-smoothing mixes it with the edge that hides the rest."""
+"""Default least support. A disc with 30 % of its edge visible reaches it: at each end of a visible
+arc, smoothing mixes the edge with the occluding one."""
 
 _LARGEST_SIGMA_PX = 2.0
 _SMALLEST_SIGMA_PX = 0.8
 _RADII_PER_SIGMA = 4.0
-"""Smoothing: 2 px serve a contrast of 1.3 times the noise, the worst asked for (signal-to-noise
-ratio 4.7 an edge point); discs below a radius of 8 px would be smoothed away by it."""
+"""Smoothing: 2 px suit a contrast of 1.3 times the noise, the lowest contrast specified
+(signal-to-noise ratio 4.7 an edge point), but would remove discs below a radius of 8 px."""
 
 _THRESHOLD_SD = 4.0
-"""An edge's gradient in standard deviations of the gradient's noise: chance exceeds it in
+"""Threshold of the gradient in standard deviations of its noise: chance exceeds it in
 exp(-8) = 0.03 % of the pixels."""
 
 _QUANTUM_SD = 1.5
-"""Least noise assumed for integers, grey levels: the contour lines of a smooth shade, one grey
-level high, then stay below the threshold, and steps of 2 grey levels above it."""
+"""Least noise assumed for integers, grey levels: contour lines of a smooth shade, one grey level
+high, then stay below the threshold, and steps of 2 grey levels exceed it."""
 
 _ROUNDING = 1e-5
-"""Gradients below this share of the value are float32 rounding, not edges."""
+"""Gradients below this share of the value are float32 rounding errors, not edges."""
 
 _BLUR_VARIANCE_PX2 = 0.6
-"""Optical blur assumed when the radius is corrected for smoothing, square pixels (a pixel's own
-width, 1/12, and an optical spread of 0.7 px)."""
+"""Optical blur assumed in the radius correction for smoothing, square pixels (a pixel's own width,
+1/12, and an optical spread of 0.7 px)."""
 
 _LEAST_EVIDENCE = 20.0
 """Least exponent of the binomial tail of the arcs found against chance, nats: an image has about
-e^7 peaks, each of which is tried in e^8 distinguishable ways (three parameters), and a false circle
-in e^5 images is welcome to nobody."""
+e^7 peaks, each tested in e^8 distinguishable ways (three parameters), which leaves one false circle
+in e^5 images."""
 
 _MOST_TURNING = 0.5
 """See `support.drop_touching`: circles that touch another one of up to twice their size are left to
-the competition, the rest is rejected here."""
+non-maximum suppression; the rest is rejected here."""
 
 _REACH_SHARE = 0.6
 """Circles of one polarity share arcs if their radii differ by less than half of the larger one
@@ -74,23 +74,23 @@ LARGEST_PX = 1e6
 def halo_px(
     radius_px: tuple[float, float], polarity: Polarity = "any", rim_width_px: float | None = None
 ) -> int:
-    """Return how much context a tile needs on each side for its circles to be those of the image.
+    """Return the halo, pixels, with which a tile's circles equal those of the whole image.
 
     Parameters
     ----------
     radius_px, polarity, rim_width_px
-        As given to `detect_circles`; radii and width in pixels.
+        As in `detect_circles`; radii and width in pixels.
 
     Returns
     -------
-    Pixels: the farthest that anything looks that has a say in a circle, from the circle's centre,
-    or from the nearest pixel where that lies outside of the image.
+    Pixels: the longest distance at which anything influences a circle, measured from the
+    circle's centre, or from the nearest pixel if the centre lies outside the image.
 
     Raises
     ------
     ParameterError
         If the range is empty, begins below 1 or ends above a million, or the rim's width does not
-        go with the polarity.
+        fit the polarity.
 
     Examples
     --------
@@ -102,14 +102,14 @@ def halo_px(
     smoothing = gradient.make_smoothing(_sigma(low))
     own = 0.0
     for band in votes.make_bands(rims.innermost_px(low), high):
-        # From a final centre to its cell, and on to what that cell's peak depends on.
+        # From a final centre to its cell, and on to the cells that decide about that cell's peak.
         walk = (candidates.WALK_CELLS + 1.5) * band.cell_px
         peak = band.high_px + 5.0 * band.cell_px
         fit = band.high_px + candidates.GATHER_CELLS * band.cell_px + 3.0
         own = max(own, walk + max(peak, fit))
     rounds = ROUNDS * _reach(high)
     if rims.kind != NO_RIMS:
-        # One round more, and from an edge to its nearest and to that one's nearest.
+        # One more round, and from an edge to its nearest edge and to the nearest edge of that.
         rounds += _reach(high) + 2.0 * max(SHADOW_PX, RIM_CENTRE_SHARE * high)
     return math.ceil(own + smoothing.reach_px + edges.FILL_PX + rounds) + 1
 
@@ -124,36 +124,36 @@ def detect_circles(
     min_support: float = DEFAULT_SUPPORT,
     origin: tuple[int, int] = (0, 0),
 ) -> NDArray[np.float64]:
-    """Find all circles that a plane shows; the same pixels always give the same rows.
+    """Find all circles in a plane; the same pixels always give the same rows.
 
-    Those that its border cuts are found too: with their centre inside, or outside where a third of
-    the circumference is visible (of radii below 10 px a little more) and half of that shows an
-    edge.
+    Circles cut by the plane's border are found too: those with their centre inside, and those with
+    it outside if a third of the circumference is visible (slightly more for radii below 10 px) and
+    half of the visible part shows an edge.
 
     Parameters
     ----------
     plane
         Grey values (y, x): bool, any integers or floats. Values that are not finite (or beyond
-        1e18) are filled from their neighbours within 4 px; deeper in, and as far as smoothing
-        sees, there are no edges.
+        1e18) are filled from their neighbours within 4 px; deeper in, and within the reach of
+        smoothing, no edges are found.
     radius_px
         Smallest and largest radius, pixels. A disc at an end of the range may be reported up to
         0.5 px outside it.
     noise_sd
-        Standard deviation of the image's noise, grey levels, as from `noise.noise_sd`; estimated if
-        not given. For a crop, pass that of the whole image.
+        Standard deviation of the image's noise, grey levels, as from `noise.noise_sd`; estimated by
+        default. For a crop, pass that of the whole image.
     polarity
         "bright" circles are brighter inside than outside; "dark" ones darker; "any" finds both.
         "rim" finds rings, such as bubbles: one circle, the outer edge, for two concentric edges of
         opposite polarity, and no other circles.
     rim_width_px
-        Greatest width of a rim, pixels. For "rim" by default two fifths of its outer radius. For
-        "any", if given, the two edges of a rim are one circle, the outer edge, beside all other
-        circles; by default each edge is a circle.
+        Greatest width of a rim, pixels. For "rim" by default two fifths of its outer radius. If
+        given for "any", the two edges of a rim count as one circle, the outer edge, alongside all
+        other circles; by default each edge is a circle.
     min_support
         Least share of the visible circumference that must show an edge, over 0 and up to 1.
     origin
-        Position (y, x) in its image of the crop's first pixel, pixels. See `halo_px`.
+        Position (y, x) of the crop's first pixel in its image, pixels. See `halo_px`.
 
     Returns
     -------
@@ -168,9 +168,9 @@ def detect_circles(
 
     Notes
     -----
-    Edges by Canny (1986), votes along gradients as by Kimme, Ballard and Sklansky (1975), geometric
-    fit as by Gander, Golub and Strebel (1994); see the modules. The gradient of a disc smoothed
-    with variance v peaks v / (2 r) inside its edge, which is added to the radius.
+    Edges as in Canny (1986), votes along gradients as in Kimme, Ballard and Sklansky (1975),
+    geometric fit as in Gander, Golub and Strebel (1994); see the modules. The gradient of a disc
+    smoothed with variance v peaks v / (2 r) inside its edge; this is added to the radius.
 
     Examples
     --------
@@ -205,14 +205,14 @@ def detect_circles(
 
 
 def is_compiled() -> bool:
-    """Tell whether machine code of the search is kept on disk: without, the first image waits."""
-    stats = getattr(search_circles, "stats", None)  # a plain function where nothing is compiled
+    """Return whether the disk cache holds the compiled search; if not, the first image waits."""
+    stats = getattr(search_circles, "stats", None)  # a plain function without JIT
     return stats is None or any(Path(stats.cache_path).glob("search.search_circles-*.nbi"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """What follows from a plane's size and the parameters: most images of a cohort share it."""
+    """Constants derived from a plane's size and the parameters, shared by most images."""
 
     shape: tuple[int, int]
     smoothing: gradient.Smoothing
@@ -250,7 +250,7 @@ def _make_plan(
         bands=votes.tabulate_bands(bands, min_support),
         limits=np.array([innermost, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING]),
         cells=(rows, columns),
-        # Of two neighbouring cells at most one is a peak, in each axis.
+        # Of two neighbouring cells in an axis, at most one is a peak.
         most_peaks=(rows // 2 + 1) * (columns // 2 + 1),
         histogram_bins=math.ceil(high) + 3 * bands[-1].cell_px + 16,
         reach_px=_reach(high),
@@ -260,7 +260,7 @@ def _make_plan(
 
 
 _FIRST_ROOM = 1 << 17
-"""Edge points of all candidates together, to begin with: a few hundred circles."""
+"""Initial capacity for the edge points of all candidates: a few hundred circles."""
 
 _Edges = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], int]
 
@@ -268,10 +268,10 @@ _Edges = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], int]
 def _find_edges(
     image: NDArray[Any], noise_sd: float, smoothing: gradient.Smoothing, work: Workspace
 ) -> _Edges:
-    """Return edge points, their values, where rows begin, and how many there are."""
+    """Return edge points, their values, the start of each row, and the number of points."""
     height, width = image.shape
     is_float = image.dtype.kind == "f"
-    # Powers of two keep every bit; squares of very small or large noise leave float32 otherwise.
+    # Powers of two keep every bit; without them, squares of tiny or huge noise overflow float32.
     exponent = round(math.log2(noise_sd)) if is_float and noise_sd > 0.0 else 0
     scale = math.ldexp(1.0, -exponent)
     least_sd = _QUANTUM_SD if image.dtype.kind in "ui" else 0.0
@@ -297,7 +297,7 @@ def _find_edges(
             smoothing.taps,
             np.float32(_THRESHOLD_SD * noise).view(np.int32),
             np.float32(_ROUNDING),
-            # Without noise every edge is certain.
+            # Without noise every edge is significant.
             np.float32(max(noise, 1e-30)),
             round(2.0 * math.sqrt(smoothing.variance_px2)),
             plane,
@@ -319,7 +319,7 @@ def _find_edges(
 def _search(
     found_edges: _Edges, plan: _Plan, origin: tuple[int, int], room: int, work: Workspace
 ) -> NDArray[np.float64] | None:
-    """Return the circles, or None if there is not room for all candidates' points."""
+    """Return the circles, or None if the buffers are too small for all candidates' points."""
     pixel, value, starts, count = found_edges
     most = room // 16
     rows, columns = plan.cells
@@ -348,7 +348,7 @@ def _search(
         work.take("sums", (MOST_BINS, 3), np.float64),
         work.take("table", (most, candidates.CANDIDATE_COLUMNS), np.float64),
         work.take("numbers", (most, candidates.CANDIDATE_INTEGERS), np.int64),
-        # Edge points gathered; members and their arcs; who owns an edge point; arcs seen; verdicts.
+        # Edge points gathered; members and arcs; owners of edge points; arcs seen; verdicts.
         work.take("index", (pixel.shape[0],), np.int64),
         work.take("members", (room,), np.int64),
         work.take("member_bins", (room,), np.int64),

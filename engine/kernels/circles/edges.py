@@ -1,11 +1,11 @@
-"""Edge points of a plane: where the smoothed gradient peaks, to a fraction of a pixel.
+"""Edge points: subpixel maxima of the smoothed gradient of a plane.
 
 J. Canny, "A computational approach to edge detection", IEEE PAMI 8 (1986), for smoothing and
 non-maximum suppression; F. Devernay, "A non-maxima suppression method for edge detection with
 sub-pixel accuracy", INRIA RR-2724 (1995), for the parabola across the edge.
 
-Rows go from the pixels to the edge points a few at a time, through rings of rows: what one step
-writes the next one finds in the cache, and no whole plane of float32 is written.
+Rows pass from the pixels to the edge points a few at a time, through ring buffers of rows: each
+step reads the previous step's output from the cache, and no whole float32 plane is written.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from engine.kernels.circles.gradient import (
 )
 
 SEGMENT = 16
-"""Pixels that are tested at once for any gradient above the threshold; a multiple of the SIMD
-width, and short enough for most segments of a quiet image to be empty."""
+"""Pixels that are tested together for any gradient above the threshold; a multiple of the SIMD
+width, and short enough that most segments of a quiet image are empty."""
 
 COLUMN_BLOCK = 64
-"""Width in pixels of the blocks in which a row's edge points can be looked up."""
+"""Width in pixels of the blocks by which a row's edge points are indexed."""
 
 FILL_PX = 4
-"""How far a value that is not finite looks for others to be replaced by, pixels."""
+"""Distance within which a value that is not finite is filled from finite ones, pixels."""
 
 LEAST_DROP = 0.2
-"""Share by which the gradient must fall off, two widths of the smoothing to both sides (mean): an
-edge blurred by up to 5 px does, the contour lines of a smooth shade don't."""
+"""Share by which the gradient must fall off, two widths of the smoothing to both sides (mean):
+edges blurred by up to 5 px do, contour lines of a smooth shade do not."""
 
 BATCH_ROWS = 16
-"""Rows that each step takes at once, to spare calls."""
+"""Rows that each step processes per call, to save call overhead."""
 
 RING_ROWS = 32
-"""Rows of each ring: a power of 2, at least a batch and what a kernel of 13 taps or two flanks of
-4 px look at besides."""
+"""Rows of each ring buffer: a power of 2, at least one batch plus the context of a kernel of 13
+taps or two flanks of 4 px."""
 
 RING = RING_ROWS - 1
-"""Row y of a plane is row ``y & RING`` of its ring."""
+"""Mask of the ring buffer: row y of a plane is row ``y & RING``."""
 
 
 @compiled
 def list_steep(bits: Whole32, threshold: np.int32, columns: Whole32, ends: Whole32) -> None:
-    """List a row's columns whose value exceeds a threshold, and where each block's list ends.
+    """List a row's columns above a threshold, and the end of each block's list.
 
-    Both as the bits of float32: from 0 upwards these are in the same order as the values. The row's
-    length is a multiple of a block's.
+    Values and threshold are the bits of float32, which sort in the same order as the values from 0
+    upwards. The row's length is a multiple of a block's.
     """
     count = 0
     for block in range(ends.size):
-        # Indices without a sign: numba would test each for wrapping around, which stops LLVM from
-        # taking 16 at once.
+        # Unsigned indices: for signed ones numba tests wrap-around, and LLVM then does not
+        # vectorise by 16.
         first = block * COLUMN_BLOCK
         any_steep = np.int32(0)
         for x in range(COLUMN_BLOCK):
@@ -70,7 +70,7 @@ def list_steep(bits: Whole32, threshold: np.int32, columns: Whole32, ends: Whole
                 if any_steep == 0:
                     continue
                 for x in range(SEGMENT):
-                    # Always written, seldom kept: no branch to guess wrong.
+                    # Always written, seldom kept: avoids an unpredictable branch.
                     columns[np.uint64(count)] = segment + x
                     count += 1 if bits[np.uint64(segment + x)] > threshold else 0
         ends[block] = count
@@ -95,21 +95,20 @@ def find_edges_rows(
     value: Floats32,
     starts: Whole32,
 ) -> int:
-    """Append the edge points of some rows; return how many there are then.
+    """Append the edge points of some rows; return the new number of points.
 
     Parameters
     ----------
     smoothed, mag, bits
-        Rings of rows: the smoothed plane, (rows, width) float32, and its gradient's magnitude,
-        whose rows end with zeros up to a multiple of 64 columns; the bits of this.
-    first, last, height
+        Ring buffers of rows: the smoothed plane, (rows, width) float32; its gradient's magnitude,
+        with rows padded by zeros to a multiple of 64 columns; the bits of the magnitude.
         The first row, the one after the last, and the number of the plane's rows.
-    threshold, relative, noise, flank
+    See `find_edges`; ``threshold`` as bits.
         See `find_edges`; the threshold's bits.
     count
         Number of points so far.
     columns, ends
-        Buffers of int32 for one row, see `list_steep`; one column more than a row has.
+        Buffers of int32 for one row, see `list_steep`; one column longer than a row.
     pixel, value, starts
         See `find_edges`.
     """
@@ -132,7 +131,7 @@ def find_edges_rows(
         for block in range(blocks):
             starts[y, block] = min(count, room)
             for i in range(ends[block - 1] if block > 0 else 0, ends[block]):
-                # Indices without a sign: numba would test each for wrapping around.
+                # Unsigned indices: for signed ones numba tests wrap-around.
                 column = columns[np.uint64(i)]
                 x = np.uint64(column)
                 left = x - np.uint64(1)
@@ -140,8 +139,8 @@ def find_edges_rows(
                 here = line[x]
                 gy = (below_row[x] - above_row[x]) * half
                 gx = (here_row[right] - here_row[left]) * half
-                # Neighbours one pixel up and down the gradient along its larger component, between
-                # two pixels of the next row or column.
+                # Neighbours one pixel up and down the gradient along its larger component,
+                # interpolated between two pixels of the next row or column.
                 along = abs(gx) >= abs(gy)
                 slope = (gy if along else gx) / (gx if along else gy)
                 t = abs(slope)
@@ -183,14 +182,14 @@ def find_edges_rows(
 
 @compiled
 def drop_masked(bad: Bytes, reach: int, pixel: Whole32, value: Floats32, starts: Whole32) -> int:
-    """Drop the points that saw what is masked, and not an edge; return how many are left.
+    """Drop the points within reach of masked pixels; return the number of points left.
 
     Parameters
     ----------
     bad
-        (y, x): 2 for pixels that have nothing in common with the image, see `gradient.fill_bad`.
+        (y, x): 2 for pixels that are unrelated to the image, see `gradient.fill_bad`.
     reach
-        How far a point sees, pixels.
+        Radius of influence of a pixel on a point, pixels.
     pixel, value, starts
         See `find_edges`; written.
     """
@@ -235,27 +234,27 @@ def find_edges(
     value: Floats32,
     starts: Whole32,
 ) -> int:
-    """List the points where the gradient peaks along its own direction, in raster order.
+    """List the points of maximal gradient along the gradient's direction, in raster order.
 
     Parameters
     ----------
     image
         Plane (y, x), 3 x 3 or more.
     is_finite
-        Whether all its values are usable, as whole numbers are: then ``plane`` is a ring of rows,
-        otherwise it holds all, and ``bad`` as well, so that what is not usable can be filled first.
+        Whether all values are finite, as integers are: then ``plane`` is a ring buffer of rows;
+        otherwise ``plane`` and ``bad`` hold all rows, so that values can be filled first.
     scale
         Factor of the values, a power of 2.
     taps
         Half the smoothing kernel, see `gradient.smooth_rows`.
     threshold
-        Least magnitude, value per pixel: the bits of this float32.
+        Least magnitude, value per pixel, as the bits of a float32.
     relative
-        Least magnitude as a share of the smoothed value: rounding of float32 is no edge.
+        Least magnitude as a share of the smoothed value, against rounding errors of float32.
     noise
         Standard deviation of a gradient component, value per pixel, for the signal-to-noise ratio.
     flank
-        Distance at which the gradient must have fallen off, pixels.
+        Distance within which the gradient must fall off, pixels.
     plane, bad, row, smoothed, mag, columns, ends
         Buffers: see above, `gradient.smooth_rows` and `find_edges_rows`.
     pixel
@@ -268,7 +267,7 @@ def find_edges(
 
     Returns
     -------
-    The number of points; more than fit into ``pixel`` means that those beyond were dropped.
+    The number of points; if it exceeds the room in ``pixel``, the rest was dropped.
     """
     height = image.shape[0]
     radius = taps.size - 1
@@ -279,7 +278,7 @@ def find_edges(
         deep = fill_bad(plane, bad, FILL_PX)
     bits = mag.view(np.int32)
     count = 0
-    # Magnitudes need one row more of the smoothed plane, edge points a flank more of magnitudes.
+    # Magnitudes need one more row of the smoothed plane, edge points a flank more of magnitudes.
     for first in range(0, height + 1 + flank, BATCH_ROWS):
         last = first + BATCH_ROWS
         if is_finite:

@@ -1,9 +1,9 @@
-"""A circle through the edge points around a rough centre, and how much of it they support.
+"""Circle fit through the edge points around a rough centre.
 
 The radius starts at the mode of the points' distances; centre and radius are then refined by a
 geometric least-squares fit (Gauss-Newton on distances: W. Gander, G. H. Golub, R. Strebel,
-"Least-squares fitting of circles and ellipses", BIT 34 (1994)) with Tukey's biweight, whose width
-shrinks, so that other edges lose their say.
+"Least-squares fitting of circles and ellipses", BIT 34 (1994)) with Tukey's biweight, whose
+shrinking width removes the influence of other edges.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import numpy as np
 
 from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
 
-# Columns of the gathered points: place from the anchor, unit direction to the centre, weight,
+# Columns of the gathered points: position from the anchor, unit direction to the centre, weight,
 # allowed distance from the circle, allowed sine between direction and radius.
 P_Y, P_X, P_UY, P_UX, P_WEIGHT, P_DISTANCE, P_SINE = range(7)
 GATHERED_COLUMNS = 7
 
 MOST_DISTANCE_PX = 2.5
-"""However noisy, a point further from a circle is not on it."""
+"""Largest distance of a member from its circle, pixels, however noisy the point is."""
 
 ALLOWANCE = 1.4
-"""The fit's weight reaches further than a point's own allowance, as it falls off to 0 there."""
+"""The fit's weight reaches further than a point's own allowance, since it falls off to 0 there."""
 
 LEAST_WIDTH_PX = 1.5
-"""Half width of the biweight in the end: three times the error of a point in moderate noise."""
+"""Final half width of the biweight: three times the error of a point in moderate noise."""
 
 SETTLED_PX = 0.005
-"""A fit that moves by less has converged: each step gains an order of magnitude or more."""
+"""Convergence threshold, pixels: each step gains an order of magnitude or more."""
 
 SINE_SD = 2.5
-"""Directions may deviate by 2.5 standard deviations (and a little more)."""
+"""Allowed deviation of directions: 2.5 standard deviations (and a little more)."""
 
 
 @compiled
 def box_px(farthest: float) -> int:
-    """Return how far from its anchor a gathered point can be in either axis, pixels."""
+    """Return the largest distance of a gathered point from its anchor in either axis, pixels."""
     return int(np.ceil(farthest)) + 2
 
 
@@ -55,7 +55,7 @@ def gather(
     points: Floats,
     index: Whole,
 ) -> tuple[int, int]:
-    """Collect the edge points in an annulus around a rough centre that may belong to a circle.
+    """Collect the edge points in an annulus around a rough centre that may be on its circle.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def gather(
     sign
         +1: the gradient points to the centre (bright circles); -1: away from it.
     anchor_y, anchor_x, shift_y, shift_x
-        The rough centre: a pixel, and the distance from it, pixels.
+        The rough centre: a pixel, and the offset from it, pixels.
     nearest, farthest
         Radii of the annulus, pixels.
     spread
@@ -77,8 +77,8 @@ def gather(
 
     Returns
     -------
-    The number of points, which are in raster order, and that of all edge points in the box of
-    `box_px` around the anchor.
+    The number of points, in raster order, and the number of all edge points in the box of `box_px`
+    around the anchor.
     """
     height = starts.shape[0]
     blocks = starts.shape[1] - 1
@@ -118,10 +118,10 @@ def gather(
             points[count, P_X] = x
             points[count, P_UY] = uy
             points[count, P_UX] = ux
-            # Inverse variance; 0.25 px is what remains without noise (pixel grid, curvature).
+            # Inverse variance; 0.25 px is the error without noise (pixel grid, curvature).
             points[count, P_WEIGHT] = 1.0 / (0.0625 + error * error)
             points[count, P_DISTANCE] = min(MOST_DISTANCE_PX, 0.8 + 2.0 * error)
-            # A component's noise over the magnitude is the direction's error, radians.
+            # Noise of a component over the magnitude is the error of the direction, radians.
             points[count, P_SINE] = min(0.7, 0.2 + SINE_SD / ratio)
             index[count] = i
             count += 1
@@ -139,10 +139,10 @@ def rough_radius(
     blur: int,
     histogram: Floats,
 ) -> tuple[float, float]:
-    """Return the radius, and its share of the circumference, at which most points lie.
+    """Return the most frequent radius of the points, and its share of the circumference.
 
-    ``histogram`` is a buffer of float64, one bin a pixel; ``blur`` the half width in pixels of the
-    triangle by which it is smoothed, about the error of the rough centre.
+    ``histogram`` is a buffer of float64, one bin a pixel; ``blur`` is the half width in pixels of
+    the smoothing triangle, about the error of the rough centre.
     """
     bins = int(high) + blur + 3
     for b in range(bins):
@@ -184,9 +184,9 @@ def refine(
 ) -> tuple[float, float, float]:
     """Fit a circle to gathered points; return (y, x, radius).
 
-    ``width`` is the first half width of the biweight, pixels; it shrinks to 1.5 px, but never below
-    a point's own allowance. A radius of 0 means that the points do not determine a circle, or that
-    its centre came more than ``walk`` px away from (home_y, home_x) in either axis.
+    ``width`` is the initial half width of the biweight, pixels; it shrinks to 1.5 px, but never
+    below a point's own allowance. A radius of 0 means that the points do not determine a circle, or
+    that the centre moved more than ``walk`` px from (home_y, home_x) in either axis.
     """
     for _ in range(rounds):
         farthest = max(width, ALLOWANCE * MOST_DISTANCE_PX)
@@ -205,7 +205,7 @@ def refine(
             dy = points[i, P_Y] - y
             dx = points[i, P_X] - x
             square = dy * dy + dx * dx
-            # Most points are of other edges; these need no root.
+            # Most points belong to other edges and need no square root.
             if square <= inner or square >= outer:
                 continue
             distance = np.sqrt(square)
@@ -239,7 +239,7 @@ def refine(
         by = wyr - wy * wr / w
         bx = wxr - wx * wr / w
         determinant = ayy * axx - ayx * ayx
-        # An arc so short that the centre is free to move along its axis.
+        # An arc too short to fix the centre along its axis.
         if determinant <= 1e-6 * w * w:
             return y, x, 0.0
         my = (by * axx - bx * ayx) / determinant

@@ -1,4 +1,4 @@
-"""Rows of a plane, smoothed, and their gradients: what `edges` looks for edge points in."""
+"""Smoothed rows of a plane and their gradients, the input of `edges`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ HUGE = np.float32(1e18)
 """Values beyond this are treated as not finite: their squares would overflow float32."""
 
 WHOLE = (1 << 62) - 1
-"""The mask of a plane that is all there, see `smooth_rows`."""
+"""Row mask of a complete plane, see `smooth_rows`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Smoothing:
-    """A Gaussian, sampled: ``taps`` from its centre outwards, and what follows from them.
+    """Sampled Gaussian: ``taps`` from its centre outwards, and derived constants.
 
     ``noise_gain`` is the standard deviation of one gradient component in white noise of
     standard deviation 1 (units of value per pixel); ``variance_px2`` that of the whole edge filter,
-    along the edge's normal; ``reach_px`` how far a gradient looks.
+    along the edge's normal; ``reach_px`` the radius of influence on a gradient.
     """
 
     taps: NDArray[np.float32]
@@ -42,23 +42,23 @@ def make_smoothing(sigma_px: float) -> Smoothing:
     >>> smoothing.taps.shape, round(smoothing.noise_gain, 3)
     ((7,), 0.047)
     """
-    # A multiple of 3: `smooth_columns` takes three taps at once.
+    # A multiple of 3: `smooth_columns` processes three taps at once.
     radius = 3 * max(1, int(np.ceil(sigma_px)))
     offsets = np.arange(-radius, radius + 1, dtype=np.float64)
     kernel = np.exp(-0.5 * (offsets / sigma_px) ** 2)
     kernel /= kernel.sum()
     derivative = np.convolve(kernel, [0.5, 0.0, -0.5])
     noise_gain = float(np.sqrt((derivative**2).sum() * (kernel**2).sum()))
-    # A central difference is a derivative seen through a box 2 px wide, of variance 4 / 12.
+    # A central difference is a derivative averaged over a box 2 px wide, of variance 4 / 12.
     variance = float((kernel * offsets**2).sum()) + 4.0 / 12.0
     return Smoothing(kernel[radius:].astype(np.float32), noise_gain, variance, radius + 2)
 
 
 @compiled
 def convert(plane: Plane, scale: np.float32, out: Floats32, bad: Bytes) -> int:
-    """Copy a plane as float32 times ``scale``; return how many values are not usable.
+    """Copy a plane as float32 times ``scale``; return the number of unusable values.
 
-    ``bad`` (y, x) uint8 marks them; it is written only where there are some.
+    ``bad`` (y, x) uint8 marks them; it is written only if there are any.
     """
     height, width = plane.shape
     count = 0
@@ -69,7 +69,7 @@ def convert(plane: Plane, scale: np.float32, out: Floats32, bad: Bytes) -> int:
             target[x] = np.float32(source[x]) * scale
         row = 0
         for x in range(width):
-            # False for NaN as well.
+            # Also false for NaN.
             row += 0 if abs(target[x]) <= HUGE else 1
         count += row
     if count > 0:
@@ -81,9 +81,9 @@ def convert(plane: Plane, scale: np.float32, out: Floats32, bad: Bytes) -> int:
 
 @compiled
 def fill_bad(image: Floats32, bad: Bytes, reach: int) -> int:
-    """Give unusable pixels the mean of the usable ones within ``reach`` px, else 0, in place.
+    """Fill unusable pixels with the mean of the usable ones within ``reach`` px, else 0, in place.
 
-    ``bad`` becomes 2 where there are none; returns how many such pixels there are.
+    ``bad`` becomes 2 for pixels without usable neighbours; return their number.
     """
     height, width = image.shape
     deep = 0
@@ -111,11 +111,11 @@ def fill_bad(image: Floats32, bad: Bytes, reach: int) -> int:
 def smooth_columns(
     image: Floats32, mask: int, taps: Floats32, y: int, height: int, out: Floats32
 ) -> None:
-    """Write the sum down the columns around row ``y``; see `smooth_rows` for the parameters."""
+    """Write the weighted sum of the rows around row ``y``; see `smooth_rows` for the parameters."""
     width = out.size
     here = image[y & mask]
-    # Three taps at once: a third of the passes over the sums; more than that LLVM does not
-    # vectorise, as it would have to check too many rows for overlaps.
+    # Three taps at once: a third of the passes over the sums. LLVM does not vectorise more, as it
+    # would have to check too many rows for overlaps.
     for k in range(1, taps.size, 3):
         above_1 = image[max(0, y - k) & mask]
         above_2 = image[max(0, y - k - 1) & mask]
@@ -145,14 +145,14 @@ def smooth_columns(
 
 @compiled
 def smooth_along(row: Floats32, taps: Floats32, target: Floats32) -> None:
-    """Write the sum along a row that begins and ends with ``taps.size - 1`` further values."""
+    """Write the weighted sum along a row padded by ``taps.size - 1`` values on both sides."""
     width = target.size
     radius = taps.size - 1
     weight = taps[0]
     if radius == 6:
         # Known distances: one pass. This is the usual case, radii from 8 px upwards.
         w_1, w_2, w_3, w_4, w_5, w_6 = taps[1], taps[2], taps[3], taps[4], taps[5], taps[6]
-        # Indices without a sign: numba would test others for wrapping around.
+        # Unsigned indices: for signed ones numba tests wrap-around.
         for x in range(width):
             target[x] = (
                 weight * row[np.uint64(x + 6)]
@@ -204,10 +204,10 @@ def smooth_rows(
     Parameters
     ----------
     image
-        (rows, width) float32; row y of the plane is its row ``y & mask``, so that a ring of rows
-        serves as well as a whole plane.
+        (rows, width) float32; row y of the plane is row ``y & mask`` of it, so it may be a ring
+        buffer of rows or a whole plane.
     mask
-        See there: `WHOLE`, or the ring's rows (a power of 2) minus 1.
+        `WHOLE`, or the number of rows of the ring buffer (a power of 2) minus 1.
     taps
         Half a symmetric kernel, from its centre outwards; 1 plus a multiple of 3.
     first, last, height
@@ -215,7 +215,7 @@ def smooth_rows(
     row
         Buffer of width + 2 * (taps - 1) float32 or more.
     out
-        (rows, width) float32, written; a ring or the whole plane.
+        (rows, width) float32, written; a ring buffer or the whole plane.
     """
     width = out.shape[1]
     radius = taps.size - 1
@@ -237,9 +237,9 @@ def smooth(image: Floats32, taps: Floats32, row: Floats32, out: Floats32) -> Non
 
 @compiled
 def magnitude_rows(smoothed: Floats32, first: int, last: int, height: int, out: Floats32) -> None:
-    """Write some rows of the gradient's magnitude, value per pixel, from ring to ring.
+    """Write some rows of the gradient's magnitude, value per pixel, between ring buffers.
 
-    It is 0 on the outermost pixels of the plane, and in the ring's columns beyond it.
+    It is 0 on the outermost pixels of the plane, and in the ring buffer's columns beyond it.
     """
     rows, width = smoothed.shape
     inner = width - 2
@@ -265,7 +265,7 @@ def magnitude_rows(smoothed: Floats32, first: int, last: int, height: int, out: 
 
 @compiled
 def convert_rows(plane: Plane, scale: np.float32, first: int, last: int, out: Floats32) -> None:
-    """Copy some rows of whole numbers to a ring, as float32 times ``scale``."""
+    """Copy some rows of integers to a ring buffer, as float32 times ``scale``."""
     for y in range(first, last):
         source = plane[y]
         target = out[y % out.shape[0]]

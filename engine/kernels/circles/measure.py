@@ -1,4 +1,4 @@
-"""What an image shows inside a circle, and just outside of it."""
+"""Grey-value measures inside circles and in the background ring around them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from engine.kernels._jit import Floats, Plane, Whole, compiled
 from engine.kernels.planes import as_plane
 
 RING_GAP_PX = 2.0
-"""The background begins this far outside the edge: blur has faded by then."""
+"""Gap between the edge and the background ring: blur has faded by then."""
 
 RING_SHARE = 0.2
 RING_LEAST_PX = 2.0
-"""Width of the background's ring: a fifth of the radius, but 2 px at least."""
+"""Least width of the background ring, which is a fifth of the radius wide."""
 
 MEASURES = np.dtype(
     [
@@ -31,15 +31,15 @@ MEASURES = np.dtype(
         ("touches_border", np.bool_),
     ]
 )
-"""Fields of `measure_circles`, in grey levels where not said otherwise."""
+"""Fields of `measure_circles`; in grey levels unless said otherwise."""
 
 _GREY_LEVELS = {"u1": 1 << 8, "u2": 1 << 16}
-"""Types with so few values that their counts give the median."""
+"""Types with so few values that their histogram gives the median."""
 
 
 @compiled
 def select_middle(values: Floats, count: int) -> float:
-    """Return the median of the first ``count`` values; sorts them."""
+    """Return the median of the first ``count`` values; sort them in place."""
     part = values[:count]
     part.sort()
     return 0.5 * (part[(count - 1) // 2] + part[count // 2])
@@ -47,7 +47,7 @@ def select_middle(values: Floats, count: int) -> float:
 
 @compiled
 def histogram_middle(histogram: Whole, low: int, high: int, count: int) -> float:
-    """Return the median from counts of whole values between ``low`` and ``high``; zeroes them."""
+    """Return the median from counts of integers from ``low`` to ``high``; zero the counts."""
     first = (count - 1) // 2
     second = count // 2
     lower = -1
@@ -65,9 +65,10 @@ def histogram_middle(histogram: Whole, low: int, high: int, count: int) -> float
 
 @compiled
 def list_neighbours(circles: Floats, outer: Floats, neighbours: Whole, first: Whole) -> None:
-    """List, circle by circle, the others that reach within its ``outer`` radius.
+    """List, for each circle, the other circles that reach within its ``outer`` radius.
 
-    ``first`` (n + 1,) is written: where each list begins; ``neighbours`` as far as it has room.
+    Write the start of each list to ``first`` (n + 1,), and the lists to ``neighbours`` while it has
+    room.
     """
     count = 0
     for c in range(circles.shape[0]):
@@ -103,8 +104,8 @@ def measure(
     circles
         (n, 3 or more) float64: y, x, radius in the plane's pixels.
     neighbours, first
-        Numbers of the circles that may reach into another one's ring, one list after the other,
-        and where each list begins, (n + 1,).
+        Indices of the circles that may reach into another one's ring, in concatenated lists, and
+        the start of each list, (n + 1,).
     values
         Buffer of float64 for the pixels of one circle, used if ``histogram`` is empty.
     histogram
@@ -112,7 +113,7 @@ def measure(
     out
         (n, 8) float64, written: mean, sd, min, median, max, background mean, contrast, area.
     flags
-        (n,) bool, written: whether the circle leaves the plane.
+        (n,) bool, written: whether part of the circle lies outside the plane.
     """
     height, width = plane.shape
     for c in range(circles.shape[0]):
@@ -166,7 +167,7 @@ def measure(
                         ring_total += value
                         ring_count += 1
         mean = total / count if count > 0 else np.nan
-        # A second pass: the difference of large sums would lose what a small spread is.
+        # A second pass: a difference of large sums would lose a small standard deviation.
         squares = 0.0
         for y in range(
             max(0, int(np.ceil(cy - radius))), min(height, int(np.floor(cy + radius)) + 1)
@@ -202,25 +203,24 @@ def measure(
 
 
 def measure_circles(plane: NDArray[Any], circles: NDArray[np.float64]) -> NDArray[np.void]:
-    """Measure what a plane shows inside each circle and around it.
+    """Measure a plane's grey values inside each circle and around it.
 
     Parameters
     ----------
     plane
-        Grey values (y, x): bool, integers or floats. Values that are not finite are left out.
+        Grey values (y, x): bool, integers or floats. Values that are not finite are ignored.
     circles
-        Array (n, 3 or more): centre y and x in the plane, radius, pixels; further columns are not
-        read.
+        Array (n, 3 or more): centre y and x in the plane, radius, pixels; further columns are
+        ignored.
 
     Returns
     -------
-    Structured array (n,) of `MEASURES`. Of the pixels whose centres lie inside: ``mean``, ``sd``
+    Structured array (n,) of `MEASURES`. Over the pixels with their centres inside: ``mean``, ``sd``
     (population), ``min``, ``median`` (mean of the middle two), ``max``. ``background_mean``: mean
-    of the pixels whose centres lie from 2 px outside the edge to a fifth of the radius (at least
-    2 px) further, without those inside any other circle given. ``contrast``: mean minus
-    background_mean. All in grey levels, NaN where there are no such pixels.
-    ``area_px``: number of pixels inside, usable or not. ``touches_border``: whether any of the
-    circle lies outside the plane.
+    of the pixels with centres from 2 px outside the edge to a fifth of the radius (at least 2 px)
+    further, except those inside any other circle given. ``contrast``: mean minus background_mean.
+    All in grey levels, NaN without such pixels. ``area_px``: number of pixels inside, usable or
+    not. ``touches_border``: whether any part of the circle lies outside the plane.
 
     Raises
     ------
@@ -262,11 +262,11 @@ def measure_circles(plane: NDArray[Any], circles: NDArray[np.float64]) -> NDArra
 
 
 def _ring_neighbours(rows: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return, one after the other, the circles that reach into each one's ring."""
+    """Return concatenated lists of the circles that reach into each circle's ring."""
     radius = rows[:, 2]
     outer = radius + RING_GAP_PX + np.maximum(RING_LEAST_PX, RING_SHARE * radius)
     first = np.zeros(len(rows) + 1, np.int64)
-    # Room for all pairs would be the square of thousands of circles: count first.
+    # A buffer for all pairs would grow with the square of thousands of circles: count first.
     list_neighbours(rows, outer, np.empty(0, np.int64), first)
     neighbours = np.empty(first[-1], np.int64)
     list_neighbours(rows, outer, neighbours, first)

@@ -1,4 +1,4 @@
-"""Rims: two concentric edges of opposite polarity that bound one ring, such as a bubble's."""
+"""Rims: pairs of concentric edges of opposite polarity that bound one ring, such as a bubble's."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Polarity = Literal["bright", "dark", "any", "rim"]
 SIGNS: dict[str, tuple[int, ...]] = {"bright": (1,), "dark": (-1,), "any": (1, -1), "rim": (1, -1)}
 
 NO_RIMS, MERGE_RIMS, ONLY_RIMS = range(3)
-"""What becomes of a rim: two circles, one for each edge; one circle; one, and no others are."""
+"""Treatment of a rim: two circles, one for each edge; one circle; one circle, and only rims."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rims:
-    """What becomes of rims, and their greatest width, pixels; infinite: a share of the radius."""
+    """Treatment and greatest width of rims, pixels; infinite: a share of the radius."""
 
     kind: int
     width_px: float
 
     def innermost_px(self, low_px: float) -> float:
-        """Return the least radius of an edge to look for: the smallest rim's inner one, pixels."""
+        """Return the least radius of an edge to detect: the smallest rim's inner edge, pixels."""
         if self.kind == NO_RIMS:
             return low_px
         width = self.width_px if self.width_px < math.inf else RIM_WIDTH_SHARE * low_px
@@ -37,12 +37,12 @@ class Rims:
 
 
 def make_rims(polarity: str, rim_width_px: float | None) -> Rims:
-    """Check the polarity and the width of rims, see `circles.detect_circles`.
+    """Check the polarity and the width of rims, see `detect.detect_circles`.
 
     Raises
     ------
     ParameterError
-        If there is no such polarity, or the width is not over 0 or does not go with it.
+        If the polarity is unknown, or the width is not over 0 or does not fit the polarity.
     """
     if polarity not in SIGNS:
         raise ParameterError("polarity", polarity, "one of 'bright', 'dark', 'any', 'rim'")
@@ -58,14 +58,14 @@ def make_rims(polarity: str, rim_width_px: float | None) -> Rims:
 
 @compiled
 def outer_radius(outer: float, inner: float, variance: float) -> float:
-    """Return the outer radius of a rim whose edges were seen at two radii, pixels.
+    """Return the outer radius of a rim from the radii of its two detected edges, pixels.
 
     A rim of width w, smoothed by s, shows its edges 2 x apart, where x = w / 2 coth(x w / 2 s^2):
-    the extremes of the difference of two Gaussians. However thin, that is 2 s.
+    the extremes of the difference of two Gaussians. For thin rims this approaches 2 s.
     """
     middle = 0.5 * (outer + inner)
     ratio = max(1.0, (outer - middle) ** 2 / variance)
-    # Solves u coth(u) = ratio within 0.02; for thin and for wide rims it is exact.
+    # Solves u coth(u) = ratio within 0.02; exact for thin and for wide rims.
     square = (ratio - 1.0) * (ratio + 1.0 + 1.0 / (1.0 + 0.4 * (ratio - 1.0)))
     return middle + (outer - middle) * min(1.0, np.sqrt(square) / ratio)
 
@@ -74,7 +74,7 @@ def outer_radius(outer: float, inner: float, variance: float) -> float:
 def nearest_edge(
     table: Floats, numbers: Whole, order: Whole, i: int, rim_px: float, reach: float
 ) -> int:
-    """Return the candidate with which ``order[i]`` bounds the narrowest rim, or -1."""
+    """Return the candidate that forms the narrowest rim with ``order[i]``, or -1."""
     a = order[i]
     best = -1
     width = 0.0
@@ -105,23 +105,23 @@ def pair_rims(
     variance: float,
     partner: Whole,
 ) -> None:
-    """Make one circle of the two edges of each rim: the outer one, freed of the smoothing.
+    """Merge the two edges of each rim into one circle: the outer edge, corrected for smoothing.
 
-    Two candidates are a rim where each is the nearest edge of the other, so that what decides lies
-    within twice the distance of two concentric centres.
+    Two candidates form a rim if each is the nearest edge of the other, so the decision depends only
+    on candidates within twice the distance of two concentric centres.
 
     Parameters
     ----------
     table, numbers, order
-        Candidates, see `competition.compete`; I_ALIVE and C_CORRECTED are updated.
+        Candidates, see `suppression.compete`; I_ALIVE and C_CORRECTED are updated.
     rims
-        `MERGE_RIMS`, or `ONLY_RIMS`: candidates without a partner go too.
+        `MERGE_RIMS`, or `ONLY_RIMS`, which also drops candidates without a partner.
     rim_px, reach
-        See `competition.compete`.
+        See `suppression.compete`.
     variance
-        That of the blur, square pixels.
+        Variance of the blur, square pixels.
     partner
-        Buffer of int64, one a candidate.
+        Buffer of int64, one element a candidate.
     """
     for i in range(order.size):
         partner[order[i]] = -1
@@ -130,7 +130,7 @@ def pair_rims(
     for a in range(order.size):
         b = partner[a]
         if b >= 0 and partner[b] == a:
-            # One of the two, once: the outer edge, and of equal ones the better.
+            # One of the two, once: the outer edge, or the better one if both are equal.
             outer, inner = table[a, C_CORRECTED], table[b, C_CORRECTED]
             if outer > inner or (outer == inner and better(table, numbers, a, b)):
                 numbers[b, I_ALIVE] = 0

@@ -1,6 +1,6 @@
-"""From edge points to circles in one compiled call.
+"""Circle search from edge points to circles in one compiled call.
 
-Calls from Python into eight kernels a band cost more than some of the kernels themselves.
+Calling eight kernels a band from Python costs more than some of the kernels themselves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from engine.kernels.circles.votes import (
 )
 
 ROUNDS = 2
-"""How often those that survived the competition compete again; each adds its reach to the halo."""
+"""Rounds of non-maximum suppression; each adds its reach to the halo."""
 
 
 @compiled
@@ -68,14 +68,14 @@ def search_bands(
     member_bins: Whole,
     filled: Whole,
 ) -> int:
-    """Let edge points vote in every band and polarity, and fit circles at all peaks.
+    """Cast votes in every band and polarity, and fit circles at all peaks.
 
     Parameters
     ----------
     pixel, value, count, starts
         Edge points, see `edges.find_edges`.
     height, width, origin_y, origin_x
-        Size of the plane, and place of its first pixel in the image, pixels.
+        Size of the plane, and position of its first pixel in the image, pixels.
     signs
         Polarities: +1 bright, -1 dark.
     bands
@@ -87,7 +87,7 @@ def search_bands(
     spread, limits, cosines, points, index, histogram, sums
         See `candidates.fit_peaks`.
     table, numbers, members, member_bins, filled
-        The candidates, written: see there.
+        The candidates, written: see `candidates.fit_peaks`.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def search_bands(
         summed = windows[: rows * columns].reshape((rows, columns))
         for s in range(signs.size):
             sign = signs[s]
-            # One vote more on each side: a circle at the band's end has all of its votes in it.
+            # One more vote on each side: a circle at the band's end keeps all of its votes.
             cast_votes(
                 pixel, value, count, sign, low - 0.5 * cell, log2, steps, phase_y, phase_x, votes
             )
@@ -162,9 +162,9 @@ def search_bands(
 def list_circles(
     table: Floats, numbers: Whole, order: Whole, origin_y: int, origin_x: int, out: Floats
 ) -> int:
-    """Write the candidates that are alive: y, x, radius, support; sorted by the first three.
+    """Write the live candidates: y, x, radius, support; sorted by the first three.
 
-    ``order`` (n,) int64 sorts the candidates by y, but for the last bit.
+    ``order`` (n,) int64 sorts the candidates by y, up to the last bit.
     """
     count = 0
     for i in range(order.size):
@@ -174,7 +174,7 @@ def list_circles(
         y = (numbers[c, I_ANCHOR_Y] + origin_y) + table[c, C_Y]
         x = (numbers[c, I_ANCHOR_X] + origin_x) + table[c, C_X]
         radius = table[c, C_CORRECTED]
-        # The origin may round y, so that two of them are the same only now.
+        # Adding the origin may round y, so that two values become equal only now.
         place = count
         while place > 0 and (
             out[place - 1, 0] > y
@@ -233,20 +233,20 @@ def search_circles(
     smallest: float,
     out: Floats,
 ) -> int:
-    """Search all bands, let the candidates compete, and list the circles.
+    """Search all bands, suppress weaker candidates, and list the circles.
 
     Parameters
     ----------
     pixel, value, count, starts, height, width, origin_y, origin_x, signs, bands
         See `search_bands`.
     accumulator, windows, line, anchors, shifts, spread, limits, cosines, points, histogram, sums
-        See there.
+        See `search_bands`.
     table, numbers, index, members, member_bins
-        Buffers, see there.
+        Buffers, see `search_bands`.
     owner, seen, verdict, reach
-        See `competition.compete`; ``owner`` has room for all edge points.
+        See `suppression.compete`; ``owner`` has room for all edge points.
     rims, rim_px
-        What becomes of rims, see `rims.pair_rims`, and their greatest width, pixels.
+        Treatment of rims, see `rims.pair_rims`, and their greatest width, pixels.
     smallest
         Least radius of a circle, pixels; a rim's inner edge may be smaller.
     out
@@ -254,7 +254,7 @@ def search_circles(
 
     Returns
     -------
-    The number of circles, or -1 where the buffers have no room for all candidates.
+    The number of circles, or -1 if the buffers are too small for all candidates.
     """
     filled = np.zeros(2, np.int64)
     search_bands(
@@ -309,7 +309,7 @@ def search_circles(
     )
     if rims != NO_RIMS:
         pair_rims(table, numbers, order, rims, rim_px, reach, limits[2], verdict)
-        # Edges that did not compete, and found no partner.
+        # Drop edges that did not compete and found no partner.
         compete(
             table,
             numbers,

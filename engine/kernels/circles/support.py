@@ -1,4 +1,4 @@
-"""How much of a circle's circumference shows an edge that is its own."""
+"""Edge support of circles: the share of the circumference that shows an edge of its own."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from engine.kernels._jit import Floats, Whole, compiled
 from engine.kernels.circles.fit import P_DISTANCE, P_SINE, P_UX, P_UY, P_X, P_Y, SINE_SD
 
 SINE_TO_VARIANCE = 1.0 / SINE_SD**2
-"""From the square of the deviation that is allowed to the variance of a direction."""
+"""Factor from the square of the allowed deviation to the variance of a direction."""
 
 MOST_BINS = 1024
-"""Arcs of the largest circles; beyond a radius of 512 px arcs become longer."""
+"""Number of arcs of the largest circles; beyond a radius of 512 px arcs become longer."""
 
 
 @compiled
 def pseudo_turn(y: float, x: float) -> float:
     """Return the direction of (y, x) as a share of a full turn, [0, 1), within 0.0003.
 
-    A polynomial instead of arctan2, whose last bits differ between machines.
+    A polynomial instead of arctan2, because the last bits of arctan2 differ between machines.
     """
     ay = abs(y)
     ax = abs(x)
@@ -38,9 +38,9 @@ def pseudo_turn(y: float, x: float) -> float:
 
 @compiled
 def count_bins(radius: float) -> int:
-    """Return into how many arcs a circle is cut for its support: each 1.6 to 3.2 px long.
+    """Return the number of arcs by which a circle's support is counted, each 1.6 to 3.2 px long.
 
-    Edge points lie at most 1.42 px apart, so that a complete edge leaves no arc empty.
+    Edge points are at most 1.42 px apart, so a complete edge leaves no arc empty.
     """
     bins = 8
     while bins < 2.0 * radius and bins < MOST_BINS:
@@ -61,21 +61,21 @@ def collect_support(
     members: Whole,
     member_bins: Whole,
 ) -> tuple[int, float]:
-    """List the points that lie on a circle and face its centre, and sum them up by arc.
+    """List the points on a circle that face its centre, and sum them up by arc.
 
     Parameters
     ----------
     points, index, count
-        See `gather`.
+        See `fit.gather`.
     y, x, radius
         The circle, pixels from the anchor.
     bins
-        Number of arcs into which it is cut.
+        Number of arcs.
     sums
         (bins or more, 3) float64, written: points of an arc, and the sums of their directions'
         deviations from the radius, sines, and of these deviations' variances.
     members, member_bins
-        (n,) int64, written: number of the edge point, and its arc.
+        (n,) int64, written: index of the edge point, and its arc.
 
     Returns
     -------
@@ -115,22 +115,21 @@ def drop_touching(sums: Floats, bins: int, most: float) -> float:
 
     The deviation of an edge's direction from the radius grows by 0 rad per rad on a circle's own
     edge, and by 1 + r / q where another circle of radius q touches one of radius r from outside
-    (1 - r / q from inside): arcs that are merely touched tell themselves apart, whoever they
-    belong to. A run (arcs without a gap) is dropped if its slope exceeds ``most`` by twice its
-    standard error.
+    (1 - r / q from inside): so arcs of another circle are recognised without knowing that circle. A
+    run (arcs without a gap) is dropped if its slope exceeds ``most`` by twice its standard error.
 
     Parameters
     ----------
     sums
-        See `collect_support`; the points of dropped arcs become 0.
+        See `collect_support`; the points of dropped arcs are set to 0.
     bins
         Number of arcs.
     most
-        Largest turning error of an own edge, rad per rad.
+        Largest turning error of a circle's own edge, rad per rad.
 
     Returns
     -------
-    The slope over all runs that are left, pooled, rad per rad.
+    The pooled slope over all remaining runs, rad per rad.
     """
     angle = 2.0 * np.pi / bins
     upper = 0.0
@@ -180,7 +179,7 @@ def visible_bins(
     bottom: float,
     right: float,
 ) -> int:
-    """Count the arcs of a circle whose middle lies in a box.
+    """Count the arcs of a circle with their middle in a box.
 
     ``cosines`` holds cos(2 pi i / n) for one full turn, n a multiple of ``4 * bins``.
     """

@@ -1,9 +1,9 @@
-"""Candidates become circles: the better ones explain edges away from the others.
+"""Non-maximum suppression of circles: better candidates take edges away from the others.
 
-Two circles can't both be supported by the same piece of edge. A candidate keeps only the arcs that
-no better candidate nearby explains; without enough of its own, it goes. This takes a fixed number
-of rounds over neighbours within a fixed distance, instead of one greedy pass, so that what decides
-about a circle lies within a bounded halo.
+The same piece of edge can't support two circles. A candidate keeps only the arcs that no better
+candidate nearby explains; without enough arcs of its own, it is dropped. Suppression takes a fixed
+number of rounds over neighbours within a fixed distance instead of one greedy pass, so every
+decision depends only on candidates within a bounded halo.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from engine.kernels.circles.candidates import (
 )
 
 LEAST_OWN_SHARE = 0.5
-"""A candidate that owes more than half of its arcs to better ones is made of their edges."""
+"""Least share of own arcs: below it, a candidate is an artefact of the edges of better ones."""
 
 SHADOW_PX = 3.0
 TWICE_SHARE = 0.1
 """Circles whose centres and radii differ by less than this (3 px, or a tenth of the radius) are one
-edge seen twice: on its two sides, or bright on one side and dark on the other."""
+edge detected twice: on its two sides, or bright on one side and dark on the other."""
 
 RIM_CENTRE_SHARE = 0.15
 RIM_WIDTH_SHARE = 0.4
 RIM_SUPPORT_SHARE = 0.75
 """A concentric circle, up to 0.4 radii smaller or larger, is a rim or relief of the same object,
-unless it has at least three quarters of the other one's support, as a ring's two edges have."""
+unless it has at least three quarters of the other circle's support, as a ring's two edges have."""
 
 PAIR_SHARE = 0.5
 PAIR_SUPPORT = 0.65
-"""Of two discs of similar size less than half a radius apart, one covers the other and shows nearly
-all of its edge; where neither does, one uneven edge was fitted twice."""
+"""Of two discs of similar size less than half a radius apart, one occludes the other and shows
+nearly all of its edge; if neither does, one uneven edge was fitted twice."""
 
 
 @compiled
 def offset(table: Floats, numbers: Whole, a: int, b: int) -> tuple[float, float]:
-    """Return y and x from candidate ``b`` to ``a``, pixels; the same in every crop."""
+    """Return the offset (y, x) from candidate ``b`` to ``a``, pixels; the same in every crop."""
     dy = (numbers[a, I_ANCHOR_Y] - numbers[b, I_ANCHOR_Y]) + (table[a, C_Y] - table[b, C_Y])
     dx = (numbers[a, I_ANCHOR_X] - numbers[b, I_ANCHOR_X]) + (table[a, C_X] - table[b, C_X])
     return dy, dx
@@ -58,7 +58,7 @@ def offset(table: Floats, numbers: Whole, a: int, b: int) -> tuple[float, float]
 
 @compiled
 def better(table: Floats, numbers: Whole, a: int, b: int) -> bool:
-    """Tell whether candidate ``a`` comes before ``b``: a total order, the same in every crop."""
+    """Return whether candidate ``a`` ranks before ``b``: a total order, the same in every crop."""
     if table[a, C_SUPPORT] != table[b, C_SUPPORT]:
         return table[a, C_SUPPORT] > table[b, C_SUPPORT]
     if table[a, C_RESIDUAL] != table[b, C_RESIDUAL]:
@@ -73,7 +73,7 @@ def better(table: Floats, numbers: Whole, a: int, b: int) -> bool:
 
 @compiled
 def is_shadow(table: Floats, a: int, b: int, distance: float) -> bool:
-    """Tell whether ``a`` is the better ``b`` seen twice, or the rim of the same object."""
+    """Return whether ``a`` is a duplicate of the better ``b``, or a rim of the same object."""
     radius = min(table[a, C_RADIUS], table[b, C_RADIUS])
     difference = abs(table[a, C_RADIUS] - table[b, C_RADIUS])
     twice = max(SHADOW_PX, TWICE_SHARE * radius)
@@ -94,9 +94,9 @@ def is_shadow(table: Floats, a: int, b: int, distance: float) -> bool:
 
 @compiled
 def is_rim(table: Floats, numbers: Whole, a: int, b: int, rim_px: float) -> bool:
-    """Tell whether two candidates are the edges of a rim, ``rim_px`` wide at most.
+    """Return whether two candidates are the edges of a rim, ``rim_px`` wide at most.
 
-    Infinite: as wide as `RIM_WIDTH_SHARE` of its outer radius.
+    Infinite ``rim_px``: at most `RIM_WIDTH_SHARE` of its outer radius.
     """
     outer = max(table[a, C_CORRECTED], table[b, C_CORRECTED])
     inner = min(table[a, C_CORRECTED], table[b, C_CORRECTED])
@@ -110,7 +110,7 @@ def is_rim(table: Floats, numbers: Whole, a: int, b: int, rim_px: float) -> bool
 
 @compiled
 def claim(numbers: Whole, members: Whole, a: int, b: int, owner: Whole) -> None:
-    """Mark the edge points of candidate ``b`` as taken from candidate ``a``."""
+    """Assign the edge points of candidate ``b`` to candidate ``a``."""
     for m in range(numbers[b, I_FIRST], numbers[b, I_FIRST] + numbers[b, I_COUNT]):
         owner[members[m]] = a
 
@@ -132,25 +132,25 @@ def compete(
 ) -> None:
     """Take from each candidate the arcs that better ones within ``reach`` px explain.
 
-    Candidates that keep too few arcs of their own, or are another one seen twice, are marked as not
-    alive. All candidates of a round are judged by those alive before it.
+    Candidates that keep too few arcs of their own, or are duplicates, are marked as dead. Every
+    round compares all candidates with those alive before it.
 
     Parameters
     ----------
     table, numbers, members, member_bins
-        Candidates, see `fit_peaks`; I_ALIVE is updated.
+        Candidates, see `candidates.fit_peaks`; I_ALIVE is updated.
     order
-        (n,) int64: candidates by rising y.
+        (n,) int64: candidates by ascending y.
     min_support
         Least share of the visible circumference that a candidate must have of its own.
     reach
         Largest distance of two centres that compete, pixels.
     rounds
-        How often the survivors are judged again; each adds ``reach`` to the halo.
+        Number of rounds for the survivors; each adds ``reach`` to the halo.
     rim_px
-        Greatest width of a rim, pixels, whose two edges do not compete; 0 where all do.
+        Greatest width of a rim, pixels, whose two edges do not compete; 0 if all edges compete.
     owner, seen, verdict
-        Buffers of int64: one an edge point, one an arc, one a candidate.
+        Buffers of int64, sized by edge points, arcs and candidates.
     """
     count = order.size
     for _ in range(rounds):

@@ -1,6 +1,6 @@
 """Votes of edge points for the centres of circles, and the peaks among them.
 
-Every edge point votes along its gradient for all centres whose radius is allowed: D. H. Ballard,
+Every edge point votes along its gradient for all centres at an allowed radius: D. H. Ballard,
 "Generalizing the Hough transform to detect arbitrary shapes", Pattern Recognition 13 (1981), with
 gradient directions as in C. Kimme, D. Ballard, J. Sklansky, "Finding circles by an array of
 accumulators", CACM 18 (1975). One accumulator per band of radii, with cells in proportion to the
@@ -17,12 +17,12 @@ import numpy as np
 from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
 
 _BAND_RATIO = 1.5
-"""Largest over smallest radius of a band: the cell fits both, and a circle within another one
-lies in a band of its own."""
+"""Largest over smallest radius of a band: one cell size suits both, and a circle within another
+one falls into a band of its own."""
 
 _CELLS_PER_RADIUS = 6.0
-"""Cells a radius: a window of 3 x 3 cells then spans half a radius, which holds three quarters of
-the votes at the worst direction error that is served (0.2 rad)."""
+"""Cells per radius: a window of 3 x 3 cells then spans half a radius and holds three quarters of
+the votes at the largest direction error supported (0.2 rad)."""
 
 _SMALLEST_CELL_LOG2 = 1
 _LARGEST_CELL_LOG2 = 5
@@ -33,25 +33,25 @@ B_LOW, B_HIGH, B_CELL_LOG2, B_STEPS, B_LEAST, B_LEAST_OUTSIDE = range(6)
 _VOTES_A_POINT = 2.5
 _VOTE_SHARE = 1.25
 _LEAST_VOTES = 4
-"""A point casts about 2.5 votes into a window of 3 x 3 cells; three quarters of those that the
-least support promises must be there, as directions are uncertain."""
+"""Least votes of a peak. A point casts about 2.5 votes into a window of 3 x 3 cells; three quarters
+of the votes implied by the least support must arrive, as directions are uncertain."""
 
 LOBE_RATIO = 1.3
-"""A peak two cells from another one with 1.3 times its votes is that one's side lobe."""
+"""A peak two cells from another one with 1.3 times its votes is a side lobe of it."""
 
 LEAST_SUPPORT_OUTSIDE = 0.5
-"""Least support of a circle whose centre lies outside the plane, of its visible circumference. A
+"""Least support, of the visible circumference, of a circle with its centre outside the plane. A
 short arc of any curved edge fits some circle."""
 
 SEGMENT = 32
-"""Cells that are tested at once for any window with enough votes."""
+"""Cells that are tested together for any window with enough votes."""
 
 MARGIN_CELLS = 2
-"""Empty cells around an accumulator, so that windows need no bounds."""
+"""Empty cells around an accumulator, so that windows need no bounds checks."""
 
 OUTSIDE_SHARE = 0.55
-"""How far outside the plane a centre may lie, in radii. At 0.5 a third of the circumference is
-visible; the rest, and a cell, are for errors of the votes and of the fit."""
+"""Largest distance of a centre outside the plane, in radii. At 0.5 a third of the circumference is
+visible; the rest, and a cell, allow for errors of the votes and of the fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def make_bands(low_px: float, high_px: float) -> tuple[Band, ...]:
 
 
 def tabulate_bands(bands: tuple[Band, ...], min_support: float) -> Floats:
-    """Return the bands as rows of numbers, with what is needed of their votes.
+    """Return the table of bands, with the number of votes that each requires.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def tabulate_bands(bands: tuple[Band, ...], min_support: float) -> Floats:
     Returns
     -------
     Array (n, 6) float64: smallest and largest radius, pixels; cell size, log2 of pixels; votes a
-    point; votes that a window needs, and one whose centre lies outside the plane.
+    point; votes required of a window, and of one with its centre outside the plane.
     """
     table = np.empty((len(bands), 6))
     for row, band in zip(table, bands, strict=True):
@@ -115,7 +115,7 @@ def tabulate_bands(bands: tuple[Band, ...], min_support: float) -> Floats:
 
 
 def most_cells(shape: tuple[int, int], bands: tuple[Band, ...]) -> tuple[int, int]:
-    """Return the most rows and columns that an accumulator has, wherever the plane begins."""
+    """Return the most rows and columns of any accumulator, for every origin of the plane."""
     return max(_cells(shape[0], band) for band in bands), max(
         _cells(shape[1], band) for band in bands
     )
@@ -128,9 +128,9 @@ def _cells(size: int, band: Band) -> int:
 
 @compiled
 def outside_cells(high: float, cell_log2: int) -> int:
-    """Return how many cells outside the plane a band votes for, on each side.
+    """Return the number of cells outside the plane that a band votes for, on each side.
 
-    One more than peaks need, so that their neighbours have all of their votes.
+    One more than peaks need, so that the neighbours of peaks have all of their votes.
     """
     return int(np.ceil(OUTSIDE_SHARE * high / (1 << cell_log2))) + 2
 
@@ -157,13 +157,13 @@ def cast_votes(
     sign
         +1: centres lie up the gradient (bright circles); -1: down.
     first
-        Radius of the first vote, pixels; the others follow one cell apart.
+        Radius of the first vote, pixels; the others follow at steps of one cell.
     cell_log2, steps
         Cell size (log2 of pixels) and number of votes a point.
     phase_y, phase_x
         Position of the plane's first pixel from the accumulator's first cell within its margin,
-        pixels: some cells outside the plane, and the pixel's place within its cell of the image's
-        grid.
+        pixels: some cells outside the plane, plus the pixel's position within its cell of the
+        image's grid.
     out
         (rows, columns) int32, zeroed and written.
     """
@@ -171,7 +171,7 @@ def cast_votes(
     out[:, :] = 0
     one = np.float32(65536.0)
     shift = 16 + cell_log2
-    # Half a pixel, since pixel centres lie at whole numbers and cells begin at pixels' edges.
+    # Half a pixel, since pixel centres lie at integers and cells begin at pixel edges.
     half = 32768
     stride = np.float32(sign) * np.float32(1 << cell_log2) * one
     start = np.float32(sign) * np.float32(first) * one
@@ -180,7 +180,7 @@ def cast_votes(
     for i in range(count):
         step_y = np.int64(stride * value[i, 2])
         step_x = np.int64(stride * value[i, 3])
-        # Rounded apart from the pixel, so that the pixel's own number can't change the rounding.
+        # Rounded separately from the pixel, so that the pixel's position can't change it.
         y = ((np.int64(pixel[i, 0]) + phase_y) << 16) + half
         x = ((np.int64(pixel[i, 1]) + phase_x) << 16) + half
         y += np.int64(value[i, 0] * one) + np.int64(start * value[i, 2])
@@ -193,7 +193,7 @@ def cast_votes(
             and max(y, last_y) < end_y
             and max(x, last_x) < end_x
         ):
-            # All of the line lies in the accumulator, as nearly all of them do.
+            # The whole line lies in the accumulator, as nearly all lines do.
             for _ in range(steps):
                 out[np.uint64((y >> shift) + 2), np.uint64((x >> shift) + 2)] += 1
                 y += step_y
@@ -233,10 +233,10 @@ def sum_windows(votes: Whole32, rows_summed: Whole32, out: Whole32) -> None:
 def _visible_share(
     cells: int, cell: int, phase: int, size: int, reach: float, outside: float
 ) -> float:
-    """Return the share of a circle that a straight border leaves, at least, for a row or column.
+    """Return the least visible share of a circle beside a straight border, for a row or column.
 
-    Roughly: linear in the distance. Two cells more than the centre's, as a peak's centroid decides
-    in the end.
+    Roughly: linear in the distance. Two cells more than the centre's, since the peak's centroid
+    decides in the end.
     """
     middle = (cells - MARGIN_CELLS) * cell + 0.5 * cell - phase
     inside = max(-outside, min(middle, size - middle) - 2.0 * cell)
@@ -258,39 +258,39 @@ def find_peaks(
     anchors: Whole,
     shifts: Floats,
 ) -> int:
-    """List cells whose window holds the most votes among their neighbours, in raster order.
+    """List cells whose window holds more votes than its neighbours, in raster order.
 
     Parameters
     ----------
     votes, sums
         (rows, columns) int32: the accumulator and its 3 x 3 sums.
     least, least_outside
-        Votes a window needs where the whole circle lies in the plane; the same where the centre
-        lies outside of it, before the share of the circle that is visible.
+        Votes required of a window if the whole circle lies in the plane; the same if the centre
+        lies outside it, before scaling by the visible share of the circle.
     cell_log2, phase_y, phase_x
         As in `cast_votes`.
     height, width
         Size of the plane, pixels.
     reach
-        Radius in pixels, by which the visible share of a circle near the border is estimated.
+        Radius in pixels, for estimating the visible share of a circle near the border.
     anchors
         (n, 3) int64, written: y, x of a pixel of the cell, votes.
     shifts
-        (n, 2) float64, written: from that pixel to the window's centroid, pixels. Apart from the
-        anchor, so that a crop's position can't change their rounding.
+        (n, 2) float64, written: from that pixel to the window's centroid, pixels. Separate from
+        the anchor, so that a crop's position can't change their rounding.
 
     Returns
     -------
-    The number of peaks; more than fit means that those beyond were dropped.
+    The number of peaks; if it exceeds the buffers' room, the rest was dropped.
     """
     rows, columns = sums.shape
     room = anchors.shape[0]
     count = 0
     cell = 1 << cell_log2
     outside = OUTSIDE_SHARE * reach + cell
-    # Votes that each column needs in a row where the whole circle is visible up and down, and in
-    # the row at hand; kept by column, since one number for a segment near the border passes most
-    # of its cells.
+    # Votes required per column if the whole circle is visible vertically, and in the current
+    # row; stored per column, since one number for a segment near the border would pass most of
+    # its cells.
     across = np.empty(columns)
     for column in range(columns):
         across[column] = least * _visible_share(column, cell, phase_x, width, reach, outside)
@@ -307,7 +307,7 @@ def find_peaks(
                 needed[column] = np.int32(np.ceil(across[column] * share))
         for first in range(1, columns - 1, SEGMENT):
             last = min(columns - 1, first + SEGMENT)
-            # The last one is shorter: test it with some cells before it.
+            # The last segment is shorter: extend it backwards.
             begin = last - SEGMENT
             if begin >= 1:
                 strong = np.int32(0)
@@ -334,7 +334,8 @@ def find_peaks(
                     | (below[right] > here)
                 ):
                     continue
-                # Two cells away only a clearly stronger one counts: two discs may overlap so far.
+                # Two cells away only a clearly stronger peak suppresses: two discs may overlap so
+                # far.
                 lobe = LOBE_RATIO * here
                 beaten = False
                 for j in range(max(-2, -row), min(3, rows - row)):
@@ -354,7 +355,7 @@ def find_peaks(
                         moment_x += i * weight
                 anchor_y = (row - 2) * cell + cell // 2 - phase_y
                 anchor_x = (column - 2) * cell + cell // 2 - phase_x
-                # Pixel centres lie at whole numbers, a cell's middle between two.
+                # Pixel centres lie at integers, a cell's middle between two.
                 shift_y = cell * moment_y / total - 0.5
                 shift_x = cell * moment_x / total - 0.5
                 y = anchor_y + shift_y

@@ -1,4 +1,4 @@
-"""What can be wrong with a contour, as figures; what counts as wrong is for the caller to say."""
+"""Plausibility figures of contours; the caller decides which values count as wrong."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from engine.kernels.contours.geometry import edges_of, edges_of_layers
 from engine.kernels.contours.layers import Rings, side, split_layers
 
 LINES_PER_PX = 16
-"""Scan lines in a row of pixels for areas of overlap. Along a line lengths are exact; between lines
+"""Scan lines per row of pixels for areas of overlap. Along a line lengths are exact; between lines
 outlines are taken as straight, which for rings of 20 pixels and more is within 0.01 %."""
 
 NEXT_TO_ALL = 1e-6
-"""What may lack in a share that is one but for rounding."""
+"""Tolerance for rounding in a share of one."""
 
 Sweep = tuple[Floats, Whole]
-"""Edges (n, 4) from top to bottom, by their tops, and the number of each one's layer."""
+"""Edges (n, 4) from top to bottom, by their tops, and the index of each one's layer."""
 
 
 def _sweep(rings: Rings) -> Sweep:
@@ -35,7 +35,7 @@ def _sweep(rings: Rings) -> Sweep:
 
 @compiled
 def _pass_line(edges: Floats, y: float, active: Whole, state: Whole) -> None:
-    """Keep in ``active`` the edges that cross a line; ``state`` counts those, and those met."""
+    """Keep in ``active`` the edges that cross a line; ``state`` counts these and those reached."""
     kept = 0
     for k in range(state[0]):
         if edges[active[k], 2] > y:
@@ -54,7 +54,7 @@ def _pass_line(edges: Floats, y: float, active: Whole, state: Whole) -> None:
 def _intervals_of_line(
     edges: Floats, layer: Whole, y: float, active: Whole, count: int, inside: Bytes, out: Floats
 ) -> int:
-    """Write where a line enters and leaves the union of layers; return how many numbers."""
+    """Write where a line enters and leaves the union of layers; return the number of values."""
     at = np.empty(count)
     for k in range(count):
         y0, x0, y1, x1 = edges[active[k]]
@@ -82,7 +82,7 @@ def _overlap(
     bottom: float,
     step: float,
 ) -> Floats:
-    """Return the areas of the first contour and of what both cover, from even-odd intervals."""
+    """Return the areas of the first contour and of the intersection, from even-odd intervals."""
     a = np.empty(len(first) + 1)
     b = np.empty(len(second) + 1)
     active_a, active_b = np.empty(len(first), np.int64), np.empty(len(second), np.int64)
@@ -114,8 +114,8 @@ def _overlap(
 def share_inside(inner: Rings, outer: Rings) -> float:
     """Return the share of a contour's area that lies inside another one, from 0 to 1.
 
-    Both by the rule of `engine.kernels.contours.geometry`; exactly 1 for a contour and itself. Of a
-    contour without area it is NaN.
+    Both follow the rule of `engine.kernels.contours.geometry`; exactly 1 for a contour and itself.
+    NaN for a contour without area.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def share_outside_image(rings: Rings, shape: YX) -> float:
     top, left, bottom, right = -0.5, -0.5, height - 0.5, width - 0.5
     frame = np.array([[top, left], [top, right], [bottom, right], [bottom, left]])
     inside = share_inside(rings, [frame])
-    if math.isnan(inside):  # no area: it is outside if a point is
+    if math.isnan(inside):  # without area: outside if any point is
         points = np.concatenate([np.empty((0, 2)), *rings])
         low, high = (top, left), (bottom, right)
         return float(((points < low) | (points > high)).any()) if len(points) else 0.0
@@ -156,9 +156,9 @@ def share_outside_image(rings: Rings, shape: YX) -> float:
 
 @compiled
 def _count_crossings(edges: Floats) -> int:
-    """Count the pairs of edges of which each passes right through the other.
+    """Count the pairs of edges that pass right through each other.
 
-    ``edges`` are in order of their upper ends, so that one need not look below an edge.
+    ``edges`` are sorted by their upper ends, so edges that begin below an edge can be skipped.
     """
     found = 0
     for i in range(len(edges)):
@@ -183,8 +183,8 @@ def _count_crossings(edges: Floats) -> int:
 def count_crossings(rings: Rings) -> int:
     """Return how often a contour crosses itself: pairs of edges that pass through each other.
 
-    Outlines that only touch, as those drawn on a grid of half pixels often do, do not cross, and
-    neither do layers, which may overlap.
+    Outlines that only touch, as those drawn on a grid of half pixels often do, do not cross.
+    Neither do outlines of different layers, which may overlap.
 
     Examples
     --------
@@ -200,9 +200,9 @@ def _crossings(edges: NDArray[np.float64]) -> int:
 
 
 def count_nested(rings: Rings) -> int:
-    """Return how many outlines another layer covers: the union is the same without them.
+    """Return the number of outlines that another layer covers: the union is the same without them.
 
-    A hole that was drawn as a further polygon is one; a hole within a layer is none.
+    A hole that was drawn as a separate polygon counts; a hole within a layer does not.
 
     Examples
     --------
@@ -231,7 +231,7 @@ def _covers(layer: Rings, boxes: NDArray[np.float64], ring: NDArray[np.float64])
 
 
 def closing_gap_px(ring: NDArray[np.float64]) -> tuple[float, float]:
-    """Return how far a ring's last point is from its first, and its longest other step, pixels.
+    """Return the distance from a ring's last point to its first, and its longest other step, px.
 
     Examples
     --------
@@ -247,9 +247,9 @@ def closing_gap_px(ring: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def canonical_ring(ring: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a ring in a form that is the same wherever it begins and whichever way it turns.
+    """Return a ring in a canonical form, independent of its first point and its direction.
 
-    Points that repeat the one before are left out, so a written closing point is, too.
+    Points that repeat the previous one are dropped, including an explicit closing point.
 
     Examples
     --------

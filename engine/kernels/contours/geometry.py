@@ -1,16 +1,18 @@
-"""Contours as arrays: what a polygon covers, how large it is and where it lies.
+"""Contours as arrays: filling, area and position of polygons.
 
-A contour is one or more rings; a ring is an array (n, 2) of points y, x in pixels, and closes
-itself: its last point is joined to its first, whether or not that is written twice. Coordinates are
-those of the whole engine: the centre of the first pixel is (0, 0), so it covers -0.5 to 0.5.
+A contour is one or more rings; a ring is an array (n, 2) of points y, x in pixels, and is closed
+implicitly: its last point is joined to its first, even if the first point is repeated at the end.
+Coordinates are those of the whole engine: the centre of the first pixel is (0, 0), so it covers
+-0.5 to 0.5.
 
-Inside is what a ray leaves an odd number of times (even-odd), over all rings together: a ring
-within a ring is a hole, whichever way either turns. A pixel is inside if its centre is. Of a centre
-on the outline itself, the left and top ones are inside, the right and bottom ones are not, so that
-polygons that share an edge never share a pixel nor leave one out.
+A point is inside if a ray from it crosses the rings an odd number of times (even-odd rule), over
+all rings together: a ring within a ring is a hole, independent of the direction of either. A pixel
+is inside if its centre is. Of the centres on the outline itself, the left and top ones are inside,
+the right and bottom ones are not, so polygons that share an edge neither share nor omit a pixel.
 
-Polygons of one structure may overlap. Then they are layers of it, and it is their union: a ring
-without points ends a layer, and even-odd holds within one (see `engine.kernels.contours.layers`).
+Polygons of one structure may overlap. Then they are layers of the structure, which is their union:
+a ring without points ends a layer, and even-odd holds within a layer (see
+`engine.kernels.contours.layers`).
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ from engine.kernels._jit import Bytes, Floats, compiled
 from engine.kernels.contours.layers import Rings, find_holes, moments_of_union, split_layers
 
 STRIP_PX = 1 << 24
-"""Pixels of a mask that are counted at once: of a slide, a strip."""
+"""Pixels of a mask that are counted at once: a slide is counted in strips."""
 
 
 @compiled
 def _toggle(edges: Floats, parity: Bytes, top: int, left: int) -> None:
-    """Flip, for each edge and row, the pixel from which on the edge lies to the left.
+    """Flip, for each edge and row, the first pixel to the right of the edge.
 
-    ``edges`` (n, 4) are y, x, y, x; ``parity`` (height, width + 1) is zero at first, and its first
-    pixel is ``top``, ``left`` of the plane. The exclusive or along a row is then the mask.
+    ``edges`` (n, 4) are y, x, y, x; ``parity`` (height, width + 1) starts as zeros, and its first
+    pixel is ``top``, ``left`` of the plane. The exclusive or along a row then gives the mask.
     """
     height, columns = parity.shape
     for n in range(len(edges)):
@@ -50,7 +52,7 @@ def _toggle(edges: Floats, parity: Bytes, top: int, left: int) -> None:
         last = min(top + height, math.ceil(y1))  # half-open: y0 <= y < y1
         slope = (x1 - x0) / (y1 - y0)
         for y in range(first, last):
-            x = x0 + (y - y0) * slope  # of the plane, so that a part of it rounds as the whole
+            x = x0 + (y - y0) * slope  # plane coordinates, so that a part rounds as the whole
             column = 0
             if x > left:
                 column = columns - 1 if x > left + columns - 1 else math.ceil(x) - left
@@ -69,7 +71,7 @@ def _accumulate(parity: Bytes, mask: Bytes) -> None:
 
 @compiled
 def _paint(edges: Floats, labels: Bytes, label: int, top: int, left: int) -> None:
-    """Label what is inside; ``labels`` begins at ``top``, ``left`` of the plane."""
+    """Label the pixels inside; ``labels`` begins at ``top``, ``left`` of the plane."""
     if not len(edges):
         return
     height, width = labels.shape
@@ -91,12 +93,12 @@ def _paint(edges: Floats, labels: Bytes, label: int, top: int, left: int) -> Non
 
 
 def edges_of(rings: Rings) -> NDArray[np.float64]:
-    """Return the edges of all rings (n, 4): y, x of where each begins and ends, pixels.
+    """Return the edges of all rings (n, 4): y, x of both ends, pixels.
 
     Raises
     ------
     ParameterError
-        If a ring is not an array (n, 2), or holds what is not a finite number.
+        If a ring is not an array (n, 2), or holds a value that is not a finite number.
     """
     found = [np.empty((0, 4))]
     for ring in rings:
@@ -114,17 +116,17 @@ def edges_of(rings: Rings) -> NDArray[np.float64]:
 
 
 def fill_contour(rings: Rings, shape: YX, *, origin: float = 0.0) -> NDArray[np.bool_]:
-    """Return the pixels whose centre is inside a contour, by the rule of the module.
+    """Return the pixels with their centre inside a contour, by the rule of the module.
 
     Parameters
     ----------
     rings
         Arrays (n, 2) of y, x; see the module.
     shape
-        Of the mask (y, x), pixels. What lies outside of it is cut off.
+        Shape of the mask (y, x), pixels. Parts of the contour outside it are clipped.
     origin
-        The coordinate that stands for the centre of the first pixel: 0 here, 1 where people count
-        from one (MATLAB), 0.5 where the first pixel covers 0 to 1 (QuPath).
+        The coordinate of the first pixel's centre: 0 here, 1 for counting from one (MATLAB), 0.5 if
+        the first pixel covers 0 to 1 (QuPath).
 
     Returns
     -------
@@ -149,7 +151,7 @@ def fill_contour(rings: Rings, shape: YX, *, origin: float = 0.0) -> NDArray[np.
 
 
 def _fill(layers: list[NDArray[np.float64]], corner: YX, shape: YX) -> NDArray[np.bool_]:
-    """Return the union of some layers' edges."""
+    """Return the union of layers, given as edges."""
     union: NDArray[np.bool_] | None = None
     for edges in layers:
         parity = np.zeros((shape[0], shape[1] + 1), np.uint8)
@@ -163,21 +165,21 @@ def _fill(layers: list[NDArray[np.float64]], corner: YX, shape: YX) -> NDArray[n
 def paint_contour(
     labels: NDArray[np.uint8], rings: Rings, label: int, *, corner: YX = (0, 0)
 ) -> None:
-    """Give a label to the pixels inside a contour, and leave all others as they are.
+    """Give a label to the pixels inside a contour, and leave all others unchanged.
 
-    By the rule of `fill_contour`; it takes the time of the contour's bounding box, not that of the
-    image, and a part of an image is painted as the whole would be.
+    The same rule as `fill_contour`; the time depends on the contour's bounding box, not on the
+    image, and a part of an image is painted exactly like the whole.
 
     Parameters
     ----------
     labels
-        (y, x), changed in place.
+        (y, x), modified in place.
     rings
         Arrays (n, 2) of y, x; pixels of the whole image.
     label
         From 0 to 255.
     corner
-        Place of the first pixel of ``labels`` in the image (y, x), pixels.
+        Position of the first pixel of ``labels`` in the image (y, x), pixels.
 
     Examples
     --------
@@ -203,15 +205,15 @@ def paint_edges(
     *,
     corner: YX = (0, 0),
 ) -> None:
-    """Do as `paint_contour`, of what `edges_of_layers` gave."""
+    """Paint a contour as `paint_contour` does, from the edges of `edges_of_layers`."""
     for edges in layers:
         _paint(edges, labels, label, corner[0], corner[1])
 
 
 def count_inside(rings: Rings, shape: YX) -> int:
-    """Return how many pixels of an image have their centre inside a contour.
+    """Return the number of pixels of an image with their centre inside a contour.
 
-    As many as `fill_contour` marks; memory is that of a strip of the contour's bounding box.
+    Equal to the number that `fill_contour` marks; needs memory for a strip of the bounding box.
 
     Examples
     --------
@@ -237,8 +239,8 @@ def count_inside(rings: Rings, shape: YX) -> int:
 def ring_area_px(ring: NDArray[Any]) -> float:
     """Return the signed area of a ring by the shoelace formula, pixels squared.
 
-    Positive where it runs from x to y, clockwise as pictures are shown (y down). Where a ring
-    crosses itself, parts count with the sign of their turn.
+    Positive for rings that run from x to y, clockwise on the screen (y down). If a ring crosses
+    itself, its parts count with the sign of their direction.
 
     Examples
     --------
@@ -256,8 +258,8 @@ def area_px(rings: Rings) -> float:
     """Return the area of a contour, pixels squared: the outer rings without their holes.
 
     A ring is a hole if its first point is inside an odd number of the others (even-odd), so the
-    direction of a ring means nothing. For rings of a layer that neither cross nor touch; of several
-    layers it is the area of their union.
+    direction of a ring has no meaning. Rings of a layer must neither cross nor touch; for several
+    layers the result is the area of their union.
 
     Examples
     --------
@@ -280,7 +282,7 @@ def _moments(rings: Rings) -> NDArray[np.float64]:
 
 
 def _holes(rings: Rings) -> NDArray[np.bool_]:
-    """Tell which rings of a layer are holes."""
+    """Return a mask of the rings of a layer that are holes."""
     if len(rings) < 2:
         return np.zeros(len(rings), np.bool_)
     points = np.concatenate([np.asarray(ring, np.float64) for ring in rings])
@@ -289,7 +291,7 @@ def _holes(rings: Rings) -> NDArray[np.bool_]:
 
 
 def area_mm2(rings: Rings, spacing_mm: tuple[float, float]) -> float:
-    """Return the area of a contour in square millimetres, from the polygon and not from a mask.
+    """Return the area of a contour in square millimetres, from the polygon instead of a mask.
 
     Parameters
     ----------
@@ -305,7 +307,7 @@ def area_mm2(rings: Rings, spacing_mm: tuple[float, float]) -> float:
 
 
 def holds_point(rings: Rings, y: float, x: float) -> bool:
-    """Tell whether a point is inside a contour, by the rule of `fill_contour`."""
+    """Return whether a point is inside a contour, by the rule of `fill_contour`."""
     return any(_layer_holds(edges, y, x) for edges in edges_of_layers(rings))
 
 
@@ -318,9 +320,9 @@ def _layer_holds(edges: NDArray[np.float64], y: float, x: float) -> bool:
 
 
 def centroid(rings: Rings) -> tuple[float, float]:
-    """Return the centre of gravity (y, x) of what a contour covers, pixels.
+    """Return the centre of gravity (y, x) of the area of a contour, pixels.
 
-    Of a contour without area, that of its points.
+    For a contour without area, the mean of its points.
 
     Examples
     --------

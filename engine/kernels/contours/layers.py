@@ -1,7 +1,8 @@
-"""Layers: how the polygons of one structure are one contour although they may overlap.
+"""Layers: overlapping polygons of one structure in one contour.
 
-A contour is a list of rings. A ring without points ends a layer: within a layer rings are even-odd,
-and the contour is the union of its layers. A contour without such a ring is one layer.
+A contour is a list of rings. A ring without points ends a layer: rings within a layer follow the
+even-odd rule, and the contour is the union of its layers. A contour without such a ring is one
+layer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from engine.kernels._jit import Bytes, Floats, Whole, compiled
 
 Rings = Sequence[NDArray[np.float64]]
-"""A contour: arrays (n, 2) of y, x, pixels; holes are rings like any other."""
+"""A contour: arrays (n, 2) of y, x, pixels; holes are ordinary rings."""
 
 
 def split_layers(rings: Rings) -> list[Rings]:
@@ -36,7 +37,7 @@ def split_layers(rings: Rings) -> list[Rings]:
 
 
 def join_layers(layers: Iterable[Rings]) -> tuple[NDArray[np.float64], ...]:
-    """Return the contour of some layers.
+    """Return the contour made of some layers.
 
     Examples
     --------
@@ -53,15 +54,15 @@ def join_layers(layers: Iterable[Rings]) -> tuple[NDArray[np.float64], ...]:
 def moments_of_union(edges: NDArray[np.float64], layer: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the area of a union, and the integrals of y and x over it; pixels.
 
-    The plane is cut at the height of each point and crossing; between two cuts no edges cross, and
-    what is covered is made of trapezoids, whose integrals are exact.
+    The plane is cut at the height of each point and crossing; between two cuts no edges cross, so
+    the covered area consists of trapezoids with exact integrals.
 
     Parameters
     ----------
     edges
-        (n, 4): y, x of where each begins and ends.
+        (n, 4): y, x of both ends.
     layer
-        Number of each edge's layer, from 0.
+        Index of each edge's layer, from 0.
     """
     if not len(edges):
         return np.zeros(3)
@@ -80,13 +81,13 @@ def moments_of_union(edges: NDArray[np.float64], layer: NDArray[np.int64]) -> ND
 
 @compiled
 def side(ay: float, ax: float, by: float, bx: float, cy: float, cx: float) -> float:
-    """Return on which side of a line from a to b a point c is: its sign; 0 is on it."""
+    """Return the side of a line from a to b on which point c lies, as a sign; 0 is on it."""
     return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
 
 
 @compiled
 def _count_heights(down: Floats, out: Floats) -> int:
-    """Count the pairs of edges that cross, and write down at which height, where there is room."""
+    """Count the pairs of edges that cross, and write the heights of the crossings, if room."""
     found = 0
     for i in range(len(down)):
         ay, ax, by, bx = down[i]
@@ -161,14 +162,14 @@ def _x_at(down: Floats, n: int, y: float) -> float:
 
 @compiled
 def find_holes(points: Floats, starts: Whole) -> Bytes:
-    """Return for each ring 1 where its first point is inside an odd number of the others, else 0.
+    """Return 1 for each ring with its first point inside an odd number of the others, else 0.
 
     Parameters
     ----------
     points
         (n, 2) y, x of all rings, one after the other.
     starts
-        Number of the first point of each ring, and the count of all.
+        Index of the first point of each ring, and the total number of points.
     """
     count = len(starts) - 1
     box = np.empty((count, 3))

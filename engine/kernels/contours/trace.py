@@ -1,4 +1,4 @@
-"""From a mask to the contour that covers exactly its pixels."""
+"""Tracing of a mask: the contour that covers exactly the mask's pixels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from engine.errors import ParameterError
 
 
 def trace_mask(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """Return the rings around a mask, along the edges of its pixels; nothing is smoothed.
+    """Return the rings around a mask, along the edges of its pixels, without smoothing.
 
-    Filled by `engine.kernels.contours.geometry.fill_contour` they give the mask again, bit by bit,
-    and their area is the number of its pixels.
+    `engine.kernels.contours.geometry.fill_contour` restores the mask from them bit by bit, and
+    their area is the number of its pixels.
 
     Parameters
     ----------
@@ -21,9 +21,9 @@ def trace_mask(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
     Returns
     -------
-    Arrays (n, 2) of y, x at corners of pixels (halves), one point where the outline turns. Outer
-    rings run clockwise as pictures are shown, holes the other way; pixels that only share a corner
-    are apart.
+    Arrays (n, 2) of y, x at corners of pixels (halves), one point at each turn of the outline.
+    Outer rings run clockwise on the screen, holes anticlockwise; pixels that only share a corner
+    belong to separate rings.
 
     Examples
     --------
@@ -63,14 +63,14 @@ def trace_mask(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
 
 def _follow(steps: dict[int, list[int]], start: int, columns: int) -> list[int]:
-    """Follow steps until they return; where two outlines meet in a corner, turn right."""
+    """Follow steps back to the start; at a corner shared by two outlines, turn right."""
     ring = [start]
     at, heading = steps[start].pop(0), 0
     heading = at - start
     while at != start:
         ring.append(at)
         ways = steps[at]
-        # Right of right is down, of down left, and so on: the pixel inside is kept company.
+        # Right of right is down, of down left, and so on: stay with the pixel inside.
         turned = {1: columns, columns: -1, -1: -columns, -columns: 1}[heading]
         after = at + turned if at + turned in ways else ways[0]
         ways.remove(after)

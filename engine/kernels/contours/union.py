@@ -1,4 +1,4 @@
-"""Many polygons as one contour: in as few layers as keep those apart that overlap or touch."""
+"""Union of many polygons as one contour, with overlapping ones in as few layers as possible."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from engine.kernels.contours.geometry import edges_of, holds_point
 from engine.kernels.contours.layers import Rings, join_layers, side
 
 ASIDE_PX = 1e-5
-"""How far on both sides of an edge one looks what is there."""
+"""Distance on both sides of an edge at which the union is sampled."""
 
 MOST_SQUARES = 64
-"""A box that touches more squares is asked for each time instead of being put into them."""
+"""Boxes that touch more grid squares are compared every time instead of being indexed."""
 
 
 def union_of(polygons: Sequence[Rings]) -> tuple[NDArray[np.float64], ...]:
-    """Return the contour that covers what any of some polygons covers; no point is moved.
+    """Return the contour that covers the union of some polygons, without moving any point.
 
-    Polygons that neither overlap nor touch are rings of one layer, so a contour of such has no
-    other form than if it had been drawn at once.
+    Polygons that neither overlap nor touch are rings of one layer, so their contour has the same
+    form as if it had been drawn at once.
 
     Parameters
     ----------
     polygons
-        Rings of each, even-odd.
+        Rings of each polygon, even-odd.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def _box(rings: Rings) -> tuple[float, float, float, float]:
 
 
 class _Near:
-    """Which of the boxes before one meet it: found by the squares of a grid that they touch."""
+    """Index of boxes by the squares of a grid that they touch, to find those that intersect."""
 
     def __init__(self, boxes: NDArray[np.float64]) -> None:
         self._boxes = boxes
@@ -68,7 +68,7 @@ class _Near:
         self._large: list[int] = []
 
     def before(self, n: int) -> list[int]:
-        """Return the boxes that meet the n-th, ascending; then add it."""
+        """Return the earlier boxes that intersect the n-th, ascending; then add the n-th."""
         top, left, bottom, right = self._boxes[n]
         ends = (np.array([top, bottom, left, right]) // self._side).astype(int).tolist()
         count = (ends[1] - ends[0] + 1) * (ends[3] - ends[2] + 1)
@@ -89,7 +89,7 @@ class _Near:
 
 
 def _share_points(one: Rings, other: Rings) -> bool:
-    """Tell whether two polygons overlap or touch."""
+    """Return whether two polygons overlap or touch."""
     edges = np.concatenate([edges_of(one), edges_of(other)])
     upwards = edges[:, 0] > edges[:, 2]
     edges[upwards] = edges[upwards][:, [2, 3, 0, 1]]
@@ -98,7 +98,7 @@ def _share_points(one: Rings, other: Rings) -> bool:
     order = np.argsort(edges[:, 0], kind="stable")
     if _outlines_meet(np.ascontiguousarray(edges[order]), owner[order]):
         return True
-    # Else each ring is inside or outside as a whole.
+    # Otherwise each ring is entirely inside or outside.
     return any(holds_point(other, *ring[0]) for ring in one) or any(
         holds_point(one, *ring[0]) for ring in other
     )
@@ -106,7 +106,7 @@ def _share_points(one: Rings, other: Rings) -> bool:
 
 @compiled
 def _outlines_meet(down: Floats, owner: Whole) -> bool:
-    """Tell whether an edge has a point in common with one of another owner; edges by their tops."""
+    """Return whether edges of different owners share a point; edges are sorted by their tops."""
     active = np.empty(len(down), np.int64)
     there = 0
     for i in range(len(down)):
@@ -131,9 +131,9 @@ def _outlines_meet(down: Floats, owner: Whole) -> bool:
 
 
 def outline_edges(rings: Rings) -> NDArray[np.float64]:
-    """Return the edges (n, 4) of what a contour covers: those that are inside of it are left out.
+    """Return the edges (n, 4) of the area of a contour, without those in its interior.
 
-    Edges are cut where others cross or touch them. Of a single ring they are its own.
+    Edges are cut where others cross or touch them. A single ring keeps its own edges.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def outline_edges(rings: Rings) -> NDArray[np.float64]:
 def _meetings(
     begin: NDArray[np.float64], step: NDArray[np.float64], others: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return where along an edge, from 0 to 1, others cross it or end on it."""
+    """Return the positions along an edge, from 0 to 1, at which others cross it or end on it."""
     way = others[:, 2:] - others[:, :2]
     gap = others[:, :2] - begin
     cross = step[0] * way[:, 1] - step[1] * way[:, 0]

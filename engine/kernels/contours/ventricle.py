@@ -1,4 +1,4 @@
-"""What contours of the heart's wall say: its thickness, volumes, ejection fraction and mass."""
+"""Ventricular measures from contours: wall thickness, volumes, ejection fraction and mass."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from engine.kernels.contours.layers import Rings
 from engine.kernels.contours.union import outline_edges
 
 MYOCARDIUM_G_ML = 1.05
-"""Density of heart muscle, g/ml, as cardiac MR takes it: Schulz-Menger et al., "Standardized image
-interpretation and post-processing in cardiovascular magnetic resonance - 2020 update", Journal of
-Cardiovascular Magnetic Resonance 22:19 (2020)."""
+"""Density of heart muscle, g/ml, the value used in cardiac MR: Schulz-Menger et al., "Standardized
+image interpretation and post-processing in cardiovascular magnetic resonance - 2020 update",
+Journal of Cardiovascular Magnetic Resonance 22:19 (2020)."""
 
 CHORDS = 100
 """Chords of the centreline method (Sheehan et al. 1986)."""
 
 LONGEST_CHORD = 2.0
-"""A chord of more than so many times the wall's greatest thickness has missed an outline."""
+"""A chord longer than this multiple of the wall's greatest thickness has missed an outline."""
 
 MM3_PER_ML = 1000.0
 
@@ -31,11 +31,11 @@ def wall_thickness_mm(
 ) -> NDArray[np.float64]:
     """Return the thickness of a wall around its circumference, by the centreline method.
 
-    The centreline runs half-way between both outlines, as seen from the centre of the inner one; at
-    equal distances along it a chord at right angles is cut off by the outlines, and its length is
-    the thickness there (F. H. Sheehan et al., "Advantages and applications of the centerline method
-    for characterizing regional ventricular function", Circulation 74 (1986) 293-305, with the two
-    outlines of one phase in place of those of two phases).
+    The centreline runs half-way between both outlines, as seen from the centre of the inner one.
+    Chords at equal distances along it and at right angles to it end at the outlines, and their
+    lengths are the thicknesses (F. H. Sheehan et al., "Advantages and applications of the
+    centerline method for characterizing regional ventricular function", Circulation 74 (1986)
+    293-305, with the two outlines of one phase in place of those of two phases).
 
     Parameters
     ----------
@@ -44,13 +44,13 @@ def wall_thickness_mm(
     spacing_mm
         Distance of rows and columns, millimetres.
     chords
-        Where it is measured.
+        Number of measurements.
 
     Returns
     -------
-    One thickness a chord, millimetres, clockwise from the right. 0 where the inner outline lies on
-    or beyond the outer one; NaN where a chord leaves through a gap of the wall. All NaN if an
-    outline is not all around the centre of the inner one.
+    One thickness a chord, millimetres, clockwise from the right. 0 if the inner outline lies on or
+    beyond the outer one; NaN if a chord leaves through a gap of the wall. All NaN if an outline
+    does not surround the centre of the inner one.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def _along(
     directions: NDArray[np.float64],
     edges: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return how far it is from each start along its direction to the next edge, NaN if none is."""
+    """Return the distance from each start along its direction to the next edge, NaN without one."""
     begin, step = edges[:, :2], edges[:, 2:] - edges[:, :2]
     gap_y, gap_x = np.moveaxis(begin[None] - starts[:, None], -1, 0)
     step_y, step_x = step.T
@@ -93,7 +93,7 @@ def _along(
         cross = way_y * step_x - way_x * step_y
         distance = (gap_y * step_x - gap_x * step_y) / cross
         where = (gap_y * way_x - gap_x * way_y) / cross
-    slack = 1e-9  # a ray through a vertex meets one of its edges
+    slack = 1e-9  # a ray through a vertex must meet one of its edges
     met = (where >= -slack) & (where <= 1.0 + slack) & (distance >= -slack)
     nearest = np.where(met, distance, np.inf).min(axis=1, initial=np.inf)
     return np.where(np.isfinite(nearest), np.maximum(nearest, 0.0), np.nan)
@@ -102,12 +102,12 @@ def _along(
 def _evenly(
     line: NDArray[np.float64], values: NDArray[np.float64], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return points at equal distances along a closed line, its unit normals and values there."""
+    """Return points at equal distances along a closed line, its unit normals and its values."""
     closed = np.vstack([line, line[:1]])
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(closed, axis=0).T))])
     wanted = np.arange(count) * (along[-1] / count)
     points = np.stack([np.interp(wanted, along, closed[:, k]) for k in (0, 1)], axis=1)
-    # Over a neighbour on each side: steps of half a pixel in the outlines are no wall's direction.
+    # From neighbour to neighbour: half-pixel steps of the outlines do not give a wall's direction.
     tangents = np.roll(points, -1, axis=0) - np.roll(points, 1, axis=0)
     lengths = np.maximum(np.hypot(*tangents.T), 1e-12)[:, None]
     normals = np.stack([-tangents[:, 1], tangents[:, 0]], axis=1) / lengths
@@ -115,15 +115,15 @@ def _evenly(
 
 
 def volume_ml(areas_mm2: Sequence[float], slice_spacing_mm: float | Sequence[float]) -> float:
-    """Return a volume by summed discs: each slice's area times the distance of slices, millilitres.
+    """Return a volume by summed discs: each slice's area times the slice distance, millilitres.
 
     Parameters
     ----------
     areas_mm2
         One area a slice, square millimetres.
     slice_spacing_mm
-        Distance from a slice's middle to the next one's: thickness and gap, millimetres. Where
-        they differ, one a slice: how far it reaches.
+        Distance from a slice's middle to the next one's: thickness plus gap, millimetres. If the
+        distances differ, one per slice: the extent of each slice.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def volume_ml(areas_mm2: Sequence[float], slice_spacing_mm: float | Sequence[flo
 
 
 def ejection_fraction(end_diastolic_ml: float, end_systolic_ml: float) -> float:
-    """Return the share of the largest volume that a beat throws out, percent.
+    """Return the share of the largest volume that is ejected in a beat, percent.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Networks that say what each pixel is: the only part of the engine that needs torch.
+"""Segmentation networks: the only kernels that need torch.
 
-`base` says what a network is, `unet`, `deeplab` and `unions` are those there are, `building` makes
-one by its name, `prediction` runs one on arrays. Importing this package imports no torch; its
-modules do (extra ``segment``).
+`base` defines the interface; `unet`, `deeplab` and `ensembles` are the architectures; `factory`
+creates a network by name; `torch_predictor` and `onnx_predictor` run one on arrays. Importing this
+package does not import torch; importing its modules does (extra ``segment``).
 """

@@ -1,4 +1,4 @@
-"""What a network is: planes in, one score per class and pixel out, whatever the planes' size."""
+"""Interface of networks: planes in, one score per class and pixel out, for any image size."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from torch.nn import functional
 
 
 class Network(nn.Module):
-    """A network that gives every pixel a score per class.
+    """Base class of networks that score every pixel for each class.
 
-    Subclasses write `score`, for sizes that are multiples of ``multiple_px``. Other sizes are
-    padded on the lower and right side with copies of the edge, and the answer is cut back: so a
-    position's answer depends on its offset from the first pixel, and tiles that begin at multiples
-    of ``multiple_px`` see the grids of pooled pixels that the whole image would.
+    Subclasses implement `score` for sizes that are multiples of ``multiple_px``. Other sizes are
+    padded on the lower and right side with copies of the edge, and the result is cropped: so the
+    result at a position depends on its offset from the first pixel, and tiles that begin at
+    multiples of ``multiple_px`` see the same grids of pooled pixels as the whole image.
 
     Attributes
     ----------
     channels, classes
-        Number of planes in, and of scores a pixel out.
+        Number of input planes, and of output scores per pixel.
     multiple_px
-        Side of the squares that the network's coarsest grid is made of, pixels.
+        Side of the squares of the network's coarsest grid, pixels.
     reach_px
-        How far from a pixel what it answers can depend on, pixels; a halo this wide makes tiles
-        equal the whole image.
+        Receptive field to each side of a pixel, pixels; a halo this wide makes tiles equal the
+        whole image.
     """
 
     def __init__(self, channels: int, classes: int, multiple_px: int, reach_px: int) -> None:
@@ -34,7 +34,7 @@ class Network(nn.Module):
         self.reach_px = reach_px
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
-        """Return scores (n, classes, y, x) of images whose sides are whole multiples."""
+        """Return scores (n, classes, y, x) of images with sides that are exact multiples."""
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -59,7 +59,7 @@ class Network(nn.Module):
 def convolved(inputs: int, outputs: int) -> list[nn.Module]:
     """Return a 3 x 3 convolution, batch normalisation and ReLU.
 
-    The convolution has no bias: normalisation would take it away again.
+    The convolution has no bias: normalisation would remove it.
     """
     return [
         nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),

@@ -1,4 +1,4 @@
-"""DeepLabv3 with a residual backbone, by torchvision's names."""
+"""DeepLabv3 with a residual backbone, with torchvision's names of weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRIDE_PX = 8
 
 FEATURES = 2048
 POOLED = 4
-"""Which of the parallel branches of atrous pooling takes the mean."""
+"""Index of the pooling branch among the parallel branches of atrous pooling."""
 
 RESNET_101 = (3, 4, 23, 3)
 ATROUS = 36
@@ -25,33 +25,33 @@ ATROUS = 36
 
 
 class DeepLabV3(Network):
-    """DeepLabv3 whose weights have the names that torchvision gives them.
+    """DeepLabv3 with the same names of weights as torchvision.
 
     Nothing is downloaded: weights come from a bundle, or are random.
 
     Parameters
     ----------
     channels, classes
-        Number of planes in, and of scores a pixel out.
+        Number of input planes, and of output scores per pixel.
     blocks
         Bottleneck blocks in each of the backbone's four layers; (3, 4, 23, 3) is ResNet-101.
     pool_px
-        Side of the square about each position over which the pooling branch takes its mean; None
-        is the mean of all that the network is given. See Notes.
+        Side of the square about each position over which the pooling branch averages; None
+        averages over the whole input. See Notes.
 
     Notes
     -----
     L.-C. Chen, G. Papandreou, F. Schroff, H. Adam: Rethinking Atrous Convolution for Semantic
     Image Segmentation (arXiv 1706.05587).
 
-    The rule for global pooling: one of the five branches answers with a mean over the plane. With
-    ``pool_px=None`` that is the plane that it is given, so of a tiled image the tile's read region,
-    and tiles do not equal the whole. With ``pool_px``, best the side of the crops it was trained
-    on, the mean is taken about each position (clipped at the plane's edge, in whole features), and
-    the network is convolutional: tiles equal the whole if the halo reaches ``reach_px``. The
+    The rule for global pooling: one of the five branches averages over a plane. With
+    ``pool_px=None`` this is the whole input, so for a tiled image the tile's read region, and
+    tiles do not equal the whole. With ``pool_px``, ideally the side of the training crops, the
+    mean is taken about each position (clipped at the plane's edge, in whole features), and the
+    network is convolutional: tiles equal the whole if the halo is at least ``reach_px``. The
     weights are the same. (X. Chu et al.: Improving Image Restoration by Revisiting Global
-    Information Aggregation, ECCV 2022, do so with other networks, and find it better than the mean
-    of the whole, whose statistics training never saw.)
+    Information Aggregation, ECCV 2022, do so with other networks, and find it better than the
+    mean over the whole image, with statistics that training never saw.)
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class DeepLabV3(Network):
 
 
 class _LocalPooling(nn.Sequential):
-    """The pooling branch with a mean about each position in place of one mean of all.
+    """Pooling branch with a mean about each position instead of one mean over all.
 
-    The mean is taken after the convolution, with which it commutes: 256 planes and not 2,048.
+    The mean follows the convolution, with which it commutes: 256 planes instead of 2,048.
     """
 
     def __init__(self, branch: nn.Sequential, side: int) -> None:
-        super().__init__(nn.Identity(), *list(branch)[1:])  # the numbers are the weights' names
+        super().__init__(nn.Identity(), *list(branch)[1:])  # indices are the weights' names
         self.side = side + 1 - side % 2
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ class _LocalPooling(nn.Sequential):
         planes = convolution(features)
         half = self.side // 2
         for side, half_side in (((self.side, 1), (half, 0)), ((1, self.side), (0, half))):
-            # Clipped windows are products of those along each axis, so two passes are exact.
+            # Clipped windows are products of windows along each axis, so two passes are exact.
             planes = functional.avg_pool2d(
                 planes, side, stride=1, padding=half_side, count_include_pad=False
             )
@@ -120,19 +120,19 @@ class _LocalPooling(nn.Sequential):
 
 
 def load_torchvision(network: DeepLabV3, state: Mapping[str, Any]) -> tuple[str, ...]:
-    """Load a state dict whose names are torchvision's.
+    """Load a state dict with torchvision's names.
 
-    Weights of the auxiliary classifier, which is only used in training, are left out. Where the
-    last layer has another number of classes, ours stays as it is.
+    Weights of the auxiliary classifier, which is only used in training, are ignored. If the last
+    layer has a different number of classes, our layer keeps its weights.
 
     Returns
     -------
-    Names of our weights that were not loaded: none, or those of the last layer.
+    Names of our weights that were not loaded: empty, or those of the last layer.
 
     Raises
     ------
     ParameterError
-        If any other weight is missing, unknown or of another shape.
+        If any other weight is missing, unknown or of a different shape.
     """
     ours = network.state_dict()
     given = {name: w for name, w in state.items() if not name.startswith("aux_classifier.")}

@@ -1,4 +1,4 @@
-"""Networks made of others: learned fusion and ensemble."""
+"""Networks composed of other networks: learned fusion and ensemble."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from engine.kernels.networks.deeplab import RESNET_101, DeepLabV3
 from engine.kernels.networks.unet import UNet
 
 MEMBER_PLANES = 16
-"""Planes that each member of a fusion hands on."""
+"""Planes that each member of a fusion outputs."""
 
 FUSED_PLANES = 64
 FUSED_LAYERS = 3
 
 
 class Fusion(Network):
-    """Learned fusion of a DeepLabv3, which sees far, and a U-Net, which sees sharply.
+    """Learned fusion of a DeepLabv3, with a wide context, and a U-Net, with sharp detail.
 
-    DeepLab's 16 planes stand beside the hyperbolic tangent of the U-Net's 16; three 3 x 3
-    convolutions of 64 planes with batch normalisation and ReLU, and a last one, make classes of
-    them. All is trained together.
+    DeepLab's 16 planes are concatenated with the hyperbolic tangent of the U-Net's 16; three 3 x 3
+    convolutions of 64 planes with batch normalisation and ReLU, and a last convolution, map them
+    to classes. All parts are trained together.
 
     Parameters
     ----------
     channels, classes
-        Number of planes in, and of scores a pixel out.
+        Number of input planes, and of output scores per pixel.
     width, shortcuts
-        Of the U-Net.
+        Parameters of the U-Net.
     blocks, pool_px
-        Of the DeepLabv3.
+        Parameters of the DeepLabv3.
     """
 
     def __init__(
@@ -64,10 +64,11 @@ class Fusion(Network):
 
 
 class Ensemble(Network):
-    """The mean of what several networks hold probable, and how far they disagree.
+    """Mean of the probabilities of several networks, and their disagreement.
 
-    Probabilities are averaged, never scores: a member that is sure does not outvote the others by
-    the size of its scores. `Network.forward` gives the logarithm of that mean, whose softmax it is.
+    Probabilities are averaged, never scores: a confident member does not outvote the others by the
+    size of its scores. `Network.forward` gives the logarithm of the mean, so that its softmax is
+    the mean.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ class Ensemble(Network):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logarithm of the mean probabilities (n, classes, y, x), for any size.
 
-        Members pad themselves, so each answers as it would alone.
+        Members pad their input themselves, so each gives the same result as alone.
         """
         tiny = torch.finfo(torch.float32).tiny
         return self.member_probabilities(images).mean(dim=0).clamp_min(tiny).log()
@@ -109,7 +110,7 @@ class Ensemble(Network):
 
 
 def disagreement(probabilities: torch.Tensor) -> torch.Tensor:
-    """Return how far members disagree at each pixel: 0 is not at all, 1 is altogether.
+    """Return the disagreement of members at each pixel, from 0 (none) to 1 (complete).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Networks by name: what a model's card says becomes a network with random weights."""
+"""Creation of networks by name: from a model card to a network with random weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARCHITECTURES: dict[str, Callable[..., Network]] = {
     "deeplabv3": DeepLabV3,
     "fusion": Fusion,
 }
-"""Those made of numbers; an ``ensemble`` is made of others."""
+"""Elementary architectures; an ``ensemble`` consists of others."""
 
 ENSEMBLE = "ensemble"
 
@@ -25,7 +25,7 @@ ENSEMBLE = "ensemble"
 def create_network(
     architecture: str, options: Mapping[str, Any], channels: int, classes: int
 ) -> Network:
-    """Return a network with random weights; nothing is downloaded.
+    """Return a network with random weights, without a download.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ def create_network(
         Its parameters by name. An ensemble has one, ``members``: a list of mappings with
         ``architecture`` and ``options``.
     channels, classes
-        Number of planes in, and of scores a pixel out.
+        Number of input planes, and of output scores per pixel.
 
     Raises
     ------
     ParameterError
-        If there is no such architecture or option, or an option has a value that it can't have.
+        If the architecture or an option is unknown, or an option has an invalid value.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def create_network(
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     try:
         return kind(channels, classes, **given)
-    except (TypeError, RuntimeError) as error:  # a text where a number is needed
+    except (TypeError, RuntimeError) as error:  # for example a text instead of a number
         raise ParameterError(
             f"options of {architecture}", dict(options), f"usable ({error})"
         ) from None

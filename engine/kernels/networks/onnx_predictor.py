@@ -1,4 +1,4 @@
-"""A graph made elsewhere as a function of arrays: ONNX through onnxruntime; no torch."""
+"""Inference on arrays with an external ONNX graph, through onnxruntime, without torch."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from engine.kernels.tiling.memory import peak_rss_bytes
 
 
 class OnnxPredictor:
-    """Runs an ONNX graph (one input n,c,y,x; first output n,k,y,x) on batches of pixels.
+    """Run an ONNX graph (one input n,c,y,x; first output n,k,y,x) on batches of pixels.
 
-    A graph whose sides are fixed, or must be multiples, gets its images padded with copies of
-    their edge, and the answer is cut back. One plane for two classes is that of the second.
+    If the graph has fixed sides or needs multiples, images are padded with copies of their edge
+    and the result is cropped. A single output plane for two classes is that of the second class.
 
     Parameters
     ----------
     graph
-        The file's bytes. Weights in files beside it are not read.
+        The file's bytes. Weights in separate files are not read.
     classes
-        How many.
+        Number of classes.
     mean, sd
         Per channel, in the units of the pixels.
     multiple_px
-        What the sides must be multiples of, pixels.
+        Required multiple of the sides, pixels.
     gives_scores
-        Whether the graph gives scores, or probabilities already.
+        Whether the graph outputs scores instead of probabilities.
     device
-        "cpu" or "cuda"; None takes CUDA where onnxruntime has it.
+        "cpu" or "cuda"; None selects CUDA if onnxruntime supports it.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class OnnxPredictor:
         self.planes = classes
 
     def own_threads(self, count: int) -> None:
-        """Compute with so many threads of this process; by default with all of the machine's."""
+        """Limit the threads of this process; the default is all of the machine's."""
         if count != self._threads:
             self._threads = count
             self._session = self._open()
@@ -77,17 +77,17 @@ class OnnxPredictor:
         on_cuda = asked == "cuda" or (asked is None and "CUDAExecutionProvider" in there)
         providers = ["CUDAExecutionProvider"] * on_cuda + ["CPUExecutionProvider"]
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; they are raised too
+        options.log_severity_level = 3  # errors, which are also raised
         options.intra_op_num_threads = self._threads
         try:
             return onnxruntime.InferenceSession(self._graph, options, providers=providers)
-        except Exception as error:  # onnxruntime's own kinds of errors are many
+        except Exception as error:  # onnxruntime has many error classes of its own
             raise ParameterError(
                 "model", f"refused by onnxruntime ({type(error).__name__})", "one ONNX graph"
             ) from None
 
     def peak_bytes(self) -> int:
-        """Return the most memory that this process took so far."""
+        """Return the peak memory of this process."""
         return peak_rss_bytes()
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -96,7 +96,7 @@ class OnnxPredictor:
         Raises
         ------
         ParameterError
-            If the graph gives other planes than the classes, or takes no images of this size.
+            If the graph's planes do not match the classes, or it rejects images of this size.
         """
         height, width = pixels.shape[2:]
         images = (pixels.astype(np.float32) - self._mean) / self._sd
@@ -108,7 +108,7 @@ class OnnxPredictor:
         if self._float16:
             images = images.astype(np.float16)
         at_once = self._at_once or len(images)
-        lacking = -len(images) % at_once  # of a batch of the graph's own size: the last one again
+        lacking = -len(images) % at_once  # fill a fixed-size batch with the last image
         images = np.concatenate((images, images[-1:].repeat(lacking, axis=0)))
         batches = [images[n : n + at_once] for n in range(0, len(images), at_once)]
         answers = [self._session.run(None, {self._name: batch})[0] for batch in batches]
@@ -130,7 +130,7 @@ class OnnxPredictor:
 
 
 def _missing(side: int, fixed: int | None, multiple: int) -> int:
-    """Return how many pixels lack to the side that a graph takes."""
+    """Return the padding from a side to a size that the graph accepts, pixels."""
     if fixed is None:
         return -side % multiple
     if side > fixed:

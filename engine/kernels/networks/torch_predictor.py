@@ -1,4 +1,4 @@
-"""A network as a function of arrays: pixels in, probabilities out, on the device there is."""
+"""Inference on arrays with a torch network: pixels in, probabilities out, on CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from engine.kernels.tiling.memory import peak_rss_bytes
 
 
 class NetworkPredictor:
-    """Runs a network on batches of pixels.
+    """Run a network on batches of pixels.
 
     Parameters
     ----------
     network
-        Is moved to the device, laid out with channels last, and put into evaluation.
+        Is moved to the device, set to channels-last layout and to evaluation mode.
     mean, sd
-        Per channel, in the units of the pixels: what is subtracted, and then divided by.
+        Per channel, in the units of the pixels: subtracted, and then divided by.
     device
-        "cpu" or "cuda"; None takes CUDA where it is. On CUDA the network computes in mixed
-        precision (autocast); probabilities are float32 always.
+        "cpu" or "cuda"; None selects CUDA if available. On CUDA the network computes in mixed
+        precision (autocast); probabilities are always float32.
     """
 
     def __init__(
@@ -48,26 +48,26 @@ class NetworkPredictor:
 
     @property
     def planes(self) -> int:
-        """Planes of an answer: the classes, and for an ensemble the members' disagreement."""
+        """Number of output planes: the classes, plus the members' disagreement for an ensemble."""
         return self.network.classes + isinstance(self.network, Ensemble)
 
     @property
     def multiple_px(self) -> int:
-        """What sides and places of tiles must be multiples of, pixels."""
+        """Required multiple of sides and positions of tiles, pixels."""
         return self.network.multiple_px
 
     @property
     def device_name(self) -> str:
-        """Where it computes: "cpu" or "cuda"."""
+        """The device: "cpu" or "cuda"."""
         return str(self.device.type)
 
     def own_threads(self, count: int) -> None:
-        """Compute with so many threads of this process."""
+        """Limit the threads of this process."""
         if torch.get_num_threads() != count:
             torch.set_num_threads(count)
 
     def peak_bytes(self) -> int:
-        """Return the most memory that was taken so far: the device's, or the process's."""
+        """Return the peak memory: the device's, or the process's."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
         return peak_rss_bytes()
@@ -78,14 +78,14 @@ class NetworkPredictor:
         Raises
         ------
         MemoryError
-            If the device has no memory for a batch of this size; what it had taken is free again.
+            If a batch of this size does not fit into the device's memory; its memory is freed.
         """
         try:
             return self._predict(pixels)
         except torch.OutOfMemoryError:
-            pass  # leaves this block first: the error's frames hold the batch's memory
+            pass  # leave this block first: the error's frames hold the batch's memory
         except RuntimeError as error:
-            if "can't allocate memory" not in str(error):  # torch's word for it on a CPU
+            if "can't allocate memory" not in str(error):  # torch's text on a CPU
                 raise
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

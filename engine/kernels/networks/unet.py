@@ -1,4 +1,4 @@
-"""The U-Net of Buda et al. 2019."""
+"""U-Net of Buda et al. 2019."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.errors import ParameterError
 from engine.kernels.networks.base import Network, convolved
 
 LEVELS = 4
-"""Times that the planes are halved on the way down, and doubled on the way up."""
+"""Number of times that the planes are halved on the way down, and doubled on the way up."""
 
 
 class UNet(Network):
@@ -18,10 +18,10 @@ class UNet(Network):
     Parameters
     ----------
     channels, classes
-        Number of planes in, and of scores a pixel out.
+        Number of input planes, and of output scores per pixel.
     width
-        Feature maps at full resolution; each level below has twice as many. 32 has 7.8 million
-        weights; they go with the square.
+        Feature maps at full resolution; each level below has twice as many. 32 gives 7.8 million
+        weights; the number grows with the square.
     shortcuts
         Whether each block's input, through a 1 x 1 convolution, is added to its output before the
         last ReLU, as in a residual network.
@@ -45,7 +45,7 @@ class UNet(Network):
         if width < 1:
             raise ParameterError("width", width, "at least 1")
         # Each block's two convolutions reach a pixel of their level on each side, on the way down
-        # and up; below is one block. The transposed convolutions, whose kernels are as wide as
+        # and up; the bottom has one block. The transposed convolutions, with kernels as wide as
         # their stride, reach no further, nor do the pools, but both fill up squares of 16.
         reach = 2 * sum(2 * 2**level for level in range(LEVELS)) + 2 * 2**LEVELS
         super().__init__(channels, classes, 2**LEVELS, reach + 2**LEVELS - 1)
@@ -76,7 +76,7 @@ class UNet(Network):
 
 
 class _Block(nn.Module):
-    """Two convolutions, with or without a shortcut past them."""
+    """Two convolutions, with an optional shortcut."""
 
     def __init__(self, inputs: int, outputs: int, shortcut: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The blood pool inside an outer contour, by brightness alone."""
+"""Segmentation of the blood pool inside an outer contour, by brightness alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engine.errors import ParameterError
 def segment_bloodpool(
     plane: NDArray[Any], inside: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], float]:
-    """Return the blood pool inside an outer contour, and the threshold that found it.
+    """Return the blood pool inside an outer contour, and the threshold used.
 
-    Of the pixels inside, those brighter than Otsu's threshold (N. Otsu, "A threshold selection
-    method from gray-level histograms", IEEE Transactions on Systems, Man, and Cybernetics 9 (1979)
-    62-66); of these the largest part that hangs together (by sides and corners); and all within its
-    convex hull, which takes in papillary muscles, as people do who draw the endocardium. What of
-    the hull lies outside of the contour is cut off.
+    Select the pixels inside that are brighter than Otsu's threshold (N. Otsu, "A threshold
+    selection method from gray-level histograms", IEEE Transactions on Systems, Man, and Cybernetics
+    9 (1979) 62-66); keep the largest connected part (by sides and corners); and fill its convex
+    hull, which includes papillary muscles, as people do who draw the endocardium. Parts of the hull
+    outside the contour are removed.
 
     Parameters
     ----------
@@ -30,7 +30,8 @@ def segment_bloodpool(
 
     Returns
     -------
-    (y, x), True in the blood pool; empty, with a NaN, where fewer than two grey levels are inside.
+    (y, x), True in the blood pool; empty, with a threshold of NaN, if the inside has fewer than two
+    grey levels.
 
     Examples
     --------
@@ -40,7 +41,7 @@ def segment_bloodpool(
     >>> int(pool.sum()), 10 <= threshold < 90
     (9, True)
     """
-    from skimage.filters import threshold_otsu  # half a second, for what few processes do
+    from skimage.filters import threshold_otsu  # takes half a second, and few processes need it
     from skimage.measure import label
     from skimage.morphology import convex_hull_image
 
@@ -51,7 +52,7 @@ def segment_bloodpool(
     if not len(rows):
         return nothing, float("nan")
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    part, within = plane[box], inside[box]  # as stored: whole numbers are told apart exactly
+    part, within = plane[box], inside[box]  # original dtype, so integers compare exactly
     values = part[within & np.isfinite(part)]
     if not len(values) or values.min() == values.max():
         return nothing, float("nan")
@@ -60,7 +61,7 @@ def segment_bloodpool(
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     largest = parts == int(sizes.argmax())
-    if largest.sum() > 2:  # fewer have no hull
+    if largest.sum() > 2:  # fewer pixels have no hull
         largest = convex_hull_image(largest, offset_coordinates=True) & within
     nothing[box] = largest
     return nothing, threshold

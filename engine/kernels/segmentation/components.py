@@ -1,8 +1,8 @@
-"""Objects within labels: connected pieces of a class, measured, and whole across borders.
+"""Connected components of a class: labelled, measured, and merged across borders of blocks.
 
-A block of a large plane sees pieces that its border cuts. What it says of them can be added up:
-area, centroid and second moments, and where they touch the border. `merge_pieces` joins those that
-meet, so it does not matter how a plane was cut.
+A block of a large plane contains components that its border cuts. Their measures are additive:
+area, centroid and second moments, and the runs that touch the border. `merge_pieces` joins the
+components that meet, so the result does not depend on the blocks.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Columns = Mapping[str, "NDArray[Any]"]
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """Pieces of one class: columns of one length each.
+    """Components of one class: columns of equal length.
 
     Attributes
     ----------
     pieces
-        ``first`` (of its pixels, as a place in the whole plane row by row), ``y``, ``x`` (centroid,
-        pixels of the whole plane), ``area_px``, ``yy``, ``xx``, ``yx`` (central second moments,
-        sums over pixels), ``touches_border`` (of the whole plane). In the order of ``first``.
+        ``first`` (first pixel, as an index into the whole plane row by row), ``y``, ``x``
+        (centroid, pixels of the whole plane), ``area_px``, ``yy``, ``xx``, ``yx`` (central second
+        moments, sums over pixels), ``touches_border`` (of the whole plane). Sorted by ``first``.
     runs
-        Where pieces touch a border beyond which the plane goes on: ``side``, ``line`` (the row or
+        Contacts of components with a border inside the plane: ``side``, ``line`` (the row or
         column of the plane), ``start``, ``stop`` (half-open, along it) and ``piece``.
     """
 
@@ -45,16 +45,16 @@ class Pieces:
 
 
 def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None = None) -> Pieces:
-    """Find the connected pieces of a mask; pixels that share a side are connected.
+    """Find the connected components of a mask; pixels that share a side are connected.
 
     Parameters
     ----------
     mask
         (y, x): a plane, or one block of it.
     origin
-        Of the block in the plane, pixels.
+        Position of the block in the plane, pixels.
     whole
-        Size of the plane; None is that of the mask.
+        Size of the plane; by default the size of the mask.
     """
     numbered, count = _numbered(mask)
     flat = np.flatnonzero(numbered)
@@ -63,7 +63,7 @@ def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None =
     y, x = (flat // width).astype(np.float64), (flat % width).astype(np.float64)
     area = np.bincount(piece, minlength=count)
     began = np.empty(count, np.int64)
-    began[piece[::-1]] = flat[::-1]  # of values given to one place the last one stays
+    began[piece[::-1]] = flat[::-1]  # with repeated indices the last assignment stays
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.bincount(piece, values, count) / area
@@ -102,7 +102,7 @@ def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None =
 
 
 def _numbered(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
-    """Return the pieces of a mask by number, from 1 in the order of their first pixels."""
+    """Return the labelled components of a mask, numbered from 1 by their first pixels."""
     numbered, count = label(mask, connectivity=1, return_num=True)
     return numbered, int(count)
 
@@ -110,22 +110,22 @@ def _numbered(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
 def number_pixels(
     mask: NDArray[np.bool_], numbers: NDArray[np.integer] | None = None, before: int = 0
 ) -> NDArray[np.uint32]:
-    """Return (y, x): of each pixel of a mask the number of its object, of others 0.
+    """Return the object number of each pixel of a mask, (y, x), and 0 elsewhere.
 
     Parameters
     ----------
     mask
         (y, x): a plane, or one block of it.
     numbers
-        The objects of the pieces that `find_pieces` finds in it, in that order; None where each
-        piece is an object, and is numbered in that order.
+        The objects of the components that `find_pieces` finds in it, in the same order; None
+        numbers each component as an object of its own, in that order.
     before
-        Without ``numbers``: the highest number that is taken.
+        Without ``numbers``: the highest number already in use.
 
     Raises
     ------
     ValueError
-        If the mask has another number of pieces.
+        If the mask has a different number of components.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def number_pixels(
 
 
 def _runs(side: int, edge: NDArray[np.integer], line: int, first: int) -> NDArray[np.int32]:
-    """Return the runs of pieces along one side of a block: side, line, start, stop, piece."""
+    """Return the runs of components along one side of a block: side, line, start, stop, piece."""
     padded = np.concatenate(([0], edge, [0]))
     change = np.flatnonzero(padded[1:] != padded[:-1])
     begin, end = change[:-1], change[1:]
@@ -158,18 +158,18 @@ def _runs(side: int, edge: NDArray[np.integer], line: int, first: int) -> NDArra
 
 
 def merge_pieces(plane: NDArray[np.integer], pieces: Columns, runs: Columns) -> NDArray[np.int64]:
-    """Say which pieces of the blocks of planes are one object.
+    """Merge the components of blocks of planes into objects.
 
     Parameters
     ----------
     plane
-        Number of each piece's plane: pieces of different planes (or classes) never meet.
+        Number of each component's plane: components of different planes (or classes) never meet.
     pieces, runs
-        As in `Pieces`, of all blocks; ``piece`` is a piece's place among all of them.
+        As in `Pieces`, of all blocks; ``piece`` is the index of a component among all of them.
 
     Returns
     -------
-    Number of each piece's object, from 0, in the order in which objects first come.
+    Number of each component's object, from 0, in the order of first appearance.
     """
     side, line = runs["side"], runs["line"]
     of_plane = plane[runs["piece"]]
@@ -193,12 +193,12 @@ def merge_pieces(plane: NDArray[np.integer], pieces: Columns, runs: Columns) -> 
 
 
 def add_pieces(number: NDArray[np.integer], pieces: Columns) -> dict[str, NDArray[Any]]:
-    """Return the objects that pieces are parts of, in the columns of `Pieces.pieces`.
+    """Return the objects merged from components, in the columns of `Pieces.pieces`.
 
     Parameters
     ----------
     number
-        Each piece's object, see `merge_pieces`.
+        Each component's object, see `merge_pieces`.
     """
     count = int(number.max()) + 1 if len(number) else 0
 

@@ -1,6 +1,6 @@
-"""Bone, fat and other tissue without weights: thresholds and morphology in Lab colour.
+"""Classical segmentation of bone, fat and other tissue: thresholds and morphology in Lab colour.
 
-It works on a first day, and gives every network something to beat.
+It needs no training, and is the baseline for every network.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from engine.errors import ParameterError
 from engine.kernels.segmentation.tissue import Tissue
 
 VACUOLE_RADIUS_PX = 12.5
-"""Median radius of a fat vacuole where none is given, pixels."""
+"""Default median radius of a fat vacuole, pixels."""
 
 LARGEST_VACUOLE = 2.0
-"""Radius, in median ones, of the largest circle that fits into a vacuole; wider gaps are ground."""
+"""Radius of the largest circle inside a vacuole, in median radii; wider gaps are background."""
 
 SMOOTH = 0.3
-"""Gaussian sd over which colour is averaged before bone is told from marrow, in median radii:
-nuclei and the cytoplasm between them are one colour then."""
+"""Gaussian sd of the colour average that separates bone from marrow, in median radii: at this scale
+nuclei and the cytoplasm between them have one colour."""
 
 BONE_HALF_WIDTH = 0.45
-"""Half width of the thinnest bone that is believed, in median radii."""
+"""Half width of the thinnest bone accepted, in median radii."""
 
 SMALLEST_BONE = 10.0
-"""Area of the smallest bone that is believed, in squares of the median radius."""
+"""Area of the smallest bone accepted, in squares of the median radius."""
 
 LEAST_STEP = 12.0
-"""How much lighter ground is than tissue, on average, where both are there; L* units."""
+"""Least mean difference in lightness of background and tissue if both are present; L* units."""
 
 LEAST_PINK_STEP = 4.0
-"""How much pinker bone is than marrow, on average, where both are there; b* + L* / 2."""
+"""Least mean difference in pinkness of bone and marrow if both are present; b* + L* / 2."""
 
 DARKEST_GROUND = 75.0
-"""L* of the palest tissue, where a slide has nothing else to compare with."""
+"""L* of the palest tissue, for slides that show only one kind."""
 
 SAMPLE_PX = 1 << 20
-"""Pixels that thresholds are estimated of; more change them by less than a grey level."""
+"""Number of pixels for estimating thresholds; more pixels change them by less than a grey level."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What is estimated once for a whole slide, so that its tiles are judged alike.
+    """Thresholds of a whole slide, which are the same for all of its tiles.
 
     Attributes
     ----------
     lightness
-        L* from which a pixel is empty: ground or vacuole.
+        L* from which a pixel is empty: background or vacuole.
     pinkness
         b* + L* / 2 (smoothed) from which tissue is bone: eosin is lighter and less blue.
     """
@@ -92,8 +92,8 @@ def estimate_thresholds(
     Notes
     -----
     Both are Otsu's (IEEE Trans. Syst. Man Cybern. 9, 1979): of lightness over all pixels, and of
-    pinkness over tissue. Where the two sides are nearly alike there is only one kind, so a piece
-    of bare ground is all ground, and one of marrow has no bone.
+    pinkness over tissue. If the two sides of a threshold are nearly alike, they count as one class:
+    a piece of bare background is all background, and a piece of marrow has no bone.
     """
     lab = to_lab(pixels)
     lightness = _otsu(lab[0], LEAST_STEP)
@@ -109,16 +109,16 @@ def segment_baseline(
     thresholds: Thresholds | None = None,
     vacuole_radius_px: float = VACUOLE_RADIUS_PX,
 ) -> NDArray[np.uint8]:
-    """Return what each pixel of a slide is.
+    """Return the class of each pixel of a slide.
 
     Parameters
     ----------
     pixels
         RGB (3, y, x), a slide or a tile of one with `halo_px` of context.
     thresholds
-        Of the whole slide; by default estimated of these pixels.
+        Thresholds of the whole slide; by default estimated from these pixels.
     vacuole_radius_px
-        Median radius of a fat vacuole, pixels; all lengths go with it.
+        Median radius of a fat vacuole, pixels; all lengths scale with it.
 
     Returns
     -------
@@ -145,12 +145,12 @@ def segment_baseline(
 
 
 def halo_px(vacuole_radius_px: float = VACUOLE_RADIUS_PX) -> int:
-    """Return the context that a tile needs: two of the widest vacuoles, pixels."""
+    """Return the context of a tile: twice the radius of the widest vacuoles, pixels."""
     return math.ceil(4 * LARGEST_VACUOLE * vacuole_radius_px)
 
 
 def _otsu(values: NDArray[np.float32], least_step: float) -> float | None:
-    """Return Otsu's threshold, or None where the two sides of it are too alike to be two kinds."""
+    """Return Otsu's threshold, or None if its two sides are too alike to be two classes."""
     from skimage.filters import threshold_otsu
 
     flat = values.ravel()
@@ -167,7 +167,7 @@ def _otsu(values: NDArray[np.float32], least_step: float) -> float | None:
 def _pinkness(
     lab: NDArray[np.float32], tissue: NDArray[np.bool_], radius_px: float
 ) -> NDArray[np.float32]:
-    """Return b* + L* / 2, averaged over the tissue about each pixel and over nothing else."""
+    """Return b* + L* / 2, averaged only over the tissue about each pixel."""
     from scipy.ndimage import gaussian_filter
 
     sd = SMOOTH * radius_px
@@ -178,11 +178,11 @@ def _pinkness(
 
 
 def _ground(empty: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
-    """Return the empty pixels that are no vacuoles: parts into which a large circle fits."""
+    """Return the empty pixels outside vacuoles: parts into which a large circle fits."""
     from scipy.ndimage import distance_transform_edt
     from skimage.measure import label
 
-    # Cut bridges of some pixels, by which vacuoles at the edge hang on to the ground.
+    # Cut narrow bridges by which vacuoles at the edge are connected to the background.
     depth = distance_transform_edt(empty)
     parts = label(depth > 0.2 * radius_px, connectivity=1)
     widest = np.zeros(parts.max() + 1, np.float32)
@@ -190,20 +190,20 @@ def _ground(empty: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
     wide = widest > LARGEST_VACUOLE * radius_px
     wide[0] = False
     core = wide[parts]
-    # Give back what the cut took off.
+    # Restore the pixels removed by the cut.
     reached = distance_transform_edt(~core) <= 0.2 * radius_px + 1.5
     return np.asarray(empty & reached)
 
 
 def _bone(pink: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
-    """Return pink parts that are wide and large enough, without the holes in them."""
+    """Return pink parts that are wide and large enough, with their holes filled."""
     from scipy.ndimage import distance_transform_edt
     from skimage.measure import label
 
     half = BONE_HALF_WIDTH * radius_px
     core = distance_transform_edt(pink) > half
     opened = pink & (distance_transform_edt(~core) <= half + 0.5)
-    for part in (True, False):  # small bones are none, and then small holes are none
+    for part in (True, False):  # remove small bones, and then small holes
         parts = label(opened if part else ~opened, connectivity=1)
         areas = np.bincount(parts.ravel())
         limit = SMALLEST_BONE * radius_px**2 / (1 if part else 10)

@@ -1,4 +1,4 @@
-"""Classes of marrow's tissue, and the measure that is made of them."""
+"""Classes of marrow tissue, and the bone density derived from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Tissue(IntEnum):
-    """What a pixel of a marrow slide is; the order of labels everywhere."""
+    """Classes of the pixels of a marrow slide; the order of labels everywhere."""
 
     BACKGROUND = 0
     BONE = 1
@@ -24,7 +24,7 @@ COLOURS: dict[Tissue, str] = {
     Tissue.FAT: "#f0e442",
     Tissue.OTHER: "#0072b2",
 }
-"""Told apart by people with any colour vision: M. Okabe, K. Ito, Color Universal Design (2008)."""
+"""Colours safe for colour-blind readers: M. Okabe, K. Ito, Color Universal Design (2008)."""
 
 
 def class_areas(labels: NDArray[np.integer]) -> tuple[int, int, int, int]:
@@ -57,7 +57,7 @@ def bone_density(areas: Sequence[float]) -> float:
 
 
 def dice(found: NDArray[np.integer], truth: NDArray[np.integer]) -> tuple[float, ...]:
-    """Return the Dice coefficient of each class of `Tissue`; NaN for one that neither has.
+    """Return the Dice coefficient of each class of `Tissue`; NaN for a class absent from both.
 
     Parameters
     ----------

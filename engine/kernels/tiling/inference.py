@@ -1,4 +1,4 @@
-"""Tiled inference: what a network says of a plane of any size, in the memory of a few tiles."""
+"""Tiled inference on a plane of any size, with memory for a few tiles."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from engine.geometry import Region
 from engine.kernels.tiling.plan import Span, TiledPlan
 
 Read = Callable[[Region], NDArray[Any]]
-"""Gives the pixels of a region: (c, y, x)."""
+"""Return the pixels of a region: (c, y, x)."""
 
 Predict = Callable[[NDArray[Any]], NDArray[np.float32]]
-"""Gives planes (n, k, y, x) of a batch (n, c, y, x); raises MemoryError where it does not fit."""
+"""Return planes (n, k, y, x) of a batch (n, c, y, x); raises MemoryError if it does not fit."""
 
 Item = TypeVar("Item")
 
@@ -35,19 +35,19 @@ class NoMemoryLeft(EngineError, MemoryError):
 
 
 class Batches:
-    """Predicts in batches, and halves them for good when memory runs out.
+    """Predict in batches, and halve their size permanently when memory runs out.
 
     Parameters
     ----------
     predict
-        What answers for a batch.
+        Prediction function for a batch.
     size
-        Most images in a batch, to begin with.
+        Initial maximum of images in a batch.
 
     Attributes
     ----------
     size
-        Most images in a batch, now.
+        Current maximum of images in a batch.
     """
 
     def __init__(self, predict: Predict, size: int) -> None:
@@ -80,7 +80,7 @@ class Batches:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Band:
-    """A part of the plane that is finished: planes (k, y, x) float32 of a region."""
+    """Finished part of a plane: planes (k, y, x) float32 of a region."""
 
     region: Region
     planes: NDArray[np.float32]
@@ -88,31 +88,31 @@ class Band:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plane:
-    """A plane to answer for: what gives its pixels, and the windows that cover it."""
+    """Input plane: its reader, and the windows that cover it."""
 
     read: Read
     plan: TiledPlan
 
 
 def predict_tiled(read: Read, plan: TiledPlan, batches: Batches) -> Iterator[Band]:
-    """Answer for a plane window by window, blending the answers where windows overlap.
+    """Predict a plane window by window, blending the predictions where windows overlap.
 
     Bands run along the plane's shorter side and come in order along the longer one; together they
-    are the plane, and each is given out once no window is left that could change it. Memory is
-    that of one line of windows across the shorter side, whatever the longer side is.
+    cover the plane, and each is yielded once no remaining window can change it. Memory is that of
+    one line of windows across the shorter side, independent of the longer side.
 
     Parameters
     ----------
     read
-        Gives the pixels of a region; called from a second thread, one batch ahead.
+        Reader of a region's pixels; called from a second thread, one batch ahead.
     plan
         Windows and their weights.
     batches
-        What answers, in batches; windows of one shape go together.
+        Batched prediction; windows of one shape share batches.
 
     Yields
     ------
-    Bands whose planes are weighted means of the windows' answers.
+    Bands with the weighted means of the windows' predictions.
 
     Raises
     ------
@@ -135,10 +135,10 @@ def predict_tiled(read: Read, plan: TiledPlan, batches: Batches) -> Iterator[Ban
 
 
 def predict_planes(planes: Iterable[Plane], batches: Batches) -> Iterator[tuple[int, Band]]:
-    """Do as `predict_tiled` does with planes one after the other, whose windows share batches.
+    """Predict planes one after the other, as `predict_tiled` does, with shared batches.
 
-    So images that are smaller than a tile fill batches together. Windows go together as they
-    follow one another, where they are of one shape.
+    So images smaller than a tile fill batches together. Consecutive windows of the same shape share
+    a batch.
 
     Yields
     ------
@@ -156,7 +156,7 @@ def predict_planes(planes: Iterable[Plane], batches: Batches) -> Iterator[tuple[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Window:
-    """A window of a plane, and its pixels (c, y, x)."""
+    """Window of a plane, and its pixels (c, y, x)."""
 
     plane: int
     plan: TiledPlan
@@ -179,7 +179,7 @@ def _windows(planes: Iterable[Plane]) -> Iterator[_Window]:
 def _batched(
     windows: Iterable[_Window], batches: Batches
 ) -> Iterator[tuple[list[_Window], NDArray[Any]]]:
-    """Yield up to as many neighbours of one shape as go into a batch now."""
+    """Yield batches of consecutive windows of one shape, at most the current batch size."""
     group: list[_Window] = []
     for window in windows:
         kind = window.pixels.shape, window.pixels.dtype
@@ -194,7 +194,7 @@ def _batched(
 
 
 class _Sweep:
-    """Adds the answers of a plane's windows up, and gives out what no later one changes."""
+    """Accumulator of the predictions of a plane's windows that releases final bands."""
 
     def __init__(self, plan: TiledPlan) -> None:
         self._plan = plan
@@ -205,7 +205,7 @@ class _Sweep:
 
     def add(self, window: _Window, answer: NDArray[np.float32]) -> Band | None:
         line, span = self._lines[window.line], self._across[window.span]
-        if len(self._lines) == len(self._across) == 1:  # a small image: nothing to add up
+        if len(self._lines) == len(self._across) == 1:  # a small image: nothing to accumulate
             y, x = (line, span) if self._plan.upright else (span, line)
             return Band(Region((0, 0), self._plan.shape), answer[:, y.counted, x.counted])
         if self._sums is None:
@@ -220,7 +220,7 @@ class _Sweep:
         return self._finish(window.line) if window.span == len(self._across) - 1 else None
 
     def _begin(self, planes: int, line: Span) -> NDArray[np.float32]:
-        """Return a line's sums, with what the lines before have already said of it."""
+        """Return a line's sums, initialised with the contributions of the lines before."""
         length, short = line.last - line.first, min(self._plan.shape)
         shape = (planes, length, short) if self._plan.upright else (planes, short, length)
         sums = np.zeros(shape, np.float32)
@@ -234,7 +234,7 @@ class _Sweep:
             raise ParameterError("windows", number, "in order")
         first, end = self._lines[number].first, self._ends[number]
         length = end - first
-        # Copies, so that a band kept by the caller does not keep the whole line.
+        # Copies, so that a band kept by the caller does not keep the whole line in memory.
         band = (sums[:, :length] if upright else sums[:, :, :length]).copy()
         self._carried = (sums[:, length:] if upright else sums[:, :, length:]).copy()
         self._sums = None
@@ -244,7 +244,7 @@ class _Sweep:
 
 
 def _ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield items, making the next one in another thread meanwhile."""
+    """Yield items, computing the next one in another thread at the same time."""
     iterator = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="tiles") as pool:
         upcoming = pool.submit(next, iterator, None)
@@ -254,16 +254,16 @@ def _ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def classes_of(planes: NDArray[np.float32], classes: int) -> NDArray[np.uint8]:
-    """Return the most probable class of each pixel, (y, x); of equals, the first.
+    """Return the most probable class of each pixel, (y, x); the first one of equals.
 
     Parameters
     ----------
     planes
-        (k, y, x): probabilities of the classes, then whatever else a network says.
+        (k, y, x): probabilities of the classes, then any further planes of the network.
     classes
-        How many of the planes are classes.
+        Number of planes that are classes.
     """
-    # A pass for each class takes a third of argmax along the first axis.
+    # One pass per class takes a third of the time of argmax along the first axis.
     best, labels = planes[0], np.zeros(planes.shape[1:], np.uint8)
     for number in range(1, classes):
         np.copyto(labels, np.uint8(number), where=planes[number] > best)

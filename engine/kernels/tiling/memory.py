@@ -1,4 +1,4 @@
-"""How much memory this process took at most."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_rss_bytes() -> int:
-    """Return the greatest resident set of this process so far, bytes.
+    """Return the largest resident set size of this process so far, bytes.
 
-    From ``VmHWM`` (proc(5)) where there is one: what getrusage(2) tells is inherited, so a worker
-    would begin with the peak of the process that started it.
+    From ``VmHWM`` (proc(5)) if available: getrusage(2) inherits its value, so a worker would begin
+    with the peak of the process that started it.
     """
     try:
         for line in STATUS.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""How overlapping windows cover a plane, and how much each counts where they overlap."""
+"""Tiling plans: overlapping windows that cover a plane, and their blending weights."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from engine.geometry import YX
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """A window along one axis.
+    """Window along one axis.
 
     Attributes
     ----------
     start, stop
-        What it reads, half-open, pixels; beyond the plane where more can be read than is asked.
+        Range that it reads, half-open, pixels; may exceed the plane if more is readable.
     first
-        Where its answer begins to count, pixels.
+        First pixel of its weighted range.
     weights
-        (last - first,) float32: its share of the answer. Those of all spans sum to one at every
-        pixel of the axis, so blended probabilities need no division, and no second buffer.
+        (last - first,) float32: its weights. Those of all spans sum to one at every pixel of the
+        axis, so blended probabilities need no division, and no second buffer.
     """
 
     start: int
@@ -34,21 +34,21 @@ class Span:
 
     @property
     def last(self) -> int:
-        """Where its answer ends to count, pixels."""
+        """End of its weighted range, half-open, pixels."""
         return self.first + len(self.weights)
 
     @property
     def counted(self) -> slice:
-        """What of its answer counts."""
+        """Weighted part of the window's prediction."""
         return slice(self.first - self.start, self.last - self.start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TiledPlan:
-    """A cover of a plane by windows: each span of ``y`` with each of ``x``.
+    """Cover of a plane by windows: each span of ``y`` with each of ``x``.
 
-    A window's weight at a pixel is the product of its spans' weights, so those of all windows sum
-    to one too.
+    A window's weight at a pixel is the product of its spans' weights, so the weights of all windows
+    sum to one too.
     """
 
     shape: YX
@@ -57,7 +57,7 @@ class TiledPlan:
 
     @property
     def upright(self) -> bool:
-        """Whether the plane is swept along y: along its longer side."""
+        """True if the plane is swept along y, its longer side."""
         return self.shape[0] >= self.shape[1]
 
 
@@ -69,7 +69,7 @@ def plan_tiled(
     multiple: int = 1,
     around: tuple[YX, YX] = ((0, 0), (0, 0)),
 ) -> TiledPlan:
-    """Cover a plane by tiles with halo whose answers fade into one another at their borders.
+    """Cover a plane with tiles and halos, with predictions blended at the tiles' borders.
 
     The windows are the read regions of `engine.geometry.plan_tiles`: anchored at the plane's
     origin, grown by the halo and clipped at the plane's edge, smaller there and never padded.
@@ -83,16 +83,17 @@ def plan_tiled(
     halo
         Context on each side, pixels.
     blend
-        Each side of a border between tiles, pixels: within it, the weight goes linearly from one
-        tile to the other; beyond, a tile counts alone. From 0 (no blending) to ``halo``; by
-        default an eighth of the halo, so that no answer counts that lacks more than an eighth of
-        its context. Tiles equal the whole where the halo is a network's reach and the blend.
+        Half width of the blending zone at a border between tiles, pixels: within it, the weight
+        goes linearly from one tile to the other; beyond it, only one tile counts. From 0 (no
+        blending) to ``halo``; by default an eighth of the halo, so that every prediction used has
+        at least seven eighths of its context. Tiles equal the whole if the halo is a network's
+        receptive field plus the blend.
     multiple
-        What tile and halo must be multiples of, so that a network that pools sees the same grid in
-        each tile as in the whole plane, pixels.
+        Required multiple of tile and halo, pixels, so that a network that pools sees the same grid
+        in each tile as in the whole plane.
     around
-        How much can be read beyond the plane, before and after it along y, and along x: of a block
-        of a larger image, whose tiles are then those of the image, and none is computed twice.
+        Readable margins before and after the plane along y, and along x, for a block of a larger
+        image: its tiles are then those of the image, and each tile is computed once.
 
     Raises
     ------
@@ -130,22 +131,22 @@ def plan_tiled(
 def plan_grid(
     shape: YX, starts: tuple[Sequence[int], Sequence[int]], profiles: Sequence[NDArray[np.float32]]
 ) -> TiledPlan:
-    """Cover a plane by windows of one size at given places, weighed by a given profile.
+    """Cover a plane by windows of one size at given positions, with a given weight profile.
 
     Parameters
     ----------
     shape
         Plane size (y, x), pixels.
     starts
-        First pixels of the windows along y and along x, growing.
+        Ascending first pixels of the windows along y and along x.
     profiles
-        Weights along y and along x, (side,) each, positive: how much a window's answer counts,
-        before they are made to sum to one.
+        Weights along y and along x, (side,) each, positive: the relative weight of a window's
+        prediction, before normalisation to a sum of one.
 
     Raises
     ------
     TilingError
-        If the windows leave pixels out or reach beyond the plane.
+        If the windows leave out pixels or reach beyond the plane.
     """
     axes = []
     for size, firsts, profile in zip(shape, starts, profiles, strict=True):
@@ -161,7 +162,7 @@ def _axis(size: int, side: int, halo: int, blend: int, before: int, after: int) 
     for begin in range(0, size, side):
         end = min(begin + side, size)
         reads.append((max(-before, begin - halo), min(size + after, end + halo)))
-        # Answers count as far as they fade, and not in the rest of the halo.
+        # Predictions count as far as they are blended, and not in the rest of the halo.
         first, last = max(0, begin - blend), min(size, end + blend)
         centres = np.arange(first, last) + 0.5
         weight = np.ones(last - first)
@@ -175,7 +176,7 @@ def _axis(size: int, side: int, halo: int, blend: int, before: int, after: int) 
 
 
 def _ramp(inside_px: NDArray[np.floating], blend: int) -> NDArray[np.floating]:
-    """Return weights from 0, ``blend`` outside of a border, to 1, as far inside of it."""
+    """Return weights that rise from 0 at ``blend`` outside a border to 1 at ``blend`` inside it."""
     if blend == 0:
         return (inside_px > 0).astype(np.float64)
     return np.clip((inside_px + blend) / (2 * blend), 0.0, 1.0)
