@@ -50,6 +50,7 @@ PLAIN: tuple[str, ...] = (
     "engine.qc.",
     "engine.runs.",
     "engine.status.",
+    "engine.store.",
     "engine.tables.",
 )
 """Packages whose docstrings and comments keep to these rules; the others follow."""

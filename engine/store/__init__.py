@@ -1,1 +1,1 @@
-"""Where pixels, catalog, results and tables live; knows no foreign formats and no scheduler."""
+"""Storage of pixels, catalog, results and tables; knows no foreign formats and no scheduler."""

@@ -1,4 +1,4 @@
-"""cohort.toml: what people declare; and cohort.json: what is written once."""
+"""Files cohort.toml, which users edit, and cohort.json, written once."""
 
 from __future__ import annotations
 
@@ -32,54 +32,54 @@ from engine.store.path_pattern import DEFAULT_LAYOUT, Layout
 from engine.store.root.base import Root
 
 FORMAT = 1
-"""Version of the layout on disk that this engine writes."""
+"""Version of the on-disk layout that this engine writes."""
 
 TOML = "cohort.toml"
 JSON = "cohort.json"
 
 
 class RootConfig(BaseModel):
-    """A folder or prefix that sources are taken from."""
+    """Folder or prefix that holds sources."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     layout: str | None = None
     spacing_um: tuple[float, float] | None = None
-    """Pixel size (y, x), micrometres, for files that do not say it themselves."""
+    """Pixel size (y, x), micrometres, of files without one."""
     confidential: bool = False
-    """Names of its files are never written down, only pseudonyms; a root with DICOM must be so."""
+    """Write pseudonyms instead of file names; a root with DICOM must be confidential."""
 
     @field_validator("path")
     @classmethod
     def _place(cls, path: str) -> str:
         if "://" in path:
             return path
-        if not path.startswith("/"):  # relative to what depends on who starts the job
+        if not path.startswith("/"):  # relative to a folder that depends on the caller
             raise ValueError(f"{path!r} is relative; write the whole path, from the first /")
         return os.path.normpath(path)
 
 
 class PseudonymsConfig(BaseModel):
-    """What is known of the key of pseudonyms."""
+    """Entry about the pseudonym key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     key_check: str
-    """Digest by which the key is recognised."""
+    """Digest that identifies the key."""
 
 
 class AnnotationConfig(BaseModel):
-    """A folder of what people drew on images; further entries are options of its format."""
+    """Folder of drawings on images; further entries are options of its format."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     path: str
     format: str
     images: str | None = None
-    """Name of the root whose images they are of; any by default."""
+    """Name of the root that holds the annotated images; any root by default."""
     structures: dict[str, str] = Field(default_factory=dict)
-    """What structures are called here, by their names in the files."""
+    """Structure names in the cohort, by their names in the files."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -88,37 +88,39 @@ class AnnotationConfig(BaseModel):
 
 
 class Limits(BaseModel):
-    """Bounds of what is taken in."""
+    """Size limits of sources, images and shards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_decoded_bytes: int = Field(default=2 * 1024**3, gt=0)
-    """A source that decodes to more is too_large, unless it can be streamed."""
+    """Limit of a source's decoded size: a larger one is too_large, unless it can be streamed."""
     giant_bytes: int = Field(default=128 * 1024**2, gt=0)
-    """A larger image becomes a tiled pyramid of its own instead of a place in a stack."""
+    """Size from which on an image becomes a tiled pyramid of its own instead of a plane of a
+    stack."""
     shard_bytes: int = Field(default=16 * 1024**2, gt=0)
-    """Decoded size that a shard of a stack is filled to."""
+    """Target decoded size of a stack's shard."""
     shard_images: int = Field(default=64, gt=0)
-    """Images that a shard of a stack holds at most."""
+    """Maximum number of images in a stack's shard."""
 
 
 class SlidesConfig(BaseModel):
-    """How whole slides are taken in."""
+    """Settings for whole slides."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     spacing_um: float | None = Field(default=None, gt=0)
-    """Pixel size that new and changed slides are read at, micrometres; the scanner's by default."""
+    """Pixel size at which new and changed slides are read, micrometres; the scanner's by
+    default."""
 
 
 class CohortConfig(BaseModel):
-    """The content of cohort.toml."""
+    """Content of cohort.toml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layout: str = DEFAULT_LAYOUT
     subjects: str | None = None
-    """A CSV file with a column ``subject`` whose other columns join the tables."""
+    """CSV file with a column ``subject``; its other columns are joined to the tables."""
     limits: Limits = Limits()
     slides: SlidesConfig = SlidesConfig()
     pseudonyms: PseudonymsConfig | None = None
@@ -135,35 +137,35 @@ class CohortConfig(BaseModel):
         places: dict[str, str] = {}
         for name, root in roots.items():
             other = places.setdefault(root.path.rstrip("/"), name)
-            if other != name:  # each of its images would be there twice
+            if other != name:  # each image would be catalogued twice
                 raise ValueError(f"{other!r} and {name!r} are the same place, {root.path}")
         return roots
 
     def layout_of(self, root: str) -> Layout:
-        """Return the layout pattern of a root."""
+        """Return the path pattern of a root."""
         config = self.roots.get(root)
         return _layout(config.layout if config and config.layout else self.layout)
 
 
-# An ingest asks twice an image.
+# Cached: an ingest asks twice per image.
 _layout = lru_cache(maxsize=64)(Layout)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What cohort.json says."""
+    """Content of cohort.json."""
 
     format: int
     cohort_id: str
 
 
 def create_cohort(root: Root) -> Identity:
-    """Write cohort.json unless it is there; of two writers the first one wins.
+    """Write cohort.json unless it exists; the first of two writers wins.
 
     Raises
     ------
     NoConditionalPuts
-        If the store can't tell which one was first.
+        If the store lacks conditional puts.
     """
     identity = {
         "format": FORMAT,
@@ -196,7 +198,8 @@ def read_identity(root: Root) -> Identity:
         values = dict(json.loads(raw))
         found = int(values["format"])
         cohort_id = str(values["cohort_id"])
-        values.pop("digest")  # of all formats, so that a flipped bit is no other format
+        # present in all formats, so that a flipped bit does not pass for another format
+        values.pop("digest")
         intact = _identity_bytes(values) == raw
     except (ValueError, KeyError, TypeError):
         intact = False
@@ -208,12 +211,12 @@ def read_identity(root: Root) -> Identity:
 
 
 def parse_config(raw: bytes | None) -> CohortConfig:
-    """Check the text of cohort.toml.
+    """Parse and check the text of cohort.toml.
 
     Raises
     ------
     ConfigError
-        Naming the entry and what it must be.
+        Names the entry and its valid values.
     """
     try:
         values = tomllib.loads(_text(raw))
@@ -235,12 +238,12 @@ def parse_config(raw: bytes | None) -> CohortConfig:
 
 
 def _text(raw: bytes | None) -> str:
-    """Return the text of cohort.toml, without the mark that some editors put at its beginning."""
+    """Return the text of cohort.toml, without the byte-order mark that some editors write."""
     return "" if raw is None else raw.decode("utf-8-sig")
 
 
 def _entries(place: Sequence[int | str]) -> Iterable[str]:
-    """Return the entries that a section may have."""
+    """Return the valid entries of a section."""
     sections: dict[str, type[BaseModel]] = {
         "limits": Limits, "slides": SlidesConfig, "pseudonyms": PseudonymsConfig,
         "roots": RootConfig,
@@ -249,7 +252,7 @@ def _entries(place: Sequence[int | str]) -> Iterable[str]:
 
 
 def read_config(root: Root) -> CohortConfig:
-    """Read cohort.toml; where there is none, all has its default."""
+    """Read cohort.toml; without it, return the defaults."""
     try:
         return parse_config(root.read(TOML))
     except MissingObject:
@@ -257,7 +260,7 @@ def read_config(root: Root) -> CohortConfig:
 
 
 def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: str | None) -> None:
-    """Add source roots (and the layout of a new cohort) to cohort.toml, keeping all else."""
+    """Add source roots (and the layout of a new cohort) to cohort.toml, and keep the rest."""
 
     def change(raw: bytes | None) -> bytes | None:
         parse_config(raw)
@@ -273,7 +276,7 @@ def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: st
                 entry = _section_in(table)
                 entry.update(dict(values))
                 if not inline and list(document)[-1] != "roots":
-                    entry.add(tomlkit.nl())  # before the section that follows
+                    entry.add(tomlkit.nl())  # before the next section
                 table[name] = entry
         new = tomlkit.dumps(document).encode()
         parse_config(new)
@@ -283,11 +286,11 @@ def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: st
 
 
 def declare_key_check(root: Root, check: str) -> str:
-    """Write down by what the key of pseudonyms is recognised; the first of two writers wins.
+    """Declare the check of the pseudonym key; the first of two writers wins.
 
     Returns
     -------
-    What is written there now.
+    The declared check.
     """
 
     def change(raw: bytes | None) -> bytes | None:
@@ -312,11 +315,11 @@ def declare_operation(
     Parameters
     ----------
     replace
-        Whether to overwrite what is declared; else the first of two writers wins.
+        True to overwrite declared parameters; by default the first of two writers wins.
 
     Returns
     -------
-    Whether it was written.
+    True if the parameters were written.
     """
 
     def change(raw: bytes | None) -> bytes | None:
@@ -325,7 +328,7 @@ def declare_operation(
             return None
         document = tomlkit.parse(_text(raw))
         table = document.setdefault("operations", tomlkit.table(is_super_table=True))
-        # What is there is changed and not replaced: comments of people stand in it.
+        # Edit the existing entry instead of replacing it: it may hold users' comments.
         entry = table[name] if name in table else _section_in(table)
         given = {parameter: value for parameter, value in parameters.items() if value is not None}
         for parameter in set(entry) - set(given):
@@ -343,13 +346,13 @@ def declare_operation(
 
 
 def _section_in(parent: Any) -> Any:
-    """Return a new section in the form that the one above it has; TOML mixes no forms."""
+    """Return a new section in its parent's form; TOML does not mix forms."""
     inline = isinstance(parent, tomlkit.items.InlineTable)
     return tomlkit.inline_table() if inline else tomlkit.table()
 
 
 def roots_inside(path: str, config: CohortConfig) -> dict[str, str]:
-    """Return the roots that lie below a path, by name, and where: relative to it.
+    """Return the roots below a path, by name, each with its relative path.
 
     Examples
     --------
@@ -363,7 +366,7 @@ def roots_inside(path: str, config: CohortConfig) -> dict[str, str]:
 
 
 def locate_root(path: str, config: CohortConfig) -> tuple[str, str] | None:
-    """Return (root name, path relative to it) of a source path inside a known root."""
+    """Return (root name, path relative to it) of a source path inside a declared root."""
     best: tuple[str, str] | None = None
     for name, root in config.roots.items():
         base = root.path.rstrip("/")
@@ -377,7 +380,7 @@ def locate_root(path: str, config: CohortConfig) -> tuple[str, str] | None:
 
 
 def new_root_name(path: str, config: CohortConfig) -> str:
-    """Return a free name for a new root, made of its last folder's name."""
+    """Return a free name for a new root, based on its last folder's name."""
     stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(path).name) or "root"
     name, count = stem, 1
     while name in config.roots:

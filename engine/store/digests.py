@@ -1,4 +1,4 @@
-"""Digests: the names of contents."""
+"""Content hashes (SHA-256, truncated to 128 bits)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIGEST_CHARS = 32
-"""Hexadecimal characters kept of a SHA-256: 128 bits, enough to never collide by chance."""
+"""Hexadecimal characters kept of a SHA-256: 128 bits, enough to rule out chance collisions."""
 
 BLOCK_PX = 2048
-"""Side of the blocks that a plane's content digest is made of, pixels.
+"""Side of the blocks of a plane's content digest, pixels.
 
-A plane larger than this is digested block by block, so that it never has to be in memory as a
-whole; a smaller one is a single block.
+A larger plane is digested block by block, so that it is never in memory as a whole; a smaller one
+is a single block.
 """
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
-    """Return the digest of some bytes (SHA-256, FIPS 180-4, cut to 128 bits)."""
+    """Return the digest of some bytes (SHA-256, FIPS 180-4, truncated to 128 bits)."""
     return hashlib.sha256(data).hexdigest()[:DIGEST_CHARS]
 
 
 def digest_of(value: Mapping[str, Any] | list[Any]) -> str:
-    """Return the digest of a JSON value, the same for any order of its names.
+    """Return the digest of a JSON value, independent of the order of its keys.
 
     Examples
     --------
@@ -47,12 +47,12 @@ def digest_block(block: NDArray[Any]) -> str:
 
 
 def digest_content(dtype: str, shape: tuple[int, int, int], blocks: Iterable[str]) -> str:
-    """Return the content digest of a plane from those of its blocks.
+    """Return the content digest of a plane from the digests of its blocks.
 
     Parameters
     ----------
     dtype
-        numpy's name of the pixels' type.
+        Name of the pixels' type in numpy.
     shape
         (c, y, x), pixels.
     blocks
@@ -62,7 +62,7 @@ def digest_content(dtype: str, shape: tuple[int, int, int], blocks: Iterable[str
 
 
 def digest_plane(pixels: NDArray[Any]) -> str:
-    """Return the content digest of a plane (c, y, x): of its type, shape and pixels.
+    """Return the content digest of a plane (c, y, x): of its data type, shape and pixels.
 
     Examples
     --------

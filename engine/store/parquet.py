@@ -1,4 +1,4 @@
-"""Parquet to and from bytes, so that every byte can be checked before it is believed."""
+"""Parquet to and from bytes, so that the bytes can be checked before they are parsed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 
 def write_parquet(rows: pa.Table) -> bytes:
-    """Return rows as a Parquet file whose pages have checksums."""
+    """Return rows as a Parquet file with page checksums."""
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
@@ -19,7 +19,7 @@ def write_parquet(rows: pa.Table) -> bytes:
 def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file from its bytes.
 
-    Not `pq.read_table`: its scanner lets go of the bytes on a thread of its own, which kills the
+    Not by `pq.read_table`: its scanner releases the bytes on another thread, which kills the
     process ("terminate called") if that happens while Python shuts down.
     """
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False)

@@ -1,4 +1,4 @@
-"""The layout pattern: what a source's folders say about it."""
+"""Path pattern: fields from the folders and the name of a source."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from engine.errors import ConfigError
 DEFAULT_LAYOUT = "{date}/{subject}/{experiment}/{name}"
 
 FIELDS = ("date", "subject", "experiment", "name")
-"""Fields that every table has, empty where a layout lacks them."""
+"""Fields that every table has, empty if a pattern lacks them."""
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Reads fields off the end of a path.
+    """Pattern that extracts fields from the end of a path.
 
     Parameters
     ----------
@@ -57,13 +57,13 @@ class Layout:
         return tuple(_PLACEHOLDER.findall(self.pattern))
 
     def match(self, path: str) -> dict[str, str] | None:
-        """Return the fields of a path, or None where it does not match."""
+        """Return the fields of a path, or None if it does not match."""
         folder, stem = _split(path)
         match = self._regex.fullmatch(f"{folder}/{stem}" if folder else stem)
         return match.groupdict() if match else None
 
     def fields(self, path: str) -> dict[str, str]:
-        """Return the fields of a path; of one that does not match, only its name."""
+        """Return the fields of a path; only its name if it does not match."""
         found = self.match(path)
         return {"name": _split(path)[1]} if found is None else found
 

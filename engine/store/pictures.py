@@ -1,8 +1,8 @@
-"""Pictures for quality control: files named by their content, and a note of what each shows.
+"""Pictures for quality control: files named by content, and an index of them.
 
-A picture is written once under a name that holds the digest of its bytes, so that one that is made
-again stands beside the old one and an open page stays whole; what no note names any more is a
-leftover. All of it can be made again at any time.
+A picture is written once under a name that holds the digest of its bytes. A new version is written
+beside the old one, so that an open page stays complete; pictures without an index entry are
+leftovers. All pictures can be made again at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOTE = ".note"
 OVERLAYS, THUMBS, MONTAGES, EXPERIMENTS = "overlays", "thumbs", "montages", "experiments"
 
 SLUG_CHARS = 48
-"""Characters of a name that a file's name begins with, so that people recognise it."""
+"""Maximum number of characters of a name in a file's name, for people to recognise it."""
 
 _PICTURE = re.compile(
     rf"{FOLDER}/(?P<folder>[^/]+)/(?:[a-z]+)/(?:[\w-]+/)?[\w-]+-(?P<digest>[0-9a-f]{{32}})"
@@ -35,31 +35,31 @@ _PICTURE = re.compile(
 )
 
 OVERLAY, MONTAGE, PAGE = "overlay", "montage", "page"
-"""Kinds of what a note names."""
+"""Kinds of index entries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a note says of one picture.
+    """Index entry of one picture.
 
     Attributes
     ----------
     kind, name
-        What it shows: an image by its image_id, or an experiment.
+        Subject of the picture: an image by its image_id, or an experiment.
     made_of
-        Digest of all that it was made of; another one makes it again.
+        Digest of all inputs of the picture; it is made again if this changes.
     path, size
         The file, relative to the folder of pictures, and its size, bytes.
     thumb, thumb_size
-        The small one of it; "" where there is none.
+        Thumbnail of the picture; "" if it has none.
     height, width
-        Of the file, pixels.
+        Size of the file, pixels.
     low, high
-        Grey values shown as black and white; None for RGB, which is shown as it is.
+        Grey values shown as black and white; None for RGB, which is shown unchanged.
     outlines
-        How many were found; ``labels`` are their kinds, in the order of their colours.
+        Number of outlines; ``labels`` are their kinds, in the order of their colours.
     scale
-        Pixels of the image for one pixel of the picture.
+        Pixels of the image per pixel of the picture.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Picture:
 
     @property
     def files(self) -> tuple[tuple[str, int], ...]:
-        """Its files and their sizes."""
+        """Files of the picture and their sizes."""
         both = ((self.path, self.size), (self.thumb, self.thumb_size))
         return tuple((path, size) for path, size in both if path)
 
@@ -108,7 +108,7 @@ Noted = dict[tuple[str, str], Picture]
 
 
 def slug(text: str) -> str:
-    """Return a short name that every file system takes, of any text.
+    """Convert any text to a short name that is valid on every file system.
 
     Examples
     --------
@@ -130,22 +130,22 @@ def publish_picture(root: Root, folder: str, path: str, data: bytes, ending: str
     Parameters
     ----------
     folder
-        Of the operation's pictures.
+        Folder of the operation's pictures.
     path
-        What the name begins with, relative to the folder.
+        Beginning of the name, relative to the folder.
     """
     name = f"{path}-{digest_bytes(data)}.{ending}"
     place = f"{folder}/{name}"
     try:
         root.create(place, data)
-    except AlreadyExists:  # the same one, unless a power cut, or somebody, damaged it
+    except AlreadyExists:  # it has the same content, unless it was damaged
         if root.read(place) != data:
             root.replace(place, data)
     return name
 
 
 def note_bytes(pictures: Iterable[Picture]) -> bytes:
-    """Return a note's file: the digest of what follows, and a Parquet table."""
+    """Return the bytes of an index: the digest of the rest, and a Parquet table."""
     rows = sorted(pictures, key=lambda picture: (picture.kind, picture.name))
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
     data = write_parquet(table)
@@ -153,12 +153,12 @@ def note_bytes(pictures: Iterable[Picture]) -> bytes:
 
 
 def parse_note(raw: bytes, path: str) -> Noted:
-    """Check and return a note.
+    """Parse and check an index.
 
     Raises
     ------
     CorruptStore
-        If it has not the bytes that the engine wrote.
+        If its bytes do not match its digest.
     """
     data = raw[DIGEST_CHARS:]
     if digest_bytes(data).encode() != raw[:DIGEST_CHARS]:
@@ -169,7 +169,7 @@ def parse_note(raw: bytes, path: str) -> Noted:
 
 
 def read_noted(root: Root, folder: str) -> Noted:
-    """Return the pictures that are noted, none where there is no note.
+    """Return the pictures in an index, none if no index exists.
 
     Raises
     ------
@@ -183,21 +183,21 @@ def read_noted(root: Root, folder: str) -> Noted:
 
 
 def write_noted(root: Root, folder: str, noted: Noted, known: Noted) -> None:
-    """Replace the note; what another writer noted since ``known`` was read stays noted.
+    """Update the index; keep the entries that another writer added since ``known`` was read.
 
     Parameters
     ----------
     noted
-        The pictures there are now.
+        Current pictures.
     known
-        The note as it was when the work began.
+        Index at the start of the work.
     """
     path = f"{folder}/{NOTE}"
 
     def change(raw: bytes | None) -> bytes | None:
         others: Noted = {}
         if raw is not None:
-            with contextlib.suppress(CorruptStore):  # a broken one is replaced like none
+            with contextlib.suppress(CorruptStore):  # replace a broken index like a missing one
                 others = parse_note(raw, path)
         added = {name: one for name, one in others.items() if known.get(name) != one}
         new = note_bytes({**added, **noted}.values())
@@ -207,7 +207,7 @@ def write_noted(root: Root, folder: str, noted: Noted, known: Noted) -> None:
 
 
 def folders_there(root: Root) -> list[str]:
-    """Return the folders of pictures that a cohort has."""
+    """Return the folders of pictures of a cohort."""
     names = {entry.path.split("/")[1] for entry in root.list(f"{FOLDER}/")}
     return [f"{FOLDER}/{name}" for name in sorted(names)]
 
@@ -218,12 +218,12 @@ def files_there(root: Root, folder: str) -> dict[str, int]:
 
 
 def is_there(picture: Picture, files: Mapping[str, int]) -> bool:
-    """Tell whether all files of a picture are there, whole."""
+    """Return True if all files of a picture exist with their full size."""
     return all(files.get(path) == size for path, size in picture.files)
 
 
 def folder_of_picture(path: str) -> str | None:
-    """Return the folder of pictures that a file is in, or None if the engine gave no such name.
+    """Return the folder of a picture, or None if the engine did not name the file.
 
     Examples
     --------
@@ -237,7 +237,7 @@ def folder_of_picture(path: str) -> str | None:
 
 
 def digest_in(path: str) -> str:
-    """Return the digest that a picture's name holds."""
+    """Return the digest in a picture's name."""
     return path.rsplit("-", 1)[-1].split(".", 1)[0]
 
 
@@ -247,13 +247,13 @@ def paths_of(pictures: Iterable[Picture], folder: str) -> frozenset[str]:
 
 
 def sealed(page: str) -> bytes:
-    """Return a page's file, which ends with the digest of all before."""
+    """Return the bytes of a page, with the digest of the text appended."""
     data = page.encode()
     return data + f"<!-- digest {digest_bytes(data)} -->\n".encode()
 
 
 def page_problem(data: bytes) -> str | None:
-    """Say what is wrong with a page's bytes, if anything is.
+    """Return the problem of a page's bytes, or None.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Results of an operation: a ledger partitioned by key, and what each key stands for."""
+"""Results of an operation: a ledger partitioned by key, and a record of each key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def result_schema(objects: pa.Schema) -> pa.Schema:
 
 
 PLANNED = ("image_id", "inputs", "block", "status")
-"""Columns that a plan reads."""
+"""Columns of results needed for a plan."""
 
 
 def results_ledger(root: Root, operation: str, version: int, objects: pa.Schema) -> Ledger:
@@ -52,10 +52,10 @@ def results_ledger(root: Root, operation: str, version: int, objects: pa.Schema)
 def read_there(
     ledger: Ledger, parts: Sequence[Part], columns: Sequence[str]
 ) -> tuple[pa.Table, list[Part]]:
-    """Return what the parts that are there hold, and the parts that are not.
+    """Return the rows of the existing parts, and the missing parts.
 
-    A part may have been removed before it was named: its writer slept, or a clock was ahead. The
-    next run computes again what it held.
+    gc may have removed a part before a commit named it (its writer slept, or a clock was ahead).
+    The next run computes its results again.
     """
     there: list[pa.Table] = [ledger.read((), columns)]
     gone = []
@@ -68,24 +68,24 @@ def read_there(
 
 
 def key_path(operation: str, version: int, key: str) -> str:
-    """Return the path of what a key was made of."""
+    """Return the path of a key's record."""
     return f"results/{operation}/v{version}/_keys/{key}.json"
 
 
 def record_key(root: Root, identity: Mapping[str, Any], key: str) -> None:
-    """Write down, once, what a key was made of, so that a later plan can say what changed."""
+    """Record a key's inputs once, so that a later plan can report changes."""
     path = key_path(identity["operation"], identity["version"], key)
     with contextlib.suppress(AlreadyExists):
         root.create(path, json.dumps(dict(identity), indent=2, sort_keys=True).encode())
 
 
 def read_key(root: Root, operation: str, version: int, key: str) -> dict[str, Any] | None:
-    """Return what a key was made of, or None where that was never written down.
+    """Return a key's recorded inputs, or None if they were never recorded.
 
     Raises
     ------
     CorruptStore
-        If it is not what the key is the digest of.
+        If the key is not the digest of the record.
     """
     path = key_path(operation, version, key)
     try:
@@ -95,12 +95,12 @@ def read_key(root: Root, operation: str, version: int, key: str) -> dict[str, An
     except (ValueError, TypeError):
         raise CorruptStore(path, "is not the JSON that the engine wrote") from None
     if digest_of(identity) != key:
-        raise CorruptStore(path, "is not what the key is the digest of")
+        raise CorruptStore(path, "does not match the key, which is its digest")
     return identity
 
 
 def versions_there(root: Root, operation: str) -> list[int]:
-    """Return the versions of an operation that have results, oldest first."""
+    """Return the versions of an operation with results, oldest first."""
     prefix = f"results/{operation}/"
     found = set()
     for entry in root.list(prefix):

@@ -1,4 +1,4 @@
-"""The subjects' CSV that cohort.toml names: what joins the tables by subject."""
+"""Subjects' CSV file that cohort.toml names, and its join to the tables."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from engine.store.digests import digest_bytes
 from engine.store.root.base import Root
 
 ENTRY = "cohort.toml, subjects"
-"""Where errors are said to be."""
+"""Location for error messages."""
 
 CODE = r"^\s*0[0-9]+\s*$"
-"""A value that is no number but a code: as a number, 007 would become 7."""
+"""Pattern of codes, which stay text: as a number, 007 would become 7."""
 
 
 def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, str | None]:
-    """Return the subjects' table and the digest of its file, or None where none is named.
+    """Return the subjects' table and the digest of its file, or None if no file is declared.
 
-    Names are as `subject_keys` makes them, and rows without one are left out: spreadsheets add
+    Names are normalised by `subject_keys`, and rows without a name are dropped: spreadsheets add
     empty ones. A column of codes, such as 007, stays text.
 
     Parameters
     ----------
     root
-        Where the cohort lives; a relative path starts there.
+        Storage of the cohort; a relative path starts there.
     config
-        What cohort.toml says.
+        Content of cohort.toml.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
         table.column_names.index("subject"), "subject", subject_keys(table["subject"])
     )
     first: dict[str, int] = {}
-    for row, subject in enumerate(table["subject"].to_pylist(), start=2):  # below the names
+    for row, subject in enumerate(table["subject"].to_pylist(), start=2):  # below the header
         if subject and first.setdefault(subject, row) != row:
             told = f"{path.name} names a subject twice, in rows {first[subject]} and {row}"
             raise ConfigError(ENTRY, told)
@@ -79,7 +79,7 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
 
 
 def _parse(text: bytes) -> pa.Table:
-    """Parse a CSV file: numbers and dates where all of a column are such, else text."""
+    """Parse a CSV file: columns of only numbers or only dates as such, others as text."""
     parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
     header = pyarrow.csv.open_csv(pa.BufferReader(text), parse_options=parsing).schema.names
     as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))
@@ -95,7 +95,7 @@ def _parse(text: bytes) -> pa.Table:
     table = pyarrow.csv.read_csv(
         pa.BufferReader(text), parse_options=parsing, convert_options=kinds
     )
-    # A column without any value has the type null, which no table can be joined by or written with.
+    # A column without any value has the type null, by which tables can't be joined or written.
     table = table.cast(
         pa.schema(
             pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type)
@@ -106,7 +106,7 @@ def _parse(text: bytes) -> pa.Table:
 
 
 def subject_keys(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    r"""Return names as they are compared: without spaces around them, letters composed (NFC).
+    r"""Return names in comparable form: without surrounding spaces, letters composed (NFC).
 
     A folder made on a Mac has ``ü`` as two characters, a CSV of the same name has one.
 
@@ -119,7 +119,7 @@ def subject_keys(names: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def mark_taken(subjects: pa.Table, taken: Collection[str]) -> pa.Table:
-    """Return subjects with ``_of_subject`` behind the names that other columns have."""
+    """Append ``_of_subject`` to the columns of subjects whose names are in use."""
     used = {*taken} - {"subject"}
     names: list[str] = []
     for name in subjects.column_names:
@@ -131,14 +131,14 @@ def mark_taken(subjects: pa.Table, taken: Collection[str]) -> pa.Table:
 
 
 def join_subjects(rows: pa.Table, subjects: pa.Table) -> pa.Table:
-    """Return rows with the columns of their subjects, null where a subject is not named.
+    """Join the columns of subjects to rows, null for unknown subjects.
 
     Parameters
     ----------
     rows
-        With a column ``subject``.
+        Rows with a column ``subject``.
     subjects
-        From `read_subjects`, none of its other columns among those of ``rows``.
+        Table from `read_subjects`; no column besides ``subject`` is also one of ``rows``.
     """
     places = {name: n for n, name in enumerate(subjects["subject"].to_pylist())}
     keys = subject_keys(rows["subject"]).to_pylist()

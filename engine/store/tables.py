@@ -1,4 +1,4 @@
-"""Tables for people: one Parquet file each, replaced whole, never by an older one."""
+"""Tables for users: one Parquet file each, replaced atomically, never by an older one."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FOLDER = "tables"
 FRAGMENTS = f"{FOLDER}/.fragments"
 
 VERSIONS = ("catalog", "results", "annotations")
-"""Entries of a table's origin that only ever grow."""
+"""Versions in a table's origin; they only ever grow."""
 
 PARQUET_END = b"PAR1"
 
 CHECK_BYTES = 8 * 1024**2
-"""Bytes that are read at once where a table is checked and not kept."""
+"""Bytes read at once to check a table without keeping it."""
 
 MOST_COMING = 8
-"""Announced tables that a note keeps; writers of one table at one moment are one or two."""
+"""Maximum number of announced tables in a record; a table has one or two writers at a time."""
 
 
 def table_path(name: str) -> str:
@@ -39,16 +39,16 @@ def table_path(name: str) -> str:
 
 
 def note_path(name: str) -> str:
-    """Return the path of what is noted beside a table."""
+    """Return the path of a table's sidecar record."""
     return f"{FOLDER}/.origin/{name}.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is noted beside a table: digests of its bytes, and what it was made of.
+    """Sidecar record of a table: content digests and provenance.
 
-    ``coming`` are the digests and origins that writers announced who have not said yet that theirs
-    is in place; they may be, so ``digests`` are those that are valid beside the settled one.
+    ``coming`` are the digests and origins that writers announced but did not confirm yet. Their
+    tables may already be in place, so ``digests`` includes them besides the settled one.
     """
 
     settled: tuple[str, ...] = ()
@@ -61,45 +61,45 @@ class Note:
         return (*(digest for digest, _ in self.coming), *self.settled)
 
     def is_newer(self, origin: Mapping[str, Any]) -> bool:
-        """Tell whether somebody made, or is about to place, a table of newer versions."""
+        """Return True if a table of newer versions was made, or announced."""
         return any(_newer(o, origin) for o in (self.origin, *(o for _, o in self.coming)))
 
     def announce(self, digest: str, origin: Mapping[str, Any]) -> Note:
-        """Return the note that also allows a table that is about to be placed."""
+        """Return the record that also allows an announced table."""
         others = tuple(one for one in self.coming if one[0] != digest)
         return Note(self.settled, self.origin, ((digest, dict(origin)), *others))
 
     def settle(self, digest: str, origin: Mapping[str, Any]) -> Note:
-        """Return the note of a table that was placed.
+        """Return the record of a table in place.
 
-        Older ones that were announced before see it, and give way; others may come still.
+        Drop older announced tables: their writers see this one and give way. Others may still come.
         """
         coming = ((d, o) for d, o in self.coming if d != digest and not _newer(origin, o))
         return Note((digest,), dict(origin), tuple(coming)[:MOST_COMING])
 
     def withdraw(self) -> Note:
-        """Return the note of a table that is about to be removed, and may be there or not."""
+        """Return the record of a table that is about to be removed, and may exist or not."""
         settled = ((digest, dict(self.origin or {})) for digest in self.settled)
         return Note(coming=(*self.coming, *settled))
 
     def without_origin(self) -> Note:
-        """Return the note of a table that stays readable, and that the next run makes again."""
+        """Return the record of a table that stays readable, and that the next run makes again."""
         return Note(self.digests)
 
     def as_bytes(self) -> bytes:
-        """Return the note's file, the same bytes for the same note."""
+        """Return the bytes of the record, equal for equal records."""
         coming = [[digest, origin] for digest, origin in self.coming]
         values = {"digests": list(self.settled), "origin": self.origin, "coming": coming}
         return json.dumps({**values, "check": digest_of(values)}).encode()
 
 
 def parse_note(raw: bytes, path: str) -> Note:
-    """Check and return a note.
+    """Parse and check a sidecar record.
 
     Raises
     ------
     CorruptStore
-        If it has not the bytes that the engine wrote.
+        If its bytes differ from those that the engine writes.
     """
     try:
         values = json.loads(raw)
@@ -115,7 +115,7 @@ def parse_note(raw: bytes, path: str) -> Note:
 
 
 def read_note(root: Root, name: str) -> Note:
-    """Return what is noted beside a table.
+    """Return the sidecar record of a table.
 
     Raises
     ------
@@ -126,10 +126,10 @@ def read_note(root: Root, name: str) -> Note:
 
 
 def read_origin(root: Root, name: str) -> dict[str, Any] | None:
-    """Return what a table was made of, or None where it is not there, or not to its end.
+    """Return the origin of a table, or None if the table is missing or cut short.
 
-    A copy that was cut short, or the zeros of a file whose disk lost power, are told by the last
-    bytes alone; all others are checked by who reads the table.
+    This reads only the last bytes, which reveal a cut copy, or zeros after a power cut; the readers
+    of the table check the others.
     """
     path = table_path(name)
     size = root.size(path)
@@ -143,7 +143,7 @@ def read_origin(root: Root, name: str) -> dict[str, Any] | None:
 
 
 def table_names_there(root: Root) -> list[str]:
-    """Return the names of the tables that a cohort has."""
+    """Return the names of a cohort's tables."""
     names = (entry.path.removeprefix(f"{FOLDER}/") for entry in root.list(f"{FOLDER}/"))
     return sorted(
         n.removesuffix(".parquet") for n in names if n.endswith(".parquet") and "/" not in n
@@ -151,14 +151,14 @@ def table_names_there(root: Root) -> list[str]:
 
 
 def read_table(root: Root, name: str) -> pa.Table:
-    """Read a table, its bytes checked against the digest that was noted when it was made.
+    """Read a table, and check its bytes against the recorded digest.
 
     Raises
     ------
     NoTable
         If it was never made.
     MissingObject, CorruptStore
-        If it was made, and is gone or differs.
+        If it was made, and is missing or differs.
     """
     there = root.size(table_path(name)) is not None
     try:
@@ -167,11 +167,11 @@ def read_table(root: Root, name: str) -> pa.Table:
         if not there:
             raise NoTable(name, table_names_there(root)) from None
         raise CorruptStore(table_path(name), "has no note of its digest") from None
-    if not there and note.origin is None:  # its first writer was killed before it was there
+    if not there and note.origin is None:  # its first writer was killed before placing it
         raise NoTable(name, table_names_there(root))
     data = root.read(table_path(name))
     if digest_bytes(data) not in note.digests:
-        # It may just have been replaced: the note is then newer than the one in hand.
+        # It may just have been replaced: the record is then newer than the one in hand.
         note, data = read_note(root, name), root.read(table_path(name))
     if digest_bytes(data) not in note.digests:
         raise CorruptStore(table_path(name), "its bytes do not match its digest")
@@ -179,19 +179,19 @@ def read_table(root: Root, name: str) -> pa.Table:
 
 
 def write_fragment(root: Root, token: str, name: str, rows: pa.Table) -> str:
-    """Write a piece of a table where workers find it, and return its path."""
+    """Write a fragment of a table where workers find it, and return its path."""
     path = f"{FRAGMENTS}/{token}/{name}.parquet"
     root.replace(path, write_parquet(rows))
     return path
 
 
 def read_fragment(root: Root, path: str) -> pa.Table:
-    """Read a piece of a table."""
+    """Read a fragment of a table."""
     return read_parquet(root.read(path))
 
 
 def drop_fragments(root: Root, token: str) -> None:
-    """Remove the pieces of one reduction."""
+    """Remove the fragments of one reduction."""
     for entry in list(root.list(f"{FRAGMENTS}/{token}/")):
         root.delete(entry.path)
 
@@ -199,18 +199,19 @@ def drop_fragments(root: Root, token: str) -> None:
 def write_table(
     root: Root, name: str, pieces: Iterator[pa.Table], origin: Mapping[str, Any]
 ) -> bool:
-    """Replace a table by one made of pieces, unless one of newer versions is there.
+    """Replace a table by one made of pieces, unless a table of newer versions exists.
 
     Parameters
     ----------
     pieces
-        At least one; all of the columns of the first. One is in memory at a time.
+        Pieces of the table, at least one, with the columns of the first. Only one at a time is in
+        memory.
     origin
-        What it was made of: ``catalog`` and ``results`` versions, ``key`` and more.
+        Provenance: ``catalog`` and ``results`` versions, ``key`` and more.
 
     Returns
     -------
-    Whether it was replaced.
+    True if the table was replaced.
     """
     with root.staging() as folder:
         local = folder / "table.parquet"
@@ -228,7 +229,7 @@ def write_table(
     sidecar = note_path(name)
 
     def noted(raw: bytes | None) -> Note:
-        # A table can always be made again, so a broken note is replaced like none.
+        # A table can always be made again, so replace a broken record like a missing one.
         with contextlib.suppress(CorruptStore):
             if raw is not None:
                 note = parse_note(raw, sidecar)
@@ -241,8 +242,8 @@ def write_table(
         return None if note.is_newer(origin) else note.announce(digest, origin).as_bytes()
 
     def place(_: bytes | None) -> bytes | None:
-        # Called after the table in place was read, and its put fails if that was replaced since:
-        # so whoever places a newer one is seen here, or makes this one ask again.
+        # Called after reading the table in place, and the put fails if that was replaced since: so
+        # a newer table is either seen here, or makes this writer retry.
         note = noted(root.read(sidecar))
         return None if note.is_newer(origin) else data
 
@@ -257,7 +258,7 @@ def write_table(
 
 
 def drop_tables(root: Root, names: Iterable[str]) -> None:
-    """Remove tables, where they are; one whose removal was killed half way is whole or gone."""
+    """Remove tables that exist. Deletion is atomic: after a crash a table is intact or absent."""
 
     def withdraw(raw: bytes | None) -> bytes | None:
         with contextlib.suppress(CorruptStore):
@@ -272,22 +273,22 @@ def drop_tables(root: Root, names: Iterable[str]) -> None:
 
 
 def outdate_tables(root: Root, made_of: Callable[[Mapping[str, Any]], bool]) -> list[str]:
-    """Have the next run make tables again, whatever versions they say they are of.
+    """Mark tables as outdated, regardless of their versions, so that the next run makes them again.
 
     Parameters
     ----------
     made_of
-        Tells by a table's origin whether it is one of these.
+        Predicate of a table's origin that selects tables.
 
     Returns
     -------
-    Their names. They can be read until then.
+    Names of the marked tables. They stay readable.
     """
     found = []
     for name in table_names_there(root):
 
         def change(raw: bytes | None, sidecar: str = note_path(name)) -> bytes | None:
-            with contextlib.suppress(CorruptStore):  # a broken note makes the table anew anyway
+            with contextlib.suppress(CorruptStore):  # a broken record outdates the table anyway
                 note = Note() if raw is None else parse_note(raw, sidecar)
                 origins = (note.origin, *(origin for _, origin in note.coming))
                 if any(origin is not None and made_of(origin) for origin in origins):
@@ -300,20 +301,20 @@ def outdate_tables(root: Root, made_of: Callable[[Mapping[str, Any]], bool]) -> 
 
 
 def _newer(there: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
-    """Tell whether the table that is there was made of newer versions of the same key."""
+    """Return True if the existing table was made of newer versions of the same key."""
     if not there or there.get("key") != mine.get("key"):
         return False
     return any(there.get(name, -1) > mine.get(name, -1) for name in VERSIONS)
 
 
 def concat_fragments(root: Root, paths: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the pieces of a table, one at a time."""
+    """Yield the fragments of a table, one at a time."""
     for path in paths:
         yield read_fragment(root, path)
 
 
 class _Ranged(io.RawIOBase):
-    """An object of a store as a file that can be read from anywhere."""
+    """Object of a store as a seekable file."""
 
     def __init__(self, root: Root, path: str) -> None:
         super().__init__()
@@ -345,7 +346,7 @@ class _Ranged(io.RawIOBase):
 
 @contextlib.contextmanager
 def open_table(root: Root, name: str) -> Iterator[pq.ParquetFile]:
-    """Open a table to be read a part at a time, once all of its bytes were checked.
+    """Open a table for reading in parts, after checking all its bytes.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""What people drew on images, as a ledger: one row for each structure of each image.
+"""Ledger of annotations: one row for each drawn structure of each image.
 
-``catalog/annotations`` is a log of versions like the catalog: an edited, vanished or returned
-drawing is a new row with a greater ``version``; the newest of a name counts. Points are in pixels
-of the image, the centre of the first one at (0, 0). A drawing that matches no image, or can't be
-read, has a row too, under the empty image_id, so that status can name it.
+``catalog/annotations`` is a log of versions like the catalog: an edited, removed or returned
+drawing is a new row with a greater ``version``; the newest version of a name is current. Points are
+in pixels of the image, the centre of the first one at (0, 0). A drawing that matches no image, or
+can't be read, also has a row, with an empty image_id, so that status can report it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from engine.store.digests import digest_bytes, digest_of
 from engine.store.root.base import Root
 
 UNMATCHED = "unmatched"
-"""State of a drawing of which no image is catalogued, or more than one could be meant."""
+"""State of a drawing that matches no catalogued image, or more than one."""
 
 TWICE = "twice"
-"""Reason of a drawing that does not count: another file draws that structure of that image."""
+"""Reason of an unused drawing: another file draws the same structure of the same image."""
 
 PATH = "catalog/annotations"
 
@@ -52,16 +52,16 @@ SCHEMA = pa.schema(
         ("ingest", pa.string()),
     ]
 )
-"""``annotation`` is the set in cohort.toml, ``source`` the file below it; ``made_of`` digests what
-the drawing depends on beside its file; ``rings`` are y, x, y, x, ... each. A ring without points
-ends a layer (see `engine.kernels.contours.geometry`); rows that were written before layers were
-have one."""
+"""``annotation`` is the set in cohort.toml, ``source`` the file below it; ``made_of`` digests all
+other inputs of the drawing; ``rings`` are y, x, y, x, ... each. A ring without points ends a layer
+(see `engine.kernels.contours.geometry`); rows written before layers were introduced have one
+layer."""
 
 NAME = ("annotation", "source", "image_id", "structure")
-"""What a row is about; ``version`` numbers its versions."""
+"""Columns that identify a drawing; ``version`` numbers its versions."""
 
 PART_ROWS = 1_000
-"""Rows of a part: some 3 MB of points, which a unit of work reads whole."""
+"""Rows of a part: some 3 MB of points, which a unit reads completely."""
 
 Rings = tuple[NDArray[np.float64], ...]
 
@@ -87,13 +87,13 @@ class AnnotationRow:
 
     @property
     def name(self) -> tuple[str, str, str, str]:
-        """What the row is about, see `NAME`."""
+        """Identity of the drawing, see `NAME`."""
         return self.annotation, self.source, self.image_id, self.structure
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Where the points of one structure of an image are stored."""
+    """Reference to the stored points of one structure of an image."""
 
     part: str
     annotation: str
@@ -110,10 +110,10 @@ class Contour:
     annotation
         Name of the set in cohort.toml.
     structure
-        What it outlines, e.g. "inner".
+        Name of the outlined structure, e.g. "inner".
     rings
-        Arrays (n, 2) of y, x, pixels of the whole image. Where polygons of the structure overlap,
-        one without points ends a layer, and the structure is the union of its layers; see
+        Arrays (n, 2) of y, x, pixels of the whole image. If polygons of the structure overlap, a
+        ring without points ends a layer, and the structure is the union of its layers; see
         `engine.kernels.contours.geometry`.
     """
 
@@ -128,23 +128,23 @@ def annotations_ledger(root: Root) -> Ledger:
 
 
 def has_annotations(root: Root) -> bool:
-    """Tell whether anything drawn was ever ingested."""
+    """Return True if any annotation was ever ingested."""
     return root.size(f"{PATH}/_delta_log/{0:020d}.json") is not None
 
 
 def flat_rings(rings: Iterable[NDArray[np.float64]]) -> tuple[tuple[float, ...], ...]:
-    """Return rings as the ledger holds them."""
+    """Convert rings to the ledger's format."""
     return tuple(tuple(np.asarray(ring, np.float64).ravel().tolist()) for ring in rings)
 
 
 def digest_rings(rings: Sequence[Sequence[float] | NDArray[np.float64]]) -> str:
-    """Return the digest of the points of a contour, as the ledger holds them."""
+    """Return the digest of a contour's points in the ledger's format."""
     arrays = [np.asarray(ring, "<f8") for ring in rings]
     return digest_bytes(b"".join(len(a).to_bytes(8, "little") + a.tobytes() for a in arrays))
 
 
 def annotation_table(rows: Sequence[AnnotationRow]) -> pa.Table:
-    """Turn rows into a table of `SCHEMA`."""
+    """Convert rows to a table of `SCHEMA`."""
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
 
 
@@ -166,16 +166,16 @@ def current_rows(versions: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class Annotations:
-    """The drawings that count, by image.
+    """Current drawings by image.
 
     Attributes
     ----------
     version
-        Of the ledger; -1 where nothing was ever ingested.
+        Version of the ledger; -1 before the first ingest of annotations.
     refs
-        Where the points of each image's structures are, by image_id, in order of their names.
+        References to the points of each image's structures, by image_id, in order of their names.
     refused
-        Structures of each image of which a drawing is there that can't be used, by image_id.
+        Structures of each image that have an unusable drawing, by image_id.
     """
 
     version: int
@@ -184,29 +184,29 @@ class Annotations:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Digest of all that is drawn on each image, by image_id."""
+        """Digest of each image's drawings, by image_id."""
         return {image_id: digest_refs(refs) for image_id, refs in self.refs.items()}
 
     def joined(self, images: pa.Table) -> pa.Table:
-        """Return catalog rows with a column ``annotation``: the digest, null where none is."""
+        """Add a column ``annotation`` to catalog rows: the digest, null without drawings."""
         digests = [self.digests.get(image_id) for image_id in images["image_id"].to_pylist()]
         return images.append_column("annotation", pa.array(digests, pa.string()))
 
     def of(self, image_ids: Iterable[str]) -> dict[str, tuple[Ref, ...]]:
-        """Return the refs of some images that have any."""
+        """Return the references of the given images; images without any are left out."""
         return {image_id: self.refs[image_id] for image_id in image_ids if image_id in self.refs}
 
 
 def digest_refs(refs: Sequence[Ref]) -> str:
-    """Return the digest of what is drawn on one image."""
+    """Return the digest of one image's drawings."""
     return digest_of([[ref.annotation, ref.structure, ref.digest] for ref in refs])
 
 
 def read_annotations(root: Root) -> Annotations:
-    """Return the drawings that count, without their points.
+    """Return the current drawings, without their points.
 
-    Where two files draw one structure of an image, the first by name counts; `annotation_state`
-    names the other.
+    If two files draw one structure of an image, the first by name is used; `annotation_state`
+    reports the other.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def read_annotations(root: Root) -> Annotations:
 
 
 def read_light(ledger: Ledger, snapshot: Snapshot) -> pa.Table:
-    """Return the newest version of each name without its points, and the part that it is in."""
+    """Return the newest version of each name without its points, and the part that holds it."""
     names = [name for name in SCHEMA.names if name != "rings"]
     tables = [pa.schema([SCHEMA.field(n) for n in names]).empty_table()]
     tables[0] = tables[0].append_column("part", pa.array([], pa.string()))
@@ -244,7 +244,7 @@ def read_light(ledger: Ledger, snapshot: Snapshot) -> pa.Table:
 def read_contours(
     root: Root, refs: Mapping[str, tuple[Ref, ...]]
 ) -> dict[str, tuple[Contour, ...]]:
-    """Read the points of what is drawn on some images, checked against their digests.
+    """Read the points of drawings of some images, and check them against their digests.
 
     Raises
     ------
@@ -266,7 +266,7 @@ def read_contours(
         for key, rings in zip(names, _rings_of(mine["rings"]), strict=True):
             if key in keys and rings is not None:
                 if digest_rings(rings) != key[-1]:
-                    raise CorruptStore(f"{PATH}/{path}", "has points that differ from their digest")
+                    raise CorruptStore(f"{PATH}/{path}", "its points differ from their digest")
                 found[key] = tuple(ring.reshape(-1, 2) for ring in rings)
     return {
         image_id: tuple(
@@ -279,7 +279,7 @@ def read_contours(
 
 
 def _rings_of(column: pa.ChunkedArray) -> Iterator[list[NDArray[np.float64]] | None]:
-    """Yield the rings of each row, flat, None where it is null; no number becomes Python's."""
+    """Yield the flat rings of each row, None for null; convert no numbers to Python objects."""
     for lists in column.chunks:
         rings = lists.values
         points = rings.values.to_numpy(zero_copy_only=False)
@@ -299,7 +299,7 @@ def _there(
 
 
 def rows_of(table: pa.Table) -> list[AnnotationRow]:
-    """Turn rows from Arrow, with or without points, into values."""
+    """Convert Arrow rows, with or without points, to values."""
     names = [f.name for f in fields(AnnotationRow)]
     rows = []
     for values in table.select([n for n in table.column_names if n in names]).to_pylist():
@@ -310,13 +310,13 @@ def rows_of(table: pa.Table) -> list[AnnotationRow]:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationState:
-    """How many drawings there are, by state, and the names of those that do not count."""
+    """Number of drawings by state, and the names of unused ones."""
 
     states: Mapping[str, int]
     troubled: tuple[Mapping[str, Any], ...]
 
     def since(self, before: AnnotationState) -> list[Mapping[str, Any]]:
-        """Return those that do not count and were not so, or not for that reason, before."""
+        """Return the unused drawings that were used, or unused for another reason, before."""
         known = Counter(tuple(row.values()) for row in before.troubled)
         newly = []
         for row in self.troubled:
@@ -327,7 +327,7 @@ class AnnotationState:
 
 
 def annotation_state(root: Root) -> AnnotationState | None:
-    """Return what there is of drawings, or None where none were ever ingested."""
+    """Return the counts of drawings, or None if none were ever ingested."""
     if not has_annotations(root):
         return None
     ledger = annotations_ledger(root)
@@ -335,12 +335,12 @@ def annotation_state(root: Root) -> AnnotationState | None:
 
 
 def state_of(rows: pa.Table) -> AnnotationState:
-    """Return what there is of drawings.
+    """Return the counts of drawings by state, and the unused ones.
 
     Parameters
     ----------
     rows
-        What `read_light` gives.
+        Rows from `read_light`.
     """
     states: Counter[str] = Counter()
     troubled = []

@@ -1,4 +1,4 @@
-"""What the catalog knows of each source and each content: an index for ingest."""
+"""Index of the catalog by source and by content, for ingest."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from engine.store.delta.ledger import Ledger, Snapshot
 class Known:
     """The newest row of each image, by source and by content.
 
-    Rows stay in Arrow until they are asked for, so a million of them cost what their columns do.
-    Images whose pixels no row of shards names are taken again: see `engine.store.catalog.unnamed`.
+    Rows stay in Arrow until they are requested, so a million of them cost only their columns.
+    Images without a shard in the catalog are ingested again: see `engine.store.catalog.unnamed`.
     """
 
     def __init__(self, ledger: Ledger, snapshot: Snapshot) -> None:
@@ -61,7 +61,7 @@ class Known:
         return {**rows, **self._newer_source.get(source, {})}
 
     def image(self, source: str, image_id: str) -> ImageRow | None:
-        """Return one image of a source, in the time of a look-up however many pages it has."""
+        """Return one image of a source, in logarithmic time, for any number of pages."""
         newer = self._newer_source.get(source, {}).get(image_id)
         if newer is not None:
             return newer
@@ -70,22 +70,22 @@ class Known:
         return self._row(n) if n < len(ids) and ids[n].as_py() == image_id else None
 
     def holder(self, image_id: str) -> ImageRow | None:
-        """Return the image of this name, whatever its source."""
+        """Return the image with this id, from any source."""
         return self._newer_id.get(image_id) or self.image("", image_id)
 
     def unchanged(self, source: str, stat: tuple[int, int, int], passing: Container[str]) -> str:
-        """Tell whether a source is as catalogued: "unchanged", "returned" (it was gone) or "no".
+        """Compare a source with the catalog: "unchanged", "returned" (it was missing) or "no".
 
         Parameters
         ----------
         stat
             Size, mtime_ns and ctime_ns as listed.
         passing
-            Reasons of failures that may be gone now.
+            Reasons of failures that may be transient.
         """
         of_source = self._by_source.get(source, ())
         here = [n for n in of_source if self._states[n] in (READY, FAILED)]
-        # A page that its file lost is orphaned, too, but says nothing of the file as it is now.
+        # A page that its file lost is orphaned, too, but does not describe the current file.
         rows = here or [n for n in of_source if self._states[n] == ORPHANED]
         if not rows or any(self._stats[n] != stat or self._reasons[n] in passing for n in rows):
             return "no"
@@ -94,18 +94,18 @@ class Known:
         return "unchanged" if here else "returned"
 
     def lacks_pixels(self, image_id: str) -> bool:
-        """Tell whether the catalog names no shard of an image's pixels, as this ingest began."""
+        """Return True if, at the start of this ingest, the catalog named no shard of an image."""
         return image_id in self._unnamed and image_id not in self._newer_id
 
     def with_content(self, content: str) -> ImageRow | None:
-        """Return the image whose pixels all images with this content share."""
+        """Return the image that holds the pixels of all images with this content."""
         if content in self._newer_content:
             return self._newer_content[content]
         n = self._by_content.get(content)
         return None if n is None else self._row(n)
 
     def facts_of(self, series: str, fact: str) -> dict[str, str]:
-        """Return a fact of the headers of a series' images that are ready, by source."""
+        """Return a header field of a series' ready images, by source."""
         if fact not in self._facts:
             values = pc.map_lookup(self._table["header"], pa.scalar(fact), "first")
             kept = pc.and_(pc.is_valid(values), pc.equal(self._table["state"], READY))
@@ -126,7 +126,7 @@ class Known:
                 yield source
 
     def add(self, rows: Iterable[ImageRow]) -> None:
-        """Take note of rows that were committed."""
+        """Add committed rows."""
         for row in rows:
             self._newer_source.setdefault(row.source, {})[row.image_id] = row
             self._newer_id[row.image_id] = row
@@ -135,23 +135,23 @@ class Known:
                 self._newer_content.setdefault(row.content, row)
 
     def refresh(self, snapshot: Snapshot) -> None:
-        """Take note of what others committed since."""
+        """Add the rows that other writers committed since."""
         fresh = [part for part in snapshot.parts if part.path not in self._parts]
         rows = rows_of(current(self._ledger.read(fresh)))
         self._others.update({row.image_id: row for row in rows})
         self.seen(snapshot)
 
     def seen(self, snapshot: Snapshot) -> None:
-        """Take note that all of a snapshot is known."""
+        """Mark all parts of a snapshot as known."""
         self._parts |= {part.path for part in snapshot.parts}
 
     def committed(self, image_id: str) -> ImageRow | None:
-        """Return the row that another ingest committed for an image since this one began."""
+        """Return the row that a concurrent ingest committed for an image."""
         return self._others.get(image_id)
 
 
 def rows_of(table: pa.Table) -> list[ImageRow]:
-    """Turn catalog rows from Arrow into values."""
+    """Convert catalog rows from Arrow to values."""
     names = [field.name for field in fields(ImageRow)]
     rows = []
     for values in table.select([n for n in IMAGES.names if n in names]).to_pylist():

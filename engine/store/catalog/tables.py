@@ -1,8 +1,8 @@
-"""The catalog: every image and every stored shard of a cohort, as ledgers.
+"""Catalog: ledgers of all images and all stored shards of a cohort.
 
-``catalog/images`` holds one row per image version; the current one is that with the greatest
-``version``. ``catalog/shards`` holds one row per file below ``pixels/``. An ingest commits shards
-first and images second: the commit to images is what counts.
+``catalog/images`` holds one row per image version; the row with the greatest ``version`` is
+current. ``catalog/shards`` holds one row per file below ``pixels/``. An ingest commits shards first
+and images second: images become visible by the commit to images.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from engine.store.path_pattern import FIELDS
 from engine.store.root.base import Root
 
 AGAIN_S = (0.5, 0.1)
-"""How long a commit waits before it is tried again after a fault of the disk, seconds, last first:
-a share that lost its server for a moment answers then."""
+"""Waits before a commit is retried after a disk fault, seconds, last first: a network share that
+lost its server for a moment recovers in this time."""
 
 LOOK_THREADS = 16
-"""Files whose size is asked at once: an object store answers each after some milliseconds."""
+"""Concurrent look-ups of file sizes: an object store answers each after some milliseconds."""
 
 READY, FAILED, ORPHANED, RETIRED = "ready", "failed", "orphaned", "retired"
-"""States of an image: has pixels; can't be read; has pixels, but its source is gone; is no more."""
+"""States of an image: has pixels; can't be read; has pixels, but its source is missing; removed."""
 
 IMAGES = pa.schema(
     [
@@ -60,7 +60,7 @@ IMAGES = pa.schema(
         ("noise_sd", pa.list_(pa.float64())),
         ("duplicate_of", pa.string()),
         ("ingest", pa.string()),
-        # What medical images have beside.
+        # Additional columns of medical images.
         ("series", pa.string()),
         ("instance", pa.int32()),
         ("time_ms", pa.float64()),
@@ -92,7 +92,7 @@ SHARDS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One version of one image, or of one source that can't be read. See `IMAGES`."""
+    """One version of one image, or of one unreadable source. See `IMAGES`."""
 
     image_id: str
     state: str
@@ -137,9 +137,8 @@ class ShardRow:
     """One file below ``pixels/``: a shard or the metadata of an array or group.
 
     ``path`` is relative to the cohort. ``level`` is that of the pyramid (-1 for the group's own
-    metadata) and ``shard`` the C-order index in its shard grid (-1 for metadata). ``chunks``
-    counts the stored chunks (-1 for metadata); a shard of which all chunks are blank has size 0
-    and no file.
+    metadata) and ``shard`` the C-order index in its shard grid (-1 for metadata). ``chunks`` counts
+    the stored chunks (-1 for metadata); a shard with only blank chunks has size 0 and no file.
     """
 
     path: str
@@ -152,7 +151,7 @@ class ShardRow:
 
 
 AFTER = ("pixels/", "results/")
-"""Folders that are empty until both ledgers are begun."""
+"""Folders that are empty until both ledgers exist."""
 
 
 def images_ledger(root: Root) -> Ledger:
@@ -166,9 +165,10 @@ def shards_ledger(root: Root) -> Ledger:
 
 
 def begin_catalog(root: Root) -> None:
-    """Begin both ledgers, before anything is written that they name.
+    """Create both ledgers, before any file is written that they reference.
 
-    From then on a catalog that is not there was lost: nothing is taken for new, or for a leftover.
+    From then on a missing catalog means that it was lost; files are neither taken for new ones nor
+    for unreferenced ones.
 
     Raises
     ------
@@ -180,7 +180,7 @@ def begin_catalog(root: Root) -> None:
 
 
 def read_shards(root: Root, stacks: Collection[str] | None = None) -> list[ShardRow]:
-    """Return the rows of files below ``pixels/``: of all, or of some stacks."""
+    """Return the rows of files below ``pixels/``: of all stacks, or of the given ones."""
     ledger = shards_ledger(root)
     rows = ledger.read(ledger.snapshot().parts)
     if stacks is not None:
@@ -189,7 +189,7 @@ def read_shards(root: Root, stacks: Collection[str] | None = None) -> list[Shard
 
 
 def image_table(rows: Sequence[ImageRow]) -> pa.Table:
-    """Turn rows into a table of `IMAGES`."""
+    """Convert rows to a table of `IMAGES`."""
     columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(ImageRow)}
     for name in ("fields", "header"):
         columns[name] = [list(getattr(row, name).items()) for row in rows]
@@ -201,7 +201,7 @@ def image_table(rows: Sequence[ImageRow]) -> pa.Table:
 
 
 def shard_table(rows: Sequence[ShardRow]) -> pa.Table:
-    """Turn rows into a table of `SHARDS`."""
+    """Convert rows to a table of `SHARDS`."""
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=SHARDS)
 
 
@@ -225,7 +225,7 @@ def current(versions: pa.Table) -> pa.Table:
     order = pc.sort_indices(keys, sort_keys=[("image_id", "ascending"), ("version", "ascending")])
     ids = pc.dictionary_encode(keys["image_id"]).combine_chunks().indices.take(order).to_numpy()
     last = np.append(ids[1:] != ids[:-1], True)
-    # Taken once and a column at a time: with a million images each copy counts.
+    # Take once and column by column: with a million images each copy counts.
     return versions.take(order.filter(pa.array(last))).combine_chunks()
 
 
@@ -235,7 +235,7 @@ def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snaps
     Parameters
     ----------
     columns
-        Columns wanted beside ``image_id`` and ``version``; all by default.
+        Columns to read besides ``image_id`` and ``version``; all by default.
     """
     ledger = images_ledger(root)
     snapshot = ledger.snapshot()
@@ -243,22 +243,22 @@ def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snaps
     if columns is not None:
         names = [n for n in IMAGES.names if n in {*columns, "image_id", "version"}]
     images = current(ledger.read(snapshot.parts, names))
-    pa.default_memory_pool().release_unused()  # twice the catalog's size was needed to sort it
+    pa.default_memory_pool().release_unused()  # sorting needed twice the catalog's size
     return snapshot, images
 
 
 def field_column(images: pa.Table, name: str) -> pa.ChunkedArray:
-    """Return a field of the layout as a column, empty text where an image lacks it."""
+    """Return a field of the path pattern as a column, with empty text for images that lack it."""
     found = pc.map_lookup(images["fields"], pa.scalar(name), "first")
     return pc.fill_null(found, "")
 
 
 CHANNEL_NAMES, ORIENTATION = "channel_names", "shown_as"
-"""Facts of the column ``header``: names as a JSON list, and the number of a TIFF's field 274."""
+"""Keys of the column ``header``: names as a JSON list, and the value of a TIFF's field 274."""
 
 
 def orientations_of(images: pa.Table) -> list[int]:
-    """Return how viewers turn each image, see `engine.sources.Plane`; 1 where nothing is said."""
+    """Return how viewers turn each image, see `engine.sources.Plane`; 1 by default."""
     if "header" not in images.column_names:
         return [1] * images.num_rows
     found = pc.map_lookup(images["header"], pa.scalar(ORIENTATION), "first")
@@ -266,7 +266,7 @@ def orientations_of(images: pa.Table) -> list[int]:
 
 
 def with_fields(images: pa.Table) -> pa.Table:
-    """Replace the column ``fields`` by one column a field, `FIELDS` first."""
+    """Replace the column ``fields`` by one column per field, `FIELDS` first."""
     chunks = images["fields"].chunks
     extra = sorted({k for chunk in chunks for k in pc.unique(chunk.keys).to_pylist()} - {*FIELDS})
     columns = {name: field_column(images, name) for name in (*FIELDS, *extra)}
@@ -281,13 +281,13 @@ def commit_rows(
     snapshot: Snapshot,
     prepare: Callable[[Snapshot], tuple[Sequence[Part], Sequence[Part]]],
 ) -> Snapshot:
-    """Commit what ``prepare`` makes of a snapshot, again for a newer one where another came first.
+    """Commit with retry: prepare the commit again for each newer snapshot.
 
     Parameters
     ----------
     prepare
-        From the snapshot in hand to (parts to add, parts to remove); called once per attempt and
-        must drop what the snapshot holds already, and parts that are not there any more.
+        Maps a snapshot to (parts to add, parts to remove). It is called once per attempt, and must
+        drop parts that the snapshot already holds and parts that no longer exist.
 
     Returns
     -------
@@ -298,7 +298,7 @@ def commit_rows(
     Conflict
         If other writers won `BUSY_TRIES` times.
     StoreError
-        If the store refuses or fails; a fault of the disk only after some tries.
+        If the store refuses or fails; for a disk fault only after some retries.
     """
     again = list(AGAIN_S)
     for _ in range(BUSY_TRIES):
@@ -310,11 +310,11 @@ def commit_rows(
         except Stale:
             snapshot = ledger.snapshot()
             continue
-        except StoreFailed:  # an object store's client tried again by itself already
+        except StoreFailed:  # an object store's client has already retried
             if not again:
                 raise
             time.sleep(again.pop())
-            snapshot = ledger.snapshot()  # it may hold the commit all the same
+            snapshot = ledger.snapshot()  # the commit may have succeeded
             continue
         if not absent(ledger, add):
             return after
@@ -323,10 +323,10 @@ def commit_rows(
 
 
 def absent(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
-    """Return the parts that are not there.
+    """Return the parts whose files do not exist.
 
-    What is named gc leaves alone, so parts are looked at after they were: until then one whose
-    writer slept, or whose clock is behind, may be taken for what a killed writer left.
+    gc never deletes referenced files, so call this after the commit. Before it, gc may take a part
+    for a killed writer's leftover if its writer slept or has a slow clock.
     """
     with ThreadPoolExecutor(LOOK_THREADS) as threads:
         sizes = threads.map(ledger.root.size, [f"{ledger.path}/{part.path}" for part in parts])
@@ -336,7 +336,7 @@ def absent(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
 def _undo(
     ledger: Ledger, snapshot: Snapshot, added: Sequence[Part], removed: Sequence[Part]
 ) -> Snapshot:
-    """Take a commit back, some of whose parts are gone; return the ledger as it is then."""
+    """Revert a commit with missing parts; return the ledger's state after that."""
     lost = {part.path for part in absent(ledger, removed)}
     back = [part for part in removed if part.path not in lost]
     for _ in range(BUSY_TRIES):

@@ -1,8 +1,8 @@
-"""Images whose pixels the catalog of shards does not name: what a torn ingest of old left behind.
+"""Images that reference pixels without a row in the catalog of shards.
 
-An ingest commits shards first and images second, so there are none. One whose commit of shards
-failed once committed the images all the same: those can't be read until an ingest takes them again,
-and until then nothing of their stacks may be removed.
+An ingest commits shards first and images second, so it makes none. Earlier versions committed the
+images even if the commit of shards had failed. Such images are unreadable until an ingest takes
+them again, and until then no file of their stacks may be removed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ PLACE = ("state", "stack", "shard", "z", "giant", "height", "width")
 
 
 def read_shard_places(root: Root) -> pa.Table:
-    """Return stack, level and shard of all files below ``pixels/``; read it after the images."""
+    """Return stack, level and shard of all files below ``pixels/``; call it after `read_images`."""
     ledger = shards_ledger(root)
     return ledger.read(ledger.snapshot().parts, ["stack", "level", "shard"])
 
 
 def unnamed_images(images: pa.Table, shards: pa.Table) -> pa.Table:
-    """Return the images (image_id, stack) with pixels of which the catalog names no shard.
+    """Return the images (image_id, stack) that have pixels but no shard in the catalog.
 
-    Of a series, which is whole in a stack of its own, all planes are, if one is.
+    A series has a stack of its own: if one of its planes is missing, all its planes are returned.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def unnamed_images(images: pa.Table, shards: pa.Table) -> pa.Table:
 
 
 def _cut(images: pa.Table, named: pa.Table) -> pa.Array | pa.ChunkedArray:
-    """Tell of each image whether it is a giant one of which not all blocks are named."""
+    """Return a mask of the giants with blocks missing in the catalog."""
     giants = images.filter(images["giant"]).select(["stack", "height", "width"]).to_pylist()
     here = named.filter(
         pc.is_in(named["stack"], value_set=pa.array([g["stack"] for g in giants], pa.string()))
@@ -70,7 +70,7 @@ def _cut(images: pa.Table, named: pa.Table) -> pa.Array | pa.ChunkedArray:
 
 
 def unnamed_stacks(root: Root) -> frozenset[str]:
-    """Return the stacks that hold such images: no file of theirs may be removed.
+    """Return the stacks that hold such images: none of their files may be removed.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Checkpoints of a ledger's log: made aside by deltalake, and put in place once they are durable.
+"""Checkpoints of a ledger's log: written by deltalake in a staging folder, published when durable.
 
-A checkpoint says in one file what all entries before it add up to, so that a reader opens at most
-`CHECKPOINT_EVERY` entries. Every entry is kept, so one can always be made again.
+A checkpoint sums up all entries before it in one file, so that a reader opens at most
+`CHECKPOINT_EVERY` entries. All entries are kept, so any checkpoint can be rebuilt.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from engine.store.digests import digest_bytes
 from engine.store.root.base import Root
 
 CHECKPOINT_EVERY = 100
-"""Commits from one checkpoint to the next, which is deltalake's own number."""
+"""Commits between two checkpoints, the default of deltalake."""
 
 LAST = "_last_checkpoint"
 """File that names the newest checkpoint."""
 
 
 def checkpoint_due(version: int) -> bool:
-    """Tell whether a version is one of which a checkpoint is made."""
+    """Return True if a checkpoint is written after this version."""
     return (version + 1) % CHECKPOINT_EVERY == 0
 
 
 def write_checkpoint(root: Root, ledger: str, version: int, noted: Mapping[str, str]) -> None:
-    """Make the checkpoint of a version; it is durable before anything names it.
+    """Write the checkpoint of a version; make it durable before the pointer file names it.
 
     Parameters
     ----------
     ledger
         Path of the ledger.
     noted
-        Digests of earlier checkpoints by name; the newest of these that is whole is built upon.
+        Digests of earlier checkpoints by name; the newest intact one is the starting point.
 
     Raises
     ------
     MissingObject
-        If an entry is gone.
+        If an entry is missing.
     StoreFull, StoreReadOnly
     """
     folder = f"{ledger}/_delta_log"

@@ -1,7 +1,7 @@
-"""Entries of a ledger's log, as the Delta protocol has them: JSON, an action a line.
+"""Log entries of a ledger in the Delta protocol's format: JSON, one action per line.
 
-They are made here and not by deltalake, which puts an entry in place before it is durable, and
-whoever sees it builds on it: https://github.com/delta-io/delta/blob/master/PROTOCOL.md (actions).
+The engine writes them itself, since deltalake publishes an entry before it is durable, and other
+writers then build on it: https://github.com/delta-io/delta/blob/master/PROTOCOL.md (actions).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def make_entry(
     Parameters
     ----------
     version
-        Of the ledger, once this is its newest entry.
+        Version of the ledger after this entry.
     first
-        Name of the first column, of which each part's bounds are told.
+        Name of the first column; the entry holds each part's bounds of it.
     partition
         Name of the partition column, or None.
     chain, state
@@ -89,11 +89,11 @@ def make_entry(
 
 
 def last_line(version: int) -> bytes:
-    """Return the last line of a version's entry, which tells that the entry is whole."""
+    """Return the last line of a version's entry; its presence shows that the entry is complete."""
     return _json({"txn": {"appId": APP_ID, "version": version}}).encode()
 
 
 def _json(value: Any) -> str:
-    # As it is, not escaped: Delta's reader makes other characters of escaped surrogate pairs, and
-    # parts are chosen by their bounds.
+    # Do not escape: Delta's reader decodes escaped surrogate pairs to other characters, and parts
+    # are chosen by their bounds.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,10 +1,10 @@
-"""The head of a ledger's log: what tells that its newest entry, or a checkpoint, was changed.
+"""Integrity checks of a ledger's newest log entry and of its checkpoints.
 
-Each log entry holds the digest of the one before it and of all parts that it leaves visible
-(``cohort.state``), so that whatever a reader sees of a ledger is checked against its newest entry.
-Bytes of the newest entry that mean nothing to a reader (times, names of libraries), and its loss,
-are caught by a note beside the log, written after each commit. A writer killed in between leaves
-an older note, which is valid: it must only never be ahead of the log.
+Each log entry holds the digest of the previous entry and of all parts that are visible after it
+(``cohort.state``), so a reader checks all that it sees of a ledger against the newest entry. A head
+record beside the log, written after each commit, detects the loss of the newest entry, and changes
+to those of its bytes that readers ignore (times, names of libraries). A writer killed before that
+leaves an older head record, which is valid: it must never be ahead of the log.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from engine.store.delta.parts import Part
 
 CHAIN = "cohort.previous"
-"""Name, in a commit's metadata, of the digest of the log entry before it."""
+"""Key, in a commit's metadata, of the previous log entry's digest."""
 
 STATE = "cohort.state"
-"""Name, in a commit's metadata, of the digest of all parts that are visible after it."""
+"""Key, in a commit's metadata, of the digest of all parts visible after the commit."""
 
 HEAD = "_head.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the note says: the newest entry that its writer saw, and the checkpoints' digests."""
+    """Head record: the newest entry that its writer saw, and the digests of the checkpoints."""
 
     version: int
     digest: str
     checkpoints: Mapping[str, str] = field(default_factory=dict)
 
     def as_bytes(self) -> bytes:
-        """Return the note's file, the same bytes for the same note."""
+        """Return the bytes of the head record's file, equal for equal records."""
         values = {
             "version": self.version,
             "digest": self.digest,
@@ -60,7 +60,7 @@ def checkpoint_name(version: int) -> str:
 
 
 def state_digest(parts: Iterable[Part]) -> str:
-    """Return the digest of all that a ledger says of its parts, in any order."""
+    """Return the digest of a ledger's parts, independent of their order."""
     lines = sorted(
         json.dumps([part.path, part.size, part.rows, part.key, part.low, part.high])
         for part in parts
@@ -69,12 +69,12 @@ def state_digest(parts: Iterable[Part]) -> str:
 
 
 def parse_head(raw: bytes, path: str) -> Head:
-    """Check and return a note.
+    """Parse and check a head record.
 
     Raises
     ------
     CorruptStore
-        If it has not the bytes that the engine wrote.
+        If its bytes differ from those that the engine writes.
     """
     try:
         values = json.loads(raw)
@@ -87,7 +87,7 @@ def parse_head(raw: bytes, path: str) -> Head:
 
 
 def read_head(root: Root, ledger: str) -> Head | None:
-    """Return the note of a ledger, or None where none was written yet."""
+    """Return the head record of a ledger, or None if none exists yet."""
     path = f"{ledger}/{HEAD}"
     try:
         return parse_head(root.read(path), path)
@@ -96,9 +96,9 @@ def read_head(root: Root, ledger: str) -> Head | None:
 
 
 def note_head(root: Root, ledger: str, version: int) -> None:
-    """Note a version that was just committed, unless a newer one is noted.
+    """Record a newly committed version as the head, unless a newer one is recorded.
 
-    A note that can't be written (no room) is left: the commit stands, and an older note is valid.
+    A failed write (e.g. a full disk) is ignored: the commit is valid, and so is an older record.
     """
     name = checkpoint_name(version)
 
@@ -120,8 +120,8 @@ def note_head(root: Root, ledger: str, version: int) -> None:
 def actions(entry: bytes) -> Iterator[dict[str, Any]]:
     """Yield the actions of a log entry, one JSON object a line.
 
-    Bytes are split and not text: text has a dozen more ends of lines (U+0085, U+2028), and JSON
-    keeps those inside strings as they are, so that one in an image's name would end the line.
+    Split bytes, not text: text has a dozen more line ends (U+0085, U+2028). JSON keeps these
+    unescaped inside strings, so one in an image's name would split its line.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def commit_info(entry: bytes, path: str) -> dict[str, Any]:
     Raises
     ------
     CorruptStore
-        If the entry is not lines of JSON, one of which holds them.
+        If the entry is not lines of JSON, or not exactly one of them holds the metadata.
     """
     try:
         (info,) = (
@@ -153,34 +153,32 @@ def commit_info(entry: bytes, path: str) -> dict[str, Any]:
 def check_newest(
     ledger: str, head: Head | None, version: int, entry: bytes, parts: Iterable[Part] | None
 ) -> None:
-    """Check the newest entry of a log, and the parts that it leaves visible.
+    """Check the newest entry of a log, and the parts visible after it.
 
     Parameters
     ----------
     ledger
         Path of the ledger.
     head
-        The note, read before the log was.
+        The head record, read before the log.
     version, entry
         The newest version and its entry.
     parts
-        The parts that the log makes visible, or None where only the entry is in question.
+        The parts visible in the log, or None to check only the entry.
 
     Raises
     ------
     CorruptStore
-        If entries are gone, or the entry or what it stands for is not as it was committed.
+        If entries are missing, or the entry or the parts differ from the commit.
     """
     path = log_path(ledger, version)
     if head is not None and head.version > version:
         text = "its newest entries are gone; cohort verify --repair goes on without them"
         raise CorruptStore(f"{ledger}/_delta_log", text)
     if head is not None and head.version == version and head.digest != digest_bytes(entry):
-        raise CorruptStore(path, "its bytes do not match the digest that was noted")
-    # Version 0 only creates the ledger: no parts, and no state was written.
+        raise CorruptStore(path, "its bytes do not match the recorded digest")
+    # Version 0 only creates the ledger: it has no parts and holds no state.
     if parts is None or version == 0:
         return
     if commit_info(entry, path).get(STATE) != state_digest(parts):
-        raise CorruptStore(
-            f"{ledger}/_delta_log", "the parts that it names are not those that were committed"
-        )
+        raise CorruptStore(f"{ledger}/_delta_log", "its parts differ from the committed ones")

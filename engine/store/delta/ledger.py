@@ -1,10 +1,10 @@
-"""A ledger: a Delta table to which writers add durable parts, one compare-and-swap at a time.
+"""Ledger: a Delta table to which writers add durable parts by compare-and-swap commits.
 
-Workers write parts under names of their own; nothing sees a part before a commit names it. A
-commit names the version it was made for, and is refused when another writer came first
-(Delta protocol: the log entry of a version is created once). Each part's name holds the digest of
-its bytes, and each log entry the digest of the one before it and of all parts that it leaves
-visible, so that a flipped bit is named (see `engine.store.delta.integrity`).
+Workers write parts under unique names; a part is invisible until a commit names it. A commit names
+the version that it is based on, and fails if another writer committed first (Delta protocol: the
+log entry of a version is created once). Each part's name holds the digest of its bytes, and each
+log entry the digests of the previous entry and of all parts visible after it, so that a flipped bit
+is reported (see `engine.store.delta.integrity`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from engine.store.parquet import read_parquet, write_parquet
 from engine.store.root.base import Root
 
 BUSY_TRIES = 200
-"""Compare-and-swap attempts before giving up; each loser has seen another writer succeed."""
+"""Compare-and-swap attempts before giving up; each failed one means that another writer
+succeeded."""
 
 
 class Stale(EngineError):
-    """Another writer committed first: (path of the ledger,). Reload and decide again."""
+    """Commit conflict, another writer was first: (path of the ledger,). Reload and decide again."""
 
     def __str__(self) -> str:
         return f"{self.args[0]} was changed by another writer."
@@ -43,7 +44,7 @@ class Stale(EngineError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A ledger as of one version. ``version`` is -1 where nothing was ever committed."""
+    """State of a ledger at one version. ``version`` is -1 before the first commit."""
 
     version: int
     parts: tuple[Part, ...]
@@ -60,21 +61,21 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A Delta table below a cohort's root.
+    """Delta table of a cohort.
 
     Parameters
     ----------
     root
-        Where the cohort lives.
+        Storage of the cohort.
     path
         Folder of the table, relative to the root.
     schema
-        Columns; the first one is a string that identifies what a row is about.
+        Columns; the first one is a string that identifies the row's subject.
     partition
         Name of the partition column (a string column of the schema), or None.
     before
-        Folders of the cohort, each with a slash at its end, that hold nothing before the ledger is
-        begun. Where they do and it is not there, it was lost.
+        Folders of the cohort, each with a slash at its end, that are empty before the ledger is
+        created. If one has files and the ledger does not exist, the ledger was lost.
     """
 
     root: Root
@@ -85,7 +86,7 @@ class Ledger:
 
     @property
     def part_schema(self) -> pa.Schema:
-        """Columns as they stand in the files: all but the partition column."""
+        """Columns of the Parquet files: all but the partition column."""
         return pa.schema([field for field in self.schema if field.name != self.partition])
 
     def _open(self) -> DeltaTable | None:
@@ -96,7 +97,7 @@ class Ledger:
             except TableNotFoundError:
                 if self.root.size(self._log_path(0)) is None:
                     return None
-                # Begun since, or its log could not be listed for a moment: that is asked again.
+                # Created by another writer since, or a listing failed for a moment: open it again.
                 return DeltaTable(uri, storage_options=options)
         except TableNotFoundError:
             return None
@@ -104,18 +105,18 @@ class Ledger:
             raise self._unread(error) from error
 
     def _unread(self, error: Exception) -> EngineError:
-        """Say why a log was not read: the store, or the log itself."""
+        """Return the cause of a failed read: the store, or the log itself."""
         path = f"{self.path}/_delta_log"
         told = f"can't be read ({type(error).__name__})"
         return self.root.refusal(error, path, reading=True) or CorruptStore(path, told)
 
     def snapshot(self) -> Snapshot:
-        """Return the ledger as it is now.
+        """Return the ledger's current state.
 
         Raises
         ------
         CorruptStore
-            If the log can't be parsed, names other parts than were committed, or is gone.
+            If the log can't be parsed, is missing, or names other parts than were committed.
         """
         try:
             return self._snapshot()
@@ -161,22 +162,22 @@ class Ledger:
         return Snapshot(version, tuple(sorted(parts, key=lambda part: part.path)))
 
     def _begun_since(self) -> DeltaTable | None:
-        """Return the table after all, if what comes after it is there; it may just be begun."""
+        """Return the table if the folders of ``before`` have files: it may be newly created."""
         for folder in self.before:
             if next(iter(self.root.list(folder)), None) is not None:
                 table = self._open()
                 if table is None:
-                    raise CorruptStore(self.path, f"is gone, while {folder} is there; restore it")
+                    raise CorruptStore(self.path, f"is missing, but {folder} exists; restore it")
                 return table
         return None
 
     def begin(self) -> None:
-        """Make the ledger, without parts, if it is not there.
+        """Create the ledger without parts, if it does not exist.
 
         Raises
         ------
         CorruptStore
-            If it was there.
+            If it existed and was lost.
         """
         if self.snapshot().version < 0:
             self._create()
@@ -184,14 +185,14 @@ class Ledger:
     # parts
 
     def write_part(self, rows: pa.Table, key: str | None = None) -> Part:
-        """Write rows durably under a new name; nobody sees them before a commit.
+        """Write rows durably under a new name; they stay invisible until a commit.
 
         Parameters
         ----------
         rows
             Columns of `part_schema`.
         key
-            Value of the partition column for all of them.
+            Value of the partition column for all rows.
         """
         rows = rows.select(self.part_schema.names).cast(self.part_schema)
         data = write_parquet(rows)
@@ -203,7 +204,7 @@ class Ledger:
         return Part(path, len(data), rows.num_rows, key, min(ids), max(ids))
 
     def read_part(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read a part, all of whose bytes are checked against the digest in its name.
+        """Read a part, and check all its bytes against the digest in its name.
 
         Raises
         ------
@@ -226,7 +227,7 @@ class Ledger:
             yield self.read_part(part, columns)
 
     def read(self, parts: Sequence[Part], columns: Sequence[str] | None = None) -> pa.Table:
-        """Read parts into one table of the ledger's columns, empty where there are none."""
+        """Read parts into one table with the ledger's columns, empty if no parts are given."""
         names = list(columns) if columns is not None else self.schema.names
         empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
         tables = [table.select(names) for table in self.read_parts(parts, names)]
@@ -237,18 +238,18 @@ class Ledger:
     def commit(
         self, snapshot: Snapshot, add: Sequence[Part], remove: Sequence[Part] = ()
     ) -> Snapshot:
-        """Make parts visible, and others vanish, in one step, if nobody came first.
+        """Add and remove parts in one atomic step, if no other writer committed first.
 
         Returns
         -------
-        The snapshot that holds the commit.
+        The snapshot after the commit.
 
         Raises
         ------
         Stale
-            If the ledger is no longer as in ``snapshot``; nothing was changed.
+            If the ledger is no longer at ``snapshot``; nothing was changed.
         CorruptStore
-            If entries are gone, or the newest one is not as it was committed.
+            If entries are missing, or the newest one differs from its commit.
         StoreFull, StoreReadOnly
         """
         head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
@@ -273,13 +274,13 @@ class Ledger:
         try:
             self.root.create(self._log_path(version + 1), new)
         except (EngineError, OSError) as error:
-            # It may be there all the same: an answer was lost, or what failed came after it.
+            # The commit may have succeeded: the answer was lost, or a later step failed.
             if self._entry(version + 1) != new:
                 if isinstance(error, AlreadyExists):
                     raise Stale(self.path) from error
                 raise
         if checkpoint_due(version + 1):
-            # The commit stands without; the next one that is due reads more entries.
+            # The commit is valid without a checkpoint; the next checkpoint reads more entries.
             with contextlib.suppress(EngineError, OSError, DeltaError):
                 noted = {} if head is None else head.checkpoints
                 write_checkpoint(self.root, self.path, version + 1, noted)
@@ -293,15 +294,15 @@ class Ledger:
             return None
 
     def _create(self) -> bytes:
-        """Make the first entry, unless another writer does; return the one that is in place."""
+        """Create the first entry, unless another writer does; return the one in place."""
         with contextlib.suppress(AlreadyExists):
             self.root.create(self._log_path(0), self.first_entry())
         return self.root.read(self._log_path(0))
 
     def first_entry(self) -> bytes:
-        """Return the log entry of version 0, by which a table is there, without parts."""
-        # Made aside and put in place by us, once: of two writers that begin at the same moment,
-        # Delta's own way of creating a table lets the second one commit an empty version 1.
+        """Return the log entry of version 0, which creates the table without parts."""
+        # Publish it from a staging folder, by one create: with Delta's own creation of a table, the
+        # second of two concurrent writers commits an empty version 1.
         with self.root.staging() as folder:
             DeltaTable.create(
                 str(folder / "ledger"),

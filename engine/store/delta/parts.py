@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One Parquet file of a ledger, written and durable, committed or not yet."""
+    """One Parquet file of a ledger, durable, committed or not."""
 
     path: str  # relative to the ledger
     size: int
     rows: int
     key: str | None
-    low: str  # least and greatest image_id (or other first column) in it
+    low: str  # minimum and maximum of image_id (or other first column)
     high: str

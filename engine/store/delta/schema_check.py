@@ -1,4 +1,4 @@
-"""The columns that a ledger was begun with, against those that somebody wants to write."""
+"""Check of a ledger's schema against the columns to write."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from engine.store.digests import digest_bytes
 
 
 def require_columns(ledger: Ledger) -> None:
-    """Check that a ledger, where there is one, was begun with the columns that it now has.
+    """Check that an existing ledger has the columns of its current schema.
 
-    The schema is that of the first entry of the log: the engine writes it once. Before it is said
-    that columns changed, that entry is held against the digest in the one after it, since a
-    flipped bit may look the same.
+    The stored schema is that of the log's first entry, which the engine writes once. Before
+    reporting changed columns, check that entry against the digest in the next one: a flipped bit
+    may look the same.
 
     Raises
     ------
@@ -25,7 +25,7 @@ def require_columns(ledger: Ledger) -> None:
     path = log_path(ledger.path, 0)
     try:
         entry = ledger.root.read(path)
-    except MissingObject:  # not begun, or damaged, which who reads it next will say
+    except MissingObject:  # missing or corrupt: the next reader reports it
         return
     there = _schema_of(entry, path)
     if there == Schema.from_arrow(ledger.schema):
@@ -47,7 +47,7 @@ def _schema_of(entry: bytes, path: str) -> Schema:
 
 
 def _described(schema: pa.Schema | Schema) -> str:
-    """Return columns as people read them; of results, those of the objects."""
+    """Format columns for people; of results, the columns of the objects."""
     columns = pa.schema(schema)
     if "objects" in columns.names:
         columns = pa.schema(list(columns.field("objects").type.value_type))

@@ -1,9 +1,9 @@
-"""What a power cut leaves of a ledger's log, told from every other damage.
+"""Detection of log files that a power cut tore, as distinct from all other damage.
 
-A file that was named before its bytes were on the disk is empty, ends early, or has blocks of zeros
-after the power was cut. Where the newest entries of a log are like that, what they held is lost and
-the log before them is whole. Earlier versions of the engine named entries so; disks that promise
-what they don't keep still do. A flipped bit never looks like it: it leaves a file's size, and at
+If a file was named before its bytes were on the disk, a power cut leaves it empty, cut short, or
+with blocks of zeros. If the newest entries of a log are torn, their commits are lost and the log
+before them is intact. Earlier versions of the engine named entries that early; disks that report a
+sync too early still do. A flipped bit never looks like this: it keeps a file's size, and makes at
 most one zero byte.
 """
 
@@ -22,28 +22,28 @@ from engine.store.delta.integrity import CHAIN, HEAD, checkpoint_name, log_path,
 from engine.store.root.base import Root
 
 TORN = "a power cut tore"
-"""What is said of files that are torn."""
+"""Phrase of messages about torn files."""
 
 REMEDY = "the next cohort ingest, run or qc goes on without it, and so does cohort verify --repair"
 
 ZEROS = bytes(16)
-"""No file of a log has so many zero bytes in a row."""
+"""Run of zero bytes that no intact file of a log has."""
 
 PARQUET_END = b"PAR1"
 
 FIRST = b'{"commitInfo":{'
-"""What an entry begins with."""
+"""First bytes of an entry."""
 
 JSON_SLACK = 6
-"""Characters before the end of a text in which JSON's parser may find that it ends early: of a
-literal or an escape."""
+"""Distance from the end of a text, in characters, at which JSON's parser may report an early end:
+the length of a literal or an escape."""
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
 def is_torn_entry(data: bytes, version: int) -> bool:
-    """Tell whether a log entry is what a power cut leaves.
+    """Return True if a power cut tore a log entry.
 
     Examples
     --------
@@ -55,19 +55,19 @@ def is_torn_entry(data: bytes, version: int) -> bool:
     """
     if _is_blank(data):
         return True
-    if version == 0:  # its end is no fixed text
+    if version == 0:  # the end of version 0 is not a fixed text
         return _lacks(data, b"}") and _ends_early(data)
     return _lacks(data, last_line(version)) and _is_ours(data) and _ends_early(data)
 
 
 def is_torn_checkpoint(data: bytes) -> bool:
-    """Tell whether a checkpoint is what a power cut leaves; some zeros are its own."""
+    """Return True if a power cut tore a checkpoint; an intact one may hold some zeros."""
     return not data.strip(b"\0") or _lacks(data, PARQUET_END)
 
 
 def is_torn_note(data: bytes) -> bool:
-    """Tell whether a small file of JSON, as `HEAD` and `LAST` are, is what a power cut leaves."""
-    # Delta ends its file with a newline, the engine its own without.
+    """Return True if a power cut tore a small JSON file, such as `HEAD` or `LAST`."""
+    # Delta ends its file with a newline, the engine does not.
     return _is_blank(data) or (_lacks(data, b"}") and _lacks(data[:-1], b"}"))
 
 
@@ -76,14 +76,14 @@ def _is_blank(data: bytes) -> bool:
 
 
 def _lacks(data: bytes, end: bytes) -> bool:
-    """Tell whether data end otherwise, by more than a flipped bit."""
+    """Return True if data end otherwise, by more than one flipped bit."""
     last = data[-len(end) :]
     pairs = zip(last, end, strict=False)
     return len(last) < len(end) or sum((a ^ b).bit_count() for a, b in pairs) > 1
 
 
 def _is_ours(data: bytes) -> bool:
-    """Tell whether an entry's first line, or what is left of it, is as we write it."""
+    """Return True if the first line of an entry, or its remainder, was written by the engine."""
     first, *more = data.split(b"\n", 1)
     if not more:
         return first.startswith(FIRST[: len(first)])
@@ -94,7 +94,7 @@ def _is_ours(data: bytes) -> bool:
 
 
 def _ends_early(data: bytes) -> bool:
-    """Tell whether data are the beginning of lines of JSON objects; the last one may be cut."""
+    """Return True if data are a prefix of lines of JSON objects; the last one may be cut."""
     *lines, last = data.split(b"\n")
     try:
         if not all(isinstance(json.loads(line), dict) for line in lines):
@@ -113,19 +113,19 @@ def _ends_early(data: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TornLog:
-    """What a power cut left of a ledger's log.
+    """Damage of a ledger's log by a power cut.
 
     Attributes
     ----------
     whole
-        The newest entry that is whole; -1 where none is.
+        Newest intact entry; -1 if none is intact.
     entries
-        The newer ones, all torn; ``gone`` are those after them that the note names and that are
-        not there.
+        Newer entries, all torn; ``gone`` are later ones that the head record names but that do not
+        exist.
     checkpoints
-        Names of checkpoints that are torn, or speak of lost entries.
+        Names of checkpoints that are torn, or cover lost entries.
     last, head
-        Whether the file that names the newest checkpoint, or the note beside the log, is torn.
+        True if the file that names the newest checkpoint, or the head record, is torn.
     """
 
     whole: int
@@ -137,25 +137,24 @@ class TornLog:
 
     @property
     def lost(self) -> int:
-        """How many commits are lost."""
+        """Number of lost commits."""
         return len(self.entries) + len(self.gone)
 
 
 def examine(root: Root, ledger: str, *, also_gone: bool = False) -> TornLog | None:
-    """Return what a power cut left of a ledger's log, or None where it left all whole.
+    """Return a power cut's damage to a ledger's log, or None if the log is intact.
 
-    Damage of another kind is not told: a torn entry before one that is whole, an entry that is
-    missing in between, bytes that differ.
+    Damage of another kind is not reported: a torn entry before an intact one, a missing entry in
+    between, bytes that differ.
 
     Parameters
     ----------
     ledger
-        Its path.
+        Path of the ledger.
     also_gone
-        Whether newest entries that are not there at all count too, though nothing tells whether a
-        power cut or a person removed them.
+        True if missing newest entries count too, though a person may have removed them.
     """
-    if root.local_path(ledger) is None:  # an object is put whole, or not at all
+    if root.local_path(ledger) is None:  # an object is written completely, or not at all
         return None
     folder = f"{ledger}/_delta_log"
     names = {entry.path.rsplit("/", 1)[-1] for entry in root.list(f"{folder}/")}
@@ -172,7 +171,7 @@ def examine(root: Root, ledger: str, *, also_gone: bool = False) -> TornLog | No
     gone = range(newest + 1, noted + 1) if torn or (also_gone and versions) else range(0)
     if {*range(whole + 1, newest + 1)} != {*torn} or not _all_there(whole, versions):
         return None
-    # Where nothing is lost, another writer's newest one is no problem.
+    # If nothing is lost, a newer entry of another writer is not a problem.
     most = whole if torn or gone else sys.maxsize
     checkpoints = tuple(sorted(_torn_checkpoints(root, folder, names, most)))
     last = LAST in names and (
@@ -184,9 +183,9 @@ def examine(root: Root, ledger: str, *, also_gone: bool = False) -> TornLog | No
 
 
 def is_suspect(root: Root, ledger: str) -> bool:
-    """Tell, by a few small reads, whether a ledger's log is worth to be examined."""
+    """Return True if a few small reads suggest that a ledger's log needs to be examined."""
     raw = _read(root, f"{ledger}/{HEAD}", absent=b"")
-    if is_torn_note(raw):  # or absent: a writer was killed before its first note
+    if is_torn_note(raw):  # or absent: a writer was killed before its first head record
         return root.size(log_path(ledger, 0)) is not None
     version = _noted_version(root, ledger)
     while root.size(log_path(ledger, version + 1)) is not None:

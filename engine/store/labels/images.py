@@ -1,8 +1,8 @@
-"""Label images: what each pixel of a stack is, on the stack's own grid (OME-Zarr 0.5, ``labels/``).
+"""Label images: a class or object number for each pixel of a stack (OME-Zarr 0.5, ``labels/``).
 
-A label image has the places and levels of its stack, one channel, and as many shards as the stack:
-so the task that answers for the images of a shard owns the shard of their labels too. In the
-catalog it is a stack called as `label_stack` says, and is read by `StackReader`.
+A label image lies on the grid of its stack: it has the positions and levels of the stack, one
+channel, and as many shards. So the task that computes the images of a shard also owns the shard of
+their labels. In the catalog it is a stack named by `label_stack`, and `StackReader` reads it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from engine.store.pixels.stacks import LevelPlan, create_image, label_stack, sta
 from engine.store.root.base import Root
 
 LABELS = ".zarr/labels/"
-"""What tells the catalog's name of a label image from that of a stack."""
+"""Substring that distinguishes the catalog's names of label images from those of stacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelClass:
-    """What a value of a label image stands for. ``colour`` is written as ``#rrggbb``."""
+    """Meaning of a value of a label image. ``colour`` is written as ``#rrggbb``."""
 
     value: int
     name: str
@@ -34,13 +34,13 @@ class LabelClass:
 
     @property
     def rgba(self) -> list[int]:
-        """The colour, 0 to 255; the background (0) lets what is below it through."""
+        """Colour, 0 to 255; the background (0) is transparent."""
         return [*bytes.fromhex(self.colour[1:]), 255 if self.value else 0]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelImage:
-    """A label image that stacks have: of classes (uint8), or of numbered objects (uint32)."""
+    """Label image of stacks: of classes (uint8), or of numbered objects (uint32)."""
 
     name: str
     classes: tuple[LabelClass, ...] = ()
@@ -49,10 +49,10 @@ class LabelImage:
 
 @dataclass(frozen=True, slots=True)
 class LabelState:
-    """What there is of some label images.
+    """State of stored label images.
 
-    ``whole`` are the places (stack, shard) all of whose labels are there as committed, ``torn``
-    those that have some which are not, and ``damaged`` the paths of these.
+    ``whole`` are the shards (stack, shard) with all labels as committed, ``torn`` those with
+    damaged or missing files, and ``damaged`` the paths of these files.
     """
 
     whole: frozenset[tuple[str, int]] = frozenset()
@@ -61,12 +61,12 @@ class LabelState:
 
 
 def is_label(stack: str) -> bool:
-    """Tell whether the catalog's name is that of a label image."""
+    """Return True if a name in the catalog is that of a label image."""
     return LABELS in stack
 
 
 def image_stack(stack: str) -> str:
-    """Return the stack that a label image lies on."""
+    """Return the stack of a label image."""
     return stack.split(LABELS)[0]
 
 
@@ -81,16 +81,16 @@ def create_label_image(
     Parameters
     ----------
     stack
-        The stack that it lies on.
+        Stack of the label image.
     files
-        Catalog rows by path, of the stack's metadata at least.
+        Catalog rows by path, at least of the stack's metadata.
 
     Raises
     ------
     MissingObject, CorruptStore
-        If the stack's own metadata are not as catalogued.
+        If the stack's own metadata differ from the catalog.
     Conflict
-        If other metadata are there under this name.
+        If different metadata exist under this name.
     """
     ome = _read_checked(root, f"{stack_path(stack)}/zarr.json", files)["attributes"]["ome"]
     pixels = ome["multiscales"][0]
@@ -110,7 +110,7 @@ def create_label_image(
     if len(levels) > 1:
         multiscale["type"] = "nearest"
     label: dict[str, Any] = {"source": {"image": "../../"}}
-    if image.classes:  # objects have the colours that a viewer gives them
+    if image.classes:  # viewers choose the colours of objects
         label["colors"] = [{"label-value": c.value, "rgba": c.rgba} for c in image.classes]
         label["properties"] = [{"label-value": c.value, "name": c.name} for c in image.classes]
     attributes = {"ome": {"version": "0.5", "multiscales": [multiscale], "image-label": label}}
@@ -118,7 +118,7 @@ def create_label_image(
 
 
 def _level(number: int, metadata: Mapping[str, Any], pyramid: bool) -> LevelPlan:
-    """Return the array of one level: one channel, and in a pyramid shards that halve with it.
+    """Return the array of one level: one channel, and in a pyramid shards that shrink with it.
 
     So a block of a giant image owns one shard of each level, and no level waits for another task.
     """
@@ -144,7 +144,7 @@ def _read_checked(root: Root, path: str, files: Mapping[str, ShardRow]) -> dict[
     return dict(json.loads(data))
 
 
-# the index of a stack's label images: what viewers look at
+# the index of a stack's label images, for viewers
 
 
 def index_path(stack: str) -> str:
@@ -153,14 +153,14 @@ def index_path(stack: str) -> str:
 
 
 def index_bytes(names: Iterable[str]) -> bytes:
-    """Return the group's metadata; the same for the same names."""
+    """Return the group's metadata, equal for equal names."""
     ome = {"version": "0.5", "labels": sorted(set(names))}
     group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
     return (json.dumps(group, indent=2) + "\n").encode()
 
 
 def names_in_index(data: bytes) -> tuple[str, ...] | None:
-    """Return the names that an index lists, or None where it is not as the engine writes it."""
+    """Return the names in an index, or None if the engine would write it otherwise."""
     try:
         names = tuple(map(str, json.loads(data)["attributes"]["ome"]["labels"]))
     except (ValueError, KeyError, TypeError):
@@ -169,7 +169,7 @@ def names_in_index(data: bytes) -> tuple[str, ...] | None:
 
 
 def note_index(root: Root, stack: str, names: Iterable[str]) -> None:
-    """Add names to a stack's index; one that is damaged is made again of these."""
+    """Add names to a stack's index; replace a damaged index by one of these names."""
     mine = set(names)
 
     def change(old: bytes | None) -> bytes | None:
@@ -183,9 +183,9 @@ def note_index(root: Root, stack: str, names: Iterable[str]) -> None:
 
 
 def files_by_path(root: Root, rows: Iterable[ShardRow]) -> dict[str, ShardRow]:
-    """Return the catalog's rows by path, of each file the one that it is now.
+    """Return the catalog's rows by path, for each file the row of its current state.
 
-    While a shard of labels is replaced, the catalog names what it was and what it will be.
+    While a shard of labels is replaced, the catalog holds rows of its old and new state.
     """
     found: dict[str, ShardRow] = {}
     for row in rows:
@@ -196,7 +196,7 @@ def files_by_path(root: Root, rows: Iterable[ShardRow]) -> dict[str, ShardRow]:
 
 
 def read_label_rows(root: Root, names: Callable[[str], Collection[str]]) -> Iterator[ShardRow]:
-    """Yield the catalog's rows of label images; ``names`` says which of a stack are meant."""
+    """Yield the catalog's rows of label images; ``names`` selects those of a stack."""
     ledger = shards_ledger(root)
     rows = ledger.read(ledger.snapshot().parts)
     for row in rows.filter(pc.match_substring(rows["stack"], LABELS)).to_pylist():
@@ -206,12 +206,12 @@ def read_label_rows(root: Root, names: Callable[[str], Collection[str]]) -> Iter
 
 
 def read_label_state(root: Root, names: Callable[[str], Collection[str]]) -> LabelState:
-    """Say which labels are there, by the sizes of their files: a listing for each label image.
+    """Return the state of label images by their files' sizes, with one listing per label image.
 
     Parameters
     ----------
     names
-        Which label images a stack must have; a place of it is whole if it is in all of them.
+        Function from a stack to the label images that it must have; a shard is whole if all do.
     """
     rows = list(read_label_rows(root, names))
     sizes = {

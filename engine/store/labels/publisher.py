@@ -1,10 +1,10 @@
-"""Publication of labels: shards that workers made become visible whole, and never get lost.
+"""Publication of label shards by workers' staged parts, atomic and safe for concurrent drivers.
 
-A shard of labels changes when images of it are computed later, again or for the first time. What
-is new is merged with what is there, chunk by chunk, and put in its place by compare-and-swap on
-the bytes, so two drivers never lose each other's images. The catalog is told before: it names what
-a shard was and what it will be, then the shard is replaced, and the next commit forgets what it
-was. So whenever a driver dies, each shard is one that the catalog names.
+A shard of labels changes when images of it are computed later, again or for the first time. New
+chunks are merged with the existing ones and published by compare-and-swap on the bytes, so two
+drivers never lose each other's images. The catalog comes first: a commit names the shard's old and
+new state, then the shard is replaced, and the next commit drops the old state. So at any moment,
+even if a driver dies, each shard is in a state that the catalog names.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from engine.store.pixels.stacks import label_stack, stack_path
 from engine.store.root.base import Root
 
 THREADS = 8
-"""Shards that are read and written at once: small files, whose time is that of the store."""
+"""Concurrent reads and writes of shards: small files, limited by the store's latency."""
 
 TRIES = 50
-"""How often other drivers may come first at one shard."""
+"""Attempts per shard if other drivers win."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -47,44 +47,36 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True)
 class LabelPart:
-    """What a worker has to say of one shard of labels, durable under a name that nobody reads.
-
-    Attributes
-    ----------
-    row
-        The shard: path, stack, level and index; digest and size are those of the part.
-    aside
-        Where it is.
-    in_shard
-        Chunks in a shard.
-    taken
-        Those that it speaks of, blank ones too; None is all of them.
-    """
+    """Staged part of one shard of labels from a worker, durable and not yet visible."""
 
     row: ShardRow
+    """Catalog row of the shard; digest and size are those of the part."""
     aside: str
+    """Path of the staged part."""
     in_shard: int
+    """Chunks per shard."""
     taken: tuple[int, ...] | None = None
+    """Chunks that the part replaces, including blank ones; None means all."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
     parts: tuple[LabelPart, ...]
-    old: ShardRow | None  # what the file is now
+    old: ShardRow | None  # current state of the file
     new: ShardRow
     data: bytes
-    damaged: bool = False  # what the file is now is not to be named: it was never published
+    damaged: bool = False  # its current state is never catalogued: it was never published
 
 
 class LabelPublisher:
-    """Publishes label images, on the driver.
+    """Publisher of label images, on the driver.
 
     Parameters
     ----------
     root
-        Where the cohort lives.
+        Storage of the cohort.
     damaged
-        Paths of shards whose images are all computed again, so that nothing of them is kept.
+        Paths of shards to discard, because all their images are computed again.
     """
 
     def __init__(self, root: Root, damaged: Iterable[str] = ()) -> None:
@@ -95,18 +87,19 @@ class LabelPublisher:
         self._parts: dict[str, list[ShardRow]] = {}  # rows of label images, by the part's path
         self._place: dict[tuple[str, str], str] = {}  # (path, digest) to the part's path
         self._known: dict[str, dict[str, ShardRow]] = {}  # by path and digest
-        self._past: set[tuple[str, str]] = set()  # what shards were, or were to be, for a while
+        # superseded states of shards, to drop from the catalog
+        self._past: set[tuple[str, str]] = set()
         self._names: dict[str, set[str]] = {}
         self._refreshing = threading.Lock()
         self._learn(self._snapshot)
 
     def open(self, wanted: Iterable[tuple[str, LabelImage]], files: Mapping[str, ShardRow]) -> None:
-        """Make the label images of some stacks, where they are not there yet.
+        """Create the label images of some stacks if they do not exist.
 
         Parameters
         ----------
         wanted
-            Stacks, and a label image of each.
+            Stacks, each with a label image.
         files
             Catalog rows by path, of the stacks' metadata.
 
@@ -119,7 +112,7 @@ class LabelPublisher:
         made = self._each(lambda pair: create_label_image(self._root, *pair, files), due)
         rows = [row for rows in made for row in rows]
         self._commit(rows)
-        if any(self._root.size(row.path) is None for row in rows):  # gc came before the commit
+        if any(self._root.size(row.path) is None for row in rows):  # gc ran before the commit
             self._each(lambda pair: create_label_image(self._root, *pair, files), due)
         self._each(self._check_metadata, [pair for pair in pairs if pair not in due])
         new = {stack for stack, _ in due}
@@ -128,9 +121,9 @@ class LabelPublisher:
                 note_index(self._root, stack, self._names[stack])
 
     def retract(self, labels: Iterable[str]) -> None:
-        """Have the catalog forget the shards of some label images, by its names, and delete them.
+        """Drop the shards of some label images, by catalog name, from the catalog and delete them.
 
-        For labels that are about to be others, and are not to be seen until all of them are made.
+        Use this before labels are recomputed, so that none are visible until all of them are done.
         """
         wanted = set(labels)
         rows = [row for known in self._known.values() for row in known.values()]
@@ -141,12 +134,12 @@ class LabelPublisher:
             self._each(self._root.delete, sorted({row.path for row in gone}))
 
     def publish(self, parts: Sequence[LabelPart]) -> None:
-        """Make parts visible, each shard whole, and have the catalog name it.
+        """Publish parts, each shard atomically, and catalog the shards.
 
         Raises
         ------
         MissingObject, CorruptStore
-            If a shard to which something is to be added is not as catalogued.
+            If a shard to merge into differs from the catalog.
         Conflict, StoreFull, StoreReadOnly
         """
         waiting: dict[str, list[LabelPart]] = {}
@@ -168,11 +161,11 @@ class LabelPublisher:
             }
         if waiting:
             raise Conflict(next(iter(waiting)))
-        with contextlib.suppress(EngineError):  # what is left there gc removes
+        with contextlib.suppress(EngineError):  # gc removes any remaining ones
             self._each(self._root.delete, [part.aside for part in parts])
 
     def finish(self) -> None:
-        """Have the catalog forget what shards were before they were replaced."""
+        """Drop the superseded states of replaced shards from the catalog."""
         self._commit([])
 
     def _check_metadata(self, pair: tuple[str, LabelImage]) -> None:
@@ -185,7 +178,7 @@ class LabelPublisher:
     # one shard
 
     def _change(self, item: tuple[str, list[LabelPart]]) -> _Change:
-        """Merge what is new with what is there."""
+        """Merge new parts with the existing shard."""
         path, parts = item
         known = self._known.get(path, {})
         try:
@@ -196,7 +189,7 @@ class LabelPublisher:
                 raise
         kept, damaged = there, False
         if there is not None and known and digest_bytes(there) not in known:
-            self._refresh()  # another driver named it before it put it there
+            self._refresh()  # another driver catalogued it before it published it
             known = self._known.get(path, {})
         if there is not None and known and digest_bytes(there) not in known:
             if path not in self._damaged:
@@ -218,11 +211,11 @@ class LabelPublisher:
     def _create(self, change: _Change) -> None:
         try:
             self._root.create(change.new.path, change.data)
-        except AlreadyExists:  # by another driver: `_now` sees what it made
+        except AlreadyExists:  # by another driver: `_now` reads its bytes
             return
 
     def _now(self, change: _Change) -> _Change:
-        """Return a change of a shard that was not there, as it is after it was created."""
+        """Return a shard's change again, as seen after its creation."""
         if change.old is not None:
             return change
         there = self._root.read(change.new.path)
@@ -231,10 +224,10 @@ class LabelPublisher:
         return self._change((change.new.path, list(change.parts)))
 
     def _replace(self, change: _Change) -> bool:
-        """Put a shard in its place, if that is as it was; tell whether it is there.
+        """Replace a shard by compare-and-swap; return True if it holds the new bytes.
 
-        One that was created is looked at again, too: another driver may have replaced it before it
-        was named, and then its name would stay.
+        A newly created shard is checked again, too: another driver may have replaced it before it
+        was catalogued, and then its stale row would stay.
         """
         path, digest = change.new.path, change.new.digest
         before = None if change.old is None else change.old.digest
@@ -248,7 +241,7 @@ class LabelPublisher:
 
         self._root.update(path, swap)
         if not there:
-            self._past.add((path, digest))  # it was named, and another driver came first
+            self._past.add((path, digest))  # it was catalogued, but another driver won
             return False
         if before is not None:
             self._past.add((path, before))
@@ -265,13 +258,14 @@ class LabelPublisher:
     # the catalog
 
     def _commit(self, rows: Sequence[ShardRow]) -> None:
-        """Have the catalog name these, and forget what replaced shards were."""
+        """Add rows to the catalog, and drop the superseded states of shards."""
         named = {(row.path, row.digest): row for row in rows}
 
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
             self._learn(snapshot)
             added = [row for place, row in named.items() if place not in self._place]
-            # Only what this driver replaced: another one names what it is about to put there.
+            # Drop only this driver's superseded states: another driver catalogues states that it is
+            # about to publish.
             gone = {place for place in self._past if place in self._place and place not in named}
             removed = [snapshot.by_path[path] for path in {self._place[place] for place in gone}]
             left = [self._without(part, gone) for part in removed]
@@ -296,7 +290,7 @@ class LabelPublisher:
             self._learn(self._snapshot)
 
     def _learn(self, snapshot: Snapshot) -> None:
-        """Take in what was committed, and forget what was removed, since the last time."""
+        """Update the indexes with the commits and removals since the last call."""
         for path in self._parts.keys() - snapshot.by_path.keys():
             for row in self._parts.pop(path):
                 if self._place.get((row.path, row.digest)) == path:
@@ -316,7 +310,7 @@ class LabelPublisher:
 
 
 def _described(part: LabelPart, data: bytes) -> ShardRow:
-    """Return the catalog's row of a shard that is some bytes."""
+    """Return the catalog row of a shard with the given bytes."""
     try:
         chunks = count_chunks(data, part.in_shard)
     except ValueError:  # damaged, and about to be replaced

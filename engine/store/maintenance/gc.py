@@ -1,4 +1,4 @@
-"""Remove what no commit names: what killed writers left, and parts that were replaced."""
+"""Garbage collection of unreferenced files: leftovers of killed writers, and replaced parts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from engine.store.maintenance.unreferenced import (
 from engine.store.root.base import Root
 
 OLDER_THAN_S = 24 * 3600.0
-"""Age from which on a file belongs to no running ingest or run, seconds: none takes a day to
-commit what it wrote."""
+"""Minimum age of removed files, seconds: no ingest or run takes a day to commit its files."""
 
 STAGING = ".staging"
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A file, or an empty folder (size 0, the path ends with a slash), that nothing needs.
+    """Unreferenced file, or an empty folder (size 0, the path ends with a slash).
 
-    ``age_s`` counts from when it was written, or, for a part that was replaced, from when that was
-    committed: a reader may have begun just before.
+    ``age_s`` counts from the write, or, for a replaced part, from the commit that replaced it: a
+    reader may have started just before.
     """
 
     path: str
@@ -41,21 +40,21 @@ class Leftover:
     age_s: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return plain values for JSON."""
         return {**asdict(self), "age_s": round(self.age_s, 3)}
 
 
 def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[Leftover, ...]:
-    """Say what can be removed: what no commit names and is old enough.
+    """Return the files to remove: unreferenced and old enough.
 
     Parameters
     ----------
     older_than_s
-        Least age, seconds. What is younger may belong to an ingest or run that is under way.
+        Minimum age, seconds. Younger files may belong to a running ingest or run.
 
     Returns
     -------
-    By path. Files that the engine did not write are never among them.
+    Leftovers, sorted by path. Foreign files are never among them.
 
     Raises
     ------
@@ -69,7 +68,7 @@ def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[Leftover, .
     replaced = _replaced_since(root, now - older_than_s)
     found = []
     for entry in entries:
-        # Read after the listing, so a part that was replaced in between is known to be.
+        # Read after the listing, so that parts replaced in between are known.
         age = now - max(entry.modified_s, replaced.get(entry.path, entry.modified_s))
         found.append(Leftover(entry.path, entry.size, age))
     found += _empty_folders(root, now)
@@ -77,7 +76,7 @@ def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[Leftover, .
 
 
 def collect(root: Root, leftovers: Iterable[Leftover]) -> tuple[Leftover, ...]:
-    """Remove leftovers, after the ledgers were asked once more whether they are any.
+    """Remove leftovers after checking again that they are unreferenced.
 
     Parameters
     ----------
@@ -86,7 +85,7 @@ def collect(root: Root, leftovers: Iterable[Leftover]) -> tuple[Leftover, ...]:
 
     Returns
     -------
-    Those that were removed. What was committed since they were planned stays.
+    The removed leftovers. Files committed since the plan stay.
 
     Raises
     ------
@@ -110,7 +109,7 @@ def _is_left(named: Named, left: Leftover) -> bool:
 
 
 def _replaced_since(root: Root, since_s: float) -> dict[str, float]:
-    """Return when parts were removed from their ledgers, for those that were since a moment."""
+    """Return the times at which parts were removed from their ledgers, since a given time."""
     found: dict[str, float] = {}
     for ledger in all_ledgers(root):
         for entry in root.list(f"{ledger.path}/_delta_log/"):
@@ -121,7 +120,7 @@ def _replaced_since(root: Root, since_s: float) -> dict[str, float]:
 
 
 def _removed_by(root: Root, log_entry: str) -> Iterator[str]:
-    # A log entry that can't be read is for verify to name; its ledger can't be read either.
+    # verify reports unreadable log entries; their ledger can't be read either.
     with contextlib.suppress(ValueError, TypeError, KeyError, MissingObject):
         for action in actions(root.read(log_entry)):
             if "remove" in action:
@@ -129,7 +128,7 @@ def _removed_by(root: Root, log_entry: str) -> Iterator[str]:
 
 
 def _empty_folders(root: Root, now: float) -> Iterator[Leftover]:
-    """Yield the empty folders of writers that were killed before they wrote anything."""
+    """Yield the empty folders of writers that were killed before their first write."""
     base = root.local_path(STAGING)
     if base is None or not base.is_dir():
         return
@@ -142,12 +141,12 @@ def _empty_folders(root: Root, now: float) -> Iterator[Leftover]:
 def _remove_folder(root: Root, path: str) -> None:
     local = root.local_path(path)
     if local is not None:
-        with contextlib.suppress(OSError):  # not empty any more, or gone
+        with contextlib.suppress(OSError):  # no longer empty, or removed
             Path(local).rmdir()
 
 
 def _remove_empty_parents(root: Root, removed: Iterable[Leftover]) -> None:
-    """Remove the folders that are empty now, below the known ones."""
+    """Remove the folders below the known ones that are now empty."""
     folders = {
         "/".join(pieces[:n]) + "/"
         for left in removed

@@ -1,4 +1,4 @@
-"""What can be wrong with a cohort, as data."""
+"""Problems of a cohort, as data."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import asdict, dataclass
 from engine.errors import CorruptStore, EngineError, MissingObject
 
 MISSING, CORRUPT, INCONSISTENT, STALE = "missing", "corrupt", "inconsistent", "stale"
-"""Kinds of problems: a file is not there; its bytes are not those written; two things that must
-agree do not; a table is older than what it was made of, a warning that the next run settles."""
+"""Kinds of problems: a file does not exist; its bytes differ from the written ones; two things that
+must agree do not; a table is older than its inputs, a warning that the next run resolves."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong: where, its kind, and what it is."""
+    """Problem of a cohort: path, kind and description."""
 
     path: str
     kind: str
     text: str
 
     def as_json(self) -> dict[str, str]:
-        """Return it as plain values."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def problem_of(error: Exception, path: str) -> Problem:
-    """Turn what a reader raised into a problem."""
+    """Convert an exception of a reader to a problem."""
     if isinstance(error, MissingObject):
         return Problem(str(error.args[0]), MISSING, "is not there")
     if isinstance(error, CorruptStore):
@@ -39,14 +39,14 @@ def problem_of(error: Exception, path: str) -> Problem:
 def guarded(
     path: str, check: Callable[[], Iterable[Problem]], failed: Callable[[], None] | None = None
 ) -> Iterator[Problem]:
-    """Yield what a check finds; what it raises is a problem too, and not the end of the rest.
+    """Yield the problems that a check finds; report its exceptions as problems, too.
 
     Parameters
     ----------
     path
-        What the check is about, where the error does not say it.
+        Path for exceptions that do not name one.
     failed
-        Called when it raised.
+        Called after an exception.
     """
     try:
         yield from check()

@@ -1,8 +1,8 @@
-"""Repair of ledgers whose newest log entries a power cut tore: they go on from the last whole one.
+"""Repair of ledgers with torn newest log entries: continue from the last intact entry.
 
-What a torn entry held is lost and nothing else: its images are taken again by the next ingest, its
-results are computed again by the next run. Tables that were made of lost commits stay readable, and
-are made again too. Whoever dies within leaves what the next to come repairs.
+Only the commits of torn entries are lost: the next ingest takes their images again, and the next
+run computes their results again. Tables made from lost commits stay readable, and are made again,
+too. If a repair is interrupted, the next one completes it.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from engine.store.tables import outdate_tables
 
 @dataclass(frozen=True, slots=True)
 class Repaired(Record):
-    """What was done to a ledger.
+    """Report of a ledger's repair.
 
     Attributes
     ----------
     ledger
-        Its path.
+        Path of the ledger.
     commits
-        How many commits are lost.
+        Number of lost commits.
     since
-        When the newest one that is there was made, in UTC; None where none is.
+        Time of the newest remaining commit, in UTC; None if none remains.
     files
-        Names of the files of the log that were torn: removed, or made anew.
+        Names of the torn files of the log, each removed or rebuilt.
     tables
-        Those that the next run makes again.
+        Names of the tables that the next run makes again.
     """
 
     ledger: str
@@ -67,13 +67,13 @@ class Repaired(Record):
 
 
 def repair_ledgers(root: Root, *, also_gone: bool = False) -> list[Repaired]:
-    """Repair what a power cut tore in the ledgers of a cohort, if anything.
+    """Repair the ledgers of a cohort that a power cut tore.
 
     Parameters
     ----------
     also_gone
-        Whether to look at all files of the logs, and to go on also where newest entries are not
-        there at all; else a few small reads tell that nothing is to be done.
+        True to examine all files of the logs, and to continue also from logs with missing newest
+        entries; otherwise a few small reads decide whether a repair is needed.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def repair_ledgers(root: Root, *, also_gone: bool = False) -> list[Repaired]:
 
 
 def _ledgers_there(root: Root) -> Iterator[str]:
-    """Yield the paths of the ledgers, the catalog's first; none of an object store."""
+    """Yield the paths of the ledgers, the catalog's first; none for an object store."""
     place = root.local_path("")
     if place is None:
         return
@@ -109,10 +109,10 @@ def _repair(root: Root, ledger: str, also_gone: bool) -> Repaired | None:
         tables = outdate_tables(root, lambda origin: _made_of(origin, ledger) > torn.whole)
     if torn.whole < 0:
         _begin_again(root, ledger)
-    # Each step looks again, while no other one who repairs can come in between: what that one
-    # repaired, and somebody committed since, stays.
+    # Each step examines the log again, and holds a lock against other repairs: entries that another
+    # process repaired, or committed since, stay.
     note = f"{ledger}/{HEAD}"
-    # The note before the entries: one that were ahead of the log would forbid to go on.
+    # Cut the head record before the entries: a record ahead of the log would block the ledger.
     root.update(note, lambda raw: _cut_note(root, ledger, raw, also_gone))
     root.update(note, lambda _: _remove_torn(root, ledger))
     if (torn.last or torn.checkpoints) and torn.whole >= 0:
@@ -125,7 +125,7 @@ def _repair(root: Root, ledger: str, also_gone: bool) -> Repaired | None:
 
 
 def _begin_again(root: Root, ledger: str) -> None:
-    """Replace a torn first entry of the catalog's ledgers; others are begun by who needs them."""
+    """Replace a torn first entry of the catalog's ledgers; other ledgers are created on demand."""
     known = {one.path: one for one in (images_ledger(root), shards_ledger(root))}
     if ledger not in known:
         return
@@ -138,7 +138,7 @@ def _begin_again(root: Root, ledger: str) -> None:
 
 
 def _cut_note(root: Root, ledger: str, raw: bytes | None, also_gone: bool) -> bytes | None:
-    """Return the note of the newest entry that is whole."""
+    """Return the head record for the newest intact entry."""
     torn = examine(root, ledger, also_gone=also_gone)
     if torn is None:
         return None
@@ -160,7 +160,7 @@ def _remove_torn(root: Root, ledger: str) -> None:
         return
     for name in ((LAST,) if torn.last else ()) + torn.checkpoints:
         root.delete(f"{ledger}/_delta_log/{name}")
-    for version in reversed(torn.entries):  # so that none is ever missing in between
+    for version in reversed(torn.entries):  # in this order, no entry is ever missing in between
         root.delete(log_path(ledger, version))
 
 
@@ -179,7 +179,7 @@ def _time_of(root: Root, ledger: str, version: int) -> str | None:
 
 
 def _made_of(origin: Mapping[str, Any], ledger: str) -> int:
-    """Return the version of a ledger that a table was made of, -1 where of none."""
+    """Return the version of a ledger that a table was made from, or -1."""
     of = {
         "catalog/images": "catalog",
         ANNOTATIONS: "annotations",

@@ -1,4 +1,4 @@
-"""Leftovers: files of ours that no commit names. Harmless, and what gc removes."""
+"""Unreferenced files of a cohort: harmless, and removed by gc."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from engine.store.results import results_ledger, versions_there
 from engine.store.root.base import Entry, Root
 
 PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", "qc/", ".staging/")
-"""Where leftovers can be. Nothing outside of these is ever taken for one."""
+"""Prefixes that gc searches. No file elsewhere is ever removed."""
 
 LOCK = ".staging/lock"
 
 _PART = r"[0-9a-f]{12}-[0-9a-f]{32}\.parquet"
 _LEDGER = r"(?P<ledger>catalog/(?:images|shards|annotations)|results/[^/]+/v\d+)"
 
-# Names that the engine gives; another name below a prefix is somebody else's file.
+# Names that the engine gives; any other name below a prefix is a foreign file.
 PIXELS = re.compile(
     r"pixels/(?P<stack>[^/]+)\.zarr/(?:labels/[^/]+/)?(?:(?:\d+/)?zarr\.json|\d+/c(?:/\d+)+)"
 )
@@ -39,10 +39,10 @@ ASIDE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What commits name, by area; an area whose ledger can't be read is None: all may be named.
+    """Files referenced by commits, by area; None for an area with an unreadable ledger.
 
-    ``pictures`` are named by the note in their folder, for which the same holds. ``spared`` are
-    stacks that images name, though no row of shards does.
+    None means that every file of the area may be referenced. ``pictures`` are referenced by the
+    index in their folder. ``spared`` are stacks that images reference without a row of shards.
     """
 
     pixels: frozenset[str] | None
@@ -51,7 +51,7 @@ class Named:
     spared: frozenset[str] | None = frozenset()
 
     def leaves(self, path: str) -> bool:
-        """Tell whether a file is ours, and no commit names it."""
+        """Return True if a file is the engine's own and unreferenced."""
         if path == LOCK:
             return False
         if match := PIXELS.fullmatch(path):
@@ -70,7 +70,7 @@ class Named:
 def all_ledgers(root: Root) -> Iterator[Ledger]:
     """Yield the ledgers of a cohort: of the catalog, and of each operation and version.
 
-    Those of results are read without an operation's schema, so their objects are not to be read.
+    Those of results have no operation's schema, so do not read their objects.
     """
     yield images_ledger(root)
     yield shards_ledger(root)
@@ -84,17 +84,17 @@ def all_ledgers(root: Root) -> Iterator[Ledger]:
 
 
 def list_ours(root: Root) -> list[Entry]:
-    """Return all files where leftovers can be. List them before the ledgers are read."""
+    """Return all files in the searched prefixes. List them before reading the ledgers."""
     return [entry for prefix in PREFIXES for entry in root.list(prefix)]
 
 
 def own_folders(root: Root) -> list[str]:
-    """Return where a cohort keeps what it makes: paths or URLs of its folders."""
+    """Return the paths or URLs of the folders with the cohort's own files."""
     return [f"{root.url}/{prefix.split('/', 1)[0]}" for prefix in PREFIXES]
 
 
 def read_named(root: Root) -> Named:
-    """Return what the ledgers name now."""
+    """Return the files that the ledgers reference now."""
     spared = _or_none(lambda: unnamed_stacks(root))  # images first: shards are committed before
     shards = shards_ledger(root)
     return Named(
@@ -121,10 +121,10 @@ def _or_none(read: Callable[[], Iterable[str]]) -> frozenset[str] | None:
 
 
 def find_leftovers(root: Root) -> list[Entry]:
-    """Return the files that no commit names, by path.
+    """Return the unreferenced files, by path.
 
-    Files are listed first and the ledgers read second, so that what is committed in between is
-    named.
+    Files are listed first and the ledgers read second, so that files committed in between count as
+    referenced.
     """
     there = list_ours(root)
     named = read_named(root)

@@ -1,4 +1,4 @@
-"""Check a whole cohort, and name everything that is wrong with it. Changes nothing."""
+"""Check a whole cohort, and report all problems. Changes nothing."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ from engine.store.root.base import Root
 from engine.store.tables import FOLDER, note_path, parse_note, table_names_there, table_path
 
 THREADS = 4
-"""Files that are read at once. Each holds one file in memory, a few tens of megabytes."""
+"""Concurrent reads. Each holds one file in memory, a few tens of megabytes."""
 
 IDENTITY = {
     "catalog/images": ("image_id", "version"),
-    "catalog/shards": ("path", "digest"),  # what a shard of labels was, and will be
+    "catalog/shards": ("path", "digest"),  # the old and the new state of a shard of labels
     ANNOTATIONS: ("image_id", "annotation", "structure", "source", "version"),
 }
-"""Columns that identify a row, by ledger; of results, see `RESULT_IDENTITY`."""
+"""Columns that identify a row, by ledger; for results, see `RESULT_IDENTITY`."""
 
 RESULT_IDENTITY = ("image_id", "inputs", "block")
 
@@ -74,16 +74,16 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What is wrong with a cohort.
+    """Problems of a cohort.
 
     Attributes
     ----------
     problems
-        By path. Those of kind ``stale`` are warnings: the next run settles them.
+        By path. Those of kind ``stale`` are warnings: the next run resolves them.
     leftovers
-        Files that no commit names: harmless, and what gc removes.
+        Unreferenced files: harmless, and removed by gc.
     checked
-        How many of what were looked at.
+        Numbers of checked objects, by kind.
     """
 
     problems: tuple[Problem, ...]
@@ -92,7 +92,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing but warnings."""
+        """True if there are no problems but warnings."""
         return all(problem.kind == STALE for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
@@ -108,24 +108,24 @@ class VerifyReport:
 def verify_cohort(
     root: Root, *, operations: Mapping[tuple[str, int], pa.Schema] | None = None
 ) -> VerifyReport:
-    """Check everything that a cohort holds; every flipped bit and every lost file is named.
+    """Check everything that a cohort holds; report every flipped bit and every lost file.
 
-    The exception is cohort.toml, which people write: it can only be checked for what it may say.
+    The exception is cohort.toml, which people edit: only its validity can be checked.
 
     Parameters
     ----------
     root
-        Where the cohort lives.
+        Storage of the cohort.
     operations
-        Columns of the objects of the installed operations, by (name, version). Results of others
-        are checked without.
+        Object columns of the installed operations, by (name, version). Results of other operations
+        are checked without them.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         return _Verification(root, dict(operations or {}), pool).run()
 
 
 class _Verification:
-    """One check of a cohort; a later step makes use of what the earlier ones found intact."""
+    """One check of a cohort; later steps use the intact objects of earlier ones."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class _Verification:
 
         refused += guarded(f"{ledger.path}/_delta_log", read)
         causes = list(guarded(f"{ledger.path}/_delta_log", lambda: check_log(ledger, snapshot)))
-        yield from causes or refused  # the log's own check says it more exactly
+        yield from causes or refused  # the log's own check is more precise
         if snapshot is None:
             return
         self._snapshots[ledger.path] = snapshot
@@ -252,7 +252,7 @@ class _Verification:
             yield from check_places(images, self._rows, levels)
 
     def _intact(self, path: str) -> bool:
-        """Tell whether all parts of a ledger can be read; if not, that is named already."""
+        """Return True if all parts of a ledger can be read; if not, that is already reported."""
         return path in self._snapshots and not any(f.problems for f in self._facts[path])
 
     def _named(self, ledgers: Iterable[Ledger]) -> Named:
@@ -288,7 +288,7 @@ class _Verification:
 
     def _table(self, name: str) -> Iterator[Problem]:
         path, sidecar = table_path(name), note_path(name)
-        for last in (False, True):  # it may be replaced while it is looked at
+        for last in (False, True):  # it may be replaced during the check
             note = parse_note(self._root.read(sidecar), sidecar)
             if self._root.size(path) is None:
                 if note.origin is not None:
@@ -301,11 +301,11 @@ class _Verification:
                 raise CorruptStore(path, "its bytes do not match its digest")
         metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
         origin = json.loads(metadata[b"cohort.origin"])
-        # With two digests the table was being replaced, and the note still has the old origin; with
-        # none it was being made for the first time. The next run makes it again.
+        # Two digests mean that the table was being replaced, and the record still has the old
+        # origin; none means that it was being made for the first time. The next run makes it again.
         made = note.origin is not None and len(note.digests) == 1
         if made and origin != note.origin:
-            yield Problem(sidecar, INCONSISTENT, f"says another origin than {FOLDER}/{name} does")
+            yield Problem(sidecar, INCONSISTENT, f"has another origin than {FOLDER}/{name}")
         yield from self._origin(path, origin, outdated=note.origin is None)
 
     def _origin(self, path: str, origin: Mapping[str, Any], outdated: bool) -> Iterator[Problem]:
@@ -315,14 +315,14 @@ class _Verification:
             (results, int(origin["results"]), str(origin["key"])),
             (ANNOTATIONS, int(origin.get("annotations", -1)), None),
         ):
-            if made_of < 0 and ledger == ANNOTATIONS:  # of an operation that reads none
+            if made_of < 0 and ledger == ANNOTATIONS:  # of an operation that reads no annotations
                 continue
             snapshot = self._snapshots.get(ledger)
             if snapshot is None:
                 if self._root.size(f"{ledger}/_delta_log/{0:020d}.json") is None and made_of >= 0:
                     yield Problem(path, INCONSISTENT, f"is made of {ledger}, which is not there")
                 continue
-            if made_of > snapshot.version and outdated:  # by the repair of the ledger
+            if made_of > snapshot.version and outdated:  # marked by the repair of the ledger
                 text = f"is made of commits of {ledger} that are lost; the next run makes it again"
                 yield Problem(path, STALE, text)
             elif made_of > snapshot.version:

@@ -1,4 +1,4 @@
-"""Check the log of a ledger: every entry, their chain, the checkpoints, and what they add up to."""
+"""Check a ledger's log: all entries, their chain, the checkpoints, and the resulting state."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
 def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
-    """Yield what is wrong with a ledger's log, from its first entry to the snapshot's.
+    """Yield the problems of a ledger's log, from its first entry to the snapshot's.
 
     Parameters
     ----------
     snapshot
-        As the engine reads it, or None where it refuses to; entries after it are another
-        writer's, and checked next time.
+        Snapshot as read by the engine, or None if it refuses to read; later entries belong to
+        another writer, and are checked next time.
     """
     folder = f"{ledger.path}/_delta_log"
     head = None
@@ -62,10 +62,10 @@ def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
         yield unread
     if torn is not None and torn.lost:
         newest = torn.whole
-        head = None  # it speaks of what is lost
+        head = None  # it refers to lost entries
     if snapshot is not None:
         newest = snapshot.version
-        # The note may be ahead of the snapshot, if another writer came in between.
+        # The head record may be ahead of the snapshot, if another writer came in between.
         head = head if head is not None and head.version <= newest else None
     live: set[str] = set()
     previous: str | None = None
@@ -89,7 +89,7 @@ def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
 
 
 def _torn(path: str, torn: TornLog | None) -> Iterator[Problem]:
-    """Say what a power cut left, and what was lost by it."""
+    """Yield a power cut's damage, and the commits lost by it."""
     if torn is None:
         return
     for version in torn.entries:
@@ -112,7 +112,7 @@ def _newest(ledger: Ledger, head: Head | None, version: int, data: bytes) -> Ite
 
 
 def _entry(ledger: Ledger, version: int, data: bytes, previous: str | None) -> Iterator[Problem]:
-    """Check one entry; ``previous`` is the digest of the one before it, or None if unknown."""
+    """Check one entry; ``previous`` is the digest of the previous entry, or None if unknown."""
     path = log_path(ledger.path, version)
     chain = commit_info(data, path).get(CHAIN)
     if version == 0:
@@ -130,7 +130,7 @@ def _actions(data: bytes) -> Iterator[Mapping[str, Any]]:
         try:
             action = json.loads(line)
         except ValueError:
-            continue  # named by `_entry`
+            continue  # reported by `_entry`
         if isinstance(action, dict):
             yield action
 
@@ -145,9 +145,9 @@ def _replay(data: bytes, live: set[str]) -> None:
 def _checkpoints(
     ledger: Ledger, head: Head | None, newest: int, names: set[str], named: set[str]
 ) -> Iterator[Problem]:
-    """Check the checkpoints: against the digests that were noted, and that they can be read.
+    """Check the checkpoints: their recorded digests, and that they can be read.
 
-    What is wrong with those in ``named`` is said already.
+    Problems of those in ``named`` are already reported.
     """
     noted = dict(head.checkpoints) if head is not None else {}
     there = {name for name in names - named if _CHECKPOINT.fullmatch(name)}
@@ -160,7 +160,7 @@ def _checkpoints(
         def check(name: str = name, path: str = path) -> Iterator[Problem]:
             data = ledger.root.read(path)
             if name in noted and digest_bytes(data) != noted[name]:
-                raise CorruptStore(path, "its bytes do not match the digest that was noted")
+                raise CorruptStore(path, "its bytes do not match the recorded digest")
             adds = read_parquet(data, ["add"])["add"]
             added = len(adds) - adds.null_count
             facts[name] = {"size": len(adds), "sizeInBytes": len(data), "numOfAddFiles": added}
@@ -182,11 +182,11 @@ def _last_checkpoint(
         text = f"names the checkpoint of version {version}, which is not there or broken"
         yield Problem(path, INCONSISTENT, text)
     elif values != known:
-        yield Problem(path, CORRUPT, "does not say of the checkpoint what is so")
+        yield Problem(path, CORRUPT, "does not match the checkpoint")
 
 
 def key_changed_after(root: Root, ledger: str, key: str | None, version: int, newest: int) -> bool:
-    """Tell whether a ledger's parts of one key (None: any) changed after a version.
+    """Return True if a ledger's parts of one key (None: any) changed after a version.
 
     Parameters
     ----------

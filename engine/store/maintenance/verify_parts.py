@@ -1,4 +1,4 @@
-"""Check the parts of ledgers: their bytes, what is said of them, and that no row is twice."""
+"""Check the parts of ledgers: their bytes, their metadata, and that no row occurs twice."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from engine.store.root.base import Root
 Apply = Callable[[Callable[[Part], "PartFacts"], Iterable[Part]], Iterator["PartFacts"]]
 
 NAMED_ROWS = 20
-"""Rows that one problem names at most, of those that are there twice or of unknown images."""
+"""Maximum number of rows listed in one problem, of duplicate rows or of unknown images."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartFacts:
-    """What was found in one part: problems, and a 64-bit hash of what identifies each row."""
+    """Problems of one part, and a 64-bit hash of each row's identity."""
 
     part: Part
     problems: tuple[Problem, ...]
@@ -63,7 +63,7 @@ def hash_rows(table: pa.Table, names: Iterable[str]) -> NDArray[np.uint64]:
 def check_parts(
     ledger: Ledger, snapshot: Snapshot, identity: tuple[str, ...], apply: Apply
 ) -> Iterator[Problem | PartFacts]:
-    """Yield what is wrong with a ledger's parts, and then facts of each.
+    """Yield the problems of a ledger's parts, and the facts of each part.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def _facts(ledger: Ledger, part: Part, identity: tuple[str, ...]) -> PartFacts:
         ids = rows[identity[0]]
         bounds = pc.min_max(ids) if rows.num_rows else {"min": pa.scalar(""), "max": pa.scalar("")}
         if (bounds["min"].as_py(), bounds["max"].as_py()) != (part.low, part.high):
-            text = f"its least and greatest {identity[0]} are not those in the ledger"
+            text = f"its least and greatest {identity[0]} differ from the ledger's"
             yield Problem(path, INCONSISTENT, text)
         if ledger.partition and not part.path.startswith(f"{ledger.partition}={part.key}/"):
             yield Problem(path, INCONSISTENT, f"is filed under another key than {part.key}")
@@ -130,7 +130,7 @@ def _named_twice(
     identity: tuple[str, ...],
     suspects: NDArray[np.uint64],
 ) -> Iterator[Problem]:
-    """Name the rows that are there twice; two that only share a hash are not."""
+    """Report duplicate rows; rows that only share a hash are not duplicates."""
     rows: Counter[tuple[object, ...]] = Counter()
     for facts in members:
         if not np.isin(facts.rows, suspects).any():
@@ -149,7 +149,7 @@ def _named_twice(
 
 
 def check_schema(ledger: Ledger, snapshot: Snapshot, objects: pa.Schema) -> Iterator[Problem]:
-    """Yield the parts that do not have the columns of an operation's results."""
+    """Yield the parts without the columns of an operation's results."""
     expected = result_schema(objects)
     for part in snapshot.parts[:1] + snapshot.parts[-1:]:
         path = f"{ledger.path}/{part.path}"
@@ -157,16 +157,18 @@ def check_schema(ledger: Ledger, snapshot: Snapshot, objects: pa.Schema) -> Iter
         def check(part: Part = part, path: str = path) -> Iterator[Problem]:
             found = ledger.read_part(part).schema
             if {f.name: f.type for f in found} != {f.name: f.type for f in expected}:
-                yield Problem(path, INCONSISTENT, "has not the columns that the operation declares")
+                yield Problem(
+                    path, INCONSISTENT, "does not have the columns that the operation declares"
+                )
 
-        # What can't be read is named by `check_parts`.
+        # `check_parts` reports unreadable parts.
         yield from (p for p in guarded(path, check) if p.kind == INCONSISTENT)
 
 
 def check_unknown(
     ledger: Ledger, facts: Iterable[PartFacts], known: NDArray[np.uint64]
 ) -> Iterator[Problem]:
-    """Yield the parts with results of images that the catalog never named.
+    """Yield the parts with results of images that were never catalogued.
 
     Parameters
     ----------
@@ -185,7 +187,7 @@ def check_unknown(
 def check_keys(
     root: Root, operation: str, version: int, used: Iterable[str | None]
 ) -> Iterator[Problem]:
-    """Yield what is wrong with the files that say what each key was made of."""
+    """Yield the problems of the key files."""
     prefix = key_path(operation, version, "").removesuffix(".json")
     there = set()
     for entry in root.list(prefix):
@@ -200,20 +202,20 @@ def check_keys(
             raw = root.read(path)
             identity: Mapping[str, object] = dict(json.loads(raw))
             if digest_of(identity) != key:
-                raise CorruptStore(path, "is not what the key is the digest of")
+                raise CorruptStore(path, "does not match the key, which is its digest")
             if (identity.get("operation"), identity.get("version")) != (operation, version):
                 yield Problem(path, INCONSISTENT, "is the key of another operation or version")
             if json.dumps(identity, indent=2, sort_keys=True).encode() != raw:
-                yield Problem(path, CORRUPT, "has not the bytes that the engine wrote")
+                yield Problem(path, CORRUPT, "its bytes differ from those that the engine wrote")
 
         yield from guarded(entry.path, check)
     for key in sorted({key for key in used if key is not None} - there):
-        text = "is not there, so nobody can say what this key's results are of"
+        text = "is not there, so the parameters and inputs of this key's results are unknown"
         yield Problem(key_path(operation, version, key), MISSING, text)
 
 
 def known_images(ledger: Ledger, snapshot: Snapshot) -> NDArray[np.uint64] | None:
-    """Return hashes of all image_ids in the catalog, or None where not all can be read."""
+    """Return hashes of all image_ids in the catalog, or None if some can't be read."""
     hashes = [np.empty(0, np.uint64)]
     try:
         for rows in ledger.read_parts(snapshot.parts, ["image_id"]):

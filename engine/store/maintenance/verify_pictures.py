@@ -1,4 +1,4 @@
-"""Check the pictures of quality control: every file that a note names, and the pages."""
+"""Check the pictures of quality control: every file in an index, and the pages."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _Apply = Callable[[Callable[[_File], Problem | None], Iterable[_File]], Iterator
 
 
 def check_pictures(root: Root, folder: str, apply: _Apply, found: set[str]) -> Iterator[Problem]:
-    """Yield what is wrong with a folder of pictures; all of it can be made again.
+    """Yield the problems of a folder of pictures, all of which can be made again.
 
     Parameters
     ----------
     folder
-        Of an operation's pictures, e.g. ``qc/circles``.
+        Folder of an operation's pictures, e.g. ``qc/circles``.
     apply
         Like `map`; may work on several files at once.
     found
-        Paths that are named are added to it.
+        Set to which the indexed paths are added.
     """
     yield from guarded(f"{folder}/{INDEX}", partial(_page, root, f"{folder}/{INDEX}"))
-    # The note before the files: what it names was there when it was written.
+    # Read the index before the files: files exist before they are indexed.
     noted = read_noted(root, folder)
     files = {f"{folder}/{path}": size for one in noted.values() for path, size in one.files}
     found.update(files)

@@ -27,16 +27,16 @@ from engine.store.pixels.stacks import stack_path
 from engine.store.root.base import Root
 
 PLACE = ("state", "channels", "height", "width", "dtype", "stack", "shard", "t", "z", "giant")
-"""Columns of the catalog that say where an image's pixels are."""
+"""Columns of the catalog that locate an image's pixels."""
 
 AGAIN = "an ingest was torn; this takes it again: cohort ingest COHORT --rehash"
-"""What to do about an image without catalogued shards."""
+"""Remedy for an image without catalogued shards."""
 
 GONE_TOO = (
     "an ingest was torn, and its source is gone: put that back in its place, then this takes it "
     "again: cohort ingest COHORT --rehash"
 )
-"""The same, of an image whose source is gone (orphaned): no command can take it again."""
+"""Remedy for such an image with a missing source (orphaned): no command can take it again."""
 
 _Apply = Callable[
     [Callable[[ShardRow], list[Problem]], Iterable[ShardRow]], Iterator[list[Problem]]
@@ -45,7 +45,7 @@ _Apply = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What an array's metadata say, as far as files and places are concerned."""
+    """Shapes and data type from an array's metadata, for checks of files and positions."""
 
     shape: tuple[int, ...]
     shard: tuple[int, ...]
@@ -64,7 +64,7 @@ def parse_level(data: bytes) -> Level:
     Raises
     ------
     ValueError, KeyError, TypeError, IndexError
-        If they are not such metadata.
+        If they are not the metadata of a sharded array.
     """
     values = json.loads(data)
     shard = tuple(values["chunk_grid"]["configuration"]["chunk_shape"])
@@ -76,14 +76,14 @@ def parse_level(data: bytes) -> Level:
 def check_files(
     root: Root, rows: Sequence[ShardRow], levels: dict[tuple[str, int], Level], apply: _Apply
 ) -> Iterator[Problem]:
-    """Yield what is wrong with the files that the catalog lists.
+    """Yield the problems of the files that the catalog lists.
 
     Parameters
     ----------
     rows
         Catalog rows of shards and metadata.
     levels
-        Filled with the arrays whose metadata are as catalogued, by stack and level.
+        Filled with the arrays whose metadata match the catalog, by stack and level.
     apply
         Like the built-in ``map``; may work in threads. Each call holds one file in memory.
     """
@@ -104,7 +104,7 @@ def check_files(
 
 
 def _as_it_is(root: Root, named: Sequence[ShardRow]) -> ShardRow:
-    """Return the row of a file; of a shard of labels that is being replaced, what it is now."""
+    """Return the row of a file; for a shard of labels under replacement, the current one."""
     if len(named) == 1 or root.size(named[0].path) is None:
         return named[0]
     digest = digest_bytes(root.read(named[0].path))
@@ -112,7 +112,7 @@ def _as_it_is(root: Root, named: Sequence[ShardRow]) -> ShardRow:
 
 
 def check_indexes(root: Root, rows: Sequence[ShardRow]) -> Iterator[Problem]:
-    """Yield the stacks whose list of label images is not that of the catalog."""
+    """Yield the stacks whose list of label images differs from the catalog."""
     names: dict[str, set[str]] = {}
     for row in rows:
         if is_label(row.stack) and row.level < 0:
@@ -156,7 +156,7 @@ def _shard(root: Root, row: ShardRow, levels: Mapping[tuple[str, int], Level]) -
     if LOST in data:
         text = f"lacks pixels of {data.count(LOST)} images, which no source gave back"
         yield Problem(row.path, MISSING, text)
-    if level is None:  # its metadata are named already
+    if level is None:  # its metadata are already reported
         return
     stored = count_chunks(data, level.chunks)
     if stored != row.chunks:
@@ -167,15 +167,15 @@ def _shard(root: Root, row: ShardRow, levels: Mapping[tuple[str, int], Level]) -
 def check_places(
     images: pa.Table, rows: Sequence[ShardRow], levels: Mapping[tuple[str, int], Level]
 ) -> Iterator[Problem]:
-    """Yield the images whose pixels have no place among the catalogued shards.
+    """Yield the images whose pixels are not among the catalogued shards.
 
     Parameters
     ----------
     images
         Current rows with `PLACE` and ``image_id``.
     rows, levels
-        Shards of the catalog, and the arrays whose metadata are intact; images in others are not
-        judged, since their metadata are named already.
+        Shards of the catalog, and the arrays with intact metadata; images in others are not
+        checked, since their metadata are already reported.
     """
     shards = {(row.stack, row.level, row.shard) for row in rows if row.shard >= 0}
     stacks = {row.stack for row in rows if row.shard < 0 and row.level == 0}
@@ -193,7 +193,7 @@ def _misplaced(
     stacks: set[str],
     levels: Mapping[tuple[str, int], Level],
 ) -> str | None:
-    """Say what is wrong with the place of an image, or None."""
+    """Return the problem of an image's position, or None."""
     stack, shard, t, z = (image[name] for name in ("stack", "shard", "t", "z"))
     again = GONE_TOO if image["state"] == ORPHANED else AGAIN
     if not isinstance(stack, str) or not isinstance(shard, int) or not isinstance(t, int):

@@ -1,4 +1,4 @@
-"""Which stack, shard and position each new plane gets: a plan, pure data."""
+"""Plan of new stacks: assign a stack, shard and position to each new plane."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from engine.store.catalog.tables import CHANNEL_NAMES, ORIENTATION
 from engine.store.config import Limits
 
 OWN_STACK_IMAGES = 8
-"""A shape that so many images of one ingest have gets a stack of its own; rarer ones share."""
+"""Images of one shape in one ingest from which on the shape gets a stack of its own; rarer shapes
+share stacks."""
 
 LEAST_SHARDS = 8
-"""A small stack is cut into so many shards at least, so that a few images still use all cores."""
+"""Minimum number of shards of a small stack, so that a few images still use all cores."""
 
 GIANT_CHUNK_PX = 512
 GIANT_SHARD_PX = 2048
 """Sides of the chunks and shards of a giant image, pixels."""
 
 SMALLEST_LEVEL_PX = 1024
-"""A pyramid ends with the first level whose longer side is at most this."""
+"""A pyramid ends at the first level whose longer side is at most this, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """Where the planes of a series are in time and in the patient.
+    """Geometry of a series' planes in time and in the patient.
 
-    ``step_ms`` is the time between phases, ``distance_um`` that of slices; ``origin_um`` the first
-    pixel's centre (z, y, x) along the image's own axes. ``position_mm`` and ``orientation`` are
-    those of the first slice, as DICOM has them.
+    ``step_ms`` is the time between phases, ``distance_um`` that between slices; ``origin_um`` the
+    first pixel's centre (z, y, x) along the image's own axes. ``position_mm`` and ``orientation``
+    are those of the first slice in DICOM's terms.
     """
 
     step_ms: float | None = None
@@ -47,18 +48,18 @@ class Lattice:
 
 
 DOWNSAMPLE = "downsample"
-"""Entry of a catalogued ``header``: pixels (y, x) of a slide's full resolution in one of ours."""
+"""Key in a catalogued ``header``: pixels (y, x) of a slide's full resolution per stored pixel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival(Record):
-    """A plane that was found in a source and has no place yet.
+    """Plane found in a source, not yet assigned to a stack.
 
-    ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series is a file's, by
-    number, or, where there is a ``header``, one of several files, by name. ``downsample`` is how
-    many pixels of the file (y, x) one of the plane is, where slides are asked for at a resolution.
-    ``channel_names``, ``orientation``, ``findings`` and ``rescale`` are what a file without a
-    header says, see `engine.sources.Plane`.
+    ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series without ``header``
+    belongs to one file, by number; one with a ``header`` spans several files, by name.
+    ``downsample`` is the number of the file's pixels (y, x) per pixel of the plane, for slides read
+    at a given resolution. ``channel_names``, ``orientation``, ``findings`` and ``rescale`` come
+    from files without a header, see `engine.sources.Plane`.
     """
 
     source: str
@@ -78,7 +79,7 @@ class Arrival(Record):
 
     @property
     def image_id(self) -> str:
-        """Name of the image: the pseudonym of its instance, or that of its source."""
+        """Image id: the pseudonym of its instance, or that of its source."""
         return (self.header.identity.instance if self.header else self.source) + self.fragment
 
     @property
@@ -88,7 +89,7 @@ class Arrival(Record):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the catalog's column ``header`` holds."""
+        """Values for the catalog's column ``header``."""
         facts = {} if self.header is None else dict(self.header.terms)
         if self.header is not None:
             facts["frame_of_reference"] = self.header.identity.frame_of_reference
@@ -108,7 +109,7 @@ class Arrival(Record):
 
 @dataclass(frozen=True, slots=True)
 class Slot(Record):
-    """The place of one plane: shard (C order over the shard grid) and position (t, z)."""
+    """Position of one plane: shard (C order over the shard grid) and (t, z)."""
 
     arrival: Arrival
     shard: int
@@ -118,13 +119,13 @@ class Slot(Record):
 
 @dataclass(frozen=True, slots=True)
 class StackPlan:
-    """One OME-Zarr image to make, axes t,c,y,x (stack, giant) or t,c,z,y,x (series).
+    """Plan of one OME-Zarr image, axes t,c,y,x (stack, giant) or t,c,z,y,x (series).
 
     Raises
     ------
     AlignmentError
-        If chunks do not fill a shard, or a plane lies in another shard than the one it is given to:
-        then two tasks would write one shard.
+        If chunks do not fill a shard, or a slot names another shard than the one that holds its
+        plane: then two tasks would write one shard.
     """
 
     name: str
@@ -138,7 +139,7 @@ class StackPlan:
     lattice: Lattice | None = None
 
     def __post_init__(self) -> None:
-        """Check that work is cut where shards end."""
+        """Check that tasks are aligned with shards."""
         if any(s % c for s, c in zip(self.shard, self.chunk, strict=True)):
             raise AlignmentError(self.chunk, f"stack {self.name}, whose shards are {self.shard}")
         grid = self.grid
@@ -151,7 +152,7 @@ class StackPlan:
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Names of the channels, where those of all planes agree."""
+        """Names of the channels, if all planes agree."""
         named = {slot.arrival.channel_names for slot in self.slots}
         return named.pop() if len(named) == 1 else ()
 
@@ -162,7 +163,7 @@ class StackPlan:
 
 
 def bucket_side(side: int) -> int:
-    """Return the side that a rare shape is grouped under: powers of two and their halfway marks.
+    """Return the side under which a rare shape is grouped: powers of two and their halfway marks.
 
     Examples
     --------
@@ -179,21 +180,21 @@ def bucket_side(side: int) -> int:
 
 
 def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tuple[StackPlan, ...]:
-    """Give every arrival a place of its own, so that like shares a stack with like.
+    """Assign each new plane a position of its own; group equal or similar planes into stacks.
 
     Parameters
     ----------
     arrivals
-        New planes, in the order in which they shall lie.
+        New planes, in their order in the stack.
     ingest
-        Identifier that no other ingest has; names of stacks start with it.
+        Unique identifier of the ingest; names of stacks start with it.
     limits
-        Sizes of shards, and from where on an image is giant.
+        Sizes of shards, and the size from which on an image is giant.
 
     Returns
     -------
-    Stacks in a fixed order. A shape that at least `OWN_STACK_IMAGES` arrivals share gets its own
-    stack; rarer shapes of one bucket (see `bucket_side`) are padded to the largest among them.
+    Stacks in a fixed order. A shape of at least `OWN_STACK_IMAGES` planes gets its own stack; rarer
+    shapes of one bucket (see `bucket_side`) are padded to the largest among them.
     """
     series: dict[tuple[str, int | str], list[Arrival]] = defaultdict(list)
     giants: list[Arrival] = []
@@ -229,7 +230,8 @@ def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tup
             # Spacings of several files may differ in their last digit, see `arrange_series`.
             spacing = None if arrival.header is not None else arrival.spacing_um
             kind = (arrival.shape, arrival.dtype, spacing)
-            # Metadata may give two planes one place; the second one must not overwrite the first.
+            # Metadata may give two planes the same (t, z); the second one must not overwrite the
+            # first.
             times[kind, arrival.place] += 1
             by_kind[(*kind, times[kind, arrival.place])].append(arrival)
         for alike in by_kind.values():
@@ -297,7 +299,7 @@ def _plan_giant(name: str, arrival: Arrival) -> StackPlan:
 
 
 def count_blocks(height: int, width: int) -> int:
-    """Return how many shards, which are the blocks of work, a giant image of this size has.
+    """Return the number of shards, which are the blocks of work, of a giant image of this size.
 
     Examples
     --------

@@ -32,13 +32,14 @@ def group_attributes(
     shapes
         Shapes of the levels, finest first; axes t,c,y,x or t,c,z,y,x.
     spacing_um
-        Pixel spacing (y, x) of the finest level, micrometres; None where it is not known, and
-        then the axes have no unit.
+        Pixel spacing (y, x) of the finest level, micrometres; None if it is unknown, and then the
+        axes have no unit.
     lattice
-        Of a series: steps in time and across slices, and its place in the patient. The translation
-        is along the image's own axes; how they lie in the patient is the attribute ``dicom``.
+        Of a series: steps in time and across slices, and its position in the patient. The
+        translation is along the image's own axes; the attribute ``dicom`` gives their orientation
+        in the patient.
     channel_names
-        Of all its planes; the attribute ``channel_names``.
+        Names common to all its planes; the attribute ``channel_names``.
     """
     names = ("t", "c", "z", "y", "x") if len(shapes[0]) == 5 else ("t", "c", "y", "x")
     axes = [dict(AXES[axis]) for axis in names]
@@ -61,7 +62,7 @@ def group_attributes(
         multiscale["type"] = "mean"
     attributes: dict[str, Any] = {"ome": {"version": "0.5", "multiscales": [multiscale]}}
     if channel_names:
-        # NGFF's own place for names (omero) wants a contrast too, which nobody knows before the
+        # NGFF's own key for names (omero) also requires a contrast, which is unknown before the
         # pixels are read, and by which viewers would show most 16-bit images black.
         attributes["channel_names"] = list(channel_names)
     if lattice is not None and len(names) == 5:

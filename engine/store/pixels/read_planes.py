@@ -1,4 +1,4 @@
-"""Several planes of one shard at once: reading a shard whole costs little more than one plane."""
+"""Read several planes of one shard at once, which costs little more than reading one."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from numpy.typing import NDArray
 from engine.store.pixels.stacks import StackReader
 
 Place = tuple[int, int | None]
-"""Where a plane is in its stack: t, and z in a series."""
+"""Position of a plane in its stack: t, and z in a series."""
 
 WASTE_BYTES = 512 * 1024
-"""So much may be decoded and thrown away to save a call: a call of zarr's takes 0.5 ms, in which
-zstd gives half a megabyte of noisy pixels, and LZ4 more."""
+"""Limit of bytes decoded in vain to save a call: a call of zarr's takes 0.5 ms, in which zstd
+decodes half a megabyte of noisy pixels, and LZ4 more."""
 
 
 def read_planes(
     reader: StackReader, stack: str, places: Sequence[Place], level: int | str = 0
 ) -> Iterator[tuple[Place, NDArray[Any]]]:
-    """Read planes, in as few calls as pays.
+    """Read planes of one shard in few calls.
 
     Parameters
     ----------
     reader
-        Of the cohort.
+        Reader of the cohort.
     stack
         Name of the stack.
     places
-        Places within one shard, each once.
+        Positions within one shard, each once.
     level
-        Of the pyramid, or the path of a label image's.
+        Level of the pyramid, or the path of a label image's level.
 
     Yields
     ------
-    Each place, as they lie, and its plane (c, y, x) of the stack's size: a view of all that was
-    read with it, so copy what is to be kept.
+    Each position, in stored order, and its plane (c, y, x) of the stack's size: a view of the whole
+    array that was read, so copy planes to keep them.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def read_planes(
 
 
 def _runs(places: Sequence[Place], nbytes: int) -> Iterator[Sequence[Place]]:
-    """Yield places in parts whose boxes hold little else."""
+    """Yield the positions in groups whose bounding boxes contain few other planes."""
     if not places:
         return
     depths = [z or 0 for _, z in places]

@@ -1,9 +1,9 @@
-"""Stored pixels that are not as catalogued: which they are, and how they are put right.
+"""Detection and repair of stored pixels that differ from the catalog.
 
-A shard is put right where it lies, so images, labels and results that point to it stay valid. Its
-new bytes are those it had whenever all of its sources are still there, and then the catalog need
-not change. Where they differ, one commit names them, and the file follows at once; whoever dies in
-between leaves a damaged shard, as it was before, and the next to come puts it right.
+A shard is repaired in place, so images, labels and results that refer to it stay valid. If all its
+sources still exist, its new bytes equal the old ones, and the catalog need not change. If they
+differ, one commit names them, and the file follows at once; a process that dies in between leaves a
+damaged shard, as before, and the next ingest repairs it.
 """
 
 from __future__ import annotations
@@ -25,41 +25,34 @@ from engine.store.pixels.stacks import StackWriter
 from engine.store.root.base import Root
 
 Place = tuple[int, int | None]
-"""Where a plane is in its stack: t, and z in a series."""
+"""Position of a plane in its stack: t, and z in a series."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mend(Record):
-    """A shard to put right.
-
-    Attributes
-    ----------
-    old, new
-        The catalog's row as it is, and as it will be: None where no image needs the shard, and the
-        catalog forgets it.
-    aside
-        Where the new bytes are.
-    seen
-        Digest of what the file was when the new bytes were made; None where it was not there.
-    """
+    """Repair of one shard."""
 
     old: ShardRow
+    """Catalog row before the repair."""
     new: ShardRow | None
+    """Catalog row after it; None if no image needs the shard, and the catalog drops it."""
     aside: str = ""
+    """Path of the new bytes."""
     seen: str | None = None
+    """Digest of the file when the new bytes were made; None if it did not exist."""
 
 
 def lost_places(root: Root, row: ShardRow) -> frozenset[Place] | None:
-    """Return where a file below ``pixels/`` lacks planes, as a former mending left it.
+    """Return the positions of planes that an earlier repair marked as lost in a file.
 
     Returns
     -------
-    None where the file is not as catalogued; nothing where it is whole.
+    None if the file differs from the catalog; an empty set if it is complete.
     """
     size = root.size(row.path) or 0
     if size != row.size:
         return None
-    data = root.read(row.path) if size else b""  # one that is all blank has no file
+    data = root.read(row.path) if size else b""  # an all-blank shard has no file
     if data and digest_bytes(data) != row.digest:
         return None
     if row.level or row.shard < 0 or LOST not in data:
@@ -75,21 +68,22 @@ def lost_places(root: Root, row: ShardRow) -> frozenset[Place] | None:
 
 
 def chunk_of(writer: StackWriter, t: int, z: int | None) -> int:
-    """Return which chunk of its shard, in C order, holds a plane of a stack or series."""
+    """Return the C-order index, within its shard, of the chunk of a plane of a stack or series."""
     place = [t % writer.shard[0], 0, *([] if z is None else [z % writer.shard[2]]), 0, 0]
     return int(np.ravel_multi_index(place, writer.inner))
 
 
 def publish_mends(root: Root, mends: Sequence[Mend]) -> list[Mend]:
-    """Put shards right, each if it is still what it was; return those that are.
+    """Replace damaged shards, unless they changed since; return the repairs in effect.
 
-    Another ingest that put one right first is not undone: what it made stays.
+    A repair published by another ingest first is kept.
 
     Raises
     ------
     Conflict, StoreFull, StoreReadOnly
     """
-    # What gc removed meanwhile (it can't know that we live) is left to the next ingest.
+    # gc may have removed these files (it can't know that this ingest is alive): leave their repair
+    # to the next ingest.
     there = [m for m in mends if m.new is None or root.size(m.aside) is not None]
     changes = {(m.old.path, m.old.digest): m.new for m in there
                if m.new is None or m.new.digest != m.old.digest}  # fmt: skip
@@ -101,7 +95,7 @@ def publish_mends(root: Root, mends: Sequence[Mend]) -> list[Mend]:
         if place in changes and place not in named:
             continue
         if new is not None and not _put(root, mend, new):
-            if new.digest != mend.old.digest:  # the other one's bytes are the catalogued ones
+            if new.digest != mend.old.digest:  # the other ingest's bytes are the catalogued ones
                 undone[new.path, new.digest] = mend.old
             continue
         done.append(mend)
@@ -114,7 +108,7 @@ def publish_mends(root: Root, mends: Sequence[Mend]) -> list[Mend]:
 
 
 def _put(root: Root, mend: Mend, new: ShardRow) -> bool:
-    """Write the bytes of a shard, unless another ingest did meanwhile; tell whether they are it."""
+    """Write the bytes of a shard unless another ingest changed it; return True if it has them."""
     try:
         data = root.read(mend.aside)
     except MissingObject:
@@ -132,7 +126,7 @@ def _put(root: Root, mend: Mend, new: ShardRow) -> bool:
 
 
 def _rename(root: Root, changes: Mapping[tuple[str, str], ShardRow | None]) -> set[tuple[str, str]]:
-    """Replace rows of the catalog by (path, digest) in one commit; return which there were."""
+    """Replace catalog rows by (path, digest) in one commit; return the keys that were found."""
     found: set[tuple[str, str]] = set()
     if not changes:
         return found

@@ -1,7 +1,7 @@
-"""Shards as bytes (zarr v3 sharding codec): encoded chunks, and an index of them at the end.
+"""Shards as bytes (zarr v3 sharding codec): encoded chunks, followed by their index.
 
-Two shards of one place can be merged chunk by chunk without decoding anything, which is how a
-shard of labels takes in what is new and keeps the rest.
+Two versions of a shard can be merged chunk by chunk without decoding; this is how a shard of labels
+takes in new chunks and keeps the rest.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from engine.errors import CorruptStore
 
 ABSENT = np.uint64(2**64 - 1)
-"""Offset and length by which an index marks a chunk that is not stored."""
+"""Offset and length of a chunk that is not stored."""
 
 CHECKSUM_BYTES = 4
-"""Of the index: crc32c."""
+"""Size of the index's checksum (crc32c), bytes."""
 
 Shard = bytes | memoryview
 
 LOST = b"\0lost: no source gave it back\0\0"
-"""Stands for the chunk of an image whose pixels are lost, in a shard whose others were written
-anew: no codec decodes it, so it raises when it is read, and `verify` names it."""
+"""Marker in place of an image's lost chunk, in a shard whose other chunks were rewritten: no codec
+decodes it, so reading it raises, and `verify` reports it."""
 
 
 def read_index(shard: Shard, chunks: int) -> NDArray[np.uint64]:
@@ -34,30 +34,30 @@ def read_index(shard: Shard, chunks: int) -> NDArray[np.uint64]:
 
 
 def count_chunks(shard: Shard, chunks: int) -> int:
-    """Return how many chunks a shard stores."""
+    """Return the number of stored chunks of a shard."""
     return int(np.count_nonzero(read_index(shard, chunks)[:, 0] != ABSENT))
 
 
 def merge_shards(
     old: bytes | None, new: bytes | None, chunks: int, taken: Collection[int] | None = None
 ) -> bytes:
-    """Return a shard with some chunks of one shard, and the others of another.
+    """Merge two versions of a shard: some chunks from ``new``, the others from ``old``.
 
-    Chunks stand in it in C order, so the same chunks make the same bytes whatever came first.
+    Chunks are in C order, so equal chunks give equal bytes in any order of merges.
 
     Parameters
     ----------
     old, new
-        Shards of one place; None is one that stores no chunk.
+        Two versions of a shard; None stores no chunk.
     chunks
-        In a shard.
+        Chunks per shard.
     taken
-        Those that come from ``new``, stored there or blank; None is all of them.
+        Indices of the chunks that come from ``new``, stored or blank; None means all.
 
     Raises
     ------
     CorruptStore
-        If an index is not as it was written.
+        If an index does not match its checksum.
 
     Examples
     --------
@@ -75,12 +75,12 @@ def merge_shards(
 
 
 def unpack_chunks(shard: Shard, chunks: int) -> list[bytes | None]:
-    """Return the encoded chunks of a shard, None where one is not stored.
+    """Return the encoded chunks of a shard, None for each that is not stored.
 
     Raises
     ------
     CorruptStore
-        If its index is not as it was written.
+        If the index does not match its checksum.
     """
     found: list[bytes | None] = []
     for first, length in _checked_index(shard, chunks).tolist():
@@ -89,7 +89,7 @@ def unpack_chunks(shard: Shard, chunks: int) -> list[bytes | None]:
 
 
 def pack_chunks(pieces: Sequence[bytes | None]) -> bytes:
-    """Return the shard of some encoded chunks, in C order; None is one that is not stored.
+    """Return the shard of some encoded chunks, in C order; None is a chunk that is not stored.
 
     Examples
     --------

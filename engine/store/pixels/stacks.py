@@ -1,9 +1,9 @@
-"""Pixels at rest: OME-Zarr 0.5 stacks, written shard by shard, read with every check on.
+"""OME-Zarr 0.5 stacks: write shard by shard, read with all integrity checks.
 
-A shard is assembled aside and published once under its final name (a link or a conditional put),
-so that it appears whole or not at all. Reading checks what Zarr leaves silent: metadata against
-its digest, and a shard's presence and size against the catalog; the chunks' own checksums (zstd's,
-or crc32c) and that of the shard's index (crc32c) do the rest.
+A shard is assembled in a staging folder and published once under its final name (a link or a
+conditional put), so that it appears whole or not at all. Reading adds the checks that Zarr lacks:
+metadata against their digest, and a shard's existence and size against the catalog. The checksums
+of the chunks (zstd's, or crc32c) and of the shard's index (crc32c) cover the rest.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from engine.store.pixels.shard_codec import count_chunks, merge_shards
 from engine.store.root.base import Root
 
 ZSTD: tuple[BytesBytesCodec, ...] = (ZstdCodec(level=1, checksum=True),)
-"""Of bytes, labels too. Pixels are noisy: higher levels cost much and save little."""
+"""For bytes, and for labels. Pixels are noisy: higher levels cost much and save little."""
 
 
 def pixel_codecs(dtype: str) -> tuple[BytesBytesCodec, ...]:
-    """Return the compressors of pixels of a type.
+    """Return the compressors of pixels of a data type.
 
-    Values of two bytes and more are shuffled: their upper bytes hardly change from pixel to pixel,
-    and once they lie together LZ4 takes real 16-bit images to a tenth less than zstd does, and
-    gives them back three times as quickly. Single bytes of noise need zstd's entropy coder.
+    Values of two bytes and more are shuffled: their upper bytes hardly change from pixel to pixel.
+    Once these are adjacent, LZ4 compresses real 16-bit images to a tenth less than zstd does, and
+    decodes them three times as fast. Single bytes of noise need zstd's entropy coder.
     """
     itemsize = np.dtype(dtype).itemsize
     if itemsize == 1:
@@ -53,18 +53,18 @@ def pixel_codecs(dtype: str) -> tuple[BytesBytesCodec, ...]:
 
 PIPELINE = {
     "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
-    "codec_pipeline.chunk_concurrent_maximum": 1,  # a worker owns its threads, not the machine
+    "codec_pipeline.chunk_concurrent_maximum": 1,  # a worker must not use all cores
     "threading.max_workers": 1,
 }
 OBJECT_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
 """For object stores: zarrs knows few of them and warns that it shares no connections. Reading from
-memory, the two differ by a factor of 1.5, which a network hides."""
+memory, the two differ by a factor of 1.5, which is small beside a network's latency."""
 
 _CONFIG = threading.Lock()
-"""Zarr's settings are those of the process; a pipeline is chosen when an array is opened."""
+"""Lock for Zarr's settings, which are global to the process and choose an array's pipeline."""
 
 OPEN_ARRAYS = 64
-"""Arrays that one process keeps open; each is a few kilobytes of metadata."""
+"""Size of the cache of open arrays per process; each is a few kilobytes of metadata."""
 
 
 def _open_array(store: Store | StorePath, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
@@ -75,7 +75,7 @@ def _open_array(store: Store | StorePath, mode: Literal["r", "r+"]) -> zarr.Arra
 
 @lru_cache(maxsize=OPEN_ARRAYS)
 def _open_level(root: Root, path: str, digest: str) -> zarr.Array[Any]:
-    """Open a level to read, once a process; ``digest`` is that of its metadata as just checked."""
+    """Open a level for reading, cached per process; ``digest`` is that of its checked metadata."""
     return _open_array(root.zarr_store(path), "r")
 
 
@@ -91,7 +91,7 @@ def stack_path(stack: str) -> str:
 
 
 def label_stack(stack: str, name: str) -> str:
-    """Return what the catalog calls a label image of a stack; readers take it for a stack."""
+    """Return the catalog's name of a label image of a stack; readers treat it as a stack."""
     return f"{stack}.zarr/labels/{name}"
 
 
@@ -110,7 +110,7 @@ def shard_key(grid: Sequence[int], index: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LevelPlan:
-    """One array to make: its shape, and those of its shards and chunks."""
+    """Shapes of one array to create: of the whole, of its shards and of its chunks."""
 
     shape: tuple[int, ...]
     shard: tuple[int, ...]
@@ -118,7 +118,7 @@ class LevelPlan:
 
 
 def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
-    """Write the metadata of a stack, all levels, and return their rows for the catalog."""
+    """Write the metadata of all levels of a stack, and return their rows for the catalog."""
     shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
     known = plan.spacing_um, plan.lattice, plan.channel_names
     attributes = group_attributes(plan.name, shapes, *known)
@@ -134,7 +134,7 @@ def create_image(
     attributes: Mapping[str, Any],
     codecs: Sequence[BytesBytesCodec] = ZSTD,
 ) -> list[ShardRow]:
-    """Write the metadata of an OME-Zarr image; what is there already is taken over if it is equal.
+    """Write the metadata of an OME-Zarr image; reuse existing metadata if they are equal.
 
     Parameters
     ----------
@@ -143,18 +143,18 @@ def create_image(
     levels
         Arrays of axes t,c,y,x or t,c,z,y,x, finest first.
     attributes
-        Of the group.
+        Attributes of the group.
     codecs
         Compressors of the chunks; the last one has a checksum.
 
     Returns
     -------
-    Rows for the catalog: one for each array, and the group's.
+    Rows for the catalog: one for each array, and one for the group.
 
     Raises
     ------
     Conflict
-        If other metadata are there.
+        If different metadata exist.
     """
     path = stack_path(stack)
     rows = []
@@ -173,7 +173,7 @@ def create_image(
                 fill_value=0,
                 dimension_names=names,
             )
-        for number in [*range(len(levels)), -1]:  # the group last: a viewer finds whole stacks
+        for number in [*range(len(levels)), -1]:  # the group last: viewers see complete stacks
             name = "zarr.json" if number < 0 else f"{number}/zarr.json"
             data = (folder / "stack.zarr" / name).read_bytes()
             try:
@@ -188,12 +188,12 @@ def create_image(
 
 
 class StackWriter:
-    """Writes whole shards of one level of a stack.
+    """Writer of whole shards of one level of a stack.
 
     Parameters
     ----------
     root
-        Where the cohort lives.
+        Storage of the cohort.
     stack
         Name of a stack made by `create_stack`.
     level
@@ -212,21 +212,21 @@ class StackWriter:
         self.grid = tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
 
     def write(self, index: int, pixels: NDArray[Any]) -> ShardRow:
-        """Publish one shard, once; a second attempt with the same pixels finds it done.
+        """Publish one shard once; a retry with the same pixels reuses the existing shard.
 
         Parameters
         ----------
         index
             C-order index in the shard grid.
         pixels
-            Array of the shard's shape, cut off where the level ends.
+            Array of the shard's shape, cropped at the edge of the level.
 
         Raises
         ------
         AlignmentError
-            If the array is not that of one whole shard.
+            If the array does not have the shape of one whole shard.
         Conflict
-            If the shard is there with other pixels.
+            If the shard exists with other pixels.
         StoreFull, StoreReadOnly
         """
         path = self.path_of(index)
@@ -243,7 +243,7 @@ class StackWriter:
         return self._row(path, index, data, count_chunks(data, self.chunks))
 
     def encode(self, index: int, pixels: NDArray[Any]) -> bytes:
-        """Return the bytes of one shard as `write` would publish them; a blank one is its index.
+        """Return the bytes that `write` would publish for one shard; a blank one is only its index.
 
         Raises
         ------
@@ -260,7 +260,7 @@ class StackWriter:
         return f"{self._base}/{shard_key(self.grid, index)}"
 
     def shape_of(self, index: int) -> tuple[int, ...]:
-        """Return the shape of a shard, cut off where the level ends."""
+        """Return the shape of a shard, cropped at the edge of the level."""
         corner = np.unravel_index(index, self.grid)
         return tuple(
             min(s, n - int(c) * s) for c, s, n in zip(corner, self.shard, self.shape, strict=True)
@@ -288,7 +288,7 @@ class StackWriter:
         return folder / shard_key((1,) * len(self.shard), 0)
 
     def _adopt(self, path: str, mine: bytes, pixels: NDArray[Any]) -> bytes:
-        """Take over what an earlier attempt at this shard published, if it is the same."""
+        """Reuse the shard of an earlier attempt if its pixels are equal."""
         there = self._root.read(path)
         if there == mine:
             return there
@@ -300,7 +300,7 @@ class StackWriter:
 
     @contextmanager
     def opened(self, data: bytes) -> Iterator[zarr.Array[Any]]:
-        """Give an array of the shard's shape that is read from some bytes, e.g. damaged ones."""
+        """Yield an array of the shard's shape, backed by the given bytes, e.g. damaged ones."""
         with self._root.staging() as folder:
             (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
             target = folder / shard_key((1,) * len(self.shard), 0)
@@ -310,14 +310,14 @@ class StackWriter:
 
 
 class StackReader:
-    """Reads pixels of a cohort, checked against the catalog's rows of their files.
+    """Reader of a cohort's pixels that checks files against their catalog rows.
 
     Parameters
     ----------
     root
-        Where the cohort lives.
+        Storage of the cohort.
     files
-        Catalog rows by path: of the metadata and shards that will be read, at least.
+        Catalog rows by path, at least of the metadata and shards to read.
     """
 
     def __init__(self, root: Root, files: Mapping[str, ShardRow]) -> None:
@@ -326,9 +326,9 @@ class StackReader:
         self._checked: dict[str, str] = {}
 
     def array(self, stack: str, level: int | str = 0) -> zarr.Array[Any]:
-        """Return a level as a Zarr array whose metadata were checked.
+        """Return a level as a Zarr array with checked metadata.
 
-        ``level`` may be the path of a label image's, ``labels/<name>/0``.
+        ``level`` may be the path of a label image's level, ``labels/<name>/0``.
 
         Raises
         ------
@@ -348,7 +348,7 @@ class StackReader:
         return row.digest
 
     def check_shard(self, path: str) -> bool:
-        """Tell whether a shard holds any chunk, and raise where its file is not as catalogued."""
+        """Return True if a shard holds any chunk; raise if its file differs from the catalog."""
         row = self._files.get(path)
         if row is None:
             raise CorruptStore(path, "is not in the catalog")
@@ -362,21 +362,21 @@ class StackReader:
     def read(
         self, stack: str, index: tuple[slice | int, ...], level: int | str = 0
     ) -> NDArray[Any]:
-        """Read pixels, every shard that they touch checked.
+        """Read pixels, and check every shard that holds any of them.
 
         Parameters
         ----------
         index
             One int or slice (step 1) for each axis of the level.
         level
-            Of the pyramid; or the path of a label image's, ``labels/<name>/0``.
+            Level of the pyramid; or the path of a label image's level, ``labels/<name>/0``.
 
         Raises
         ------
         MissingObject
-            If a shard that the catalog lists is not there.
+            If a catalogued shard does not exist.
         CorruptStore
-            If metadata, a shard or a chunk differ from what was written.
+            If metadata, a shard or a chunk differ from their written state.
         """
         array = self.array(stack, level)
         box = [

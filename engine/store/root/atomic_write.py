@@ -1,4 +1,4 @@
-"""Files that are whole at any moment: written aside, and put in place by a rename."""
+"""Atomic, durable file writes: a temporary file, then a rename."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from engine.store.root.os_errors import refusal
 
 
 def write_aside(path: Path, data: bytes) -> None:
-    """Put bytes in place of a file, durably: a reader finds the old ones or the new ones, whole.
+    """Replace a file atomically and durably: a reader finds either the old or the new bytes.
 
     Raises
     ------
     StoreFull, StoreReadOnly
     UsageError
-        If the file can't be there for another reason, e.g. since its folder is a file.
+        If the file can't be written for another reason, e.g. because its folder is a file.
     """
     try:
         make_folder(path.parent)
@@ -40,7 +40,7 @@ def write_aside(path: Path, data: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are not there, each durable in the one above."""
+    """Create a folder and its missing parents, and make each name durable."""
     if folder.is_dir():
         return
     if folder.parent != folder:
@@ -50,7 +50,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are durable."""
+    """Wait until the names in a folder are durable (fsync)."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -1,6 +1,6 @@
-"""Where a cohort's bytes live: a folder, or a prefix of an object store.
+"""Storage of a cohort: a folder, or a prefix of an object store.
 
-Objects are published whole under their final names; nothing here ever changes one in place.
+Objects are published whole under their final names; no method changes one in place.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from zarr.storage import StorePath
 from engine.errors import ParameterError, StoreError
 
 STAGING = ".staging"
-"""Folder below a root where things are written aside, and where a killed writer's remain."""
+"""Folder below the storage root for unpublished files; killed writers leave theirs there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object as listed: its path relative to the root (posix), size in bytes, and age."""
+    """Listing entry of an object: path relative to the root (posix), size in bytes, and time."""
 
     path: str
     size: int
@@ -30,23 +30,23 @@ class Entry:
 
 
 class Root(Protocol):
-    """Where a cohort lives. Small, picklable (workers reopen it) and safe with threads.
+    """Storage of a cohort. Small, picklable (workers reopen it) and thread-safe.
 
-    Paths are relative to the root, with slashes. One that would leave it is refused with
-    `ParameterError` by every method. What the store refuses or fails to do is raised as the
-    `StoreError` that says so; of a write, nothing is visible then that was not before, unless what
-    failed came after it (an answer that was lost, a folder that could not be synced).
+    Paths are relative to the root, with slashes. Every method refuses a path that leaves the root
+    with `ParameterError`. Refusals and failures of the store are raised as a `StoreError`. A failed
+    write has no visible effect, unless the failure came after it (a lost answer, a folder that
+    could not be synced).
     """
 
     @property
     def url(self) -> str:
-        """The folder's absolute path, or the URL of the prefix, without a slash at its end."""
+        """Absolute path of the folder, or URL of the prefix, without a slash at its end."""
         ...
 
     def __hash__(self) -> int: ...
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return the bytes of an object, or a part of them; fewer where it ends before.
+        """Return the bytes of an object, or a part of them; fewer if the object ends earlier.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class Root(Protocol):
         ...
 
     def size(self, path: str) -> int | None:
-        """Return an object's size, bytes, or None where it is not there."""
+        """Return an object's size, bytes, or None if it does not exist."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -63,96 +63,96 @@ class Root(Protocol):
         ...
 
     def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
-        """Publish an object that is not there yet: durable, and all or nothing.
+        """Publish a new object durably and atomically.
 
         Parameters
         ----------
         durable
-            False for what can be made again: it may be gone or torn after a loss of power, and
-            nobody waits for a disk.
+            False for objects that can be recomputed: do not wait for the disk; a power cut may lose
+            or tear the object.
 
         Raises
         ------
         AlreadyExists
-            If it is there. Of several writers exactly one succeeds.
+            If the object exists. Exactly one of several concurrent writers succeeds.
         """
         ...
 
     def create_from(self, path: str, local_file: Path) -> None:
-        """Do as `create` does with a file that was made aside, e.g. in `staging`.
+        """Publish a finished local file, e.g. from `staging`, like `create`.
 
-        A local root takes the file itself, which is then no longer at its old place.
+        A local root moves the file itself, so that it no longer exists at its old path.
         """
         ...
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
-        """Publish an object in place of what may be there: durable, and all or nothing."""
+        """Publish an object durably and atomically, replacing any existing one."""
         ...
 
     def replace_from(self, path: str, local_file: Path) -> None:
-        """Do as `replace` does with a file that was made aside; see `create_from`."""
+        """Publish a finished local file like `replace`; see `create_from`."""
         ...
 
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
-        """Change an object by what it holds now; of two writers, one changes what the other left.
+        """Update an object by compare-and-swap, so that concurrent updates are never lost.
 
         Parameters
         ----------
         path
-            What to change.
+            Path of the object.
         change
-            Gives the new bytes for the old ones (None where the object is not there), or None to
-            leave all as it is. It may be called again after another writer came first, and must
-            neither update anything itself nor write ``path`` by other means.
+            Maps the old bytes (None if the object does not exist) to the new ones, or to None to
+            leave the object as it is. It may be called again after a conflict, and must neither
+            update anything itself nor write ``path`` by other means.
 
         Returns
         -------
-        Whether it was written.
+        True if the object was written.
 
         Raises
         ------
         Conflict
-            If others came first very often.
+            If other writers won every attempt.
         """
         ...
 
     def delete(self, path: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object if it exists."""
         ...
 
     def staging(self) -> AbstractContextManager[Path]:
-        """Give a private local folder to assemble files in, removed afterwards.
+        """Create a private local folder for files in preparation, and remove it afterwards.
 
-        Errors that leave the block are raised as `StoreFull` or `StoreReadOnly` where the folder
-        can't be written to, whatever a library made of that.
+        If the folder is not writable, errors of the block are raised as `StoreFull` or
+        `StoreReadOnly`, whichever error a library raised.
         """
         ...
 
     def zarr_store(self, path: str, read_only: bool = True) -> Store | StorePath:
-        """Return what Zarr opens the array or group at a path from."""
+        """Return the Zarr store of the array or group at a path."""
         ...
 
     def delta(self, path: str) -> tuple[str, dict[str, str]]:
-        """Return the URI and the storage options with which deltalake opens a table."""
+        """Return the URI and the storage options of a table for deltalake."""
         ...
 
     def local_path(self, path: str) -> Path | None:
-        """Return where an object or folder is, or None where there are no local files."""
+        """Return the local path of an object or folder, or None if the storage is remote."""
         ...
 
     def refusal(
         self, error: BaseException, path: str, *, reading: bool = False
     ) -> StoreError | None:
-        """Name what another library (Delta, Zarr) says of the store when it refuses or fails.
+        """Translate another library's error (Delta, Zarr) into the store's refusal or failure.
 
         Returns
         -------
-        None where the error is about something else, such as damaged bytes.
+        None if the error is about something else, such as damaged bytes.
         """
         ...
 
     def require_conditions(self) -> None:
-        """Refuse a store where of two writers both would win; asked once, when a cohort is made.
+        """Refuse a store without conditional puts; checked once, when a cohort is created.
 
         Raises
         ------
@@ -162,7 +162,7 @@ class Root(Protocol):
 
 
 def check_path(path: str) -> None:
-    """Refuse a path that is not one of an object below a root.
+    """Refuse a path that does not name an object below the root.
 
     Raises
     ------
@@ -176,14 +176,14 @@ def check_path(path: str) -> None:
     ...
     engine.errors.ParameterError: path is '../b', but must be a relative path inside the cohort.
     """
-    # A backslash separates folders for who opens the same share from Windows.
+    # Windows clients of the same share take a backslash for a folder separator.
     odd = "\0" in path or "\\" in path
     if odd or any(part in ("", ".", "..") for part in path.split("/")):
         raise ParameterError("path", path, "a relative path inside the cohort")
 
 
 def as_folder(path: str) -> str:
-    """Return a checked path of a folder, with a slash at its end; ``""`` is the root.
+    """Return the checked path of a folder, with a slash at its end; ``""`` is the root.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A cohort in a folder: written aside, made durable, and published by a link or a rename."""
+"""Storage of a cohort in a folder: durable temporary files, published by a link or a rename."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from engine.store.root.os_errors import assembling, refusal, refusals_named
 
 LOCK = f"{STAGING}/lock"
 CREATE_LOCK = f"{STAGING}/create.lock"
-"""Lock of `create` where the file system has no hard links."""
+"""Lock file of `create` on file systems without hard links."""
 
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-"""What file systems without hard links answer (FAT: EPERM)."""
+"""Errors of file systems without hard links (FAT: EPERM)."""
 
 NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
-"""What file systems that can't sync a folder answer; they order names themselves."""
+"""Errors of file systems that can't sync a folder; they order names themselves."""
 
 LINK_TRIES = 10
-"""How often a folder may vanish (a collector removes empty ones) before a file is in it."""
+"""Attempts to publish into a folder that may vanish (gc removes empty folders)."""
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalRoot:
-    """A folder. ``url`` is its absolute path.
+    """Storage in a folder. ``url`` is its absolute path.
 
-    What a killed writer leaves is below ``.staging/`` only. Safe with many threads, processes and,
-    where the file system's locks and links are, hosts.
+    A killed writer leaves files only below ``.staging/``. Safe for concurrent threads, processes
+    and, if the file system's locks and links are, hosts.
     """
 
     url: str
@@ -51,7 +51,7 @@ class LocalRoot:
         return Path(self.url, path)
 
     def _naming(self, path: str, *, reading: bool = False) -> AbstractContextManager[None]:
-        """Name what the file system says, and where: people must know which disk is full."""
+        """Translate a file system's errors, with the path: users must know which disk is full."""
         return refusals_named(str(Path(self.url, path)), reading=reading, others=True)
 
     # reading
@@ -68,7 +68,7 @@ class LocalRoot:
                 raise MissingObject(path) from None
 
     def size(self, path: str) -> int | None:
-        """Return an object's size, bytes, or None where it is not there."""
+        """Return an object's size, bytes, or None if it does not exist."""
         place = self._place(path)
         with self._naming(path, reading=True):
             try:
@@ -78,7 +78,7 @@ class LocalRoot:
         return found.st_size if S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield all objects below a folder; one that vanishes meanwhile may be left out."""
+        """Yield all objects below a folder; one that vanishes during the listing may be absent."""
         folder = as_folder(prefix)
         entries = _walk(Path(self.url, folder), folder)
         while True:
@@ -91,10 +91,10 @@ class LocalRoot:
     # writing
 
     def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
-        """Publish an object that is not there yet; durably, unless it can be made again."""
+        """Publish a new object, durably by default."""
         target = self._place(path)
         with self._naming(path):
-            if os.path.lexists(target):  # also where no room is left to write it aside
+            if os.path.lexists(target):  # first: a full disk may refuse the temporary file
                 raise AlreadyExists(path)
             aside = self._write_aside(data, durable)
             try:
@@ -103,14 +103,14 @@ class LocalRoot:
                 _leave(aside)
 
     def create_from(self, path: str, local_file: Path) -> None:
-        """Publish a local file, which is consumed, as an object that is not there yet."""
+        """Publish a local file, which is consumed, as a new object."""
         target = self._place(path)
         with self._naming(path), self._near(local_file) as near:
             self._link(near, target, path)
-            _leave(local_file)  # if it stays, a later write into it would change the object
+            _leave(local_file)  # if it stayed, a later write into it would change the object
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
-        """Publish an object in place of the one that may be there, durably."""
+        """Publish an object durably, replacing any existing one."""
         target = self._place(path)
         with self._naming(path):
             aside = self._write_aside(data)
@@ -120,14 +120,14 @@ class LocalRoot:
                 _leave(aside)
 
     def replace_from(self, path: str, local_file: Path) -> None:
-        """Publish a local file, which is consumed, in place of what may be there."""
+        """Publish a local file, which is consumed, replacing any existing object."""
         target = self._place(path)
         with self._naming(path), self._near(local_file) as near:
             self._rename(near, target)
             _leave(local_file)
 
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
-        """Read, change and replace an object under a lock; False where ``change`` gave None."""
+        """Update an object under a lock; return False if ``change`` returned None."""
         self._place(path)
         with self._locked(LOCK):
             try:
@@ -141,13 +141,13 @@ class LocalRoot:
             return True
 
     def delete(self, path: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object if it exists."""
         with self._naming(path), suppress(*_GONE):
             self._place(path).unlink()
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Give a private folder on the same file system; what fills it up is named."""
+        """Create a private folder on the same file system, and report a full one."""
         folder = Path(self.url, STAGING, secrets.token_hex(8))
         with refusals_named(self.url, others=True):
             _make_folder(folder)
@@ -170,14 +170,14 @@ class LocalRoot:
     def refusal(
         self, error: BaseException, path: str, *, reading: bool = False
     ) -> StoreError | None:
-        """Name what another library says of the store, or return None."""
+        """Translate another library's error into a `StoreError`, or return None."""
         return refusal(error, str(Path(self.url, path)), reading=reading)
 
     def require_conditions(self) -> None:
-        """Do nothing: links and locks are tried where they are needed."""
+        """Do nothing: a folder needs no conditional puts."""
 
     def local_path(self, path: str) -> Path | None:
-        """Return where an object or folder is."""
+        """Return the local path of an object or folder."""
         return Path(self.url, as_folder(path))
 
     # how
@@ -200,7 +200,7 @@ class LocalRoot:
 
     @contextmanager
     def _near(self, local_file: Path) -> Iterator[Path]:
-        """Give a durable file on the root's file system: the local one, or a copy."""
+        """Yield a durable file on the root's file system: the local one, or a copy."""
         with local_file.open("rb") as file:
             os.fsync(file.fileno())
         _make_folder(Path(self.url, STAGING))
@@ -243,19 +243,19 @@ class LocalRoot:
         try:
             yield
         finally:
-            with suppress(OSError):  # a lock on a share that went away is no more
+            with suppress(OSError):  # the lock is lost with its network share
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 
 def _leave(aside: Path) -> None:
-    """Remove what was written aside; what can't be removed gc collects."""
+    """Remove a temporary file; gc removes any that can't be removed."""
     with suppress(OSError):
         aside.unlink(missing_ok=True)
 
 
 def _open_locked(lock: Path) -> int:
-    """Return a descriptor of the lock file that holds its lock."""
+    """Lock the lock file and return its descriptor."""
     while True:
         descriptor = _open_in_folder(lock, os.O_RDWR | os.O_CREAT)
         try:
@@ -266,7 +266,7 @@ def _open_locked(lock: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # somebody removed the file: the lock that counts is the new one's
+        os.close(descriptor)  # the file was removed: lock the new one
 
 
 def _open_in_folder(path: Path, flags: int) -> int:
@@ -278,7 +278,7 @@ def _open_in_folder(path: Path, flags: int) -> int:
 
 
 def _into_folder(folder: Path, publish: Callable[[], object], durable: bool = True) -> None:
-    """Publish a name in a folder that may have to be made, durably."""
+    """Publish a name in a folder durably; create the folder if needed."""
     for tries in range(LINK_TRIES):
         _make_folder(folder)
         try:
@@ -292,7 +292,7 @@ def _into_folder(folder: Path, publish: Callable[[], object], durable: bool = Tr
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each durable in the one above."""
+    """Create a folder and its missing parents, and make each name durable."""
     if folder.is_dir():
         return
     if folder.parent != folder:
@@ -309,7 +309,7 @@ def _make_folder(folder: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:  # emptied and removed by now: nothing is left to keep
+    except FileNotFoundError:  # emptied and removed by another process: nothing to sync
         return
     try:
         os.fsync(descriptor)

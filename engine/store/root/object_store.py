@@ -1,7 +1,8 @@
-"""A cohort in an object store: conditional puts, so that of two writers one is refused.
+"""Storage of a cohort in an object store, with conditional puts.
 
-Needs a store that honours If-None-Match and If-Match (S3 does since 2024, and so do GCS, Azure and
-MinIO). Settings and credentials come from the environment of each process and are never kept.
+Of two concurrent writers of one object, the store refuses one: it must honour If-None-Match and
+If-Match (S3 does since 2024, and so do GCS, Azure and MinIO). Settings and credentials come from
+the environment of each process and are never kept.
 """
 
 from __future__ import annotations
@@ -48,23 +49,24 @@ from engine.store.root.base import STAGING, Entry, as_folder, check_path
 from engine.store.root.os_errors import assembling, refusal
 
 UPDATE_TRIES = 100
-"""Attempts of a compare-and-swap; each loser has seen another writer succeed."""
+"""Compare-and-swap attempts; each failed one means that another writer succeeded."""
 
 WAIT_S, MOST_WAIT_S = 0.01, 0.5
-"""Bounds of the random wait between them, seconds: about one request, and some dozens of them."""
+"""Bounds of the random wait between attempts, seconds: about one request, and some dozens of
+them."""
 
 WRITER = "cohort-writer"
-"""Name of the attribute of an object by which its writer knows it again."""
+"""Object attribute by which a writer recognises its own object."""
 
 NO_ROOM = ("StorageFull", "507 Insufficient Storage", "QuotaExceeded")
-"""What stores of limited size answer (MinIO, Ceph)."""
+"""Error texts of stores that are full (MinIO, Ceph)."""
 
 DENIED = ("403 Forbidden", "401 Unauthorized", "AccessDenied", "lacked the necessary privileges")
-"""What stores answer to whom they do not let in."""
+"""Error texts of stores that deny access."""
 
 SILENT = ("Generic S3 error", "Generic GCS error", "Generic MicrosoftAzure error", "HTTP error",
           "error sending request", "Error performing", "connection closed")  # fmt: skip
-"""What the clients of stores say when there was no answer, or none that they understand."""
+"""Error texts of store clients that got no answer, or none that they understand."""
 
 DENIES = "access is denied"
 
@@ -96,7 +98,7 @@ class ObjectRoot:
             return bytes(obstore.get_range(self._store, path, start=start, end=stop))
 
     def size(self, path: str) -> int | None:
-        """Return an object's size, bytes, or None where it is not there."""
+        """Return an object's size, bytes, or None if it does not exist."""
         check_path(path)
         with suppress(MissingObject), self._named(path, missing=MissingObject(path), reading=True):
             return int(obstore.head(self._store, path)["size"])
@@ -114,11 +116,11 @@ class ObjectRoot:
     # writing
 
     def create(self, path: str, data: bytes | memoryview, *, durable: bool = True) -> None:
-        """Publish an object that is not there yet."""
+        """Publish a new object."""
         self._create(path, bytes(data))
 
     def create_from(self, path: str, local_file: Path) -> None:
-        """Publish a local file as an object that is not there yet; the file stays."""
+        """Publish a local file as a new object; the file stays."""
         self._create(path, local_file)
 
     def _create(self, path: str, body: bytes | Path) -> None:
@@ -128,26 +130,26 @@ class ObjectRoot:
             with self._named(path):
                 obstore.put(self._store, path, body, mode="create", attributes=mine)
         except AlreadyExistsError:
-            # Where the answer to a first try was lost, the object that is there is ours.
+            # If the answer to a first attempt was lost, the existing object is ours.
             with self._named(path, missing=AlreadyExists(path), reading=True):
                 there = obstore.get(self._store, path).attributes
             if there.get(WRITER) != mine[WRITER]:
                 raise AlreadyExists(path) from None
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
-        """Publish an object in place of the one that may be there."""
+        """Publish an object, replacing any existing one."""
         check_path(path)
         with self._named(path):
             obstore.put(self._store, path, bytes(data))
 
     def replace_from(self, path: str, local_file: Path) -> None:
-        """Publish a local file in place of what may be there; the file stays."""
+        """Publish a local file, replacing any existing object; the file stays."""
         check_path(path)
         with self._named(path):
             obstore.put(self._store, path, local_file)
 
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
-        """Read and change an object, and put it if nobody came first; False where None."""
+        """Update an object by compare-and-swap; return False if ``change`` returned None."""
         check_path(path)
         for tries in range(UPDATE_TRIES):
             old, mode = self._current(path)
@@ -163,7 +165,7 @@ class ObjectRoot:
         raise Conflict(path)
 
     def _current(self, path: str) -> tuple[bytes | None, Any]:
-        """Return an object's bytes, and the put mode that only replaces these."""
+        """Return an object's bytes, and the put mode that replaces only these bytes."""
         try:
             with self._named(path, missing=MissingObject(path), reading=True):
                 found = obstore.get(self._store, path)
@@ -174,14 +176,14 @@ class ObjectRoot:
         return data, {k: meta[k] for k in ("e_tag", "version") if meta[k] is not None}
 
     def delete(self, path: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object if it exists."""
         check_path(path)
         with suppress(MissingObject), self._named(path, missing=MissingObject(path)):
             obstore.delete(self._store, path)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Give a private folder among this machine's temporary files."""
+        """Create a private folder among this machine's temporary files."""
         with (
             tempfile.TemporaryDirectory(prefix="cohort-", ignore_cleanup_errors=True) as name,
             assembling(Path(name), tempfile.gettempdir()),
@@ -191,7 +193,7 @@ class ObjectRoot:
     # for other libraries
 
     def zarr_store(self, path: str, read_only: bool = True) -> StorePath:
-        """Return a place in a Zarr store."""
+        """Return a path in a Zarr store."""
         check_path(path)
         return StorePath(ObjectStore(self._store, read_only=read_only), path)
 
@@ -199,7 +201,7 @@ class ObjectRoot:
         """Return the URI and the storage options of a Delta table."""
         check_path(path)
         s3 = urlsplit(self.url).scheme in ("s3", "s3a")
-        # A commit is a put that is refused where the log entry is there.
+        # A commit is a put that fails if the log entry exists.
         return f"{self.url}/{path}", {"aws_conditional_put": "etag"} if s3 else {}
 
     def local_path(self, path: str) -> Path | None:
@@ -210,10 +212,10 @@ class ObjectRoot:
     def refusal(
         self, error: BaseException, path: str, *, reading: bool = False
     ) -> StoreError | None:
-        """Name what another library says of the store, or return None.
+        """Translate another library's error into a `StoreError`, or return None.
 
-        Delta and Zarr only have it in their texts, which may hold addresses and what the server
-        said: they stay in the cause.
+        Delta and Zarr report the store's error only as text, which may hold addresses and the
+        server's answer: the text stays in the cause.
         """
         where = f"{self.url}/{path}" if path else self.url
         text = str(error)
@@ -231,12 +233,12 @@ class ObjectRoot:
         return refusal(error, where, reading=reading)
 
     def require_conditions(self) -> None:
-        """Put an object twice, and once more in place of another state: both are to be refused."""
+        """Check with a probe that the store refuses a second create and a stale replace."""
         probe = f"{STAGING}/{secrets.token_hex(8)}"
         self.create(probe, b"1")
         try:
             with suppress(AlreadyExists):
-                self.create(probe, b"2")  # other bytes: else it would be taken for ours
+                self.create(probe, b"2")  # with other bytes: equal ones would count as ours
                 raise NoConditionalPuts(self.url, "If-None-Match")
             _, mode = self._current(probe)
             self.replace(probe, b"3")
@@ -250,38 +252,38 @@ class ObjectRoot:
     def _named(
         self, path: str, missing: Exception | None = None, *, reading: bool = False
     ) -> Iterator[None]:
-        """Give the errors of a store our names; those of conditions pass."""
+        """Translate a store's errors; let failed preconditions pass."""
         try:
             yield
         except (AlreadyExistsError, PreconditionError, EngineError):
             raise
         except FileNotFoundError as error:
-            # Puts and lists only miss what they are in.
+            # A put or a list raises this only if the bucket is missing.
             raise missing or StoreUnreachable(self.url, "there is no such bucket") from error
         except BaseError as error:
             named = self.refusal(error, path, reading=reading)
             raise named or StoreUnreachable(self.url, type(error).__name__) from error
-        except OSError as error:  # of the local file that is put
+        except OSError as error:  # from the local file that is uploaded
             raise refusal(error, tempfile.gettempdir(), others=True) or error from error
 
 
 class Stale(Exception):
-    """What was to be replaced is gone: no error for callers, it leads to the next attempt."""
+    """The object to replace no longer exists; internal, leads to the next attempt."""
 
 
 @cache
 def _open_store(url: str) -> Store:
-    # No client options: with any given, those of the environment (AWS_ALLOW_HTTP) are ignored.
+    # No client options: if any is given, those of the environment (AWS_ALLOW_HTTP) are ignored.
     return from_url(url)
 
 
 def open_object_root(url: str) -> ObjectRoot:
-    """Return the root at a URL.
+    """Return the store at a URL.
 
     Raises
     ------
     ParameterError
-        If no such store is known, or the URL asks for more than a place.
+        If the kind of store is unknown, or the URL holds more than a location.
     """
     parts = urlsplit(url)
     expected = "a folder, or a URL such as s3://bucket/prefix"

@@ -12,17 +12,17 @@ from engine.store.root.local import LocalRoot
 
 
 def open_root(url: str | Path) -> Root:
-    """Return the root at a path, made absolute, or at a URL such as ``s3://bucket/prefix``.
+    """Return the store at a path, made absolute, or at a URL such as ``s3://bucket/prefix``.
 
-    Nothing is read or written. Object stores take their settings from the environment of each
+    This reads and writes nothing. Object stores take their settings from the environment of each
     process: ``AWS_ENDPOINT_URL``, ``AWS_ALLOW_HTTP``, ``AWS_ACCESS_KEY_ID`` and so on.
 
     Raises
     ------
     ParameterError
-        If no such store is known.
+        If the kind of store is unknown.
     """
-    # A cohort in a folder does not need obstore.
+    # Import lazily: a cohort in a folder does not need obstore.
     if isinstance(url, str) and "://" in url:
         parts = urlsplit(url)
         if parts.scheme != "file":

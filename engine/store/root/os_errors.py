@@ -1,7 +1,7 @@
-"""What a file system says when it refuses or fails, as errors that a caller can act on.
+"""Translation of operating-system errors into errors that a caller can act on.
 
 Python's own errors carry an errno. Those of Rust libraries (zarrs raises `RuntimeError`, deltalake
-a bare `OSError`) only have it in their text, as ``(os error 28)``.
+a bare `OSError`) carry it only in their text, as ``(os error 28)``.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ FAILED = frozenset(
         errno.EUCLEAN, errno.EBADMSG, errno.ENOLCK, errno.EBUSY, errno.ENOMEM, errno.EINTR,
     }
 )  # fmt: skip
-"""What broken disks, shares that went away and mounts that hang answer."""
+"""Errors of broken disks, lost network shares and hanging mounts."""
 
 PROBE_BYTES = 4096
-"""Size of what is written to find out whether there is room, bytes: a block of common systems."""
+"""Size of the file that tests for free space, bytes: a block of common systems."""
 
 _RUST = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
 
 
 def errno_of(error: BaseException) -> int | None:
-    """Return the errno that an error is about, or None where it is about something else.
+    """Return the errno of an error, or None if it has none.
 
     Examples
     --------
@@ -64,18 +64,18 @@ def errno_of(error: BaseException) -> int | None:
 def refusal(
     error: BaseException, place: str, *, reading: bool = False, others: bool = False
 ) -> StoreError | None:
-    """Return the named error of a place that refuses or fails, or None if it does neither.
+    """Return the `StoreError` for a refusal or failure of the file system, else None.
 
     Parameters
     ----------
     error
-        What was raised while something was written or read.
+        The exception of a read or a write.
     place
-        Where that was, for the text.
+        Path for the message.
     reading
-        Whether it was only read.
+        True if the access was a read.
     others
-        Whether all that the system says of a place is its failure, e.g. that a file is gone.
+        True if every system error counts as a failure of the store, e.g. also a missing file.
     """
     number = errno_of(error)
     if number is None:
@@ -95,7 +95,7 @@ def _named(number: int) -> str:
 
 @contextmanager
 def refusals_named(place: str, *, reading: bool = False, others: bool = False) -> Iterator[None]:
-    """Raise the errors of `refusal` in place of the system's own.
+    """Raise the errors of `refusal` instead of the system's own.
 
     Raises
     ------
@@ -103,7 +103,8 @@ def refusals_named(place: str, *, reading: bool = False, others: bool = False) -
     """
     try:
         yield
-    except (EngineError, NotADirectoryError, IsADirectoryError):  # another thing is in the way
+    # the path itself is of another kind
+    except (EngineError, NotADirectoryError, IsADirectoryError):
         raise
     except OSError as error:
         named = refusal(error, place, reading=reading, others=others)
@@ -114,10 +115,10 @@ def refusals_named(place: str, *, reading: bool = False, others: bool = False) -
 
 @contextmanager
 def assembling(folder: Path, place: str) -> Iterator[None]:
-    """Name what stops other libraries from writing into a folder.
+    """Translate errors of other libraries that write into a folder.
 
-    They may raise anything when there is no room. Whatever leaves the block is taken for what it
-    says; where it says nothing, a small file tells whether the folder can still be written to.
+    They may raise anything on a full disk. An error without an errno is resolved by writing a small
+    probe file into the folder.
 
     Raises
     ------

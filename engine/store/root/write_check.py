@@ -1,4 +1,4 @@
-"""Whether a cohort can be written to, asked before work is spent on it."""
+"""Early check that a cohort is writable."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from engine.store.root.os_errors import PROBE_BYTES
 
 
 def require_writable(root: Root) -> None:
-    """Write and remove a small file, so that a read-only or full store is named at once.
+    """Write and remove a small file, to detect a read-only or full store before any work.
 
     Raises
     ------
     StoreReadOnly, StoreFull
     """
-    # Where leftovers may be: a writer that is killed in between leaves nothing elsewhere.
+    # Use the staging folder: a killed writer must not leave files elsewhere.
     probe = f"{STAGING}/{secrets.token_hex(8)}"
     try:
         root.create(probe, b"\0" * PROBE_BYTES)
         root.delete(probe)
     except (StoreFull, StoreReadOnly) as error:
-        raise type(error)(
-            root.url, *error.args[1:]
-        ) from error  # it is about the place, not about the probe
+        raise type(error)(root.url, *error.args[1:]) from error  # name the store, not the probe
