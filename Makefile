@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults faults-short deploy-test deploy-test-short lock clean
+.PHONY: help demo test check docs bench faults faults-short deploy-test deploy-test-short lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,11 @@ check: $(VENV)/.dev ## Lint, formatting, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+SPHINX ?= $(BIN)/python -m sphinx
+
+docs: $(VENV)/.dev ## Build the documentation, to docs/_build/html/index.html
+	$(SPHINX) -W --keep-going -q -b html docs docs/_build/html
 
 bench: $(VENV)/.dev ## Measure against peers, as ratios in one run
 	$(BIN)/python -m tests.benchmarks
@@ -96,4 +101,4 @@ lock: $(BIN)/python ## Resolve all versions anew, with hashes
 	  --constraint requirements-dev.lock -o deploy/docker/requirements-cuda.lock pyproject.toml; fi
 
 clean: ## Remove what was set up and measured
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) docs/_build docs/generated docs/reference/python .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -14,7 +14,7 @@ FORMATS = "PNG, TIFF, JPEG or DICOM"
 WITHHELD = (
     "{} DICOM files lie in a root that is not confidential: nothing of them was taken or written "
     "down. Give their folder as a root of its own, or set confidential = true below [roots.NAME] "
-    "in cohort.toml, which renames all files of that root (docs/privacy.md)."
+    "in cohort.toml, which renames all files of that root (docs/explanation/privacy.md)."
 )
 
 

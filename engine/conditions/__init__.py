@@ -2,5 +2,5 @@
 
 ``tree`` what a condition is, and how one that is none is refused; ``parsing`` from text to the
 tree; ``compiling`` from the tree to an expression of pyarrow, against the columns there are.
-See docs/conditions.md for the language.
+See docs/reference/conditions.md for the language.
 """

@@ -51,7 +51,7 @@ def parse_condition(text: str) -> Condition:
     Parameters
     ----------
     text
-        E.g. ``subject == 's1' and dose > 2``; see docs/conditions.md.
+        E.g. ``subject == 's1' and dose > 2``; see docs/reference/conditions.md.
 
     Raises
     ------

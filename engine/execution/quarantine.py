@@ -27,7 +27,7 @@ SHARED_DEATHS = 2
 """Deaths among other tasks before a task is set aside."""
 
 LONE_TRIES = 3
-"""Deaths alone after which a piece is poison (design, invariant 7)."""
+"""Deaths alone after which a piece is poison (invariant 7)."""
 
 
 SHORT = "A worker was ended for want of memory: what it did {}. That is tried alone at the end."

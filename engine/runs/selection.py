@@ -26,7 +26,7 @@ VALUES = 5
 
 @dataclass(frozen=True, slots=True)
 class ImageCondition:
-    """A condition on the images of a cohort, see docs/conditions.md.
+    """A condition on the images of a cohort, see docs/reference/conditions.md.
 
     Attributes
     ----------

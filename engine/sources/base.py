@@ -23,7 +23,7 @@ from engine.header import Header
 from engine.sources.failures import is_of_the_disk, unreadable
 
 MAX_DECODED_BYTES = 2 * 1024**3
-"""Default limit of one decoded plane, bytes (design: more is ``too_large``)."""
+"""Default limit of one decoded plane, bytes (more is ``too_large``)."""
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {

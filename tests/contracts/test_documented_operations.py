@@ -1,4 +1,4 @@
-"""docs/operations.md is run as it stands: by hand in a notebook, installed, and built in."""
+"""docs/how-to/add-an-operation.md runs as it stands: in a notebook, installed, and built in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import engine
 from engine.operations import registry
 from tests.support.images import LAYOUT, night, put
 
-TEXT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "add-an-operation.md").read_text()
 
 
 def blocks(language: str, heading: str) -> list[str]:

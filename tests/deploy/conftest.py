@@ -81,7 +81,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(plane: ControlPlane, certificates: Path, images: Path) -> Cluster:
-    """Install the operator as deploy/README.md says, and the certificates."""
+    """Install the operator as docs/how-to/kubernetes.md says, and the certificates."""
     plane.kubectl("apply", "--server-side", "--validate=false", "-f", str(CHART / "crds"))
     plane.apply([only(overlay("cpu"), "Namespace", "cohort")])
     role = (KUBERNETES / "operator/roles.yaml").read_text()

@@ -94,7 +94,7 @@ class Cluster:
         self.plane.apply(manifests)
 
     def make_secret(self, certificates: Path) -> None:
-        """Make the Secret of the certificates, as deploy/README.md says."""
+        """Make the Secret of the certificates, as docs/how-to/kubernetes.md says."""
         self.plane.kubectl(
             "create", "secret", "generic", "cohort-tls",
             *(f"--from-file={certificates / name}" for name in ("ca.crt", "tls.crt", "tls.key")),

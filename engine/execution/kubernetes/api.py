@@ -45,7 +45,8 @@ class KubernetesFailed(EngineError):
 ADVICE: dict[int | str, str] = {
     FORBIDDEN: (
         "Whoever manages the namespace can bind the role that is needed to you: cohort-notebook "
-        "for a cluster of a notebook, cohort-launcher for the nightly job (deploy/README.md)"
+        "for a cluster of a notebook, cohort-launcher for the nightly job "
+        "(docs/how-to/kubernetes.md)"
     ),
     NOT_FOUND: (
         "Look whether the namespace is the right one, and whether Dask's operator "

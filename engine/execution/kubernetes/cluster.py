@@ -89,7 +89,7 @@ class SchedulerShut(EngineError, ConnectionError):
             f"The scheduler at {self.args[0]} runs, and does not let us in. Network policies let "
             "in pods of its namespace with the label app.kubernetes.io/component: notebook; from "
             "outside, the role cohort-notebook lets forward ports; and certificates must be of one "
-            "authority on both sides (deploy/README.md)."
+            "authority on both sides (docs/how-to/kubernetes.md)."
         )
 
 

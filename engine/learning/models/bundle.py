@@ -281,7 +281,7 @@ def _load_state(network: Any, state: dict[str, Any], file: Path) -> tuple[str, .
         raise WeightsRefused(
             file,
             f"{len(differ)} names or shapes are not those of this architecture with these options"
-            f"{first}. Other networks come as ONNX (docs/segmentation.md)",
+            f"{first}. Other networks come as ONNX (docs/how-to/import-a-model.md)",
         ) from None
     return ()
 

@@ -91,7 +91,7 @@ HARMLESS = [
 
 
 def read_back(file: Path) -> pd.DataFrame:
-    """Read a CSV as docs/conditions.md says."""
+    """Read a CSV as docs/reference/conditions.md says."""
     frame = pd.read_csv(file, dtype={"subject": str}, keep_default_na=False)
     return frame.replace(r"(^|[;,\t\r\n])'", r"\1", regex=True)
 
