@@ -57,8 +57,9 @@ class RootLost(EngineError):
         name, path, count = self.args
         return (
             f"{count} files in a row of the root {name!r} can't be read, so all of {path} seems to "
-            "be away: its disk, network or server. Nothing of it was marked as gone or failed, and "
-            "what was taken before stays. Run the same command again when it is back."
+            "be unavailable: its disk, network or server. Nothing of it was marked as gone or "
+            "failed, and images ingested before are kept. Run the same command again when it is "
+            "available."
         )
 
 

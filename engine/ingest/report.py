@@ -14,11 +14,10 @@ NAMED = 5
 LOST = {
     "source_gone": "Their sources are gone: put these files back, or the damaged shard from a "
     "backup, then: cohort ingest COHORT --rehash",
-    "source_not_taken": "Their sources were not among what was taken, or can't be read: "
-    "cohort ingest COHORT --rehash takes all roots, and cohort status names what can't be read.",
-    "source_differs": "Their sources gave other pixels than a moment before: "
-    "cohort ingest COHORT --rehash",
-    "too_many": "More was lost than one ingest takes at a time: cohort ingest COHORT --rehash",
+    "source_not_taken": "Their sources were not ingested this time, or can't be read: "
+    "cohort ingest COHORT --rehash ingests all roots, and cohort status names unreadable sources.",
+    "source_differs": "Their sources changed during the ingest: cohort ingest COHORT --rehash",
+    "too_many": "More pixels were lost than one ingest can repair: cohort ingest COHORT --rehash",
     "metadata": "The zarr.json of their stack is damaged or gone: put it back from a backup, then: "
     "cohort ingest COHORT --rehash",
 }

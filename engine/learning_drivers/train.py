@@ -43,9 +43,9 @@ class TrainingLost(EngineError):
     def __str__(self) -> str:
         folder, step = self.args
         return (
-            f"The worker that trained died {DEATHS} times at step {step}, for want of memory "
-            f"perhaps: ask for a smaller batch or crop. What was learnt is in {folder}; the same "
-            "command goes on from there."
+            f"The training worker died {DEATHS} times at step {step}, perhaps for lack of memory: "
+            f"choose a smaller batch or crop. The last checkpoint is in {folder}; the same command "
+            "resumes from it."
         )
 
 

@@ -200,8 +200,8 @@ class Operation(Labelled, BaseModel):
         """
         if "annotation" in self.inputs:
             raise UsageError(
-                f"{self.name} reads what is drawn on an image, which an array does not carry. Run "
-                "it on some images: cohort.run(operation, where=\"subject == '...'\")."
+                f"{self.name} reads annotations, which an array does not carry. Run it on "
+                "some images: cohort.run(operation, where=\"subject == '...'\")."
             )
         image = Image.of(array)
         return self.frame(

@@ -7,19 +7,19 @@ from engine.sources import REASONS
 AGAIN = "Then: cohort run COHORT {operation} --failed"
 
 HEAL = (
-    "cohort ingest COHORT --rehash writes its pixels anew from its source. "
+    "cohort ingest COHORT --rehash restores its pixels from its source. "
     "Then: cohort run COHORT {operation}"
 )
 
 OF_SOURCES = {
-    "empty": "Copy the file again from where it was made, then: cohort ingest COHORT",
-    "not_an_image": "Give it the suffix of what it is, or move it out of the folder.",
+    "empty": "Copy the file again from its origin, then: cohort ingest COHORT",
+    "not_an_image": "Correct its suffix, or move it out of the folder.",
     "truncated": "Copy the file again (the first copy was cut short), then: cohort ingest COHORT",
-    "corrupt": "Copy the file again; if it stays so, it was damaged where it was made.",
+    "corrupt": "Copy the file again; if that does not help, it was damaged at its origin.",
     "too_large": "Raise max_decoded_bytes under [limits] in cohort.toml, or save it as tiled TIFF.",
     "unsupported": "Save it in another variant, e.g. as plain TIFF or PNG.",
-    "out_of_memory": "Give workers more (--memory-limit); the next ingest tries it again.",
-    "unreadable": "Check the file's owner and mode, and its disk; the next ingest tries it again.",
+    "out_of_memory": "Give workers more memory (--memory-limit); the next ingest retries it.",
+    "unreadable": "Check the file's owner and mode, and its disk; the next ingest retries it.",
     "vanished": "Nothing, if it was meant to be deleted; the next ingest looks again.",
     "outside_root": "Copy the file itself into the folder, or ingest the folder it is in.",
     "link_loop": "Remove the link.",
@@ -29,15 +29,15 @@ OF_SOURCES = {
 
 OF_RESULTS = {
     "worker_crash": (
-        "Computing it ended its worker, alone and three times.",
+        "It crashed its worker three times, running alone.",
         "Give workers more memory (--memory-limit), or look at the image. " + AGAIN,
     ),
     "worker_crash_ingest": (
-        "Decoding it ended its worker.",
-        "Save it anew with another program, then: cohort ingest COHORT",
+        "Decoding it crashed its worker.",
+        "Save it again with another program, then: cohort ingest COHORT",
     ),
     "missing_pixels": (
-        "Its stored pixels are not there.",
+        "Its stored pixels are missing.",
         HEAL,
     ),
     "corrupt_pixels": (
@@ -49,12 +49,12 @@ OF_RESULTS = {
         "Choose another --channel, or leave these images out with --where.",
     ),
     "channel_needed": (
-        "It has several channels that are no colours, and none was chosen.",
+        "It has several channels that are not colours, and none was chosen.",
         "Choose one: cohort run COHORT {operation} --channel 0",
     ),
     "spacing_needed": (
-        "Sizes are asked for in micrometres, and it has no pixel spacing, or another along y than "
-        "along x.",
+        "Sizes are given in micrometres, but it has no pixel spacing, or different ones along y "
+        "and x.",
         "Give a range in pixels (--radius-px), or leave these images out with --where.",
     ),
     "radius_out_of_range": (
@@ -63,35 +63,33 @@ OF_RESULTS = {
     ),
     "no_usable_values": (
         "All of its values are NaN, infinite or beyond 3e38.",
-        "Leave it out with --where, or write it anew from what it was made of.",
+        "Leave it out with --where, or create the file again from its original data.",
     ),
     "other_channels": (
-        "It has other channels than what was asked was made for, e.g. grey or "
-        "stains instead of colours.",
-        "Leave these images out with --where, or ask for a --model whose card names such channels.",
+        "Its channels do not suit the operation, e.g. grey or stains instead of colours.",
+        "Leave these images out with --where, or choose a --model whose card names such channels.",
     ),
     "other_values": (
-        "Its grey levels are of another scale than those that the model was made for, e.g. of 16 "
-        "bits for one of 8.",
-        "Save it at that scale, ask for another --model, or import this one with a card that has "
+        "Its grey levels have another scale than the model expects, e.g. 16 bits instead of 8.",
+        "Save it at that scale, choose another --model, or import this one with a card that has "
         "the mean and sd of such pixels (cohort model import --card).",
     ),
     "values_not_finite": (
         "Some of its values are NaN, infinite or beyond 3e38.",
-        "Leave it out with --where, or write it anew with a number there.",
+        "Leave it out with --where, or save it again with finite numbers there.",
     ),
     "other_pixel_size": (
-        "Its pixels are of another size than those that the model was made for.",
-        "Ingest slides at the model's resolution ([slides] spacing_um in cohort.toml), or ask for "
+        "Its pixel size differs from the model's.",
+        "Ingest slides at the model's resolution ([slides] spacing_um in cohort.toml), or choose "
         "another --model.",
     ),
     "columns_of_different_length": (
-        "The operation gave columns of different lengths.",
-        "A fault of the operation, not of the image; report it to its author.",
+        "The operation returned columns of different lengths.",
+        "This is a bug of the operation, not a problem of the image; report it to its author.",
     ),
     "out_of_memory": (
         "It needs more memory than its worker had.",
-        "Give workers more (--memory-limit, or fewer workers and threads). " + AGAIN,
+        "Give workers more memory (--memory-limit, or fewer workers and threads). " + AGAIN,
     ),
 }
 """Cause and remedy of each failure of an operation."""

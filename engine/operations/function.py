@@ -58,8 +58,8 @@ class NotPortable(UsageError):
     def __str__(self) -> str:
         name, problem = self.args
         return (
-            f"The function {name} can't be sent to workers ({problem}). Make what it uses (an open "
-            "file, a lock, a model) inside the function."
+            f"The function {name} can't be sent to workers ({problem}). Create the objects that it "
+            "uses (an open file, a lock, a model) inside the function."
         )
 
 
@@ -325,7 +325,7 @@ def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:
     except Exception as error:  # objects raise arbitrary exceptions when pickled
         raise NotPortable(called, (str(error).splitlines() or [""])[0][:200]) from error
     if len(code) > MOST_BYTES:
-        raise NotPortable(called, f"it carries {len(code):,} bytes of what it refers to")
+        raise NotPortable(called, f"it carries {len(code):,} bytes of objects that it refers to")
     return code
 
 

@@ -21,10 +21,10 @@ from engine.store.catalog.tables import ORPHANED, READY
 from engine.store.pixels.layout import DOWNSAMPLE
 
 MATCHING_REASONS = {
-    "no_image": "No image of the catalog is what the drawing names.",
-    "ambiguous": "More than one image of the catalog could be meant.",
-    "other_plane": "Images of its space or file are catalogued, but none lies in its plane: it is "
-    "between slices, of another orientation, or of a z or t that is not there.",
+    "no_image": "The catalog has no image that matches the drawing's reference.",
+    "ambiguous": "More than one image of the catalog matches the drawing's reference.",
+    "other_plane": "The catalog has images of its space or file, but none in its plane: it is "
+    "between slices, has another orientation, or a z or t that does not exist.",
 }
 """Reasons why an annotation has no image."""
 

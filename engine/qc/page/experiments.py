@@ -105,7 +105,7 @@ def experiments_section(context: PageContext, pages: Pages) -> Iterator[str]:
     low, high = WINDOW_PERCENT
     yield (
         f"Black and white are the {low:g} and {high:g} percentiles of each image's grey values, "
-        "given below it; 8-bit colour is as it is. Pictures are at most "
+        "given below it; 8-bit colour is unchanged. Pictures are at most "
         f"{OVERLAY_PX:,} pixels wide or high. In a montage all crops have one size, the smallest "
         f"{escape(context.operation.singular)} first.</p>\n"
     )

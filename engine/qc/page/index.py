@@ -175,12 +175,12 @@ def _unusual(context: PageContext) -> Iterator[str]:
     extremes = context.extremes
     yield f'<section id="unusual">\n<h2>Unusual <span>{extremes.count:,}</span></h2>\n'
     yield (
-        f"<p>An image is unusual where one of its figures lies {UNUSUAL:g} spreads or more from "
+        f"<p>An image is unusual if one of its figures is {UNUSUAL:g} spreads or more from "
         "the median of its subject's images"
     )
     if context.facts.mixed:
         yield " of the same pixel spacing, since there are several spacings"
-    yield ". " if extremes.count else ": none does. "
+    yield ". " if extremes.count else ": no image is. "
     if extremes.count > MOST_UNUSUAL:
         yield f"The furthest {MOST_UNUSUAL} are shown. "
     yield "The lowest and highest of all follow.</p>\n"

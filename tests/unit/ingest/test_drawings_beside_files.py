@@ -100,7 +100,7 @@ def test_planes_of_qupath_choose_the_image_of_a_series(place: Place) -> None:
         ("Gone", "other_plane"), ("Above", "other_plane"), ("Any", "ambiguous"),
     }  # fmt: skip
     assert report.refused == 3
-    assert "z or t that is not there" in MATCHING_REASONS["other_plane"]
+    assert "z or t that does not exist" in MATCHING_REASONS["other_plane"]
     digests = read_annotations(place.cohort.root).digests
     # Where no object has a plane, nothing says that the first one is meant.
     place.draw("z", feature(polygon(*A), "First"))
