@@ -1,1 +1,1 @@
-"""The command line and the scheduled jobs; they call the engine's door."""
+"""Command line and scheduled jobs, on top of the engine's public interface."""

@@ -1,4 +1,4 @@
-"""How commands open a cohort that they do more with than to check it."""
+"""Opening of cohorts for commands that write to them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from jobs.output import Output
 
 
 def opened(output: Output, place: str) -> Cohort:
-    """Open a cohort, repair what a power cut tore of its ledgers, and say so.
+    """Open a cohort, repair ledgers torn by a power cut, and report the losses.
 
-    Where it can't be written to, who reads what is torn is told.
+    If it is read-only, nothing is repaired; commands that read a torn ledger report it.
     """
     return repaired(output, engine.open(place))
 
 
 def repaired(output: Output, cohort: Cohort) -> Cohort:
-    """Do as `opened` does with a cohort that is open."""
+    """Repair an open cohort, as `opened` does."""
     try:
         for told in cohort.repair(also_gone=False):
             output.say(str(told))

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the reading of an operation's parameters."""
+"""Options shared by several commands, and the parser of an operation's parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.errors import ParameterError, UsageError
 CohortPath = Annotated[str, typer.Argument(metavar="COHORT", help="Folder or URL of a cohort.")]
 OperationName = Annotated[
     str | None,
-    typer.Argument(metavar="OPERATION", help="What is asked; all that is declared by default."),
+    typer.Argument(metavar="OPERATION", help="Operation; by default all declared ones."),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output, progress on the other.")
@@ -24,30 +24,28 @@ Json = Annotated[
 Scheduler = Annotated[
     str | None,
     typer.Option(
-        metavar="ADDRESS", help="Of a Dask scheduler, or kubernetes; by default a local cluster."
+        metavar="ADDRESS", help="Dask scheduler, or kubernetes; by default a local cluster."
     ),
 ]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Worker processes or pods.")]
 ThreadsPerWorker = Annotated[
     int | None, typer.Option(metavar="N", help="Threads of a worker; 1 by default.")
 ]
-MemoryLimit = Annotated[str | None, typer.Option(metavar="BYTES", help="Of a worker, e.g. 4GiB.")]
+MemoryLimit = Annotated[str | None, typer.Option(metavar="BYTES", help="Per worker, e.g. 4GiB.")]
 Where = Annotated[
     str | None, typer.Option(metavar="CONDITION", help="Only images with, e.g. subject == 's1'.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N images.")]
 WithOrphaned = Annotated[
-    bool, typer.Option("--with-orphaned", help="Take images too whose source is gone.")
+    bool, typer.Option("--with-orphaned", help="Include images whose source is gone.")
 ]
-Retry = Annotated[bool, typer.Option("--failed", help="Also try again what failed before.")]
-MaxFailed = Annotated[
-    int, typer.Option(metavar="N", help="New failures that are still exit code 0.")
-]
+Retry = Annotated[bool, typer.Option("--failed", help="Also retry images that failed before.")]
+MaxFailed = Annotated[int, typer.Option(metavar="N", help="Maximum new failures for exit code 0.")]
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterArguments:
-    """The options by which a command says where it computes."""
+    """Options for the cluster of a command."""
 
     scheduler: Scheduler = None
     workers: Workers = None
@@ -55,7 +53,7 @@ class ClusterArguments:
     memory_limit: MemoryLimit = None
 
     def open(self) -> engine.cluster:
-        """Open the cluster, to be closed by the caller.
+        """Open the cluster; the caller closes it.
 
         Raises
         ------
@@ -72,19 +70,19 @@ class ClusterArguments:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The options by which a command says which images it is about."""
+    """Options for the selection of images."""
 
     where: Where = None
     limit: Limit = None
     failed: Retry = False
 
     def asked(self) -> dict[str, Any]:
-        """Return them as `engine.Cohort.plan` and ``run`` take them."""
+        """Return them as arguments of `engine.Cohort.plan` and ``run``."""
         return {"where": self.where, "limit": self.limit, "retry_failed": self.failed}
 
 
 def read_value(text: str) -> Any:
-    """Read a parameter's value: a range ``10:60``, JSON, or plain text.
+    """Parse a parameter's value: a range ``10:60``, JSON, or plain text.
 
     Examples
     --------
@@ -102,7 +100,7 @@ def read_value(text: str) -> Any:
 
 
 def read_parameters(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read ``--radius-px 10:60 --polarity=bright`` into parameters by name.
+    """Parse ``--radius-px 10:60 --polarity=bright`` into parameters by name.
 
     Raises
     ------

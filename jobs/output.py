@@ -1,4 +1,4 @@
-"""What a command says: sentences or one JSON object; progress goes to standard error."""
+"""Output of a command: sentences or one JSON object; progress goes to standard error."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jobs.progress import Shown, shown_on
 from jobs.streams import Tolerant
 
 FILE_COLUMNS = 100
-"""Width of tables where there is no terminal that says its own."""
+"""Width of tables if there is no terminal with a width."""
 
 
 def _console(stream: Tolerant, width: int | None) -> Console:
-    """Return a console that prints text as it is: no markup, no emoji by name."""
+    """Return a console that prints text unchanged: no markup, no emoji by name."""
     return Console(
         file=stream.stream, width=width, highlight=False, soft_wrap=True, markup=False, emoji=False
     )
@@ -40,17 +40,17 @@ class Output:
 
     @property
     def events(self) -> Events:
-        """Where progress goes."""
+        """Listener that displays progress."""
         if self._shown is None:
             self._shown = shown_on(self._err)
         return self._shown
 
     def say(self, text: str) -> None:
-        """Say something that is not the result; above the bars, where there are any."""
+        """Print a message that is not the result; above the progress bars, if there are any."""
         self._err.print(visible(text, keep="\n"))
 
     def result(self, values: dict[str, Any], *lines: str | Table) -> None:
-        """Give the result: the values as JSON, or else the lines."""
+        """Print the result: the values as JSON, or else the lines."""
         self._quiet()
         if self.as_json:
             self._as_json(values)
@@ -59,24 +59,24 @@ class Output:
             self._out.print(visible(line, keep="\n") if isinstance(line, str) else line)
 
     def error(self, error: EngineError) -> None:
-        """Say what went wrong, in a sentence."""
+        """Print an error as one sentence."""
         self._quiet()
         if self.as_json:
             self._as_json({"error": type(error).__name__, "message": str(error)})
         self.say(f"cohort: {error}")
         for note in [] if self.as_json else getattr(error, "__notes__", []):
-            self.say(note)  # where in what was given
+            self.say(note)  # position in the input
 
     def interrupted(self) -> None:
-        """Say that a second Ctrl-C ended it at once."""
+        """Report that a second Ctrl-C stopped the command immediately."""
         self._quiet()
-        told = "stopped at once; what was committed stays. Run it again to go on."
+        told = "stopped at once; committed work is kept. Run the command again to continue."
         if self.as_json:
             self._as_json({"error": "KeyboardInterrupt", "message": told})
         self.say(f"cohort: {told}")
 
     def _as_json(self, values: dict[str, Any]) -> None:
-        # What is not ASCII is escaped, and so all that acts on a terminal but DEL.
+        # JSON escapes all that is not ASCII, and so every terminal control character except DEL.
         self._stdout.write(json.dumps(values, default=str).replace("\x7f", "\\u007f") + "\n")
         self._stdout.flush()
 
@@ -86,13 +86,13 @@ class Output:
             self._shown = None
 
     def close(self) -> bool:
-        """End the progress display, and tell whether standard output has all that was said.
+        """Close the progress display, and return whether standard output got the complete result.
 
-        What keeps it from that is said on standard error.
+        If not, standard error gets the reason.
         """
         self._quiet()
         lost = self._stdout.lost
         if lost is not None:
-            told = f"the result can't be written: {lost.strerror}. What was committed stays."
+            told = f"the result can't be written: {lost.strerror}. Committed work is kept."
             self.say(f"cohort: {told}")
         return lost is None

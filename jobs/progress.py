@@ -1,4 +1,4 @@
-"""How progress looks: bars on a terminal, and a line every so often where there is none."""
+"""Progress display: bars on a terminal, otherwise a line at intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.execution.progress import Counted, Stage
 from engine.visible import visible
 
 LINE_S = 30.0
-"""How often a stage is a line where there is no terminal, seconds."""
+"""Interval of lines for a stage without a terminal, seconds."""
 
 
 class Shown(Counted):
@@ -23,21 +23,21 @@ class Shown(Counted):
         self.console = console
 
     def note(self, text: str) -> None:
-        """Say something once."""
+        """Print a message once."""
         self.console.print(visible(text), markup=False)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
 
 def shown_on(console: Console) -> Shown:
-    """Return what fits a console: bars need one that can go back in a line."""
+    """Return the display that fits a console: bars need one that can rewrite a line."""
     bars = console.is_terminal and not console.is_dumb_terminal
     return Bars(console) if bars else Lines(console)
 
 
 class Bars(Shown):
-    """A bar for each stage, with its rate, the time left and the failures."""
+    """A bar for each stage, with its rate, the remaining time and the failures."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -56,7 +56,7 @@ class Bars(Shown):
         )
 
     def show(self, stage: Stage) -> None:
-        """Move its bar; the time left goes on by itself."""
+        """Update its bar; the remaining time updates by itself."""
         count = f"{stage.done:,}/{stage.total:,} {stage.unit}"
         if stage.name not in self._tasks:
             self._bars.start()
@@ -66,19 +66,19 @@ class Bars(Shown):
         )
 
     def close(self) -> None:
-        """Leave the terminal as it was, the bars as they are."""
+        """Restore the terminal, and keep the bars as they are."""
         self._bars.stop()
 
 
 class Lines(Shown):
-    """A sentence for a stage every `LINE_S`, and when it ended."""
+    """One line per stage every `LINE_S`, and at its end."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._said_s: dict[str, float] = {}
 
     def show(self, stage: Stage) -> None:
-        """Say how far it is, if the last time is long enough ago."""
+        """Print the progress of a stage, if the last line is old enough."""
         now = time.monotonic()
         due = now - self._said_s.setdefault(stage.name, now) >= LINE_S
         if due or not stage.running:

@@ -1,4 +1,4 @@
-"""Streams that may break: a log on a full disk, or a reader that went away, ends no work."""
+"""Fault-tolerant streams: a log on a full disk, or a reader that exited, does not stop work."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import IO, cast
 
 
 class Tolerant:
-    """A stream of this process; from the first write that fails on, what is written is dropped.
+    """A stream of this process that drops all output after the first failed write.
 
     Attributes
     ----------
     lost
-        Why something could not be written, or None. A reader that went away (``cohort status |
-        head``) wanted no more, and is no reason.
+        The error that lost output, or None. A reader that exited (``cohort status | head``) needed
+        no more, and is not an error.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -23,14 +23,14 @@ class Tolerant:
 
     @property
     def stream(self) -> IO[str]:
-        """Itself, as those who write to it want it."""
+        """Self, typed as a text stream."""
         return cast("IO[str]", self)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, or drop it."""
+        """Write, or drop the text."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -38,7 +38,7 @@ class Tolerant:
             return len(text)
 
     def flush(self) -> None:
-        """Flush, or drop what is left."""
+        """Flush, or drop the rest."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -47,7 +47,7 @@ class Tolerant:
     def _drop(self, error: OSError) -> None:
         if error.errno != errno.EPIPE:
             self.lost = error
-        # What is still in buffers would fail again when the process ends, and with a traceback.
+        # Remaining buffers would fail again at exit, with a traceback.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -1,1 +1,1 @@
-"""The Python interface of a cohort: one class, and the parts that it delegates to."""
+"""Python interface of a cohort: one class, assembled from mixins."""

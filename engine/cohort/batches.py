@@ -1,4 +1,4 @@
-"""A cohort as batches to learn from: the door to `engine.learning.datasets.batches`."""
+"""Training batches of a cohort: the public interface to `engine.learning.datasets.batches`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.store.root.base import Root
 
 
 class Batching:
-    """What a cohort offers to who trains on it."""
+    """Mixin of `Cohort` for training on its images."""
 
     root: Root
 
@@ -34,50 +34,51 @@ class Batching:
         workers: int = 0,
         with_orphaned: bool = False,
     ) -> Batches:
-        """Return batches of images for training: every image once an epoch, in an order by seed.
+        """Return batches of images for training: every image once per epoch, in an order by seed.
 
-        Where torch is installed they are an `IterableDataset` of tensors; ``.numpy()`` gives arrays
-        in any case. Each is a dict of ``image`` (b, c, y, x) float32 in modality units, ``mask``
+        If torch is installed, they are an `IterableDataset` of tensors; ``.numpy()`` always gives
+        arrays. Each batch is a dict of ``image`` (b, c, y, x) float32 in modality units, ``mask``
         (b, y, x) uint8, ``image_id``, ``epoch`` and ``batch``.
 
         Parameters
         ----------
         images
-            A condition on the catalog's columns, image_ids, or what `images` gives; by default all,
-            or all that have a mask where masks are asked for.
+            A condition on the catalog's columns, image_ids, or the result of `images`; by default
+            all images, or all with a mask if ``masks`` is given.
         masks
-            Where masks come from: `ContourMasks`, `MaskFolders`, `LayeredFiles`, `LabelImages`; or
-            the label of each structure that was drawn, e.g. ``{"outer": 2, "inner": 1}``.
+            Source of masks: `ContourMasks`, `MaskFolders`, `LayeredFiles`, `LabelImages`; or the
+            label of each annotated structure, e.g. ``{"outer": 2, "inner": 1}``.
         batch_size
-            Images of a batch, which all have one shape. What is left of a shape at the end of an
-            epoch is a shorter batch.
+            Images per batch, which all have one shape. The remaining images of a shape at the end
+            of an epoch form a shorter batch.
         shuffle
-            Take shards in random order, and images from a buffer of them; else as they lie.
+            Read shards in random order, and draw images from a buffer of them; otherwise in storage
+            order.
         seed
             The same seed gives the same batches, with any number of workers.
         augment
             Called with an image and its mask as tv_tensors, e.g. a transform of
-            `torchvision.transforms.v2` or MONAI; deterministic by seed too, also where it has
-            random states of its own (`engine.learning.datasets.seeding`).
+            `torchvision.transforms.v2` or MONAI; deterministic by seed too, even if it has random
+            states of its own (`engine.learning.datasets.seeding`).
         drop_last
-            Leave shorter batches out.
+            Omit shorter batches.
         buffer_bytes
-            Decoded size of the images among which the next one is chosen; bounds the memory.
+            Decoded size of the shuffle buffer; bounds the memory.
         workers
-            Processes that read and augment ahead.
+            Number of processes that read and augment ahead.
         with_orphaned
-            Take images too whose source is gone.
+            Include images whose source is gone.
 
         Returns
         -------
-        The batches; their ``left_out`` says which images have no mask, where all were meant.
+        The batches; if all images were requested, ``left_out`` lists those without a mask.
 
         Raises
         ------
         NothingFound, ParameterError
             If there is no such image, or one too large for a batch.
         NoMask
-            If a chosen image has no mask, or one that does not fit.
+            If a chosen image has no mask, or a mask that does not fit.
         MissingExtra
             If torch is needed, and not installed.
         """

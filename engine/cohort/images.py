@@ -1,7 +1,7 @@
-"""Images and stacks as xarray sees them; pixels are read when asked for.
+"""Images and stacks as xarray objects; pixels are read on access.
 
-xarray and dask.array are imported where they are used: together they take a third of the time that
-``import engine`` would, and neither workers nor the command line need them.
+xarray and dask.array are imported where they are used: together they would take a third of the time
+of ``import engine``, and neither workers nor the command line need them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Images(Sequence["xr.DataArray"]):
-    """The images of a cohort that have pixels, by image_id; each is read when it is asked for."""
+    """The images of a cohort that have pixels, by image_id; each is read on access."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ def chosen_images(
     chosen: str | Sequence[str] | Images | None,
     with_orphaned: bool = False,
 ) -> pa.Table:
-    """Return the catalog's rows of images that are meant and have pixels.
+    """Return the catalog's rows of the chosen images that have pixels.
 
     Parameters
     ----------
@@ -105,12 +105,12 @@ def chosen_images(
         A condition on the catalog's columns, image_ids, or images; None for all.
 
     with_orphaned
-        Take images too whose source is gone.
+        Include images whose source is gone.
 
     Raises
     ------
     NothingFound
-        If an image_id is none of the catalog, has no pixels, or is orphaned.
+        If an image_id is not in the catalog, has no pixels, or is orphaned.
     """
     if chosen is None or isinstance(chosen, str):
         found = select_images(images, condition_of(root, chosen), None)
@@ -136,9 +136,9 @@ def chosen_images(
 
 
 class Level:
-    """One level of a stack as Dask sees an array: read by the engine's reader, so it is checked.
+    """One level of a stack with the array interface that Dask expects; reads are verified.
 
-    Small and picklable; what it needs to read travels to a worker, not the pixels.
+    Small and picklable; paths and metadata travel to a worker, not pixels.
     """
 
     def __init__(self, root: Root, files: Mapping[str, ShardRow], stack: str, level: int) -> None:
@@ -164,7 +164,7 @@ class Level:
         corner = [s.start // side for s, side in zip(box, self.chunks, strict=True)]
         if f"{stack_path(stack)}/{level}/c/{'/'.join(map(str, corner))}" in files:
             pixels = self._reader.read(stack, box, level)
-        else:  # no plane was ever given a place in it (all were duplicates, say)
+        else:  # empty shard, e.g. all of its planes are duplicates
             pixels = np.zeros([s.stop - s.start for s in box], self.dtype)
         return pixels[
             tuple(slice(None, None, i.step) if isinstance(i, slice) else 0 for i in index)

@@ -1,4 +1,4 @@
-"""What an operator asks of a cohort: is it whole, is it done, and what is in the way."""
+"""Maintenance of a cohort: status, verification, repair, garbage collection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.store.root.base import Root
 
 
 class Upkeep:
-    """The methods of a cohort that need no cluster and compute nothing."""
+    """Mixin of `Cohort` with the methods that need no cluster."""
 
     root: Root
 
@@ -43,14 +43,14 @@ class Upkeep:
     def require_images(
         self, *, where: str | None = None, limit: int | None = None, declare: bool = False
     ) -> None:
-        """Refuse a selection that `run` has no use for, before a cluster is started for it.
+        """Reject a selection that `run` could not use, before a cluster is started.
 
         Raises
         ------
         NothingFound
-            If no image was ever ingested, or the condition can't be used or fits none.
+            If no image was ever ingested, or the condition is invalid or matches no image.
         UsageError
-            If some images were to declare what holds for all.
+            If ``declare`` is combined with a selection.
         """
         require_all(where, limit, declare)
         if not images_ledger(self.root).snapshot().parts:
@@ -71,7 +71,7 @@ class Upkeep:
     def reveal(self, source: str | Path) -> tuple[dict[str, Any], ...]:
         """Return the catalog's rows of a file, or of all files in a folder.
 
-        Nothing that is stored leads from a pseudonym to a file: names are hashed again on the spot.
+        Pseudonyms are irreversible: the names of the files are hashed again.
 
         Parameters
         ----------
@@ -94,13 +94,13 @@ class Upkeep:
         drawn = tuple(reveal_drawings(self.root, config, source, names))
         try:
             return (*reveal_rows(self.root, config, source, self.pseudonyms), *drawn)
-        except NothingFound:  # it is in no root, but may be among what is drawn
+        except NothingFound:  # not in a root, but it may be an annotation file
             if not drawn:
                 raise
             return drawn
 
     def annotations_of(self, image_id: str) -> tuple[Contour, ...]:
-        """Return what people drew on an image, as ingest has read it; points are y, x in pixels.
+        """Return the ingested annotations on an image; points are y, x in pixels.
 
         Raises
         ------
@@ -110,24 +110,24 @@ class Upkeep:
         return read_contours(self.root, refs).get(image_id, ())
 
     def status(self) -> Status:
-        """Say what is there, what is missing and what failed, each by name."""
+        """Report existing, missing and failed results, each by name."""
         return read_status(self.root)
 
     def verify(self) -> VerifyReport:
-        """Check every file, ledger and table, and name all that is wrong; see `verify_cohort`."""
+        """Check every file, ledger and table, and name all problems; see `verify_cohort`."""
         known = {(kind.name, kind.version): kind.objects for kind in operations().values()}
         return verify_cohort(self.root, operations=known)
 
     def repair(self, *, also_gone: bool = True) -> tuple[Repaired, ...]:
-        """Go on without what a power cut tore of the ledgers, and say what is lost by that.
+        """Repair ledgers torn by a power cut, and report the losses.
 
-        `ingest`, `run`, `qc`, `train` and `evaluate` do so by themselves.
+        `ingest`, `run`, `qc`, `train` and `evaluate` do this automatically.
 
         Parameters
         ----------
         also_gone
-            Whether to look at every file of the logs, and to go on also where their newest entries
-            are not there at all, though nothing tells whether a power cut took them.
+            Whether to check every file of the logs, and to continue also if their newest entries
+            are missing entirely, although a power cut may not be the cause.
 
         Raises
         ------
@@ -138,14 +138,14 @@ class Upkeep:
     def gc(
         self, *, older_than_s: float = OLDER_THAN_S, dry_run: bool = False
     ) -> tuple[Leftover, ...]:
-        """Remove what no commit names and is older than some seconds, and return what it was.
+        """Delete unreferenced files above a minimum age, and return them.
 
         Parameters
         ----------
         older_than_s
-            Least age, seconds: what a running ingest or run has not yet committed is younger.
+            Minimum age, seconds: uncommitted files of a running ingest or run are younger.
         dry_run
-            Only say what would be removed.
+            Only return the files that would be deleted.
         """
         found = plan_gc(self.root, older_than_s)
         return found if dry_run else collect(self.root, found)

@@ -1,8 +1,8 @@
-"""How much memory a task may take: a limit under which asking for more fails by name.
+"""Memory limit of a task, under which larger allocations raise `MemoryError`.
 
-A worker that takes more than it may is ended, by its nanny or by the kernel, and all that it held
-is lost with it. Under a limit of the operating system (RLIMIT_DATA, setrlimit(2)) what asks for too
-much raises `MemoryError` instead, which is the failure of one image.
+A worker that exceeds its memory is killed, by its nanny or by the kernel, with everything that it
+holds. Under a limit of the operating system (RLIMIT_DATA, setrlimit(2)), an excessive allocation
+raises `MemoryError` instead, which fails only one image.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ STATUS = Path("/proc/self/status")
 MEMINFO = Path("/proc/meminfo")
 
 SHARE = 0.9
-"""Of a worker's limit that a task may fill; a nanny ends a worker at 0.95 of it."""
+"""Share of a worker's limit that a task may fill; a nanny kills a worker at 0.95 of it."""
 
 GB = 1e9
 
 OUT_OF_MEMORY = "out_of_memory"
-"""Reason of an image that needs more memory than its worker has; the row's ``worker`` says both."""
+"""Reason code of an image that needs more memory than its worker has; the row's ``worker`` has both
+figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What an image would have needed, and what there was, bytes.
+    """Memory that an image would have needed, and that was available, bytes.
 
-    ``exactly`` tells that it is known; else it needs more than ``needed``.
+    If ``exactly`` is False, ``needed`` is only a lower bound.
     """
 
     needed: int
@@ -49,12 +50,12 @@ class Need:
 
 
 def limit_bytes(given: int | None, of_container: int | None = None) -> int | None:
-    """Return what this process may take, bytes: the least of all limits; None where none is known.
+    """Return the memory limit of this process, bytes: the minimum of all known limits, or None.
 
     Parameters
     ----------
     given
-        Limit that a nanny watches, bytes.
+        Limit that a nanny enforces, bytes.
     of_container
         Limit of the container, bytes.
     """
@@ -70,7 +71,7 @@ def limit_bytes(given: int | None, of_container: int | None = None) -> int | Non
 
 
 class _Cap:
-    """The limit of this process while any task asks for one."""
+    """Limit of this process, shared by all tasks that request one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -104,7 +105,7 @@ _cap = _Cap()
 
 @contextmanager
 def limited(limit: int | None) -> Iterator[None]:
-    """Let what asks for more memory than a limit, bytes, raise `MemoryError`; on Linux only."""
+    """Make allocations above a limit, bytes, raise `MemoryError`; on Linux only."""
     if limit is None or sys.platform != "linux":
         yield
         return
@@ -117,7 +118,7 @@ def limited(limit: int | None) -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Return freed memory to the system: a worker that seems full is given no more work.
+    """Return freed memory to the system: a worker that seems full gets no more work.
 
     Workers' allocators keep some (`engine.execution.cluster.local.MALLOC_KEEP_BYTES`).
     """
@@ -127,12 +128,12 @@ def give_back() -> None:
 
 
 def need_of(error: MemoryError, limit: int | None) -> Need:
-    """Return what was needed where an allocation failed.
+    """Return the memory that a failed allocation needed.
 
     Parameters
     ----------
     limit
-        What there was, bytes; else what there is now.
+        Available memory, bytes; by default the current limit.
     """
     had = limit or limit_bytes(None) or 0
     shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
@@ -143,7 +144,7 @@ def need_of(error: MemoryError, limit: int | None) -> Need:
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory, or room for a thread's stack, was not to be had.
+    """Return whether an error reports a lack of memory, or of room for a thread's stack.
 
     Examples
     --------
@@ -160,7 +161,7 @@ def is_of_memory(error: BaseException) -> bool:
 
 
 def _read(path: Path) -> dict[str, int]:
-    """Return what a file of proc(5) says, bytes by name."""
+    """Return the values of a proc(5) file, bytes by name."""
     found = {}
     try:
         for line in path.read_text().splitlines():

@@ -1,7 +1,7 @@
-"""Progress in a notebook: one display that updates itself, and stays as a line when all is done.
+"""Progress in a notebook: one display that updates itself, and remains as a summary.
 
-It uses what every notebook has, Jupyter's own displays, so it needs no widgets: it works in
-JupyterLab, VS Code and on a page made of the notebook alike.
+It uses only Jupyter's own displays, without widgets, so it works in JupyterLab, VS Code and on a
+page exported from the notebook.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from engine.execution.progress import Counted, Events, Stage
 from engine.visible import escape
 
 EVERY_S = 0.2
-"""How often the display is updated at most, seconds: it travels to a browser."""
+"""Minimum interval between updates, seconds: each one is sent to the browser."""
 
 
 def events_here() -> Events:
-    """Return events that show progress in a notebook, and ones that do not elsewhere."""
+    """Return events that show progress in a notebook, and silent ones elsewhere."""
     shell = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None
     return NotebookEvents() if hasattr(running, "kernel") else Events()
 
 
 class NotebookEvents(Counted):
-    """Shows stages and notes as an updating display of a notebook's cell."""
+    """Events that show stages and notes as an updating display of a notebook's cell."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class NotebookEvents(Counted):
         self._shown_s = 0.0
 
     def show(self, stage: Stage) -> None:
-        """Show all stages, if the last time is long ago enough or one came to its end."""
+        """Show all stages, if the last update is old enough or a stage ended."""
         now = time.monotonic()
         if stage.running and now - self._shown_s < EVERY_S:
             return

@@ -1,4 +1,4 @@
-"""How many files a process may open: asked before a local cluster fails for it, half way."""
+"""Limit of open files, checked before a local cluster would fail on it half-way."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import suppress
 from engine.errors import TooManyFiles
 
 LEAST_FILES = 128
-"""Files that a driver and each worker open at once at most, with few images and few workers."""
+"""Maximum open files of a driver and each worker, with few images and few workers."""
 
 
 def require_files() -> None:
-    """Raise the limit of open files as far as is allowed, where it is very low.
+    """Raise the limit of open files as far as possible, if it is very low.
 
     Raises
     ------

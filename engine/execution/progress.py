@@ -1,4 +1,4 @@
-"""Progress as data: the command line, a notebook and a log each show it in their own way."""
+"""Progress as data, which the command line, a notebook and a log each display differently."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 
 
 class Events:
-    """Receives what happens; this one ignores it all. Subclasses show it."""
+    """Listener for progress events; this one ignores them. Subclasses display them."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        """Begin a stage, or enlarge it, by ``total`` things called ``unit``, a plural."""
+        """Begin a stage, or enlarge it, by ``total`` items; ``unit`` is their plural noun."""
 
     def advance(self, stage: str, count: int, failed: int = 0) -> None:
-        """Count things of a stage as ended, some of them as failed."""
+        """Count finished items of a stage, some of them failed."""
 
     def finish(self, stage: str) -> None:
         """End a stage."""
 
     def note(self, text: str) -> None:
-        """Say something once, in a sentence."""
+        """Show a message once."""
 
 
 def counted(count: float, plural: str) -> str:
-    """Return a count and its noun.
+    """Return a count with its noun.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def counted(count: float, plural: str) -> str:
 
 
 def told_s(seconds: float) -> str:
-    """Return a duration as people say it.
+    """Format a duration.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def told_s(seconds: float) -> str:
 
 @dataclass(slots=True)
 class Stage:
-    """How far a stage is. It may begin, end and be enlarged several times."""
+    """Progress of a stage, which may begin, end and be enlarged several times."""
 
     name: str
     unit: str
@@ -65,7 +65,7 @@ class Stage:
     _since: float = field(default=0.0, repr=False)
 
     def enlarge(self, total: int) -> None:
-        """Go on, with more to do."""
+        """Continue with more items."""
         self.total += total
         if not self.running:
             self.running, self._since = True, time.monotonic()
@@ -81,7 +81,7 @@ class Stage:
 
     @property
     def rate(self) -> str:
-        """Things a second, or a minute where they are slow; "" as long as there are none."""
+        """Items per second, or per minute if slow; "" while there are none."""
         per_s = self.done / max(self.elapsed_s, 1e-3)
         if not self.done:
             return ""
@@ -90,7 +90,7 @@ class Stage:
 
     @property
     def time(self) -> str:
-        """Time left while it runs, and time spent once it ended; "" where nothing is known."""
+        """Remaining time while it runs, elapsed time once it ended; "" if unknown."""
         if not self.running or self.done >= self.total:
             return told_s(self.elapsed_s)
         if not self.done:
@@ -99,7 +99,7 @@ class Stage:
 
     @property
     def failures(self) -> str:
-        """How many failed; "" where none did."""
+        """Number of failed items; "" for none."""
         return f"{self.failed:,} failed" if self.failed else ""
 
     def __str__(self) -> str:
@@ -109,7 +109,7 @@ class Stage:
 
 
 class Counted(Events):
-    """Events that keep the count of each stage in ``stages`` and show a stage when it changed."""
+    """Events that track each stage in ``stages`` and show a stage when it changes."""
 
     def __init__(self) -> None:
         self.stages: dict[str, Stage] = {}
@@ -122,7 +122,7 @@ class Counted(Events):
             self.show(known)
 
     def advance(self, stage: str, count: int, failed: int = 0) -> None:
-        """Count things of a stage as ended, some of them as failed."""
+        """Count finished items of a stage, some of them failed."""
         known = self.stages[stage]
         known.done += count
         known.failed += failed

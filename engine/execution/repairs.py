@@ -1,4 +1,4 @@
-"""What writes to a cohort first goes on without what a power cut tore, and says so."""
+"""Repair of ledgers torn by a power cut, before the first write to a cohort."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.store.root.base import Root
 
 
 def note_repairs(root: Root, events: Events) -> Events:
-    """Repair the ledgers of a cohort where that is due; what was lost is noted in these events.
+    """Repair the ledgers of a cohort if necessary, and report the losses in these events.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``cohort export``: tables as files of other programs; a file appears whole or not at all."""
+"""``cohort export``: write tables to files of other programs, atomically."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from jobs.options import CohortPath
 from jobs.output import Output
 
 _SPACE = " \t\r\n\v\f\u00a0\ufeff"
-_BEGINS = "=+\\-@'\uff1d\uff0b\uff0d\uff20"  # also as wide characters, which Excel narrows
+_BEGINS = "=+\\-@'\uff1d\uff0b\uff0d\uff20"  # also as full-width characters, which Excel converts
 FORMULA = f"(^|[;,\t\r\n])([{_SPACE}]*[{_BEGINS}]|[\t\r\n\x00])"
-"""Where a spreadsheet may begin to read a formula: at the start of a cell, and behind what some
-spreadsheets take for the end of one (OWASP, CSV Injection). An apostrophe there makes it text, and
-an apostrophe of its own gets one too, so each is known to be ours: reading leaves out one there."""
+"""Position at which a spreadsheet may recognise a formula: the start of a cell, and after a
+character that some spreadsheets treat as the end of one (OWASP, CSV Injection). An apostrophe at
+this position turns it into text. An existing apostrophe there is doubled, so that a reader can
+always remove exactly one."""
 
 _GUARDED = re.compile(FORMULA.replace(")(", ")(?="))
 
@@ -38,21 +39,22 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
     ".parquet": lambda rows, path: pq.write_table(rows, path),
     ".arrow": lambda rows, path: pyarrow.feather.write_feather(rows, path),
 }
-"""What writes a table, by suffix."""
+"""Writers of tables, by suffix."""
 
 
 def require_target(file: Path, root: Root | None = None) -> None:
-    """Check that a table can become this file.
+    """Check that a table can be written to this file.
 
     Parameters
     ----------
     root
-        The cohort whose table it is. Files in its folders are its own.
+        The table's cohort, whose own folders are excluded.
 
     Raises
     ------
     ParameterError, UsageError
-        If the suffix is unknown, the folder is not there, the file is a folder, or the cohort's.
+        If the suffix is unknown, the folder is missing, or the file is a folder or inside the
+        cohort.
     """
     if file.suffix.lower() not in WRITERS:
         raise ParameterError("FILE", str(file), f"a name ending in {', '.join(WRITERS)}")
@@ -66,9 +68,9 @@ def require_target(file: Path, root: Root | None = None) -> None:
 
 
 def without_formulas(rows: pa.Table) -> pa.Table:
-    r"""Return a table in whose text and names of columns no spreadsheet reads a formula.
+    r"""Return a table without spreadsheet formulas in its text and column names.
 
-    ``frame.replace(r"(^|[;,\t\r\n])'", r"\1", regex=True)`` of pandas gives the text back.
+    ``frame.replace(r"(^|[;,\t\r\n])'", r"\1", regex=True)`` of pandas restores the text.
 
     Examples
     --------
@@ -93,17 +95,17 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def write_export(rows: pa.Table, file: Path, *, raw: bool = False) -> None:
-    """Write a table to a file, which is replaced whole.
+    """Write a table to a file, which is replaced atomically.
 
     Parameters
     ----------
     raw
-        Write text to CSV as it is, also where a spreadsheet takes it for a formula.
+        Write text to CSV unchanged, including text that spreadsheets treat as a formula.
 
     Raises
     ------
     UsageError
-        If the format can't hold a column, or the file can't be written.
+        If the format can't store a column, or the file can't be written.
     StoreFull, StoreReadOnly
     """
     suffix = file.suffix.lower()
@@ -112,7 +114,7 @@ def write_export(rows: pa.Table, file: Path, *, raw: bool = False) -> None:
     nested = [f"{f.name} ({f.type})" for f in rows.schema if pa.types.is_nested(f.type)]
     if suffix == ".csv" and nested:
         raise UsageError(f"CSV can't hold {', '.join(nested)}; use .parquet or .arrow.")
-    target = file.resolve()  # a link stays one
+    target = file.resolve()  # follow links
     aside = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{suffix}")
     try:
         with refusals_named(str(file)):
@@ -137,12 +139,12 @@ def export(
         str | None, typer.Option(metavar="CONDITION", help="Only rows with, e.g. radius_px > 20.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="CSV: also text that a spreadsheet takes for a formula.")
+        bool, typer.Option("--raw", help="CSV: keep text that spreadsheets treat as a formula.")
     ] = False,
 ) -> int:
-    """Write a table to a file; the suffix says which kind.
+    """Write a table to a file; the suffix selects the format.
 
-    In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
+    In CSV, an apostrophe precedes text that a spreadsheet would treat as a formula.
     """
     cohort = opened(output, place)
     require_target(file, cohort.root)

@@ -1,4 +1,4 @@
-"""``cohort model``: models from weights made elsewhere, and what a model is."""
+"""``cohort model``: import weights made elsewhere, and describe models."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from engine.plain_files import read_plain
 from jobs.framework import command
 from jobs.output import Output
 
-app = typer.Typer(help="Models: take weights made elsewhere, and say what a model is.")
+app = typer.Typer(help="Models: import weights made elsewhere, and describe models.")
 
 
 @app.callback()
 def models() -> None:
-    """Take weights made elsewhere, and say what a model is."""
+    """Import weights made elsewhere, and describe models."""
 
 
 @command(app, name="import")
@@ -45,10 +45,10 @@ def import_weights(
         typer.Option(metavar="NAMES", help="In the order of labels: background,bone,fat,other."),
     ] = None,
     sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="What the file's must be, or it is refused.")
+        str | None, typer.Option(metavar="HEX", help="Expected SHA-256 of the file.")
     ] = None,
 ) -> int:
-    """Make a model of weights that were made elsewhere. Nothing in them is ever run."""
+    """Import weights made elsewhere as a model. No code in the file is executed."""
     values = _read_json(card) if card else {}
     values.setdefault("name", bundle.name)
     values.setdefault("architecture", "onnx" if weights.suffix == ".onnx" else "unet")
@@ -72,10 +72,10 @@ def show(
     output: Output,
     bundle: Annotated[
         str,
-        typer.Argument(metavar="BUNDLE", help="A model's folder, or the name of a shipped one."),
+        typer.Argument(metavar="BUNDLE", help="A model's folder, or the name of a bundled one."),
     ],
 ) -> int:
-    """Say what a model is, and whether its weights are those of its card."""
+    """Describe a model, and check its weights against its card."""
     found = open_bundle(bundle)
     found.read_weights()
     output.result(_values(found), *_lines(found))

@@ -1,4 +1,4 @@
-"""``cohort phantom``: made images with exactly known truth."""
+"""``cohort phantom``: synthetic images with exactly known truth."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OPTIONS = {
     "size_px": "--size",
     "spacing_mm": "--spacing-mm",
 }
-"""How parameters are called here that are not called ``--name``, or that others' errors name."""
+"""Option names that differ from ``--name``, or that errors of the engine mention."""
 
 
 @contextmanager
 def named_as_options() -> Iterator[None]:
-    """Name parameters in errors as they are written on the command line."""
+    """Use the option names of the command line in parameter errors."""
     try:
         yield
     except ParameterError as error:
@@ -98,7 +98,7 @@ def discs(
         truth = write_discs(directory, options)
     output.result(
         {"directory": str(directory), "images": images, "truth": str(truth)},
-        f"Made {counted(images, 'images')} of discs in {directory}; what they show is in {truth}.",
+        f"Made {counted(images, 'images')} of discs in {directory}; their truth is in {truth}.",
     )
     return 0
 
@@ -133,8 +133,8 @@ def cine(
     output.result(
         {"directory": str(directory), "frames": frames, "truth": str(truth)},
         f"Made {counted(frames, 'frames')} of {counted(patients, 'hearts')} in "
-        f"{directory / 'dicoms'}, with contours in {directory / 'contourfiles'}; what is true of "
-        f"them is in {truth}.",
+        f"{directory / 'dicoms'}, with contours in {directory / 'contourfiles'}; their truth is "
+        f"in {truth}.",
     )
     return 0
 
@@ -154,7 +154,7 @@ def marrow(
     ] = "png",
     seed: Annotated[int, typer.Option(help="The same seed makes the same slides.")] = 0,
 ) -> int:
-    """Make slides of bone marrow, with masks of bone, fat and other tissue that are exact."""
+    """Make slides of bone marrow, with exact masks of bone, fat and other tissue."""
     with named_as_options():
         sides = _size(size)
         options = MarrowOptions(

@@ -1,4 +1,4 @@
-"""``cohort train``, ``evaluate`` and ``diff``: networks of one's own, and what they are worth."""
+"""``cohort train``, ``evaluate`` and ``diff``: train networks and measure their quality."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from jobs.opening import opened
 from jobs.options import ClusterArguments, CohortPath, Limit, Where, WithOrphaned, read_parameters
 from jobs.output import Output
 
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where it is by default.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default CUDA if available.")]
 
 
 @dataclass(frozen=True, slots=True)
 class MaskArguments:
-    """The options by which a command says where masks are: one of them."""
+    """Options for the source of masks, of which exactly one is given."""
 
     masks: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folders bone, fat and other of masks.")
@@ -64,17 +64,17 @@ class MaskArguments:
     ] = None
 
     def source(self) -> MaskSource:
-        """Return what was asked for.
+        """Return the source of masks.
 
         Raises
         ------
         UsageError
-            If it is not one of them.
+            If not exactly one option is given.
         """
         given = [n for n in ("masks", "psd", "contours", "labels") if getattr(self, n) is not None]
         if len(given) != 1:
             raise UsageError(
-                "Say where masks are, by one of --masks FOLDER, --psd FOLDER, "
+                "Give the source of masks by one of --masks FOLDER, --psd FOLDER, "
                 "--contours NAME=LABEL and --labels NAME."
             )
         if self.masks is not None:
@@ -95,7 +95,7 @@ def _labels(text: str) -> dict[str, int]:
 
 
 def as_typed(words: Sequence[str]) -> str:
-    """Return a command as people would type it: in double quotes what holds single ones.
+    """Format a command for a shell, with double quotes around words that contain single ones.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def as_typed(words: Sequence[str]) -> str:
 
 
 def whole_machine(cluster: ClusterArguments) -> ClusterArguments:
-    """Return a cluster's arguments, by default one worker with all cores: it is one task."""
+    """Return a cluster's arguments, by default one worker with all cores for the single task."""
     if cluster.scheduler or cluster.workers or cluster.threads_per_worker:
         return cluster
     return replace(cluster, workers=1, threads_per_worker=cores())
@@ -127,17 +127,17 @@ def train(
     with_orphaned: WithOrphaned = False,
     start: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Begin with its weights: a folder, or marrow."),
+        typer.Option(metavar="MODEL", help="Fine-tune this model: a folder, or marrow."),
     ] = None,
     device: Device = None,
     mask: MaskArguments,
     cluster: ClusterArguments,
 ) -> int:
-    """Train a network on the images that have masks; the same command goes on where it was.
+    """Train a network on the images with masks; the same command resumes a stopped training.
 
-    Settings are options too, e.g. --steps 4000 --batch 8 --crop-px 256 --architecture unet
-    --options '{"width": 16}' --learning-rate 0.002 --holdout 0.25 --seed 0
-    --augmentation '{"scale": 1.4, "colour": 1}'.
+    Accepts settings as options, e.g. --steps 4000 --batch 8 --crop-px 256 --architecture unet
+    --options '{"width": 16}' --learning-rate 0.002 --holdout 0.25 --seed 0 --augmentation
+    '{"scale": 1.4, "colour": 1}'.
     """
     settings = TrainingSettings(**{"name": folder.name, **read_parameters(context.args)})
     cohort, source = opened(output, place), mask.source()
@@ -169,7 +169,7 @@ def evaluate(
     *,
     stored: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Take labels that are stored, e.g. segment@1a2b3c4d."),
+        typer.Option(metavar="NAME", help="Use stored labels, e.g. segment@1a2b3c4d."),
     ] = None,
     where: Where = None,
     limit: Limit = None,
@@ -177,9 +177,9 @@ def evaluate(
     mask: MaskArguments,
     cluster: ClusterArguments,
 ) -> int:
-    """Compare what segment answers with masks: DSC, bone density, and pictures of the errors.
+    """Compare predictions of segment with masks: DSC, bone density, and pictures of errors.
 
-    The parameters of segment are options too, e.g. --model marrow.
+    Accepts the parameters of segment as options, e.g. --model marrow.
     """
     given = read_parameters(context.args)
     if stored is not None and given:

@@ -1,1 +1,1 @@
-"""The nightly job in Kubernetes: launcher, scaling, watch, removal."""
+"""The nightly job on Kubernetes: launcher, scaling, watch, cleanup."""

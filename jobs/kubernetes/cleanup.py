@@ -1,4 +1,4 @@
-"""Removes all of a night, in an order in which nothing is lost."""
+"""Cleanup of a nightly job's objects, in an order that loses no results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from jobs.kubernetes.nightly_job import Night
 
 
 def remove_night(api: Api, night: Night) -> None:
-    """Remove all of a night: the runner first, which commits what it has while workers live.
+    """Delete all objects of a night: first the runner, which commits its results while workers run.
 
     Raises
     ------
     NotRemoved
-        If something is still there after the time that its pods may take.
+        If an object still exists after its pods' grace period.
     """
     runner = api.ask(
         "delete the runner",

@@ -1,9 +1,9 @@
-"""Launch a night on Kubernetes: a cluster of its own, whose exit code is ours, and nothing left.
+"""Launcher of a nightly job on Kubernetes: start a cluster, mirror its exit code, clean up.
 
-``python -m jobs.kubernetes.launcher`` is what the CronJob of deploy/kubernetes runs. It makes a
-DaskJob that the Job owns, passes on what the runner says, ends with the runner's exit code, and
-removes all that it made, on SIGTERM too. It only watches: if it dies, its successor goes on with
-the same run.
+``python -m jobs.kubernetes.launcher`` is the command of the CronJob in deploy/kubernetes. It
+creates a DaskJob that the Job owns, passes on the runner's output, ends with the runner's exit
+code, and deletes all objects that it created, also on SIGTERM. It only watches: if it dies, its
+successor continues with the same run.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from jobs.kubernetes.scaling import Scaling
 from jobs.kubernetes.watch import RunnerLost, watch_runner
 
 MIRRORED = (0, 1, 2, 3, 130)
-"""Exit codes of ``cohort``; whatever else a container ends with is a 1 that has a name."""
+"""Exit codes of ``cohort``; any other code of a container becomes 1 with a named cause."""
 
 
 class Stopped(EngineError):
-    """The launcher was told to stop: (signal,)."""
+    """The launcher received a signal to stop: (signal,)."""
 
     exit_code = 130
 
     def __str__(self) -> str:
         return (
-            f"Stopped by {self.args[0]}: the runner was let commit what it had, and all is "
-            "removed. The next run goes on from there."
+            f"Stopped by {self.args[0]}: the runner could commit its work, and all objects "
+            "are deleted. The next run continues from there."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the CronJob says, by environment variables."""
+    """Settings of the CronJob, from environment variables."""
 
     night: Night
     cohort: str
@@ -51,12 +51,12 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
-        """Read them.
+        """Read the settings.
 
         Raises
         ------
         ParameterError
-            If one is missing or not what it must be.
+            If a variable is missing or invalid.
         """
 
         def text(name: str) -> str:
@@ -92,8 +92,8 @@ def launch(settings: Settings, api: Api) -> int:
     Raises
     ------
     EngineError
-        If there is no exit code to mirror: the operator does not answer, the runner can't start or
-        was lost. What was made is removed in any case.
+        If there is no exit code to mirror: the operator does not answer, or the runner can't start
+        or was lost. Created objects are deleted in any case.
     """
     night = settings.night
     gpu = ["worker-gpu"] if night.gpu_workers_max else []
@@ -104,11 +104,11 @@ def launch(settings: Settings, api: Api) -> int:
             say(f"{night.name} is there already: watching it.")
         ended = watch_runner(night, api, settings.start_timeout_s, meanwhile=scaling.tick)
     finally:
-        # A second SIGTERM must not interrupt the cleaning up; SIGKILL follows in any case.
+        # A second SIGTERM must not interrupt the cleanup; SIGKILL follows in any case.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             remove_night(api, night)
-        except EngineError as error:  # changes nothing of how the night ended
+        except EngineError as error:  # does not change the outcome of the night
             say(f"Error: {error}")
     if ended.code not in MIRRORED:
         raise RunnerLost(night.name, ended.cause or f"exit code {ended.code}")
@@ -116,7 +116,7 @@ def launch(settings: Settings, api: Api) -> int:
 
 
 def say(text: str) -> None:
-    """Say something that is not the result."""
+    """Print a message that is not the result."""
     print(visible(text, keep="\n"), file=sys.stderr, flush=True)
 
 
@@ -125,7 +125,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> int:
-    """Run the launcher; errors become one sentence each."""
+    """Run the launcher; errors become one-sentence messages."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:

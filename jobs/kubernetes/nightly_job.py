@@ -1,4 +1,4 @@
-"""What the launcher asks Kubernetes for: a night's cluster and its runner, as plain values."""
+"""Manifests of a nightly job, its cluster and its runner, as plain values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from engine.execution.kubernetes.manifests import NAME_MOST, Object, Place, Temp
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """One run: its name, who owns what it makes, and how large it may grow.
+    """One run: its name, the owner of its objects, and its size limits.
 
     Attributes
     ----------
     name, owner_uid, namespace
-        Of the Job that this is; the DaskJob has the same name.
+        Of the Job that runs this; the DaskJob has the same name.
     workers_min, workers_max
         Bounds of the CPU workers.
     gpu_workers_max
-        GPU workers at most; 0 for none.
+        Maximum GPU workers; 0 for none.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Night:
 
     @property
     def place(self) -> Place:
-        """Where its cluster is, and to whom it belongs."""
+        """Name, namespace and owner of its cluster."""
         owner = {
             "apiVersion": "batch/v1",
             "kind": "Job",

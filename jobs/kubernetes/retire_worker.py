@@ -1,8 +1,8 @@
-"""Retire a worker before its pod stops: the scheduler takes back what it was given.
+"""Retire a worker before its pod stops: the scheduler reassigns its tasks.
 
-``python -m jobs.kubernetes.retire_worker`` is a worker's preStop in deploy/kubernetes. A worker
-that is merely killed counts as a death of the tasks on it; one that is retired does not. It never
-fails, since the pod stops anyway.
+``python -m jobs.kubernetes.retire_worker`` is a worker's preStop hook in deploy/kubernetes. A
+killed worker counts as a death for the tasks on it; a retired one does not. The hook never fails,
+since the pod stops anyway.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import sys
 from distributed import Client
 
 ANSWER_S = 20.0
-"""How long the scheduler may take, seconds: a spot node is taken 30 s after its notice."""
+"""Timeout for the scheduler, seconds: a spot node is taken 30 s after its notice."""
 
 
 def retire(address: str, worker: str) -> None:
-    """Ask a scheduler to give a worker nothing more, and to hand on what it holds."""
+    """Ask a scheduler to assign no more tasks to a worker, and to move its data."""
     with Client(address, timeout=ANSWER_S, set_as_default=False) as client:
         client.retire_workers(names=[worker], close_workers=False, remove=True)
 
 
 def main() -> int:
-    """Retire the worker that this pod is."""
+    """Retire the worker of this pod."""
     try:
         retire(os.environ["DASK_SCHEDULER_ADDRESS"], os.environ["DASK_WORKER_NAME"])
     except (KeyError, OSError, TimeoutError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""How many workers a night has: CPU workers as they are needed, GPU workers as the plan says."""
+"""Scaling of a night's workers: CPU workers by load, GPU workers by the plan."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from engine.execution.kubernetes.manifests import Templates
 from jobs.kubernetes.nightly_job import Night
 
 PLAN_EVERY_S = 30.0
-"""How often the plan is made anew while a night runs, seconds."""
+"""Interval at which the plan is updated while a night runs, seconds."""
 
 
 class Scaling:
-    """Gives a night its workers.
+    """Controller for the number of a night's workers.
 
-    CPU workers follow the scheduler's own wish within their bounds (a DaskAutoscaler). GPU workers
-    follow the plan: what it has for operations that ask for a GPU. They come when there is such
-    work, grow with it, never shrink one by one (the operator would retire workers of any group),
-    and leave together when it is done. While they are there no autoscaler is.
+    The scheduler decides on CPU workers within their bounds (a DaskAutoscaler). GPU workers follow
+    the plan's work for operations that need a GPU. They are started with such work, added with
+    more, never removed one by one (the operator would retire workers of any group), and removed
+    together when it is done. While there are GPU workers, there is no autoscaler.
 
     Parameters
     ----------
     units_per_worker
-        Units of work that pay for one more GPU worker.
+        Units of work that justify one more GPU worker.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Scaling:
         self._planned = -math.inf
 
     def tick(self) -> None:
-        """Look at what is needed, and change what differs."""
+        """Reconcile the actual number of workers with the desired one."""
         if self._api.get("DaskCluster", self._night.name) is None:
-            return  # not made yet, or removed already
+            return  # not created yet, or already deleted
         if self._night.gpu_workers_max and time.monotonic() - self._planned > PLAN_EVERY_S:
             self._planned = time.monotonic()
             self._set_gpus(gpu_workers(self._gpu_units(), self._units_per_worker, self._night))
@@ -70,7 +70,7 @@ class Scaling:
         print(f"GPU workers: {wanted}", file=sys.stderr, flush=True)
 
     def _gpu_units(self) -> int:
-        """Return how many units of work ask for a GPU, by the plan as of now."""
+        """Return the number of units that need a GPU, by the current plan."""
         import engine
         from engine.runs.plan import pack_units
 
@@ -82,13 +82,13 @@ class Scaling:
                 for each in asking
             )
         except EngineError as error:
-            # The runner sees the same, and says so with its exit code.
+            # The runner meets the same error, and reports it with its exit code.
             print(f"Can't plan for GPUs: {error}", file=sys.stderr, flush=True)
             return 0
 
 
 def gpu_workers(units: int, units_per_worker: int, night: Night) -> int:
-    """Return how many GPU workers so much work pays for.
+    """Return the number of GPU workers that an amount of work justifies.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Watch a night's runner: pass on what it says, and tell how it ended."""
+"""Watch of a night's runner: pass on its output, and report how it ended."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from engine.execution.kubernetes.api import Api, OperatorSilent, why_waiting
 from jobs.kubernetes.nightly_job import Night
 
 WATCH_S = 15
-"""How long one watch lasts before other things are looked after, seconds."""
+"""Duration of one watch before other work is done, seconds."""
 
 OPERATOR_S = 120.0
-"""How long the operator may take to make the runner's pod, seconds."""
+"""Timeout for the operator to create the runner's pod, seconds."""
 
 LOG_S = 10.0
-"""How long the log may trail the end of the runner, seconds."""
+"""Maximum delay of the log after the end of the runner, seconds."""
 
 SAID_LINES = 2000
-"""Lines of the log that are asked for again where its stream broke."""
+"""Log lines that are requested again after its stream broke."""
 
 
 class RunnerNotStarted(EngineError):
-    """The runner's pod does not get to run: (name, seconds, reason)."""
+    """The runner's pod does not start: (name, seconds, reason)."""
 
     def __str__(self) -> str:
         name, seconds, reason = self.args
@@ -39,19 +39,19 @@ class RunnerNotStarted(EngineError):
 
 
 class RunnerLost(EngineError):
-    """The runner is gone without an exit code of its own: (name, cause)."""
+    """The runner disappeared without an exit code: (name, cause)."""
 
     def __str__(self) -> str:
         name, cause = self.args
         return (
-            f"The runner of {name} was lost: {cause}. What it had committed stays; the next run "
-            "goes on from there."
+            f"The runner of {name} was lost: {cause}. Its committed work is kept; the next run "
+            "continues from there."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerEnded:
-    """How a runner ended: its exit code, and what Kubernetes says of it."""
+    """End of a runner: its exit code, and Kubernetes' description."""
 
     code: int
     cause: str = ""
@@ -65,7 +65,7 @@ def watch_runner(
     Parameters
     ----------
     start_timeout_s
-        How long the runner may wait for a node and its image, seconds.
+        Time that the runner may wait for a node and its image, seconds.
     meanwhile
         Called every `WATCH_S`.
 
@@ -99,11 +99,11 @@ def watch_runner(
             log.follow()
         elif waited > start_timeout_s:
             raise RunnerNotStarted(night.name, waited, why_waiting(pod))
-    raise AssertionError  # a watch has no end
+    raise AssertionError  # a watch does not end by itself
 
 
 def _changes(night: Night, api: Api) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each state of the runner's pod; "GONE" if a list lacks it, "TICK" now and then."""
+    """Yield each state of the runner's pod; "GONE" if a list lacks it, "TICK" regularly."""
     from kubernetes.client.exceptions import ApiException
     from kubernetes.watch import Watch
     from urllib3.exceptions import HTTPError
@@ -117,7 +117,7 @@ def _changes(night: Night, api: Api) -> Iterator[tuple[str, dict[str, Any]]]:
         if not found.items:
             yield "GONE", {}
         yield "TICK", {}
-        # From where the list was, so that the last state of a pod that is deleted is not missed.
+        # Start at the version of the list, so that the last state of a deleted pod is not missed.
         try:
             for event in Watch().stream(
                 pods, api.namespace, field_selector=fields, timeout_seconds=WATCH_S,
@@ -125,7 +125,7 @@ def _changes(night: Night, api: Api) -> Iterator[tuple[str, dict[str, Any]]]:
             ):  # fmt: skip
                 yield event["type"], event["raw_object"]
         except (ApiException, HTTPError):
-            continue  # the list says what became of it, or that nobody answers
+            continue  # the next list shows the state, or fails
 
 
 def _how_ended(night: Night, pod: dict[str, Any]) -> RunnerEnded:
@@ -134,15 +134,15 @@ def _how_ended(night: Night, pod: dict[str, Any]) -> RunnerEnded:
         ended = container.get("state", {}).get("terminated")
         if container["name"] == "runner" and ended:
             return RunnerEnded(int(ended["exitCode"]), str(ended.get("reason", "")))
-    # Evicted, or its node died: there is no code.
+    # Evicted, or its node died: there is no exit code.
     raise RunnerLost(night.name, status.get("reason") or "its node is gone")
 
 
 class RunnerLog:
-    """Passes on a runner's log while it runs.
+    """Forwarder of a runner's log while it runs.
 
-    Kubernetes mixes both streams of a container, so they are told apart here: a JSON object goes
-    to standard output, the rest to standard error.
+    Kubernetes merges both streams of a container, so they are separated here: a JSON object goes to
+    standard output, the rest to standard error.
     """
 
     def __init__(self, night: Night, api: Api) -> None:
@@ -151,13 +151,13 @@ class RunnerLog:
         self._lines = 0
 
     def follow(self) -> None:
-        """Begin, once."""
+        """Start, if not started yet."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, args=(True,), daemon=True)
             self._thread.start()
 
     def finish(self) -> None:
-        """Pass on what is left; a log that can't be read changes nothing of how the run ended."""
+        """Forward the rest; an unreadable log does not change the outcome of the run."""
         if self._thread is not None:
             self._thread.join(LOG_S)
         if self._thread is None or not self._thread.is_alive():
@@ -173,7 +173,7 @@ class RunnerLog:
                 if number >= self._lines:
                     self._lines = number + 1
                     pass_on(line)
-        except Exception as error:  # whatever a stream can break by
+        except Exception as error:  # a stream can fail with any exception
             print(f"(the runner's log ended early: {type(error).__name__})", file=sys.stderr)
 
 
@@ -188,12 +188,12 @@ def _lines(stream: Any) -> Iterator[str]:
 
 
 def pass_on(line: str) -> None:
-    """Print a line where it belongs."""
+    """Print a line to the stream that it belongs to."""
     print(line, file=sys.stdout if is_summary(line) else sys.stderr, flush=True)
 
 
 def is_summary(line: str) -> bool:
-    """Tell whether a line is a command's JSON object.
+    """Return whether a line is a command's JSON object.
 
     Examples
     --------

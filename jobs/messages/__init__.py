@@ -1,1 +1,1 @@
-"""Sentences of reports on the terminal."""
+"""Texts of reports for the terminal."""

@@ -1,4 +1,4 @@
-"""What the command line says of drawings: contours that came in with the images."""
+"""Texts about annotations, which are ingested with the images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from engine.store.catalog.annotations import AnnotationState
 REASONS = {**DRAWING_REASONS, **MATCHING_REASONS}
 
 NAMED = 20
-"""Drawings in trouble that are named one by one; --json names all."""
+"""Maximum unusable annotations listed; --json lists all."""
 
 
 def ingest_lines(report: AnnotationReport | None) -> Iterator[str]:
-    """Say what an ingest did with drawings."""
+    """Describe the outcome of an ingest of annotations."""
     if report is None:
         return
     told = [f"{report.new} new", f"{report.changed} changed"]
@@ -47,7 +47,7 @@ def _told(row: Mapping[str, Any]) -> str:
 
 
 def status_lines(state: AnnotationState | None) -> Iterator[str]:
-    """Say what there is of drawings, and name those that do not count."""
+    """Describe the annotations of a cohort, and name the unusable ones."""
     if state is None:
         return
     counts = ", ".join(f"{count} {name}" for name, count in state.states.items())

@@ -1,1 +1,1 @@
-"""Clusters: what to connect to or start, and what was opened."""
+"""Clusters: connect to one or start one."""

@@ -1,4 +1,4 @@
-"""What is asked of Dask's operator: plain values, made of a namespace's PodTemplates."""
+"""Manifests for Dask's operator: plain values, derived from a namespace's PodTemplates."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ VERSION = "v1"
 SCHEDULER_PORT, DASHBOARD_PORT = 8786, 8787
 
 NAME_MOST = 53
-"""Characters of a cluster's name at most: the operator appends to it, and a name ends at 63."""
+"""Maximum length of a cluster's name: the operator appends to it, and names end at 63 characters.
+"""
 
 MEMORY_SHARE = 0.875
-"""Of a worker's container, what the worker may use: it acts before the kernel does."""
+"""Share of a container's memory that its worker may use, so that it acts before the kernel does."""
 
 NEEDS_TLS = ("tls", "dask")
-"""Volumes of a pod that are there for TLS: certificates, and settings that name them."""
+"""Volumes that TLS needs: certificates, and settings that name them."""
 
 Object = dict[str, Any]
 Templates = Mapping[str, Object]
-"""Pod specs by what they are for: scheduler, worker, runner, and worker-gpu where there is one."""
+"""Pod specs by purpose: scheduler, worker, runner, and worker-gpu if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A Dask cluster's name, where it is, and how its parts speak.
+    """Name, namespace and protocol of a Dask cluster.
 
     Attributes
     ----------
     protocol
         ``tls`` or ``tcp``.
     owner
-        An ownerReference: what is made goes with it.
+        An ownerReference: deleting the owner deletes the created objects.
     """
 
     name: str
@@ -54,12 +55,12 @@ class Place:
 
     @property
     def host(self) -> str:
-        """Name of the scheduler's Service, as it is known in all pods."""
+        """Name of the scheduler's Service, as resolvable in all pods."""
         return f"{self.name}-scheduler.{self.namespace}.svc"
 
     @property
     def address(self) -> str:
-        """Where the scheduler answers."""
+        """Address of the scheduler."""
         return f"{self.protocol}://{self.host}:{SCHEDULER_PORT}"
 
     @property
@@ -80,7 +81,7 @@ class Place:
         }
 
     def cluster(self, templates: Templates, workers: int, idle_s: int) -> Object:
-        """Return a cluster that the operator removes when it was idle for so long, seconds."""
+        """Return a cluster that the operator removes after the given idle time, seconds."""
         return {
             **self.meta("DaskCluster", self.name),
             "spec": {"idleTimeout": idle_s, **self.spec(templates, workers)},
@@ -97,9 +98,9 @@ class Place:
         }
 
     def autoscaler(self, minimum: int, maximum: int) -> Object:
-        """Return the autoscaler of the CPU workers. Never made beside a GPU group.
+        """Return the autoscaler of the CPU workers. Never combine it with a GPU group.
 
-        Scaling down, the operator retires workers of any group.
+        When it scales down, the operator retires workers of any group.
         """
         return {
             **self.meta("DaskAutoscaler", self.name),
@@ -107,7 +108,7 @@ class Place:
         }
 
     def meta(self, kind: str, name: str) -> Object:
-        """Return what each of Dask's resources begins with."""
+        """Return the common beginning of Dask's resources."""
         metadata: Object = {
             "name": name,
             "namespace": self.namespace,
@@ -120,7 +121,7 @@ class Place:
     def pod(self, spec: Object) -> Object:
         """Return a template's pod spec, with the scheduler's address."""
         made = copy.deepcopy(spec) if self.protocol == "tls" else without_tls(spec)
-        # The operator would say tcp://; it leaves alone what is there.
+        # The operator would set tcp://; it keeps an existing value.
         for container in made["containers"]:
             container.setdefault("env", []).insert(
                 0, {"name": "DASK_SCHEDULER_ADDRESS", "value": self.address}
@@ -131,7 +132,7 @@ class Place:
         ports = {"tcp-comm": SCHEDULER_PORT, "http-dashboard": DASHBOARD_PORT}
         return {
             "type": "ClusterIP",
-            # The name is in the selector: another run's scheduler is never meant.
+            # The selector contains the name, so it never matches another run's scheduler.
             "selector": {"dask.org/cluster-name": self.name, "dask.org/component": "scheduler"},
             "ports": [
                 {"name": name, "protocol": "TCP", "port": port, "targetPort": name}
@@ -141,7 +142,7 @@ class Place:
 
 
 def without_tls(spec: Object) -> Object:
-    """Return a pod spec whose command speaks tcp, and which needs no certificates."""
+    """Return a pod spec whose command uses tcp, without certificates."""
     made = copy.deepcopy(spec)
     made["volumes"] = [each for each in made["volumes"] if each["name"] not in NEEDS_TLS]
     for container in made["containers"]:
@@ -158,9 +159,9 @@ def resized(spec: Object, threads: int | None, memory_bytes: int | None) -> Obje
     Parameters
     ----------
     threads
-        Threads, and cores, of a worker; None leaves them.
+        Threads, and cores, of a worker; None leaves them unchanged.
     memory_bytes
-        Memory of a worker; its container gets more, see `MEMORY_SHARE`. None leaves it.
+        Memory of a worker; its container gets more, see `MEMORY_SHARE`. None leaves it unchanged.
     """
     made = copy.deepcopy(spec)
     [container] = made["containers"]

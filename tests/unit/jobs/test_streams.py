@@ -36,7 +36,7 @@ def test_a_result_that_has_no_room_is_said_and_is_exit_code_1(cohort: Path, more
     assert ended.returncode == 1
     assert ended.stderr == (
         "cohort: the result can't be written: No space left on device. "
-        "What was committed stays.\n"
+        "Committed work is kept.\n"
     )  # fmt: skip
 
 
