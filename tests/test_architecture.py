@@ -241,7 +241,9 @@ def test_prose_is_plain(path: Path) -> None:
     assert [one for one in documents if OBLIQUE.match(one)] == []
     comments = [t.string for t in tokenize.generate_tokens(io.StringIO(text).readline)
                 if t.type == tokenize.COMMENT]  # fmt: skip
-    assert [one for one in [*documents, *comments] if DIALECT.search(one)] == []
+    # A line with a single word is the name of a parameter, which does not count.
+    prose = [re.sub(r"(?m)^ *\w+$", "", one) for one in [*documents, *comments]]
+    assert [one for one in prose if DIALECT.search(one)] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TOP)))

@@ -241,6 +241,7 @@ def _run(
         last = time.monotonic()
         took = last - began
 
+    # The index grows with the number of pictures, so a slow write makes the next one wait longer.
     def idle() -> None:
         if time.monotonic() - last > max(FLUSH_S, FLUSH_SHARE * took):
             flush()

@@ -118,6 +118,7 @@ def plan_pictures(
     """
     ids = facts.columns["image_id"]
     noted = pa.array([name for kind, name in known if kind == OVERLAY], pa.string())
+    # Also check existing pictures that are not required now, to keep them if they are up to date.
     before = pc.index_in(noted, value_set=ids.combine_chunks()).drop_null().to_numpy()
     shows = (facts.status == DONE) & (np.nan_to_num(facts.measures[COUNT]) > 0)
     members = sample(facts, SAMPLE, among=shows)

@@ -242,6 +242,7 @@ def _volumes(
         for key, slices in placed.groupby(["_stack", "annotation"], sort=False)["_z"]
     }
     rows: list[dict[str, Any]] = []
+    # Group by stack too: slices in another stack are reported as `IN_PARTS`, never summed.
     keys = ["_series", "_stack", "annotation", "_t"]
     key: Any
     for key, members in placed.groupby(keys, sort=True):

@@ -96,6 +96,7 @@ def chart(histogram: Histogram, subjects: tuple[str, ...], title: str, of: str) 
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="{escape(f"{title}. {told}")}">'
     ]
+    # Each row is scaled to its own maximum, printed at the left.
     for n, (name, counts, mean) in enumerate(rows):
         base = n * ROW + ROW - 8
         most = max(int(counts.max()), 1)
