@@ -1,4 +1,4 @@
-"""Sources as people name them: what can be taken, and what is said where nothing can."""
+"""Checks of sources before an ingest, with the messages for users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.sources.locations.base import absolute, holder_of, place_at
 from engine.sources.locations.dicomweb import is_dicomweb
 
 FORMATS = "PNG, TIFF, JPEG or DICOM"
-"""What can be ingested, in words."""
+"""Supported formats, as text."""
 
 WITHHELD = (
     "{} DICOM files lie in a root that is not confidential: nothing of them was taken or written "
@@ -19,7 +19,7 @@ WITHHELD = (
 
 
 def require_files(source: str) -> None:
-    """Refuse a source in which there is nothing at all.
+    """Raise an error for a source that contains nothing.
 
     Raises
     ------
@@ -29,14 +29,14 @@ def require_files(source: str) -> None:
         return
     path = absolute(source)
     base = holder_of(path)
-    if base is None or not source.strip():  # e.g. of a variable that was never set
+    if base is None or not source.strip():  # e.g. an unset shell variable
         raise NoSource(source or "'' (an empty name)")
     if base == path and place_at(base).is_empty():
         raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")
 
 
 def require_key(source: str, cohort: str) -> None:
-    """Refuse a source that names patients where no key is at hand, before a cohort is made.
+    """Raise an error for a confidential source without a key, before a cohort is created.
 
     Raises
     ------

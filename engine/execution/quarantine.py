@@ -1,13 +1,13 @@
-"""Find what kills workers, without holding it against its neighbours.
+"""Isolation of tasks that crash workers, without penalising other tasks.
 
-A task whose worker died is tried again among the others, since workers die for many reasons. After
-its second death it is set aside until all others are done, and then runs with nothing else in
-flight. If it dies alone, each of its pieces is tried alone; a piece that dies `LONE_TRIES` times
-is poison, and the task runs without it.
+A task whose worker died is retried among the others, since workers die for many reasons. After its
+second death it is deferred until all others are done, and then runs with nothing else in flight. If
+it crashes alone, each of its pieces is tried alone; a piece that crashes `LONE_TRIES` times is
+poison, and the task runs without it.
 
-A task whose worker was ended for want of memory is set aside at once. Alone it runs under a limit
-(`engine.execution.memory_limit`), so that what asks for too much fails and its worker lives; a
-piece that takes too much all the same is tried once.
+A task whose worker was killed for memory is deferred at once. It then runs alone under a memory
+limit (`engine.execution.memory_limit`), so that excessive allocations raise an error and the worker
+survives; a piece that still exceeds the memory is tried once.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ SHORT = "A worker was ended for want of memory: what it did {}. That is tried al
 
 
 class WorkerKeepsDying(EngineError):
-    """A task kills its worker although none of its pieces does: (deaths,)."""
+    """A task crashes its worker although none of its pieces does: (deaths,)."""
 
     def __str__(self) -> str:
         return (
-            f"A task killed its worker {self.args[0]} times, though each of its images alone does "
+            f"A task crashed its worker {self.args[0]} times, though each of its images alone does "
             "not. Workers may have too little memory: raise --memory-limit."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[T]):
-    """A task and how often it, or what it is a piece of, has been tried, this time included.
+    """A task and its number of attempts, including this one and those of its parent task.
 
-    ``lone`` tells that nothing else is in flight.
+    ``lone`` means that nothing else is in flight.
     """
 
     task: T
@@ -58,9 +58,9 @@ class Attempt(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What became of a task: its value, or, for a piece, that it is poison after some tries.
+    """Outcome of a task: its value, or, for a piece, that it is poison after some attempts.
 
-    ``need`` says what poison took where a worker was ended for want of memory.
+    ``need`` is the memory that a poison piece used, if its worker was killed for memory.
     """
 
     task: T
@@ -81,24 +81,24 @@ def run_quarantined(
     idle: Callable[[], None] = lambda: None,
     told: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Answer[T]]:
-    """Run tasks to their end, whatever some of them do to their workers.
+    """Run all tasks to their end, also if some of them crash their workers.
 
     Parameters
     ----------
     window
-        Whose function gets an `Attempt`.
+        Task pool, whose function receives an `Attempt`.
     split
-        Cuts a task into its pieces: one image, one file.
+        Splits a task into its pieces: one image, one file.
     without
-        Returns the task without some pieces, or None where nothing is left.
+        Returns the task without some pieces, or None if no piece remains.
     trial
-        Marks a piece as one that is only tried, and publishes nothing.
+        Marks a piece as a dry run, which publishes nothing.
     told
-        Called with a sentence as soon as memory is short.
+        Called with a message as soon as memory is short.
 
     Yields
     ------
-    One answer with a value for each task of which something is left, and one for each poison.
+    One answer with a value for each task with remaining pieces, and one for each poison piece.
     """
     source = iter(tasks)
     again: deque[Attempt[T]] = deque()

@@ -1,4 +1,4 @@
-"""What is asked of Kubernetes' API, by the launcher of a night and by a notebook's cluster."""
+"""Client for the Kubernetes API, for the launcher of nightly jobs and for notebook clusters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.errors import EngineError
 from engine.execution.kubernetes.manifests import GROUP, VERSION, Object, Templates
 
 REMOVE_S = 60.0
-"""How long something may take to vanish once nothing holds it any more, seconds."""
+"""Timeout for the deletion of an object without dependents, seconds."""
 
 POLL_S = 1.0
 
@@ -19,8 +19,8 @@ REQUEST_S = 30
 """Timeout of one request, seconds."""
 
 RETRY_S = 600.0
-"""How long a night's request is repeated where nobody answers, seconds: an API server that is
-upgraded is away for minutes, and the night goes on without it."""
+"""Period for which a nightly job retries a request, seconds: an upgrade of the API server takes
+minutes, and the job continues without it."""
 
 RETRIED = (429, 500, 502, 503, 504)
 
@@ -35,7 +35,7 @@ FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
 
 class KubernetesFailed(EngineError):
-    """Kubernetes can't be asked, or says no: (what was wanted, status, its words)."""
+    """Kubernetes is unreachable or refuses: (action, status, message)."""
 
     def __str__(self) -> str:
         what, status, words = self.args
@@ -54,11 +54,11 @@ ADVICE: dict[int | str, str] = {
         "deploy/kubernetes/overlays/cpu; gpu for GPU workers) are installed in it"
     ),
 }
-"""What to do next, by status."""
+"""Next step for the user, by status."""
 
 
 class NoKubernetes(EngineError):
-    """There is no way to a Kubernetes cluster from here: (why,)."""
+    """No Kubernetes configuration was found: (reason,)."""
 
     def __str__(self) -> str:
         return (
@@ -68,36 +68,36 @@ class NoKubernetes(EngineError):
 
 
 class OperatorSilent(EngineError):
-    """The operator did not make what was asked for: (what, seconds)."""
+    """The operator did not create an object: (object, seconds)."""
 
     def __str__(self) -> str:
         what, seconds = self.args
         return (
-            f"Dask's operator made no {what} within {seconds:.0f} s. Look whether it runs in this "
+            f"Dask's operator created no {what} within {seconds:.0f} s. Check that it runs in this "
             "namespace: kubectl -n cohort logs deploy/dask-kubernetes-operator"
         )
 
 
 class NotRemoved(EngineError):
-    """Something that we made is still there: (name, what, seconds)."""
+    """An object was not deleted in time: (name, object, seconds)."""
 
     def __str__(self) -> str:
         name, what, seconds = self.args
         return (
-            f"{what} of {name} did not vanish within {seconds:.0f} s. Look whether Dask's operator "
+            f"{what} of {name} was not deleted within {seconds:.0f} s. Check that Dask's operator "
             f"runs, then: kubectl delete daskjob,daskcluster {name}"
         )
 
 
 class Api:
-    """Kubernetes, as a service account or a user sees it.
+    """Kubernetes API with the permissions of a service account or a user.
 
     Parameters
     ----------
     client
         A client of the package ``kubernetes``.
     retry_s
-        How long a request is repeated where nobody answers, seconds.
+        Period for which a request is retried without an answer, seconds.
     """
 
     def __init__(self, client: Any, namespace: str, retry_s: float = RETRY_S) -> None:
@@ -117,7 +117,7 @@ class Api:
         Raises
         ------
         KubernetesFailed
-            If this is no pod, or it has no token.
+            If this process does not run in a pod, or the pod has no token.
         """
         from kubernetes.client import ApiClient
         from kubernetes.config import ConfigException, load_incluster_config
@@ -136,14 +136,14 @@ class Api:
         passing: int | None = None,
         **options: Any,
     ) -> Any:
-        """Call the client, repeatedly for a while where nobody answers.
+        """Call the client, with retries if there is no answer.
 
         Parameters
         ----------
         what
-            What is wanted, for the error.
+            Description of the action, for the error.
         passing
-            A status that is an answer too; then None is returned.
+            A status that counts as success; None is then returned.
 
         Raises
         ------
@@ -167,12 +167,12 @@ class Api:
             time.sleep(POLL_S)
 
     def plain(self, value: Any) -> Object:
-        """Return one of the client's objects as Kubernetes writes it."""
+        """Return an object of the client in Kubernetes' JSON form."""
         made: Object = self._client.sanitize_for_serialization(value)
         return made
 
     def templates(self, *names: str) -> Templates:
-        """Return the pod specs that a cluster is made of, e.g. of ``scheduler`` and ``worker``."""
+        """Return the pod specs of a cluster, e.g. of ``scheduler`` and ``worker``."""
         return {name: self._template(f"cohort-{name}") for name in names}
 
     def _template(self, name: str) -> Object:
@@ -182,10 +182,10 @@ class Api:
         )  # fmt: skip
         return self.plain(found.template.spec)
 
-    # Dask's resources
+    # Dask's resources.
 
     def create(self, made: Object) -> bool:
-        """Create an object; False if one of its name is there already."""
+        """Create an object; return False if one of that name exists."""
         kind = made["kind"]
         return self.ask(
             f"create {kind} {made['metadata']['name']}",
@@ -194,7 +194,7 @@ class Api:
         ) is not None  # fmt: skip
 
     def get(self, kind: str, name: str) -> Object | None:
-        """Return an object, or None if there is none."""
+        """Return an object, or None if it does not exist."""
         found: Object | None = self.ask(
             f"read {kind} {name}",
             self._custom.get_namespaced_custom_object, *self._place(kind), name,
@@ -203,7 +203,7 @@ class Api:
         return found
 
     def scale(self, kind: str, name: str, replicas: int) -> None:
-        """Set the number of a group's workers."""
+        """Set the number of workers of a group."""
         change = {"spec": {"worker": {"replicas": replicas}}}
         self.ask(
             f"scale {kind} {name}",
@@ -211,12 +211,12 @@ class Api:
         )  # fmt: skip
 
     def delete(self, kind: str, name: str) -> None:
-        """Delete an object if it is there, and wait until it is gone.
+        """Delete an object if it exists, and wait until it is gone.
 
         Raises
         ------
         NotRemoved
-            If it is still there after `REMOVE_S`.
+            If it still exists after `REMOVE_S`.
         """
         self.ask(
             f"delete {kind} {name}",
@@ -228,10 +228,10 @@ class Api:
     def _place(self, kind: str) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, PLURALS[kind]
 
-    # pods
+    # Pods.
 
     def pods(self, cluster: str, component: str | None = None) -> list[Any]:
-        """Return the pods of a cluster, or of one part of it; the runner is a part too."""
+        """Return the pods of a cluster, or of one component; the runner is a component too."""
         also = f",dask.org/component={component}" if component else ""
         found: list[Any] = self.ask(
             "list pods",
@@ -255,7 +255,7 @@ class Api:
 
 
 def why_waiting(pod: Object) -> str:
-    """Return why a pod does not run yet, in Kubernetes' words.
+    """Return the reason why a pod does not run yet, as Kubernetes states it.
 
     Examples
     --------

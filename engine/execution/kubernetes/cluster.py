@@ -1,4 +1,4 @@
-"""A Dask cluster on Kubernetes for as long as a notebook wants it, made by Dask's operator."""
+"""Dask cluster on Kubernetes for the lifetime of a notebook, created by Dask's operator."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ from engine.execution.versions import require_same_versions
 from engine.execution.workers import slots, workers_of
 
 NAMESPACE = "cohort"
-"""Where deploy/kubernetes puts everything, unless an overlay says otherwise."""
+"""Default namespace of deploy/kubernetes."""
 
 SECRET = "cohort-tls"
 
 WORKERS = 2
-"""Workers, if nobody says how many."""
+"""Default number of workers."""
 
 IDLE_S = 3600
-"""The operator removes a cluster that was idle for so long, seconds: a notebook whose kernel died
+"""Idle time after which the operator removes a cluster, seconds: a notebook whose kernel died
 closes nothing, and nodes cost money."""
 
 ANSWER_S = 15.0
-"""How long a request is repeated where no API server answers, seconds: somebody waits for it."""
+"""Period for which a request is retried without an answer, seconds: a user is waiting."""
 
 OPERATOR_S = 60.0
-"""How long the operator may take to see what was asked for, seconds."""
+"""Timeout for the operator to process a new object, seconds."""
 
 SETTLE_S = 20.0
-"""How long a part may be in trouble that seldom ends by itself, seconds."""
+"""Maximum duration of a problem that rarely resolves by itself, seconds."""
 
 POLL_S = 0.5
 
 LASTING = ("Pull", "Image", "Config", "Error", "CrashLoop", "quota", "forbidden")
-"""Words of reasons that end by what somebody does, not by waiting for a node."""
+"""Pod waiting reasons that need user action; waiting for a node does not help."""
 
 
 class PartNotStarted(EngineError):
-    """A part of a cluster does not get to run: (part, cluster, seconds, reason)."""
+    """A component of a cluster does not start: (component, cluster, seconds, reason)."""
 
     def __str__(self) -> str:
         part, cluster, seconds, reason = self.args
@@ -82,7 +82,7 @@ class PartNotStarted(EngineError):
 
 
 class SchedulerShut(EngineError, ConnectionError):
-    """A scheduler on Kubernetes runs, and does not let us in: (address,)."""
+    """A scheduler on Kubernetes runs, but refuses connections: (address,)."""
 
     def __str__(self) -> str:
         return (
@@ -95,16 +95,17 @@ class SchedulerShut(EngineError, ConnectionError):
 
 @contextmanager
 def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
-    """Open a cluster of the pod templates that deploy/kubernetes put into a namespace.
+    """Open a cluster from the pod templates that deploy/kubernetes installed in a namespace.
 
     Raises
     ------
     MissingExtra
         If the packages of the extra ``kubernetes`` are not installed.
     NoKubernetes, KubernetesFailed
-        If there is no cluster, or it says no: a permission, the operator or the overlay lacks.
+        If there is no cluster, or it refuses: a permission, the operator or the overlay is missing.
     OperatorSilent, PartNotStarted
-        If nobody makes the cluster, or its pods wait for an image, a quota or a node.
+        If the operator does not create the cluster, or its pods wait for an image, a quota or a
+        node.
     SchedulerShut, VersionMismatch, NoWorkerForResource
     """
     api, in_pod = connect(wanted.where.partition("://")[2])
@@ -118,7 +119,7 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
     with ExitStack() as stack:
         api.create(place.cluster(templates, wanted.workers or WORKERS, IDLE_S))
         stack.callback(_remove, api, place)
-        # Of a kernel that is restarted, or a script without a block.
+        # Also clean up after a restarted kernel, or a script without a ``with`` block.
         stack.callback(atexit.unregister, atexit.register(functools.partial(_leave, stack)))
         if gpus:
             api.create(place.gpu_group(templates, gpus))
@@ -145,11 +146,12 @@ def connect(namespace: str) -> tuple[Api, bool]:
     Parameters
     ----------
     namespace
-        Empty for this pod's, or the one that the configuration's context names, or `NAMESPACE`.
+        Namespace; if empty, that of this pod, else of the configuration's context, else
+        `NAMESPACE`.
 
     Returns
     -------
-    Kubernetes, and whether this is a pod of it.
+    The API, and whether this process runs in a pod of the cluster.
 
     Raises
     ------
@@ -165,7 +167,7 @@ def connect(namespace: str) -> tuple[Api, bool]:
         try:
             config.load_incluster_config(client_configuration=settings)
         except config.ConfigException:
-            pass  # no pod
+            pass  # not in a pod
         else:
             mounted = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
             api = client.ApiClient(settings)
@@ -181,7 +183,7 @@ def connect(namespace: str) -> tuple[Api, bool]:
 
 
 def _security(api: Api) -> Security | None:
-    """Return certificates: those that Dask's settings name, or the namespace's; None for no TLS."""
+    """Return certificates from Dask's settings, or the namespace's; None for no TLS."""
     if dask.config.get("distributed.comm.tls.client.cert", None):
         return Security(require_encryption=True)
     found = api.ask(
@@ -190,9 +192,9 @@ def _security(api: Api) -> Security | None:
     )  # fmt: skip
     if found is None:
         warnings.warn(
-            f"There is no secret {SECRET} in namespace {api.namespace}, so this cluster speaks "
-            "without TLS: whoever reaches its scheduler can run code on it. Make certificates with "
-            "deploy/kubernetes/certificates.",
+            f"There is no secret {SECRET} in namespace {api.namespace}, so this cluster runs "
+            "without TLS: anyone who can reach its scheduler can run code on it. Make "
+            "certificates with deploy/kubernetes/certificates.",
             stacklevel=2,
         )
         return None
@@ -209,7 +211,7 @@ def _security(api: Api) -> Security | None:
 
 
 def _sized(templates: Templates, wanted: Wanted) -> Templates:
-    """Return the templates with workers of the size that was asked for; a GPU's are left alone."""
+    """Return the templates with workers of the requested size; GPU workers stay unchanged."""
     memory = wanted.memory_limit
     if memory in (0, "0"):
         raise ParameterError("memory_limit", memory, "a size: on Kubernetes a pod has a limit")
@@ -229,7 +231,7 @@ def _is_ready(api: Api, place: Place) -> bool:
 
 
 def _has_workers(client: Client, wanted: Wanted, gpus: int) -> bool:
-    """Tell whether there is a worker of each kind; the others may come later."""
+    """Return whether each kind of worker has started; further workers may join later."""
     asked = [dict(wanted.resources)] if wanted.resources else []
     if gpus:
         asked += [{"GPU": 1.0}, {"CPU": 1.0}]
@@ -237,9 +239,9 @@ def _has_workers(client: Client, wanted: Wanted, gpus: int) -> bool:
 
 
 def _wait_for(api: Api, place: Place, part: str, ready: Callable[[], bool]) -> None:
-    """Wait for a part of the cluster, and say why it does not come."""
+    """Wait for a component of the cluster, and report why it does not start."""
     began = time.monotonic()
-    settled = began  # since when there is no trouble that lasts
+    settled = began  # last time without a lasting problem
     while not ready():
         now = time.monotonic()
         seen, reason = _trouble(api, place, part)
@@ -253,7 +255,7 @@ def _wait_for(api: Api, place: Place, part: str, ready: Callable[[], bool]) -> N
 
 
 def _trouble(api: Api, place: Place, part: str) -> tuple[bool, str]:
-    """Return whether a part has pods, and what one that does not run waits for."""
+    """Return whether a component has pods, and the reason why one does not run."""
     pods = [api.plain(pod) for pod in api.pods(place.name, part)]
     for pod in pods:
         reason = why_waiting(pod)
@@ -270,12 +272,12 @@ def _trouble(api: Api, place: Place, part: str) -> tuple[bool, str]:
     for deployment in deployments:
         for condition in deployment.status.conditions or ():
             if condition.type == "ReplicaFailure" and condition.status == "True":
-                return True, str(condition.message)  # a quota, or what the namespace forbids
+                return True, str(condition.message)  # a quota, or a rule of the namespace
     return bool(deployments), ""
 
 
 def _way_in(stack: ExitStack, api: Api, place: Place, in_pod: bool) -> tuple[str, str | None]:
-    """Return the scheduler's address and the dashboard's, as they are reached from here."""
+    """Return the addresses of the scheduler and the dashboard, as reachable from this process."""
     if in_pod:
         return place.address, None
     try:
@@ -284,7 +286,7 @@ def _way_in(stack: ExitStack, api: Api, place: Place, in_pod: bool) -> tuple[str
         raise MissingExtra("kr8s", "kubernetes", "to reach pods from outside") from None
     [name] = [pod.metadata.name for pod in api.pods(place.name, "scheduler")][:1]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # which versions of Kubernetes it was tested with
+        warnings.simplefilter("ignore")  # suppresses its list of tested Kubernetes versions
         try:
             session = kr8s.api(namespace=api.namespace)
             pod = kr8s.objects.Pod.get(name, namespace=api.namespace, api=session)
@@ -309,7 +311,7 @@ def _told(place: Place, link: str | None) -> str:
     told = f"{place.name} in namespace {place.namespace}"
     if place.protocol == "tcp":
         told += ", without TLS"
-    if link is None:  # a browser is seldom in the cluster
+    if link is None:  # browsers rarely run in the cluster
         told += (
             f"; dashboard: kubectl -n {place.namespace} port-forward "
             f"svc/{place.name}-scheduler {DASHBOARD_PORT}"
@@ -318,12 +320,12 @@ def _told(place: Place, link: str | None) -> str:
 
 
 def _leave(stack: ExitStack) -> None:
-    """Close everything where nobody is there any more to be told what does not go."""
+    """Close everything at exit; errors are suppressed, since no caller can handle them."""
     with suppress(EngineError, OSError):
         stack.close()
 
 
 def _remove(api: Api, place: Place) -> None:
-    """Remove what was made, GPU workers first: the operator removes pods with their cluster."""
+    """Remove the cluster, GPU workers first: the operator removes pods with their cluster."""
     api.delete("DaskWorkerGroup", place.gpu_group_name)
     api.delete("DaskCluster", place.name)
