@@ -1,4 +1,4 @@
-"""The command ``cohort``: what people and schedules call. Stable: their scripts depend on it.
+"""The command ``cohort``. Its interface is stable, since users' scripts and schedules depend on it.
 
 Each module of commands adds its own to the app when it is imported, in the order of ``--help``.
 """
@@ -20,14 +20,14 @@ from jobs.framework import app
 __all__ = ["app", "commands", "exports", "learning", "main"]
 
 WrongUsage = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
-"""What Typer raises, and would say by itself, of arguments that can't be."""
+"""Typer's error for invalid arguments."""
 
 app.add_typer(phantoms.app, name="phantom")
 app.add_typer(models.app, name="model")
 
 
 def main() -> None:
-    """Run the command line; wrong usage ends with exit code 2 and a sentence."""
+    """Run the command line; invalid usage ends with exit code 2 and a message."""
     try:
         sys.exit(app(standalone_mode=False))
     except WrongUsage as error:

@@ -1,4 +1,4 @@
-"""The app ``cohort``, and how a function becomes one of its commands."""
+"""The Typer app ``cohort``, and the decorator that turns functions into commands."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ app = typer.Typer(
 )
 
 VERSIONS = ("dask", "zarr", "deltalake")
-"""Packages that cohorts and clusters depend on most; their versions help to tell what is wrong."""
+"""Main dependencies of cohorts and clusters, whose versions help to diagnose problems."""
 
 
 def say_versions(wanted: bool) -> None:
-    """Say the versions in one line, and end."""
+    """Print the versions in one line, and exit."""
     if wanted:
         others = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
         typer.echo(
@@ -44,7 +44,7 @@ def say_versions(wanted: bool) -> None:
 def cohort(
     asked: Annotated[
         bool,
-        typer.Option("--version", callback=say_versions, is_eager=True, help="Say the versions."),
+        typer.Option("--version", callback=say_versions, is_eager=True, help="Print the versions."),
     ] = False,
 ) -> None:
     """Turn folders of biomedical images into tables, computing only what is new."""
@@ -56,20 +56,20 @@ Command = TypeVar("Command", bound=Callable[..., int])
 def command(
     app: typer.Typer, *, name: str | None = None, parameters: bool = False
 ) -> Callable[[Command], Command]:
-    """Make a function a command: it says its result to an `Output` and returns the exit code.
+    """Register a function as a command: it prints to an `Output` and returns the exit code.
 
-    The function's signature is the command's. Its first parameter, the `Output`, becomes
-    ``--json``; one whose type is a dataclass becomes an option for each of the dataclass's fields.
-    An `EngineError` becomes one sentence and its exit code. The function itself stays as it is.
+    The function's signature defines the command's. Its first parameter, the `Output`, becomes
+    ``--json``; a parameter with a dataclass type becomes an option for each field. An `EngineError`
+    becomes a one-sentence message and its exit code. The function itself is not changed.
 
     Parameters
     ----------
     app
-        What it is a command of.
+        App or command group to add the command to.
     name
-        What it is called; the function's name by default.
+        Name of the command; the function's name by default.
     parameters
-        Whether unknown options are taken, as the parameters of an operation; the function finds
+        Whether unknown options are accepted, as the parameters of an operation; the function gets
         them in its parameter ``context``, a `typer.Context`, as ``args``.
     """
     settings = {"allow_extra_args": True, "ignore_unknown_options": True} if parameters else {}
@@ -134,7 +134,7 @@ def run_guarded(json: bool, action: Callable[[Output], int]) -> None:
     except KeyboardInterrupt:
         output.interrupted()
         code = 130
-    except BaseException as error:  # Rust's panics are no exceptions
+    except BaseException as error:  # Rust's panics are not instances of Exception
         where = getattr(error, "filename", None)
         named = refusal(error, str(where or "this command"), others=isinstance(error, OSError))
         if named is None:

@@ -1,7 +1,7 @@
-"""The nightly job: takes what is new, runs all that is declared, and says what came of each step.
+"""The nightly job: ingest new images, run all declared operations, and summarise each step.
 
-``cohort nightly COHORT`` or ``python -m jobs.nightly COHORT``, by cron or a systemd timer. Two at
-once do no harm, and after one that was killed the next goes on from what is committed.
+``cohort nightly COHORT`` or ``python -m jobs.nightly COHORT``, by cron or a systemd timer.
+Concurrent jobs are safe, and after a killed job the next one continues from the committed state.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from engine.status.key_status import Failure
 from engine.status.status import DRAWINGS, INGEST, Status
 
 NAMED = 100
-"""Failures that a summary names, those of this night first; ``cohort status --json`` names all."""
+"""Maximum failures in a summary, new ones first; ``cohort status --json`` lists all."""
 
 INCOMPLETE = 3
-"""Exit code of a job that came to its end with more new failures than allowed."""
+"""Exit code of a finished job with more new failures than allowed."""
 
 
 class Report(Protocol):
-    """What a step gives back."""
+    """Interface of a step's report."""
 
     failed: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return the report as plain values."""
 
 
 @dataclass
 class Step:
-    """One step of the job: ``code`` is 0, 1 (``error`` names why) or 130.
+    """One step of the job: ``code`` is 0, 1 (``error`` names the reason) or 130.
 
-    ``failed`` counts what newly failed, of which the step itself came to its end.
+    ``failed`` counts new failures of single images in a step that finished.
     """
 
     step: str
@@ -58,10 +58,10 @@ class Step:
 
 @dataclass
 class Summary:
-    """What the job did, as one line of JSON says it.
+    """Summary of the job, printed as one line of JSON.
 
-    ``newly_failed`` counts images, sources and drawings of this night, ``failures`` names those
-    that are failed now, the new ones first, and ``failed_total`` counts them.
+    ``newly_failed`` counts the images, sources and annotations that failed in this job,
+    ``failures`` names current failures, new ones first, and ``failed_total`` counts them.
     """
 
     cohort: str
@@ -76,7 +76,7 @@ class Summary:
     failures: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return the summary as plain values."""
         return {"job": "nightly", **asdict(self)}
 
 
@@ -89,26 +89,25 @@ def run_nightly(
     stop: Callable[[], bool] = lambda: False,
     ended: Callable[[Step, Any], None] = lambda step, report: None,
 ) -> Summary:
-    """Ingest all declared roots, run all that is declared, and make its pictures.
+    """Ingest all declared roots, run all declared operations, and make their pictures.
 
-    A step that fails does not keep the others from being tried, unless there is nobody left to
-    do the work.
+    After a failed step, the other steps are still tried, unless there are no workers left.
 
     Parameters
     ----------
     cohort, client
-        What is worked on, and where.
+        Cohort, and client of the cluster to use.
     events, stop
         As in `engine.Cohort.run`.
     max_failed
-        New failures that are still exit code 0.
+        Maximum new failures for exit code 0.
     ended
-        Called with each step that ended, and what it gave back.
+        Called with each finished step and its report.
     """
     began = time.perf_counter()
     summary = Summary(cohort.root.url, datetime.now(UTC).isoformat(timespec="seconds"))
     before: set[tuple[str, str, str]] = set()
-    with suppress(EngineError):  # what is wrong is said by the steps, and at the end
+    with suppress(EngineError):  # the steps and the final status report the problem
         before = {_identity(failure) for failure in _failures(cohort.status())}
     try:
         steps = _steps(cohort, client=client, events=events, stop=stop)
@@ -134,7 +133,7 @@ def run_nightly(
         summary.failures = [
             {**asdict(one), "new": _identity(one) not in before} for one in failures[:NAMED]
         ]
-        # Of drawings only what is so at the end counts: their images may be of a later root.
+        # Annotations count only if they still fail at the end: their images may be in a later root.
         drawn = (one for one in failures if one.operation == DRAWINGS)
         summary.newly_failed = sum(_identity(one) not in before for one in drawn)
     summary.newly_failed += sum(step.failed for step in summary.steps)
@@ -147,16 +146,16 @@ def run_nightly(
 
 
 def _steps(cohort: Cohort, **how: Any) -> dict[str, Callable[[], Any]]:
-    """Return the steps by name; each gives back its report.
+    """Return the steps by name; each returns its report.
 
-    Roots are taken one by one, so that a disk that is not mounted keeps back its own images only.
+    One step per root, so that an unmounted disk only affects its own images.
     """
     config = cohort.config
     steps: dict[str, Callable[[], Any]] = {
         f"ingest {name}": partial(cohort.ingest, root.path, **how)
         for name, root in config.roots.items()
     }
-    # Where nothing is declared these raise, and say what to do.
+    # Without declarations these raise an error with the next step.
     steps = steps or {"ingest": partial(cohort.ingest, **how)}
     for name in config.operations:
         steps[f"run {name}"] = partial(_run_one, cohort, name, how)
@@ -174,12 +173,12 @@ def _run_one(cohort: Cohort, name: str, how: dict[str, Any]) -> Report:
 def _show_one(cohort: Cohort, name: str, how: dict[str, Any]) -> Report:
     try:
         return cohort.qc(name, **how)[0]
-    except NothingFound:  # the run has said why there are no results
+    except NothingFound:  # the run reported why there are no results
         return QcReport(name, cohort.operation(name).key)
 
 
 def _run_step(name: str, work: Callable[[], Any]) -> tuple[Step, Any, Exception | None]:
-    """Run a step; return what became of it, its report and its error, one of them None."""
+    """Run a step; return its outcome, and its report or its error, the other being None."""
     began = time.perf_counter()
     step = Step(name)
     report: Any = None
@@ -190,10 +189,10 @@ def _run_step(name: str, work: Callable[[], Any]) -> tuple[Step, Any, Exception 
         cause = error
         step.code = 130 if isinstance(error, Interrupted) else 1
         step.error, step.message = type(error).__name__, str(error)
-    except Exception as error:  # a fault of ours: it hides nothing of the other steps
+    except Exception as error:  # a bug must not hide the other steps
         cause = error
         step.code, step.error = 1, type(error).__name__
-        # Its text may hold what a file said: the type and the place are told.
+        # Its text may contain text from a file, so report only the type and the location.
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}"
         step.message = f"a fault of the program, {step.error} in {where}; please report it."
@@ -210,7 +209,7 @@ def _raise(error: EngineError) -> None:
 
 
 def _failures(status: Status) -> Iterator[Failure]:
-    """Yield what failed of what is declared; trials are not the job's."""
+    """Yield the failures of declared operations; the job ignores trials."""
     declared = {(state.operation, state.key) for state in status.keys if state.declared}
     for failure in status.failures:
         if failure.operation in (INGEST, DRAWINGS) or (failure.operation, failure.key) in declared:

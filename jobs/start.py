@@ -1,4 +1,4 @@
-"""Where the command ``cohort`` begins and ends: Ctrl-C is a sentence there too, or silence.
+"""Entry point of the command ``cohort``; Ctrl-C during imports prints a sentence or nothing.
 
 Importing the engine takes seconds. An exception that Ctrl-C raises meanwhile surfaces in the middle
 of another package, which may print a traceback or swallow it and go on. Nothing has begun then, so
@@ -16,19 +16,20 @@ from types import FrameType
 INTERRUPTED = 130
 
 ADDRESS_SPACE_BYTES = 4 * 1024**3
-"""Least address space of a process, bytes: stacks of threads and arenas of allocators are reserved,
-of which little is ever used. With less, workers end or hang as they start."""
+"""Minimum address space of a process, bytes: stacks of threads and arenas of allocators reserve
+much and use little. With less, workers die or hang at their start."""
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"Stopped before anything was begun.\n")  # print may be busy under us
+    # print may be in use in the interrupted code
+    os.write(2, b"Stopped before anything was begun.\n")
     os._exit(INTERRUPTED)
 
 
 def _require_address_space() -> None:
-    """Say that `ulimit -v` is too low, before libraries die of it in their own ways."""
+    """Exit with a message if `ulimit -v` is too low, before libraries fail in unclear ways."""
     try:
-        import resource  # not on every system
+        import resource  # not available on every system
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     except (ImportError, AttributeError):
@@ -48,7 +49,7 @@ def main() -> None:
     """Import the command line and run it."""
     _require_address_space()
     signal.signal(signal.SIGINT, _leave)
-    # Python has None for a stream that was closed before it began (`>&-`); libraries expect one.
+    # Python sets a stream that was closed before its start (`>&-`) to None; libraries expect one.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     from jobs.cli import main as run
@@ -57,7 +58,8 @@ def main() -> None:
     try:
         run()
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said: no traceback of what tidies up
+        # Restore the default handler: no traceback during interpreter shutdown.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

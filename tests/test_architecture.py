@@ -43,6 +43,8 @@ DIALECT = re.compile(r"\b(nobody|somebody|whoever|anew|aside|told)\b", re.IGNORE
 """Words that the field has other terms for."""
 
 PLAIN: tuple[str, ...] = (
+    "engine.cohort.",
+    "engine.execution.kubernetes.",
     "engine.ingest.",
     "engine.kernels.",
     "engine.learning_drivers.",
@@ -52,6 +54,7 @@ PLAIN: tuple[str, ...] = (
     "engine.status.",
     "engine.store.",
     "engine.tables.",
+    "jobs.",
 )
 """Packages whose docstrings and comments keep to these rules; the others follow."""
 

@@ -1,4 +1,4 @@
-"""A cohort: the engine's door for people, in notebooks and behind the command line."""
+"""The class `Cohort`: public interface of the engine, for notebooks and the command line."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ if TYPE_CHECKING:
 
 
 class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
-    """A cohort at a path or URL; get one from `open_cohort` or `create_cohort_at`.
+    """A cohort at a path or URL; created by `open_cohort` or `create_cohort_at`.
 
     Attributes
     ----------
     root
-        Where it lives.
+        Storage of the cohort.
     """
 
     def __init__(self, root: Root) -> None:
@@ -77,10 +77,10 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
     @property
     def config(self) -> CohortConfig:
-        """What cohort.toml says now."""
+        """Current contents of cohort.toml."""
         return read_config(self.root)
 
-    # what comes in
+    # Input.
 
     def ingest(
         self,
@@ -91,27 +91,27 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> IngestReport:
-        """Take what is new or changed in some sources, or in all declared roots.
+        """Ingest new and changed files of some sources, or of all declared roots.
 
         Parameters
         ----------
         sources
-            Files or folders. One inside a declared root belongs to it; another one becomes a new
+            Files or folders. A source inside a declared root belongs to it; any other becomes a new
             root in cohort.toml.
         client
-            Where the work is done; a local cluster by default.
+            Client of the cluster to use; a local cluster by default.
         layout
             Pattern for the folders of new roots, e.g. ``{subject}/{name}``.
         rehash
             Open all files, also those that look unchanged.
         events
-            Receives progress; by default a notebook shows it, and a script is silent.
+            Listener for progress; by default a notebook shows it, and a script is silent.
 
         Raises
         ------
         NoSource, NothingFound
         NoPseudonymKey, OtherPseudonymKey
-            If a root is confidential and the key is missing or another one.
+            If a root is confidential and the key is missing or differs.
         """
         config, scopes, pseudonyms = self._sources(sources, layout)
         shown = note_repairs(self.root, events or events_here())
@@ -122,7 +122,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             ).run()  # fmt: skip
 
     def require_sources(self, *sources: str | Path, layout: str | None = None) -> None:
-        """Refuse what `ingest` would refuse, before a cluster is started for it.
+        """Raise the errors of `ingest` for these sources, before a cluster is started.
 
         Raises
         ------
@@ -138,10 +138,10 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         hidden = any(config.roots[name].confidential for name in needed_roots(config, scopes))
         return config, scopes, self.pseudonyms() if hidden else None
 
-    # what can be asked
+    # Computation.
 
     def operation(self, name: str, **given: Any) -> Operation:
-        """Return an operation with the declared parameters, and the given ones before them."""
+        """Return an operation with the declared parameters, overridden by the given ones."""
         return create_operation(name, self.config.operations.get(name, {}), given)
 
     def declared(self) -> list[Operation]:
@@ -168,7 +168,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         limit: int | None = None,
         retry_failed: bool = False,
     ) -> Plan:
-        """Say what a run would compute, and why; computes nothing."""
+        """Return the plan of a run, with reasons; computes nothing."""
         wanted = self.operation(operation) if isinstance(operation, str) else operation
         other = most_used_key(self.root, wanted)
         _, plan, _ = self._plan(wanted, where, limit, retry_failed, other)
@@ -211,22 +211,22 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> list[RunReport]:
-        """Compute what lacks a result, publish it, and reduce it into tables.
+        """Compute missing results, publish them, and reduce them into tables.
 
         Parameters
         ----------
         operation
-            What is asked; by default all that cohort.toml declares.
+            Operation to run; by default all that cohort.toml declares.
         client
-            Where the work is done; a local cluster by default.
+            Client of the cluster to use; a local cluster by default.
         where, limit
-            The selection: a condition on the catalog's columns, and a number of images.
+            Selection: a condition on the catalog's columns, and a maximum number of images.
         retry_failed
-            Try images again that failed.
+            Retry images that failed.
         declare
-            Make these parameters the current ones.
+            Declare these parameters in cohort.toml.
         events
-            Receives progress; by default a notebook shows it, and a script is silent.
+            Listener for progress; by default a notebook shows it, and a script is silent.
 
         Returns
         -------
@@ -235,9 +235,9 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         Raises
         ------
         NothingFound
-            If nothing is declared and nothing given.
+            If no operation is declared and none given.
         UsageError
-            If some images were to declare what holds for all.
+            If ``declare`` is combined with a selection.
         """
         wanted = self._wanted(operation)
         require_all(where, limit, declare)
@@ -291,7 +291,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             self.root, operation, images, publisher, self._files, client,
             events=events, stop=stop,
         )  # fmt: skip
-        # Parameters by which every image fails are nobody's wish.
+        # Never declare parameters under which every image failed.
         failed = report.failed + report.failed_before
         complete = where is None and limit is None and plan.selected > failed
         report.declared = self._declare(operation, complete, declare)
@@ -313,7 +313,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         return create_operation(operation.name, declared, {}).key == operation.key
 
     def _declare(self, operation: Operation, complete: bool, wanted: bool) -> bool:
-        if not is_registered(operation):  # a later run, by name, would not find it
+        if not is_registered(operation):  # a later run by name would not find it
             if wanted:
                 raise UsageError(
                     f"{operation.name} can't be declared: no installed package offers it by name."
@@ -325,10 +325,10 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             )
         return False
 
-    # what comes out
+    # Output.
 
     def tables(self) -> list[str]:
-        """Return the names of the tables there are."""
+        """Return the names of the existing tables."""
         return table_names_there(self.root)
 
     def table(self, name: str, where: str | None = None) -> pd.DataFrame:
@@ -341,7 +341,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         return self.arrow_table(name, where).to_pandas()
 
     def arrow_table(self, name: str, where: str | None = None) -> pa.Table:
-        """Return a table as Arrow holds it; see `table`."""
+        """Return a table as an Arrow table; see `table`."""
         rows = read_table(self.root, name)
         return rows if where is None else filter_rows(rows, where)
 
@@ -353,8 +353,8 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         where
             A condition on the catalog's columns.
         stored
-            Give stored values also where the header tells of slope and intercept; by default those
-            are applied (float64), e.g. to Hounsfield units. A run gives stored values.
+            Return stored values even if the header has slope and intercept; by default those are
+            applied (float64), e.g. to get Hounsfield units. A run passes stored values.
         """
         return Images(self.root, read_images(self.root)[1], self._files(), where, stored=stored)
 
@@ -374,15 +374,15 @@ def open_cohort(url: str | Path) -> Cohort:
 
 
 def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
-    """Open a cohort, or make one where there is none.
+    """Open a cohort, or create it if there is none.
 
     Raises
     ------
     UsageError
-        If the folder holds other things, or is a file.
+        If the folder holds other files, or is a file.
     """
     root = open_root(url)
-    others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # not leftovers
+    others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # ignore leftovers
     if root.size("cohort.json") is None and next(others, None) is not None:
         raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")
     try:

@@ -1,4 +1,4 @@
-"""A cohort's method that takes a plain function; the rest of its door is `engine.cohort.cohort`."""
+"""Mixin of `Cohort` that runs plain functions; see `engine.cohort.cohort` for the class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.runs.driver import RunReport
 
 
 class Runs(Protocol):
-    """What runs operations: a cohort."""
+    """Interface of a class that runs operations: a cohort."""
 
     def run(
         self,
@@ -27,11 +27,11 @@ class Runs(Protocol):
         retry_failed: bool,
         events: Events | None,
     ) -> list[RunReport]:
-        """Compute what lacks a result; see `engine.Cohort.run`."""
+        """Compute missing results; see `engine.Cohort.run`."""
 
 
 class Functions:
-    """Asks a cohort's images what a function answers."""
+    """Mixin of `Cohort` that computes a function on all images."""
 
     def map(
         self: Runs,
@@ -51,24 +51,25 @@ class Functions:
         retry_failed: bool = False,
         events: Events | None = None,
     ) -> RunReport:
-        """Call a function for every image that lacks an answer, publish, and reduce into tables.
+        """Call a function for every image without a result, publish, and reduce into tables.
 
-        The results are found by name, version and parameters, **never by the function's source**:
-        a changed function under the same version is not called again for images that have an
-        answer. Raise ``version`` whenever the answers change. It is never declared in cohort.toml,
-        so its tables carry the key: ``tables/<name>@<key>.parquet``, named by the report.
+        Results are identified by name, version and parameters, **never by the function's source**:
+        a changed function under the same version is not called again for images with a result.
+        Increase ``version`` whenever the results change. The function is never declared in
+        cohort.toml, so its tables carry the key: ``tables/<name>@<key>.parquet``, named by the
+        report.
 
         Parameters
         ----------
         function, name, schema, version, parameters, resources, singular, quantities, halo_px
-            What is asked; see `engine.from_function`, which makes the operation alone, to plan
-            with or to try on one array.
+            Definition of the operation; see `engine.from_function`, which only creates the
+            operation, to plan with it or to try it on one array.
         client, where, limit, retry_failed, events
-            Where, of which images and how; see `engine.Cohort.run`.
+            Cluster, selection and options; see `engine.Cohort.run`.
 
         Returns
         -------
-        What was done, and the names of the tables.
+        Report of the run, with the names of the tables.
 
         Raises
         ------

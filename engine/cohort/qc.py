@@ -1,4 +1,4 @@
-"""The method of a cohort that makes pictures."""
+"""Mixin of `Cohort` for quality control."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from engine.tables.driver import make_tables
 
 
 class QualityControl:
-    """Shows people what was found, so that they can trust the tables."""
+    """Pictures of results, by which people can check the tables."""
 
     root: Root
 
-    if TYPE_CHECKING:  # what a cohort has
+    if TYPE_CHECKING:  # provided by the cohort
 
         def _wanted(self, operation: Operation | str | None) -> list[Operation]: ...
         def _is_declared(self, operation: Operation) -> bool: ...
@@ -46,20 +46,21 @@ class QualityControl:
     ) -> list[QcReport]:
         """Make pictures of results, and a page that shows them: ``qc/<operation>/index.html``.
 
-        Only what is missing or stale is made. Nothing is computed of the operation itself; its
-        tables are made again where they are older than its results.
+        Only missing and outdated pictures are rendered. The operation itself is not run; its tables
+        are rebuilt if they are older than its results.
 
         Parameters
         ----------
         operation
-            Whose results; by default of all that cohort.toml declares.
+            Operation whose results to show; by default all that cohort.toml declares.
         client
-            Where the work is done; a local cluster by default.
+            Client of the cluster to use; a local cluster by default.
         where
-            A condition on the columns of ``<operation>_by_image``: which images get an overlay, of
-            those that have a result. The page counts all images, and keeps the overlays there are.
+            A condition on the columns of ``<operation>_by_image``, which selects the images that
+            get an overlay, among those with a result. The page counts all images, and keeps
+            existing overlays.
         everything
-            Whether each image gets an overlay where there are more than 1,000 of them.
+            Whether each image gets an overlay even if there are more than 1,000.
 
         Returns
         -------
@@ -68,14 +69,14 @@ class QualityControl:
         Raises
         ------
         NothingFound
-            If nothing is declared and nothing given, there are no results yet, or ``where`` fits
-            none.
+            If no operation is declared and none given, there are no results yet, or ``where``
+            matches no image.
         ConditionError
-            If ``where`` is no condition on that table.
+            If ``where`` is not a valid condition on that table.
         """
         wanted = self._wanted(operation)
         if where is not None and everything:
-            raise UsageError("where chooses images, and everything takes all: give one of them.")
+            raise UsageError("where selects images, and everything takes all: give only one.")
         shown = note_repairs(self.root, events or events_here())
         files, config = self._files(), read_config(self.root)
         reports = []

@@ -1,4 +1,4 @@
-"""The methods of a cohort that train networks and say what they are worth."""
+"""Mixin of `Cohort` for training and evaluating networks."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ MasksAsked = MaskSource | str | Path
 
 
 class Learning:
-    """Learns from images that people drew masks of."""
+    """Training and evaluation on images with annotated masks."""
 
     root: Root
 
-    if TYPE_CHECKING:  # what a cohort has
+    if TYPE_CHECKING:  # provided by the cohort
 
         def operation(self, name: str, **given: Any) -> Operation: ...  # noqa: D102
 
@@ -72,41 +72,42 @@ class Learning:
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
-        """Train a network on the images that have masks, on a worker that offers a GPU's slot.
+        """Train a network on the images with masks, on a worker that offers a GPU slot.
 
-        A training that was killed or stopped goes on where it was, and ends with the same weights
-        (on a CPU to the bit, with as many threads). At its end the folder holds four models:
-        ``best-loss``, ``best-density``, ``best-dsc`` and ``last``; `engine.segment` takes any.
+        A training that was killed or stopped resumes from its checkpoint, and ends with the same
+        weights (on a CPU to the bit, with as many threads). At its end the folder holds four
+        models: ``best-loss``, ``best-density``, ``best-dsc`` and ``last``; `engine.segment` accepts
+        any of them.
 
         Parameters
         ----------
         folder
-            Of the training, as this process and the worker see it.
+            Folder of the training, as seen by this process and the worker.
         masks
-            Where masks are: a folder with the folders ``bone``, ``fat`` and ``other``, or another
+            Source of masks: a folder with the folders ``bone``, ``fat`` and ``other``, or another
             `engine.learning.datasets.masks.MaskSource`.
         settings
-            How to train; see `engine.learning.training.settings.TrainingSettings`.
+            Training settings; see `engine.learning.training.settings.TrainingSettings`.
         client
-            Where the work is done; by default one local worker with all of the cores.
+            Client of the cluster to use; by default one local worker with all cores.
         where, limit
-            The selection: a condition on the catalog's columns, and a number of images.
+            Selection: a condition on the catalog's columns, and a maximum number of images.
         with_orphaned
-            Take images too whose source is gone.
+            Include images whose source is gone.
         start
-            A model to begin with, by its folder or the name of one that is shipped: then few images
-            of one's own are enough. The architecture is its own.
+            A model to fine-tune, by its folder or the name of a bundled one: then few images of
+            your own are enough. Its architecture is kept.
         device
-            "cpu" or "cuda"; by default CUDA where the worker has it.
+            "cpu" or "cuda"; by default CUDA if the worker has it.
         made_by
             The command, for the models' cards.
         events
-            Receives progress; by default a notebook shows it, and a script is silent.
+            Listener for progress; by default a notebook shows it, and a script is silent.
 
         Returns
         -------
-        The fields of `engine.learning.training.report.TrainingReport`, and ``left_out``: images
-        that were meant and are not learnt from, by reason.
+        The fields of `engine.learning.training.report.TrainingReport`, and ``left_out``: selected
+        images that are not used for training, with reasons.
 
         Raises
         ------
@@ -124,7 +125,8 @@ class Learning:
         classes = classes_of_masks(opened)
         if start is not None:
             chosen = starting_with(chosen, open_bundle(start), classes)
-        split_subjects([i.subject for i in images], chosen.holdout, chosen.seed)  # before a cluster
+        # fail before a cluster is started
+        split_subjects([i.subject for i in images], chosen.holdout, chosen.seed)
         task = TrainingTask(
             self.root,
             tuple(images),
@@ -155,26 +157,27 @@ class Learning:
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Evaluation:
-        """Compare what a model answers, or what is stored, with masks; see ``index.html``.
+        """Compare predictions or stored labels with masks, and write ``index.html``.
 
         Parameters
         ----------
         folder
-            New, or of an earlier evaluation, which is replaced; as this process and workers see it.
+            New, or that of an earlier evaluation, which is replaced; as seen by this process and
+            workers.
         masks
-            What is true; see `train`.
+            Ground truth; see `train`.
         answer
             An `engine.segment`, or the name or folder of a model, or a
-            `engine.learning.datasets.masks.MaskSource` of labels that are there already, such as
-            ``LabelImages`` of a key; by default `engine.segment` as cohort.toml declares it.
+            `engine.learning.datasets.masks.MaskSource` of existing labels, such as ``LabelImages``
+            of a key; by default `engine.segment` as cohort.toml declares it.
         client
-            Where the work is done; a local cluster by default.
+            Client of the cluster to use; a local cluster by default.
         where, limit
-            The selection: a condition on the catalog's columns, and a number of images.
+            Selection: a condition on the catalog's columns, and a maximum number of images.
         with_orphaned
-            Take images too whose source is gone.
+            Include images whose source is gone.
         events
-            Receives progress; by default a notebook shows it, and a script is silent.
+            Listener for progress; by default a notebook shows it, and a script is silent.
 
         Returns
         -------
@@ -185,7 +188,7 @@ class Learning:
         NothingFound, NoMask
             If no image has a mask.
         ParameterError
-            If masks and answers are of other classes, or the folder holds other things.
+            If masks and predictions have different classes, or the folder holds other files.
         """
         place, shown = Path(folder).absolute(), events or events_here()
         require_place(place)
@@ -258,6 +261,6 @@ def _known(model: str) -> tuple[str, tuple[str, ...]]:
     """Return what a model is called, and its classes."""
     if model == BASELINE:
         return BASELINE, tuple(c.name for c in tissue_classes())
-    # A training names all of its models alike: their folders tell them apart.
+    # All models of a training have the same name, so include their folders.
     of = model if model in shipped_models() else "/".join(Path(model).absolute().parts[-2:])
     return of, tuple(c.name for c in open_bundle(model).card.classes)

@@ -1,8 +1,8 @@
-"""Run many tasks with few in flight, and tell what became of each.
+"""Task pool: run many tasks with few in flight, and report the outcome of each.
 
-Tasks with a resource restriction are never queued by Dask's scheduler, and a worker's death is
-held against all that were assigned to it; so the driver keeps a small window of tasks instead of
-handing over all of them, and its memory does not depend on how many there are.
+Dask's scheduler never queues tasks with a resource restriction, and counts a worker's death against
+all tasks assigned to it. So the driver submits a small window of tasks instead of all, and its
+memory does not depend on their number.
 """
 
 from __future__ import annotations
@@ -28,31 +28,32 @@ from engine.execution.workers import asked_of_workers, slots
 T = TypeVar("T")
 
 PER_SLOT = 3
-"""Tasks in flight for each slot: one that runs and two that wait on the worker."""
+"""Tasks in flight per slot: one runs and two wait on the worker."""
 
 TICK_S = 0.25
-"""How often the health of scheduler and workers is looked at while nothing ends, seconds."""
+"""Interval of health checks of scheduler and workers while no task ends, seconds."""
 
 LOST_S = 8.0
-"""How long the scheduler may be out of reach before the run gives up, seconds (fault 4: 30 s)."""
+"""Time without a connection to the scheduler after which the run gives up, seconds (fault 4: 30 s).
+"""
 
 NO_WORKERS_S = 60.0
-"""How long a run waits for workers to come back, seconds."""
+"""Time that a run waits for workers to return, seconds."""
 
 ENDED_FOR_MEMORY = "worker-restart-memory"
-"""Topic under which a nanny says that it ended a worker (distributed, worker_memory.py)."""
+"""Topic of a nanny's event when it kills a worker for memory (distributed, worker_memory.py)."""
 
 RECOUNT_S = 2.0
-"""How often slots are counted again, seconds: workers come and go."""
+"""Interval at which slots are counted again, seconds: workers join and leave."""
 
 UNKNOWN_TRIES = 5
-"""Attempts at a task that ends by an error of the cluster, before the run gives up."""
+"""Maximum attempts at a task that fails with an error of the cluster."""
 
 
 class TaskFailed(EngineError):
-    """A task failed by a fault of ours or of the environment: (type of the exception,).
+    """A task failed through a bug or the environment: (type of the exception,).
 
-    What the exception says stays on the worker: it may hold what a file said (invariant 9).
+    The exception's text stays on the worker: it may contain text from a file (invariant 9).
     """
 
     def __str__(self) -> str:
@@ -64,9 +65,9 @@ class TaskFailed(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Ended(Generic[T]):
-    """A task that ended: with ``value``, or, where its worker died under it, as ``crashed``.
+    """A task that ended: with ``value``, or as ``crashed`` if its worker died.
 
-    ``need`` says what the worker took and might take, where it was ended for want of memory.
+    ``need`` is the memory used and available, if the worker was killed for memory.
     """
 
     task: T
@@ -77,7 +78,7 @@ class Ended(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A function and its arguments, not shown: Dask writes those of a failed task to the log."""
+    """A function and its arguments without a repr, since Dask logs those of a failed task."""
 
     content: bytes = field(repr=False)
 
@@ -85,15 +86,15 @@ class _Packed:
 def _call(packed: _Packed) -> bytes:
     """Call a function on a worker.
 
-    Arguments and value travel as bytes: Dask packs the members of a list one by one, and unpacks
-    everything on the scheduler, which has no use for it, and in the event loops.
+    Arguments and value travel as bytes: Dask would serialise the members of a list one by one, and
+    deserialise everything on the scheduler, which does not need it, and in the event loops.
     """
     function, arguments = loads(packed.content)
     return dumps(function(*arguments))
 
 
 class Window:
-    """Submits tasks of one function and yields them as they end.
+    """Pool that submits tasks of one function and yields them as they end.
 
     Parameters
     ----------
@@ -102,11 +103,11 @@ class Window:
     function
         Called on a worker as ``function(*arguments(task))``.
     arguments
-        Makes a task's arguments; large shared ones should be small or cached by the function.
+        Returns a task's arguments; large shared ones should be small or cached by the function.
     label
-        Prefix of Dask keys, seen on the dashboard.
+        Prefix of Dask keys, shown on the dashboard.
     resources
-        What a worker must offer.
+        Resources that a worker must offer.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Window:
         self._function = function
         self._arguments = arguments
         self._resources = asked_of_workers(client, resources or {})
-        # The resource is part of the key: a known key would keep its old restriction.
+        # The resource is part of the key, since an existing key would keep its old restriction.
         extra = "".join(f"-{name}{amount:g}" for name, amount in self._resources.items())
         self._label = f"{label}{extra}-{secrets.token_hex(4)}"
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
@@ -142,24 +143,24 @@ class Window:
         most: int | None = None,
         idle: Callable[[], None] = lambda: None,
     ) -> Iterator[Ended[T]]:
-        """Yield each task when it ended, in any order.
+        """Yield each task when it has ended, in any order.
 
         Parameters
         ----------
         take
-            Called as there is room; returns the next task, or None where there is none now. It is
-            asked again after each task that ended.
+            Called when there is room; returns the next task, or None if there is none now. It is
+            called again after each task that ended.
         stop
-            Once it says True no further task is taken; those in flight end.
+            Predicate; once True, no further tasks are submitted, and those in flight finish.
         most
-            Tasks in flight at most; `PER_SLOT` for each slot by default.
+            Maximum tasks in flight; by default `PER_SLOT` for each slot.
         idle
-            Called every `TICK_S` at most.
+            Called at most every `TICK_S`.
 
         Raises
         ------
         SchedulerLost, NoWorkers, TaskFailed
-            And any `EngineError` that a task raised.
+            Also any `EngineError` that a task raised.
         """
         exhausted = False
         try:
@@ -181,7 +182,7 @@ class Window:
                     ended = self._end(future)
                     if ended is not None:
                         self.done += not ended.crashed
-                        exhausted = False  # the consumer may have put it back
+                        exhausted = False  # the consumer may have re-queued the task
                         yield ended
                 self._check()
         finally:
@@ -222,12 +223,12 @@ class Window:
                 value = loads(future.result(timeout=LOST_S))
             elif future.status == "error":
                 raise future.exception(timeout=LOST_S)
-            else:  # "cancelled" or "lost": the scheduler went away, or forgot us
+            else:  # "cancelled" or "lost": the scheduler is gone, or lost its state
                 raise FutureCancelledError(future.key, future.status)
         except KilledWorker as error:
             del self._flight[str(future.key)]
             return Ended(task, crashed=True, need=self._need(error.last_worker))
-        except MemoryError as error:  # as if it had died of it
+        except MemoryError as error:  # counts as a death for lack of memory
             del self._flight[str(future.key)]
             return Ended(task, crashed=True, need=need_of(error, None))
         except (FutureCancelledError, CommClosedError, TimeoutError, OSError) as error:
@@ -237,7 +238,8 @@ class Window:
             return None
         except EngineError:
             raise
-        except Exception as error:  # a fault of ours or of a worker's environment, never an image's
+        # a bug or a problem of the worker's environment, never an image's
+        except Exception as error:
             if lacking := _import_error(error):
                 raise MissingPackage(lacking.name or "a module") from None
             raise TaskFailed(type(error).__name__) from None
@@ -245,7 +247,7 @@ class Window:
         return Ended(task, value)
 
     def _need(self, worker: Any) -> Need | None:
-        """Return what a worker took that its nanny ended for it, or None."""
+        """Return the memory that a worker used if its nanny killed it for memory, or None."""
         limit = getattr(worker, "memory_limit", None)
         if not limit:
             return None
@@ -257,14 +259,14 @@ class Window:
         return Need(max(*taken, int(limit)), int(limit)) if taken else None
 
     def _again(self, future: Future[Any], task: Any, tries: int, error: Exception) -> None:
-        """Submit a task again that the cluster lost, unless the scheduler itself is gone."""
+        """Resubmit a task that the cluster lost, unless the scheduler itself is gone."""
         deadline = time.monotonic() + LOST_S
         while self._client.status != "running" and time.monotonic() < deadline:
             time.sleep(TICK_S)
         if self._client.status != "running":
             raise SchedulerLost(self.done, len(self._flight)) from error
-        # The scheduler is there, or there again: the result died with its worker before it was
-        # fetched, or a new scheduler does not know the task.
+        # The scheduler is reachable (again): the result died with its worker before it was fetched,
+        # or a new scheduler does not know the task.
         if tries >= UNKNOWN_TRIES:
             raise TaskFailed(type(error).__name__) from None
         del self._flight[str(future.key)]
@@ -292,7 +294,7 @@ class Window:
 
 
 def _import_error(error: BaseException | None) -> ImportError | None:
-    """Return the import that failed on the scheduler or a worker, where that was the cause."""
+    """Return the failed import on the scheduler or a worker, if that was the cause."""
     while error is not None and not isinstance(error, ImportError):
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""How long to wait for what a cluster has yet to bring."""
+"""Timeouts for the start of clusters and workers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dask.utils import parse_timedelta
 
 
 def patience_s(default_s: float) -> float:
-    """Return how long to wait for a scheduler or for workers, seconds.
+    """Return the timeout for a scheduler or for workers, seconds.
 
     Parameters
     ----------
     default_s
-        What is right where a cluster is there already, or on this machine.
+        Timeout for an existing cluster, or for this machine.
 
     Returns
     -------
-    The default, or Dask's setting ``cohort.patience`` (e.g. ``20 minutes``) if that is longer:
-    where nodes are bought as they are needed, the first worker may come much later than a command.
+    The default, or Dask's setting ``cohort.patience`` (e.g. ``20 minutes``) if that is longer: with
+    nodes provisioned on demand, the first worker may start much later than the command.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Whether scheduler and workers run the same software as we do."""
+"""Comparison of software versions between client, scheduler and workers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from distributed import Client
 from engine.errors import EngineError
 
 PACKAGES = ("python", "dask", "distributed", "cohort-engine")
-"""What must be the same: tasks travel as pickles, and results are those of one engine."""
+"""Packages that must have the same version: tasks travel as pickles, and results belong to one
+engine version."""
 
 
 class VersionMismatch(EngineError):
-    """Scheduler or workers run other software than we do: (address, what differs)."""
+    """Scheduler or workers run other software versions than the client: (address, differences)."""
 
     def __str__(self) -> str:
         address, differences = self.args
@@ -26,7 +27,7 @@ class VersionMismatch(EngineError):
 
 
 def require_same_versions(client: Client, address: str) -> None:
-    """Compare our versions with those of a scheduler and of the workers that it has.
+    """Compare the client's versions with those of a scheduler and its workers.
 
     Raises
     ------
@@ -38,12 +39,12 @@ def require_same_versions(client: Client, address: str) -> None:
 
 
 def tell_differences(found: Mapping[str, Any]) -> list[str]:
-    """Return a phrase for each package that is not the same everywhere.
+    """Return a phrase for each package whose versions differ.
 
     Parameters
     ----------
     found
-        What `distributed.Client.get_versions` returns.
+        Result of `distributed.Client.get_versions`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The memory that a task has on its worker, and the limit under which one is tried again."""
+"""Memory available to a task on its worker, and the limit for retries."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from engine.execution.quarantine import Attempt
 
 @contextmanager
 def room_for(attempt: Attempt[Any], device: str = "cpu") -> Iterator[int | None]:
-    """Give what a task may take, bytes, and hold one to it whose worker died before.
+    """Yield the memory that a task may use, bytes, and enforce it on a retry after a death.
 
-    Only where it has the process to itself, since others would fail for it; and not where a GPU's
-    driver reserves memory in its own ways.
+    Enforced only if the task has the process to itself, since other tasks would fail too; and not
+    with a GPU, whose driver reserves memory in its own ways.
     """
     worker = distributed.get_worker()
     limit = limit_bytes(worker.memory_manager.memory_limit, MEMORY_LIMIT)
@@ -31,7 +31,7 @@ def room_for(attempt: Attempt[Any], device: str = "cpu") -> Iterator[int | None]
 
 
 def poison_of(need: Need | None, doing: str) -> tuple[str, str]:
-    """Return reason and detail of what kills its worker while something is done with it."""
+    """Return reason code and detail of a task that crashes its worker during an action."""
     if need is None:
         return "worker_crash", f"{doing} kills the worker"
     return OUT_OF_MEMORY, f"{doing} {need}"

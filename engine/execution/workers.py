@@ -1,4 +1,4 @@
-"""Who works for a cluster, and how many tasks of a kind run there at once."""
+"""Workers of a cluster, and the number of tasks of a kind that they run at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from engine.errors import NoWorkerForResource, NoWorkers
 from engine.execution.timeouts import patience_s
 
 WORKERS_S = 20.0
-"""How long to wait for a first worker, and for one with a resource, seconds (fault 22: 30 s)."""
+"""Timeout for a first worker, and for one with a resource, seconds (fault 22: 30 s)."""
 
 
 def workers_of(client: Client) -> Mapping[str, Mapping[str, Any]]:
-    """Return what the scheduler knows of its workers, by address.
+    """Return the scheduler's information about its workers, by address.
 
-    Asked of the scheduler: `Client.scheduler_info` may return the answer to the client's own
-    heartbeat, which came in between and names no worker.
+    Asks the scheduler directly: `Client.scheduler_info` may return the answer to the client's own
+    heartbeat, which names no worker.
     """
     assert client.scheduler is not None
     identity: Mapping[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
@@ -28,7 +28,7 @@ def workers_of(client: Client) -> Mapping[str, Mapping[str, Any]]:
 
 
 def slots(client: Client, resources: Mapping[str, float]) -> int:
-    """Return how many tasks with these resources run at once, as of now."""
+    """Return the current number of tasks with these resources that can run at once."""
     workers = workers_of(client).values()
     total = 0
     for worker in workers:
@@ -38,11 +38,10 @@ def slots(client: Client, resources: Mapping[str, float]) -> int:
 
 
 def asked_of_workers(client: Client, resources: Mapping[str, float]) -> dict[str, float]:
-    """Return what a task asks of a worker: what its operation says, or else a CPU.
+    """Return the resources that a task requests of a worker: its operation's, or else a CPU.
 
-    A CPU only where workers offer some (``--resources CPU=2``), as they do beside workers for
-    GPUs: what asks for nothing would be given to those too, and keep them from what only they can
-    do.
+    A CPU only if workers offer any (``--resources CPU=2``), as they do beside GPU workers: a task
+    without a request could also occupy GPU workers, and block work that only they can do.
     """
     if resources:
         return dict(resources)
@@ -51,14 +50,14 @@ def asked_of_workers(client: Client, resources: Mapping[str, float]) -> dict[str
 
 
 def require_slots(client: Client, resources: Mapping[str, float]) -> int:
-    """Wait a while for workers that can do the work, and return their slots.
+    """Wait for workers that can do the work, and return their slots.
 
     Raises
     ------
     NoWorkers
-        If no worker came within `WORKERS_S`.
+        If no worker joined within `WORKERS_S`.
     NoWorkerForResource
-        If workers are there, but none offers the resources.
+        If there are workers, but none offers the resources.
     """
     deadline = time.monotonic() + patience_s(0)
     try:
@@ -69,7 +68,7 @@ def require_slots(client: Client, resources: Mapping[str, float]) -> int:
     while not (found := slots(client, resources)) and time.monotonic() < deadline:
         time.sleep(1)
     if found == 0:
-        if not resources:  # they left while we looked
+        if not resources:  # they left in the meantime
             raise NoWorkers(patience_s(WORKERS_S))
         name, amount = next(iter(resources.items()))
         raise NoWorkerForResource(name, amount, len(workers_of(client)))

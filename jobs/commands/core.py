@@ -1,4 +1,4 @@
-"""The commands of daily life: each calls the engine, and says what came of it."""
+"""Commands of daily use: each calls the engine and prints the outcome."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ from jobs.output import Output
 from jobs.source_checks import FORMATS, WITHHELD, require_files, require_key
 
 DEMO_RADIUS_PX = (15.0, 65.0)
-"""Radii that the demo's discs have, with room on both sides, pixels."""
+"""Radii of the demo's discs, with a margin on both sides, pixels."""
 
 
 DEMO_FOLDERS = {"data", "cohort"}
-"""What a demo makes in its folder."""
+"""Subfolders that a demo creates."""
 
 
 @contextmanager
 def interruptible(output: Output) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C (or SIGTERM) end work in good order, and a second one at once."""
+    """Stop gracefully on the first Ctrl-C or SIGTERM, immediately on the second."""
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -109,7 +109,7 @@ def demo(
         report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
         shown = cohort.qc(operation, client=client, events=output.events, stop=stop)[0]
     tables = {name: str(place / "tables" / f"{name}.parquet") for name in report.tables}
-    # As it can be typed: in a virtual environment that is not active, by its path.
+    # Ready to paste: the path of the program if its virtual environment is not active.
     typed = shlex.quote(str(place))
     program = "cohort" if shutil.which("cohort") else shlex.quote(sys.argv[0])
     output.result(
@@ -148,7 +148,7 @@ def ingest(
     *,
     layout: Annotated[
         str | None,
-        typer.Option(help="What the folders mean, e.g. {date}/{subject}/{experiment}/{name}."),
+        typer.Option(help="Pattern of the folders, e.g. {date}/{subject}/{experiment}/{name}."),
     ] = None,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Open all files, also those that look unchanged.")
@@ -156,13 +156,13 @@ def ingest(
     max_failed: MaxFailed = 0,
     cluster: ClusterArguments,
 ) -> int:
-    """Take what is new or changed.
+    """Ingest new and changed images.
 
-    Makes the cohort where there is none. Without SOURCE it takes all that cohort.toml names.
+    Creates the cohort if there is none. Without SOURCE, ingests all sources in cohort.toml.
     """
     sources = sources or []
     if sources:
-        for source in sources:  # before a cohort is made for nothing
+        for source in sources:  # check before creating a cohort
             require_files(source)
             require_key(source, place)
         cohort = repaired(output, engine.create(place, layout=layout))
@@ -194,9 +194,9 @@ def plan(
     *,
     selection: Selection,
 ) -> int:
-    """Say what a run would compute, and why; computes nothing.
+    """Show what a run would compute, and why; computes nothing.
 
-    An operation's parameters are options too, e.g. --radius-px 10:60.
+    Accepts an operation's parameters as options, e.g. --radius-px 10:60.
     """
     cohort = opened(output, place)
     plans = [
@@ -208,7 +208,7 @@ def plan(
 
 
 def _wanted(cohort: Cohort, name: str | None, context: typer.Context) -> list[engine.Operation]:
-    # `cohort run C --radius-px 1:2` reads its first parameter as the operation's name.
+    # `cohort run C --radius-px 1:2` parses its first parameter as the operation's name.
     if name is not None and name.startswith("--"):
         raise UsageError(f"Name the operation before its parameters, e.g. circles {name} ...")
     given = read_parameters(context.args)
@@ -228,18 +228,18 @@ def run(
     *,
     selection: Selection,
     declare: Annotated[
-        bool, typer.Option("--declare", help="Make these parameters the current ones.")
+        bool, typer.Option("--declare", help="Declare these parameters in cohort.toml.")
     ] = False,
     max_failed: MaxFailed = 0,
     cluster: ClusterArguments,
 ) -> int:
-    """Compute what lacks a result, and make the tables.
+    """Compute missing results, and update the tables.
 
-    An operation's parameters are options too, e.g. --radius-px 10:60.
+    Accepts an operation's parameters as options, e.g. --radius-px 10:60.
     """
     cohort = opened(output, place)
     operations = _wanted(cohort, operation, context)
-    # Refused before a cluster is started.
+    # Check before a cluster is started.
     cohort.require_images(where=selection.where, limit=selection.limit, declare=declare)
     reports: list[RunReport] = []
     with interruptible(output) as stop, working(output, cluster) as client:
@@ -269,14 +269,14 @@ def qc(
         typer.Option(metavar="CONDITION", help="Overlays of images with, e.g. count > 20."),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="An overlay of each image, however many there are.")
+        bool, typer.Option("--all", help="Make an overlay of every image.")
     ] = False,
     max_failed: MaxFailed = 0,
     cluster: ClusterArguments,
 ) -> int:
-    """Make pictures of what was found, and a page that shows them.
+    """Make pictures of the results, and a page that shows them.
 
-    An operation's parameters are options too, e.g. --radius-px 10:60.
+    Accepts an operation's parameters as options, e.g. --radius-px 10:60.
     """
     cohort = opened(output, place)
     reports: list[QcReport] = []
@@ -300,10 +300,10 @@ def nightly(
     max_failed: MaxFailed = 0,
     cluster: ClusterArguments,
 ) -> int:
-    """Ingest, run all that is declared, make its pictures, and say what came of it.
+    """Ingest, run and render all declared operations, and print a summary.
 
-    For schedules: whatever happens, standard output gets one line of JSON, and the log goes to
-    standard error. A step that fails does not keep the others from being tried.
+    For schedules: in every case, standard output gets one line of JSON, and the log goes to
+    standard error. After a failed step, the other steps are still tried.
     """
     output.as_json = True
 
@@ -329,10 +329,10 @@ def status(
     *,
     reveal: Annotated[
         Path | None,
-        typer.Option(metavar="SOURCE", help="Say what a file is called here; needs the key."),
+        typer.Option(metavar="SOURCE", help="Show a file's name in the cohort; needs the key."),
     ] = None,
 ) -> int:
-    """Say what is there, what is missing and what failed."""
+    """Show existing, missing and failed results."""
     if reveal is not None:
         rows = opened(output, place).reveal(reveal)
         output.result({"revealed": rows}, *reveal_lines(rows))
@@ -347,11 +347,11 @@ def verify(
     output: Output,
     place: CohortPath,
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Go on without torn commits.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Drop torn commits.")] = False,
 ) -> int:
     """Check every file against the ledgers.
 
-    Exit code 1 where something is wrong.
+    Exits with code 1 if there is a problem.
     """
     cohort = engine.open(place)
     done = cohort.repair() if repair else ()
@@ -370,12 +370,12 @@ def gc(
         typer.Option(
             "--older-than",
             metavar="HOURS",
-            help="Leave what is younger; 0 only while nothing runs.",
+            help="Minimum age; use 0 only while nothing runs.",
         ),
     ] = 24.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the files.")] = False,
 ) -> int:
-    """Remove what no commit names: leftovers of runs that were killed."""
+    """Delete unreferenced files, the leftovers of killed runs."""
     if older_than < 0:
         raise ParameterError("--older-than", older_than, "a number of hours, 0 or more")
     left = opened(output, place).gc(older_than_s=older_than * 3600, dry_run=dry_run)

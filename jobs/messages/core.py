@@ -1,4 +1,4 @@
-"""How results read: sentences and small tables for people."""
+"""Texts of results: sentences and small tables for people."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from engine.visible import visible
 from jobs.messages import annotations as drawings
 
 NAMED = 20
-"""Failures and problems that are named one by one; --json names all."""
+"""Maximum failures and problems listed; --json lists all."""
 
 
 def ingest_lines(report: IngestReport) -> list[str]:
@@ -71,11 +71,11 @@ def ingest_lines(report: IngestReport) -> list[str]:
         lines.append(
             f"{counted(report.unmatched, 'images')} {many} not match the layout, so subject, date "
             f"and so on are empty: {_some(report.unmatched_first, report.unmatched)}. If that is "
-            "not meant, change layout in cohort.toml, then: cohort ingest COHORT --rehash"
+            "not intended, change layout in cohort.toml, then: cohort ingest COHORT --rehash"
         )
     if report.healed:
         many = counted(report.healed, "images")
-        lines.append(f"Pixels of {many} were damaged or gone, and are written anew.")
+        lines.append(f"Pixels of {many} were damaged or missing, and have been restored.")
     if report.replaced:
         lines.append(
             f"Pixels of {counted(len(report.replaced), 'images')} were damaged or gone, and their "
@@ -96,18 +96,18 @@ def ingest_lines(report: IngestReport) -> list[str]:
 
 
 def reveal_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what files are called in the catalog."""
+    """Show the catalog names of files."""
     lines = [
         f"{row['path']}: {row['source']}, image {row['image_id']}, {row['state']}"
         + (f" ({row['reason']})" if row["reason"] else "")
         + (f", subject {row['subject']}" if row["subject"] else "")
         for row in rows
     ]
-    return lines or ["There is no file."]
+    return lines or ["No file was found."]
 
 
 def _which(failure: Failure) -> str:
-    """Return the file, with the plane where it has several."""
+    """Return the file, with the plane if it has several."""
     named = failure.image_id.startswith(f"{failure.source}#")
     return failure.image_id if named else failure.source
 
@@ -118,7 +118,7 @@ def _some(first: Sequence[str], count: int) -> str:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """Say what a run would compute, and why."""
+    """Describe what a run would compute, and why."""
     given = ", ".join(f"{k} {_shown(v)}" for k, v in plan.parameters.items() if v is not None)
     lines = [f"{plan.operation} ({given}), key {plan.key[:8]}:"]
     if not plan.selected:
@@ -146,7 +146,7 @@ def _shown(value: Any) -> str:
 
 
 def run_lines(report: RunReport) -> list[str]:
-    """Say what a run did."""
+    """Describe the outcome of a run."""
     name = f"{report.operation}, key {report.key[:8]}"
     if not report.selected:
         lines = [f"{name}: no image is selected."]
@@ -192,7 +192,7 @@ def step_lines(report: object) -> list[str]:
 
 
 def qc_lines(report: QcReport) -> list[str]:
-    """Say what pictures were made, and where to look."""
+    """Describe the pictures that were made, with the path of their page."""
     name = f"{report.operation}, key {report.key[:8]}"
     if report.made:
         told = f"{counted(report.made, 'pictures')} made, {report.up_to_date} were up to date"
@@ -212,7 +212,7 @@ def qc_lines(report: QcReport) -> list[str]:
 
 
 def status_lines(status: Status) -> list[str]:
-    """Say what is there, what is missing, and what failed, the worst named."""
+    """Describe existing, missing and failed results, and name the most important."""
     states = ", ".join(f"{count:,} {state}" for state, count in status.images.items())
     lines = [f"Images: {states or 'none yet'}."]
     lines += spacing_lines(status)
@@ -227,12 +227,12 @@ def status_lines(status: Status) -> list[str]:
         if key.gone:
             lines.append(
                 f"  {counted(len(key.gone), 'files')} of its results are gone from the store, "
-                f"{key.gone[0]} first: the next run computes again what they held."
+                f"{key.gone[0]} first: the next run computes their images again."
             )
         stale = [table.name for table in key.tables if table.stale or not table.there]
         if key.declared and stale:
             lines.append(f"  Not up to date: {', '.join(stale)}. cohort run makes them.")
-    # Drawings are named above, with their state.
+    # Annotations are named above, with their state.
     failures = [one for one in status.failures if one.operation != DRAWINGS]
     if failures:
         lines.append(f"{len(failures)} failed:")
@@ -249,15 +249,15 @@ def status_lines(status: Status) -> list[str]:
     lines += [*status.notes, *status.absent]
     if not any(key.declared for key in status.keys):
         lines.append(
-            "Nothing is declared yet; a first complete run does: cohort run COHORT circles"
+            "No operation is declared; a first complete run declares it: cohort run COHORT circles"
         )
     if status.complete:
-        lines.append("All that is declared is done, and its tables are up to date.")
+        lines.append("All declared operations are complete, and their tables are up to date.")
     return lines
 
 
 def spacing_lines(status: Status) -> list[str]:
-    """Say what spacings the images have, where any is known, and that they are mixed."""
+    """Describe the spacings of the images, if any is known, and warn if they are mixed."""
     if not any(status.spacings):
         return []
     told = [f"{count:,} {spacing_text(spacing)}" for spacing, count in status.spacings.items()]
@@ -267,20 +267,20 @@ def spacing_lines(status: Status) -> list[str]:
 
 
 ADVICE = {
-    "pixels": "Pixels are written anew from their sources, where those are still there: "
+    "pixels": "To restore pixels from their sources, where those still exist: "
     "cohort ingest COHORT --rehash; it names images whose sources are gone. Damaged labels are "
     "computed again by the next run of all images.",
-    "catalog": "The catalog knows what nothing else knows: put it back from a backup, or take the "
-    "sources into a new cohort.",
-    "results": "Put results back from a backup, or remove their folder (results/OPERATION/VERSION) "
-    "and the tables made of it, and run again: all of them are computed anew.",
-    "tables": "Remove the tables that are named; the next run makes them anew from the results.",
+    "catalog": "The catalog can't be rebuilt: restore it from a backup, or ingest the sources "
+    "into a new cohort.",
+    "results": "Restore results from a backup, or remove their folder (results/OPERATION/VERSION) "
+    "and the tables made of it, and run again: all of them are computed again.",
+    "tables": "Remove the tables that are named; the next run rebuilds them from the results.",
 }
-"""What to do about files that are missing or corrupt, by their area."""
+"""Advice about missing or corrupt files, by their area."""
 
 
 def verify_lines(report: VerifyReport) -> list[str]:
-    """Say whether all is well, and name what is not."""
+    """Describe the outcome of a verification, and name the problems."""
     checked = ", ".join(counted(n, what.replace("_", " ")) for what, n in report.checked.items())
     lines = [f"Checked {checked}."]
     lines += [f"  {p.kind}: {p.path}: {p.text}" for p in report.problems[:NAMED]]
@@ -288,8 +288,8 @@ def verify_lines(report: VerifyReport) -> list[str]:
         lines.append(f"  and {len(report.problems) - NAMED} more; --json names all.")
     if report.leftovers:
         lines.append(
-            f"{counted(len(report.leftovers), 'leftovers')} that no commit names; cohort gc "
-            "removes what is old enough."
+            f"{counted(len(report.leftovers), 'leftovers')} not referenced by any commit; cohort "
+            "gc removes those that are old enough."
         )
     lines.append("All is well." if report.ok else f"{counted(len(report.problems), 'problems')}.")
     bad = [p for p in report.problems if p.kind in (MISSING, CORRUPT) and TORN not in p.text]
@@ -298,14 +298,14 @@ def verify_lines(report: VerifyReport) -> list[str]:
 
 
 def repair_lines(done: Sequence[Repaired], asked: bool) -> list[str]:
-    """Say what was repaired of the ledgers, where that was asked."""
+    """Describe the repairs of the ledgers, if they were requested."""
     if asked and not done:
         return ["Nothing to repair: no log of a ledger is torn."]
     return [f"Repaired {one}" for one in done]
 
 
 def gc_lines(left: Sequence[Leftover], dry_run: bool) -> list[str]:
-    """Say what was removed, or would be."""
+    """Describe the files that were deleted, or would be."""
     done = "Would remove" if dry_run else "Removed"
     if not left:
         return [f"{done} nothing: no leftovers of that age."]
@@ -316,7 +316,7 @@ def gc_lines(left: Sequence[Leftover], dry_run: bool) -> list[str]:
 
 
 def experiments_table(experiments: pd.DataFrame) -> Table:
-    """Show circles by experiment, so that a first look says something."""
+    """Return a table of circles by experiment, for a first look."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for name in ("date", "subject", "experiment"):
         table.add_column(name, no_wrap=True)
@@ -325,7 +325,7 @@ def experiments_table(experiments: pd.DataFrame) -> Table:
     for row in experiments.itertuples(index=False):
         table.add_row(
             *(
-                Text(visible(str(getattr(row, name))))  # never markup, whatever it says
+                Text(visible(str(getattr(row, name))))  # never interpreted as markup
                 for name in ("date", "subject", "experiment", "images", "count")
             ),
             f"{row.radius_px_mean:.1f} ± {row.radius_px_sd:.1f}",

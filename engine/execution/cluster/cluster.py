@@ -1,4 +1,4 @@
-"""A Dask cluster to work on: of this machine, of Kubernetes, or one that is there already."""
+"""Dask clusters: on this machine, on Kubernetes, or at the address of a running scheduler."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from engine.execution.workers import require_slots, workers_of
 from engine.visible import escape
 
 CONNECT_S = 15.0
-"""How long a scheduler has to answer, seconds."""
+"""Timeout for the scheduler's first answer, seconds."""
 
 
 class NoCertificate(UsageError):
-    """A scheduler that speaks TLS was named, and no certificates: (address,)."""
+    """A TLS scheduler was given, but no certificates are configured: (address,)."""
 
     exit_code = 1
 
     def __str__(self) -> str:
         return (
-            f"{self.args[0]} asks for certificates, and none are configured. Name them for Dask: "
+            f"{self.args[0]} requires certificates, but none are configured. Set them for Dask: "
             "distributed.comm.tls.ca-file, .client.cert and .client.key, e.g. as "
             "DASK_DISTRIBUTED__COMM__TLS__CA_FILE."
         )
 
 
 class SchedulerUnreachable(UsageError, ConnectionError):
-    """No scheduler answers: (address,)."""
+    """No scheduler answers at an address: (address,)."""
 
     exit_code = 1
 
@@ -52,53 +52,53 @@ class SchedulerUnreachable(UsageError, ConnectionError):
 
 
 class Cluster:
-    """A Dask cluster to work on, open from the moment it is made.
+    """A Dask cluster, open from construction on.
 
     Parameters
     ----------
     where
         ``"local"`` starts workers on this machine; ``"kubernetes"``, or
-        ``"kubernetes://NAMESPACE"``, makes a cluster of what deploy/kubernetes put into a
-        namespace, and returns when its first workers are there; an address, ``tcp://host:8786`` or
-        ``tls://...`` (with the certificates that Dask's configuration names,
-        ``distributed.comm.tls``), uses what is there.
+        ``"kubernetes://NAMESPACE"``, creates a cluster from the templates that deploy/kubernetes
+        installed in a namespace, and returns once its first workers run; an address,
+        ``tcp://host:8786`` or ``tls://...`` (with the certificates in Dask's configuration,
+        ``distributed.comm.tls``), connects to a running scheduler.
     workers
-        Local worker processes, by default as many as fit the cores that this process may use; or
-        worker pods, 2 by default.
+        Number of local worker processes, by default as many as fit the cores that this process may
+        use; or of worker pods, 2 by default.
     threads_per_worker
-        Threads of a worker; 1 by default, on Kubernetes what the namespace's template says.
+        Threads per worker; 1 by default, on Kubernetes as in the namespace's template.
     memory_limit
-        Of a worker, bytes or e.g. ``"4GiB"``; by default the machine's memory is shared, and on
-        Kubernetes it is what the namespace's template says.
+        Memory limit per worker, bytes or e.g. ``"4GiB"``; by default the workers share the
+        machine's memory, and on Kubernetes it is as in the namespace's template.
     gpu_workers
-        On Kubernetes, workers with a GPU beside the others; none by default.
+        On Kubernetes, number of additional workers with a GPU; none by default.
     resources
-        What work will ask for, e.g. ``{"GPU": 1}``. Each local worker offers it, so give as many
-        workers as there are GPUs; at an address, a worker that offers it must be there. By
-        default the first local worker offers a GPU's slot, whether there is a GPU or not.
+        Resources that the work needs, e.g. ``{"GPU": 1}``. Each local worker offers them, so start
+        as many workers as there are GPUs; at an address, a worker with these resources must exist.
+        By default the first local worker offers a GPU slot, even without a GPU.
     processes
-        Whether local workers are processes; threads of this one are slower and easier to debug.
+        Whether local workers are processes; threads of this process are slower and easier to debug.
 
     Attributes
     ----------
     client
-        A `distributed.Client`; it does not become Dask's default one.
+        A `distributed.Client`; it does not become Dask's default client.
 
     Notes
     -----
-    A cluster on Kubernetes that is idle for an hour is removed, since a kernel that died closes
-    nothing.
+    A Kubernetes cluster is removed after an idle hour, since a killed kernel closes nothing.
 
     Raises
     ------
     SchedulerUnreachable
         If no scheduler answers at the address.
     VersionMismatch
-        If scheduler or workers run another Python, Dask or engine than this process.
+        If the scheduler or workers run another version of Python, Dask or the engine.
     NoWorkers, NoWorkerForResource
-        If ``resources`` were asked of an address and nobody offers them.
+        If ``resources`` are given with an address, and no worker offers them.
     EngineError
-        If Kubernetes can't be asked, says no, or does not get pods to run; each says why.
+        If Kubernetes is unreachable, refuses, or can't start the pods; the message names the
+        reason.
 
     Examples
     --------
@@ -136,29 +136,31 @@ class Cluster:
         self.where = where
 
     def scale(self, workers: int, gpu_workers: int | None = None) -> None:
-        """Ask for another number of workers; they come and go while work goes on.
+        """Change the number of workers; they join and leave while work continues.
 
         Parameters
         ----------
         workers
-            From now on. ``client.wait_for_workers(n)`` waits for them.
+            New number. ``client.wait_for_workers(n)`` waits for them.
         gpu_workers
-            From now on, on Kubernetes; None leaves them.
+            New number, on Kubernetes; None leaves it unchanged.
 
         Raises
         ------
         UsageError
-            If the cluster was there before: its size is not ours.
+            If this process did not start the cluster.
         """
         for name, count, least in (("workers", workers, 1), ("gpu_workers", gpu_workers, 0)):
             if count is not None and count < least:
                 raise ParameterError(name, count, f"at least {least}")
         if self._opened.scale is None:
-            raise UsageError(f"{self.where} was there before: whoever started it sets its size.")
+            raise UsageError(
+                f"{self.where} was not started here, so its size can't be changed here."
+            )
         self._opened.scale(workers, gpu_workers)
 
     def close(self) -> None:
-        """Close what was opened, and only that: a scheduler that was there goes on."""
+        """Close the cluster if this process started it; otherwise only disconnect."""
         self._stack.close()
 
     def __enter__(self) -> Client:
@@ -169,7 +171,7 @@ class Cluster:
 
     @property
     def dashboard_link(self) -> str | None:
-        """Where to watch it; None where it has no dashboard, or is closed."""
+        """URL of the dashboard; None if there is none, or the cluster is closed."""
         if self.client.status != "running":
             return None
         return self._opened.dashboard_link or self.client.dashboard_link
@@ -200,13 +202,13 @@ def _at_address(wanted: Wanted) -> Iterator[Opened]:
     sizes = ("workers", "threads_per_worker", "memory_limit", "gpu_workers")
     if given := [name for name in sizes if getattr(wanted, name) is not None]:
         raise UsageError(
-            f"{given[0]} is of a cluster that is started; {wanted.where} has its own. Leave one of "
-            "them out."
+            f"{given[0]} only applies to a new cluster, and {wanted.where} exists already. Leave "
+            "one of them out."
         )
     with ExitStack() as stack:
         try:
             _shake_hands(wanted.where)
-            with warnings.catch_warnings():  # we compare versions ourselves, and say it shorter
+            with warnings.catch_warnings():  # our own comparison gives a shorter message
                 warnings.simplefilter("ignore", VersionMismatchWarning)
                 client = stack.enter_context(
                     Client(wanted.where, timeout=patience_s(CONNECT_S), set_as_default=False)
@@ -232,7 +234,7 @@ def _shake_hands(address: str) -> None:
         comm = await asyncio.wait_for(talking, CONNECT_S)
         await comm.close()
 
-    # In a thread: a notebook's own has a running loop.
+    # In a thread, since a notebook's thread already has a running event loop.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, talk()).result()
 
@@ -248,9 +250,9 @@ KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Opened]]] = {
     "kubernetes": _on_kubernetes,
     "tcp": _at_address,
     "tls": _at_address,
-    "inproc": _at_address,  # of this very process
+    "inproc": _at_address,  # a scheduler in this process
 }
-"""How each kind of cluster is opened, by what ``where`` begins with."""
+"""Function that opens each kind of cluster, by the protocol of ``where``."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A Dask cluster of this machine's own processes, or threads."""
+"""Local Dask cluster of processes or threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from engine.privacy import key_withheld
 MALLOC_KEEP_BYTES = str(256 * 1024**2)
 """Freed memory that a worker's allocator keeps, bytes.
 
-A nanny's default (64 KiB) gives every array back to the system at once, which made kernels that
+A nanny's default (64 KiB) returns every array to the system at once, which made kernels that
 allocate two to three times slower.
 """
 
@@ -34,14 +34,14 @@ without one too, and one model is in memory and not one a worker."""
 
 
 LOOK_S = 1.0
-"""How often workers that start are looked at, seconds."""
+"""Interval at which starting workers are checked, seconds."""
 
 GUARD = """put all that it does below a line: if __name__ == "__main__":"""
-"""What a script lacks whose workers start workers."""
+"""Advice for scripts without an ``if __name__ == "__main__"`` guard."""
 
 
 class UnguardedScript(UsageError):
-    """A worker imported the script that started it, and the script asks for workers: ()."""
+    """A worker imported the script that started it, and the script tried to start workers: ()."""
 
     def __str__(self) -> str:
         return (
@@ -51,12 +51,12 @@ class UnguardedScript(UsageError):
 
 
 class WorkersEnded(EngineError):
-    """A local worker ended while it started: ()."""
+    """A local worker ended during its start: ()."""
 
     def __str__(self) -> str:
         return (
-            "A worker ended as it started; what it said stands above. Each imports the script that "
-            f"starts it, so in a script, {GUARD}"
+            "A worker ended during its start; see its output above. Workers import the script that "
+            f"starts them, so in a script, {GUARD}"
         )
 
 
@@ -65,20 +65,20 @@ def open_local(wanted: Wanted) -> Iterator[Opened]:
     """Open a cluster that fits this machine."""
     if wanted.gpu_workers is not None:
         raise UsageError(
-            "gpu_workers is of Kubernetes: here the first worker offers a GPU's slot, and "
+            "gpu_workers is for Kubernetes: here the first worker offers a GPU slot, and "
             "resources={'GPU': 1} gives one to each."
         )
 
     def scale(workers: int, gpu_workers: int | None) -> None:
         if gpu_workers is not None:
-            raise UsageError("gpu_workers is of Kubernetes; leave it out.")
+            raise UsageError("gpu_workers is for Kubernetes; leave it out.")
         cluster.scale(workers)
 
     if wanted.processes:
         _require_guard()
     with dask.config.set(local_config()), ExitStack() as stack:
         with warnings.catch_warnings():
-            # The dashboard falls back to a free port by itself, with a warning that helps nobody.
+            # The dashboard falls back to a free port by itself; its warning is of no use.
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             cluster = stack.enter_context(_local_cluster(wanted))
             client = stack.enter_context(Client(cluster, set_as_default=False))
@@ -86,16 +86,16 @@ def open_local(wanted: Wanted) -> Iterator[Opened]:
 
 
 def local_config() -> dict[str, Any]:
-    """Return Dask's settings for a cluster that we start ourselves."""
+    """Return Dask's settings for clusters that this process starts."""
     return {
-        # One death is enough to suspect a task; the driver keeps its own count of attempts.
+        # Report a task after one death of its worker; the driver counts the attempts itself.
         "distributed.scheduler.allowed-failures": 0,
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": MALLOC_KEEP_BYTES,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": MALLOC_KEEP_BYTES,
         "distributed.worker.use-file-locking": False,
-        # The workers' profiler looks at their stacks; ten times a second is often enough.
+        # Sample the workers' stacks for Dask's profiler only ten times a second.
         "distributed.worker.profile.interval": "100ms",
-        # Each event loop's pulse, by which Dask sees that one is stuck for seconds.
+        # Heartbeat of each event loop, by which Dask detects one that blocks for seconds.
         "distributed.admin.tick.interval": "500ms",
         "distributed.admin.large-graph-warning-threshold": "100MB",
     }
@@ -116,7 +116,7 @@ def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
             resources=dict(wanted.resources) or None,
             silence_logs=logging.CRITICAL,
             dashboard_address="127.0.0.1:8787",
-            # Threads of one process talk without a socket, and then a host is refused.
+            # Workers that are threads communicate without a socket, and Dask then rejects a host.
             **({"host": "127.0.0.1", "worker_class": _Nanny} if wanted.processes else {}),
         )
         try:
@@ -132,14 +132,14 @@ def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
 
 
 def _require_guard() -> None:
-    """Refuse workers of a worker that is importing the script that it was started by.
+    """Raise an error if this process is a worker that is importing its parent's script.
 
-    A spawned process imports its parent's script first; one without a guard would start workers
-    that import it, and so on without end.
+    A spawned process imports its parent's script first; without a guard, the script would start
+    workers that import it, and so on without end.
     """
-    # The mark by which multiprocessing itself refuses to start processes then (spawn.py).
+    # The flag by which multiprocessing itself refuses to start processes then (spawn.py).
     if getattr(current_process(), "_inheriting", False):
-        sys.tracebacklimit = 0  # each of the workers says so, in one line
+        sys.tracebacklimit = 0  # each worker prints this error, so keep it to one line
         raise UnguardedScript
 
 
@@ -150,7 +150,7 @@ def _wait_for_workers(cluster: LocalCluster, count: int) -> None:
             cluster.wait_for_workers(count, timeout=LOOK_S)
             return
         except TimeoutError:
-            # A nanny whose first process ended before it was a worker starts no other one.
+            # A nanny does not restart a process that ended before it became a worker.
             if any(nanny.status == Status.failed for nanny in list(cluster.workers.values())):
                 raise WorkersEnded from None
             if time.monotonic() > deadline:
@@ -158,7 +158,7 @@ def _wait_for_workers(cluster: LocalCluster, count: int) -> None:
 
 
 class _Nanny(Nanny):
-    """A nanny whose workers, the first and those after a death, inherit no key of pseudonyms."""
+    """Nanny whose workers, including restarted ones, do not inherit the pseudonym key."""
 
     async def instantiate(self) -> Status:
         """Start the worker's process."""
@@ -167,9 +167,9 @@ class _Nanny(Nanny):
 
 
 class _SlottedCluster(LocalCluster):
-    """A local cluster whose first worker holds the GPU's slot, also after its process died.
+    """Local cluster with the GPU slot on its first worker, also after that worker restarts.
 
-    Unless resources were asked for: then each worker has those, and no other.
+    If resources are requested, each worker has exactly those instead.
     """
 
     def new_worker_spec(self) -> dict[Any, Any]:
@@ -185,14 +185,15 @@ class _SlottedCluster(LocalCluster):
 
 @contextmanager
 def _ctrl_c_left_to_us() -> Iterator[None]:
-    """Start threads and processes that never see Ctrl-C; one that comes meanwhile waits.
+    """Start threads and processes that ignore Ctrl-C; one during the start is deferred.
 
-    A terminal sends it to every process in the foreground; workers that obeyed it would take the
-    tasks in flight with them. The mask is inherited by the thread that starts workers, and by each
+    A terminal sends it to every process in the foreground; workers that stopped on it would lose
+    the tasks in flight. The signal mask is inherited by the thread that starts workers, and by each
     worker from its first moment (POSIX.1-2017, pthread_sigmask and exec).
     """
     with key_withheld():
-        resource_tracker.ensure_running()  # it takes the mask off the thread in which it starts
+        # start it now, since it resets the mask of the starting thread
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

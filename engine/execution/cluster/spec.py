@@ -1,4 +1,4 @@
-"""What is asked of a cluster, and what comes of opening it."""
+"""Cluster specification and the opened cluster."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from distributed import Client
 from engine.errors import ParameterError
 
 START_S = 120.0
-"""How long workers that we start have to start, seconds: local ones take 2 on a machine that is
-not busy, ones on Kubernetes 10 where nodes and images are there."""
+"""Timeout for the start of workers, seconds: local ones take 2 on an idle machine, ones on
+Kubernetes 10 if nodes and images are available."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What was asked for; ``None`` where nothing was said."""
+    """Requested cluster; ``None`` means unspecified."""
 
     where: str
     workers: int | None
@@ -43,19 +43,19 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A cluster that is open.
+    """An open cluster.
 
     Attributes
     ----------
     client
         A `distributed.Client`.
     scale
-        Sets the number of workers, and of GPU workers (None leaves them); None for a cluster whose
-        size is not ours.
+        Sets the number of workers, and of GPU workers (None leaves it unchanged); None for a
+        cluster that this process did not start.
     dashboard_link
-        Where to watch it, if that is not where its scheduler says.
+        URL of the dashboard, if it differs from the scheduler's.
     told
-        What else there is to say of it.
+        Further description of the cluster for users.
     """
 
     client: Client
