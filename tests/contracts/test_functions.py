@@ -166,7 +166,7 @@ def test_what_has_a_radius_is_drawn_as_circles_are() -> None:
     [
         ("not_there:Kind", "ModuleNotFoundError: No module named 'not_there'"),
         ("engine:NoSuchKind", "AttributeError"),
-        ("engine:open", "no class of engine.Operation"),
+        ("engine:open", "not a subclass of engine.Operation"),
         ("tests.contracts.cases:Spots", "it calls itself 'spots'"),
     ],
 )

@@ -30,7 +30,7 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     "no images": (["run", "BARE", "circles"], 2, ["no images yet", "cohort ingest"]),
     "patients without a key": (["ingest", "NEW", "SCANS"], 2, ["COHORT_PSEUDONYM_KEY"]),
     "declared of some": (
-        ["run", "COHORT", "circles", "--declare", "--where", "name == 'a'"], 2, ["--declare is"],
+        ["run", "COHORT", "circles", "--declare", "--where", "name == 'a'"], 2, ["both --where"],
     ),
     "discs without room": (
         ["phantom", "discs", "NEW", "--size", "64"], 2, ["--discs is", "--radius-px", "64 x 64"],
