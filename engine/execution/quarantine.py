@@ -24,14 +24,14 @@ from engine.execution.task_pool import Window
 T = TypeVar("T")
 
 SHARED_DEATHS = 2
-"""Deaths among other tasks before a task is set aside."""
+"""Deaths among other tasks before a task is deferred."""
 
 LONE_TRIES = 3
 """Deaths alone after which a piece is poison (invariant 7)."""
 
 
-SHORT = "A worker was ended for want of memory: what it did {}. That is tried alone at the end."
-"""What is said as soon as it happens."""
+SHORT = "A worker was killed for lack of memory: its task {}. It is retried alone at the end."
+"""Message shown as soon as a worker is killed for memory."""
 
 
 class WorkerKeepsDying(EngineError):

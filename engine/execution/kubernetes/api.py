@@ -44,12 +44,12 @@ class KubernetesFailed(EngineError):
 
 ADVICE: dict[int | str, str] = {
     FORBIDDEN: (
-        "Whoever manages the namespace can bind the role that is needed to you: cohort-notebook "
+        "Ask an administrator of the namespace to bind the role to you: cohort-notebook "
         "for a cluster of a notebook, cohort-launcher for the nightly job "
         "(docs/how-to/kubernetes.md)"
     ),
     NOT_FOUND: (
-        "Look whether the namespace is the right one, and whether Dask's operator "
+        "Check that the namespace is the right one, and that Dask's operator "
         "(deploy/kubernetes/operator/install) and an overlay (kubectl apply -k "
         "deploy/kubernetes/overlays/cpu; gpu for GPU workers) are installed in it"
     ),

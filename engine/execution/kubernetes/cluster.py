@@ -86,10 +86,10 @@ class SchedulerShut(EngineError, ConnectionError):
 
     def __str__(self) -> str:
         return (
-            f"The scheduler at {self.args[0]} runs, and does not let us in. Network policies let "
-            "in pods of its namespace with the label app.kubernetes.io/component: notebook; from "
-            "outside, the role cohort-notebook lets forward ports; and certificates must be of one "
-            "authority on both sides (docs/how-to/kubernetes.md)."
+            f"The scheduler at {self.args[0]} runs, but refuses connections. Network policies "
+            "admit pods of its namespace with the label app.kubernetes.io/component: notebook; "
+            "from outside, the role cohort-notebook permits port forwarding; and both sides need "
+            "certificates of one authority (docs/how-to/kubernetes.md)."
         )
 
 
