@@ -114,7 +114,7 @@ class Upkeep:
         return read_status(self.root)
 
     def verify(self) -> VerifyReport:
-        """Check every file, ledger and table, and name all problems; see `verify_cohort`."""
+        """Check every file, ledger and table, and name all that is wrong; see `verify_cohort`."""
         known = {(kind.name, kind.version): kind.objects for kind in operations().values()}
         return verify_cohort(self.root, operations=known)
 
