@@ -21,8 +21,8 @@ WINDOW_PX = 64
 STEP_Y_PX = 12
 STEP_X_PX = 12
 PARTIAL_STEP_PX = 2
-"""Step between samples of partial windows. 25 samples are enough for a whole window, since an image
-has many of them; a small image may consist only of the partial windows at its edge."""
+"""Steps between samples, in whole and in partial windows. 25 samples are enough for a whole window,
+since an image has many of them; a small image may have only the partial windows at its edge."""
 
 FOOTPRINT_PX = 6
 """A sample covers 3 x 3 sums of 2 x 2 pixels."""
@@ -31,7 +31,7 @@ LEAST_SAMPLES = 16
 """Least samples of a window; fewer give no estimate."""
 
 SAMPLE_TO_SD = 1.0 / (0.6744897501960817 * 12.0)
-"""Median absolute value of a normal variable over its standard deviation; and the value of a sample
+"""Median absolute value of a normal variable over its standard deviation; and the sd of a sample
 in white noise of standard deviation 1: 6 of the operator, times 2 of a sum of 4 pixels."""
 
 LEAST_NOISY_SHARE = 0.1

@@ -102,9 +102,10 @@ def find_edges_rows(
     smoothed, mag, bits
         Ring buffers of rows: the smoothed plane, (rows, width) float32; its gradient's magnitude,
         with rows padded by zeros to a multiple of 64 columns; the bits of the magnitude.
+    first, last, height
         The first row, the one after the last, and the number of the plane's rows.
-    See `find_edges`; ``threshold`` as bits.
-        See `find_edges`; the threshold's bits.
+    threshold, relative, noise, flank
+        See `find_edges`; ``threshold`` as bits.
     count
         Number of points so far.
     columns, ends

@@ -16,7 +16,7 @@ RING_GAP_PX = 2.0
 
 RING_SHARE = 0.2
 RING_LEAST_PX = 2.0
-"""Least width of the background ring, which is a fifth of the radius wide."""
+"""Width of the background ring: a fifth of the radius, but at least 2 px."""
 
 MEASURES = np.dtype(
     [

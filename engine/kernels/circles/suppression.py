@@ -110,7 +110,7 @@ def is_rim(table: Floats, numbers: Whole, a: int, b: int, rim_px: float) -> bool
 
 @compiled
 def claim(numbers: Whole, members: Whole, a: int, b: int, owner: Whole) -> None:
-    """Assign the edge points of candidate ``b`` to candidate ``a``."""
+    """Mark the edge points of candidate ``b`` as taken away from candidate ``a``."""
     for m in range(numbers[b, I_FIRST], numbers[b, I_FIRST] + numbers[b, I_COUNT]):
         owner[members[m]] = a
 
@@ -161,6 +161,7 @@ def compete(
             if numbers[a, I_ALIVE] == 0:
                 continue
             verdict[a] = 1
+            # Candidates are sorted by y: scan up and down to the reach.
             for way in (-1, 1):
                 j = i + way
                 while 0 <= j < count:
@@ -185,6 +186,7 @@ def compete(
                         claim(numbers, members, a, b, owner)
             if verdict[a] == 0:
                 continue
+            # Count the arcs with an edge point that no better candidate explains.
             for s in range(numbers[a, I_BINS]):
                 seen[s] = 0
             for m in range(numbers[a, I_FIRST], numbers[a, I_FIRST] + numbers[a, I_COUNT]):
@@ -196,5 +198,6 @@ def compete(
             share = own / max(numbers[a, I_VISIBLE], 1)
             if share < min_support or share < LEAST_OWN_SHARE * table[a, C_SUPPORT]:
                 verdict[a] = 0
+        # Only now, so that the whole round compares with the candidates alive before it.
         for a in range(count):
             numbers[a, I_ALIVE] = verdict[a]

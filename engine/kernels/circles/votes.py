@@ -33,8 +33,8 @@ B_LOW, B_HIGH, B_CELL_LOG2, B_STEPS, B_LEAST, B_LEAST_OUTSIDE = range(6)
 _VOTES_A_POINT = 2.5
 _VOTE_SHARE = 1.25
 _LEAST_VOTES = 4
-"""Least votes of a peak. A point casts about 2.5 votes into a window of 3 x 3 cells; three quarters
-of the votes implied by the least support must arrive, as directions are uncertain."""
+"""Votes required of a peak. A point casts about 2.5 votes into a window of 3 x 3 cells; three
+quarters of the votes implied by the least support must arrive, as directions are uncertain."""
 
 LOBE_RATIO = 1.3
 """A peak two cells from another one with 1.3 times its votes is a side lobe of it."""

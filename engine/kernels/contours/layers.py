@@ -115,6 +115,7 @@ def _moments(down: Floats, layer: Whole, count: int, cuts: Floats) -> tuple[floa
     there, coming = 0, 0
     for cut in range(len(cuts) - 1):
         y0, y1 = cuts[cut], cuts[cut + 1]
+        # Drop the edges that ended above this strip, and add those that begin at its top.
         kept = 0
         for k in range(there):
             if down[active[k], 2] > y0:
@@ -129,6 +130,7 @@ def _moments(down: Floats, layer: Whole, count: int, cuts: Floats) -> tuple[floa
         if there < 2:
             continue
         height, middle = y1 - y0, 0.5 * (y0 + y1)
+        # No edges cross within a strip, so their order at half its height holds throughout.
         at = np.empty(there)
         for k in range(there):
             at[k] = _x_at(down, active[k], middle)
@@ -144,6 +146,7 @@ def _moments(down: Floats, layer: Whole, count: int, cuts: Floats) -> tuple[floa
             depth -= 1
             if depth:
                 continue
+            # The union ends here: add the trapezoid from the edge where it began.
             a0, a1 = _x_at(down, begun, y0), _x_at(down, begun, y1)
             b0, b1 = _x_at(down, active[k], y0), _x_at(down, active[k], y1)
             w0, w1 = b0 - a0, b1 - a1

@@ -64,7 +64,7 @@ class OnnxPredictor:
         self.planes = classes
 
     def own_threads(self, count: int) -> None:
-        """Limit the threads of this process; the default is all of the machine's."""
+        """Compute with this number of threads in this process; by default with all cores."""
         if count != self._threads:
             self._threads = count
             self._session = self._open()

@@ -62,7 +62,7 @@ class NetworkPredictor:
         return str(self.device.type)
 
     def own_threads(self, count: int) -> None:
-        """Limit the threads of this process."""
+        """Compute with this number of threads in this process."""
         if torch.get_num_threads() != count:
             torch.set_num_threads(count)
 

@@ -145,7 +145,7 @@ def segment_baseline(
 
 
 def halo_px(vacuole_radius_px: float = VACUOLE_RADIUS_PX) -> int:
-    """Return the context of a tile: twice the radius of the widest vacuoles, pixels."""
+    """Return the context of a tile: two of the widest vacuoles, pixels."""
     return math.ceil(4 * LARGEST_VACUOLE * vacuole_radius_px)
 
 
