@@ -1,11 +1,10 @@
-"""Made images of which everything is known, and how to judge what was found in them.
+"""Synthetic images with exact ground truth, and scoring of detections against it.
 
-``options`` says what can be asked for, ``discs`` draws an image by its number, ``placing`` lays
-the discs out, ``drawing`` turns shapes into pixels, ``writing`` makes files and the table of
-truth, ``scoring`` compares found circles with true ones. ``cine`` draws a beating ventricle and
-``cine_files`` writes it as DICOM, with contours. The modules ``marrow*`` make slides of bone
-marrow: ``marrow_options`` what can be asked for, ``marrow_tissue`` what lies where,
-``marrow_stain`` how it looks, ``marrow`` any rows of a slide, ``marrow_writing`` files.
+``discs`` makes images of discs: ``options`` (parameters), ``placement`` (layout), ``shapes``
+(rasterisation), ``image`` (one image by number), ``files`` (files and the truth table) and
+``scoring`` (found circles against true ones). ``cine`` makes DICOM files of a beating ventricle
+with contours: ``frames`` and ``files``. ``marrow`` makes slides of bone marrow: ``options``,
+``tissue`` (anatomy), ``stain`` (colours), ``slide`` (any rows of a slide) and ``files``.
 """
 
 from engine.phantoms.cine.files import write_cine

@@ -1,13 +1,13 @@
-"""A made cine as real DICOM files, with contours in Sunnybrook's text format and its truth.
+"""Synthetic cines as DICOM files, with contours in Sunnybrook's text format and their truth.
 
 ```
 DIR/dicoms/<patient>/<instance>.dcm
 DIR/contourfiles/<original>/{i,o}-contours/IM-0001-<instance>-{i,o}contour-manual.txt
 DIR/link.csv             patient_id,original_id
 DIR/truth.parquet        one row per frame, see TRUTH_SCHEMA
-DIR/phantom.json         the options, and what counts from where
+DIR/phantom.json         the options, and the origin of coordinates
 ```
-Each header names a patient who never lived (`CANARY`), so that one can look for names that leak.
+Each header names a fictitious patient (`CANARY`), so that tests can search for leaked names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MARK = "phantom.json"
 COMMAND = "cohort phantom cine"
 
 CANARY = "CANARY"
-"""Begins the name and the number of every made patient."""
+"""Prefix of the name and the id of every synthetic patient."""
 
 ROWS = (0.8, 0.6, 0.0)
 COLUMNS = (-0.36, 0.48, -0.8)
@@ -67,19 +67,19 @@ TRUTH_SCHEMA = pa.schema(
 )
 """One row per frame. Areas are those of the polygons in the contour files. ``volume_ml`` is the
 cavity's in that phase: areas times the distance of slices, summed; ``edv_ml`` and ``esv_ml`` are
-its greatest and least, ``ejection_fraction`` is 1 - esv / edv, ``mass_g`` is (outer - inner area)
+its maximum and minimum, ``ejection_fraction`` is 1 - esv / edv, ``mass_g`` is (outer - inner area)
 times distance and 1.05 g/ml, at phase 0."""
 
 
 def write_cine(directory: str | Path, options: CineOptions | None = None) -> Path:
-    """Write a made cine, its contours and its truth; the same options give the same bytes.
+    """Write a synthetic cine, its contours and its truth; equal options give equal bytes.
 
     Parameters
     ----------
     directory
-        A new or empty folder, or one that was made with the same options.
+        A new or empty folder, or one written with the same options.
     options
-        What the cine holds.
+        Parameters of the cine.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def _write_patient(
 
 
 def _with_volumes(rows: list[dict[str, Any]], options: CineOptions) -> list[dict[str, Any]]:
-    """Add what is true of the whole ventricle."""
+    """Add the values of the whole ventricle."""
     ml = options.distance_mm / 1000
     volumes = [
         ml * sum(row["endo_area_mm2"] for row in rows if row["phase"] == phase)
@@ -171,7 +171,7 @@ def _dataset(
 
     level, phase = place
 
-    def uid(*parts: object) -> UID:  # made of the options, so that files are the same every time
+    def uid(*parts: object) -> UID:  # derived from the options, so that files are reproducible
         return generate_uid(entropy_srcs=[COMMAND, repr(options), patient_id, *map(str, parts)])
 
     normal = np.cross(ROWS, COLUMNS)
@@ -247,7 +247,7 @@ def _write_if_new(path: Path, data: bytes) -> None:
 
 
 def _claim(root: Path, options: CineOptions) -> None:
-    """Make the folder ours, or refuse it."""
+    """Mark the folder for this cine, or refuse it."""
     mark = {
         "made_by": COMMAND,
         "options": asdict(options),

@@ -1,9 +1,9 @@
-"""A beating left ventricle in short-axis slices: any frame drawn by its numbers, and its truth.
+"""Beating left ventricle in short-axis slices: any frame by its numbers, with its truth.
 
 The ventricle is a truncated half ellipsoid, cut into slices. Its cavity is a closed polygon in each
 frame; the wall's area in a slice is the same in all phases (muscle keeps its volume), so the wall
-thickens as the cavity shrinks. All that is true of a frame is computed from the polygons as they
-are written to the contour files, so that truth and contours agree to the last digit.
+thickens as the cavity shrinks. The truth of a frame is computed from the polygons as written to
+the contour files, so truth and contours agree to the last digit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine.errors import ParameterError
 
 VERTICES = 96
-"""Corners of a contour."""
+"""Vertices of a contour."""
 
 DECIMALS = 2
 """Decimals of a contour's coordinates, as in Sunnybrook's files."""
@@ -26,8 +26,8 @@ DECIMALS = 2
 MUSCLE_DENSITY_G_PER_ML = 1.05
 """Density of myocardium (Lorenz et al. 1999, J Cardiovasc Magn Reson 1:7-21)."""
 
-_CHEST_MM = 160.0  # across all that is drawn
-_OVERSAMPLING = 4  # sub-pixels across a pixel, when a shape's edge is drawn
+_CHEST_MM = 160.0  # width of the drawing
+_OVERSAMPLING = 4  # subpixels per pixel side, at the edges of shapes
 _SYSTOLE_SHARE = 0.38  # of the beat, until the cavity is smallest
 _GREY = {"air": 8.0, "fat": 470.0, "muscle": 190.0, "lung": 45.0, "blood": 620.0,
          "wall": 165.0, "papillary": 175.0, "liver": 250.0}  # fmt: skip
@@ -35,7 +35,7 @@ _GREY = {"air": 8.0, "fat": 470.0, "muscle": 190.0, "lung": 45.0, "blood": 620.0
 
 @dataclass(frozen=True, slots=True)
 class CineOptions:
-    """What a made cine holds.
+    """Parameters of a synthetic cine.
 
     Parameters
     ----------
@@ -48,14 +48,14 @@ class CineOptions:
     spacing_mm
         Pixel spacing, mm.
     thickness_mm, gap_mm
-        Of a slice, and between slices, mm; their sum is the distance of slices.
+        Thickness of a slice and gap between slices, mm; their sum is the distance of slices.
     noise
         Sigma of the Rician noise, grey levels; blood is about 600.
     origin
         Coordinate of the first pixel's centre in the contour files: 0, or 1 as Sunnybrook's files
-        seem to have it.
+        apparently have it.
     seed
-        The same seed makes the same files.
+        Seed; equal seeds give equal files.
     """
 
     patients: int = 2
@@ -70,7 +70,7 @@ class CineOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that the ventricle fits."""
+        """Check that the ventricle fits into the image."""
         for name, least in (("patients", 1), ("slices", 1), ("phases", 2)):
             if getattr(self, name) < least:
                 raise ParameterError(name, getattr(self, name), f"at least {least}")
@@ -98,7 +98,7 @@ class CineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Heart:
-    """One patient's ventricle, mm; drawn from the seed. ``beat_ms`` is the RR interval."""
+    """One patient's ventricle, mm; random by seed. ``beat_ms`` is the RR interval."""
 
     patient: int
     centre_mm: tuple[float, float]
@@ -112,7 +112,7 @@ class Heart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CineFrame:
-    """One frame and all that is true of it.
+    """One frame and its truth.
 
     ``pixels`` (y, x) int16. ``endo``, ``epi``: (n, 2), x and y, pixels, first pixel's centre at
     (0, 0), rounded to `DECIMALS`; not closed. Areas are those of these polygons, mm2.
@@ -142,7 +142,7 @@ def make_heart(options: CineOptions, patient: int) -> Heart:
 
 
 def contraction(share: float) -> float:
-    """Return how far the heart has contracted, 0 to 1, at a share of the beat.
+    """Return the degree of contraction, 0 to 1, at a share of the beat.
 
     Examples
     --------
@@ -168,10 +168,10 @@ def outlines(
     share = phase / options.phases
     radius = rest * (1 - heart.shortening * contraction(share))
     wall = heart.wall_mm * (0.75 + 0.25 * taper)
-    muscle = (rest + wall) ** 2 - rest**2  # twice the wall's area per radian, whatever the phase
+    muscle = (rest + wall) ** 2 - rest**2  # twice the wall's area per radian, in all phases
     outer = np.sqrt(radius**2 + muscle)
     centre_y, centre_x = heart.centre_mm
-    shift = 1.5 * contraction(share)  # the heart moves a little as it beats
+    shift = 1.5 * contraction(share)  # the heart moves a little during the beat
     found: list[Any] = []
     for reach in (radius, outer):
         x = (centre_x + shift + reach * np.cos(angle)) / options.spacing_mm
@@ -193,16 +193,16 @@ def polygon_area(points: NDArray[np.float64]) -> float:
 
 
 def draw_cine_frame(options: CineOptions, heart: Heart, level: int, phase: int) -> CineFrame:
-    """Draw one frame; it is the same whichever others are drawn.
+    """Draw one frame, independently of all others.
 
     Parameters
     ----------
     options
-        What the cine holds.
+        Parameters of the cine.
     heart
-        Of `make_heart`.
+        Ventricle from `make_heart`.
     level, phase
-        Numbers of slice (0 at the base) and phase (0 at end-diastole).
+        Indices of slice (0 at the base) and phase (0 at end-diastole).
     """
     endo, epi = outlines(options, heart, level, phase)
     grey = _draw_chest(options, heart, level, contraction(phase / options.phases), endo, epi)
@@ -233,7 +233,7 @@ def _ellipse(
 
 
 def _star(grid: NDArray[np.float64], points: NDArray[np.float64], spacing: float) -> Any:
-    """Return what lies inside a polygon that is a star around its own middle; grid in mm."""
+    """Return the inside of a polygon that is star-shaped about its middle; grid in mm."""
     from skimage.measure import points_in_poly  # slow to import
 
     corners = points[:, ::-1] * spacing
@@ -252,7 +252,7 @@ def _draw_chest(
     endo: NDArray[np.float64],
     epi: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return grey levels (y, x), each shape's edge a share of the pixel; coordinates in mm."""
+    """Return grey levels (y, x), with antialiased edges of shapes; coordinates in mm."""
     fine = options.size_px * _OVERSAMPLING
     axis = ((np.arange(fine) + 0.5) / _OVERSAMPLING - 0.5) * options.spacing_mm
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"))
@@ -283,12 +283,12 @@ def _draw_chest(
     plane[_star(grid, epi, options.spacing_mm)] = _GREY["wall"]
     cavity = _star(grid, endo, options.spacing_mm)
     plane[cavity] = _GREY["blood"]
-    for turn in (0.6, 2.4):  # papillary muscles stand in the cavity and count as part of it
+    for turn in (0.6, 2.4):  # papillary muscles lie in the cavity and count as part of it
         angle = heart.tilt + turn * math.pi / 2
         way = 0.62 * taper * heart.radius_mm * (1 - heart.shortening * beat)
         y, x = cy + way * math.sin(angle), cx + way * math.cos(angle)
         plane[_ellipse(grid, y, x, 3.4 * taper, 3.0 * taper) & cavity] = _GREY["papillary"]
-    plane *= 1.15 - 0.35 * grid[0] / side  # a surface coil in front sees the back less well
+    plane *= 1.15 - 0.35 * grid[0] / side  # a surface coil in front is less sensitive at the back
     share = plane.reshape(options.size_px, _OVERSAMPLING, options.size_px, _OVERSAMPLING)
     mean: NDArray[np.float64] = share.mean(axis=(1, 3))
     return mean

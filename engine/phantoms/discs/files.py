@@ -1,4 +1,4 @@
-"""A set of made images as files, with its truth in a table beside them."""
+"""Files of a set of synthetic images, with a table of the truth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from engine.phantoms.discs.options import DiscOptions, image_path, image_place
 
 TRUTH = "truth.parquet"
 MARK = "phantom.json"
-"""Written first: a folder that holds it, and only what it announces, is ours to write into."""
+"""Marker file, written first: a folder with it, and with only the files that it lists, may be
+overwritten."""
 
 COMMAND = "cohort phantom discs"
 
@@ -42,7 +43,7 @@ TRUTH_SCHEMA = pa.schema(
         ("blur_px", pa.float64()),
     ]
 )
-"""One row per disc, as drawn and never rounded. y, x, radius: pixels, pixel centres at whole
+"""One row per disc, exact and never rounded. y, x, radius: pixels, pixel centres at integer
 coordinates. grey: grey levels of the file. visible_edge: share of the circumference. noise: sd as
 a share of full scale."""
 
@@ -53,20 +54,20 @@ Apply = Callable[[Callable[[int], Rows], Iterable[int]], Iterable[Rows]]
 def write_discs(
     directory: str | Path, options: DiscOptions | None = None, apply: Apply = map
 ) -> Path:
-    """Write a set of made images and their truth; the same options give the same bytes.
+    """Write a set of synthetic images and their truth; equal options give equal bytes.
 
-    Files that hold the right bytes already are left alone, so their times don't change.
+    Files with the right bytes are not rewritten, so their times don't change.
 
     Parameters
     ----------
     directory
-        A new or empty folder, or one that this function made. In the latter, images of the former
-        set that are not in the new one are removed.
+        A new or empty folder, or one written by this function. In the latter, images of the
+        previous set that are not in the new one are removed.
     options
-        What the set holds; default: the small lab cohort of `DiscOptions`.
+        Parameters of the set; by default the small lab cohort of `DiscOptions`.
     apply
-        Called with a picklable function and the image numbers, like the built-in ``map``; another
-        one may work in parallel, and may give the results in any order.
+        Called with a picklable function and the image numbers, like the built-in ``map``; it may
+        work in parallel and return the results in any order.
 
     Returns
     -------
@@ -80,7 +81,7 @@ def write_discs(
     """
     options = DiscOptions() if options is None else options
     root = Path(directory)
-    for number in range(options.images):  # some milliseconds each, before anything is written
+    for number in range(options.images):  # takes milliseconds each, and fails before any write
         make_scene(options, number)
     _claim(root, options)
     rows = [
@@ -97,7 +98,7 @@ def write_discs(
 
 
 def truth_rows(image: DiscImage, options: DiscOptions) -> Rows:
-    """Return what is true of an image, one row per disc, with the columns of `TRUTH_SCHEMA`."""
+    """Return the truth of an image, one row per disc, with the columns of `TRUTH_SCHEMA`."""
     height, width = options.shape
     return [
         {
@@ -138,7 +139,7 @@ def _paths(images: int) -> set[str]:
 
 
 def _claim(root: Path, options: DiscOptions) -> None:
-    """Make the folder ours and rid it of images that the new set has not, or refuse it."""
+    """Mark the folder for this set and remove images outside the set, or refuse the folder."""
     expected = f"a new or empty folder, or one made by {COMMAND}"
     if root.exists() and not root.is_dir():
         raise ParameterError("directory", str(root), expected)
@@ -148,8 +149,8 @@ def _claim(root: Path, options: DiscOptions) -> None:
         former = _paths(_marked_images(root / MARK, expected))
     if there - former - {MARK, TRUTH} or (there and MARK not in there):
         raise ParameterError("directory", str(root), expected)
-    # The former mark announces the stale images until all of them are gone, and the new one is
-    # there before the first new image: a run killed anywhere can be repeated.
+    # The old mark lists the stale images until all of them are removed, and the new one is written
+    # before the first new image: so a run killed at any point can be repeated.
     for path in sorted((former - _paths(options.images)) & there):
         (root / path).unlink()
     root.mkdir(parents=True, exist_ok=True)
@@ -158,7 +159,7 @@ def _claim(root: Path, options: DiscOptions) -> None:
 
 
 def _marked_images(mark: Path, expected: str) -> int:
-    """Return the number of images that a mark announces."""
+    """Return the number of images that a mark lists."""
     try:
         content = json.loads(mark.read_bytes())
         images = content["options"]["images"]

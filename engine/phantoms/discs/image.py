@@ -1,4 +1,4 @@
-"""Any one made image of discs, drawn by its number, and all that is true of it."""
+"""One synthetic image of discs by number, with its truth."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from engine.phantoms.discs.shapes import (
 )
 
 VISIBLE_STEP = 10 / 255
-"""An edge is visible where the clean image steps by 10 of 255 grey levels."""
+"""Least step of the clean image across a visible edge: 10 of 255 grey levels."""
 
 SMALLEST_RATIO = 1.6
-"""Ellipses are at least this many times as long as wide, so none could be taken for a disc."""
+"""Least ratio of length to width of ellipses, so that none resembles a disc."""
 
 
 class Stream(IntEnum):
-    """Independent random streams of an image: the same discs with and without the rest."""
+    """Independent random streams of an image: distractors and noise do not change the discs."""
 
     DISCS = 0
     DISTRACTORS = 1
@@ -48,7 +48,7 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DiscImage:
-    """One made image and all that is true of it.
+    """One synthetic image and its truth.
 
     ``pixels`` has axes (y, x). ``circles`` has shape (n, 3): y, x, radius, pixels, float64, in the
     order of drawing. ``grey`` (n,) is in grey levels of the file, float64; ``visible_edge`` (n,)
@@ -75,7 +75,7 @@ def make_scene(options: DiscOptions, number: int) -> tuple[Scene, tuple[Disc, ..
     Parameters
     ----------
     options
-        What the set holds.
+        Parameters of the set.
     number
         Number of the image, from 0.
 
@@ -86,13 +86,13 @@ def make_scene(options: DiscOptions, number: int) -> tuple[Scene, tuple[Disc, ..
     Raises
     ------
     ParameterError
-        If there is no such image, or its discs don't fit.
+        If the number is out of range, or the discs don't fit.
     """
     content = options.content(image_place(options, number)[0].subject)
     placement = Placement(options.placement)
     rng = _rng(options, number, Stream.DISCS)
     count = int(rng.integers(*content.discs, endpoint=True))
-    # A normal distribution has no lower end.
+    # A normal distribution has no lower bound.
     radii = np.maximum(content.radius_px.draw(rng, count), SMALLEST_RADIUS_PX)
     greys = np.maximum(content.grey.draw(rng, count), 0.0)
     centres = place_discs(rng, options.shape, radii, placement)
@@ -111,7 +111,7 @@ def make_scene(options: DiscOptions, number: int) -> tuple[Scene, tuple[Disc, ..
 
 
 def draw_disc_image(options: DiscOptions, number: int) -> DiscImage:
-    """Draw one image of a set; it is the same whichever others are drawn, in whatever order.
+    """Draw one image of a set, independently of all others.
 
     Shapes are drawn and clipped to full scale, then blurred, then noise is added, and the sum is
     clipped again and rounded to the nearest grey level.
@@ -119,20 +119,20 @@ def draw_disc_image(options: DiscOptions, number: int) -> DiscImage:
     Parameters
     ----------
     options
-        What the set holds.
+        Parameters of the set.
     number
         Number of the image, from 0.
 
     Returns
     -------
-    Pixels and truth. ``visible_edge`` is the share of the circumference, judged every half
+    Pixels and truth. ``visible_edge`` is the share of the circumference, sampled every half
     degree, that lies in the image and across which the clean image (drawn, clipped, rounded to
     grey levels; not blurred, no noise) steps by 10 of 255 grey levels or more.
 
     Raises
     ------
     ParameterError
-        If there is no such image, or its discs don't fit.
+        If the number is out of range, or the discs don't fit.
 
     Examples
     --------
@@ -170,7 +170,7 @@ def _levels(shares: NDArray[np.float64], options: DiscOptions) -> NDArray[np.flo
 def _visible_edge(scene: Scene, index: int, options: DiscOptions) -> float:
     inside, outside, in_plane = edge_steps(scene, index)
     step = np.abs(_levels(inside, options) - _levels(outside, options))
-    # Whole grey levels are compared, so a step of exactly 10 of 255 counts in any dtype.
+    # Integer grey levels are compared, so a step of exactly 10 of 255 counts in any dtype.
     return float((in_plane & (step >= round(VISIBLE_STEP * options.full_scale))).mean())
 
 
@@ -189,7 +189,7 @@ def _light(options: DiscOptions, number: int) -> Light | None:
 
 
 def _distractors(options: DiscOptions, number: int, grey: Uniform | Normal) -> list[Shape]:
-    """Return ellipses and strokes in turn."""
+    """Return ellipses and strokes alternately."""
     rng = _rng(options, number, Stream.DISTRACTORS)
     extent = min(options.shape)
     shapes: list[Shape] = []

@@ -1,4 +1,4 @@
-"""What can be asked of a set of made images, and where each of them is put."""
+"""Parameters of a set of synthetic images, and the paths of its images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from engine.geometry import YX
 from engine.phantoms.discs.placement import Placement
 
 SMALLEST_RADIUS_PX = 1.0
-"""Smaller discs may hold no pixel centre at all."""
+"""Least radius; smaller discs may contain no pixel centre."""
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Values between two bounds."""
+    """Uniform distribution between two bounds."""
 
     low: float
     high: float
@@ -31,7 +31,7 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """Values about a mean, with a standard deviation that may be 0."""
+    """Normal distribution; its standard deviation may be 0."""
 
     mean: float
     sd: float
@@ -43,7 +43,7 @@ class Normal:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Where a lab keeps images of one session: ``<date>/<subject>/<experiment>``."""
+    """Folder of one session's images: ``<date>/<subject>/<experiment>``."""
 
     date: str
     subject: str
@@ -56,12 +56,12 @@ FOLDERS = (
     Folder("2018-04-02", "s2", "exp1"),
     Folder("2018-04-02", "s2", "exp2"),
 )
-"""Image number i is of folder i modulo 4, so a larger set holds the smaller one unchanged."""
+"""Image number i is in folder i modulo 4, so a larger set contains the smaller one unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an image holds: number of discs, fewest and most; the rest as in `DiscOptions`."""
+    """Content of an image: fewest and most discs; the rest as in `DiscOptions`."""
 
     discs: tuple[int, int]
     radius_px: Uniform | Normal
@@ -74,24 +74,24 @@ LAB = {
     "s1": Content((30, 30), Normal(45, 5), Normal(200 / 255, 20 / 255), 0.0, antialias=False),
     "s2": Content((30, 30), Normal(25, 0), Normal(100 / 255, 0), 0.0, antialias=False),
 }
-"""The two subjects differ, so that a table by subject shows something."""
+"""The two subjects differ, so that a table by subject shows a difference."""
 
 TEST_SET = Content((3, 14), Uniform(10, 40), Uniform(0.4, 0.9), 0.2, antialias=True)
-"""What detectors are judged by: discs on a grey background, whose edges are mixed pixels."""
+"""Test set for detectors: discs on a grey background, with antialiased edges."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiscOptions:
-    """What a set of made images holds; the defaults are a small lab cohort of 12 images.
+    """Parameters of a set of synthetic images; the defaults are a small lab cohort of 12 images.
 
     Parameters
     ----------
     images
-        Number of images, laid evenly over the four folders of `FOLDERS`.
+        Number of images, distributed evenly over the four folders of `FOLDERS`.
     size
         Height and width, pixels, or (height, width).
     placement
-        How the discs lie, see `Placement`. It also sets the defaults of the next five.
+        Layout of the discs, see `Placement`. It also sets the defaults of the next five.
     discs
         Fewest and most discs in an image. Default: 30 for ``adding``, otherwise 3 to 14.
     radius_px
@@ -110,13 +110,13 @@ class DiscOptions:
     blur_px
         Standard deviation of a Gaussian blur, applied before the noise, pixels.
     uneven
-        Light added at the brightest place, share of full scale; it falls to 0 at the far corner.
+        Light added at the brightest position, share of full scale; it falls to 0 at the far corner.
     distractors
         Number of ellipses and lines in an image, drawn beneath the discs.
     dtype
         ``"uint8"`` or ``"uint16"``.
     seed
-        Any non-negative integer. An image follows from the options, the seed and its number alone.
+        Any non-negative integer. An image depends only on the options, the seed and its number.
 
     Raises
     ------
@@ -193,7 +193,7 @@ class DiscOptions:
         return int(np.iinfo(self.dtype).max)
 
     def content(self, subject: str) -> Content:
-        """Return what the images of a subject hold, with the defaults of the placement filled in.
+        """Return the content of a subject's images, with the defaults of the placement filled in.
 
         Examples
         --------
@@ -232,7 +232,7 @@ def image_path(folder: Folder, name: str) -> str:
 
 
 def image_place(options: DiscOptions, number: int) -> tuple[Folder, str]:
-    """Return folder and name (no suffix) of an image; names of a folder sort by number.
+    """Return folder and name (no suffix) of an image; names in a folder sort by number.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where discs lie: random centres under a rule of spacing."""
+"""Placement of discs: random centres under a spacing rule."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from engine.geometry import YX
 Floats = NDArray[np.float64]
 
 MARGIN_SHARE = 100 / 1024
-"""Centres of adding discs keep this share of the height and width from the border."""
+"""Least distance of centres of adding discs from the border, as a share of height and width."""
 
 SPACING_RADII = 1.5
-"""Centres of adding discs are at least this many radii (of the larger disc) apart."""
+"""Least distance of centres of adding discs, in radii of the larger disc."""
 
 GAP_PX = 4.0
-"""Edges of separate discs are at least this far from each other and from the image's border."""
+"""Least distance of edges of separate discs from each other and from the image's border."""
 
 TRIES_PER_DISC = 500
-"""Random places tried for a disc before all discs of the image are laid anew."""
+"""Random positions tried for a disc before the layout is restarted."""
 
 LAYOUTS = 20
-"""Layouts tried before the discs are said not to fit."""
+"""Layouts tried before the discs are reported not to fit."""
 
 
 class Placement(StrEnum):
-    """How discs of one image lie to each other.
+    """Layout of the discs of one image.
 
     ``adding``
-        Overlapping by at most half a radius or so, grey values add up: centres at least 1.5 radii
-        (of the larger disc) apart, and about a tenth of the image's size from its border.
+        Discs overlap by at most about half a radius, and grey values add up: centres at least 1.5
+        radii (of the larger disc) apart, and about a tenth of the image's size from its border.
     ``separate``
         Whole discs, edges at least 4 px from each other and from the border.
     ``covering``
-        Centres anywhere in the image, later discs cover earlier ones, the border cuts.
+        Centres anywhere in the image; later discs cover earlier ones, and the border clips them.
     """
 
     ADDING = "adding"
@@ -49,7 +49,7 @@ class Placement(StrEnum):
 def place_discs(
     rng: np.random.Generator, shape: YX, radii_px: Floats, placement: Placement
 ) -> Floats:
-    """Draw centres for discs so that the rule of the placement holds for every pair.
+    """Draw centres for discs that satisfy the placement's rule for every pair.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def place_discs(
     radii_px
         Radii, shape (n,), pixels.
     placement
-        The rule.
+        Spacing rule.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def place_discs(
 def _lay(
     rng: np.random.Generator, shape: YX, radii_px: Floats, placement: Placement
 ) -> Floats | None:
-    """Place disc after disc at random; None if one finds no room."""
+    """Place discs one after the other at random; return None if a disc finds no position."""
     centres = np.empty((len(radii_px), 2))
     for number, radius in enumerate(radii_px):
         low, high = _bounds(shape, float(radius), placement)
@@ -107,7 +107,7 @@ def _lay(
 
 
 def _bounds(shape: YX, radius_px: float, placement: Placement) -> tuple[Floats, Floats]:
-    """Return the lowest and highest centre (y, x) that a disc may have."""
+    """Return the lowest and highest centre (y, x) allowed for a disc."""
     size = np.array(shape, np.float64)
     if placement is Placement.ADDING:
         margin = np.round(size * MARGIN_SHARE)

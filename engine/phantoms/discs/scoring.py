@@ -1,4 +1,4 @@
-"""How well found circles agree with true ones, as values that can be pooled."""
+"""Agreement of found circles with true ones, as scores that can be pooled."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from engine.errors import ParameterError
 
 TOLERANCE_PX = 3.0
-"""Largest difference of centre and of radius at which a found circle is the true one."""
+"""Largest difference of centre and of radius at which a found circle matches a true one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A true circle and the found one that is it: indices, and found minus true, pixels."""
+    """A true circle and its matching found one: indices, and found minus true, pixels."""
 
     truth: int
     found: int
@@ -27,7 +27,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Counts of one image or of many; indices in ``pairs`` are those of each pair's own image."""
+    """Counts of one or more images; indices in ``pairs`` refer to each pair's own image."""
 
     pairs: tuple[Pair, ...] = ()
     false_positives: int = 0
@@ -52,7 +52,7 @@ class Score:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 1 if there was nothing and nothing was found."""
+        """Harmonic mean of precision and recall; 1 if both sets are empty."""
         total = 2 * self.true_positives + self.false_positives + self.false_negatives
         return 2 * self.true_positives / total if total else 1.0
 
@@ -83,25 +83,25 @@ def match_circles(
     tolerance_px: float = TOLERANCE_PX,
     ignore: ArrayLike | None = None,
 ) -> Score:
-    """Pair true and found circles one to one, as many as can be.
+    """Match true and found circles one to one, as many as possible.
 
     Two circles can be a pair if their centres are at most ``tolerance_px`` apart and their radii
-    differ by at most as much. Of all one-to-one pairings those with the most pairs count, of these
-    those that leave the fewest false positives, and of these the one with the smallest sum of
-    centre distances and radius differences.
+    differ by at most as much. Among all one-to-one matchings, prefer those with the most pairs,
+    then those with the fewest false positives, and then the one with the smallest sum of centre
+    distances and radius differences.
 
     Parameters
     ----------
     truth
         True circles, shape (n, 3): y, x, radius, pixels.
     found
-        Found circles, shape (m, 3 or more): y, x, radius, pixels; further columns are not read.
+        Found circles, shape (m, 3 or more): y, x, radius, pixels; further columns are ignored.
     tolerance_px
         Largest difference of a pair, pixels.
     ignore
-        Shape (n,), bool: true circles that count neither way, such as ones that can't be seen.
-        They are no false negatives, and found circles within the tolerance of one of them, which
-        no other true circle needs, are no false positives.
+        Shape (n,), bool: true circles that do not count, such as invisible ones. They are not
+        false negatives, and a found circle within the tolerance of one of them, if it is not
+        needed by another true circle, is not a false positive.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def match_circles(
     Raises
     ------
     ParameterError
-        If an array has another shape or holds values that are not finite, or the tolerance is
+        If an array has a different shape or holds values that are not finite, or the tolerance is
         not a positive number.
 
     Examples
@@ -149,10 +149,10 @@ def match_circles(
 
 
 def merge_scores(scores: Iterable[Score]) -> Score:
-    """Pool scores as if all circles were of one set of images.
+    """Pool scores as if all circles belonged to one set of images.
 
-    Associative: scores of parts can be merged in any grouping. The order of the scores is only
-    that of the pairs; no number depends on it. Of no score at all: the empty one.
+    Associative: scores of parts can be merged in any grouping. The order of the scores affects only
+    the order of the pairs, not any number. Without scores, return the empty score.
 
     Parameters
     ----------
@@ -191,13 +191,13 @@ def _circles(parameter: str, circles: ArrayLike) -> NDArray[np.float64]:
 def _assign(
     cost: NDArray[np.float64], allowed: NDArray[np.bool_], excused: NDArray[np.bool_]
 ) -> list[tuple[int, int]]:
-    """Return (row, column) pairs: as many as can be, of few excused columns, and cheap."""
+    """Return (row, column) pairs: as many as possible, of few excused columns, at low cost."""
     if not allowed.any():
         return []
     from scipy.optimize import linear_sum_assignment  # slow to import, and only scoring needs it
 
-    # Each rank outweighs all that can be gained in the ranks below it: a forbidden pair costs more
-    # than all allowed ones together, and so does, among the allowed, one of an excused column.
+    # Each rank outweighs the sum of all lower ranks: a forbidden pair costs more than all allowed
+    # ones together, and among the allowed pairs one of an excused column does likewise.
     most = min(cost.shape) + 1
     ranked = cost + excused * (most * (float(cost[allowed].max()) + 1.0))
     forbidden = most * (float(ranked[allowed].max()) + 1.0)

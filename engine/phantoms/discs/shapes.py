@@ -1,7 +1,7 @@
-"""Plane shapes, and the image that they make: by pixels, and exactly at any point.
+"""Plane shapes and their image: rasterised to pixels, and exact at any point.
 
-Grey values are shares of full scale here; `engine.phantoms.discs.image` turns them into grey
-levels. Pixel centres lie at whole coordinates, so a plane covers ``-0.5 <= y < height - 0.5``.
+Grey values are shares of full scale here; `engine.phantoms.discs.image` converts them to grey
+levels. Pixel centres lie at integer coordinates, so a plane covers ``-0.5 <= y < height - 0.5``.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from engine.geometry import YX
 Floats = NDArray[np.float64]
 
 SUBPIXELS = 8
-"""Points along each side of an edge pixel of which the covered share is counted. 64 points place
-an edge within about 0.01 px on average, a tenth of what a detector can be asked for."""
+"""Sample points along each side of an edge pixel for its covered share. 64 points locate an edge
+within about 0.01 px on average, a tenth of the precision required of a detector."""
 
 EDGE_REACH_PX = 1.0
 """A pixel may be cut by an edge up to this far from its centre (half its diagonal is 0.71)."""
 
 CIRCLE_SAMPLES = 720
-"""Points on a circumference at which its edge is judged: every half degree."""
+"""Sample points on a circumference for its visible edge: every half degree."""
 
 
 class Shape(Protocol):
-    """Something that is drawn: a place, a grey value and a signed distance to its edge."""
+    """Drawable shape: a position, a grey value and a signed distance to its edge."""
 
     @property
     def y(self) -> float:
@@ -43,25 +43,25 @@ class Shape(Protocol):
 
     @property
     def grey(self) -> float:
-        """Share of full scale: added to what lies beneath, or covering it."""
+        """Share of full scale: added to the pixels beneath, or covering them."""
         ...
 
     @property
     def reach_px(self) -> float:
-        """Radius about the centre outside of which nothing is drawn."""
+        """Radius about the centre outside which nothing is drawn."""
         ...
 
     def distance(self, y: Floats, x: Floats) -> Floats:
-        """Return how far points are from the edge, pixels; zero or less is inside.
+        """Return the signed distance of points to the edge, pixels; zero or less is inside.
 
-        The sign is exact; the size need only be right to first order near the edge.
+        The sign is exact; the magnitude need only be right to first order near the edge.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Disc:
-    """A disc: what is to be found."""
+    """Disc, the target of detection."""
 
     y: float
     x: float
@@ -70,7 +70,7 @@ class Disc:
 
     @property
     def reach_px(self) -> float:
-        """Radius about the centre outside of which nothing is drawn."""
+        """Radius about the centre outside which nothing is drawn."""
         return self.radius_px
 
     def distance(self, y: Floats, x: Floats) -> Floats:
@@ -80,7 +80,7 @@ class Disc:
 
 @dataclass(frozen=True, slots=True)
 class Ellipse:
-    """An ellipse far from round, which a circle finder must leave alone."""
+    """Ellipse far from round, which a circle detector must not report."""
 
     y: float
     x: float
@@ -91,17 +91,17 @@ class Ellipse:
 
     @property
     def reach_px(self) -> float:
-        """Radius about the centre outside of which nothing is drawn."""
+        """Radius about the centre outside which nothing is drawn."""
         return self.major_px
 
     def distance(self, y: Floats, x: Floats) -> Floats:
-        """Return the distance to the edge, pixels: sign exact, size right to first order."""
+        """Return the distance to the edge, pixels: sign exact, magnitude right to first order."""
         cos, sin = math.cos(self.angle_rad), math.sin(self.angle_rad)
         dy, dx = y - self.y, x - self.x
         along, across = (dx * cos + dy * sin) / self.major_px, (dy * cos - dx * sin) / self.minor_px
         level = np.hypot(along, across)
         slope = np.hypot(along / self.major_px, across / self.minor_px)
-        # Level over slope is the distance to first order. At the centre both vanish.
+        # Level over slope is the distance to first order. At the centre both are zero.
         return np.divide(
             (level - 1) * level, slope, out=np.full_like(level, -self.minor_px), where=slope > 0
         )
@@ -109,7 +109,7 @@ class Ellipse:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A straight stroke with round ends; its long edges are no part of a circle."""
+    """Straight stroke with round ends; its long edges are not part of a circle."""
 
     y: float
     x: float
@@ -120,7 +120,7 @@ class Line:
 
     @property
     def reach_px(self) -> float:
-        """Radius about the centre outside of which nothing is drawn."""
+        """Radius about the centre outside which nothing is drawn."""
         return (self.length_px + self.width_px) / 2
 
     def distance(self, y: Floats, x: Floats) -> Floats:
@@ -148,9 +148,9 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that is in an image before blur and noise; later shapes lie above earlier ones.
+    """Content of an image before blur and noise; later shapes lie above earlier ones.
 
-    ``adds`` tells whether a shape's grey value is added to what lies beneath or covers it.
+    ``adds``: whether a shape's grey value is added to the pixels beneath instead of covering them.
     """
 
     shape: YX
@@ -161,12 +161,12 @@ class Scene:
 
 
 def draw_scene(scene: Scene, *, antialias: bool) -> Floats:
-    """Draw a scene so that each pixel has the grey value of its centre, or of its whole area.
+    """Rasterise a scene: each pixel has the grey value at its centre, or of its whole area.
 
     Parameters
     ----------
     scene
-        What to draw.
+        Scene to draw.
     antialias
         False: a pixel belongs to a shape if its centre does. True: pixels at an edge are mixed by
         the share of their area that is covered (64 points a pixel).
@@ -221,17 +221,17 @@ def _covered_share(shape: Shape, y: Floats, x: Floats, *, antialias: bool) -> Fl
 
 
 def edge_steps(scene: Scene, index: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Return the clean grey values just inside and just outside a disc, all around it.
+    """Return the clean grey values just inside and just outside a disc, along its circumference.
 
-    They are computed from the shapes, at the circumference itself, with and without this disc:
-    neither the pixel grid nor the slope of uneven light makes or hides a step.
+    They are computed from the shapes, at the circumference itself, with and without this disc, so
+    neither the pixel grid nor the slope of uneven light adds or hides a step.
 
     Parameters
     ----------
     scene
         The scene.
     index
-        Which of ``scene.shapes``; it has to be a `Disc`.
+        Index in ``scene.shapes`` of a `Disc`.
 
     Returns
     -------

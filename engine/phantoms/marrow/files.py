@@ -1,4 +1,4 @@
-"""A set of made marrow slides as files, with exact masks and a table of truth beside them."""
+"""Files of a set of synthetic marrow slides, with exact masks and a table of the truth."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MARK = "phantom.json"
 TRUTH = "truth.parquet"
 
 MASKED = (Tissue.BONE, Tissue.FAT, Tissue.OTHER)
-"""Classes that have masks; the background is what none of them has."""
+"""Classes that have masks; the background is outside all of them."""
 
 UM_PER_PX = 2.0
-"""Pixel size that makes the vacuoles of scale 1 some 50 micrometres wide, as they are."""
+"""Pixel size at which the vacuoles of scale 1 have their natural width of some 50 micrometres."""
 
 TILE_PX = 256
 SMALLEST_LEVEL_PX = 512
@@ -55,19 +55,19 @@ Apply = Callable[[Callable[[int], dict[str, Any]], Iterable[int]], Iterable[dict
 
 
 def write_marrow(directory: str | Path, options: MarrowOptions, apply: Apply = map) -> Path:
-    """Write a set of made slides; the same options give the same pixels.
+    """Write a set of synthetic slides; equal options give equal pixels.
 
     Slides go to ``slides/<subject>/<name>.png`` (.psd, .tif), masks of 0 and 255 to
-    ``masks/<bone, fat or other>/<subject>/<name>.png``. A layered PSD holds them as layers too, as
-    people draw them: the slide, the foreground, fat under a mask, and bone. All but PSD is
-    streamed, so memory does not depend on the size.
+    ``masks/<bone, fat or other>/<subject>/<name>.png``. A layered PSD also holds them as layers, as
+    annotators draw them: the slide, the foreground, fat under a mask, and bone. All formats but PSD
+    are streamed, so memory does not depend on the size.
 
     Parameters
     ----------
     directory
-        A new or empty folder, or one that the same options were written to.
+        A new or empty folder, or one written with the same options.
     options
-        What the set holds.
+        Parameters of the set.
     apply
         Called with a picklable function and the slides' numbers, like ``map``.
 
@@ -134,7 +134,7 @@ Keep = Callable[[NDArray[np.uint8], NDArray[np.uint8]], None]
 
 
 def _keeper(root: Path, options: MarrowOptions, slide: MarrowSlide, stack: ExitStack) -> Keep:
-    """Return what takes the bands' pixels and labels, and writes the slide at the end."""
+    """Return a function that receives bands of pixels and labels, and writes the slide at exit."""
     path = root / f"slides/{slide.name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if options.format == "png":
@@ -146,7 +146,7 @@ def _keeper(root: Path, options: MarrowOptions, slide: MarrowSlide, stack: ExitS
     if options.format == "psd":
         stack.callback(lambda: _write_psd(path.with_suffix(".psd"), bands))
         return lambda pixels, labels: bands.append((pixels, labels))
-    # A pyramid reads each level twice, and TIFF wants whole tiles: the slide waits in a file.
+    # A pyramid reads each level twice, and TIFF needs whole tiles: buffer the slide in a file.
     waiting = stack.enter_context(tempfile.TemporaryDirectory(dir=root, prefix=".waiting-"))
     base = np.memmap(f"{waiting}/0", np.uint8, "w+", shape=(*slide.shape, 3))
     done = 0
@@ -163,7 +163,7 @@ def _keeper(root: Path, options: MarrowOptions, slide: MarrowSlide, stack: ExitS
 
 
 def _write_pyramid(path: Path, base: NDArray[np.uint8], waiting: Path, spacing_um: float) -> None:
-    """Write a tiled TIFF whose further pages are the slide at a half, a quarter, ... of it."""
+    """Write a tiled TIFF with the slide and its downsampled levels (1/2, 1/4, ...) as pages."""
     import tifffile
 
     per_cm = 10_000 / spacing_um
@@ -178,7 +178,7 @@ def _write_pyramid(path: Path, base: NDArray[np.uint8], waiting: Path, spacing_u
                 photometric="rgb",
                 compression="deflate",
                 predictor=True,
-                subfiletype=1 if number else 0,  # TIFF 6.0: a smaller version of another page
+                subfiletype=1 if number else 0,  # TIFF 6.0: a reduced version of another page
                 resolution=(per_cm / 2**number, per_cm / 2**number),
                 resolutionunit="CENTIMETER",
                 metadata=None,
@@ -200,7 +200,7 @@ def _tiles(level: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _halved(level: NDArray[np.uint8], file: Path) -> NDArray[np.uint8]:
-    """Return the means of 2 x 2 pixels, in a file; an odd last row or column is left out."""
+    """Return the means of 2 x 2 pixels, in a file; an odd last row or column is dropped."""
     height, width = level.shape[0] // 2, level.shape[1] // 2
     half = np.memmap(file, np.uint8, "w+", shape=(height, width, 3))
     for y in range(0, height, TILE_PX):
@@ -211,7 +211,7 @@ def _halved(level: NDArray[np.uint8], file: Path) -> NDArray[np.uint8]:
 
 
 def _write_psd(path: Path, bands: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
-    """Write a slide as people annotate it: the slide, what is tissue, fat by a mask, and bone."""
+    """Write a slide as annotated by people: the slide, the tissue, fat as a mask, and bone."""
     try:
         from PIL import Image
         from psd_tools import PSDImage

@@ -1,4 +1,4 @@
-"""What can be asked of a set of made marrow slides, and what each of them is like."""
+"""Parameters of a set of synthetic marrow slides, and the traits of each slide."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ FORMATS = ("png", "psd", "tiff")
 
 LARGEST_PX = 100_000
 PSD_LARGEST_PX = 8_000
-"""Side of the largest layered PSD: Photoshop's format takes 30,000, but is made in memory."""
+"""Largest side of a layered PSD: the format allows 30,000 px, but the file is made in memory."""
 
 SUBJECTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class MarrowOptions:
-    """What a set holds.
+    """Parameters of a set.
 
     Attributes
     ----------
     images
-        Number of slides, given to three subjects in turn.
+        Number of slides, distributed over three subjects in turn.
     size
         Height and width, pixels.
     scale
-        Size of all structures, as a factor: 1 has fat vacuoles of about 11 px radius.
+        Scale factor of all structures: 1 gives fat vacuoles of about 11 px radius.
     variety
-        How much slides differ in stain, light, texture, blur and make of the tissue: 0 not at all,
-        1 as those of one laboratory over the years, 2 as those of several.
+        Variation of slides in stain, light, texture, blur and tissue structure: 0 is none, 1 is
+        that of one laboratory over the years, 2 that of several.
     format
         "png" (slides and one folder of masks a class), "psd" (layers) or "tiff" (pyramidal, with
         mask pyramids beside).
     seed
-        The same seed makes the same slides.
+        Seed; equal seeds give equal slides.
     """
 
     images: int = 6
@@ -69,32 +69,32 @@ class MarrowOptions:
 
 @dataclass(frozen=True, slots=True)
 class SlideTraits:
-    """What one slide is like; lengths in pixels, absorbances in decades of light.
+    """Traits of one slide; lengths in pixels, absorbances in decades of light.
 
     Attributes
     ----------
     bone_width, bone_cell
-        Half width of a trabecula, and how far trabeculae are apart.
+        Half width of a trabecula, and distance between trabeculae.
     bone_reach
-        Where trabeculae are left out, in standard deviations of a slow field: more is more bone.
+        Cutoff of trabeculae, in standard deviations of a slow field: higher gives more bone.
     fat_radius, fat_spread, fat_share
-        Median radius of vacuoles, its geometric spread, and the share of places that hold one.
+        Median radius of vacuoles, its geometric spread, and the share of positions that hold one.
     hole_level
-        Where the tissue has holes, in standard deviations of a field: more is fewer.
+        Threshold of holes in the tissue, in standard deviations of a field: higher gives fewer.
     cellularity
-        How dense nuclei lie, as a share of the densest.
+        Density of nuclei, as a share of the highest.
     haematoxylin, eosin
         Strength of each stain.
     hue
-        How far the stains' colours are turned, radians.
+        Rotation of the stains' colours, radians.
     ground, ground_tint
-        Light that passes the bare glass, share of full scale, and its colour.
+        Light transmitted by the bare glass, share of full scale, and its colour.
     uneven
-        Fall of the light towards the corners, share.
+        Fall-off of the light towards the corners, share.
     blur, noise
         Of the camera: Gaussian sd in pixels, and grey levels.
     debris
-        Share of places that hold a speck.
+        Share of positions that hold a speck.
     """
 
     bone_width: float
@@ -117,13 +117,13 @@ class SlideTraits:
 
 
 def slide_rng(options: MarrowOptions, number: int, *stream: int) -> np.random.Generator:
-    """Return the random numbers of one part of one slide, whatever else was drawn before."""
+    """Return the random numbers of one part of one slide, independent of any earlier draw."""
     key = (number, *stream)
     return np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=key))
 
 
 def slide_traits(options: MarrowOptions, number: int) -> SlideTraits:
-    """Return what a slide is like.
+    """Return the traits of a slide.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def slide_traits(options: MarrowOptions, number: int) -> SlideTraits:
     rng = slide_rng(options, number, 0)
 
     def about(middle: float, spread: float) -> float:
-        """Return a value about a middle, by a factor; drawn always, so that streams stay."""
+        """Return a value about a middle, by a factor; always draw, so that streams stay aligned."""
         return middle * float(np.exp(options.variety * spread * np.clip(rng.normal(), -2, 2)))
 
     def around(middle: float, spread: float) -> float:

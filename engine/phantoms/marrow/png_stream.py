@@ -1,4 +1,4 @@
-"""PNG files written row by row, so that a slide larger than memory can be one."""
+"""PNG writer that works row by row, for slides larger than memory."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLOUR_TYPES = {1: 0, 3: 2}
-"""Channels and what PNG calls them (ISO/IEC 15948, table 11.1)."""
+"""PNG's colour type by number of channels (ISO/IEC 15948, table 11.1)."""
 
 UP = 2
-"""Filter type: each byte less the one above (9.2); good for slides, and one subtraction."""
+"""Filter type: each byte minus the one above (9.2); good for slides, and one subtraction."""
 
 LEVEL = 4
-"""Of compression: beyond it, files shrink little and take long."""
+"""Compression level: higher levels gain little and take long."""
 
 CHUNK_BYTES = 1 << 20
 
 
 class PngRows:
-    """Writes one 8-bit PNG from the top; the same rows give the same bytes.
+    """Writer of one 8-bit PNG from the top; equal rows give equal bytes.
 
     Parameters
     ----------
     path
-        Written under a name of its own first, and renamed when all rows are there.
+        Written under a temporary name, and renamed when all rows are written.
     shape
         Height and width, pixels.
     channels
         1 (grey) or 3 (RGB).
     spacing_um
-        Pixel size, micrometres; None leaves it out.
+        Pixel size, micrometres; None omits it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PngRows:
         self._chunk(b"IHDR", header)
         if spacing_um is not None:
             per_m = round(1e6 / spacing_um)
-            self._chunk(b"pHYs", struct.pack(">IIB", per_m, per_m, 1))  # 11.3.5.3: 1 is metres
+            self._chunk(b"pHYs", struct.pack(">IIB", per_m, per_m, 1))  # 11.3.5.3: unit 1, metre
 
     def write(self, rows: NDArray[np.uint8]) -> None:
         """Add rows (y, x) or (c, y, x)."""

@@ -1,4 +1,4 @@
-"""Random fields and random places on a plane of any size, any rows of which can be had alone."""
+"""Random fields and random positions on a plane of any size, computed for any rows alone."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SPLINE_SD = 0.48
 TAPS = 4
 
 BEFORE = 1 << 20
-"""Rows before the plane's first that have numbers too: what is drawn at its edge needs them."""
+"""Number of rows before the first with random numbers, needed to draw the plane's edge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Draws the random fields of one slide by number.
+    """Random fields of one slide, by number.
 
-    Every row of random values has a generator of its own, so a band of rows is the same alone as
+    Every row of random values has its own generator, so a band of rows is the same alone as
     within the whole plane, and memory is that of the band.
     """
 
@@ -30,14 +30,14 @@ class Fields:
     number: int
 
     def noise(self, stream: int, rows: range, cell: float) -> NDArray[np.float32]:
-        """Return smooth noise, mean 0 and sd 1, whose features are about ``cell`` px wide.
+        """Return smooth noise, mean 0 and sd 1, with features about ``cell`` px wide.
 
         Parameters
         ----------
         stream
-            Which field; different ones are independent.
+            Number of the field; different fields are independent.
         rows
-            Which rows of the plane.
+            Rows of the plane.
         cell
             Distance of the lattice's points, pixels.
 
@@ -66,18 +66,19 @@ class Fields:
     def places(
         self, stream: int, rows: range, pitch: float, numbers: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return random places, one to each cell of a honeycomb, and random numbers for each.
+        """Return random positions, one per cell of a honeycomb, and random numbers for each.
 
         Parameters
         ----------
         stream
-            Which set of places.
+            Number of the set of positions.
         rows
-            Places whose cells touch these rows, and at least one cell more.
+            Rows to cover: includes positions with cells that touch them, and at least one cell
+            more.
         pitch
             Distance of neighbours, pixels.
         numbers
-            How many numbers, uniform on [0, 1), for each place.
+            How many numbers, uniform on [0, 1), for each position.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Any rows of any one made marrow slide, and all that is true of them."""
+"""Any rows of a synthetic marrow slide, with their truth."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from engine.phantoms.marrow.stain import blur_reach, look
 from engine.phantoms.marrow.tissue import lay_out
 
 BAND_PX = 1 << 20
-"""Pixels drawn at a time: about 200 MB of fields."""
+"""Pixels drawn at once: about 200 MB of fields."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarrowBand:
-    """Some whole rows of a slide: ``pixels`` (3, y, x) and ``labels`` (y, x), both uint8."""
+    """Whole rows of a slide: ``pixels`` (3, y, x) and ``labels`` (y, x), both uint8."""
 
     region: Region
     pixels: NDArray[np.uint8]
@@ -31,7 +31,7 @@ class MarrowBand:
 
 @dataclass(frozen=True, slots=True)
 class MarrowSlide:
-    """One slide of a set. Nothing of it is drawn before it is asked for.
+    """One slide of a set, drawn on request.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class MarrowSlide:
         return f"s{self.number % SUBJECTS + 1}/slide-{self.number // SUBJECTS + 1:03d}"
 
     def draw(self, rows: range) -> MarrowBand:
-        """Return some rows; the same whichever others are drawn, in whatever order."""
+        """Draw some rows, independently of all others."""
         if not (rows.step == 1 and 0 <= rows.start < rows.stop <= self.shape[0]):
             raise ParameterError("rows", rows, f"some of {self.shape[0]} rows")
         traits = slide_traits(self.options, self.number)

@@ -1,4 +1,4 @@
-"""How a made marrow slide looks: stains that absorb light, and the camera that sees it."""
+"""Appearance of a synthetic marrow slide: light-absorbing stains, and the camera."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Quantification of histochemical staining by color deconvolution, Anal. Quant. Cy
 (2001)."""
 
 PINK = (0.12, 0.93, 0.36)
-"""Eosin as photographed: what absorbs a little red and blue too, which gives bone its salmon."""
+"""Eosin as photographed: it also absorbs a little red and blue, which makes bone salmon pink."""
 
 
 def blur_reach(traits: SlideTraits) -> int:
-    """Return how many rows on each side the look of a row depends on."""
+    """Return the number of context rows on each side that affect the colours of a row."""
     return math.ceil(4 * traits.blur) + 5
 
 
 def look(
     options: MarrowOptions, traits: SlideTraits, fields: Fields, rows: range, anatomy: Anatomy
 ) -> NDArray[np.uint8]:
-    """Return the colours (3, rows, width) of what lies on some rows.
+    """Return the colours (3, rows, width) of some rows.
 
-    ``blur_reach`` rows on each side are right only if more rows are known beyond them.
+    The outer ``blur_reach`` rows on each side are correct only with more context beyond them.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -54,16 +54,16 @@ def look(
 def _stains(
     options: MarrowOptions, traits: SlideTraits, fields: Fields, rows: range, anatomy: Anatomy
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return how much haematoxylin and eosin each pixel holds."""
+    """Return the amounts of haematoxylin and eosin in each pixel."""
     labels, bone = anatomy.labels, anatomy.bone
     fine = fields.rough(21, rows, 5 * options.scale, 3)
     slow = fields.rough(22, rows, 90 * options.scale, 3)
     nuclei = _nuclei(options, traits, fields, rows, slow)
-    # Cellular marrow: cytoplasm, nuclei upon it, and lakes of red cells that are as pink as bone.
+    # Cellular marrow: cytoplasm, nuclei on top, and lakes of red cells that are as pink as bone.
     red_cells = np.clip(3 * (fields.rough(23, rows, 45 * options.scale, 3) - 1.75), 0, 1)
     blue = 0.24 + 0.05 * fine + 0.05 * slow + nuclei * (1 - 0.75 * red_cells)
     pink = 0.27 + 0.06 * fine + 0.04 * slow + 0.26 * red_cells
-    # Bone: lamellae along its surface, and a bluish seam at it where it is being made.
+    # Bone: lamellae along its surface, and a bluish seam where it is being formed.
     is_bone = labels == Tissue.BONE
     lamella = np.sin(bone * (0.75 / options.scale) + 1.5 * slow)
     seam = np.exp(-np.square(bone / (2.2 * options.scale))) * np.clip(slow, 0, 1)
@@ -73,7 +73,8 @@ def _stains(
     bone_pink = 0.40 + 0.03 * lamella + 0.055 * texture + 0.015 * fine
     blue = np.where(is_bone, bone_blue, blue)
     pink = np.where(is_bone, bone_pink, pink)
-    # Vacuoles are empty, with a trace of what was in them; the ground holds what was washed off.
+    # Vacuoles are empty, with a trace of their former content; the background holds washed-off
+    # debris.
     trace = 0.006 + 0.006 * np.clip(fields.noise(25, rows, 12 * options.scale), -1, 2)
     washed = 0.035 * np.exp(-np.abs(anatomy.inside) / (18 * options.scale))
     washed *= np.clip(0.2 + fields.rough(26, rows, 40 * options.scale, 4), 0, 2)
@@ -98,7 +99,7 @@ def _nuclei(
     rows: range,
     slow: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Return the absorbance of nuclei: dots of two sizes, dense where the marrow is cellular."""
+    """Return the absorbance of nuclei: dots of two sizes, dense in cellular marrow."""
     from scipy.ndimage import gaussian_filter
 
     total = np.zeros(slow.shape, np.float32)
@@ -111,7 +112,7 @@ def _nuclei(
         x = np.rint(centres[:, 1]).astype(int)
         seen = (y >= 0) & (y < slow.shape[0]) & (x >= 0) & (x < slow.shape[1])
         dots = np.zeros(slow.shape, np.float32)
-        peak = 2 * np.pi * (sd * size) ** 2  # so that a dot's middle has the height given
+        peak = 2 * np.pi * (sd * size) ** 2  # gives a dot's middle the required height
         heights = (peak * (0.6 + 0.9 * numbers[seen, 1])).astype(np.float32)
         np.add.at(dots, (y[seen], x[seen]), heights)
         soft = gaussian_filter(dots, sd * size, mode="constant", truncate=3.0)
@@ -121,7 +122,7 @@ def _nuclei(
 
 
 def _lacunae(options: MarrowOptions, fields: Fields, rows: range) -> NDArray[np.float32]:
-    """Return where bone has its cells: small dark specks, far apart."""
+    """Return the absorbance of bone cells: small dark specks, far apart."""
     from scipy.ndimage import gaussian_filter
 
     centres, numbers = fields.places(4, rows, 24 * options.scale, 1)
@@ -138,7 +139,7 @@ def _lacunae(options: MarrowOptions, fields: Fields, rows: range) -> NDArray[np.
 def _debris(
     options: MarrowOptions, traits: SlideTraits, fields: Fields, rows: range
 ) -> NDArray[np.float32]:
-    """Return the absorbance of dust on the glass: specks of any place, tissue or ground."""
+    """Return the absorbance of dust on the glass: specks anywhere, on tissue or background."""
     pitch = 170.0
     total = np.zeros((len(rows), options.size[1]), np.float32)
     reach = 14
@@ -162,7 +163,7 @@ def _debris(
 
 
 def _light(options: MarrowOptions, traits: SlideTraits, rows: range) -> NDArray[np.float32]:
-    """Return the lamp's light: a little less towards the corners of each field of view."""
+    """Return the lamp's light, which falls off towards the corners of each field of view."""
     height, width = options.size
     y = (np.arange(rows.start, rows.stop, dtype=np.float32) / height - 0.5)[:, None]
     x = (np.arange(width, dtype=np.float32) / width - 0.5)[None, :]
@@ -170,7 +171,7 @@ def _light(options: MarrowOptions, traits: SlideTraits, rows: range) -> NDArray[
 
 
 def _turned(vector: tuple[float, float, float], angle: float) -> tuple[float, float, float]:
-    """Return a stain's colour, turned between red and blue, which green stands between."""
+    """Return a stain's colour, rotated between red and blue around green."""
     red, green, blue = vector
     cos, sin = math.cos(angle), math.sin(angle)
     return max(0.0, cos * red - sin * blue), green, max(0.0, sin * red + cos * blue)

@@ -1,4 +1,4 @@
-"""What lies where on a made marrow slide: the strip of tissue, trabeculae, vacuoles and holes."""
+"""Anatomy of a synthetic marrow slide: the strip of tissue, trabeculae, vacuoles and holes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RIM_PX = 1.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Anatomy:
-    """Some rows of a slide, as lie of the land. All arrays (rows, width).
+    """Anatomy of some rows of a slide. All arrays (rows, width).
 
     ``labels`` is uint8, values of `Tissue`. ``inside`` is the depth below the tissue's edge,
     ``bone`` that below a trabecula's surface, ``fat`` that below a vacuole's, float32, pixels,
@@ -32,18 +32,18 @@ class Anatomy:
 
 TEARS = 12
 TEAR_CELL_PX = 75.0
-"""Field that says where the tissue is torn, and how wide tears are, pixels at scale 1."""
+"""Cell of the field that places tears and sets their width, pixels at scale 1."""
 
 MARGIN_PX = 3
-"""Rows more that slopes need on each side."""
+"""Additional rows on each side for computing slopes."""
 
 
 def lay_out(options: MarrowOptions, traits: SlideTraits, fields: Fields, rows: range) -> Anatomy:
-    """Return what lies on some rows of a slide; the same whichever rows are asked for together.
+    """Return the anatomy of some rows of a slide, independently of the other rows requested.
 
-    A core of tissue lies along the plane's longer side, torn at its edge and broken here and
-    there. Trabeculae are the neighbourhood of the zeros of a smooth field, so they branch and
-    close as bone does; vacuoles lie between them, packed where the marrow is fatty.
+    A core of tissue lies along the plane's longer side, torn at its edge and broken at some
+    positions. Trabeculae follow the zeros of a smooth field, so they branch and close as bone does;
+    vacuoles lie between them, packed in fatty marrow.
     """
     wide = range(rows.start - MARGIN_PX, rows.stop + MARGIN_PX)
     inside = _strip(options, fields, wide)
@@ -66,14 +66,14 @@ def _strip(options: MarrowOptions, fields: Fields, rows: range) -> NDArray[np.fl
     along, across, length, breadth = (
         (y, x, height, width) if height >= width else (x, y, width, height)
     )
-    # Slow fields bend and thin the core; they are sampled on the plane itself, whose own middle
+    # Slow fields bend and thin the core; they are sampled on the plane itself, where the middle
     # line varies little across.
     bend = fields.noise(1, rows, 0.8 * breadth) * 0.045 * breadth
     thin = fields.noise(2, rows, 0.6 * breadth) * 0.05 * breadth
     torn = fields.rough(3, rows, 60 * options.scale, 5) * 7 * options.scale
     side = 0.33 * breadth + thin - np.abs(across - 0.5 * breadth - bend)
     end = 0.47 * length - np.abs(along - 0.5 * length) + 2 * bend
-    # A core breaks across: where a field that is slow along it and slower across is low.
+    # The core breaks across: where a field that is slow along it and slower across is low.
     fracture = (fields.noise(4, rows, 0.9 * breadth) + 1.9) * 0.16 * breadth
     return np.minimum(np.minimum(side, end), fracture) + torn
 
@@ -111,7 +111,7 @@ def _holes(
     slow = fields.noise(TEARS, rows, TEAR_CELL_PX * options.scale)
     ragged = fields.rough(9, rows, 0.4 * TEAR_CELL_PX * options.scale, 3)
     tears = slow + 0.18 * ragged - traits.hole_level
-    # The gap is as wide as a field says, and beside long parts of the bone it is not there.
+    # A field sets the width of the gap, which is absent along long parts of the bone.
     shrunk = 2.4 * options.scale * (fields.noise(10, rows, 70 * options.scale) - 0.9)
     gap = shrunk + bone
     return np.maximum(tears * 30 * options.scale, gap).astype(np.float32)
@@ -133,7 +133,7 @@ def _vacuoles(
     centres, numbers = fields.places(1, around, pitch, 5)
     fatty = _sampled(fields, 11, centres, 130 * options.scale, rows, reach)
     wanted = numbers[:, 0] < traits.fat_share + 0.28 * fatty
-    # What tore away took its vacuoles with it; those at the brim are whole.
+    # Tears remove their vacuoles; those at the brim are whole.
     torn = _sampled(fields, TEARS, centres, TEAR_CELL_PX * options.scale, rows, reach)
     wanted &= torn < traits.hole_level - 0.25
     centres, numbers = centres[wanted], numbers[wanted]
@@ -149,7 +149,7 @@ def _vacuoles(
 def _sampled(
     fields: Fields, stream: int, centres: NDArray[np.float64], cell: float, rows: range, reach: int
 ) -> NDArray[np.float32]:
-    """Return a slow field at some places; those beside the plane have that of its edge."""
+    """Return a slow field at some positions, clamped to the plane's edge."""
     around = range(rows.start - 2 * reach, rows.stop + 2 * reach)
     field = fields.noise(stream, around, cell)
     y = np.clip(np.rint(centres[:, 0]).astype(int) - around.start, 0, len(around) - 1)
@@ -163,7 +163,7 @@ def _radii(
     numbers: NDArray[np.float64],
     largest: float,
 ) -> NDArray[np.float64]:
-    """Return radii, log-normal but for what neighbours leave room for."""
+    """Return radii, log-normal except where neighbours limit them."""
     from scipy.spatial import cKDTree
 
     if len(centres) < 2:
@@ -185,7 +185,7 @@ def _add_vacuole(
     turn: float,
     dent: float,
 ) -> None:
-    """Raise the depth within one vacuole: a circle, a little longer than wide and dented."""
+    """Raise the depth within one vacuole: a circle, slightly elongated and dented."""
     y, x = centre
     reach = 1.2 * radius + 2
     top, bottom = int(max(rows.start, y - reach)), int(min(rows.stop, y + reach + 1))
