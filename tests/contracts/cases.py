@@ -1,4 +1,4 @@
-"""The operations that the contracts are held against: ours, a package's, and a notebook's."""
+"""Operations under the contract tests: built-in, installed from a package, and from a notebook."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from tests.support.images import Counting
 from tests.support.operations import count_call
 
 BAD = 255
-"""First pixel of an image on which the two strangers fail."""
+"""First pixel of an image on which the external operations fail."""
 
 ABOVE = 195
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operation and what is known of it.
+    """An operation and its known properties.
 
     Attributes
     ----------
     given, other, wrong, neutral
-        Parameters: some, others that make another key, one that can't be, and some that make none.
+        Parameters: valid, valid with a different key, invalid, and ones that do not affect the key.
     newer
-        Makes the next version; by default a subclass.
+        Factory of the next version; by default a subclass.
     local
-        Whether an answer for blocks, put together, is the answer for the whole.
+        Whether results of blocks, combined, equal the result for the whole.
     count
-        How many objects are right for an image, None where it fails; not known of circles.
+        Expected number of objects of an image, None if it fails; unknown for circles.
     installed
         Whether a package could offer it by name.
     """
@@ -66,7 +66,7 @@ class Spots(Operation):
     calls: str = ""
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
-        """Return the place of each bright pixel."""
+        """Return the position of each bright pixel."""
         count_call(self.calls, image.source)
         y, x = bright(image.pixels, self.above)
         y, x = y + image.origin[0], x + image.origin[1]
@@ -78,13 +78,13 @@ class Spots(Operation):
 
 
 def spots(image: NDArray[Any], above: int = ABOVE) -> dict[str, NDArray[Any]]:
-    """Return the same, as somebody would write it in a notebook."""
+    """Return the same result, as a function in a notebook would."""
     y, x = bright(image, above)
     return {"y": y, "x": x}
 
 
 def bright(pixels: NDArray[Any], above: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the places of bright pixels of the first channel."""
+    """Return the positions of bright pixels of the first channel."""
     if pixels[0, 0, 0] == BAD:
         raise ImageFailed("bad_first_pixel")
     y, x = np.nonzero(pixels[0] > above)
@@ -92,7 +92,7 @@ def bright(pixels: NDArray[Any], above: int) -> tuple[NDArray[Any], NDArray[Any]
 
 
 def count_bright(plane: NDArray[Any]) -> int | None:
-    """Return how many there are, None where the image fails."""
+    """Return the number of bright pixels, None if the image fails."""
     return None if plane[0, 0] == BAD else int((plane > ABOVE).sum())
 
 
@@ -161,6 +161,6 @@ DRAWN = [
         local=False,
     ),
 ]
-"""Operations that answer for what people drew; images without drawings say nothing of them."""
+"""Operations on drawings; images without drawings give no rows."""
 
 ALL = [*CASES, *DRAWN]

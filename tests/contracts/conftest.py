@@ -1,4 +1,4 @@
-"""An object store and a cluster for the contracts' tests."""
+"""Object store and cluster for the contract tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.concurrent_writers import Contenders
 
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a bucket on a server of this session, to which the environment points."""
+    """URL of a bucket on the session's server, with the environment set for it."""
     with (
         serve(tmp_path_factory.mktemp("moto"), "cohorts") as port,
         pytest.MonkeyPatch.context() as patch,
@@ -33,7 +33,7 @@ def contenders() -> Iterator[Contenders]:
 
 @pytest.fixture(scope="session")
 def staffed() -> Iterator[Client]:
-    """A cluster in this process: one worker that has a GPU, so to speak, and one that has not."""
+    """In-process cluster: one worker with a (fake) GPU resource, and one without."""
     workers = {
         name: {"cls": Worker, "options": {"nthreads": 1, "resources": resources}}
         for name, resources in (("with-gpu", {"GPU": 1}), ("without", {}))

@@ -1,4 +1,4 @@
-"""A server between a test and its object store that fails one put, or leaves out conditions."""
+"""Proxy between a test and its object store that fails one put, or ignores conditions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 RESET, FORBIDDEN, BROKEN, SLOW_DOWN, LOST = "reset", "403", "500", "503", "lost"
 FAULTS = (RESET, FORBIDDEN, BROKEN, SLOW_DOWN, LOST)
-"""The connection is reset; three answers; the put is done and its answer is lost."""
+"""Connection reset; three error statuses; put executed with its response lost."""
 
 CODES = {FORBIDDEN: "AccessDenied", BROKEN: "InternalError", SLOW_DOWN: "SlowDown"}
 
@@ -23,7 +23,7 @@ CONDITIONS = ("if-none-match", "if-match")
 
 @dataclass
 class Failing:
-    """What is to fail: the ``point``-th put from now on, 0 for none; ``puts`` counts them.
+    """Planned failure: the ``point``-th put from now on, 0 for none; ``puts`` counts them.
 
     ``ignored`` are the conditions of puts that the store does not honour.
     """
@@ -37,12 +37,12 @@ class Failing:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, point: int = 0, fault: str = LOST) -> None:
-        """Count anew."""
+        """Reset the counter."""
         with self.lock:
             self.point, self.fault, self.puts, self.failed = point, fault, 0, ""
 
     def due(self, path: str) -> bool:
-        """Count a put, and tell whether it fails."""
+        """Count a put, and return whether it fails."""
         with self.lock:
             self.puts += 1
             if self.puts != self.point:
@@ -56,7 +56,7 @@ def _handler(behind: int, failing: Failing) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Suppress the log."""
 
         def _forward(self) -> None:
             body = self._body()
@@ -109,7 +109,7 @@ def _handler(behind: int, failing: Failing) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(text)
 
         def _reset(self) -> None:
-            linger = struct.pack("ii", 1, 0)  # closed at once, by a reset
+            linger = struct.pack("ii", 1, 0)  # close immediately, with a reset
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RD)
@@ -121,7 +121,7 @@ def _handler(behind: int, failing: Failing) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def between(behind: int) -> Iterator[Failing]:
-    """Serve in front of the store at a port of this machine."""
+    """Run a proxy in front of the store, on a local port."""
     failing = Failing(0)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(behind, failing))
     failing.port = server.server_address[1]

@@ -1,7 +1,7 @@
-"""A moto server of this test session: an object store that answers on this machine only.
+"""moto server of a test session: an object store on the local machine.
 
-moto honours If-None-Match and If-Match, but looks and writes in two steps, so that of two requests
-at the same moment both may pass. S3 answers them one by one, and so does this server.
+moto honours If-None-Match and If-Match, but checks and writes in two steps, so two simultaneous
+requests may both pass. S3 serialises them, and so does this server.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 START_S = 60.0
-"""How long the server may take to answer, seconds; 2 on an idle machine."""
+"""Startup timeout of the server, seconds; it takes 2 on an idle machine."""
 
 REGION = "us-east-1"
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free local port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def settings(port: int) -> dict[str, str]:
-    """Return the environment with which a process finds the server."""
+    """Return the environment that points a process to the server."""
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ALLOW_HTTP": "true",
@@ -42,8 +42,8 @@ def settings(port: int) -> dict[str, str]:
 
 
 def ask(port: int, method: str, path: str) -> int:
-    """Send a request and return the status, or 0 where nobody answers."""
-    # moto takes the region from the signature, and looks no further at it.
+    """Send a request and return the status, or 0 without a response."""
+    # moto takes the region from the signature, and does not verify it further.
     scope = f"nobody/20260101/{REGION}/s3/aws4_request"
     signed = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -58,7 +58,7 @@ def ask(port: int, method: str, path: str) -> int:
 
 @contextmanager
 def serve(folder: Path, bucket: str) -> Iterator[int]:
-    """Run a server with one bucket and give its port; it ends with the block."""
+    """Run a server with one bucket for the block, and yield its port."""
     port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "tests.contracts.object_server", f"{port}"]
     with (folder / "moto.log").open("wb") as log:
@@ -76,7 +76,7 @@ def serve(folder: Path, bucket: str) -> Iterator[int]:
 
 
 def one_by_one(app: Callable[..., Any]) -> Callable[..., Any]:
-    """Let an application answer one request at a time."""
+    """Serialise the requests of an application."""
     lock = threading.Lock()
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:

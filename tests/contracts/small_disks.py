@@ -1,4 +1,4 @@
-"""Real file systems that are small or read-only, where this user may mount them."""
+"""Real file systems that are small or read-only, if this user may mount them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, size: str = "1m") -> Iterator[Path]:
-    """Mount a tmpfs for the block; skip the test where that is not permitted."""
+    """Mount a tmpfs for the block; skip the test if mounting is not permitted."""
     folder.mkdir(parents=True)
     mount(folder, f"size={size}")
     try:
@@ -35,7 +35,7 @@ def mount(folder: Path, options: str) -> None:
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
-    """Fill a disk but for some bytes, and return the file that does."""
+    """Fill a disk except for some bytes, and return the file that fills it."""
     path = disk / "filling"
     with path.open("wb") as file:
         free = os.statvfs(disk)

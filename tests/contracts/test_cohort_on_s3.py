@@ -1,4 +1,4 @@
-"""A whole cohort in an object store: ingest, run, tables, pictures, status, verify, gc."""
+"""Whole cohort in an object store: ingest, run, tables, pictures, status, verify, gc."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VARYING = ["elapsed_s", "attempts", "worker", "device"]
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images with discs, and one that can't be read."""
+    """Images with discs, and one unreadable image."""
     folder = tmp_path_factory.mktemp("sources")
     for n in range(IMAGES):
         put(folder / "d1" / f"s{n % 3}" / "e1" / f"i{n}.png", discs(n))
@@ -32,13 +32,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Client]:
-    """A cluster of two processes."""
+    """Cluster of two processes."""
     with engine.cluster(workers=2) as connected:
         yield connected
 
 
 def compute(url: str, sources: Path, client: Client) -> engine.Cohort:
-    """Make a cohort and ask for its circles."""
+    """Create a cohort and compute its circles."""
     cohort = engine.create(url, layout=LAYOUT)
     report = cohort.ingest(sources, client=client)
     assert (report.taken, report.failed, report.left) == (IMAGES, 1, 0)
@@ -48,14 +48,14 @@ def compute(url: str, sources: Path, client: Client) -> engine.Cohort:
 
 
 def stable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table without what tells of the run, in a fixed order."""
+    """Return a table without run-specific columns, in a fixed order."""
     kept = table.drop(columns=[name for name in VARYING if name in table.columns])
     return kept.sort_values(list(kept.columns)).reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
 def plain(sources: Path, client: Client, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """The table that the same images give in a folder."""
+    """Table of the same images in a folder."""
     place = tmp_path_factory.mktemp("plain") / "c"
     return stable(compute(str(place), sources, client).table("circles"))
 

@@ -1,4 +1,4 @@
-"""docs/how-to/add-an-operation.md runs as it stands: in a notebook, installed, and built in."""
+"""Code of docs/how-to/add-an-operation.md, run verbatim: in a notebook, installed, and built in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Faults 10 and 11 on real small disks: full or read-only is named, and nothing half is visible."""
+"""Faults 10 and 11 on small real disks: full or read-only is reported, and no partial write
+shows."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ RADII = {"radius_px": (8, 24)}
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB."""
+    """Disk of 1 MiB."""
     with small_disk(tmp_path / "disk") as found:
         yield found
 
@@ -41,7 +42,7 @@ def visible(root: Root) -> set[str]:
 
 
 def writers(root: Root, made: Path) -> dict[str, Callable[[], object]]:
-    """All ways to write 8 KiB, by name."""
+    """Return all ways to write 8 KiB, by name."""
     body = b"\1" * 8192
 
     def assemble() -> None:
@@ -225,7 +226,7 @@ def test_a_cohort_is_made_where_a_killed_writer_began_one(tmp_path: Path) -> Non
 def in_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *argv: str | Path
 ) -> tuple[int, str]:
-    """Run a command here, and return its exit code and standard error."""
+    """Run a command in this process, and return its exit code and standard error."""
     monkeypatch.setattr(sys, "argv", ["cohort", *map(str, argv)])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -1,4 +1,4 @@
-"""What is asked of a function that becomes an operation, and what is said where it can't."""
+"""Requirements on functions that become operations, and the errors of unsuitable ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every operation gets, whoever wrote it: one suite for ours, a package's and a notebook's."""
+"""Guarantees for every operation: one suite for built-in, packaged and notebook operations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IMAGES = 10
 FAILING = frozenset({3, 7})
 
 EMPTY = frozenset({0, 4})
-"""Images on which there is nothing to find."""
+"""Images without objects."""
 
 VARYING = ["elapsed_s", "attempts", "worker", "device"]
 
@@ -41,9 +41,9 @@ GIANT = 9
 
 
 def plane(number: int) -> NDArray[np.uint8]:
-    """Return an image with some bright pixels; none, or a bad first pixel, where it is asked for.
+    """Return an image with some bright pixels; for some numbers none, or a bad first pixel.
 
-    The last one is so tall that it is stored, and answered for, in blocks.
+    The last one is so tall that it is stored and computed in blocks.
     """
     shape = (2100, 40) if number == GIANT else (40, 48)
     pixels = grey(number, shape) // 2
@@ -61,7 +61,7 @@ PLANES = {f"i{n}": plane(n) for n in range(IMAGES)}
 
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory: pytest.TempPathFactory, client: Client) -> Path:
-    """A cohort in which nothing was asked yet."""
+    """Cohort without any results."""
     folder = tmp_path_factory.mktemp("guarantees")
     for number, (name, pixels) in enumerate(PLANES.items()):
         put(folder / "data" / "d1" / f"s{number % 2}" / "e1" / f"{name}.png", pixels)
@@ -80,7 +80,7 @@ def cohort(ingested: Path, tmp_path: Path) -> engine.Cohort:
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
-    """A case, installed under its name where a package could."""
+    """Return a case, installed under its name if a package could offer it."""
     found: Case = request.param
     if found.installed and found.name != "circles":
         monkeypatch.setitem(registry.BUILT_IN, found.name, found.make)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ def rows_of(cohort: engine.Cohort, operation: Operation) -> list[dict[str, Any]]
 
 
 def right_count(case: Case, name: str) -> int | None:
-    """Return how many objects an image has; blocks of a giant one are answered for each."""
+    """Return the expected number of objects; blocks of a giant image have separate results."""
     assert case.count is not None
     found = case.count(PLANES[name])
     return 2 * found if case.name == "counting" and name == f"i{GIANT}" and found else found

@@ -1,4 +1,4 @@
-"""One suite for every operation: what the engine relies on, whatever is asked."""
+"""Contract of operations that the engine relies on: one suite for every operation."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_an_exception_is_a_failed_row_with_a_code(
 
 
 class Looking(Counting):
-    """Keeps what it is given; for workers in this process."""
+    """Keep each input; for workers in this process."""
 
     name: ClassVar[str] = "looking"
     seen: ClassVar[list[Image]] = []

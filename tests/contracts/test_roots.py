@@ -1,8 +1,8 @@
-"""What every place for a cohort keeps to: a folder, a store in memory, S3 as moto answers it.
+"""Contract of cohort stores: a folder, a store in memory, S3 as implemented by moto.
 
 moto honours If-None-Match and If-Match (`test_a_moto_that_ignores_conditions_is_noticed`), so
-nothing is left out for S3 but what needs a folder. A store in memory lives in one process: tests
-with several processes leave it out.
+S3 skips only the tests that need a folder. A store in memory lives in one process and skips tests
+with several processes.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ PROCESSES = 8
 
 @pytest.fixture(params=["local", "memory", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
-    """An empty root of each kind."""
+    """Return an empty store of each kind."""
     return new_root(request, tmp_path, request.param)
 
 
 @pytest.fixture(params=["local", "s3"])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
-    """An empty root that other processes reach too."""
+    """Return an empty store that other processes can open."""
     return new_root(request, tmp_path, request.param)
 
 
@@ -424,7 +424,7 @@ def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def local(tmp_path: Path) -> Root:
-    """A root in a folder."""
+    """Return a store in a folder."""
     return open_root(tmp_path / "root")
 
 

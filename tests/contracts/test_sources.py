@@ -1,4 +1,4 @@
-"""One suite for every reader, and for a fake that implements all that a reader may offer."""
+"""Contract of image readers: one suite for every reader, and for a fake with all features."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEED = 20261122
 
 
 class FakeSource(PlanesSource):
-    """Two planes of 16 x 8 stored as bytes after a mark; reads regions."""
+    """Two planes of 16 x 8 stored as bytes after a signature; supports regions."""
 
     format = "fake"
 
@@ -170,7 +170,7 @@ def _read_all(content: bytes) -> list[NDArray[Any]]:
 
 
 def _outcome(content: bytes) -> list[NDArray[Any]] | str:
-    """Pixels, or the code of a failure; anything else escapes and fails the test."""
+    """Return the pixels, or the code of a failure; any other exception fails the test."""
     try:
         return _read_all(content)
     except SourceUnreadable as raised:
@@ -286,7 +286,7 @@ def test_flipped_bits_give_a_name_or_pixels(case: tuple[str, bytes, list[NDArray
 
 
 class _Dribble(io.BytesIO):
-    """Gives at most 1000 bytes a call, as raw files and object stores may."""
+    """Return at most 1000 bytes a call, as raw files and object stores may."""
 
     def read(self, size: int | None = -1) -> bytes:
         return super().read(1000 if size is None or size < 0 else min(size, 1000))
@@ -299,7 +299,7 @@ def test_short_reads_are_completed(case: tuple[str, bytes, list[NDArray[Any]]]) 
 
 
 class _Failing(io.BytesIO):
-    """Fails after the given number of reads, with a path in its text as the system does."""
+    """Fail after a number of reads, with a path in the message as the system does."""
 
     def __init__(self, content: bytes, after: int, error: OSError) -> None:
         super().__init__(content)

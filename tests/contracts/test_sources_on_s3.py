@@ -1,4 +1,4 @@
-"""Sources in an object store: the same images as from a folder, and the same rules."""
+"""Sources in an object store: the same images and rules as for a folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NIGHT = "d1/s1/e1"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A night: PNG, a TIFF of two pages, a torn file, a foreign one, and an odd name."""
+    """One night's folder: PNG, a TIFF of two pages, a torn file, a foreign one, and an odd name."""
     night = tmp_path / "data" / NIGHT
     for n in range(5):
         put(night / f"i{n}.png", grey(n))
@@ -60,7 +60,7 @@ def upload(folder: Path, store: tuple[str, Any]) -> Callable[[], None]:
 
 
 def rows(cohort: engine.Cohort) -> list[tuple[Any, ...]]:
-    """Return what the catalog says of each image, apart from when it came."""
+    """Return the catalog's rows of each image, without the time of ingest."""
     names = ["image_id", "source", "content", "state", "reason"]
     return sorted(
         (tuple(row[name] for name in names) for row in catalog(cohort).values()), key=repr
@@ -155,11 +155,11 @@ def test_an_object_is_read_by_ranges_and_never_half_an_old_one(store: tuple[str,
 
 
 class Moody(BaseHTTPRequestHandler):
-    """Passes requests on to the store, but answers for some objects as a bad day would have it."""
+    """Proxy to the store that returns errors for some objects."""
 
     behind = 0
     moods: ClassVar[dict[str, tuple[str, bool]]] = {}
-    """What becomes of objects, by the end of their name, and whether only after the first bytes."""
+    """Failures of objects, by suffix of their name, and whether only after the first bytes."""
 
     def do_GET(self) -> None:
         """Answer."""
@@ -195,7 +195,7 @@ class Moody(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def moody(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[str, bool]]]:
-    """Put a proxy before the store; what it does to objects can be set."""
+    """Run a proxy in front of the store, with configurable failures."""
     Moody.behind = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
     Moody.moods.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Moody) as server:

@@ -1,4 +1,4 @@
-"""The control plane with the operator, once for all tests that need it (``make deploy-test``)."""
+"""Control plane with the operator, shared by all tests that need it (``make deploy-test``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAMS = os.environ.get("COHORT_CONTROL_PLANE", "")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave what needs the control plane to ``make deploy-test``."""
+    """Skip tests of the control plane outside ``make deploy-test``."""
     for item in items:
         if item.get_closest_marker("deploy") and not PROGRAMS:
             item.add_marker(pytest.mark.skip(reason="needs a control plane: make deploy-test"))
@@ -46,7 +46,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         "TMPDIR": "/tmp",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": f"{REPOSITORY}:{plugin.parent}",
-        # What the image has in the environment's etc/dask.
+        # The image sets this in the environment's etc/dask.
         "DASK_CONFIG": str(REPOSITORY / "deploy/dask.yaml"),
     }
     made = ControlPlane(Path(PROGRAMS), folder, image, [plugin.parent])
@@ -59,7 +59,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make certificates by the script that people use."""
+    """Make certificates with the documented script."""
     folder = tmp_path_factory.mktemp("certificates")
     subprocess.run([KUBERNETES / "certificates", folder], check=True)
     return folder

@@ -1,4 +1,4 @@
-"""What would be applied, and the strict schemas that it is checked against."""
+"""Rendered manifests, and their validation against strict schemas."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ CHART = (
 )  # fmt: skip
 OVERLAYS = ("cpu", "gpu", "spot")
 
-# It reads its schemas anew for each manifest, which is nearly all that a check takes.
+# It reloads its schemas for each manifest, which takes nearly all of the time of a check.
 kubernetes_validate.utils.schema_contents = functools.cache(
     kubernetes_validate.utils.schema_contents
 )
 
 CORE = kubernetes_validate.latest_version()
-"""The version of Kubernetes whose schemas core kinds are checked against."""
+"""Version of Kubernetes for the schemas of core kinds."""
 
 Manifest = dict[str, Any]
 
 
 def program(name: str) -> str:
-    """Return the path of a program of the test environment, or skip aloud."""
+    """Return the path of a program of the test environment, or skip with a message."""
     found = shutil.which(name, path=f"{Path(sys.executable).parent}") or shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -47,7 +47,7 @@ def program(name: str) -> str:
 
 @functools.cache
 def rendered(folder: Path) -> str:
-    """Return what ``kubectl kustomize`` says."""
+    """Return the output of ``kubectl kustomize``."""
     ran = subprocess.run(
         [program("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False
     )
@@ -56,19 +56,19 @@ def rendered(folder: Path) -> str:
 
 
 def kustomize(folder: Path) -> list[Manifest]:
-    """Return what ``kubectl apply -k`` would apply."""
+    """Return the manifests of ``kubectl apply -k``."""
     return [each for each in yaml.load_all(rendered(folder), yaml.CSafeLoader) if each]
 
 
 def overlay(name: str) -> list[Manifest]:
-    """Return what an overlay applies."""
+    """Return the manifests of an overlay."""
     return kustomize(KUBERNETES / "overlays" / name)
 
 
 def with_components(
     folder: Path, name: str, components: list[str], images: list[Manifest] | None = None
 ) -> list[Manifest]:
-    """Return what an overlay of one's own applies, made in a folder: an overlay and components."""
+    """Return the manifests of a custom overlay in a folder: an overlay and components."""
     shutil.copytree(KUBERNETES, folder / "kubernetes", dirs_exist_ok=True)
     own = folder / "kubernetes/own"
     own.mkdir(exist_ok=True)
@@ -79,12 +79,12 @@ def with_components(
         "images": images or [],
     }
     (own / "kustomization.yaml").write_text(yaml.safe_dump(made))
-    rendered.cache_clear()  # a folder may be made twice
+    rendered.cache_clear()  # a folder may be written twice
     return kustomize(own)
 
 
 def chart() -> list[Manifest]:
-    """Return what ``helm install`` of the operator applies, with our values."""
+    """Return the manifests of ``helm install`` of the operator, with our values."""
     values = yaml.safe_load((KUBERNETES / "operator/values.yaml").read_text())
     with Chart.load(str(CHART)) as loaded:
         rendered = loaded.render(values, name="dask-kubernetes-operator", namespace="cohort")
@@ -98,14 +98,14 @@ def chart() -> list[Manifest]:
 
 
 def only(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    """Return the one of this kind and name."""
+    """Return the only manifest of this kind and name."""
     [found] = [m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name]
     return found
 
 
 @functools.cache
 def schemas() -> dict[str, Manifest]:
-    """Return the operator's own schemas by kind, which know no field but their own."""
+    """Return the operator's own schemas by kind, which reject unknown fields."""
     found = {}
     for file in sorted((CHART / "crds").glob("*.yaml")):
         for crd in yaml.load_all(file.read_text(), yaml.CSafeLoader):  # ten times as fast
@@ -132,7 +132,7 @@ def _strict(schema: Manifest) -> Manifest:
 
 
 CERT_MANAGER = {
-    # Of cert-manager.io/v1, the fields that we use: its schemas come in no package.
+    # The fields of cert-manager.io/v1 that we use: no package contains its schemas.
     "Issuer": {"selfSigned": dict, "ca": {"secretName": str}},
     "Certificate": {
         "isCA": bool,
@@ -148,12 +148,12 @@ CERT_MANAGER = {
 
 
 def validate(manifest: Manifest) -> None:
-    """Check a manifest.
+    """Validate a manifest.
 
     Raises
     ------
     ValueError
-        If it has a field that its kind does not have, or one of another type.
+        If it has a field that is unknown for its kind, or of the wrong type.
     """
     group = manifest["apiVersion"].split("/")[0]
     try:
@@ -186,15 +186,15 @@ FREE = {
     "labels", "annotations", "matchLabels", "data", "limits", "requests", "nodeSelector",
     "selfSigned", "emptyDir", "selector",
 }  # fmt: skip
-"""Maps whose keys are the user's own, or that need none."""
+"""Maps with user-defined keys, or without required keys."""
 
 
 Field = tuple[Any, ...]
-"""Path of a field within a manifest: names and numbers."""
+"""Path of a field within a manifest: names and indices."""
 
 
 def misspell(manifest: Manifest, field: Field) -> Manifest:
-    """Return a copy of a manifest with one field's name wrong."""
+    """Return a copy of a manifest with one field's name misspelt."""
     made = copy.deepcopy(manifest)
     place: Any = made
     for step in field[:-1]:
@@ -204,7 +204,7 @@ def misspell(manifest: Manifest, field: Field) -> Manifest:
 
 
 def fields(value: Any, above: Field = ()) -> Iterator[Field]:
-    """Yield the path of each field of a manifest whose name is Kubernetes', not the user's."""
+    """Yield the path of each field of a manifest with a name defined by Kubernetes."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if not above and name in ("apiVersion", "kind", "metadata"):
@@ -218,7 +218,7 @@ def fields(value: Any, above: Field = ()) -> Iterator[Field]:
 
 
 def pod_specs(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """Yield each pod spec, with the name of what holds it."""
+    """Yield each pod spec, with the name of its owner."""
     for manifest in manifests:
         name = f"{manifest['kind']}/{manifest['metadata']['name']}"
         if manifest["kind"] == "PodTemplate":

@@ -1,4 +1,4 @@
-"""Nights on the control plane: a cohort in a claim, its settings, a Job, and what came of it."""
+"""Nightly jobs on the control plane: cohort in a claim, settings, Job, and result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.deploy.manifests import Manifest, only, overlay, with_components
 from tests.distributed.invariants import Calls, check_files, check_once, result_rows
 
 NIGHT_S = 300.0
-"""How long a night may take, seconds; an idle machine needs 30."""
+"""Timeout of a night, seconds; an idle machine needs 30."""
 
 TOML = """\
 layout = "{{date}}/{{subject}}/{{experiment}}/{{name}}"
@@ -33,7 +33,7 @@ path = "/acquisitions"
 
 @dataclass
 class Night:
-    """What came of a night."""
+    """Result of a night."""
 
     code: int
     out: str
@@ -49,7 +49,7 @@ class Night:
 
 @dataclass
 class Cluster:
-    """The namespace ``cohort`` on a control plane, with the operator."""
+    """Namespace ``cohort`` on a control plane, with the operator."""
 
     plane: ControlPlane
     images: Path
@@ -58,21 +58,21 @@ class Cluster:
 
     @property
     def place(self) -> Path:
-        """The cohort, as seen from here."""
+        """Path of the cohort on this machine."""
         return self.plane.folder / "claims/cohort/night"
 
     @property
     def calls(self) -> Calls:
-        """Calls of the operation for tests."""
+        """Calls of the test operation."""
         return Calls(self.plane.folder / "claims/cohort/calls")
 
     @property
     def sick(self) -> Path:
-        """What the operation for tests does to some images."""
+        """File of injected failures by image."""
         return self.plane.folder / "claims/cohort/sick.json"
 
     def begin(self, operation: str, **parameters: Any) -> None:
-        """Begin with an empty cohort that declares an operation."""
+        """Create an empty cohort that declares an operation."""
         for claim in ("cohort", "acquisitions"):
             shutil.rmtree(self.plane.folder / "claims" / claim, ignore_errors=True)
         shutil.copytree(self.images, self.plane.folder / "claims/acquisitions")
@@ -85,7 +85,7 @@ class Cluster:
         (self.place / "cohort.toml").write_text(TOML.format(operation=operation, parameters=lines))
 
     def configure(self, name: str = "cpu", **settings: Any) -> None:
-        """Apply an overlay with some settings; two workers unless they say otherwise."""
+        """Apply an overlay with some settings; two workers by default."""
         manifests = overlay(name)
         known = only(manifests, "ConfigMap", "cohort-settings")["data"]
         known |= {"WORKERS_MIN": "2", "WORKERS_MAX": "2", "START_TIMEOUT_S": "60"}
@@ -103,7 +103,7 @@ class Cluster:
     def configure_notebook(self, folder: Path, **image: str) -> Manifest:
         """Apply the overlay for GPUs with the component for notebooks; return its Deployment.
 
-        No notebook is started: what runs in it is the test's to say.
+        No notebook is started; the test runs its own code in it.
         """
         images = [{"name": "cohort", **image}] if image else []
         manifests = with_components(folder, "gpu", ["notebook"], images)
@@ -113,7 +113,7 @@ class Cluster:
         return notebook
 
     def cron_fires(self) -> str:
-        """Let the CronJob fire within a minute, once, and return its Job's name."""
+        """Make the CronJob fire within a minute, once, and return its Job's name."""
         before = {job["metadata"]["name"] for job in self.plane.list("jobs")}
         every_minute = '{"spec":{"schedule":"* * * * *","suspend":%s}}'
         self._patch_cron(every_minute % "false")
@@ -145,7 +145,7 @@ class Cluster:
         return sorted(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     def wait(self, job: str) -> Night:
-        """Wait for the end of a Job, and see that nothing of it is left."""
+        """Wait for the end of a Job, and check that nothing of it remains."""
         began = time.monotonic()
 
         def ended() -> list[Manifest]:
@@ -162,7 +162,7 @@ class Cluster:
         return Night(code, out, said, time.monotonic() - began)
 
     def check_gone(self) -> None:
-        """See that no part of a night is there any more; Services may go a moment after pods."""
+        """Check that all parts of a night are gone; Services may disappear shortly after pods."""
         for kind in ("daskjobs", "daskclusters", "daskworkergroups", "daskautoscalers"):
             assert self.plane.list(kind) == [], kind
         selector = "dask.org/cluster-name"
@@ -171,12 +171,12 @@ class Cluster:
             wait_for(lambda kind=kind: not self.plane.list(kind, "-l", selector), f"no {kind}", 30)
 
     def pods(self, job: str, component: str) -> list[Manifest]:
-        """Return the pods of a part of a night's cluster."""
+        """Return the pods of one component of a night's cluster."""
         selector = f"dask.org/cluster-name={job},dask.org/component={component}"
         return self.plane.list("pods", "-l", selector)
 
     def running(self, job: str, component: str) -> Manifest:
-        """Return a pod of a part as soon as it is ready."""
+        """Wait until a pod of a component is ready, and return it."""
 
         def found() -> list[Manifest]:
             return [
@@ -189,17 +189,17 @@ class Cluster:
         return wait_for(found, f"{component} of {job}")[0]
 
     def kill(self, pod: Manifest) -> None:
-        """Kill a pod as a node that dies would."""
+        """Kill a pod as a failing node would."""
         self.plane.kubectl(
             "delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force", "--wait=false"
         )
 
     def when_called(self, times: int) -> None:
-        """Wait until the operation for tests was called so often."""
+        """Wait until the test operation has had a number of calls."""
         wait_for(lambda: len(self.calls.all()) >= times, f"{times} calls", NIGHT_S)
 
     def check(self, *, failed: int = 0) -> None:
-        """See that each image has one result, and that files and ledgers agree."""
+        """Check that each image has one result, and that files and ledgers agree."""
         check_files(self.place)
         check_once(self.place, operation=self.operation)
         rows = result_rows(self.place, operation=self.operation)

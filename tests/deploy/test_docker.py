@@ -1,4 +1,4 @@
-"""The image's recipe and compose.yaml: linted, locked, and safe by default."""
+"""Dockerfile and compose.yaml: linted, locked, and safe by default."""
 
 from __future__ import annotations
 

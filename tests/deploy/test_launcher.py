@@ -1,4 +1,4 @@
-"""What the launcher says and refuses, without a control plane."""
+"""Messages and refusals of the launcher, without a control plane."""
 
 from __future__ import annotations
 

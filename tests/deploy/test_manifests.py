@@ -1,4 +1,4 @@
-"""What deploy/kubernetes applies: valid to the letter, and safe by default."""
+"""Manifests of deploy/kubernetes: valid under strict schemas, and safe by default."""
 
 from __future__ import annotations
 

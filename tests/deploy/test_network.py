@@ -1,4 +1,4 @@
-"""Who may talk to whom: every flow that is needed passes, and no other does."""
+"""Network policies: every required flow passes, and no other does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PORTS = {
 
 
 def needed(store: bool) -> set[tuple[str, str, str]]:
-    """Return what the parts need of each other, as source, target and port."""
+    """Return the required flows between components, as source, target and port."""
     flows = {
         ("worker", "scheduler", "comm"),
         ("runner", "scheduler", "comm"),
@@ -71,7 +71,7 @@ def needed(store: bool) -> set[tuple[str, str, str]]:
 
 
 def passing(policies: list[Manifest]) -> set[tuple[str, str, str]]:
-    """Return what the policies let pass of all that could be tried."""
+    """Return the flows that the policies allow, of all that could be tried."""
     return {
         (source, target, name)
         for (source, who), (target, whom) in itertools.product(PARTIES.items(), repeat=2)

@@ -1,4 +1,4 @@
-"""Nights on a real control plane, with the real operator and our own commands."""
+"""Nightly jobs on a real control plane, with the real operator and our own commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print(client.submit(print, "a task ran").result())
 """
 
 PAUSE_S = 0.5
-"""How long the operation for tests takes for an image: time enough to kill something."""
+"""Duration of the test operation for an image: enough time to kill something."""
 
 
 def run_client(address: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The crontab line and the systemd units: what they say is what runs, in an environment as bare."""
+"""Crontab line and systemd units, run as written in an equally bare environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SERVICE = "cohort-nightly@.service"
 TIMER = "cohort-nightly@.timer"
 
 PROGRAM = "/opt/cohort/bin/cohort"
-"""Where the files say that the command is."""
+"""Path of the command in these files."""
 
 SANDBOX = r"""
 set -e
@@ -39,13 +39,13 @@ findmnt --noheadings --list --output TARGET | grep -v -E "^/(proc|sys|dev)(/|$)"
 shift 2
 exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all "$@"
 """
-"""Much of the service's hardening without systemd: the system read-only but for the cohort ($1) and
+"""Most of the service's hardening without systemd: the system read-only except the cohort ($1) and
 a temporary folder of its own ($2), no capabilities, and no way to gain any."""
 
 
 @dataclass
 class Ward:
-    """A cohort that grows, and the program that an administrator installed for it."""
+    """A growing cohort, and the program that an administrator installed for it."""
 
     folder: Path
 
@@ -83,7 +83,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Ward:
 
 
 def run_bare(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
-    """Run with the environment that cron gives, and nothing of ours."""
+    """Run with the environment of cron, and nothing of ours."""
     bare = {"HOME": str(home), "LOGNAME": "cohort", "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
     kept = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
     return subprocess.run(
@@ -93,7 +93,7 @@ def run_bare(command: list[str], home: Path) -> subprocess.CompletedProcess[str]
 
 
 def read_crontab(ward: Ward) -> tuple[dict[str, str], str, str]:
-    """Return the variables, the time and the command of the crontab, its paths those of a ward."""
+    """Return the variables, time and command of the crontab, with the paths of a ward."""
     own = {"COHORT": ward.place, "PROGRAM": ward.program, "LOG": ward.log}
     variables, jobs = {}, []
     for line in CRON.read_text().splitlines():
@@ -134,7 +134,7 @@ def test_the_crontab_line_does_what_is_new(ward: Ward, tmp_path: Path) -> None:
 
 
 def units(ward: Ward, folder: Path) -> dict[str, Path]:
-    """Write the units as systemd would see them for a ward; return them by their name here."""
+    """Write the units with the paths of a ward; return them by name."""
     escaped = subprocess.run(
         ["systemd-escape", "--path", ward.place], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -173,7 +173,7 @@ def test_systemd_takes_the_units(ward: Ward, tmp_path: Path) -> None:
 
 
 def setting(name: str) -> str:
-    """Return a setting of the service that is given once."""
+    """Return a setting of the service that occurs once."""
     lines = [line.partition("=") for line in (UNITS / SERVICE).read_text().splitlines()]
     (value,) = (value for key, _, value in lines if key == name)
     return value

@@ -1,4 +1,4 @@
-"""Notebooks that borrow a cluster of a real control plane: engine.cluster("kubernetes")."""
+"""Notebook sessions on a cluster of a real control plane: engine.cluster("kubernetes")."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ print(json.dumps(told))
 def run_outside(
     cluster: Cluster, tmp_path: Path, code: str, *argv: str, token: str = ADMINISTRATOR
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program as on a laptop, with a kubeconfig and nothing else."""
+    """Run a program as on a laptop, with only a kubeconfig."""
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(cluster.plane.configuration(token))
     return subprocess.run(
@@ -93,7 +93,7 @@ def session(
     scales: tuple[tuple[int, int | None], ...] = (),
     **how: Any,
 ) -> dict[str, Any]:
-    """Open a cluster as from a laptop, by a kubeconfig; return what was seen."""
+    """Open a cluster as from a laptop, with a kubeconfig; return the observations."""
     asked = json.dumps({"where": "kubernetes", **how})
     ran = run_outside(cluster, tmp_path, SESSION, asked, json.dumps(scales), token=token)
     assert ran.returncode == 0, ran.stderr
@@ -104,7 +104,7 @@ def session(
 
 @contextmanager
 def without_templates_changed(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
-    """Apply the manifests again at the end."""
+    """Re-apply the manifests at the end."""
     try:
         yield
     finally:
@@ -113,7 +113,7 @@ def without_templates_changed(cluster: Cluster, tmp_path: Path) -> Iterator[None
 
 @pytest.fixture
 def notebook(cluster: Cluster, tmp_path: Path) -> Iterator[Manifest]:
-    """Apply what notebooks need; see at the end that nothing of a session is left."""
+    """Apply the manifests for notebooks; check at the end that nothing of a session remains."""
     yield cluster.configure_notebook(tmp_path)
     # A session waits for the end of its cluster; what belonged to that is removed by Kubernetes.
     for kind in ("daskworkergroups", "pods"):

@@ -1,4 +1,4 @@
-"""A lab for faults: tiny images, a cohort of them, a zygote, a cluster, and what is right."""
+"""Lab for faults: tiny images, a cohort of them, a fork server, a cluster, and expected results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.operations import install_below
 IMAGES = 48
 
 SHARD_IMAGES = 4
-"""So few that the images are in 12 shards."""
+"""So few that the images fill 12 shards."""
 
 TOML = f"""\
 layout = "{{date}}/{{subject}}/{{experiment}}/{{name}}"
@@ -44,7 +44,7 @@ shard_images = {SHARD_IMAGES}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the repetitions to ``-m faults``."""
+    """Deselect the repetitions unless ``-m faults`` is given."""
     if config.getoption("markexpr"):
         return
     repetitions = [item for item in items if item.get_closest_marker("faults")]
@@ -53,15 +53,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 REPETITIONS = ("faults or fault", "faults")
-"""What `make faults` selects (all tests of faults, those of `make test` among them), and what
-`make faults-short` does."""
+"""Marker expressions of `make faults` (all tests of faults, including those of `make test`) and of
+`make faults-short`."""
 
 SURVIVAL = pytest.StashKey[Survival]()
 PASSED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the table of what survived."""
+    """Create the fault report."""
     config.stash[SURVIVAL] = Survival()
 
 
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep a test's outcome for its fixtures; one that was skipped has none."""
+    """Keep a test's outcome for its fixtures; a skipped test has none."""
     report = yield
     if report.when == "call" and not report.skipped:
         item.stash[PASSED] = report.passed
@@ -79,7 +79,7 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print the table after repetitions, and write it down."""
+    """Print the report after repetitions, and write it to a file."""
     survival = config.stash[SURVIVAL]
     if config.getoption("markexpr") not in REPETITIONS or not survival.lines:
         return
@@ -92,7 +92,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture
 def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
-    """Count what a test loses, in the line that its mark ``fault`` names."""
+    """Measure a test's losses, in the report's line for its mark ``fault``."""
     found = Trial()
     yield found
     mark = request.node.get_closest_marker("fault")
@@ -103,9 +103,9 @@ def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
 
 @dataclass
 class Lab:
-    """One cohort under test, beside it what is watched for leaks.
+    """A cohort under test, next to a folder that is watched for stray files.
 
-    ``operation`` is the one that is asked and checked; ``trial`` counts what is lost.
+    ``operation`` is the one that is run and checked; ``trial`` counts losses.
     """
 
     zygote: Zygote
@@ -139,7 +139,7 @@ class Lab:
         )
 
     def start(self, *argv: str, operation: str | None = None, **how: Any) -> Driver:
-        """Start a run of the operation for tests."""
+        """Start a run of the test operation."""
         where = self._where(how)
         asked = operation or self.operation
         return self.zygote.start(
@@ -148,13 +148,13 @@ class Lab:
         )  # fmt: skip
 
     def run(self, *argv: str, **how: Any) -> Ended:
-        """Run the operation for tests to its end."""
+        """Run the test operation to its end."""
         return self.start(*argv, **how).wait()
 
     def check(self, *argv: str, key: str | None = None, again: int = 0, **how: Any) -> Ended:
-        """Check I1 to I4 and I6 of the operation for tests; runs it once more.
+        """Check I1 to I4 and I6 of the test operation; run it once more.
 
-        ``again`` is how many calls there were that somebody asked for a second time.
+        ``again`` is the number of calls that were explicitly requested a second time.
         """
         self._measure(key, again)
         check_once(self.place, key, operation=self.operation)
@@ -174,11 +174,11 @@ class Lab:
         return ended
 
     def rows(self, key: str | None = None) -> list[dict[str, Any]]:
-        """Return the rows of the operation for tests."""
+        """Return the rows of the test operation."""
         return result_rows(self.place, key, operation=self.operation)
 
     def _measure(self, key: str | None, again: int) -> None:
-        """Count what is missing, wrong or double, and what was computed twice."""
+        """Count missing, wrong and duplicate rows, and repeated computations."""
         calls = self.calls.all()
         twice = len(calls) - len(set(calls)) - again
         self.trial.recomputed += max(0, twice - self._twice)
@@ -191,12 +191,12 @@ class Lab:
             self.trial.silent += sum(row not in self.right.rows for row in rows)
 
     def forget_calls(self) -> None:
-        """Begin to count calls anew."""
+        """Reset the count of calls."""
         self.calls.path.unlink(missing_ok=True)
         self._twice = 0
 
     def sources(self) -> list[str]:
-        """Return the names of all sources, as the catalog has them."""
+        """Return the names of all sources in the catalog."""
         return sorted(
             f"{self.images.name}/{path.relative_to(self.images)}"
             for path in self.images.rglob("*.png")
@@ -205,20 +205,20 @@ class Lab:
 
 @dataclass
 class Right:
-    """What a run without any fault gives."""
+    """Results of a run without any fault."""
 
     rows: list[dict[str, Any]]
     tables: dict[str, pd.DataFrame]
 
     def check_tables(self, place: Path, operation: str) -> None:
-        """Check that a cohort's tables are the same, order included."""
+        """Check that a cohort's tables are equal, including the order of rows."""
         for name, found in tables(place, operation).items():
             pd.testing.assert_frame_equal(found, self.tables[name])
 
 
 @pytest.fixture
 def rng() -> random.Random:
-    """Return a generator whose seed is printed where a test fails; COHORT_TEST_SEED sets it."""
+    """Return a generator whose seed is printed if a test fails; COHORT_TEST_SEED sets it."""
     seed = int(os.environ.get("COHORT_TEST_SEED", time.time_ns() % 2**31))
     print(f"COHORT_TEST_SEED={seed}")
     return random.Random(seed)
@@ -226,7 +226,7 @@ def rng() -> random.Random:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the environment of all processes: a home of its own, and a plugin by its path."""
+    """Return the environment of all processes: a home of its own, and the plugin's path."""
     folder = tmp_path_factory.mktemp("environment")
     plugin = install_below(folder / "plugin")
     (plugin / "sitecustomize.py").write_text(
@@ -249,7 +249,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def session_zygote(
     tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 ) -> Iterator[Zygote]:
-    """Start the zygote."""
+    """Start the fork server."""
     folder = tmp_path_factory.mktemp("drivers")
     for name in ("cwd", "home", "tmp"):
         (folder / name).mkdir()
@@ -261,7 +261,7 @@ def session_zygote(
 
 @pytest.fixture
 def zygote(session_zygote: Zygote) -> Iterator[Zygote]:
-    """Return the zygote; what a test left running is ended."""
+    """Return the fork server; end processes that a test left running."""
     yield session_zygote
     session_zygote.end_drivers()
 
@@ -270,7 +270,7 @@ def zygote(session_zygote: Zygote) -> Iterator[Zygote]:
 def session_cluster(
     tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 ) -> Iterator[Cluster]:
-    """Start a scheduler and two workers for all tests that do not kill them for good."""
+    """Start a scheduler and two workers for all tests that do not kill them permanently."""
     folder = tmp_path_factory.mktemp("clusters") / "shared"
     cluster = Cluster(folder, environment, options=("--resources", "GPU=1"))
     yield cluster
@@ -295,7 +295,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def template(
     tmp_path_factory: pytest.TempPathFactory, session_zygote: Zygote, images: Path
 ) -> tuple[Path, Right]:
-    """Ingest the images once, and run the operation once: what is right."""
+    """Ingest the images once, and run the operation once, for the expected results."""
     folder = tmp_path_factory.mktemp("template")
     lab = Lab(session_zygote, folder, images, folder / "cohort", Calls(folder / "calls"))
     declare(lab.place)
@@ -309,7 +309,7 @@ def template(
 
 
 def declare(place: Path) -> None:
-    """Make a cohort whose shards are small."""
+    """Create a cohort with small shards."""
     engine.create(place)
     (place / "cohort.toml").write_text(TOML)
 
@@ -318,7 +318,7 @@ def declare(place: Path) -> None:
 def lab(
     tmp_path: Path, zygote: Zygote, images: Path, template: tuple[Path, Right], trial: Trial
 ) -> Lab:
-    """Return a lab whose images are ingested, and nothing computed."""
+    """Return a lab with ingested images and no results."""
     ingested, right = template
     place = tmp_path / "cohort"
     shutil.copytree(ingested, place)
@@ -327,7 +327,7 @@ def lab(
 
 @pytest.fixture
 def shared_lab(lab: Lab, session_cluster: Cluster) -> Lab:
-    """Return the same, on the shared cluster."""
+    """Return the same lab, on the shared cluster."""
     lab.cluster = session_cluster
     return lab
 
@@ -336,7 +336,7 @@ def shared_lab(lab: Lab, session_cluster: Cluster) -> Lab:
 def empty_lab(
     tmp_path: Path, zygote: Zygote, images: Path, template: tuple[Path, Right], trial: Trial
 ) -> Lab:
-    """Return a lab of which nothing is ingested."""
+    """Return a lab without ingested images."""
     place = tmp_path / "cohort"
     declare(place)
     calls = Calls(tmp_path / "calls")

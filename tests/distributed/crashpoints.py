@@ -1,7 +1,7 @@
 """Scripted crashes: kill this process at its n-th link or rename below a cohort.
 
-What makes a thing appear under its name is counted: a link (of a ledger's commit, too), a rename.
-The product needs no hook: the functions of the standard library are replaced.
+Counts the calls that make an object appear under its name: links (including a ledger's commit) and
+renames. The product needs no hook: functions of the standard library are replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BEFORE, AFTER = "before", "after"
 
 
 class Counter:
-    """Counts the points that were passed, and kills at one of them."""
+    """Count the points passed, and kill the process at one of them."""
 
     def __init__(self, place: str, point: int | None, when: str, log: str | None) -> None:
         self._place = place
@@ -40,7 +40,7 @@ class Counter:
         return number
 
     def passed(self, number: int) -> None:
-        """Say that a point was passed without an error."""
+        """Record that a point was passed without an error."""
         if self._when == AFTER and number == self._point:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -60,7 +60,7 @@ class Counter:
 
 
 def install(place: str, crash: tuple[int, str] | None, log: str | None) -> None:
-    """Count from now on.
+    """Start counting.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A format whose files kill their reader; workers load it before they start (dask --preload)."""
+"""Image format with files that kill their reader; workers preload it (dask --preload)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ FORMATS["deadly"] = Format(_begins, (".deadly",), __name__)
 
 
 class DeadlySource(PlanesSource):
-    """One plane that can't be decoded and survived."""
+    """One plane that kills the process when decoded."""
 
     def _decode(self, index: int) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class DeadlyReader:
-    """Kills the process, like a decoder that runs wild."""
+    """Reader that kills the process, like a crashing decoder."""
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
-        """Die, or give a plane whose reading does."""
+        """Die, or return a plane that dies when read."""
         file.seek(0)
         if file.read().startswith(OPENING):
             os.kill(os.getpid(), signal.SIGKILL)

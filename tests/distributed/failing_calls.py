@@ -1,9 +1,9 @@
-"""Drivers of which one call to the file system fails: forked from one process that has all loaded.
+"""Drivers with one failing file system call: forked from a process that has imported everything.
 
-Run as a script with the library of ``failing_calls.c`` preloaded; takes a line of JSON for each
-request on standard input, answers with one. Each driver ingests, runs and draws, all in one
-process, with one call of its own that fails; then it does the same again with none, and tells
-whether a cohort came out as it must be.
+Run as a script with the library of ``failing_calls.c`` preloaded; reads one request per line (JSON)
+from standard input, and replies with one line. Each driver ingests, runs and draws, all in one
+process, with one failing call of its own; then it repeats everything without a failure, and reports
+whether the cohort is correct.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _asked(argv: list[str]) -> tuple[int, str]:
 
 @contextmanager
 def _one_cluster() -> Iterator[None]:
-    """Let all commands use one cluster, of threads of this process, and without a dashboard."""
+    """Share one cluster between all commands: threads of this process, without a dashboard."""
     from jobs.options import ClusterArguments
 
     threads = {"n_workers": 1, "threads_per_worker": 2, "processes": False}
@@ -83,7 +83,7 @@ def _one_cluster() -> Iterator[None]:
 
 
 def facts_of(place: Path) -> dict[str, Any]:
-    """Return what must be the same with and without the fault."""
+    """Return the facts that must be equal with and without the fault."""
     rows = comparable(result_rows(place))
     for row in rows:
         row.pop("key")
@@ -95,7 +95,7 @@ def facts_of(place: Path) -> dict[str, Any]:
 
 
 def drive(request: dict[str, Any]) -> dict[str, Any]:
-    """Do everything with a call that fails, and again with none; return what became of it."""
+    """Run everything with a failing call, and again without; return the outcome."""
     folder, images = Path(request["folder"]), Path(request["images"])
     place, calls = folder / "cohort", Calls(folder / "calls")
     folder.mkdir(parents=True)
@@ -125,13 +125,13 @@ def drive(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def start(request: dict[str, Any]) -> None:
-    """Fork a driver, wait for it, and load what it loaded, so that the next one need not."""
+    """Fork a driver, wait for it, and import its modules, so that the next one need not."""
     pid = os.fork()
     if pid:
         os.waitpid(pid, 0)
         loaded = json.loads(Path(request["answer"]).read_text()).get("modules", [])
         for name in set(loaded) - set(sys.modules):
-            with contextlib.suppress(Exception):  # some can't be imported by their names
+            with contextlib.suppress(Exception):  # some can't be imported by name
                 importlib.import_module(name)
         return
     answer: dict[str, Any] = {}
@@ -145,7 +145,7 @@ def start(request: dict[str, Any]) -> None:
 
 
 def serve() -> None:
-    """Answer requests until standard input ends; answers are in the files that they name."""
+    """Answer requests until standard input ends; results are in the files that they name."""
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         start(json.loads(line))

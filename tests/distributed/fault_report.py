@@ -1,4 +1,4 @@
-"""What survived: every test of a fault says what it lost, and the sums are printed as a table."""
+"""Fault report: each test of a fault records its losses, and the sums are printed as a table."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ FILE = Path(__file__).parents[2] / "build" / "faults.json"
 
 @dataclass
 class Trial:
-    """What one test measured.
+    """Measurements of one test.
 
     Attributes
     ----------
     trials
-        How often it made the fault happen; counted as 1 where a test does not say.
+        Number of injected faults; counted as 1 if a test does not set it.
     lost
-        Images or files that a command which ended well should have left and did not, and rows
-        that were committed before the fault and are gone.
+        Images or files that a successful command should have produced and did not, and rows
+        that were committed before the fault and are missing.
     recomputed
-        Images that were computed again although nothing asked for it: what the fault cost.
+        Images that were computed again without a request: the cost of the fault.
     silent
-        Wrong or doubled rows, and damage that nobody named.
+        Wrong or duplicate rows, and unreported damage.
     """
 
     trials: int = 0
@@ -35,7 +35,7 @@ class Trial:
 
 @dataclass
 class Line:
-    """The sums of all tests of one fault."""
+    """Sums of all tests of one fault."""
 
     fault: int
     what: str
@@ -47,13 +47,13 @@ class Line:
 
 
 class Survival:
-    """The table, filled by tests as they end."""
+    """Table of all faults, filled by tests as they end."""
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, str], Line] = {}
 
     def add(self, fault: int, what: str, trial: Trial, passed: bool) -> None:
-        """Add a test's numbers; one that failed survived all its trials but the last."""
+        """Add a test's numbers; a failed test survived all its trials but the last."""
         line = self._lines.setdefault((fault, what), Line(fault, what))
         count = max(1, trial.trials)
         line.trials += count

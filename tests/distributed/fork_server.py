@@ -1,7 +1,7 @@
-"""Starts drivers fast: imports the engine once, and forks a process for each command.
+"""Fork server for drivers: imports the engine once, and forks a process for each command.
 
-Run as a script; takes a line of JSON for each request on standard input, answers with one. A
-driver has a session of its own, so that a test can send a signal to all of it, as a terminal does.
+Run as a script; reads one request per line (JSON) from standard input, and replies with one line. A
+driver has a session of its own, so that a test can signal all of it, as a terminal does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start(request: dict[str, Any]) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    for thread in threading.enumerate():  # as an interpreter that ends by itself would do
+    for thread in threading.enumerate():  # as a normal interpreter exit does
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
     os._exit(code)

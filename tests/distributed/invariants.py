@@ -1,4 +1,4 @@
-"""What must hold after any fault (faults.md, I1 to I6), checked by reading what is on disk."""
+"""Invariants after any fault (faults.md, I1 to I6), checked by reading the disk."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from engine.store.root.open import open_root
 from tests.support.operations import Probe
 
 VARYING = ["elapsed_s", "attempts", "worker", "device"]
-"""Columns that tell of the run, not of the image."""
+"""Columns that depend on the run, not on the image."""
 
 
 def ledger_rows(place: Path, path: str) -> list[dict[str, Any]]:
-    """Return the rows of a ledger as Delta's own log and plain Parquet files give them."""
-    if not any((place / path / "_delta_log").glob("*.json")):  # begun, and killed at once
+    """Return the rows of a ledger from Delta's own log and plain Parquet files."""
+    if not any((place / path / "_delta_log").glob("*.json")):  # killed before the first commit
         return []
     files = DeltaTable(str(place / path)).file_uris()
     rows: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ def ledger_rows(place: Path, path: str) -> list[dict[str, Any]]:
 def result_rows(
     place: Path, key: str | None = None, *, operation: str = "probe"
 ) -> list[dict[str, Any]]:
-    """Return the rows of an operation's key, by image; of its only key by default."""
+    """Return the rows of an operation's key, by image; by default of its only key."""
     versions = sorted((place / "results" / operation).glob("v*"))
     assert len(versions) <= 1, versions
     rows = [row for each in versions for row in ledger_rows(place, str(each.relative_to(place)))]
@@ -53,12 +53,12 @@ def result_rows(
 
 
 def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows without what tells of the run."""
+    """Return rows without run-specific columns."""
     return [{k: v for k, v in row.items() if k not in VARYING} for row in rows]
 
 
 def pixels_by_image(place: Path) -> dict[str, tuple[str, str]]:
-    """Return state and content of each image in the catalog, each read from its pixels."""
+    """Return state and content of each image in the catalog, computed from its pixels."""
     cohort = engine.open(place)
     found = {}
     _, images = read_images(open_root(place))
@@ -66,12 +66,12 @@ def pixels_by_image(place: Path) -> dict[str, tuple[str, str]]:
         found[row["image_id"]] = (row["state"], row["content"])
     assert len(cohort.images()) == sum(state == "ready" for state, _ in found.values())
     for image in cohort.images():
-        image.load()  # the engine's reader raises where a chunk is torn or gone
+        image.load()  # the engine's reader raises if a chunk is torn or missing
     return found
 
 
 def tables(place: Path, name: str = "probe") -> dict[str, pd.DataFrame]:
-    """Return the tables of an operation, rows in their order, without what tells of the run."""
+    """Return the tables of an operation, rows in order, without run-specific columns."""
     found = {}
     for suffix in ("", "_by_image", "_by_experiment"):
         frame = pd.read_parquet(place / "tables" / f"{name}{suffix}.parquet")
@@ -80,7 +80,7 @@ def tables(place: Path, name: str = "probe") -> dict[str, pd.DataFrame]:
 
 
 def check_once(place: Path, key: str | None = None, *, operation: str = "probe") -> None:
-    """I1: every image of the catalog has exactly one row for the key, and no other has one."""
+    """I1: every image of the catalog has exactly one row for the key; there are no other rows."""
     rows = result_rows(place, key, operation=operation)
     counted = Counter((row["image_id"], row["inputs"]) for row in rows)
     assert set(counted.values()) <= {1}, "rows twice"
@@ -99,12 +99,12 @@ def check_catalog_once(place: Path, images: int) -> None:
 
 
 def check_files(place: Path, *, settled: bool = True) -> None:
-    """I3: files are those of the ledgers, and digests match; then what ``verify`` says.
+    """I3: files match the ledgers, and digests match; then check the report of ``verify``.
 
     Parameters
     ----------
     settled
-        Whether a run came to its end; else tables may be older than the results.
+        Whether a run completed; otherwise tables may be older than the results.
     """
     root = open_root(place)
     ledger = shards_ledger(root)
@@ -113,7 +113,7 @@ def check_files(place: Path, *, settled: bool = True) -> None:
         data = file.read_bytes() if file.exists() else b""
         assert (len(data), digest_bytes(data)) == (row["size"], row["digest"]), row["path"]
     for log in place.glob("**/_delta_log"):
-        if not any(log.glob("*.json")):  # begun, and killed at once
+        if not any(log.glob("*.json")):  # killed before the first commit
             continue
         for uri in DeltaTable(str(log.parent)).file_uris():
             data = Path(uri).read_bytes()
@@ -127,17 +127,17 @@ def check_files(place: Path, *, settled: bool = True) -> None:
 
 @dataclass
 class Calls:
-    """The file to which the operation for tests appends each of its calls."""
+    """File to which the test operation appends each of its calls."""
 
     path: Path
 
     def all(self) -> list[str]:
-        """Return the sources that were computed, in order, again and again."""
+        """Return the computed sources, in order, with repetitions."""
         return self.path.read_text().splitlines() if self.path.exists() else []
 
 
 def check_outside(folder: Path, before: set[str]) -> None:
-    """I6: nothing was written beside the cohort."""
+    """I6: nothing was written outside the cohort."""
     assert listing(folder) == before
 
 
@@ -147,11 +147,11 @@ def listing(folder: Path) -> set[str]:
 
 
 def probe_key(**parameters: Any) -> str:
-    """Return the key of the operation for tests."""
+    """Return the key of the test operation."""
     return Probe(**parameters).key
 
 
 def write_sick(path: Path, harm: dict[str, str]) -> Path:
-    """Tell the operation which images to fail on, and how."""
+    """Configure the images on which the operation fails, and the kind of failure."""
     path.write_text(json.dumps(harm))
     return path

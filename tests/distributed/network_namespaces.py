@@ -1,4 +1,4 @@
-"""Two hosts made of network namespaces, with a wire between them that can be cut."""
+"""Two hosts as network namespaces, with a link between them that can be cut."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def certificate_settings(folder: Path, *, required: bool = True) -> dict[str, st
 
 @dataclass
 class Hosts:
-    """Hosts ``a`` and ``b``; processes on them have an environment of their own."""
+    """Hosts ``a`` and ``b``; processes on them have their own environment."""
 
     folder: Path
     environment: dict[str, str]
@@ -52,7 +52,7 @@ class Hosts:
         self.addresses = {"a": "10.77.0.1", "b": "10.77.0.2"}
 
     def make(self) -> None:
-        """Make the hosts and the wire; nothing of it is on this machine's own network."""
+        """Create the hosts and the link, isolated from this machine's own network."""
         names = self._names
         for name in names.values():
             _ip("netns", "add", name)
@@ -64,7 +64,7 @@ class Hosts:
             _ip("-n", name, "link", "set", "wire", "up")
 
     def remove(self) -> None:
-        """End what runs on them, and remove them."""
+        """End the processes on the hosts, and remove the hosts."""
         for process in self.processes:
             process.kill()
             process.wait()
@@ -77,11 +77,11 @@ class Hosts:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
     def set_wire(self, state: str) -> None:
-        """Cut the wire (``down``) or mend it (``up``)."""
+        """Set the link ``down`` or ``up``."""
         _ip("-n", self._names["b"], "link", "set", "wire", state)
 
     def start(self, host: str, name: str, *command: str, **more: str) -> subprocess.Popen[bytes]:
-        """Start a command of our environment on a host; what it says goes to ``<name>.log``."""
+        """Start a command of our environment on a host, with its output in ``<name>.log``."""
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 ["ip", "netns", "exec", self._names[host], BIN / command[0], *command[1:]],
@@ -92,12 +92,12 @@ class Hosts:
         return process
 
     def run(self, host: str, name: str, *command: str, **more: str) -> tuple[int, str]:
-        """Run one to its end, and return its exit code and what it said."""
+        """Run a command to its end, and return its exit code and output."""
         code = self.start(host, name, *command, **more).wait(240)
         return code, self.log(name)
 
     def log(self, name: str) -> str:
-        """Return what a command said so far."""
+        """Return a command's output so far."""
         return (self.folder / f"{name}.log").read_text()
 
     @property
@@ -129,7 +129,7 @@ def _ip(*words: str) -> None:
 
 @contextmanager
 def two_hosts(folder: Path, environment: dict[str, str]) -> Iterator[Hosts]:
-    """Make two hosts, or skip aloud."""
+    """Create two hosts, or skip with a message."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("hosts of network namespaces need root and the command ip")
     folder.mkdir()

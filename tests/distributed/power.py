@@ -1,4 +1,4 @@
-"""Disks whose power can be cut: a loop device, and copies of what it holds at a moment."""
+"""Disks with power cuts: a loop device, and copies of its contents at a given moment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SIZE = {"ext4": 256, "xfs": 320, "btrfs": 320}
-"""MiB of a disk; files are sparse, and no smaller one can be made of xfs."""
+"""MiB of a disk; files are sparse, and xfs can't be smaller."""
 
 MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-E", "lazy_itable_init=0"],
@@ -22,24 +22,24 @@ MAKE = {
 }
 
 OPTIONS = {"ext4": "commit=30", "xfs": "nouuid", "btrfs": "commit=30"}
-"""Seconds between a journal's own commits are as many as people choose who spare a disk."""
+"""The journal's own commits are as far apart as with settings that save disk writes."""
 
 COPY_TRIES = 50
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A file system on a loop device: where it is mounted, and the file that it is in."""
+    """A file system on a loop device: its mount point, and its backing file."""
 
     kind: str
     place: Path
     image: Path
 
     def cut(self, copy: Path) -> None:
-        """Copy what the device holds now; what waits in memory to be written is not in it.
+        """Copy the current contents of the device, without data that waits in memory.
 
-        Nobody may work on the disk meanwhile, but the kernel goes on to write what waits. So it is
-        copied until two copies are equal: then the device held just that in between them.
+        No process may use the disk during the copy, but the kernel continues to write back data. So
+        copy until two copies are equal: then the device had these contents in between.
         """
         last = copy.with_suffix(".last")
         _copy(self.image, copy)
@@ -58,7 +58,7 @@ def _copy(image: Path, copy: Path) -> None:
 
 @contextmanager
 def new_disk(folder: Path, kind: str) -> Iterator[Disk]:
-    """Make and mount a file system for the block; skip the test where that is not permitted."""
+    """Make and mount a file system for the block; skip the test if mounting is not permitted."""
     maker = shutil.which(MAKE[kind][0], path=f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin")
     if os.geteuid() != 0 or maker is None or not Path("/dev/loop-control").exists():
         pytest.skip(f"no root, loop device or mkfs.{kind}: nothing is shown about power cuts here")
@@ -90,7 +90,7 @@ def mounted(image: Path, place: Path, kind: str) -> Iterator[Path]:
 
 
 def _loop(image: Path) -> str:
-    """Attach a file to a loop device that writes past this machine's own memory, if it can."""
+    """Attach a file to a loop device that bypasses this machine's page cache, if possible."""
     for direct in ("--direct-io=on", "--direct-io=off"):
         done = subprocess.run(
             ["losetup", "--find", "--show", direct, image],

@@ -1,7 +1,7 @@
-"""What goes on at a cohort while its power is cut: ingest, run, labels, pictures, training.
+"""Workload on a cohort during power cuts: ingest, run, labels, pictures, training.
 
 ``python -m tests.distributed.power_work DISK SOURCES LOG REST_S SEED`` works until it is killed.
-Each line of the log tells what was done, and so must survive whatever happens to the power.
+Each line of the log records a completed step, which must survive any power cut.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ PROBE = Probe()
 BANDS = Bands()
 
 NIGHT = 6
-"""Images that come in a round."""
+"""Number of images added per round."""
 
 STEPS = 8
-"""Of the training."""
+"""Steps of the training."""
 
 
 def night(sources: Path, number: int) -> None:
-    """Write the images of one round; of each, one is a copy."""
+    """Write the images of one round, including one copy."""
     for n in range(NIGHT):
         seed = number * NIGHT + n % (NIGHT - 1)
         put(sources / "d1" / f"s{n % 2}" / "e1" / f"n{number}i{n}.png", grey(seed, (24, 32)))
 
 
 def work(place: Path, client: Any) -> Iterator[str]:
-    """Do all that is done to a cohort, a step at a time."""
+    """Do all work on a cohort, one step at a time."""
     cohort = engine.open(place)
     cohort.ingest(client=client)
     yield "ingest"
@@ -57,7 +57,7 @@ def work(place: Path, client: Any) -> Iterator[str]:
 
 
 def train(folder: Path) -> int:
-    """Train a very small network, or go on; returns how many steps it has made."""
+    """Train a very small network, or resume; return the number of steps completed."""
     import torch
 
     from engine.learning.datasets.samples import Sample, sample_digest
@@ -82,7 +82,7 @@ def train(folder: Path) -> int:
 
 
 def facts(disk: Path) -> dict[str, Any]:
-    """Return what is there: what a later state must have too."""
+    """Return the facts that a later state must also have."""
     place = disk / COHORT
     if not (place / "cohort.json").exists():
         return {}

@@ -1,4 +1,4 @@
-"""Processes that tests start, watch and end by their ids: drivers, schedulers, workers."""
+"""Processes of tests, started, watched and ended by their ids: drivers, schedulers, workers."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
 
 RUN_S = 120.0
-"""How long a command may take, seconds; on a busy machine an idle one takes 20."""
+"""Timeout of a command, seconds; a command takes up to 20 on a busy machine."""
 
 POLL_S = 0.02
 
 CLUSTER_SETTINGS = {
-    # A death is held against a task at once, as in a local cluster.
+    # One death of a worker counts against a task, as in a local cluster.
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-    # Workers are forked by a server, which saves them two seconds of imports.
+    # A server forks workers, which saves them two seconds of imports.
     "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",
 }
 """Dask's own settings for the clusters of these tests."""
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout_s: float = RUN_S) -> T:
-    """Return what a condition gives as soon as that is true."""
+    """Wait for a condition and return its value."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         if time.monotonic() > deadline:
@@ -45,7 +45,7 @@ def wait_for(condition: Callable[[], T], what: str, timeout_s: float = RUN_S) ->
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that only waits for its parent does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -53,7 +53,7 @@ def is_alive(pid: int) -> bool:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal, unless the process ended before."""
+    """Send a signal, unless the process has ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -68,7 +68,7 @@ def worker_pids(parent: int) -> list[int]:
 
 
 def _serves_tasks(process: psutil.Process) -> bool:
-    # A nanny's worker is forked by a fork server or spawned; it listens, its helpers do not.
+    # A nanny's worker is forked by a fork server or spawned; it listens, other children do not.
     try:
         return process.status() != psutil.STATUS_ZOMBIE and any(
             c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp")
@@ -79,7 +79,7 @@ def _serves_tasks(process: psutil.Process) -> bool:
 
 @dataclass
 class Ended:
-    """What a command left: exit code (minus a signal), both streams, and how long it took."""
+    """Result of a command: exit code (minus a signal), both streams, and duration."""
 
     code: int
     out: str
@@ -100,7 +100,7 @@ class Ended:
 
 
 class Driver:
-    """A ``cohort`` command that runs, in a session of its own."""
+    """A running ``cohort`` command, in a session of its own."""
 
     def __init__(self, zygote: Zygote, pid: int, out: Path, err: Path) -> None:
         self._zygote = zygote
@@ -134,11 +134,11 @@ class Driver:
             kill(self.pid, number)
 
     def interrupt(self) -> None:
-        """Send what Ctrl-C sends: SIGINT to each process of the session."""
+        """Send SIGINT to each process of the session, as Ctrl-C does."""
         os.killpg(self.pid, signal.SIGINT)
 
     def session(self) -> list[int]:
-        """Return the processes of the session that run."""
+        """Return the running processes of the session."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -150,7 +150,7 @@ class Driver:
 
 
 class Zygote:
-    """Forks drivers, see `tests.distributed.fork_server`."""
+    """Client of the fork server, see `tests.distributed.fork_server`."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -174,14 +174,14 @@ class Zygote:
         return line
 
     def ask(self, request: dict[str, Any]) -> Any:
-        """Send a request and return the answer."""
+        """Send a request and return the response."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._line())
 
     def start(self, *argv: str | Path, **how: Any) -> Driver:
-        """Start ``cohort ARGV --json``; ``how`` goes to the zygote."""
+        """Start ``cohort ARGV --json``; ``how`` is passed to the fork server."""
         self._count += 1
         out, err = (self.folder / f"{self._count:04d}.{name}" for name in ("out", "err"))
         request = {
@@ -200,7 +200,7 @@ class Zygote:
         return self.start(*argv, **how).wait(timeout_s)
 
     def end_drivers(self) -> None:
-        """Kill what a test left running, with all that it started."""
+        """Kill the drivers that a test left running, and all their children."""
         for driver in self._drivers:
             if driver.poll() is None:
                 for pid in driver.session():
@@ -209,7 +209,7 @@ class Zygote:
         self._drivers.clear()
 
     def close(self) -> None:
-        """End it."""
+        """End the fork server."""
         self.end_drivers()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -219,9 +219,9 @@ class Zygote:
 
 
 class Cluster:
-    """A scheduler and workers, started by Dask's own commands.
+    """A scheduler and workers, started with Dask's own commands.
 
-    Without a nanny nobody ends a worker that does not answer, or starts another one.
+    Without a nanny, unresponsive workers are neither ended nor restarted.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class Cluster:
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file),
             "--no-dashboard",
         )  # fmt: skip
-        # The file is there before its last line is: it counts once it is whole.
+        # The file exists before its last line does: wait until it is complete.
         wait_for(lambda: file.exists() and file.read_text().rstrip().endswith("}"), "the scheduler")
         self.address = str(json.loads(file.read_text())["address"])
         self._nanny = nanny
@@ -277,7 +277,7 @@ class Cluster:
         return [pid for nanny in self.nannies for pid in worker_pids(nanny.pid)]
 
     def close(self) -> None:
-        """End all of it."""
+        """End all processes."""
         for process in [*self.nannies, self.scheduler]:
             below = []
             if is_alive(process.pid):

@@ -1,7 +1,7 @@
-"""Stops a worker (SIGSTOP) just before it writes, once; workers load it (dask --preload).
+"""Preload for workers (dask --preload) that stops a worker (SIGSTOP) once, just before a write.
 
-The environment says before what (``STOP_AT``), and names the file that tells whether it happened
-and, beside it, what became of the write when the worker went on.
+The environment names the write (``STOP_AT``) and a file that records the stop and, in a second
+file, the outcome of the write after the worker continued.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "shard": (StackWriter, "write"),
     "table": (engine.tables.driver, "write_table"),
 }
-"""What is written, and the function that does."""
+"""Kinds of writes, and the functions that do them."""
 
 
 def _stopping(function: Callable[..., Any], marker: Path) -> Callable[..., Any]:

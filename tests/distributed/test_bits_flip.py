@@ -1,4 +1,4 @@
-"""Faults 12 and 13, repeated: a bit flipped in, or the loss of, every kind of file."""
+"""Faults 12 and 13, repeated: a flipped bit in, or the loss of, every kind of file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.unit.store.test_verify import (
 __all__ = ["made", "small", "truth"]  # fixtures
 
 FLIPS = int(os.environ.get("COHORT_TEST_FLIPS", "60"))
-"""For each kind of file."""
+"""Number of trials for each kind of file."""
 
 
 def _unseen(small: Small, truth: dict[str, object], path: Path, what: str) -> int:
-    """Return 1 where damage was not named, or was read as if it were none."""
+    """Return 1 if damage was not reported, or was read as valid data."""
     if not names(verify(small.path), path, small.path):
         print(f"not named: {what}")
         return 1

@@ -26,7 +26,7 @@ from tests.support.operations import install_below
 IMAGES = 6
 
 FEW = 30
-"""Of the calls in `make test`, every so many."""
+"""Sampling interval of the calls in `make test`."""
 
 SENTENCES = {
     errno.EIO: "Input/output error",
@@ -36,14 +36,14 @@ SENTENCES = {
 }
 
 UNREADABLE = re.compile(r"\x1b|Traceback|OSError|\(os error|Errno|panicked|DeltaError")
-"""What no person is to read."""
+"""Text that must not appear in messages."""
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc is installed here")
 
 
 @dataclass
 class Drivers:
-    """The process that forks drivers, and what it needs."""
+    """Client of the process that forks drivers."""
 
     process: subprocess.Popen[str]
     folder: Path
@@ -104,7 +104,7 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
 
 @pytest.fixture(scope="module")
 def right(drivers: Drivers) -> dict[str, Any]:
-    """What comes of it when nothing fails; the second time, when all is loaded."""
+    """Results without a failure; from the second run, when everything is imported."""
     drivers.drive(0, 0)
     found = drivers.drive(0, 0)
     assert "broken" not in found, found["broken"]
@@ -114,7 +114,7 @@ def right(drivers: Drivers) -> dict[str, Any]:
 
 
 def check(found: dict[str, Any], right: dict[str, Any], number: int) -> bool:
-    """Check what must hold after a call failed; tell whether a command ended by it."""
+    """Check the invariants after a failed call; return whether it ended a command."""
     assert "broken" not in found, found["broken"]
     ended = [(code, told) for code, told in found["first"] if code]
     for code, told in found["first"]:  # I5

@@ -1,4 +1,4 @@
-"""engine.cluster: one way to a client, and what was opened is closed, and nothing else."""
+"""engine.cluster: one way to a client; it closes everything that it opened, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fault 10, repeated: the disk of a cohort is full at whatever moment, on real workers."""
+"""Fault 10, repeated: the disk of a cohort fills up at any moment, on real workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.distributed.invariants import check_catalog_once, check_files
 from tests.distributed.test_driver_dies import catalogued
 
 RUN_BYTES = 300_000
-"""About what a run of the operation for tests writes, its tables included, bytes."""
+"""Approximate output of a run of the test operation, including its tables, bytes."""
 
 INGEST_BYTES = 600_000
 

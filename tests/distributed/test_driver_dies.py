@@ -23,7 +23,7 @@ SWEPT_POINTS = 2
 """Crash points of each sweep in `make test`; `make faults` takes them all."""
 
 COMMIT_S = 0.0
-"""How often is committed in sweeps, so that they have many commits, seconds."""
+"""Commit interval in sweeps, seconds; short, so that they have many commits."""
 
 EXIT_S = 30.0
 
@@ -33,7 +33,7 @@ def _committed(place: Path) -> set[str]:
 
 
 def _resume(lab: Lab, how: dict[str, int]) -> tuple[int, int]:
-    """Run again; return how many images were kept and how many were computed twice."""
+    """Run again; return the numbers of images kept and of images computed twice."""
     kept, before = _committed(lab.place), lab.calls.all()
     check_files(lab.place, settled=False)
     resumed = lab.run(**how)

@@ -1,4 +1,4 @@
-"""Invariant 10: nothing is referred to before it is durable, by the system calls that were made."""
+"""Invariant 10: every reference is written after its target is durable, by traced system calls."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _PATHS = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _FILE = re.compile(r"^\d+<([^>]*)>")
 
 ASIDE = re.compile(r"/\.staging(/|$)|/tables/\.fragments(/|$)|/\.lock$|/\.[^/]+\.[^/]*(/|$)")
-"""What is written aside, which nobody finds by its name."""
+"""Staged files, which have no published name yet."""
 
 LEAF = re.compile(r"/pixels/.*/c/|/\w+-[0-9a-f]{32}\.parquet$|/qc/.*-[0-9a-f]{32}\.\w+$")
-"""What names nothing else, and is written by several threads at once."""
+"""Files that reference nothing, and are written by several threads at once."""
 
 
 @dataclass
 class Order:
-    """What is durable of a folder, as calls come in; ``broken`` are references made too early."""
+    """Durable parts of a folder, updated call by call; ``broken`` lists premature references."""
 
     place: str
     files: dict[str, int] = field(default_factory=dict)  # file number by name
@@ -109,7 +109,7 @@ class Order:
 
 
 def calls(log: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (name, arguments, result) of each call that succeeded, when it ended."""
+    """Yield (name, arguments, result) of each successful call, in order of completion."""
     started: dict[str, str] = {}
     for line in log.read_text(errors="replace").splitlines():
         if match := _STARTED.match(line):
@@ -122,7 +122,7 @@ def calls(log: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def follow(log: Path, place: Path) -> Order:
-    """Go through the calls of a process that works alone, one thing after the other."""
+    """Process the calls of a sequential process."""
     order = Order(str(place))
     for name, given, _ in calls(log):
         paths = [path if path[:1] == "/" else "" for path in _PATHS.findall(given)]

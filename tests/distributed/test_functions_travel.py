@@ -1,4 +1,4 @@
-"""Functions of a notebook on workers of their own: they travel, kill, and may be missed."""
+"""Notebook functions on separate workers: they are pickled, may kill, and may be missing."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ SMALL = TOML.replace("shard_images = 4", "shard_images = 1")
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory, session_zygote: Zygote) -> Lab:
-    """Return a lab of 200 images, and what is right of them."""
+    """Return a lab of 200 images, and its expected results."""
     folder = tmp_path_factory.mktemp("many")
     for n in range(UNITS):
         put(folder / "images" / "d1" / f"s{n % 4}" / "e1" / f"i{n:03d}.png", grey(n, (16, 16)))

@@ -1,4 +1,4 @@
-"""Ctrl-C: every process of the terminal's foreground group gets it."""
+"""Ctrl-C, which reaches every process of the terminal's foreground group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.distributed.invariants import check_files, comparable, result_rows
 from tests.distributed.processes import is_alive, wait_for
 
 AT_ONCE_S = 10.0
-"""A second Ctrl-C ends a driver by then; tasks in flight would take minutes."""
+"""Time limit for a driver's end after a second Ctrl-C; tasks in flight would take minutes."""
 
 
 def test_tasks_in_flight_end(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""The key of pseudonyms stays with the driver; a file that does not answer ends by SIGTERM."""
+"""The pseudonym key stays in the driver; a read that hangs is ended by SIGTERM."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ int open(const char *path, int flags, ...) {
     return ((int (*)(const char *, int, ...))dlsym(RTLD_NEXT, "open"))(path, flags, mode);
 }
 """
-"""Opening one file never comes back, as on a share whose server is gone (mounted `intr`)."""
+"""Makes opening one file hang, as on a share with a dead server (mounted `intr`)."""
 
 
 def environments(pid: int) -> list[bytes]:
-    """Return the environments that the processes below one began with."""
+    """Return the initial environments of the processes below a process."""
     below = psutil.Process(pid).children(recursive=True)
     assert below
     found = []

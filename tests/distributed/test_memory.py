@@ -1,4 +1,4 @@
-"""Too little memory for an image: it says so by name, with need and limit; the others are done."""
+"""Images that need too much memory fail by name, with need and limit; the others are computed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMIT = 700e6
 
 
 class Hungry(Counting):
-    """Take much memory for images whose name says how."""
+    """Allocate much memory for images with a marker in their name."""
 
     name: ClassVar[str] = "hungry"
     objects: ClassVar[pa.Schema] = pa.schema([("mean", pa.float64()), ("n", pa.int64())])
@@ -50,7 +50,7 @@ class Hungry(Counting):
 
 
 class Heard(Events):
-    """Keeps what is said."""
+    """Record all messages."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Mistakes that everybody makes once: each gets a sentence that says what to do, and a code."""
+"""Common mistakes: each gets an error message with the next step, and an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.distributed.processes import CLUSTER_SETTINGS, REPOSITORY, Zygote, wa
 from tests.support.images import grey, put
 
 NOBODY = "tcp://127.0.0.1:9"
-"""An address at which nobody listens (the discard port)."""
+"""Address without a listener (the discard port)."""
 
 MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
     "wrong path": (["ingest", "NEW", "nowhere"], 2, ["No file or folder at nowhere", "Check"]),
@@ -93,7 +93,7 @@ MISTAKES: dict[str, tuple[list[str], int, list[str]]] = {
 def places(
     tmp_path_factory: pytest.TempPathFactory, session_zygote: Zygote, environment: dict[str, str]
 ) -> Iterator[dict[str, str]]:
-    """Make what the mistakes are about: cohorts, folders, and two programs that listen."""
+    """Prepare the objects of the mistakes: cohorts, folders, and two programs that listen."""
     folder = tmp_path_factory.mktemp("newcomers")
     put(folder / "images" / "d1/s1/e1" / "a.png", grey(1))
     (folder / "empty").mkdir()
@@ -133,7 +133,7 @@ def places(
 
 
 def start_old_scheduler(folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a scheduler on a machine where an old Dask is installed, as its metadata say."""
+    """Start a scheduler of an old Dask version, according to its metadata."""
     metadata = folder / "dask-2020.1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: dask\nVersion: 2020.1.0\n")

@@ -1,4 +1,4 @@
-"""The nightly job: only what is new, a true exit code, and no harm from two at once or a kill."""
+"""Nightly job: it processes only new images, exits truthfully, and survives overlap and kills."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Start = Callable[..., Driver]
 
 @pytest.fixture
 def nightly(empty_lab: Lab) -> Start:
-    """Start the job on a cohort that declares a root and an operation, and has nothing yet."""
+    """Start the job on an empty cohort that declares a root and an operation."""
     lab = empty_lab
     declare(lab.place, lab.images, lab.calls)
 

@@ -1,7 +1,7 @@
-"""A real PACS: Orthanc takes a made cine, and gives it back through DICOMweb; equal pixels.
+"""Real PACS: Orthanc stores a synthetic cine, and returns it through DICOMweb with equal pixels.
 
-Debian's Orthanc binds all addresses, so it runs in a network namespace of its own in which only
-loopback is up, and so does the ingest. Skipped where Orthanc, its plugin or namespaces are absent.
+Debian's Orthanc binds all addresses, so it and the ingest run in a network namespace with only
+loopback. Skipped if Orthanc, its plugin or namespaces are missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 def missing() -> str | None:
-    """Return what is missing to run the test, or None."""
+    """Return the missing requirement of the test, or None."""
     if not Path(ORTHANC).exists() or not PLUGIN.exists():
         return "no Orthanc with DICOMweb (apt-get install orthanc orthanc-dicomweb)"
     done = subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"],

@@ -1,4 +1,4 @@
-"""Fault 26: the power is cut at a random moment; what was done is there, and nothing is torn."""
+"""Fault 26: power cuts at random moments; completed steps survive, and nothing is torn."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tests.support.operations import Probe
 MOMENTS = int(os.environ.get("COHORT_TEST_POWER_CUTS", "30"))
 
 REST_S = 40.0
-"""The longest time from a step's end to the next one: a moment falls into any of it, seconds."""
+"""Longest pause between two steps, seconds: a cut may fall into it."""
 
 BEGIN_S = 120.0
 
 
 @contextmanager
 def working(disk: Disk, sources: Path, log: Path, rest_s: float, seed: int) -> Iterator[int]:
-    """Let a process work on the disk; give its process group."""
+    """Run a worker process on the disk; yield its process group."""
     command = [sys.executable, "-m", "tests.distributed.power_work"]
     command += [str(disk.place), str(sources), str(log), str(rest_s), str(seed)]
     with log.with_suffix(".err").open("w") as said:
@@ -54,7 +54,7 @@ def working(disk: Disk, sources: Path, log: Path, rest_s: float, seed: int) -> I
 
 
 def told(log: Path) -> dict[str, Any]:
-    """Return what was done last, with all that was there then."""
+    """Return the last completed step, with the facts at that time."""
     lines = log.read_text().splitlines() if log.exists() else []
     return dict(json.loads(lines[-1])) if lines else {}
 
@@ -62,7 +62,7 @@ def told(log: Path) -> dict[str, Any]:
 def cut_often(
     disk: Disk, sources: Path, folder: Path, moments: int, rest_s: float, random_: random.Random
 ) -> list[tuple[Path, dict[str, Any]]]:
-    """Copy the disk at random moments; return each copy with what was done by then."""
+    """Copy the disk at random moments; return each copy with the last step completed by then."""
     log, cuts = folder / "log", []
     with working(disk, sources, log, rest_s, random_.randrange(2**31)) as group:
         deadline = time.monotonic() + BEGIN_S
@@ -80,7 +80,7 @@ def cut_often(
 
 
 def check_cut(place: Path, done: dict[str, Any], client: Any, calls: Path) -> int:
-    """Check what a power cut left, and that all goes on; returns how many images were computed."""
+    """Check the state after a power cut, resume, and return the number of computed images."""
     left = facts(place)
     for what, names in done.items():
         if what != "step":
@@ -114,7 +114,7 @@ def check_cut(place: Path, done: dict[str, Any], client: Any, calls: Path) -> in
 def run_trials(
     kind: str, moments: int, rest_s: float, folder: Path, random_: random.Random, trial: Trial
 ) -> None:
-    """Cut the power some times, and check each copy against a disk that kept its power."""
+    """Cut the power several times, and compare each copy with a disk that kept its power."""
     sources = folder / "lab"
     sources.mkdir()
     with new_disk(folder, kind) as disk:

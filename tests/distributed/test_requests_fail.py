@@ -20,14 +20,14 @@ from tests.support.images import Counting, catalog, computed, night
 
 IMAGES = 4
 FEW = 61
-"""Of the points of each fault in `make test`: every so many, each fault begun at another one."""
+"""Sampling interval of the points in `make test`; each fault starts at a different point."""
 
 VARYING = ["elapsed_s", "attempts", "worker", "device"]
 
 
 @dataclass
 class Store:
-    """A bucket behind a server that fails; each cohort has a place of its own."""
+    """A bucket behind a failing proxy; each cohort has its own prefix."""
 
     failing: Failing
     sources: Path
@@ -65,14 +65,14 @@ def store(tmp_path_factory: pytest.TempPathFactory, client: Client) -> Iterator[
 
 @pytest.fixture(scope="module")
 def right(store: Store) -> tuple[int, dict[str, pd.DataFrame]]:
-    """How many puts there are, and the tables without a fault."""
+    """Return the number of puts, and the tables without a fault."""
     store.failing.begin()
     tables = store.work(store.url())
     return store.failing.puts, tables
 
 
 def check(store: Store, right: dict[str, pd.DataFrame], point: int, fault: str) -> str:
-    """Fail a put, work again, and check what must hold; return what was said."""
+    """Fail a put, resume, and check the invariants; return the output."""
     url, told = store.url(), ""
     computed(store.log)
     store.failing.begin(point, fault)

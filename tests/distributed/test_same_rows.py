@@ -1,4 +1,4 @@
-"""Same pixels, same rows: whatever computes them, in whatever packs (invariant 8)."""
+"""Equal pixels give equal rows, on any worker and in any batch (invariant 8)."""
 
 from __future__ import annotations
 

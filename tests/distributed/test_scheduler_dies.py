@@ -1,4 +1,4 @@
-"""Faults 4 and 22: the scheduler is killed; no worker has what is needed."""
+"""Faults 4 and 22: the scheduler is killed; no worker has the required resource."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults 3 and 22 with a network: only the worker with the slot answers, kills or not."""
+"""Faults 3 and 22 with a network: only the worker with the slot computes, with or without kills."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, client: Client) -> engine.C
 
 
 def slot_holder(client: Client) -> tuple[str, int] | None:
-    """Return the address and process of the worker that holds the slot, where there is one."""
+    """Return the address and process id of the worker that holds the slot, if any."""
     for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
         if worker["resources"].get("GPU"):
             found = client.run(os.getpid, workers=[address], on_error="ignore")

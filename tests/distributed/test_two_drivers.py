@@ -1,4 +1,4 @@
-"""Faults 8 and 9: two drivers at the same cohort at the same moment."""
+"""Faults 8 and 9: two concurrent drivers on the same cohort."""
 
 from __future__ import annotations
 

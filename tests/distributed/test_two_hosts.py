@@ -1,4 +1,4 @@
-"""A cluster of two hosts that speak TLS: work, intruders, and a wire that is cut."""
+"""Cluster of two hosts with TLS: work, intruders, and a cut link."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Client(sys.argv[1], timeout=3).submit(open, sys.argv[2], "w").result()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make certificates of two authorities, by the script that people use."""
+    """Make certificates of two authorities, with the documented script."""
     made = tmp_path_factory.mktemp("two-hosts")
     for name in ("ours", "theirs"):
         subprocess.run([REPOSITORY / "deploy/kubernetes/certificates", made / name], check=True)

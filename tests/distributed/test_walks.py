@@ -1,4 +1,4 @@
-"""Fault 25, repeated: thousands of walks of the state machine, other ones each time."""
+"""Fault 25, repeated: thousands of random walks of the state machine, with new seeds each time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WALKS = int(os.environ.get("COHORT_TEST_WALKS", "5000"))
 STEPS = 10
 
 WALKERS = 2
-"""Processes that share the walks."""
+"""Number of processes that share the walks."""
 
 PROGRAM = """
 import sys

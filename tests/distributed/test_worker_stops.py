@@ -1,4 +1,5 @@
-"""Fault 6: a worker stops (SIGSTOP) past its time to live, and writes when others did its work."""
+"""Fault 6: a worker stops (SIGSTOP) beyond its time to live, and writes after its work was
+redone."""
 
 from __future__ import annotations
 
@@ -18,20 +19,21 @@ from tests.distributed.processes import Cluster, Driver, is_alive, kill, wait_fo
 from tests.distributed.test_driver_dies import catalogued
 
 EARLY_S, GONE_S = 6.0, 16.0
-"""When a stopped worker goes on, seconds: before or after the scheduler gave it up, at ten."""
+"""Times at which a stopped worker continues, seconds: before and after the scheduler drops it
+at ten."""
 
 TURNS = [(what, early) for what in ("part", "shard", "table") for early in (False, True, True)]
 
 
 def _stopped(cluster: Cluster, driver: Driver) -> list[int]:
-    """Return the worker that stopped; nobody else where the driver came to its end."""
+    """Return the stopped worker; an empty list if the driver came to its end."""
     there = [psutil.Process(pid) for pid in cluster.workers()]
     found = [process.pid for process in there if process.status() == psutil.STATUS_STOPPED]
     return found or ([] if driver.poll() is None else [driver.pid])
 
 
 def _is_known(cluster: Cluster, pid: int) -> bool:
-    """Tell whether the scheduler counts a process among its workers."""
+    """Return whether the scheduler counts a process among its workers."""
     with Client(cluster.address, set_as_default=False) as client:
         known = {int(address.rpartition(":")[2]) for address in workers_of(client)}
     try:

@@ -28,7 +28,7 @@ FAULTS = pytest.mark.faults
 
 
 def _kill_workers(lab: Lab, driver: Driver, rng: random.Random, parents: list[int]) -> int:
-    """Kill a random worker whenever some more images were computed; return how many died."""
+    """Kill a random worker after every few computed images; return the number of kills."""
     for kills in range(KILLS):
         enough = len(lab.calls.all()) + rng.randint(1, 5)
         wait_for(partial(_reached, lab, driver, enough), "progress")

@@ -1,4 +1,4 @@
-"""What must hold of any text as a condition; for hypothesis and for atheris alike."""
+"""Invariants of any text as a condition, for hypothesis and for atheris."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ ROWS = pa.table(
         "in": [1, 2, 3, 4, 5, 6, 7, 8],
     }
 )
-"""Rows with nulls, NaN, infinity and the ends of ranges in them."""
+"""Rows with nulls, NaN, infinity and the limits of ranges."""
 
 FRAME = ROWS.to_pandas()
 
 FORBIDDEN = ("exec", "compile", "import", "open", "os.", "subprocess.", "socket.", "ctypes.")
-"""Audit events (PEP 578) of what must not happen while a condition is read."""
+"""Audit events (PEP 578) that must not occur while a condition is parsed."""
 
 _seen: list[str] = []
 _watched_thread: int | None = None
@@ -54,7 +54,7 @@ sys.addaudithook(_audit)
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """Collect what this thread executes, imports or opens meanwhile."""
+    """Collect the code, imports and files that this thread executes or opens in the block."""
     global _watched_thread
     _seen.clear()
     _watched_thread = threading.get_ident()
@@ -65,7 +65,7 @@ def watched() -> Iterator[list[str]]:
 
 
 def kept(where: str) -> np.ndarray[Any, Any] | None:
-    """Return the rows that a condition holds for, or None where it is refused, as it must be."""
+    """Return the rows that a condition selects, or None if it is refused, as it must be."""
     with watched() as seen:
         try:
             found = select_rows(ROWS, where)
@@ -84,9 +84,9 @@ def kept(where: str) -> np.ndarray[Any, Any] | None:
 
 
 def kept_by_pandas(where: str) -> np.ndarray[Any, Any] | None:
-    """Return the rows that pandas keeps, or None where it takes it for no condition.
+    """Return the rows that pandas selects, or None if pandas rejects the condition.
 
-    pandas executes what it is given: ask only for what `kept` has accepted.
+    pandas executes its input: pass only conditions that `kept` has accepted.
     """
     try:
         with warnings.catch_warnings():
@@ -100,9 +100,9 @@ def kept_by_pandas(where: str) -> np.ndarray[Any, Any] | None:
 
 
 def check(where: str) -> tuple[bool, bool]:
-    """Check a text, and tell whether we take it, and whether pandas does too.
+    """Check a text; return whether we accept it, and whether pandas does too.
 
-    Where both do, the same rows are kept.
+    If both do, they select the same rows.
     """
     ours = kept(where)
     if ours is None:

@@ -1,7 +1,8 @@
-"""Fuzz conditions by coverage: ``python -m tests.properties.fuzz_conditions -max_total_time=300``.
+"""Coverage-guided fuzzing of conditions.
 
-It needs atheris (``pip install atheris``, 35 MB, so the tests do not ask for it) and takes the
-options of libFuzzer. What is checked of each text stands in `tests.properties.conditions`.
+Run ``python -m tests.properties.fuzz_conditions -max_total_time=300``. It needs atheris (``pip
+install atheris``, 35 MB, so it is not a test requirement) and takes the options of libFuzzer. See
+`tests.properties.conditions` for the checks of each text.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ WORDS = (
     "-2.5", "1e9", "true", "None", "True", "'", "\\u0041", ".__class__", "()", "__import__('os')",
     "@", "=",
 )  # fmt: skip
-"""What half of the inputs are made of: bytes alone seldom become a condition."""
+"""Tokens of half of the inputs: random bytes alone rarely form a condition."""
 
 TOLD_EVERY = 5_000
 
 
 def main() -> None:
-    """Make texts until the time is over, or one breaks what must hold."""
+    """Generate texts until the time is over, or one violates an invariant."""
     import atheris
 
     import engine  # noqa: F401 - the rest of it is not watched
@@ -45,7 +46,7 @@ def main() -> None:
         counts["texts"] += 1
         counts["taken"] += taken
         counts["taken by pandas too"] += both
-        if counts["texts"] % TOLD_EVERY == 0:  # libFuzzer leaves without a goodbye
+        if counts["texts"] % TOLD_EVERY == 0:  # libFuzzer exits without a final report
             print(counts, file=sys.stderr, flush=True)
 
     atheris.Setup(sys.argv, one_input)

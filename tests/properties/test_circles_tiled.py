@@ -1,4 +1,4 @@
-"""Tiles give the circles of the whole image, bit for bit."""
+"""Circles of tiles equal those of the whole image, bit for bit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Conditions keep the rows that pandas keeps, wherever both take them; and execute nothing."""
+"""Conditions select the same rows as pandas if both accept them, and execute nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OPERATORS = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
 
 
 def column(name: str) -> str:
-    """Write a column's name, in backticks where it needs them."""
+    """Write a column's name, in backticks if needed."""
     return name if name.isidentifier() and name != "in" else f"`{name}`"
 
 

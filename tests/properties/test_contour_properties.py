@@ -1,4 +1,4 @@
-"""Properties of contours: masks against an independent rule, areas against themselves."""
+"""Properties of contours: masks against an independent rule, areas against each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPE = (41, 53)
 
 
 def star(seed: int, reach: float = 18.0) -> NDArray[np.float64]:
-    """Return a ring that does not cross itself: points around a centre by angle."""
+    """Return a ring that does not cross itself: points around a centre, sorted by angle."""
     random = np.random.default_rng(seed)
     count = int(random.integers(5, 40))  # never half a turn without a point
     angle = (np.arange(count) + random.uniform(0, 0.9, count)) * (2 * np.pi / count)

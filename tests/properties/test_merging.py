@@ -1,4 +1,4 @@
-"""Tables of any cut are those of the whole; ledgers keep one history whoever writes."""
+"""Tables of any partition equal those of the whole; concurrent writers keep one ledger history."""
 
 from __future__ import annotations
 

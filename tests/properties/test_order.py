@@ -1,4 +1,4 @@
-"""Every item once an epoch, in batches of one kind, with few shards open at a time."""
+"""Sampling order: every item once an epoch, batches of one kind, few shards open at a time."""
 
 from __future__ import annotations
 

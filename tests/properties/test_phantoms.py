@@ -1,4 +1,4 @@
-"""Made images agree with their truth, whatever is asked for; scores add up."""
+"""Synthetic images match their truth for any options; scores are additive."""
 
 import math
 from itertools import combinations

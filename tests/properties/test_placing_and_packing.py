@@ -1,4 +1,4 @@
-"""Plans as pure data: every plane has a place, every image a unit, every pixel a tile."""
+"""Plans as pure data: every plane has a slot, every image a unit, every pixel a tile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an independent writer wrote is what is read, for arrays of any shape and content."""
+"""Round trips through independent writers, for arrays of any shape and content."""
 
 from __future__ import annotations
 

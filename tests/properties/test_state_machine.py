@@ -1,4 +1,4 @@
-"""Fault 25: 200 walks through all that can happen to a cohort; `make faults` takes 5,000."""
+"""Fault 25: 200 random walks through all events of a cohort; `make faults` takes 5,000."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_cohort_is_what_its_model_says() -> None:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    """A machine to lead by hand; it comes to its end as the others do."""
+    """A state machine for manual steps, with the same teardown as the others."""
     made = Machine()
     yield made
     made.teardown()

@@ -1,6 +1,6 @@
-"""What happens on bad disks and lost shares; run by `tests.unit.ingest.test_bad_disks`.
+"""Scenes on bad disks and lost shares; run by `tests.unit.ingest.test_bad_disks`.
 
-The library of ``tests/support/bad_sectors.c`` is loaded first, so that reads really fail, as of a
+The library of ``tests/support/bad_sectors.c`` is preloaded, so that reads really fail, as on a bad
 disk.
 """
 
@@ -41,7 +41,7 @@ SHAPE = (150, 200)
 
 
 class Disk:
-    """A cohort whose sources lie on a disk that fails as a test says."""
+    """A cohort with sources on a disk with configurable failures."""
 
     def __init__(self, base: Path, client: Client) -> None:
         self.base, self.client = base, client
@@ -50,31 +50,31 @@ class Disk:
         self.heal()
 
     def fail(self, *rules: tuple[str, str, int, str]) -> None:
-        """Let calls fail: (operation, errno, from which byte, piece of the path)."""
+        """Make calls fail: (operation, errno, from which byte, part of the path)."""
         lines = [f"{what} {getattr(errno, e)} {at} 0 {path}\n" for what, e, at, path in rules]
         Path(os.environ["BAD_SECTORS"]).write_text("".join(lines))
 
     def fail_after(self, calls: int, what: str, number: str, path: str) -> None:
-        """Let calls fail after some that pass; once a process."""
+        """Make calls fail after a number of successes; once a process."""
         rule = f"{what} {getattr(errno, number)} 0 {calls} {path}\n"
         Path(os.environ["BAD_SECTORS"]).write_text(rule)
 
     def heal(self) -> None:
-        """Let everything work again."""
+        """Remove all failures."""
         Path(os.environ["BAD_SECTORS"]).write_text("")
 
     def take(self, *sources: Path) -> engine.IngestReport:
-        """Ingest."""
+        """Run an ingest."""
         return self.cohort.ingest(*sources, client=self.client)
 
     def named(self) -> dict[str, str]:
-        """Return what status names, with the reasons."""
+        """Return the problems that status reports, with the reasons."""
         failed = self.cohort.status().failures
         return {one.image_id: one.reason for one in failed if one.operation == "ingest"}
 
 
 def sectors(disk: Disk) -> None:
-    """Bad sectors and refusals at all places of a file cost that file, by name, until they heal."""
+    """Bad sectors and refusals anywhere in a file cost only that file, by name, until they heal."""
     names = [f"data/d1/s1/e1/i{n}.png" for n in range(24)]
     paths = [put(disk.base / name, grey(n, SHAPE)) for n, name in enumerate(names)]
     pages = np.stack([grey(50 + n, SHAPE) for n in range(4)])
@@ -120,7 +120,7 @@ def sectors(disk: Disk) -> None:
 
 
 def known(disk: Disk) -> None:
-    """What is here from before stays while its source can't be read, and nothing is computed."""
+    """Existing images stay while their source is unreadable, and nothing is recomputed."""
     for n in range(12):
         put(disk.data / f"d1/s{n % 3}/e1/i{n}.png", grey(n, SHAPE))
     disk.take(disk.data)
@@ -156,7 +156,7 @@ def known(disk: Disk) -> None:
 
 
 def stale(disk: Disk) -> None:
-    """A share that goes while it is read is lost as a whole; other roots are taken."""
+    """A share that disappears during reading is lost as a whole; other roots are ingested."""
     for n in range(12):
         put(disk.base / f"other/d1/s1/e1/i{n}.png", grey(1000 + n))
     disk.take(disk.base / "other")
@@ -189,7 +189,7 @@ def stale(disk: Disk) -> None:
 
 
 def drawn(disk: Disk) -> None:
-    """Drawings whose file can't be read stay; masks that can't be read are named."""
+    """Drawings stay while their file is unreadable; unreadable masks are reported."""
     ring = np.array([[5.0, 5.0], [5.0, 15.0], [15.0, 15.0], [15.0, 5.0]])
     for n in range(4):
         put(disk.data / f"d1/s1/e1/i{n}.png", grey(n))
@@ -240,7 +240,7 @@ SCENES: tuple[Callable[[Disk], None], ...] = (sectors, known, stale, drawn)
 
 
 def main(name: str, base: Path) -> None:
-    """Play one of the scenes."""
+    """Run one of the scenes."""
     warnings.simplefilter("ignore", ResourceWarning)
     scene = next(scene for scene in SCENES if scene.__name__ == name)
     how = {"workers": 1, "threads_per_worker": 1, "processes": False}

@@ -1,4 +1,4 @@
-"""What a cohort must hold, as dictionaries: the model that the state machine compares with."""
+"""Model of a cohort as dictionaries, for comparison by the state machine."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CONTENTS: list[NDArray[Any]] = [
     *(grey(n, (16, 16)) for n in range(2)),
     grey(3, (16, 24), "uint16"),
 ]
-"""What an image can show: one is blank, one has another shape and type. Few, so that images show
-the same."""
+"""Possible contents of an image: one is blank, one differs in shape and type. Few, so that images
+have equal contents."""
 
 DIGESTS = [digest_plane(pixels[None]) for pixels in CONTENTS]
 
 BROKEN = {"empty": b"", "not_an_image": b"no image at all"}
-"""Files that can't be read, by reason; cut images are added where they are written."""
+"""Unreadable files, by reason; truncated images are added where they are written."""
 
 
 def mark(pixels: NDArray[Any]) -> int:
-    """Return a number that tells the contents apart."""
+    """Return a number that identifies the content."""
     return zlib.crc32(np.ascontiguousarray(pixels).tobytes())
 
 
@@ -41,7 +41,7 @@ MARKS = [mark(pixels) for pixels in CONTENTS]
 
 
 class Asked(Operation):
-    """As many objects as the content has by its mark, none for some; fails where it is told to."""
+    """Return as many objects as the content's mark, none for some; fail on configured contents."""
 
     name: ClassVar[str] = "asked"
     objects: ClassVar[pa.Schema] = pa.schema([("y", pa.float64()), ("value", pa.float64())])
@@ -53,7 +53,7 @@ class Asked(Operation):
     sick: tuple[int, ...] = ()
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any]]:
-        """Answer, after the call was counted by what it was for."""
+        """Count the call by its purpose, and measure."""
         found = mark(image.pixels[0])
         count_call(self.calls, str(MARKS.index(found)))
         if found in self.sick:
@@ -62,7 +62,7 @@ class Asked(Operation):
 
 
 def answer(pixels: NDArray[Any], scale: int) -> dict[str, list[float]]:
-    """Return what is right for an image."""
+    """Return the expected result of an image."""
     count = mark(pixels) % 3
     return {
         "y": [float(n) for n in range(count)],
@@ -72,7 +72,7 @@ def answer(pixels: NDArray[Any], scale: int) -> dict[str, list[float]]:
 
 @dataclass(frozen=True)
 class File:
-    """A source on disk: what it shows (None if it can't be read), and which writing it was."""
+    """A source on disk: its content (None if unreadable), and the number of its write."""
 
     content: int | None
     writing: int
@@ -80,7 +80,7 @@ class File:
 
 @dataclass(frozen=True)
 class Known:
-    """An image in the catalog: its state, what it shows, and the writing that was read."""
+    """An image in the catalog: its state, its content, and the write that was read."""
 
     state: str
     content: int | None
@@ -111,14 +111,14 @@ class Model:
         return found
 
     def selected(self, limit: int | None) -> list[tuple[str, int]]:
-        """Return the images that a run speaks of, with what they show."""
+        """Return the images that a run selects, with their contents."""
         there = {n: k.content for n, k in self.catalog.items() if k.content is not None}
         return sorted(there.items())[:limit]
 
     def computed(
         self, scale: int, limit: int | None, retry: bool
     ) -> tuple[dict[tuple[str, int], str], list[int]]:
-        """Return the rows as a run leaves them, and the contents that it computes, sorted."""
+        """Return the rows after a run, and the contents that it computes, sorted."""
         rows = dict(self.rows.get(scale, {}))
         needed = [
             row

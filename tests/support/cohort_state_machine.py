@@ -1,4 +1,4 @@
-"""Fault 25: a cohort and a dictionary go through the same, whatever it is, and stay the same."""
+"""Fault 25: apply the same events to a cohort and to a model, and compare them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.support.inprocess_client import Killed, dying, here, meanwhile
 from tests.support.power_cuts import tear, unsynced
 
 MEMORY = Path("/dev/shm")
-"""A file system in memory where there is one: nothing here needs to survive a power cut."""
+"""File system in memory, if available: nothing here needs to survive a power cut."""
 
 PLACES = ("s1/a.png", "s1/b.png", "s2/a.png", "s2/c.png")
 NAMES = st.sampled_from(PLACES)
@@ -51,11 +51,12 @@ LIMITS = st.sampled_from([None, None, 1, 2])
 ACTIONS = st.sampled_from(["ingest", "run", "gc"])
 
 MOST_POINTS = 40
-"""Renames, links, removals and commits at which a death is tried; an ingest or run has fewer."""
+"""Most renames, links, removals and commits at which a crash is tried; no ingest or run has
+more."""
 
 
 class Machine(RuleBasedStateMachine):
-    """A cohort with at most four images, and what must be in it."""
+    """A cohort with at most four images, and its model."""
 
     deaths: ClassVar[Counter[str]] = Counter()
     failures: ClassVar[Counter[str]] = Counter()
@@ -80,7 +81,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(shown=st.lists(SHOWN, max_size=3))
     def create(self, shown: list[int]) -> None:
-        """Make the cohort, and name its sources."""
+        """Create the cohort, and declare its sources."""
         for name, content in zip(PLACES, shown, strict=False):
             self.put(name, content)
         self.cohort = engine.create(self.place, layout="{subject}/{name}")
@@ -88,7 +89,7 @@ class Machine(RuleBasedStateMachine):
         self.model.catalog = self.model.ingested()
 
     def teardown(self) -> None:
-        """Let all come to its end, which is clean; then nothing is left to do."""
+        """Finish all work; the cohort must be clean, with nothing left to do."""
         try:
             if hasattr(self, "cohort"):
                 self._come_to_an_end()
@@ -105,7 +106,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=NAMES, how=st.sampled_from([*BROKEN, "cut"]), shown=SHOWN)
     def break_file(self, name: str, how: str, shown: int) -> None:
-        """Put a file in place that can't be read."""
+        """Replace a file by an unreadable one."""
         whole = iio.imwrite("<bytes>", CONTENTS[shown], extension=".png")
         self._write(name, BROKEN.get(how, whole[:45]), None)
 
@@ -126,21 +127,21 @@ class Machine(RuleBasedStateMachine):
 
     @rule(shown=SHOWN)
     def sicken_or_heal(self, shown: int) -> None:
-        """Let the operation fail on what shows this, or let it no longer."""
+        """Make the operation fail on a content, or succeed again."""
         self.model.sick ^= {shown}
 
-    # what people do
+    # user actions
 
     @rule()
     def ingest(self) -> None:
-        """Take what changed."""
+        """Ingest the changes."""
         report = self.cohort.ingest(client=self.client)
         assert report.left == 0
         self.model.catalog = self.model.ingested()
 
     @rule(scale=SCALES, limit=LIMITS, retry=st.booleans())
     def run(self, scale: int, limit: int | None, retry: bool) -> None:
-        """Compute what lacks a result, and nothing else (I2)."""
+        """Compute the missing results, and nothing else (I2)."""
         rows, calls = self.model.computed(scale, limit, retry)
         operation = self._operation(scale)
         computed(self.log)
@@ -152,7 +153,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def verify(self) -> None:
-        """All is well (I3), and the pixels are those of the files (I4)."""
+        """Check that verify reports no problem (I3), and that pixels match the files (I4)."""
         self._check_whole()
 
     def _check_whole(self) -> VerifyReport:
@@ -166,11 +167,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def gc(self) -> None:
-        """Remove what no commit names."""
+        """Remove unreferenced files."""
         self.cohort.gc(older_than_s=0)
         assert self._leftovers() == set()
 
-    # what happens to them
+    # faults
 
     @rule(
         action=ACTIONS, point=st.integers(1, MOST_POINTS), after=st.booleans(), scale=SCALES,
@@ -179,7 +180,7 @@ class Machine(RuleBasedStateMachine):
     def kill(
         self, action: str, point: int, after: bool, scale: int, retry: bool, name: str, shown: int
     ) -> None:
-        """Die at a point; each row is then as before or as it was to be, and all is clean."""
+        """Crash at a point; each row must be as before or as intended, and all is clean."""
         self._die(action, point, after, scale, retry, name, shown)
 
     def _die(
@@ -187,7 +188,7 @@ class Machine(RuleBasedStateMachine):
         then: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         if action == "ingest":
-            self.put(name, shown)  # so that there is something to do
+            self.put(name, shown)  # so that the ingest has a change
         before, target = self.model.catalog, self.model.ingested()
         rows, _ = self.model.computed(scale, None, retry)
         with dying(str(self.place), point, after) as died:
@@ -210,7 +211,7 @@ class Machine(RuleBasedStateMachine):
     def fail_a_call(
         self, action: str, point: int, after: bool, scale: int, number: int, name: str, shown: int
     ) -> None:
-        """Let one call to the store fail: it says so, or did no harm, and nothing is torn."""
+        """Make one call to the store fail: it is reported or harmless, and nothing is torn."""
         if action == "ingest":
             self.put(name, shown)
         before, target = self.model.catalog, self.model.ingested()
@@ -247,7 +248,7 @@ class Machine(RuleBasedStateMachine):
     def cut_power(
         self, action: str, point: int, scale: int, name: str, shown: int, names: bool
     ) -> None:
-        """Die, and lose what was not synced: nothing that counts, so nothing needs repair."""
+        """Crash and lose unsynced data: nothing referenced, so nothing needs repair."""
         with unsynced(self.place) as cut:
 
             def lose() -> None:
@@ -262,14 +263,14 @@ class Machine(RuleBasedStateMachine):
         scale=SCALES,
     )  # fmt: skip
     def tear(self, data: st.DataObject, count: int, share: float, scale: int) -> None:
-        """Tear the newest log entries, in a copy: they are named, and the next commands go on."""
+        """Tear the newest log entries, in a copy: they are reported, and the next commands work."""
         copy = self.folder / "copy"
         shutil.copytree(self.place, copy)
         try:
             there = sorted(p.parent.relative_to(copy) for p in copy.rglob("_delta_log"))
             if not self._sources_are_there():
-                # Where the pixels of an image are is lost with an entry of shards; an image whose
-                # source is gone or broken can't be taken again, and verify says so.
+                # With an entry of shards, the location of an image's pixels is lost; an image with
+                # a missing or broken source can't be ingested again, and verify reports it.
                 there.remove(Path("catalog/shards"))
             ledger = data.draw(st.sampled_from(there)).as_posix()
             torn = tear(copy, ledger, count, share)
@@ -285,14 +286,14 @@ class Machine(RuleBasedStateMachine):
             shutil.rmtree(copy)
 
     def _sources_are_there(self) -> bool:
-        """Tell whether each catalogued image could be taken again."""
+        """Return whether each catalogued image could be ingested again."""
         readable = {n for n, file in self.model.files.items() if file.content is not None}
         return {
             n for n, k in self._catalog(self.cohort).items() if k.content is not None
         } <= readable
 
     def _check_repaired(self, cohort: engine.Cohort, operation: Asked, scale: int) -> None:
-        """All images whose files are there are right, with one right row each."""
+        """Check that all images with files are correct, with one correct row each."""
         files = {n: f.content for n, f in self.model.files.items() if f.content is not None}
         known = {n: k.content for n, k in self._catalog(cohort).items() if k.content is not None}
         assert {n: content for n, content in known.items() if n in files} == files
@@ -311,7 +312,7 @@ class Machine(RuleBasedStateMachine):
     def two_at_once(
         self, name: str, shown: int, point: int, scale: int, other: int, what: str
     ) -> None:
-        """Let two drivers work at the same cohort: both end, and leave what one would have."""
+        """Run two drivers on the same cohort: both end, with the result of one."""
         self.put(name, shown)
         first, second = what.split(", ")
         if first == second == "run":
@@ -348,7 +349,7 @@ class Machine(RuleBasedStateMachine):
         data=st.data(), delete=st.booleans(), bit=st.integers(0, 2**20), scale=SCALES,
     )  # fmt: skip
     def damage(self, data: st.DataObject, delete: bool, bit: int, scale: int) -> None:
-        """Flip a bit of a file, or delete it, in a copy: it is named, and nobody reads it."""
+        """Flip a bit of a file, or delete it, in a copy: it is reported and never used."""
         copy = self.folder / "copy"
         shutil.copytree(self.place, copy)
         try:
@@ -366,7 +367,7 @@ class Machine(RuleBasedStateMachine):
             shutil.rmtree(copy)
 
     def _kept_files(self, place: Path, delete: bool) -> list[str]:
-        """Return what the engine wrote and needs: all but leftovers, and what people write."""
+        """Return the files that the engine wrote and needs, without leftovers and user files."""
         left = {*self._leftovers(), "cohort.toml"}
         used = {
             part.key for part in ledger_of(self.cohort.root, self._operation(1)).snapshot().parts
@@ -379,12 +380,12 @@ class Machine(RuleBasedStateMachine):
             and not path.startswith((".staging/", "tables/.fragments/"))
             and not _only_begun(place / path)
             and not (delete and path.endswith("_head.json"))  # losing it loses nothing
-            # So does losing what a key was made of whose run died before it had a result.
+            # Nor does losing the inputs of a key whose run died before its first result.
             and not (delete and "/_keys/" in path and Path(path).stem not in used)
         ]
 
     def _check_copy(self, cohort: engine.Cohort, scale: int) -> None:
-        """Whatever is read or computed of a damaged cohort is right, or refused, or failed."""
+        """Check that all reads and results of a damaged cohort are correct, refused, or failed."""
         operation = self._operation(scale)
         try:
             self._check_tables_right(cohort)
@@ -403,7 +404,7 @@ class Machine(RuleBasedStateMachine):
             left, right = cohort.arrow_table(name), self.cohort.arrow_table(name)
             assert left.equals(right)
 
-    # the same as the model
+    # comparison with the model
 
     @invariant()
     def the_catalog_is_the_model(self) -> None:
@@ -470,7 +471,7 @@ class Machine(RuleBasedStateMachine):
         self.model.sick = set()
         self.ingest()
         self.run(1, None, True)
-        self.run(1, None, True)  # which computes nothing, as the model knows
+        self.run(1, None, True)  # computes nothing, as the model expects
         assert {self.model.rows[1][row] for row in self.model.selected(None)} <= {"done"}
         again = self.cohort.ingest(client=self.client)
         assert (again.new, again.changed, again.touched, again.failed) == (0, 0, 0, 0)
@@ -486,7 +487,7 @@ class Machine(RuleBasedStateMachine):
 def _settled(
     found: dict[str, Known], before: dict[str, Known], target: dict[str, Known]
 ) -> dict[str, Known]:
-    """Return the catalog after a death: of each image, what was before or what was to be."""
+    """Return the catalog after a crash: each image as before or as intended."""
     for name in before.keys() | target.keys() | found.keys():
         there = (n and (n.state, n.content) for n in (found.get(name),))
         allowed = [n and (n.state, n.content) for n in (before.get(name), target.get(name))]
@@ -502,7 +503,7 @@ def _objects(shown: int, scale: int) -> list[dict[str, float]]:
 def _rows(
     cohort: engine.Cohort, operation: Asked
 ) -> dict[tuple[str, int], tuple[str, list[dict[str, float]]]]:
-    """Return status and objects of each row, none of which is there twice."""
+    """Return status and objects of each row, without duplicates."""
     ledger = ledger_of(cohort.root, operation)
     rows: list[dict[str, Any]] = ledger.read(ledger.snapshot().of_key(operation.key)).to_pylist()
     found = {(r["image_id"], DIGESTS.index(r["inputs"])): (r["status"], r["objects"]) for r in rows}
@@ -511,7 +512,7 @@ def _rows(
 
 
 def _only_begun(path: Path) -> bool:
-    """Tell whether a file is the log of a ledger without a commit: it holds nothing yet."""
+    """Return whether a file is the log of a ledger without a commit, which holds no data."""
     return path.parent.name == "_delta_log" and len(list(path.parent.glob("*.json"))) == 1
 
 

@@ -1,7 +1,7 @@
-"""Processes that do the same thing to one root at the same moment.
+"""Processes that do the same thing to one store at the same moment.
 
-Importing the engine takes seconds on a busy machine, so one process does that, once, and forks the
-contenders. It does nothing else before: a fork copies no threads.
+Importing the engine takes seconds on a busy machine, so one process imports it once and forks the
+contenders. It does nothing else before, since a fork copies no threads.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 START_S = 0.3
-"""Time from a request to the moment when all begin, seconds: forks take a few milliseconds."""
+"""Delay from a request to the common start, seconds: forks take a few milliseconds."""
 
 LOST = 3
-"""Exit code of one that came too late."""
+"""Exit code of a process that lost the race."""
 
 
 def create(url: str, who: str) -> int:
@@ -44,7 +44,7 @@ def count(url: str, times: str) -> int:
 
 
 def write(url: str, who: str) -> int:
-    """Create and replace objects until killed. An object is one byte, over and over."""
+    """Create and replace objects until killed. An object repeats a single byte."""
     from engine.store.root.open import open_root
 
     root = open_root(url)
@@ -92,7 +92,7 @@ def serve() -> None:
 
 
 class Contenders:
-    """The process that forks them."""
+    """Client of the process that forks contenders."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -122,11 +122,11 @@ class Contenders:
         return self._ask({"what": what, "url": url, "given": given, "environment": environment})
 
     def wait(self, pids: Sequence[int]) -> list[int]:
-        """Return their exit codes (minus a signal) as soon as all have ended."""
+        """Wait until all have ended; return their exit codes (minus a signal)."""
         return self._ask({"wait": pids})
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""DICOM files that tests make: real ones, written by pydicom."""
+"""DICOM files for tests, written by pydicom."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ needs_sunnybrook = pytest.mark.skipif(
 
 
 def uid(*parts: object) -> UID:
-    """Return an UID made of some values."""
+    """Return a UID derived from some values."""
     return generate_uid(entropy_srcs=["test", *map(str, parts)])
 
 
 def make(pixels: NDArray[Any], *, syntax: str = ExplicitVRLittleEndian, **tags: Any) -> Dataset:
-    """Return a CT image of a patient who never lived; tags replace the elements there are."""
+    """Return a CT image of a fictitious patient; tags replace the default elements."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = UID(syntax)
@@ -73,7 +73,7 @@ def put_dicom(path: Path, pixels: NDArray[Any], **tags: Any) -> Path:
 def put_series(
     folder: Path, positions: list[float], *, times: tuple[float, ...] = (0.0,), **tags: Any
 ) -> list[Path]:
-    """Write a series: one plane for each position along z (mm) and time; pixels all differ."""
+    """Write a series: one plane for each position along z (mm) and time, with distinct pixels."""
     paths = []
     for z, position in enumerate(positions):
         for t, time in enumerate(times):

@@ -1,4 +1,4 @@
-"""DICOM files that are small and claim, or inflate to, much."""
+"""Small DICOM files that declare, or inflate to, large sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _written(**tags: object) -> bytes:
 
 
 def _deflated(before: bytes, count: int, after: bytes) -> bytes:
-    """Return a file whose deflated data set has many zeros in the middle."""
+    """Return a file with a deflated data set that has many zeros in the middle."""
     plain = _written(syntax=ExplicitVRLittleEndian)
     syntax = b"1.2.840.10008.1.2.1.99"
     meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
@@ -49,7 +49,7 @@ def _deflated_header() -> bytes:
 
 
 def _huge_codestream(kind: str) -> bytes:
-    """Return 64 x 64 by the header, whose codestream says 60,000 x 60,000."""
+    """Return 64 x 64 by the header, with a codestream that declares 60,000 x 60,000."""
     import imagecodecs
 
     if kind == "jpeg":
@@ -65,7 +65,7 @@ def _huge_codestream(kind: str) -> bytes:
 
 
 def _run_lengths() -> bytes:
-    """Return a frame of 64 x 64 whose run lengths unpack to 640 MiB."""
+    """Return a frame of 64 x 64 with run lengths that unpack to 640 MiB."""
     head = struct.pack("<16L", 1, 64, *[0] * 14)
     frame = head + b"\x81\0" * (5 * MIB)
     return _written(syntax=RLELossless, PixelData=encapsulate([frame]))

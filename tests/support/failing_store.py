@@ -1,4 +1,4 @@
-"""A call to the store that fails once, at any point that is wanted; `standin` has the deaths."""
+"""One failing call to the store, at any point; see `inprocess_client` for crashes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from unittest.mock import patch
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EMFILE, errno.ESTALE)
 
 CALLS = ("link", "rename", "replace", "unlink", "write", "fsync")
-"""Functions of `os` that fail; `os.open` of what is written does, too."""
+"""Functions of `os` that fail; so does `os.open` for writing."""
 
 
 @contextmanager
 def failing(place: str, point: int, after: bool, number: int) -> Iterator[Callable[[], bool]]:
-    """Let the n-th of these calls below a folder fail, before it is made or, of some, after it.
+    """Make the n-th of these calls below a folder fail, before or, for some, after it takes effect.
 
     Yields
     ------
-    Tells whether it failed: there may be fewer calls.
+    Function that returns whether it failed: there may be fewer calls.
     """
     passed = 0
     lock = threading.Lock()
@@ -39,7 +39,7 @@ def failing(place: str, point: int, after: bool, number: int) -> Iterator[Callab
     def wrapped(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
             fails = due(*given[:2])
-            # An object may be in place though its writer was told otherwise.
+            # An object may exist although its writer received an error.
             if not fails or (after and name in ("link", "rename", "replace")):
                 found = function(*given, **named)
             if fails:

@@ -1,4 +1,4 @@
-"""A colour profile of four inks, small enough to be made in a test (ICC.1:2001-04, lut8Type)."""
+"""CMYK colour profile small enough to be made in a test (ICC.1:2001-04, lut8Type)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images, cohorts and an operation that tests make and count."""
+"""Images, cohorts and an operation that counts its calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from engine.store.digests import digest_bytes
 
 @contextmanager
 def connect_quietly(**how: Any) -> Iterator[Client]:
-    """Connect, though Dask leaks a socket where another cluster has the dashboard's port."""
+    """Connect, and ignore the socket that Dask leaks if the dashboard's port is in use."""
     with ExitStack() as stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
@@ -39,7 +39,7 @@ LAYOUT = "{date}/{subject}/{experiment}/{name}"
 
 
 def grey(seed: int, shape: tuple[int, ...] = (40, 48), dtype: str = "uint8") -> NDArray[Any]:
-    """Return noise that no other seed gives; its greatest value is not 255, so it can be told."""
+    """Return noise unique to a seed; its maximum is not 255, so that it can be identified."""
     values = np.random.default_rng(seed).integers(0, 200, shape)
     return values.astype(dtype)
 
@@ -47,7 +47,7 @@ def grey(seed: int, shape: tuple[int, ...] = (40, 48), dtype: str = "uint8") -> 
 def discs(
     seed: int, shape: tuple[int, int] = (128, 128), radii: tuple[float, ...] = (12.0, 18.0)
 ) -> NDArray[np.uint8]:
-    """Return discs at random places on faint noise."""
+    """Return discs at random positions on faint noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[0], : shape[1]]
     plane = np.full(shape, 60.0)
@@ -65,7 +65,7 @@ def put(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
 
 
 def night(folder: Path, count: int = 4, seed: int = 0, **options: Any) -> list[Path]:
-    """Write some images under two subjects, laid out as `LAYOUT` says."""
+    """Write some images of two subjects, in the layout of `LAYOUT`."""
     return [
         put(folder / "d1" / f"s{n % 2}" / "e1" / f"i{seed + n}.png", grey(seed + n, **options))
         for n in range(count)
@@ -83,7 +83,7 @@ def states(cohort: engine.Cohort) -> dict[str, str]:
 
 
 def files_below(cohort: engine.Cohort, folder: str) -> dict[str, int]:
-    """Return the files of a part of the store with their sizes, notes of the engine left out."""
+    """Return the files of a part of the store with their sizes, without the engine's sidecars."""
     top = Path(cohort.root.url) / folder
     return {
         str(p.relative_to(top)): p.stat().st_size for p in sorted(top.rglob("*")) if p.is_file()
@@ -112,7 +112,7 @@ class Counting(Operation):
         return None if self.model is None else digest_bytes(Path(self.model).read_bytes())
 
     def annotation(self, source: str) -> str | None:
-        """Digest of the text beside the log that is named as the source."""
+        """Digest of the text next to the log that is named like the source."""
         if self.annotations is None:
             return None
         path = Path(self.annotations) / (source.replace("/", "-") + ".txt")
@@ -131,13 +131,13 @@ class Counting(Operation):
 
 
 class Second(Counting):
-    """The same operation, the next version."""
+    """The same operation in its next version."""
 
     version: ClassVar[int] = 2
 
 
 def computed(log: str | Path) -> list[str]:
-    """Return the sources that were computed since the last call, sorted, and forget them."""
+    """Return the sources computed since the last call, sorted, and reset the list."""
     path = Path(log)
     lines = path.read_text().splitlines() if path.exists() else []
     path.write_text("")

@@ -1,7 +1,7 @@
-"""A cluster that is this thread; a death, and another driver, at any point that is wanted.
+"""In-process cluster on this thread, with crashes and concurrent drivers at any point.
 
-What is asked of Dask is little (see `engine.execution.task_pool`), so the real driver, the real
-tasks and the real store run here; only sockets, processes and time are left out.
+The engine uses only a few functions of Dask (see `engine.execution.task_pool`), so the real driver,
+the real tasks and the real store run here; only sockets, processes and time are left out.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import engine.ingest.driver
 import engine.runs.driver
 
 POINTS = ("link", "rename", "replace", "unlink")
-"""Functions of `os` by which something appears or vanishes; a ledger's commit is a link."""
+"""Functions of `os` that make files appear or vanish; a ledger's commit is a link."""
 
 WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
 
 
 class Killed(BaseException):
-    """This process died here; nothing that it does afterwards reaches the disk."""
+    """This process died; nothing that it does afterwards reaches the disk."""
 
 
 class Ended:
-    """A task that was executed when it was submitted."""
+    """A task that was executed on submission."""
 
     def __init__(self, key: str, function: Callable[..., Any], given: tuple[Any, ...]) -> None:
         self.key = key
@@ -43,7 +43,7 @@ class Ended:
 
     @property
     def status(self) -> str:
-        """Say how it ended."""
+        """Return the state of the task."""
         return "finished" if self._error is None else "error"
 
     def result(self, timeout: float) -> Any:
@@ -51,16 +51,16 @@ class Ended:
         return self._value
 
     def exception(self, timeout: float) -> Exception | None:
-        """Return what it raised."""
+        """Return the exception of the task, if any."""
         return self._error
 
     def add_done_callback(self, call: Callable[[Any], None]) -> None:
-        """Call at once."""
+        """Call immediately."""
         call(self)
 
 
 class Here:
-    """A client whose only worker is this thread."""
+    """A client with this thread as its only worker."""
 
     status = "running"
     cluster = None
@@ -73,7 +73,7 @@ class Here:
 
     @property
     def scheduler(self) -> Here:
-        """Who is asked for the workers."""
+        """Scheduler that describes the workers."""
         return self
 
     def identity(self, n_workers: int) -> dict[str, Any]:
@@ -81,19 +81,19 @@ class Here:
         return {"workers": {"here": {"nthreads": 1, "resources": {}}}}
 
     def sync(self, function: Callable[..., Any], **given: Any) -> Any:
-        """Ask."""
+        """Call the function."""
         return function(**given)
 
     def wait_for_workers(self, count: int, timeout: float) -> None:
-        """Wait for nobody."""
+        """Return immediately."""
 
     def cancel(self, futures: list[Any]) -> None:
-        """Cancel nothing: all ended when they were submitted."""
+        """Do nothing: all tasks ended on submission."""
 
 
 @contextmanager
 def here() -> Iterator[Any]:
-    """Give the client; within, tasks find their worker, and all that ends is committed at once."""
+    """Yield the client; in the block, tasks find their worker, and results commit at once."""
     memory = SimpleNamespace(memory_limit=None)
     worker = SimpleNamespace(name="here", state=SimpleNamespace(nthreads=1), memory_manager=memory)
     dask = SimpleNamespace(get_worker=lambda: worker, secede=lambda: None)
@@ -113,18 +113,18 @@ def _below(place: str, *paths: Any) -> bool:
 
 @contextmanager
 def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
-    """Die at the n-th rename, link or removal below a folder, before or after it.
+    """Crash at the n-th rename, link or removal below a folder, before or after it.
 
     Yields
     ------
-    Tells whether it died: there may be fewer points.
+    Function that returns whether it crashed: there may be fewer points.
     """
     passed = 0
     dead = False
     mine = threading.get_ident()
 
     def gone(*paths: Any) -> bool:
-        """Tell whether who calls is dead: this thread, or another one that works for it."""
+        """Return whether the caller is dead: this thread, or a thread that works for it."""
         return dead and (threading.get_ident() == mine or _below(place, *paths))
 
     def passing() -> bool:
@@ -169,13 +169,13 @@ def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def meanwhile(place: str, point: int, other: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Let another driver do something, all of it, just before the n-th point of this one.
+    """Run another driver to its end just before the n-th point of this one.
 
-    While this one holds a lock the other one would wait; then it comes at the next point.
+    If this driver holds a lock, on which the other one would wait, use the next point.
 
     Yields
     ------
-    Tells whether the other one came.
+    Function that returns whether the other driver ran.
     """
     passed = held = 0
     came = False
@@ -190,7 +190,7 @@ def meanwhile(place: str, point: int, other: Callable[[], None]) -> Iterator[Cal
 
     def wrapped(function: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
-            # Zarr's own threads are waited for: who comes there would wait for itself.
+            # Zarr's own threads are awaited: running the other driver here would deadlock.
             if counts(*given) and threading.get_ident() == mine:
                 passing()
             return function(*given, **named)

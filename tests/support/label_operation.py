@@ -1,4 +1,4 @@
-"""An operation of one's own that makes label images, and what its labels must be."""
+"""Custom operation that makes label images, and its expected labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLASSES = (
 
 
 def bands(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the labels that `Bands` gives: thirds of 0 to 200."""
+    """Return the labels of `Bands`: thirds of 0 to 200."""
     return np.digitize(pixels[0], (67, 134)).astype(np.uint8)
 
 
@@ -36,10 +36,10 @@ class Bands(Operation):
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
 
     share: float = 1.0
-    """Changes nothing but the key."""
+    """Affects only the key."""
 
     fails: str = ""
-    """Images whose source has this in it fail while the file of this name is there."""
+    """Images with this in their source fail while the file of this name exists."""
 
     neutral: ClassVar[frozenset[str]] = frozenset({"fails"})
 
@@ -49,7 +49,7 @@ class Bands(Operation):
         return CLASSES
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
-        """Return the labels, and how many pixels are bright."""
+        """Return the labels, and the number of bright pixels."""
         if self.fails and Path(self.fails).exists() and Path(self.fails).name in image.source:
             raise ImageFailed("asked_to")
         labels = bands(image.pixels)
@@ -82,7 +82,7 @@ def read_labels(
 def check_labels(
     cohort: engine.Cohort, operation: Operation, where: str | None = None
 ) -> dict[str, NDArray[np.uint8]]:
-    """Check that each image's labels are those of its pixels."""
+    """Check that each image's labels match its pixels."""
     found = read_labels(cohort, operation, where)
     for image in cohort.images(where, stored=True):
         name = image.attrs["image_id"]

@@ -1,4 +1,4 @@
-"""Networks for tests: random weights that make a real choice, and maps of whole and of tiles."""
+"""Networks for tests: random weights that use all classes, and maps of whole images and tiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEAR_PX = 8
 
 
 def smooth_pixels(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
-    """Return colours that vary on many scales, as slides do: (3, y, x)."""
+    """Return colours that vary on many scales, as on slides: (3, y, x)."""
     rng = np.random.default_rng(seed)
     total = np.zeros((3, *shape))
     for scale in (4, 16, 64):
@@ -29,10 +29,10 @@ def smooth_pixels(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
 
 
 def random_network(architecture: str, options: dict[str, Any]) -> Network:
-    """Return a network whose classes are all used: random weights, running statistics fitted."""
+    """Return a network that uses all classes: random weights, with fitted running statistics."""
     torch.manual_seed(3)
     network = create_network(architecture, options, channels=3, classes=4).train()
-    # A mean of all is one value a plane of one image, and those of one image have no variance.
+    # A global mean is one value a plane of one image, and the values of one image have no variance.
     pooled = architecture in ("deeplabv3", "fusion") and "pool_px" not in options
     seen = [smooth_pixels((128, 128), seed) for seed in ((1, 2) if pooled else (1,))]
     images = (torch.from_numpy(np.stack(seen).astype(np.float32)) - 128) / 60
@@ -69,7 +69,7 @@ def near_borders(shape: tuple[int, int], tile: tuple[int, int]) -> NDArray[np.bo
 def compare_tiled_and_whole(
     network: Network, shape: tuple[int, int], tile: tuple[int, int], halo: int
 ) -> dict[str, float]:
-    """Return the shares of pixels whose classes agree, and how far the halo reaches."""
+    """Return the shares of pixels with equal classes, and the reach of the halo."""
     predictor = NetworkPredictor(network, (128,) * 3, (60,) * 3, "cpu")
     pixels = smooth_pixels(shape)
     whole = classes_of(predictor(pixels[None])[0], 4)

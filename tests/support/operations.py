@@ -1,4 +1,4 @@
-"""An operation whose calls can be counted across processes, and which fails as it is told to."""
+"""Operation with calls that can be counted across processes, and with configurable failures."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import pyarrow as pa
 from engine import Image, ImageFailed, Operation
 
 SLOW_S = 60.0
-"""How long a slow image takes, seconds: long enough for a cluster to shrink meanwhile."""
+"""Duration of a slow image, seconds: long enough for a cluster to shrink."""
 
 
 class Probe(Operation):
-    """Brightness of the quarters of an image; none for an image whose first pixel is odd.
+    """Brightness of the quarters of an image; none for an image with an odd first pixel.
 
     Parameters
     ----------
     scale
-        Factor on the answer: another one is another key.
+        Factor of the result: another one gives another key.
     calls
-        File to which each call appends the image's source, one write a call.
+        File to which each call appends the image's source, in one write.
     sick
         JSON file, by source: ``kill`` kills the process, ``fail`` fails the image, ``slow`` takes
-        `SLOW_S`, ``stop`` stops the process, the first time. May vanish.
+        `SLOW_S`, ``stop`` stops the process, the first time. May disappear.
     pause_s
-        How long each call takes, so that there is time to kill something.
+        Duration of each call, so that there is time to kill something.
     """
 
     name: ClassVar[str] = "probe"
@@ -48,7 +48,7 @@ class Probe(Operation):
     pause_s: float = 0.0
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any]]:
-        """Answer, after the call was counted."""
+        """Count the call, and measure."""
         count_call(self.calls, image.source)
         time.sleep(self.pause_s)
         harm = _read(self.sick).get(image.source)
@@ -74,21 +74,21 @@ class Probe(Operation):
 
 
 class ProbeGpu(Probe):
-    """The same, of workers that have a GPU."""
+    """The same operation, on workers with a GPU."""
 
     name: ClassVar[str] = "probe_gpu"
     resources: ClassVar[Mapping[str, float]] = {"GPU": 1}
 
 
 class ProbeTpu(Probe):
-    """The same, of workers that nobody has."""
+    """The same operation, on workers with a resource that none has."""
 
     name: ClassVar[str] = "probe_tpu"
     resources: ClassVar[Mapping[str, float]] = {"TPU": 1}
 
 
 def install_below(folder: Path) -> Path:
-    """Make a folder that, on ``PYTHONPATH``, installs these operations; return it."""
+    """Make a folder that installs these operations if it is on ``PYTHONPATH``; return it."""
     metadata = folder / "operations_for_tests-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(
@@ -115,7 +115,7 @@ def count_call(path: str, source: str) -> None:
 
 
 def first_time(path: str) -> bool:
-    """Tell whether nobody asked before, in whatever process."""
+    """Return whether this is the first call, in any process."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL))
     except FileExistsError:

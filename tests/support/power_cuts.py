@@ -1,4 +1,4 @@
-"""A power cut in one process: what was not synced when it came is lost, or torn."""
+"""Power cut in one process: unsynced data are lost, or torn."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _State = tuple[int, int, int]  # inode, size, time of the last write
 
 @contextmanager
 def unsynced(place: Path) -> Iterator[Callable[[bool], int]]:
-    """Keep account of what is durable below a folder, from now on.
+    """Track the durable contents of a folder from now on.
 
     Yields
     ------
-    Cuts the power: files whose bytes were not synced are empty then, and, if it is asked for, names
-    whose folder was not synced are what they were before. Returns how much it harmed.
+    Function that cuts the power: files with unsynced bytes become empty, and, on request, names in
+    unsynced folders are reset to their previous state. Returns the number of changes.
     """
     durable = {_state(path) for path in place.rglob("*") if path.is_file()}
-    names: list[tuple[str, str, bytes | None]] = []  # (folder, name, what it held before)
+    names: list[tuple[str, str, bytes | None]] = []  # (folder, name, previous contents)
 
     def changes(function: Callable[..., Any], which: int) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
@@ -71,7 +71,7 @@ def _state(path: Path) -> _State:
 
 
 def tear(place: Path, ledger: str, count: int, share: float) -> list[str]:
-    """Leave only a share of the bytes of a ledger's newest log entries, and say which they are."""
+    """Truncate a ledger's newest log entries to a share of their bytes; return the entries."""
     log = sorted((place / ledger / "_delta_log").glob("*.json"))
     for path in log[1:][-count:]:
         os.truncate(path, int(path.stat().st_size * share))

@@ -1,4 +1,4 @@
-"""DICOM whole slides that tests make."""
+"""DICOM whole slides for tests."""
 
 from __future__ import annotations
 

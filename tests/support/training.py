@@ -1,4 +1,4 @@
-"""A training in a process of its own; light to import, since processes are forked that have it."""
+"""Training in a process of its own; cheap to import, since test processes are forked from it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from engine.learning.training.loop import run_training
 from engine.learning.training.settings import TrainingSettings
 
 KEEP_EVERY_S = 0.1
-"""Often enough that a kill finds something kept, seldom enough that it also loses something."""
+"""Short enough that a kill finds a checkpoint, long enough that it also loses some steps."""
 
 
 def train_aloud(
     folder: Path, samples: list[Sample], settings: TrainingSettings, told: Connection
 ) -> None:
-    """Train, and tell each step."""
+    """Train, and report each step."""
     torch.set_num_threads(1)
     run_training(
         folder,

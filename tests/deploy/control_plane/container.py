@@ -1,4 +1,4 @@
-"""A container of a pod as a process: its own network, process ids, mounts, and a read-only root."""
+"""Container of a pod as a process: own network, process ids, mounts, and a read-only root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[3]
 
 ALWAYS_SEEN = sorted({REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)})
-"""Folders that make up our image: they are seen also below a volume that is mounted over them."""
+"""Folders of our image: they are also visible below a volume that is mounted over them."""
 
 SERVICE_ACCOUNT = "/run/secrets/kubernetes.io/serviceaccount"
 
@@ -38,13 +38,13 @@ exec /usr/sbin/chroot root {command}
 
 @dataclass
 class Network:
-    """A network of a pod: a namespace with one address on the node's bridge."""
+    """Network of a pod: a namespace with one address on the node's bridge."""
 
     name: str
     address: str
 
     def make(self) -> None:
-        """Make it."""
+        """Create it."""
         inside, outside = f"i{self.name[-10:]}", f"o{self.name[-10:]}"
         for command in (
             f"ip netns add {self.name}",
@@ -59,18 +59,18 @@ class Network:
             subprocess.run(shlex.split(command), check=True, capture_output=True)
 
     def remove(self) -> None:
-        """Remove it; its interfaces go with it."""
+        """Remove it, with its interfaces."""
         subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
 
 
 @dataclass
 class Container:
-    """What runs in a pod.
+    """Container of a pod.
 
     Attributes
     ----------
     folder
-        Of this pod, with its volumes.
+        Folder of this pod, with its volumes.
     mounts
         Source on this machine, path in the container, and whether it is read-only.
     """
@@ -86,7 +86,7 @@ class Container:
 
     @property
     def log(self) -> Path:
-        """Both streams, mixed as Kubernetes does."""
+        """Log of both streams, interleaved as Kubernetes does."""
         return self.folder / f"{self.name}.log"
 
     def _script(self) -> str:
@@ -119,7 +119,7 @@ class Container:
 
     @property
     def _first(self) -> int | None:
-        """Process id, as seen here, of what is number 1 inside."""
+        """Return the process id on this machine of the container's process 1."""
         assert self.process is not None
         outer = self.process.pid
         try:
@@ -155,7 +155,7 @@ class Container:
         return code if code >= 0 else 128 - code
 
     def discard(self) -> None:
-        """Forget its folder, but for the log."""
+        """Delete its folder, except the log."""
         for entry in self.folder.iterdir():
             if entry != self.log:
                 shutil.rmtree(entry, ignore_errors=True)

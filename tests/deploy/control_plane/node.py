@@ -1,9 +1,9 @@
-"""A node that runs pods as processes: as much of a kubelet as these tests need.
+"""Node that runs pods as processes: the parts of a kubelet that these tests need.
 
-It binds every pod to itself; knows ConfigMap, Secret, emptyDir and claim volumes, environment
+It binds every pod to itself; supports ConfigMap, Secret, emptyDir and claim volumes, environment
 variables from all of them, service account tokens, probes, preStop, restart policies and logs; and
-resolves Service names by a hosts file. It forwards ports, and has no image with the tag ``gone``.
-It enforces network policies by a firewall in each pod's own network, and no resources.
+resolves Service names by a hosts file. It forwards ports, and lacks images with the tag ``gone``.
+It enforces network policies with a firewall in each pod's own network, but no resource limits.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Object = dict[str, Any]
 
 
 class Node:
-    """The node.
+    """Node of the test cluster.
 
     Parameters
     ----------
     folder
-        Of the control plane: certificates, claims, and a folder for each pod.
+        Folder of the control plane: certificates, claims, and a folder for each pod.
     environment, seen
-        What an image would bring: variables, and folders beside this repository.
+        Contents of an image: variables, and folders in addition to this repository.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Node:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.containers: dict[tuple[str, str], Container] = {}
         self.parties: dict[str, tuple[str, Party]] = {}
-        """Networks of pods, and who they are, by the pods' uid."""
+        """Networks of pods, and their identities, by the pods' uid."""
         self._policies: dict[tuple[str, str], Object] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self._addresses = itertools.count(10)
@@ -63,7 +63,7 @@ class Node:
     async def api(
         self, method: str, path: str, body: Object | None = None, *, patch: bool = False
     ) -> tuple[int, Object]:
-        """Ask the API server."""
+        """Send a request to the API server."""
         kind = "application/merge-patch+json" if patch else "application/json"
         async with self.session.request(
             method, path, data=None if body is None else json.dumps(body),
@@ -75,7 +75,7 @@ class Node:
             return response.status, found
 
     async def run(self) -> None:
-        """Run for ever."""
+        """Run forever."""
         context = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
         self.session = aiohttp.ClientSession(
             f"https://{GATEWAY}:{API_PORT}",
@@ -155,7 +155,7 @@ class Node:
     def _write_hosts(self) -> None:
         lines = ["127.0.0.1 localhost"]
         for (namespace, name), service in self.services.items():
-            # Where nobody is ready, a connection is refused, as by a Service without endpoints.
+            # Without a ready pod, refuse the connection, as a Service without endpoints does.
             address = self._ready_address(namespace, service["spec"].get("selector"))
             lines.append(
                 f"{address or GATEWAY} {name}.{namespace} {name}.{namespace}.svc "
@@ -183,7 +183,7 @@ class Node:
 
     async def _namespace_changed(self, event: str, namespace: Object) -> None:
         meta = namespace["metadata"]
-        # Later versions of Kubernetes say this by themselves.
+        # Later versions of Kubernetes set this label themselves.
         labels = {"kubernetes.io/metadata.name": meta["name"], **meta.get("labels", {})}
         self._namespaces[meta["name"]] = labels
 
@@ -195,7 +195,7 @@ class Node:
         self.enforce_policies()
 
     def enforce_policies(self) -> None:
-        """Make the firewall of each pod anew: somebody came or went, or a policy changed."""
+        """Rebuild the firewall of each pod after a change of pods or policies."""
         policies = list(self._policies.values())
         parties = [party for _, party in self.parties.values()]
         for network, party in self.parties.values():
@@ -227,7 +227,7 @@ class Node:
                 await self.forget(pod)
 
     async def forget(self, pod: Object) -> None:
-        """Tell the API server that a pod is gone."""
+        """Report the removal of a pod to the API server."""
         meta = pod["metadata"]
         await self.api("DELETE", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}", {
             "gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]},
@@ -262,7 +262,7 @@ class Node:
                 await asyncio.sleep(POLL_S)
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
-        """Join a web socket to a port of a pod: its channel 0 is data, 1 would be errors."""
+        """Connect a web socket to a port of a pod: its channel 0 is data, 1 would be errors."""
         asked, port = request.match_info, int(request.query["port"])
         container = self.containers.get((asked["namespace"], asked["pod"]))
         if container is None:
@@ -270,7 +270,7 @@ class Node:
         reader, writer = await asyncio.open_connection(container.network.address, port)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        for channel in (0, 1):  # each begins with its port
+        for channel in (0, 1):  # each starts with its port
             await socket.send_bytes(bytes([channel]) + port.to_bytes(2, "little"))
 
         async def out() -> None:

@@ -1,4 +1,4 @@
-"""Starts and ends a control plane, and asks it things as an administrator."""
+"""Control plane of the tests: start, stop, and administrator access."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 ADMINISTRATOR = "administrators-token"
 VISITOR = "visitors-token"
-"""Of somebody who may nothing, unless a role is bound to him."""
+"""Tokens of an administrator, and of a user without permissions, unless a role is bound."""
 
 CONTROLLERS = (
     "deployment,replicaset,garbagecollector,job,cronjob,namespace,serviceaccount,"
@@ -32,13 +32,13 @@ CONTROLLERS = (
 START_S = 150.0
 
 OLDER = {"CronJob": "batch/v1beta1", "PodDisruptionBudget": "policy/v1beta1"}
-"""Kinds that Kubernetes 1.20 has under another version, with the same fields but for these."""
+"""API versions of Kubernetes 1.20 that differ, with the same fields except these."""
 
 YOUNGER_FIELDS = {"timeZone", "podFailurePolicy"}
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout_s: float = START_S) -> T:
-    """Return what a condition gives as soon as that is true."""
+    """Wait for a condition and return its value."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         if time.monotonic() > deadline:
@@ -48,7 +48,7 @@ def wait_for(condition: Callable[[], T], what: str, timeout_s: float = START_S) 
 
 
 def older(value: Any) -> Any:
-    """Return a manifest as Kubernetes 1.20 knows it."""
+    """Return a manifest in the API versions of Kubernetes 1.20."""
     if isinstance(value, list):
         return [older(each) for each in value]
     if not isinstance(value, dict):
@@ -60,16 +60,16 @@ def older(value: Any) -> Any:
 
 
 class ControlPlane:
-    """A control plane in this process' own network (see ``make deploy-test``).
+    """Control plane in this process' own network (see ``make deploy-test``).
 
     Parameters
     ----------
     programs
-        Where kube-apiserver and kube-controller-manager are.
+        Folder of kube-apiserver and kube-controller-manager.
     folder
-        A new folder for all that it writes.
+        New folder for all output.
     environment, seen
-        What an image would bring: variables, and folders beside this repository.
+        Contents of an image: variables, and folders in addition to this repository.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ControlPlane:
         self.kubeconfig = folder / "kubeconfig"
 
     def start(self) -> None:
-        """Start it, and return when its node is ready."""
+        """Start it, and wait for its node."""
         self._make_network()
         self._make_certificates()
         etcd = f"http://{GATEWAY}:2379"
@@ -117,7 +117,7 @@ class ControlPlane:
     def _make_network(self) -> None:
         for command in (
             "mkdir -p /run/netns",
-            "mount -t tmpfs tmpfs /run/netns",  # names of networks end with us
+            "mount -t tmpfs tmpfs /run/netns",  # names of networks end with this process
             "ip link set lo up",
             "ip link add pods type bridge",
             f"ip addr add {GATEWAY}/16 dev pods",
@@ -163,7 +163,7 @@ class ControlPlane:
             )
 
     def stop(self) -> None:
-        """End it; the node's containers end with it."""
+        """Stop it, with the node's containers."""
         for process in reversed(self._processes):
             process.terminate()
         for process in self._processes:
@@ -174,7 +174,7 @@ class ControlPlane:
                 process.wait()
 
     def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
-        """Run kubectl, and return what it says."""
+        """Run kubectl, and return its output."""
         ran = subprocess.run(
             [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments],
             input=given, capture_output=True, text=True, check=False,
@@ -189,7 +189,7 @@ class ControlPlane:
         self.kubectl("apply", "--validate=false", "-f", "-", given=text)
 
     def get(self, *arguments: str) -> Any:
-        """Return an object, or None where there is none."""
+        """Return an object, or None if it does not exist."""
         text = self.kubectl("get", *arguments, "-o", "json", check=False)
         return json.loads(text) if text else None
 
@@ -199,7 +199,7 @@ class ControlPlane:
         return [] if found is None else list(found["items"])
 
     def log(self, pod: str) -> str:
-        """Return what a pod said, also after it is gone."""
+        """Return a pod's log, also after its removal."""
         files = sorted((self.folder / "pods" / pod).glob("*.log"))
         return "\n".join(file.read_text(errors="replace") for file in files)
 

@@ -1,4 +1,4 @@
-"""A pod while it is on the node: container, volumes, variables, and what is said of it."""
+"""Pod on the node: container, volumes, variables, and status."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from tests.deploy.control_plane.node import Node
 
 GATEWAY = "10.244.0.1"
-"""The node's address on the bridge; API server and logs answer there, and nothing else."""
+"""The node's address on the bridge; only the API server and logs listen on it."""
 
 API_PORT = 6443
 
 IMAGES = {
-    # What an image's entrypoint would be.
+    # Entrypoint of the image.
     "dask-kubernetes-operator": ["kopf", "run", "-m", "dask_kubernetes.operator.controller"],
 }
 
@@ -41,16 +41,16 @@ def now() -> str:
 
 
 def log(*words: object) -> None:
-    """Say what happens."""
+    """Log an event."""
     print(f"{time.monotonic():9.2f}", *words, flush=True)
 
 
 class ImageGone(Exception):
-    """There is no such image."""
+    """The image does not exist."""
 
 
 class Pod:
-    """A pod while it is on the node."""
+    """Pod on the node."""
 
     def __init__(self, node: Node, pod: Object) -> None:
         self.node = node
@@ -109,7 +109,7 @@ class Pod:
             self.node.enforce_policies()
 
     async def _attend(self, running: Container) -> bool:
-        """Attend one start of the container; True when the pod is at its end."""
+        """Supervise one start of the container; return True at the end of the pod."""
         state: Object = {"running": {"startedAt": now()}}
         ready = asyncio.create_task(self._ready())
         ended = asyncio.create_task(running.wait())
@@ -202,7 +202,7 @@ class Pod:
         path = f"/api/v1/namespaces/{self.meta['namespace']}/pods/{self.meta['name']}/status"
         await self.node.api("PATCH", path, {"status": status}, patch=True)
 
-    # what a container is made of
+    # contents of the container
 
     async def _make(self) -> Container:
         if self.container["image"].endswith(":gone"):

@@ -1,6 +1,6 @@
-"""Network policies: what they allow, and a firewall that makes it so in a pod's own network.
+"""Network policies: evaluation, and enforcement by a firewall in a pod's own network.
 
-As much of networking.k8s.io/v1 as deploy/kubernetes uses: numbered ports, and no ranges of them.
+Covers the part of networking.k8s.io/v1 that deploy/kubernetes uses: numbered ports, no ranges.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Namespaces = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Party:
-    """Who talks or is talked to: a pod, or something outside, which has no namespace."""
+    """Endpoint of a connection: a pod, or an external party, which has no namespace."""
 
     address: str
     labels: Mapping[str, str]
@@ -27,7 +27,7 @@ class Party:
 
 
 def selects(selector: Object, labels: Mapping[str, str]) -> bool:
-    """Tell whether a label selector selects."""
+    """Return whether a label selector matches."""
     for each in selector.get("matchExpressions", ()):
         if each["operator"] != "In":
             raise NotImplementedError(each["operator"])
@@ -48,7 +48,7 @@ def selecting(policies: Iterable[Object], party: Party, kind: str) -> list[Objec
 
 
 def rules(policies: Iterable[Object], kind: str) -> Iterator[tuple[str, Object, Object]]:
-    """Yield namespace, peer and port of each thing that policies of a kind allow."""
+    """Yield namespace, peer and port of each rule of policies of a kind."""
     side = {"Ingress": "from", "Egress": "to"}[kind]
     for policy in policies:
         for rule in policy["spec"].get(kind.lower(), ()):
@@ -58,7 +58,7 @@ def rules(policies: Iterable[Object], kind: str) -> Iterator[tuple[str, Object, 
 
 
 def is_peer(peer: Object, party: Party, namespace: str, namespaces: Namespaces) -> bool:
-    """Tell whether a rule's peer means a party."""
+    """Return whether a rule's peer matches a party."""
     if "ipBlock" in peer:
         address = ip_address(party.address)
         return address in ip_network(peer["ipBlock"]["cidr"]) and not any(
@@ -82,7 +82,7 @@ def allowed(
     port: int,
     protocol: str = "TCP",
 ) -> bool:
-    """Tell whether a connection passes both sides."""
+    """Return whether a connection passes both sides."""
     for party, other, kind in ((source, target, "Egress"), (target, source, "Ingress")):
         isolating = selecting(policies, party, kind)
         if isolating and not any(
@@ -103,7 +103,7 @@ def firewall(
 ) -> str:
     """Return the rules of a pod's own network, for ``iptables-restore``.
 
-    Kubelet's probes and forwarded ports come from the node, which always gets in.
+    Kubelet's probes and forwarded ports come from the node, which is always allowed.
     """
     lines = ["*filter"]
     for kind, chain, out in (("Ingress", "INPUT", "-i"), ("Egress", "OUTPUT", "-o")):
@@ -123,14 +123,14 @@ def firewall(
             for other in others:
                 if "ipBlock" not in peer and is_peer(peer, other, namespace, namespaces):
                     lines.append(f"-A {chain} {address} {other.address} {to} -j ACCEPT")
-    # Where the node stands in for a Service that has nobody ready: refused, as by kube-proxy, which
-    # looks before policies do.
+    # The node stands in for a Service without ready pods: refuse, as kube-proxy does before it
+    # evaluates policies.
     lines.append(f"-A OUTPUT -d {node} -p tcp -j REJECT --reject-with tcp-reset")
     return "\n".join([*lines, "COMMIT", ""])
 
 
 def enforce(network: str, text: str) -> None:
-    """Put rules into a network namespace, all at once."""
+    """Replace the rules of a network namespace atomically."""
     subprocess.run(
         ["ip", "netns", "exec", network, "iptables-legacy-restore"],
         input=text, text=True, check=True, capture_output=True,
