@@ -42,13 +42,18 @@ OBLIQUE = re.compile(r"(What|Which|Who|Whose|Whom|How|Where|Whether|When|Why)\b"
 DIALECT = re.compile(r"\b(nobody|somebody|whoever|anew|aside|told)\b", re.IGNORECASE)
 """Words that the field has other terms for."""
 
+CODE = re.compile(r"^ *(?:\w+|(?:>>>|\.\.\.) .*)$", re.MULTILINE)
+"""Lines of docstrings that are not prose: names of parameters, and examples."""
+
 PLAIN: tuple[str, ...] = (
     "engine.cohort.",
     "engine.execution.kubernetes.",
     "engine.ingest.",
     "engine.kernels.",
+    "engine.learning.",
     "engine.learning_drivers.",
     "engine.operations.",
+    "engine.phantoms.",
     "engine.qc.",
     "engine.runs.",
     "engine.status.",
@@ -244,8 +249,7 @@ def test_prose_is_plain(path: Path) -> None:
     assert [one for one in documents if OBLIQUE.match(one)] == []
     comments = [t.string for t in tokenize.generate_tokens(io.StringIO(text).readline)
                 if t.type == tokenize.COMMENT]  # fmt: skip
-    # A line with a single word is the name of a parameter, which does not count.
-    prose = [re.sub(r"(?m)^ *\w+$", "", one) for one in [*documents, *comments]]
+    prose = [CODE.sub("", one) for one in [*documents, *comments]]
     assert [one for one in prose if DIALECT.search(one)] == []
 
 

@@ -1,10 +1,9 @@
-"""Models as files, and what they learn from.
+"""Model files, training data, training and evaluation.
 
-`cards` says what a model is, `bundles` keeps it with its weights, `foreign` reads other weights.
-`masks`, `mask_files` and `label_images` say where the mask of an image comes from; `order` says
-what is in which batch, `items` holds what was read, and `batches` makes the batches, which
-`torch_batches` gives to torch and `augment` changes.
-`samples`, `crops` and `settings` say what a training sees, and `training` does it; `evaluation`,
-`intervals` and `comparison` say what came of it.
-torch and onnxruntime are imported where weights are loaded, or tensors asked for.
+`models` holds model cards, bundles and weights. `datasets` finds the masks of images (`masks`,
+`mask_files`, `label_images`), orders items into batches (`sampler`), caches them (`items`), makes
+batches (`batches`), converts them to torch tensors (`torch`) and augments them (`transforms`).
+`training` trains networks, and `evaluation` scores labels, with confidence intervals (`bootstrap`)
+and comparisons.
+torch and onnxruntime are imported only to load weights or make tensors.
 """

@@ -1,4 +1,4 @@
-"""Batches of images and their masks, read shard by shard in an order that a seed gives."""
+"""Batches of images and masks, read shard by shard in a seeded order."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from engine.store.digests import digest_bytes
 from engine.store.root.base import Root
 
 BUFFER_BYTES = 128 * 1024**2
-"""Decoded size of the images among which the next one is chosen: a thousand planes of 256 x 256."""
+"""Decoded size of the shuffle window: a thousand planes of 256 x 256."""
 
 Augment = Callable[..., Any]
-"""Called with an image (c, y, x) and a mask (y, x), if there are masks; returns them changed."""
+"""Called with an image (c, y, x) and a mask (y, x), if any; returns both, transformed."""
 
 
 class Batch(TypedDict, total=False):
-    """One batch: arrays, or tensors where torch iterates.
+    """One batch: arrays, or tensors when iterated with torch.
 
-    ``image`` (b, c, y, x) in modality units; ``mask`` (b, y, x) uint8, if masks were asked for;
-    ``image_id``, b names; ``epoch`` and ``batch``, which one it is, from 0.
+    ``image`` (b, c, y, x) in modality units; ``mask`` (b, y, x) uint8, if masks were requested;
+    ``image_id``, b names; ``epoch`` and ``batch``, their numbers from 0.
     """
 
     image: Any
@@ -42,7 +42,7 @@ class Batch(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """How batches are made, see `engine.cohort.cohort.Cohort.batches`."""
+    """Options of batches, see `engine.cohort.cohort.Cohort.batches`."""
 
     batch_size: int = 8
     shuffle: bool = True
@@ -52,28 +52,28 @@ class BatchOptions:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Validate the numbers."""
         for name, least in (("batch_size", 1), ("buffer_bytes", 1), ("workers", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ParameterError(name, getattr(self, name), f"at least {least}")
 
 
 class WrongState(EngineError, ValueError):
-    """A saved position belongs to other batches: (what differs,)."""
+    """A saved position belongs to different batches: (difference,)."""
 
     def __str__(self) -> str:
         return (
             f"The saved position is one of other batches: {self.args[0]}. Go on with the same "
-            "images, masks and options, or begin anew without load_state_dict."
+            "images, masks and options, or start again without load_state_dict."
         )
 
 
 class Batches:
-    """The batches of some images, epoch after epoch; get one from `Cohort.batches`.
+    """Batches of images, epoch after epoch; create them with `Cohort.batches`.
 
-    Each iteration is one epoch, and the next one has another order; one that was broken off begins
-    anew, unless `load_state_dict` says where to go on. Where torch is installed this is a
-    `torch.utils.data.IterableDataset`, and iterating gives tensors; `numpy` gives arrays, with or
+    Each iteration is one epoch with an order of its own; an interrupted epoch restarts, unless
+    `load_state_dict` restores a position. With torch installed this is a
+    `torch.utils.data.IterableDataset`, and iterating yields tensors; `numpy` yields arrays, with or
     without torch.
     """
 
@@ -97,14 +97,14 @@ class Batches:
             self._change = partial(augment_item, augment)
         self.options = options
         self.left_out: tuple[LeftOut, ...] = ()
-        """Which images are in no batch since they have no mask, and why."""
+        """Images without a mask, which are in no batch, with the reasons."""
         self._epoch = 0
-        self._start = 0  # the batch that the next iteration begins with
-        self._next = 0  # the one that comes after what was given out last
+        self._start = 0  # first batch of the next iteration
+        self._next = 0  # batch after the last one yielded
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration is of; setting it means to begin it."""
+        """Epoch of the next iteration; assign to start that epoch."""
         return self._epoch
 
     @epoch.setter
@@ -118,13 +118,13 @@ class Batches:
         return f"<{len(self)} batches of {len(self._items)} images{masks}{left}, {size}>"
 
     def __len__(self) -> int:
-        """Return how many batches an epoch has."""
+        """Return the number of batches of an epoch."""
         counts = np.bincount(self._items.kinds)
         size = self.options.batch_size
         return int((counts // size if self.options.drop_last else -(-counts // size)).sum())
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield tensors: only where torch is installed, see `engine.learning.datasets.torch`."""
+        """Yield tensors; needs torch, see `engine.learning.datasets.torch`."""
         raise MissingExtra("torch", "segment", "to iterate tensors; numpy() gives arrays without")
 
     def numpy(self) -> Iterator[Batch]:
@@ -132,30 +132,30 @@ class Batches:
         yield from self._follow(self.make(self.epoch, self._begin()))
 
     def _begin(self) -> int:
-        """Return the batch to begin with; the iteration after this one begins an epoch."""
+        """Return the first batch of this iteration; the iteration after it begins an epoch."""
         self._next, self._start = self._start, 0
         return self._next
 
     def _follow(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches, and take note of where they are."""
+        """Yield batches, and record the position."""
         for batch in batches:
             self._next = batch["batch"] + 1
             yield batch
         self.epoch += 1
 
-    # where it is
+    # position
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position after the batch that was given out last, as JSON can hold it."""
+        """Return the position after the last batch yielded, in JSON-compatible values."""
         return {"epoch": self.epoch, "batch": self._next, "of": self._identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at a position that `state_dict` gave, with the batch that would have come next.
+        """Resume at a position from `state_dict`, with the batch that would have come next.
 
         Raises
         ------
         WrongState
-            If the position is one of other images, masks or options.
+            If the position belongs to different images, masks or options.
         """
         mine = self._identity
         there = state.get("of")
@@ -168,14 +168,14 @@ class Batches:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """What the order of the batches depends on."""
+        """Identity of the batches: all that determines their order."""
         options = asdict(self.options)
-        del options["workers"]  # the order does not depend on them
+        del options["workers"]  # does not affect the order
         names = "\n".join(self._items.image_ids.to_pylist())
         shapes = self._items.shapes.tobytes() + self._items.shards.tobytes()
         return {**options, "images": digest_bytes(names.encode() + shapes)}
 
-    # how they are made
+    # loading
 
     def _plan(self, epoch: int) -> Epoch:
         options, items = self.options, self._items
@@ -186,21 +186,21 @@ class Batches:
         return cut_batches(order, items.kinds, options.batch_size, options.drop_last)
 
     def _nbytes(self) -> Numbers:
-        """Return the bytes that each item takes while it waits."""
+        """Return the bytes that each item takes while it is held in memory."""
         masks = 0 if self._masks is None else np.prod(self._items.shapes[:, 1:], axis=1)
         return np.maximum(self._items.nbytes + masks, 1)
 
     def make(self, epoch: int, first: int, share: int = 0, shares: int = 1) -> Iterator[Batch]:
-        """Yield every ``shares``-th batch of an epoch from one on, as arrays.
+        """Yield every ``shares``-th batch of an epoch, starting at a given one, as arrays.
 
         Parameters
         ----------
         epoch
-            Which epoch.
+            Number of the epoch.
         first
-            Number of the batch that the first share begins with.
+            Number of the batch with which the first share begins.
         share, shares
-            Which share of how many: a loader with so many processes asks each for one.
+            Index of the share, and number of shares: one per process of a loader.
         """
         plan = self._plan(epoch)
         numbers = range(first + share, len(plan), shares)
@@ -224,7 +224,7 @@ class Batches:
             slope, intercept = rescale[n]
             if (slope, intercept) == (1.0, 0.0):
                 images[n] = held.pixels
-            else:  # PS3.3, C.11.1.1.2
+            else:  # modality rescale, PS3.3, C.11.1.1.2
                 image = images[n]
                 np.multiply(held.pixels, slope, image, dtype=np.float32, casting="same_kind")
                 image += intercept

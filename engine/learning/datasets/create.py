@@ -1,4 +1,4 @@
-"""Create batches of images: a torch dataset where torch is installed."""
+"""Creation of batches: a torch dataset if torch is installed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def create_batches(
     augment: Augment | None,
     options: BatchOptions,
 ) -> Batches:
-    """Return the batches of the images of some catalog rows, a torch dataset where torch is.
+    """Return the batches of the images in some catalog rows, as a torch dataset if possible.
 
     Raises
     ------
     NothingFound, ParameterError
-        If there is no image, or one that fits into no batch.
+        If there are no images, or an image is too large for a batch.
     NoMask
         If an image has no mask.
     MissingExtra

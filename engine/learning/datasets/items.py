@@ -1,4 +1,4 @@
-"""What batches are made of: where each item's pixels lie, and the items that are held in memory."""
+"""Items of batches: an index of their pixels, and a cache that loads them shard by shard."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ ORDER = [(name, "ascending") for name in ("stack", "shard", "t", "z", "image_id"
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Images as numbered items, in the order in which they lie.
+    """Index of images as numbered items, in storage order.
 
     Attributes
     ----------
     image_ids
-        Names.
+        Image ids.
     stacks
         Name of each item's stack.
     places
-        t and z of each (n, 2); z is -1 in a stack.
+        t and z of each item (n, 2); z is -1 in a stack.
     shapes
-        Channels, height and width of each (n, 3), pixels.
+        Channels, height and width of each item (n, 3), pixels.
     shards
         Number of each item's shard, ascending.
     starts
-        First item of each shard, and the count of all.
+        First item of each shard, and the total number of items.
     kinds
-        Number of each item's shape.
+        Number of the shape of each item.
     rescale
-        Slope and intercept of each (n, 2); 1 and 0 where the header has none.
+        Slope and intercept of each item (n, 2); 1 and 0 without rescaling in the header.
     nbytes
-        Decoded bytes of each.
+        Decoded bytes of each item.
     """
 
     image_ids: pa.StringArray
@@ -66,7 +66,7 @@ class Items:
 
 
 def items_of(images: pa.Table) -> Items:
-    """Return the items of catalog rows.
+    """Return the index of the images in catalog rows.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def items_of(images: pa.Table) -> Items:
     Raises
     ------
     NothingFound
-        If there is none.
+        If there are no images.
     ParameterError
-        If an image is a giant one, which no batch can hold.
+        If an image is giant, so that no batch can hold it.
     """
     if images.num_rows == 0:
         raise NothingFound("No image is chosen", "See what there is: cohort status")
@@ -118,22 +118,22 @@ def items_of(images: pa.Table) -> Items:
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """An item in memory: pixels (c, y, x) as they are stored, and the mask (y, x)."""
+    """Item in memory: pixels (c, y, x) as stored, and the mask (y, x)."""
 
     pixels: NDArray[Any]
     mask: Labels | None = None
 
     @property
     def nbytes(self) -> int:
-        """What it takes, bytes."""
+        """Memory size, bytes."""
         return self.pixels.nbytes + (0 if self.mask is None else self.mask.nbytes)
 
 
 class Memory:
-    """Arrays that are used again.
+    """Pool of arrays for reuse.
 
-    Items come and go in another order than they came; given back to the system's allocator they
-    leave holes, and after some epochs the process had six times the memory that it used.
+    Items leave memory in another order than they enter it; returned to the system's allocator they
+    fragment the heap, and after some epochs the process had six times the memory that it used.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -152,7 +152,7 @@ class Memory:
         return kept
 
     def give_back(self, *arrays: NDArray[Any] | None) -> None:
-        """Take arrays that nobody reads any more."""
+        """Return arrays to the pool; no reader may use them any more."""
         for array in arrays:
             if array is not None and self._bytes + array.nbytes <= self._limit:
                 self._free.setdefault((array.dtype, array.shape), []).append(array)
@@ -160,27 +160,27 @@ class Memory:
 
 
 Planes = dict[Place, NDArray[Any]]
-"""Planes (c, y, x) of one shard by their place."""
+"""Planes (c, y, x) of one shard by (t, z)."""
 
 
 class Shelf:
-    """Items in memory: what was read with a shard, until its turn.
+    """Prefetching cache of items: each shard is read once, and its items are held until needed.
 
-    While the items of one shard are given out, a thread reads the next one: decoding is most of
-    the work, and needs no interpreter.
+    While the items of one shard are yielded, a thread reads the next shard: decoding is most of
+    the work, and releases the GIL.
 
     Parameters
     ----------
     root, files
-        The cohort, and the catalog's rows of its files by path.
+        The cohort's store, and the catalog's rows of its files by path.
     items
         All items.
     masks
-        Their masks, or None.
+        Masks of the items, or None.
     wanted
-        Numbers of the items that will be asked for, in the order in which they will.
+        Numbers of the items that will be requested, in order.
     limit_bytes
-        How much is kept. What came first makes room; it is read again by itself if its turn comes.
+        Memory limit. The oldest items are evicted, and read again individually when requested.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Shelf:
         self._thread.shutdown(cancel_futures=True)
 
     def take(self, wanted: Sequence[int]) -> Iterator[Held]:
-        """Yield items, each to be read until the next one is asked for."""
+        """Yield items, each valid until the next one is requested."""
         missing: dict[int, list[int]] = {}
         for item in wanted:
             if item not in self._held:
@@ -221,10 +221,10 @@ class Shelf:
             if self._ahead is not None and some[0] in self._expected:
                 some, planes = self._expected, self._ahead.result()
                 self._read_ahead()
-            else:  # it had to make room
+            else:  # it was evicted
                 planes = self._thread.submit(self._read, some).result()
             self._load(some, planes)
-            del planes  # a whole shard, of which copies were made
+            del planes  # a whole shard, already copied
         for item in wanted:
             held = self._drop(item)
             yield held
@@ -266,7 +266,7 @@ class Shelf:
 
 
 def _by_shard(shards: Numbers, wanted: Numbers) -> Iterator[list[int]]:
-    """Yield what is wanted of each shard, as it lies, in the order in which shards are needed."""
+    """Yield the requested items of each shard, in storage order, by the first use of the shard."""
     numbers, first = np.unique(shards[wanted], return_index=True)
     lying = np.sort(wanted)
     parts = np.split(lying, np.searchsorted(shards[lying], numbers[1:]))

@@ -1,4 +1,4 @@
-"""Masks from label images that lie on the grid of a stack, as OME-Zarr keeps them (NGFF 0.5)."""
+"""Masks from label images on the grid of a stack, in OME-Zarr (NGFF 0.5)."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from engine.store.root.base import Root
 
 @dataclass(frozen=True)
 class LabelImages:
-    """Masks that are stored beside the pixels, ``pixels/<stack>.zarr/labels/<name>``.
+    """Masks from label images stored with the pixels, ``pixels/<stack>.zarr/labels/<name>``.
 
     Parameters
     ----------
     name
-        Of the label image. Images count as masked whose labels the catalog has; where another
-        program made the label image, all of its stack.
+        Name of the label image. Images have a mask if the catalog lists their labels; for a label
+        image made by another program, all images of its stack.
     names
-        What the labels stand for.
+        Names of the labels.
     """
 
     name: str
     names: Mapping[int, str] = field(default_factory=dict)
 
     def open(self, root: Root, images: pa.Table) -> Masks:
-        """Find the stacks that have a label image of the name; see `MaskSource.open`.
+        """Find the stacks with a label image of this name; see `MaskSource.open`.
 
         Raises
         ------
         NothingFound
             If no stack has one.
         NoMask
-            If one does not lie on its stack's grid, or holds other things than classes.
+            If a label image does not match its stack's grid, or holds other data than classes.
         CorruptStore, MissingObject
         """
         planes = planes_of(images)
@@ -66,7 +66,7 @@ class LabelImages:
             )
         rows = _rows(root, with_labels)
         known = {s for s in with_labels if f"{stack_path(s)}/{level}/zarr.json" in rows}
-        for stack in {*with_labels} - known:  # made by another program: taken as it is found
+        for stack in {*with_labels} - known:  # made by another program: used as it is
             found = _found(root, stack, f"{stack_path(stack)}/{level}")
             rows |= {row.path: row for row in found}
         reader = StackReader(root, rows)
@@ -90,14 +90,14 @@ def _rows(root: Root, stacks: Sequence[str]) -> dict[str, ShardRow]:
     for row in read_shards(root):
         if row.stack.partition(".zarr/")[0] not in wanted:
             continue
-        # While a shard of labels is replaced, the catalog names what it was and what it will be.
+        # While a shard of labels is replaced, the catalog lists its old and its new version.
         if row.path not in rows or root.size(row.path) == row.size:
             rows[row.path] = row
     return rows
 
 
 def _found(root: Root, stack: str, base: str) -> list[ShardRow]:
-    """Return rows of an array's files; a shard that is not there can't be told from a blank one."""
+    """Return rows of an array's files; a missing shard can't be distinguished from a blank one."""
     data = root.read(f"{base}/zarr.json")
     rows = [ShardRow(f"{base}/zarr.json", stack, 0, -1, digest_bytes(data), len(data), -1)]
     for entry in root.list(f"{base}/c"):
@@ -106,7 +106,7 @@ def _found(root: Root, stack: str, base: str) -> list[ShardRow]:
 
 
 def _check(reader: StackReader, stack: str, level: str) -> tuple[int, ...]:
-    """Return the shape of a label image's shards, if it lies on its stack's grid."""
+    """Return the shape of a label image's shards, or refuse one on a different grid."""
     pixels, labels = reader.array(stack), reader.array(stack, level)
     where = f"{stack_path(stack)}/{level}"
     due = (pixels.shape[0], 1, *pixels.shape[2:])

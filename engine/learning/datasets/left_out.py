@@ -1,4 +1,4 @@
-"""Which images a training, an evaluation or batches leave out, and why."""
+"""Images excluded from a training, an evaluation or batches, by reason."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ LACKING: Mapping[str, str] = MappingProxyType(
         COPY: "They have the pixels of an image that is taken.",
     }
 )
-"""Why an image is left out, by code."""
+"""Reasons for leaving an image out, by code."""
 
 NAMED = 5
-"""Images that are named for each reason; all are counted."""
+"""Number of images named for each reason; all are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Images that are left out for one reason (a code of `LACKING`); the first are named."""
+    """Images left out for one reason (a code of `LACKING`); only the first are named."""
 
     reason: str
     count: int
     first: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return the values as JSON-compatible types."""
         return {**asdict(self), "first": list(self.first)}
 
 
 def find_left_out(images: pa.Table, taken: Collection[str], masks: Masks) -> tuple[LeftOut, ...]:
-    """Return which images with pixels are not taken, by reason.
+    """Return the images with pixels that are not used, by reason.
 
     Parameters
     ----------
     images
-        The catalog's rows of those that were meant.
+        The catalog's rows of the selected images.
     taken
-        The image_ids of those that are.
+        The image_ids of the images used.
     masks
-        Which says why it has none of an image.
+        Source of the masks, which gives the reason why an image has none.
     """
     there = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
     found: dict[str, list[str]] = {}
@@ -69,7 +69,7 @@ def find_left_out(images: pa.Table, taken: Collection[str], masks: Masks) -> tup
 
 
 def told_left_out(left: Sequence[LeftOut]) -> Iterator[str]:
-    """Yield a sentence for each reason.
+    """Yield one sentence per reason.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Masks from files beside the images: a folder of masks a class, or layered drawings."""
+"""Masks from files next to the images: one folder of masks per class, or layered drawings."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from engine.store.digests import digest_bytes, digest_of
 from engine.store.root.base import Root
 
 RULE = 1
-"""Version of the rules by which files become labels, see `engine.sources.mask_images`."""
+"""Version of the rules that convert files to labels, see `engine.sources.mask_images`."""
 
 RULE_OF_NEWER = 3
-"""Version of what was added for some formats; masks of others are as they were."""
+"""Version of the rules of formats added later; masks of other formats keep theirs."""
 
 _NEWER = (".tif", ".tiff", ".psd")
 
@@ -45,15 +45,14 @@ class MaskFolders:
     Parameters
     ----------
     path
-        Folder of these. In each, the mask of an image has the image's own path below its root,
-        whatever the suffix.
+        Folder that contains them. In each, the mask of an image has the image's own path below its
+        root, with any suffix.
     images
-        Name of the root whose images they are of; any by default.
+        Name of the root of the images; any root by default.
     fat_over_bone
-        Which of the two counts where both were drawn.
+        Whether fat takes precedence where both were drawn.
     may_be_empty
-        Classes that an image may well have none of; of others, a mask that marks nothing is taken
-        for a mistake.
+        Classes that may be absent from an image; an empty mask of any other class is an error.
     """
 
     path: str | Path
@@ -62,20 +61,21 @@ class MaskFolders:
     may_be_empty: tuple[Tissue, ...] = ()
 
     def open(self, root: Root, images: pa.Table) -> Masks:
-        """Find the images of which any of the folders has a mask; see `MaskSource.open`.
+        """Find the images with a mask in any of the folders; see `MaskSource.open`.
 
         Raises
         ------
         NoMask
-            If there is none, or two images of one path.
+            If no image has a mask, or two images have the same path.
         NoSource
         """
-        # An image that one folder lacks counts as masked, so that reading it says what is missing.
+        # An image without a mask in one folder counts as masked, so that reading it reports the
+        # gap.
         names = {name for folder in self._folders() for name in _names_below(folder, None)}
         return _MaskFiles(self, planes_of(images), _match(root, images, self, names))
 
     def files_of(self, name: str) -> list[Path]:
-        """Return the files that the mask of a name is made of."""
+        """Return the files of the mask of a name."""
         return [find_mask_file(folder, name) for folder in self._folders()]
 
     def labels_of(self, name: str, plane: Plane) -> Labels:
@@ -87,7 +87,7 @@ class MaskFolders:
 
     @property
     def rules(self) -> list[object]:
-        """What a mask depends on beside its files."""
+        """Inputs of a mask besides its files."""
         return ["folders", RULE, self.fat_over_bone]
 
     def _folders(self) -> list[Path]:
@@ -97,18 +97,18 @@ class MaskFolders:
 
 @dataclass(frozen=True)
 class LayeredFiles:
-    """Masks as layered PSD, which hold an image and what was drawn on it; extra ``slides``.
+    """Masks as layered PSD files, which hold an image and the drawings on it; extra ``slides``.
 
     Parameters
     ----------
     path
         Folder of PSD files under the images' own paths below their root.
     images
-        Name of the root whose images they are of; any by default.
+        Name of the root of the images; any root by default.
     classes
         Class of each layer by its name; by default by the rule of `engine.sources.psd.read_psd`.
     fat_over_bone
-        Which of the two counts where both were drawn.
+        Whether fat takes precedence where both were drawn.
     """
 
     path: str | Path
@@ -117,12 +117,12 @@ class LayeredFiles:
     fat_over_bone: bool = True
 
     def open(self, root: Root, images: pa.Table) -> Masks:
-        """Find the images of which there is a PSD; see `MaskSource.open`.
+        """Find the images with a PSD; see `MaskSource.open`.
 
         Raises
         ------
         NoMask
-            If there is none, or two images of one path.
+            If no image has a PSD, or two images have the same path.
         NoSource
         """
         _list(self.path)
@@ -130,7 +130,7 @@ class LayeredFiles:
         return _MaskFiles(self, planes_of(images), _match(root, images, self, names))
 
     def files_of(self, name: str) -> list[Path]:
-        """Return the file that the mask of a name is made of."""
+        """Return the file of the mask of a name."""
         return [find_mask_file(Path(self.path), name, ".psd")]
 
     def labels_of(self, name: str, plane: Plane) -> Labels:
@@ -150,7 +150,7 @@ class LayeredFiles:
 
     @property
     def rules(self) -> list[object]:
-        """What a mask depends on beside its file."""
+        """Inputs of a mask besides its file."""
         layers = sorted(
             (name.lower(), int(tissue)) for name, tissue in (self.classes or {}).items()
         )
@@ -169,7 +169,7 @@ class _Files(Protocol):
 
 
 class _MaskFiles:
-    """Masks of files; the last stays decoded, since its parts are wanted one after another."""
+    """Masks of files; the last one stays decoded, since its parts are requested in sequence."""
 
     def __init__(
         self, files: _Files, planes: Mapping[str, Plane], names: Mapping[str, str]
@@ -243,7 +243,7 @@ def _names_below(folder: Path, suffix: str | None) -> Iterator[str]:
         for path in folder.rglob("*"):
             if path.is_file() and suffix in (None, path.suffix.lower()):
                 yield path.relative_to(folder).with_suffix("").as_posix()
-    except OSError as error:  # without some of them, other images would be learnt from
+    except OSError as error:  # skipping some would silently change the training set
         raise AnnotationError(folder, f"it can't be listed now ({error.strerror})") from None
 
 
@@ -260,7 +260,7 @@ def _match(root: Root, images: pa.Table, files: _Files, names: set[str]) -> dict
         if files.images not in (None, base):
             continue
         if base in roots and roots[base].confidential:
-            hidden = True  # its path is a pseudonym
+            hidden = True  # its path in the catalog is a pseudonym
             continue
         name = str(PurePosixPath(path).with_suffix(""))
         if name not in names:

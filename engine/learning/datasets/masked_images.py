@@ -1,4 +1,4 @@
-"""Images of a cohort that have a mask, and the samples that are made of them on a worker."""
+"""Masked images of a cohort, and the samples that workers unpack from them."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from engine.store.root.atomic_write import write_aside
 from engine.store.root.base import Root
 
 SAMPLES = ".samples"
-"""Folder, in that of a training, with what its samples are read from."""
+"""Subfolder of a training that holds its unpacked samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedImage:
-    """Where an image is, and of whom; small and picklable.
+    """Location and subject of an image; small and picklable.
 
     Attributes
     ----------
     image_id, name, subject
-        What it is called, and whom it is of.
+        Identifiers of the image and its subject.
     content
         Digest of its pixels.
     stack, t, z, shape
-        Its place in the store, and its size (c, y, x).
+        Position in the store, and size (c, y, x).
     spacing_um
         Pixel spacing (y, x), micrometres, or None.
     noise_sd
-        Of each channel and, of colours, of their luminance, grey levels.
+        Of each channel and, for colours, of their luminance, grey levels.
     """
 
     image_id: str
@@ -60,11 +60,11 @@ class MaskedImage:
 
     @property
     def colours(self) -> bool:
-        """Whether its channels are grey or colours, and not stains."""
+        """True if its channels are grey or colours instead of stains."""
         return has_luminance(self.shape[0], len(self.noise_sd))
 
     def read(self, reader: StackReader) -> NDArray[Any]:
-        """Return its pixels (c, y, x), checked against the catalog."""
+        """Return its pixels (c, y, x), verified against the catalog."""
         channels, height, width = (slice(0, side) for side in self.shape)
         planes = (self.t, channels) if self.z is None else (self.t, channels, self.z)
         return reader.read(self.stack, (*planes, height, width))
@@ -73,15 +73,15 @@ class MaskedImage:
 def masked_images(images: pa.Table, masks: Masks) -> list[MaskedImage]:
     """Return the images that have a mask, one for each content, by image_id.
 
-    A copy of an image under another name teaches nothing new; and where it is another subject's,
-    it would be both trained on and held out.
+    A copy of an image under another name adds no information; and if it belongs to another subject,
+    the same pixels could be both trained on and held out.
 
     Parameters
     ----------
     images
-        The catalog's rows of those that may be taken.
+        The catalog's rows of the candidates.
     masks
-        Which of them have one.
+        Source of their masks.
     """
     there = set(masks.image_ids)
     found: dict[str, MaskedImage] = {}
@@ -106,9 +106,9 @@ def masked_images(images: pa.Table, masks: Masks) -> list[MaskedImage]:
 
 
 def classes_of_masks(masks: Masks) -> tuple[ClassCard, ...]:
-    """Return the classes that masks tell apart; those of marrow where masks don't say.
+    """Return the classes of masks; by default those of marrow.
 
-    A label between others that stands for nothing becomes a class that no pixel has.
+    An unused label between others becomes a class without pixels.
     """
     if not masks.names:
         return tissue_classes()
@@ -117,7 +117,7 @@ def classes_of_masks(masks: Masks) -> tuple[ClassCard, ...]:
 
 
 def card_name(structure: str) -> str:
-    """Return what a card calls a structure that people named as they like.
+    """Return a valid class name for a card from any name of a structure.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def card_name(structure: str) -> str:
 
 
 def reader_of(root: Root, images: Sequence[MaskedImage]) -> StackReader:
-    """Return what reads the pixels of some images."""
+    """Return a reader of the pixels of some images."""
     ledger = shards_ledger(root)
     rows = ledger.read(ledger.snapshot().parts).select(SHARDS.names)
     stacks = {image.stack for image in images}
@@ -145,26 +145,26 @@ def read_samples(
     folder: Path,
     told: Callable[[], None] = lambda: None,
 ) -> Iterator[Sample]:
-    """Unpack images and masks into files that crops are read from, and yield them.
+    """Unpack images and masks into files from which crops are read, and yield the samples.
 
-    A crop out of the store would decode a whole chunk. Files are named by what they are made of,
-    so a training that goes on finds them there.
+    A crop from the store would decode a whole chunk. Files are named by their inputs, so a resumed
+    training finds them.
 
     Parameters
     ----------
     root
-        Where the cohort lives.
+        Store of the cohort.
     images, masks
-        What is unpacked.
+        Images to unpack, and their masks.
     folder
-        Where to; it can be removed at any time that nobody reads it.
+        Target folder; it can be removed whenever it is not in use.
     told
         Called after each image.
 
     Raises
     ------
     ParameterError
-        If an image has values that can't be learnt from.
+        If an image has values that can't be trained on.
     NoMask, CorruptStore, MissingObject, StoreFull, StoreReadOnly
     """
     reader = reader_of(root, images)
@@ -188,9 +188,9 @@ def read_samples(
 
 
 def _learnable(image: MaskedImage, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the pixels, unless they are floats beyond 0 and 1, which are black and white, or NaN.
+    """Return the pixels, or refuse floats outside 0 to 1 (black to white) and NaN.
 
-    One of them would make all weights NaN, or be taken for white.
+    One NaN would turn all weights into NaN; a value above 1 would count as white.
     """
     if pixels.dtype.kind == "f" and not ((pixels >= 0) & (pixels <= 1)).all():
         told = f"{image.image_id}, of floats from {pixels.min():g} to {pixels.max():g}"
@@ -199,10 +199,10 @@ def _learnable(image: MaskedImage, pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 class StoredArray:
-    """An array in a file, of which parts are read when they are asked for.
+    """Array in a file, read in parts on request.
 
-    Mapped for the time of a read only: pages that stay mapped count as the worker's memory, and
-    Dask would end it for them.
+    Mapped only during a read: pages that stay mapped count as the worker's memory, and Dask would
+    terminate the worker.
     """
 
     def __init__(self, path: Path) -> None:

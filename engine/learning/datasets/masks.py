@@ -1,8 +1,8 @@
-"""Where the mask of an image comes from: contours, mask files or label images, behind one face.
+"""Interface of masks of images: contours, mask files or label images.
 
-A `MaskSource` is what a person asks for: a small value that pickles. Opened for a cohort it becomes
-`Masks`, which says which images have one, what each is made of, and reads it. A mask is (y, x)
-uint8, one class a pixel, of the size of its image.
+A `MaskSource` is the user's choice: a small value that pickles. Opened for a cohort it becomes
+`Masks`, which lists the images with a mask, gives the digest of each mask's inputs, and reads it. A
+mask is (y, x) uint8, one class a pixel, with the size of its image.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Labels = NDArray[np.uint8]
 Layers = tuple[NDArray[np.float64], ...]
 
 RULE = 1
-"""Version of the rule by which outlines become pixels, see `engine.kernels.contours.geometry`."""
+"""Version of the rule that rasterises outlines, see `engine.kernels.contours.geometry`."""
 
 KEPT_IMAGES = 4_096
-"""Images whose outlines one process keeps: some 6 kB each."""
+"""Images whose outlines a process caches: about 6 kB each."""
 
 
 class NoMask(EngineError, LookupError):
-    """There is no usable mask for an image: (image_id, problem)."""
+    """An image has no usable mask: (image_id, problem)."""
 
     def __str__(self) -> str:
         image_id, problem = self.args
@@ -43,7 +43,7 @@ class NoMask(EngineError, LookupError):
 
 
 class Plane(NamedTuple):
-    """What a mask has to fit: an image's size, its place, and how viewers turn it."""
+    """Image plane that a mask must match: size, position, and orientation in viewers."""
 
     shape: YX
     source: str
@@ -54,21 +54,21 @@ class Plane(NamedTuple):
 
 
 class Masks(Protocol):
-    """The masks of a cohort's images, ready to be read; it pickles."""
+    """Masks of a cohort's images, ready for reading; picklable."""
 
     @property
     def names(self) -> Mapping[int, str]:
-        """What the labels stand for; 0 is what is none of them."""
+        """Names of the labels; 0 is the background."""
 
     @property
     def image_ids(self) -> Sequence[str]:
         """The images that have a mask, sorted."""
 
     def lacking(self, image_id: str) -> str:
-        """Return why an image has no mask: a code of `left_out.LACKING`."""
+        """Return the reason why an image has no mask: a code of `left_out.LACKING`."""
 
     def digest(self, image_id: str) -> str:
-        """Return the digest of what the mask of an image is made of; it may read it.
+        """Return the digest of the inputs of an image's mask; may read the mask.
 
         Raises
         ------
@@ -81,36 +81,36 @@ class Masks(Protocol):
         Raises
         ------
         NoMask
-            If the image has none, or one that does not fit.
+            If the image has no mask, or the mask does not match it.
         CorruptStore, MissingObject
         """
 
     def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
-        """Read the masks of images of one shard, in order; quicker than one by one."""
+        """Read the masks of images of one shard, in order; faster than one by one."""
 
 
 class MaskSource(Protocol):
-    """What masks are asked for, before it is known of which cohort."""
+    """Choice of masks, independent of a cohort."""
 
     def open(self, root: Root, images: pa.Table) -> Masks:
-        """Look for masks of images.
+        """Find the masks of images.
 
         Parameters
         ----------
         root
-            Where the cohort lives.
+            Store of the cohort.
         images
             The catalog's current rows, see `engine.store.catalog.tables.read_images`.
 
         Raises
         ------
         EngineError
-            If there is nothing of the kind.
+            If no mask is found.
         """
 
 
 def planes_of(images: pa.Table) -> dict[str, Plane]:
-    """Return size and place of the images that have pixels, by image_id."""
+    """Return size and position of the images that have pixels, by image_id."""
     names = ("image_id", "state", "height", "width", "source", "stack", "t", "z")
     columns = [images[name].to_pylist() for name in names]
     columns.append(orientations_of(images))
@@ -124,7 +124,7 @@ def planes_of(images: pa.Table) -> dict[str, Plane]:
 
 
 def plane_of(planes: Mapping[str, Plane], image_id: str) -> Plane:
-    """Return the size and place of an image that must be known.
+    """Return the size and position of an image, which must have pixels.
 
     Raises
     ------
@@ -136,12 +136,12 @@ def plane_of(planes: Mapping[str, Plane], image_id: str) -> Plane:
 
 
 def region_of(image_id: str, shape: YX, region: Region | None) -> Region:
-    """Return the region that is meant, checked: all of the image by default.
+    """Return the requested region, validated; the whole image by default.
 
     Raises
     ------
     ParameterError
-        If it is not inside the image.
+        If the region is not inside the image.
     """
     if region is None:
         return Region((0, 0), shape)
@@ -153,16 +153,16 @@ def region_of(image_id: str, shape: YX, region: Region | None) -> Region:
 
 @dataclass(frozen=True)
 class ContourMasks:
-    """Masks of what people outlined, as `cohort ingest` took it in.
+    """Masks of contours that people drew and `cohort ingest` imported.
 
     Parameters
     ----------
     labels
-        Label of each structure. They are painted in this order, a later one over an earlier one, so
+        Label of each structure. They are painted in this order, later ones over earlier ones, so
         ``{"outer": 2, "inner": 1}`` leaves 2 to the wall. An image has a mask if all of them are
-        drawn on it: a wall of which the inside is unknown would teach what is wrong.
+        drawn on it: a wall with an unknown inside would be a wrong training target.
     annotation
-        Name of the set in cohort.toml; by default any, of which one only may draw a structure.
+        Name of the set in cohort.toml; by default any set, but only one may draw a structure.
 
     Examples
     --------
@@ -174,17 +174,17 @@ class ContourMasks:
     annotation: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the labels."""
+        """Validate the labels."""
         if not self.labels or not all(0 < label < 256 for label in self.labels.values()):
             raise ParameterError("labels", dict(self.labels), "a label from 1 to 255 a structure")
 
     def open(self, root: Root, images: pa.Table) -> Masks:
-        """Find the images on which all structures are drawn; see `MaskSource.open`.
+        """Find the images with drawings of all structures; see `MaskSource.open`.
 
         Raises
         ------
         NoMask
-            If there is none, or two sets draw one structure.
+            If no image has them all, or two sets draw the same structure.
         """
         planes = planes_of(images)
         chosen: dict[str, tuple[Ref, ...]] = {}
@@ -225,7 +225,7 @@ class ContourMasks:
 
 
 class _DrawnMasks:
-    """Masks of contours; points are read a part of the ledger at once, and kept for a while."""
+    """Masks of contours; points are read one part of the ledger at a time, and cached."""
 
     def __init__(
         self,
@@ -277,12 +277,12 @@ class _DrawnMasks:
         if image_id not in self._refs:
             plane_of(self._planes, image_id)
             asked = ", ".join(self._labels)
-            raise NoMask(image_id, f"not all is drawn on it that its mask is made of: {asked}")
+            raise NoMask(image_id, f"its mask needs drawings of {asked}, and not all of them exist")
         return self._refs[image_id]
 
     def _edges(self, image_id: str) -> tuple[Layers, ...]:
         if image_id not in self._kept:
-            # What shares a part lies together in the stacks, and is wanted soon.
+            # Images that share a part are neighbours in the stacks, and are requested soon.
             near = self._by_part[self._of(image_id)[0].part]
             self._keep([image_id, *(i for i in near if i not in self._kept)][:KEPT_IMAGES])
         return self._kept[image_id]
@@ -292,5 +292,5 @@ class _DrawnMasks:
         for image_id, contours in read_contours(self._root, refs).items():
             self._kept[image_id] = tuple(edges_of_layers(contour.rings) for contour in contours)
         while len(self._kept) > KEPT_IMAGES:
-            # The one asked for came first of what was just read: room is made of older ones.
+            # The requested image is the first of those just read: evict older ones.
             self._kept.popitem(last=False)

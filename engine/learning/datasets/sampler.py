@@ -1,4 +1,4 @@
-"""The order of an epoch: which items are in which batch. Pure, and the same everywhere."""
+"""Sampling order of an epoch: a pure, machine-independent assignment of items to batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Epoch:
     items
         Numbers of items, batch after batch.
     bounds
-        Where in ``items`` each batch begins, and the last one ends.
+        Start of each batch in ``items``, and the end of the last batch.
     """
 
     items: Numbers
@@ -33,7 +33,7 @@ class Epoch:
         return self.items[self.bounds[number] : self.bounds[number + 1]]
 
     def turns(self, count: int) -> Numbers:
-        """Return the batch of each of ``count`` items, -1 where it is in none."""
+        """Return the batch of each of ``count`` items, -1 if it is in none."""
         turns = np.full(count, -1, np.int64)
         turns[self.items] = np.repeat(np.arange(len(self)), np.diff(self.bounds))
         return turns
@@ -42,9 +42,9 @@ class Epoch:
 def shuffle_items(shards: Numbers, window: int, seed: int, epoch: int) -> Numbers:
     """Return items in random order, such that few shards are needed at a time.
 
-    Shards come in random order, items within a shard too, and then the stream goes through a
-    window: the next one given out is any of it, and its place is taken by the next that comes in.
-    An item is given out at most a window and a shard after its shard is first needed, or stays in
+    Shards come in random order, and items within a shard too; then the stream passes through a
+    shuffle window: the next item is drawn from the window, and replaced by the next one of the
+    stream. An item leaves at most a window and a shard after its shard is first needed, or stays in
     the window.
 
     Parameters
@@ -52,10 +52,11 @@ def shuffle_items(shards: Numbers, window: int, seed: int, epoch: int) -> Number
     shards
         Shard of each item, ascending.
     window
-        Items that are held at a time. From their whole number on, the order is uniformly random.
+        Number of items held at a time. If it is at least the number of items, the order is
+        uniformly random.
     seed, epoch
-        The same two give the same order, on any machine: bits of PCG64, of which numpy promises
-        that they stay (NEP 19), and no distribution made of them.
+        The same two give the same order on any machine: raw bits of PCG64, which numpy guarantees
+        to be stable (NEP 19), without its distributions.
 
     Examples
     --------
@@ -89,20 +90,19 @@ def _by_chance(bits: NDArray[np.uint64]) -> Numbers:
 def cut_batches(order: Numbers, kinds: Numbers, batch_size: int, drop_last: bool) -> Epoch:
     """Cut an order into batches of one kind each.
 
-    A batch is complete when it has ``batch_size`` items, and comes then. What is left of each kind
-    is a shorter batch at the end, those of the kinds that were seen first before others, or is left
-    out.
+    A batch is yielded as soon as it has ``batch_size`` items. The remaining items of each kind form
+    a shorter batch at the end, in the order in which the kinds first appeared, or are dropped.
 
     Parameters
     ----------
     order
-        Items as they come.
+        Items in order.
     kinds
         Kind of each item, by its number: items of one shape.
     batch_size
-        Items of a batch.
+        Number of items in a batch.
     drop_last
-        Leave shorter batches out.
+        Drop incomplete batches.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def cut_batches(order: Numbers, kinds: Numbers, batch_size: int, drop_last: bool
     """
     of_order = kinds[order]
     _, first, kind = np.unique(of_order, return_index=True, return_inverse=True)
-    # Within its kind, an item has a place; the batch of that place is complete at its last item.
+    # Items are numbered within their kind; a batch is complete at its last item.
     by_kind = np.argsort(kind, kind="stable")
     counts = np.bincount(kind, minlength=len(first))
     begins = np.cumsum(counts) - counts
@@ -120,7 +120,7 @@ def cut_batches(order: Numbers, kinds: Numbers, batch_size: int, drop_last: bool
     place[by_kind] = np.arange(len(order)) - np.repeat(begins, counts)
     group = place // batch_size
     full = (group + 1) * batch_size <= counts[kind]
-    # Batches are sorted by where they end; the shorter ones come after all, by first sight.
+    # Batches are sorted by their ends; the shorter ones come last, by first appearance.
     last = np.where(
         full,
         by_kind[np.minimum(begins[kind] + (group + 1) * batch_size, len(order)) - 1],

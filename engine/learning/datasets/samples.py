@@ -1,4 +1,4 @@
-"""What is learnt from: an image, its labels, and what must be known of it to cut crops."""
+"""Training samples: an image, its labels, and the metadata for cutting crops."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from engine.errors import ParameterError
 from engine.geometry import YX
 
 CELL_PX = 32
-"""Side of the squares by which tissue is looked for, pixels."""
+"""Side of the squares of the tissue grid, pixels."""
 
 TISSUE_SHARE = 0.25
-"""Share of a square that is tissue from which a crop may be centred in it."""
+"""Least share of tissue in a square on which a crop may be centred."""
 
 GROUND_PERCENTILE = 95
-"""What of an image without any ground is taken for its colour: nearly its lightest."""
+"""Brightness percentile used as background colour if no background is labelled."""
 
 GROUND_PX = 1 << 18
-"""Pixels that a slide's ground is estimated of."""
+"""Number of pixels for estimating a slide's background colour."""
 
 
 class Array(Protocol):
-    """What of an array is asked for here: parts of it, so that it may be in a file."""
+    """Protocol of arrays that are read in parts, so that they may be files."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,11 +35,11 @@ class Array(Protocol):
 
     @property
     def ndim(self) -> int:
-        """How many axes it has."""
+        """Number of axes."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its values."""
+        """Type of its values."""
 
     def __getitem__(self, index: Any, /) -> NDArray[Any]:
         """Return a part: an index with a slice for each axis."""
@@ -47,24 +47,24 @@ class Array(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """An image with labels.
+    """Image with labels.
 
     Attributes
     ----------
     name, subject
-        What it is called, and whom it is of.
+        Identifiers of the image and its subject.
     pixels
         (c, y, x).
     labels
         (y, x) uint8; 0 is the background.
     digest
-        Of pixels and labels.
+        Digest of pixels and labels.
     spacing_um
         Pixel spacing (y, x), micrometres, or None.
     content
-        Digest of the pixels as the catalog has it; "" where they are of no cohort.
+        Digest of the pixels in the catalog; "" if they belong to no cohort.
     colours
-        Whether the channels are grey or colours, and not stains.
+        True if the channels are grey or colours instead of stains.
     """
 
     name: str
@@ -98,19 +98,19 @@ def sample_digest(pixels: NDArray[Any], labels: NDArray[np.uint8]) -> str:
 
 
 def data_digest(samples: Iterable[Sample], held_out: Iterable[str]) -> str:
-    """Return the digest of a set of samples and of who is held out; their order says nothing."""
+    """Return the digest of a set of samples and of the held-out subjects, in any order."""
     out = frozenset(held_out)
     lines = sorted(f"{sample.digest} {sample.subject in out}" for sample in samples)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def tissue_cells(labels: NDArray[np.uint8], cell_px: int = CELL_PX) -> NDArray[np.int32]:
-    """Return the first pixels (n, 2) of the squares that hold enough tissue to centre a crop in.
+    """Return the first pixels (n, 2) of the squares with enough tissue for centring a crop.
 
     Parameters
     ----------
     labels
-        (y, x); 0 is no tissue.
+        (y, x); 0 is background.
     cell_px
         Side of a square, pixels; those at the lower and right edge may be smaller.
 
@@ -132,9 +132,9 @@ def tissue_cells(labels: NDArray[np.uint8], cell_px: int = CELL_PX) -> NDArray[n
 
 
 def ground_colour(sample: Sample) -> NDArray[np.float32]:
-    """Return the colour (c,) of a slide's bare ground, which fills what a turned crop lacks.
+    """Return the colour (c,) of a slide's background, which fills turned crops beyond the edge.
 
-    The median of what is labelled background; where nothing is, nearly the lightest there is.
+    The median of the pixels labelled as background; without any, a colour near the lightest.
     """
     step = max(1, int(np.sqrt(np.prod(sample.shape) / GROUND_PX)))
     few = sample.pixels[:, ::step, ::step]
@@ -145,5 +145,5 @@ def ground_colour(sample: Sample) -> NDArray[np.float32]:
 
 
 def in_order(samples: Sequence[Sample]) -> list[Sample]:
-    """Return samples in an order that no file's place or name decides."""
+    """Return samples in an order that is independent of the paths and names of files."""
     return sorted(samples, key=lambda sample: sample.digest)

@@ -1,7 +1,8 @@
-"""Random states that a transform has of its own, and how they are seeded for one item.
+"""Seeding of random states that belong to a transform, for one item.
 
-In each process of a loader they are copies that draw alike, and what they draw depends on which
-process an item came to. So all that can be reached from a transform are seeded anew for each item.
+Each process of a loader holds a copy of them, and all copies draw the same numbers, so results
+would depend on the process that an item came to. So all states reachable from a transform are
+seeded for each item.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from typing import Any
 import numpy as np
 
 MOST_OBJECTS = 100_000
-"""Objects that are looked at in search of states: a pipeline has some hundreds."""
+"""Limit of objects searched for states: a pipeline has some hundreds."""
 
 STATES = (np.random.RandomState, np.random.Generator, np.random.BitGenerator, random.Random)
 
 LEAVES = (str, bytes, bytearray, int, float, complex, np.ndarray, np.generic, ModuleType, CodeType)
-"""Types that hold no state of a kind that is looked for."""
+"""Types that hold no random states."""
 
 
 @contextmanager
 def seeded(transform: Callable[..., Any], seed: tuple[int, ...]) -> Iterator[None]:
-    """Seed the random states that a transform draws from, and put them back afterwards.
+    """Seed the random states that a transform draws from, and restore them afterwards.
 
-    They are those of Python's `random`, of `numpy.random`, and all that is reached through the
-    transform's attributes, members, closure and the global names that it uses: numpy's
+    These are the states of Python's `random`, of `numpy.random`, and all states reachable through
+    the transform's attributes, members, closure and the global names that it uses: numpy's
     ``RandomState`` and ``Generator`` (MONAI's ``Randomizable`` has one), ``random.Random`` and
-    ``torch.Generator``. One that is made within a call can't be seeded.
+    ``torch.Generator``. A state that is created within a call can't be seeded.
 
     Parameters
     ----------
     transform
-        What will be called.
+        Transform to be called.
     seed
         Numbers, from 0.
     """
@@ -54,7 +55,7 @@ def seeded(transform: Callable[..., Any], seed: tuple[int, ...]) -> Iterator[Non
 
 
 def states_of(transform: object) -> list[Any]:
-    """Return the random states that are reached from an object, each once, in a fixed order.
+    """Return the random states reachable from an object, each once, in a fixed order.
 
     Examples
     --------
@@ -69,7 +70,7 @@ def states_of(transform: object) -> list[Any]:
     kinds = STATES if torch is None else (*STATES, torch.Generator)
     leaves = LEAVES if torch is None else (*LEAVES, torch.Tensor)
     states: list[Any] = []
-    seen: dict[int, object] = {}  # kept, so that no number is given out twice
+    seen: dict[int, object] = {}  # keeps objects alive, so that ids stay unique
     waiting: list[object] = [transform]
     while waiting and len(seen) < MOST_OBJECTS:
         one = waiting.pop()
@@ -84,9 +85,9 @@ def states_of(transform: object) -> list[Any]:
 
 
 def _held_by(one: object, kinds: tuple[type, ...]) -> Iterator[object]:
-    """Yield what an object holds."""
+    """Yield the objects that an object holds."""
     if isinstance(one, Mapping):
-        with suppress(Exception):  # a lazy one may do anything
+        with suppress(Exception):  # a lazy mapping may run any code
             yield from one.values()
     elif isinstance(one, (list, tuple, set, frozenset)):
         yield from one
@@ -99,7 +100,7 @@ def _held_by(one: object, kinds: tuple[type, ...]) -> Iterator[object]:
         yield from one.__defaults__ or ()
         yield from (one.__kwdefaults__ or {}).values()
         for cell in one.__closure__ or ():
-            with suppress(ValueError):  # empty as yet
+            with suppress(ValueError):  # still empty
                 yield cell.cell_contents
     if isinstance(one, type):
         return
@@ -107,7 +108,7 @@ def _held_by(one: object, kinds: tuple[type, ...]) -> Iterator[object]:
     for kind in type(one).__mro__:
         for name in vars(kind).get("__slots__", ()) if kind is not object else ():
             yield getattr(one, name, None)
-        # A state of the class, such as `Randomizable.R`, and what its call uses.
+        # A state of the class, such as `Randomizable.R`, and the globals that its call uses.
         yield from (held for held in vars(kind).values() if isinstance(held, kinds))
         for name in ("__call__", "forward"):
             if isinstance(called := vars(kind).get(name), FunctionType):
@@ -115,7 +116,7 @@ def _held_by(one: object, kinds: tuple[type, ...]) -> Iterator[object]:
 
 
 def _used_by(function: FunctionType) -> Iterator[object]:
-    """Yield what a function's names stand for among the globals, but what other modules define."""
+    """Yield the globals that a function uses, except those defined by other modules."""
     codes, names = [function.__code__], dict[str, None]()
     while codes:
         code = codes.pop()
@@ -129,11 +130,11 @@ def _used_by(function: FunctionType) -> Iterator[object]:
 
 
 def _seed(state: Any, number: int) -> Callable[[], object]:
-    """Seed a state; return what puts it back."""
+    """Seed a state; return a function that restores it."""
     if isinstance(state, random.Random):
         try:
             before = state.getstate()
-        except NotImplementedError:  # the system's entropy
+        except NotImplementedError:  # system entropy
             return lambda: None
         state.seed(number)
         return lambda: state.setstate(before)
@@ -144,7 +145,7 @@ def _seed(state: Any, number: int) -> Callable[[], object]:
         elif isinstance(state, np.random.Generator):
             bits = state.bit_generator
         if isinstance(state, np.random.RandomState) and isinstance(bits, np.random.MT19937):
-            told = state.get_state()  # with the second normal value that it holds back
+            told = state.get_state()  # includes the cached second normal value
             state.seed(number % 2**32)
             return lambda: state.set_state(told)
         before_bits = bits.state

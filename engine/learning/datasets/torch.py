@@ -1,4 +1,4 @@
-"""Batches as torch's loaders know them: an `IterableDataset` of tensors. Imports torch."""
+"""Batches as torch's `IterableDataset` of tensors. Imports torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from engine.learning.datasets.batches import Batch, Batches
 
 
 class TorchBatches(Batches, IterableDataset):
-    """The batches of some images as tensors, see `Batches`.
+    """Batches of images as tensors, see `Batches`.
 
-    Iterated by itself it reads in this process, or ahead in ``workers`` others, and keeps count. A
-    `torch.utils.data.DataLoader` takes it with ``batch_size=None``; its workers share the batches,
-    which come in the same order for any number of them. As with torch's samplers, such a loader
-    must be told which epoch it is, by `epoch`, unless its workers are persistent; what it gave out
-    is counted in its workers and not here.
+    Iterated directly it reads in this process, or ahead in ``workers`` others, and tracks the
+    position. Pass it to a `torch.utils.data.DataLoader` with ``batch_size=None``; the loader's
+    workers share the batches, in the same order for any number of workers. As with torch's
+    samplers, set `epoch` before each epoch of such a loader, unless its workers are persistent; the
+    position is tracked in its workers and not here.
     """
 
     def __iter__(self) -> Iterator[Batch]:
@@ -34,9 +34,9 @@ class TorchBatches(Batches, IterableDataset):
             yield from self._follow(map(as_tensors, self.make(self.epoch, self._begin())))
 
     def _loader(self) -> DataLoader:
-        there = copy(self)  # to begin where this one does
+        there = copy(self)  # with the same start position
         self._begin()
-        # The client of an object store has threads of its own, which a fork would leave behind.
+        # The client of an object store has threads of its own, which a fork would not copy.
         local = self._root.local_path("") is not None
         return DataLoader(
             there,
@@ -47,7 +47,7 @@ class TorchBatches(Batches, IterableDataset):
 
 
 def as_tensors(batch: Batch) -> Batch:
-    """Return a batch whose arrays are tensors, of the same memory."""
+    """Return a batch with its arrays as tensors that share their memory."""
     tensors: Batch = {**batch, "image": torch.from_numpy(batch["image"])}
     if "mask" in batch:
         tensors["mask"] = torch.from_numpy(batch["mask"])

@@ -1,4 +1,4 @@
-"""Image and mask changed together, by torchvision's transforms (v2) or what is called like them."""
+"""Joint transforms of image and mask, by torchvision (v2) or any callable of the same signature."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ except ImportError:
     raise MissingExtra("torchvision", "segment", "to augment images") from None
 
 Augment = Callable[..., Any]
-"""Called with an image (c, y, x) and a mask (y, x), if there are masks; returns them changed."""
+"""Called with an image (c, y, x) and a mask (y, x), if any; returns both, transformed."""
 
 
 def augment_item(
@@ -27,22 +27,22 @@ def augment_item(
     mask: NDArray[np.uint8] | None,
     seed: tuple[int, ...],
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """Return an image and its mask, changed as the seed says.
+    """Return an image and its mask, transformed with a seed.
 
-    They are given as `tv_tensors.Image` and `tv_tensors.Mask`, so that transforms of torchvision
-    draw one geometry for both, and the mask keeps its classes. What is drawn comes from torch's
-    generator of the CPU, or from states of the transform's own or of numpy and Python, see
-    `engine.learning.datasets.seeding`; all are seeded for this item alone and put back afterwards.
+    They are passed as `tv_tensors.Image` and `tv_tensors.Mask`, so that transforms of torchvision
+    draw one geometry for both, and the mask keeps its classes. Random numbers come from torch's
+    CPU generator, or from states of the transform, of numpy or of Python, see
+    `engine.learning.datasets.seeding`; all are seeded for this item and restored afterwards.
 
     Raises
     ------
     ParameterError
-        If what comes back is no image and mask of one size.
+        If the result is not an image and a mask of the same size.
     """
     given = [tv_tensors.Image(torch.from_numpy(image))]
     if mask is not None:
         given.append(tv_tensors.Mask(torch.from_numpy(mask)))
-    generator = torch.default_generator  # not torch.manual_seed, which seeds the GPU's as well
+    generator = torch.default_generator  # torch.manual_seed would seed the GPU's as well
     before = generator.get_state()
     try:
         generator.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))

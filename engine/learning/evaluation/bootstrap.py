@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals by drawing the images again, with replacement."""
+"""Bootstrap confidence intervals over images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 DRAWS = 2_000
 
 AGREEING = 3
-"""Images from which on correlation and limits of agreement mean anything: two points lie on a line.
-"""
+"""Least images for correlation and limits of agreement: two points always lie on a line."""
 
 CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A figure and its 95 % interval; NaN where it can't be told."""
+    """A figure and its 95 % interval; NaN if undefined."""
 
     value: float
     low: float
@@ -34,22 +33,22 @@ def bootstrap(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return a statistic of images, and the ends of its interval.
+    """Return a statistic of images, and the ends of its confidence interval.
 
-    Whole images are drawn: pixels of one image are no independent evidence.
+    Whole images are resampled: pixels of one image are not independent evidence.
 
     Parameters
     ----------
     values
-        (images, ...): what is known of each image.
+        (images, ...): data of each image.
     statistic
-        Of (n, images, ...) to (n, ...): answers for n sets of images at once.
+        From (n, images, ...) to (n, ...): evaluates n sets of images at once.
     draws, seed
-        How many sets are drawn, and of which random numbers.
+        Number of resampled sets, and seed of the random numbers.
 
     Returns
     -------
-    The statistic, and its 2.5th and 97.5th percentile over the sets drawn.
+    The statistic, and its 2.5th and 97.5th percentile over the resampled sets.
 
     Notes
     -----
@@ -72,7 +71,7 @@ def bootstrap(
 
 
 def mean_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over axis 1 of what is known."""
+    """Return the mean over axis 1, ignoring NaN."""
     known = np.isfinite(values)
     count = known.sum(axis=1)
     total = np.where(known, values, 0).sum(axis=1)
@@ -80,7 +79,7 @@ def mean_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def median_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the median over axis 1 of what is known."""
+    """Return the median over axis 1, ignoring NaN."""
     ordered = np.sort(values, axis=1)  # NaN last
     count = np.isfinite(values).sum(axis=1)
     lower, upper = np.maximum(count - 1, 0) // 2, count // 2
@@ -91,7 +90,7 @@ def median_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def shares_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return what the pixels of each true class were found to be, as shares, of all images.
+    """Return the confusion matrix over all images, as shares of each true class.
 
     Parameters
     ----------
@@ -104,7 +103,7 @@ def shares_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def correlation_of(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Pearson's r of (n, images, 2); NaN where one of them does not vary."""
+    """Return Pearson's r of (n, images, 2); NaN if one of the two does not vary."""
     apart = pairs - pairs.mean(axis=1, keepdims=True)
     squares = (apart**2).sum(axis=1)
     below = np.sqrt(squares[:, 0] * squares[:, 1])

@@ -1,4 +1,4 @@
-"""Two evaluations of the same images side by side."""
+"""Paired comparison of two evaluations of the same images."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from engine.learning.evaluation.evaluation import Evaluation
 DIFFERENCES = "differences.parquet"
 
 SHOWN = 24
-"""Pairs of pictures on a page."""
+"""Number of pairs of pictures on a page."""
 
 
 class NothingShared(UsageError):
-    """Two evaluations can't be compared: (why,)."""
+    """Two evaluations can't be compared: (reason,)."""
 
     def __str__(self) -> str:
         return f"The two can't be compared: {self.args[0]}."
@@ -41,7 +41,7 @@ class NothingShared(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A figure of both, over the images that both have, and the second less the first."""
+    """A figure of both evaluations over their common images, and the second minus the first."""
 
     figure: str
     first: float
@@ -52,32 +52,32 @@ class Difference:
 def compare(first: Evaluation, second: Evaluation) -> tuple[list[Difference], pd.DataFrame]:
     """Return the differences of two evaluations' figures, and their images side by side.
 
-    Images are drawn again in pairs, so what makes an image hard for both cancels out.
+    Images are resampled in pairs, so the difficulty of an image for both cancels out.
 
     Parameters
     ----------
     first, second
-        Of the same classes, and of some images that are in both.
+        Of the same classes, with at least one common image.
 
     Returns
     -------
-    Differences; and the images of both, those that differ most first, with columns ``<figure>_a``
+    Differences; and the common images, those that differ most first, with columns ``<figure>_a``
     and ``<figure>_b``.
 
     Raises
     ------
     NothingShared
-        If classes differ, or no image is in both.
+        If classes differ, or the evaluations have no image in common.
     """
     if first.classes != second.classes:
         raise NothingShared(
-            f"one knows {', '.join(first.classes)}, the other {', '.join(second.classes)}"
+            f"one has the classes {', '.join(first.classes)}, the other {', '.join(second.classes)}"
         )
     both = first.images.merge(
         second.images.drop(columns=["name", "subject"]), on="image_id", suffixes=("_a", "_b")
     )
     if both.empty:
-        raise NothingShared("no image is in both")
+        raise NothingShared("they have no image in common")
     found = [
         _difference(both, name, name, mean_of)
         for name in ("dsc", *(f"dsc_{name}" for name in first.classes))
@@ -123,7 +123,7 @@ def _correlations(both: pd.DataFrame) -> Difference:
 
 
 def table_of(both: pd.DataFrame) -> bytes:
-    """Return the images of both, as `compare` gives them, as Parquet."""
+    """Return the common images, as from `compare`, as Parquet."""
     kept = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(both, preserve_index=False), kept)
     return kept.getvalue().to_pybytes()
@@ -132,14 +132,14 @@ def table_of(both: pd.DataFrame) -> bytes:
 def worst_pictures(
     both: pd.DataFrame, folders: tuple[Path, Path], page: Path
 ) -> list[tuple[str, str, str]]:
-    """Return caption and links, as seen from a page's folder, of the images that differ most.
+    """Return the caption and links, relative to a page's folder, of the images that differ most.
 
     Parameters
     ----------
     both
-        As `compare` gives them.
+        As returned by `compare`.
     folders
-        Of the two evaluations.
+        Folders of the two evaluations.
     page
         Folder of the page.
     """

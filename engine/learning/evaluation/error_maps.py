@@ -1,4 +1,4 @@
-"""Pictures of where labels and masks differ."""
+"""Pictures of the differences between labels and masks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 FALSE = (230, 30, 40)
-"""Red: found, and not there."""
+"""Red: false positive."""
 
 MISSED = (20, 170, 70)
-"""Green: there, and not found."""
+"""Green: false negative."""
 
 PANEL_PX = 420
-"""Longer side of a panel at most, pixels."""
+"""Longest side of a panel, pixels."""
 
 GAP_PX = 6
 
 PALER = 0.45
-"""How much of the image is left beneath its errors; the rest is white."""
+"""Opacity of the image beneath its errors, on white."""
 
 
 def error_map(
@@ -32,7 +32,7 @@ def error_map(
     Parameters
     ----------
     pixels
-        (c, y, x); of three channels those are red, green and blue, else the first is grey.
+        (c, y, x); three channels are red, green and blue, otherwise the first is grey.
     truth, found
         (y, x) labels.
     label
@@ -52,7 +52,7 @@ def error_map(
 
 
 def as_rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return what people see of (c, y, x) pixels: (y, x, 3) uint8."""
+    """Return (c, y, x) pixels as displayed: (y, x, 3) uint8."""
     planes = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels[:1], 3, axis=0)
     if planes.dtype != np.uint8:
         low, high = np.percentile(planes, (0.5, 99.5))
@@ -66,7 +66,7 @@ def draw_errors(
     found: NDArray[np.uint8],
     labels: Sequence[int],
 ) -> bytes:
-    """Return a PNG: the image, and beside it a map of the errors of each of some classes.
+    """Return a PNG of the image, and next to it an error map for each of some classes.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def draw_errors(
     from PIL import Image
 
     panels = [as_rgb(pixels), *(error_map(pixels, truth, found, label) for label in labels)]
-    # Every so many pixels would lose thin errors, so panels are averaged.
+    # Skipping pixels would lose thin errors, so panels are averaged.
     shrunk = [_shrunk(panel) for panel in panels]
     height, width = shrunk[0].shape[:2]
     across = len(shrunk) * width + (len(shrunk) - 1) * GAP_PX

@@ -1,4 +1,4 @@
-"""What labels are worth, image by image and on the whole, as tables."""
+"""Evaluation of labels against masks: tables per image and in total."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ABOUT = "evaluation.json"
 
 
 class NoEvaluation(UsageError):
-    """A folder holds no evaluation: (folder,)."""
+    """The folder holds no evaluation: (folder,)."""
 
     def __str__(self) -> str:
         return f"No evaluation in {self.args[0]}. Make one with: cohort evaluate COHORT DIR"
@@ -45,7 +45,7 @@ class NoEvaluation(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What was counted on one image: pixels by what they are (rows) and were found to be."""
+    """Pixel counts of one image: true classes in rows, found classes in columns."""
 
     image_id: str
     name: str
@@ -62,24 +62,24 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """An evaluation: what it is of, its images by ascending worth, and its figures.
+    """Evaluation: its subject, its images by ascending score, and its figures.
 
     Attributes
     ----------
     of
-        What was evaluated, as people call it.
+        Name of the evaluated labels, for display.
     classes
         Names, in the order of the labels.
     images
         One row per image, the worst first: ``image_id``, ``name``, ``subject``, ``picture``,
-        ``learnt_from`` (by the model: "image", another one of its "subject", "no"; None where that
-        is not known),
+        ``learnt_from`` (what the model was trained on: "image", another one of its "subject", or
+        "no"; None if unknown),
         ``dsc`` (mean without background), ``dsc_<class>``; for marrow ``density_true``,
         ``density_found``, ``density_error`` (relative).
     counts
         (images, classes, classes) pixels in the same order, true classes in rows.
     left_out
-        Which images that were meant are not among them, and why.
+        Selected images that were not evaluated, with the reasons.
     """
 
     of: str
@@ -90,18 +90,18 @@ class Evaluation:
 
     @property
     def marrow(self) -> bool:
-        """Whether there is a bone density."""
+        """True if the classes define a bone density."""
         return self.classes == MARROW
 
     @property
     def flattered(self) -> str | None:
-        """What there is to say where a model learnt from some of these images; else None."""
-        if "learnt_from" not in self.images:  # of an evaluation made before this was written
+        """Warning for an evaluation on training images; None if there are none."""
+        if "learnt_from" not in self.images:  # an evaluation of an older version
             return None
         return told_familiarity(list(self.images["learnt_from"]), self.images["subject"])
 
     def pairs(self) -> NDArray[np.float64]:
-        """Return true and found density (images, 2) where both are known."""
+        """Return true and found density (images, 2) of the images with both."""
         pairs = self.images[["density_true", "density_found"]].to_numpy(float)
         return np.asarray(pairs[np.isfinite(pairs).all(axis=1)])
 
@@ -141,11 +141,11 @@ def evaluation_of(of: str, classes: Sequence[str], scored: Sequence[Scored]) -> 
     Parameters
     ----------
     of
-        What was evaluated.
+        Name of the evaluated labels.
     classes
         Names, in the order of the labels; the first is the background.
     scored
-        What was counted, in any order.
+        Counts of each image, in any order.
     """
     rows: list[dict[str, Any]] = []
     for one in scored:
@@ -176,12 +176,12 @@ def evaluation_of(of: str, classes: Sequence[str], scored: Sequence[Scored]) -> 
 
 
 def require_place(folder: Path) -> None:
-    """Check that an evaluation can be written to a folder: files in it are replaced and removed.
+    """Check that a folder may hold an evaluation: files in it are replaced and removed.
 
     Raises
     ------
     ParameterError
-        If the folder holds anything, and no evaluation.
+        If the folder is neither empty nor an evaluation.
     """
     other = folder.exists() and not folder.is_dir()
     if other or (folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).exists()):
@@ -190,13 +190,13 @@ def require_place(folder: Path) -> None:
 
 
 def claim_place(folder: Path) -> None:
-    """Mark a folder as that of an evaluation, so that one that is stopped can be made again."""
+    """Mark a folder as an evaluation, so that an interrupted one can be repeated."""
     if not (folder / ABOUT).exists():
         write_aside(folder / ABOUT, b"{}\n")
 
 
 def write_evaluation(folder: Path, made: Evaluation) -> dict[str, Interval]:
-    """Write the tables of an evaluation; returns its figures.
+    """Write the tables of an evaluation; return its figures.
 
     ``images.parquet`` has a row per image with its counts as ``pixels_<true>_as_<found>``;
     ``summary.parquet`` a row per figure.
@@ -216,7 +216,7 @@ def write_evaluation(folder: Path, made: Evaluation) -> dict[str, Interval]:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read what `write_evaluation` wrote.
+    """Read the tables that `write_evaluation` wrote.
 
     Raises
     ------

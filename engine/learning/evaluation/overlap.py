@@ -1,4 +1,4 @@
-"""Which images a model has met before: figures over those flatter it."""
+"""Overlap of evaluated images with a model's training images, which makes figures optimistic."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from engine.learning.datasets.masked_images import MaskedImage
 from engine.store.catalog.tables import with_fields
 
 IMAGE, SUBJECT, NEW = "image", "subject", "no"
-"""What of an image a model learnt from: itself, others of its subject, or neither."""
+"""Overlap of an image with the training images: itself, others of its subject, or none."""
 
 SHOWN = 10
-"""Subjects that a condition names at most."""
+"""Most subjects that a condition names."""
 
 
 def familiarity(
     images: Sequence[MaskedImage], catalog: pa.Table, trained_on: Collection[str]
 ) -> dict[str, str]:
-    """Return by image_id what of each image was learnt from: "image", "subject" or "no".
+    """Return the overlap of each image by image_id: "image", "subject" or "no".
 
     Parameters
     ----------
     images
-        That are asked about.
+        Images to look up.
     catalog
-        All rows of the cohort: they tell whose the images are that were learnt from.
+        All rows of the cohort: they give the subjects of the training images.
     trained_on
-        Content digests of those.
+        Content digests of the training images.
     """
     rows = with_fields(catalog).select(["content", "subject"]).to_pylist()
     subjects = {r["subject"] for r in rows if r["subject"] and r["content"] in trained_on}
@@ -45,14 +45,14 @@ def familiarity(
 
 
 def told_familiarity(found: Sequence[str | None], subjects: Iterable[str]) -> str | None:
-    """Say that figures flatter a model, and which images are new to it; None if all are.
+    """Return a warning that figures are optimistic, and the new images; None if all are new.
 
     Parameters
     ----------
     found
-        Of each image, as `familiarity` says; None where nobody wrote what was learnt from.
+        Overlap of each image, as from `familiarity`; None if the training images are unknown.
     subjects
-        Of each of them.
+        Subject of each image.
     """
     met, related = (sum(each == what for each in found) for what in (IMAGE, SUBJECT))
     if not met + related:

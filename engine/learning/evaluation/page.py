@@ -1,4 +1,4 @@
-"""A page that shows an evaluation, or two side by side; it opens from any file share."""
+"""HTML page of an evaluation or of a comparison; self-contained on any file share."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ UNTOLD = {
     "density_limit_low": f"n/a: needs {AGREEING} images",
     "density_limit_high": f"n/a: needs {AGREEING} images",
 }
-"""What is said of figures that can't be told, if it is not that no image shows what they are of."""
+"""Explanations of undefined figures; by default no image shows the class."""
 
 ROUGH = 10
-"""Images below which intervals are a rough guess."""
+"""Number of images below which intervals are rough."""
 
 POINTS = ("density_bias", "density_limit_low", "density_limit_high")
 
 
 def label_of(figure: str) -> str:
-    """Return what people call a figure."""
+    """Return the display name of a figure."""
     return LABELS.get(figure, f"DSC, {figure.removeprefix('dsc_').replace('_', ' ')}")
 
 
 def told(figure: str, value: float) -> str:
-    """Return a figure's value as people read it.
+    """Return the formatted value of a figure.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def told(figure: str, value: float) -> str:
 
 
 def told_interval(figure: str, interval: Interval) -> str:
-    """Return a figure with its interval, for a line; or why it can't be told."""
+    """Return a figure with its interval for a line, or the reason why it is undefined."""
     if not np.isfinite(interval.value):
         return UNTOLD.get(figure, "n/a: no image shows it")
     ends = told_ends(figure, interval)
@@ -84,14 +84,14 @@ def told_interval(figure: str, interval: Interval) -> str:
 
 
 def told_ends(figure: str, interval: Interval) -> str:
-    """Return an interval for a cell; "" where there is none."""
+    """Return an interval for a cell; "" if undefined."""
     if not np.isfinite(interval.low):
         return ""
     return f"{told(figure, interval.low)} to {told(figure, interval.high)}"
 
 
 def told_sureness(images: int) -> str:
-    """Say what intervals are, and that those of few images are rough."""
+    """Explain intervals, with a warning if the images are few."""
     rough = f", which is rough for as few as {images}" if images < ROUGH else ""
     return f"Intervals (95 %) are percentiles of 2,000 draws of whole images{rough}."
 
@@ -128,18 +128,18 @@ def write_comparison(
     differences: Sequence[Difference],
     pictures: Sequence[tuple[str, str, str]],
 ) -> Path:
-    """Write ``index.html`` of two evaluations side by side.
+    """Write ``index.html`` of a comparison of two evaluations.
 
     Parameters
     ----------
     folder
-        Where to.
+        Target folder.
     pair
-        The two.
+        The two evaluations.
     differences
-        Of their figures.
+        Differences of their figures.
     pictures
-        Caption, and the links of both pictures, of those images that differ most.
+        Caption, and the links of both pictures, of the images that differ most.
     """
     first, second = (one.of for one in pair)
     rows = "".join(

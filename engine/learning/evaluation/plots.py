@@ -1,4 +1,4 @@
-"""Plots of evaluations: what is taken for what, and how densities agree."""
+"""Plots of evaluations: confusion matrix, and agreement of densities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw_plots(made: Evaluation) -> bytes:
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure  # without pyplot: no window, nothing global
+        from matplotlib.figure import Figure  # without pyplot: no window and no global state
     except ImportError:
         raise MissingExtra("matplotlib", "segment", "to plot evaluations") from None
     paired = made.marrow and len(made.pairs()) > 0

@@ -1,4 +1,4 @@
-"""How well labels agree with what people drew: counts, and what is made of them."""
+"""Agreement of labels with manual masks: counts, and scores derived from them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from engine.kernels.segmentation.tissue import bone_density
 
 MARROW = ("background", "bone", "fat", "other")
-"""Classes whose areas make a bone density."""
+"""Classes that define a bone density by their areas."""
 
 
 def confusion(
     truth: NDArray[np.integer], found: NDArray[np.integer], classes: int
 ) -> NDArray[np.int64]:
-    """Count pixels by what they are (rows) and what was found (columns).
+    """Count pixels by true class (rows) and found class (columns).
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def confusion(
 
 
 def dice_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the Dice coefficient of each class; NaN for one that neither truth nor answer has.
+    """Return the Dice coefficient of each class; NaN for a class absent from both.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ def dice_of(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def densities_of(counts: NDArray[np.int64]) -> tuple[float, float]:
-    """Return an image's bone density in truth and as found; see `bone_density`."""
+    """Return an image's true and found bone density; see `bone_density`."""
     return bone_density(counts.sum(axis=1).tolist()), bone_density(counts.sum(axis=0).tolist())
 
 
 def relative_error(true: float, found: float) -> float:
-    """Return ``|found - true| / true``; NaN where the truth is nothing.
+    """Return ``|found - true| / true``; NaN if the truth is 0 or NaN.
 
-    Where nothing was found to have a density in, all of it was missed.
+    If the found density is NaN, all of the true density was missed: 1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Model bundles: a folder with a card and the weights that it names, by their SHA-256."""
+"""Model bundles: folders with a card and the weights, identified by their SHA-256."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from engine.plain_files import open_plain
 from engine.store.root.atomic_write import make_folder, sync_folder, write_aside
 
 TRAINED_ON = "trained_on.json"
-"""Contents of the images that a model learnt from, beside its card; no part of its key."""
+"""Contents of the training images, stored with the card; not part of the model's key."""
 
 LARGEST_CARD = 1 << 20
-"""Bytes; a card is some thousand."""
+"""Size limit of a card, bytes; usual cards have a few thousand."""
 
 
 class Predictor(Protocol):
-    """A model as a function of arrays."""
+    """Model as a function of arrays."""
 
     @property
     def planes(self) -> int:
-        """Planes of an answer: the classes first."""
+        """Number of output planes: the classes first."""
 
     @property
     def multiple_px(self) -> int:
-        """What sides and places of tiles must be multiples of, pixels."""
+        """Required multiple of sides and positions of tiles, pixels."""
 
     @property
     def device_name(self) -> str:
-        """Where it computes: "cpu" or "cuda"."""
+        """The device: "cpu" or "cuda"."""
 
     def own_threads(self, count: int) -> None:
-        """Compute with so many threads of this process, where that can be chosen."""
+        """Compute with this number of threads in this process, if it can be chosen."""
 
     def peak_bytes(self) -> int:
-        """Return the most memory that was taken so far: the device's, or the process's."""
+        """Return the peak memory: the device's, or the process's."""
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Return probabilities (n, planes, y, x) of pixels (n, channels, y, x)."""
@@ -63,35 +63,35 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A model on disk: its folder and its card. Nothing of the weights is loaded yet."""
+    """Model on disk: its folder and its card; weights are loaded on request."""
 
     directory: Path
     card: Card
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the card and, through it, of the weights: their part of the key."""
+        """SHA-256 of the card and, through it, of the weights: the model's part of a key."""
         return self.card.digest
 
     def read_weights(self) -> bytes:
-        """Return the weights' bytes, once they are known to be those of the card.
+        """Return the weights' bytes, verified against the card.
 
         Raises
         ------
         WeightsRefused
-            If they are missing or others.
+            If they are missing or do not match.
         """
         if self.card.weights is None:  # pragma: no cover - open_bundle refuses it
             raise WeightsRefused(self.directory, "the card names none")
         return read_checked(self.directory / self.card.weights.file, self.card.weights.sha256)
 
     def trained_on(self) -> frozenset[str] | None:
-        """Return the content digests of the images that it learnt from; None if nobody wrote them.
+        """Return the content digests of the model's training images; None if not recorded.
 
         Raises
         ------
         CardError
-            If the file is there and can't be read.
+            If the file exists and can't be read.
         """
         path = self.directory / TRAINED_ON
         try:
@@ -106,17 +106,17 @@ class Bundle:
         return frozenset(found)
 
     def load(self, device: str | None = None) -> Predictor:
-        """Return the model, ready to answer.
+        """Return the model, ready for prediction.
 
         Parameters
         ----------
         device
-            "cpu" or "cuda"; None takes CUDA where it is.
+            "cpu" or "cuda"; None selects CUDA if available.
 
         Raises
         ------
         WeightsRefused
-            If the weights are not those of the card, or don't fit its architecture.
+            If the weights do not match the card, or don't fit its architecture.
         NoPackage
             If torch or onnxruntime is needed and not installed.
         """
@@ -124,12 +124,12 @@ class Bundle:
 
 
 def open_bundle(directory: str | Path) -> Bundle:
-    """Open a bundle, by its folder or the name of one that is shipped: read and check its card.
+    """Open a bundle by its folder or by the name of a pretrained model, and validate its card.
 
     Raises
     ------
     CardError
-        If there is none, or it can't be used.
+        If the bundle does not exist, or can't be used.
     """
     folder = find_model(directory)
     path = folder / CARD_FILE
@@ -153,18 +153,18 @@ def open_bundle(directory: str | Path) -> Bundle:
 def write_bundle(
     directory: str | Path, card: Card, weights: bytes, trained_on: Iterable[str] | None = None
 ) -> Bundle:
-    """Write a bundle; it appears whole or not at all.
+    """Write a bundle atomically.
 
     Parameters
     ----------
     directory
-        A folder that does not exist yet.
+        A new folder, which must not exist.
     card
-        What it is; its ``weights`` are filled in here.
+        Card of the model; its ``weights`` are filled in here.
     weights
         Safetensors, or an ONNX graph.
     trained_on
-        Content digests of the images that it learnt from; None where they are not known.
+        Content digests of the training images; None if unknown.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def write_bundle(
         if trained_on is not None:
             text = json.dumps(sorted(trained_on), indent=0) + "\n"
             write_aside(aside / TRAINED_ON, text.encode())
-        aside.chmod(0o755)  # mkdtemp's is for its owner alone
+        aside.chmod(0o755)  # mkdtemp restricts it to the owner
         os.rename(aside, folder)  # noqa: PTH104 - Path.rename would say the same
         sync_folder(folder.parent)
     except (OSError, EngineError) as error:
@@ -212,7 +212,7 @@ def write_bundle(
 def import_model(
     weights: str | Path, directory: str | Path, card: Card, sha256: str | None = None
 ) -> tuple[Bundle, tuple[str, ...]]:
-    """Make a bundle of weights that were made elsewhere.
+    """Create a bundle from external weights.
 
     Parameters
     ----------
@@ -221,14 +221,14 @@ def import_model(
     directory
         The new bundle's folder.
     card
-        What it is.
+        Card of the model.
     sha256
-        What the file's SHA-256 must be; nothing of it is read otherwise.
+        Required SHA-256 of the file; if it does not match, the file is not parsed.
 
     Returns
     -------
-    The bundle, and the names of weights that were not in the file and are random (those of a
-    torchvision DeepLabv3's last layer, where it has another number of classes).
+    The bundle, and the names of weights that were missing from the file and are random (those of a
+    torchvision DeepLabv3's last layer, if its number of classes differs).
 
     Raises
     ------

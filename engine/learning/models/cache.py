@@ -1,4 +1,4 @@
-"""Models in memory: one load per worker process, whatever asks."""
+"""Cache of loaded models: one load per worker process and model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engine.learning.models.weights import NoPackage, WeightsRefused
 
 @dataclass
 class LoadedModels:
-    """Keeps the model that was asked for last, by its digest.
+    """Cache of the last model used, by its digest.
 
     Attributes
     ----------
     loads
-        How many models were loaded so far.
+        Number of models loaded so far.
     """
 
     loads: int = 0
@@ -28,26 +28,26 @@ class LoadedModels:
     def get(
         self, directory: str, digest: str, device: str | None = None
     ) -> tuple[Bundle, Predictor]:
-        """Return a model, loaded by whichever thread asks first.
+        """Return a model, loaded once by the first thread that requests it.
 
         Parameters
         ----------
         directory
-            The bundle's folder, as this process sees it, or the name of one that is shipped.
+            The bundle's folder, as this process sees it, or the name of a pretrained model.
         digest
-            What it must be, since that is what the results are filed under.
+            Required digest of the model, since results are stored under it.
         device
-            "cpu" or "cuda"; None takes CUDA where it is.
+            "cpu" or "cuda"; None selects CUDA if available.
 
         Raises
         ------
         WorkerUnfit
-            If it is not there, is another one, or can't be loaded here.
+            If the model is missing, has a different digest, or can't be loaded here.
         """
         place = (digest, device)
         with self._lock:
             if place not in self._kept:
-                self._kept.clear()  # before the next one needs its room
+                self._kept.clear()  # frees memory before the next model is loaded
                 self._kept[place] = _load(directory, digest, device)
                 self.loads += 1
             return self._kept[place]
@@ -64,4 +64,4 @@ def _load(directory: str, digest: str, device: str | None) -> tuple[Bundle, Pred
 
 
 LOADED = LoadedModels()
-"""Of this process."""
+"""Cache of this process."""

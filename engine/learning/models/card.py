@@ -1,4 +1,4 @@
-"""A model's card: all that must be known to use its weights, and where they come from."""
+"""Model cards: the metadata needed to use a model's weights, and their provenance."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CARD_FILE = "card.json"
 RGB = ("red", "green", "blue")
 
 ONNX = "onnx"
-"""Architecture of models that come with their own graph."""
+"""Architecture of models with a graph of their own."""
 
 PALETTE = ("#ffffff", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
-"""Colours of classes that bring none (M. Okabe, K. Ito, 2008), again from the second at the end."""
+"""Default colours of classes (M. Okabe, K. Ito, 2008); after the last, repeated from the second."""
 
 FRIENDLY = {"extra_forbidden": "a name that cards know"}
 
 
 class CardError(EngineError, ValueError):
-    """A model's card can't be used: (where, problem)."""
+    """A model's card can't be used: (location, problem)."""
 
     exit_code = 2
 
@@ -36,18 +36,18 @@ class CardError(EngineError, ValueError):
 
 
 class ClassCard(BaseModel):
-    """One class that a model tells apart; its label is its place in the list."""
+    """One class of a model; its label is its index in the list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     colour: str = Field(pattern=r"^#[0-9a-f]{6}$")
     countable: bool = False
-    """Whether its areas are objects (fat vacuoles, nuclei), measured one by one."""
+    """True if its areas are objects (fat vacuoles, nuclei) that are measured one by one."""
 
 
 class WeightsCard(BaseModel):
-    """The file beside the card."""
+    """Weights file of the bundle."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,7 +66,7 @@ def tissue_classes() -> tuple[ClassCard, ...]:
 def classes_named(names: Sequence[str]) -> tuple[ClassCard, ...]:
     """Return classes of these names, in the order of the labels, with colours.
 
-    Tissues of marrow have their own, and fat is countable; others get some of the palette.
+    Tissues of marrow have colours of their own, and fat is countable; others get palette colours.
 
     Examples
     --------
@@ -81,34 +81,34 @@ def classes_named(names: Sequence[str]) -> tuple[ClassCard, ...]:
 
 
 class Card(BaseModel):
-    """What a model is. Frozen; its JSON is the same for the same content.
+    """Description of a model. Frozen; equal content gives equal JSON.
 
     Attributes
     ----------
     architecture, options
-        What `engine.kernels.networks.factory.create_network` makes; or "onnx", with no options.
+        Arguments of `engine.kernels.networks.factory.create_network`; or "onnx", without options.
     classes
         In the order of the labels.
     channels
-        Names of the planes that it takes, e.g. red, green, blue.
+        Names of the input planes, e.g. red, green, blue.
     mean, sd
-        Per channel: what is subtracted from a pixel, and what it is then divided by.
+        Per channel: subtracted from a pixel, and then divided by.
     spacing_um
-        Pixel size of what it was trained on, micrometres; None where it was not known.
+        Pixel size of the training images, micrometres; None if unknown.
     tile_px, halo_px
         Sides of the tiles of a large image and their context, pixels.
     multiple_px
-        For ONNX: sides that the graph asks for are multiples of this; others are padded.
+        For ONNX: sides must be multiples of this; other sizes are padded.
     gives
-        For ONNX: whether the graph gives "scores" or "probabilities".
+        For ONNX: whether the graph outputs "scores" or "probabilities".
     training_digest
-        Of the images and masks it was trained on.
+        Digest of the training images and masks.
     metrics
-        What was measured of it, by name.
+        Measured scores, by name.
     made_by
-        The command that made the weights.
+        Command that made the weights.
     weights
-        None until they are there.
+        None until the weights exist.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -146,13 +146,13 @@ class Card(BaseModel):
         return self
 
     def to_json(self) -> bytes:
-        """Return the card as the bytes that a bundle holds; the same for the same content."""
+        """Return the card as the JSON bytes of a bundle; equal content gives equal bytes."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=2, allow_nan=False)
         return (text + "\n").encode()
 
     @property
     def white(self) -> float | None:
-        """The pixel value that becomes 1 where 0 becomes -1; None where values are centred else.
+        """The pixel value that maps to 1 if 0 maps to -1; None for any other normalisation.
 
         Examples
         --------
@@ -164,19 +164,19 @@ class Card(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the card, so of the weights too, whose SHA-256 it holds."""
+        """SHA-256 of the card, which covers the weights through their SHA-256."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
 
 def read_card(values: Mapping[str, Any], where: str) -> Card:
-    """Check a card's values.
+    """Validate a card's values.
 
     Parameters
     ----------
     values
-        As parsed from JSON.
+        Values parsed from JSON.
     where
-        What to call it in errors.
+        Name of the card in errors.
 
     Raises
     ------

@@ -1,7 +1,8 @@
-"""What an ONNX file refers to outside of itself; read from its bytes, without onnx.
+"""Detection of external data in an ONNX file, from its bytes, without the onnx package.
 
-A tensor's values may lie in another file, which onnxruntime looks for in the working directory, or
-at an address in memory. Such values are in no digest: the same key would give other answers.
+A tensor's values may be stored in another file, which onnxruntime looks for in the working
+directory, or at an address in memory. No digest covers such values, so the same key could give
+different results.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from engine.errors import ParameterError
 from engine.learning.models.weights import WeightsRefused
 
 MOST_NESTED = 64
-"""Graphs within nodes within graphs; those that exporters write have a few levels."""
+"""Limit of nested graphs; exporters write a few levels."""
 
-# Messages within messages, by field (onnx.proto3 of ONNX 1.23); all else is skipped.
+# Nested messages, by field (onnx.proto3 of ONNX 1.23); other fields are skipped.
 _WITHIN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -25,11 +26,11 @@ _WITHIN: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
 
 
 def require_whole(data: bytes, file: Path) -> None:
-    """Refuse a graph whose weights, or some of them, are in other files.
+    """Refuse a graph with weights in other files.
 
     Parameters
     ----------
@@ -41,9 +42,9 @@ def require_whole(data: bytes, file: Path) -> None:
     Raises
     ------
     WeightsRefused
-        If a tensor refers to anything outside.
+        If a tensor refers to external data.
     ParameterError
-        If the bytes are no ONNX file.
+        If the bytes are not an ONNX file.
     """
     try:
         outside = _refers_outside(memoryview(data), "model", 0)
@@ -87,7 +88,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             length, at = _varint(message, at)
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
-        else:  # groups, which ONNX never had
+        else:  # groups, which ONNX never used
             raise ValueError(wire)
         if at + length > len(message):
             raise ValueError(length)

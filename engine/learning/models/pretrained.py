@@ -1,22 +1,22 @@
-"""Models that come with the engine, by name."""
+"""Pretrained models of the engine, by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-"""A folder for each model; its card names the command that made it."""
+"""Folder of the models, one folder each; a model's card names the command that made it."""
 
 
 def shipped_models() -> tuple[str, ...]:
-    """Return the names of the models that come with the engine."""
+    """Return the names of the pretrained models."""
     return tuple(sorted(path.parent.name for path in WEIGHTS.glob("*/card.json")))
 
 
 def find_model(model: str | Path) -> Path:
-    """Return a model's folder: that of a name that is shipped, or else the path itself.
+    """Return the folder of a pretrained model by name, or else the path itself.
 
-    A folder of the same name is meant by ``./name``.
+    Use ``./name`` for a folder with the same name as a pretrained model.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Weights made elsewhere: read as data, never run."""
+"""External weights, read as data without running any code."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GRAPH = ".onnx"
 SUFFIXES = (SAFE, *PICKLED, GRAPH)
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
-"""Names under which training scripts put a state dict among other things."""
+"""Keys under which training scripts store a state dict with other values."""
 
 PARALLEL = "module."
-"""What torch's data parallelism puts before every name."""
+"""Prefix that torch's data parallelism adds to every name."""
 
 
 class WeightsRefused(EngineError, ValueError):
-    """Weights that are not taken, and were not loaded: (file, why)."""
+    """Weights were refused, and not loaded: (file, reason)."""
 
     def __str__(self) -> str:
         file, why = self.args
@@ -34,7 +34,7 @@ class WeightsRefused(EngineError, ValueError):
 
 
 class NoPackage(EngineError, ImportError):
-    """A package is needed that is not installed: (package, extra that has it)."""
+    """A required package is not installed: (package, extra that has it)."""
 
     def __str__(self) -> str:
         package, extra = self.args
@@ -42,19 +42,19 @@ class NoPackage(EngineError, ImportError):
 
 
 def read_checked(file: Path, sha256: str | None) -> bytes:
-    """Return a file's bytes, once they are known to be the expected ones.
+    """Return a file's bytes, verified against a SHA-256.
 
     Parameters
     ----------
     file
         Path of the weights.
     sha256
-        What their SHA-256 must be, hexadecimal; None where nothing is known of it.
+        Expected SHA-256, hexadecimal; None skips the verification.
 
     Raises
     ------
     WeightsRefused
-        If the file can't be read, or is another one than expected.
+        If the file can't be read, or does not match the SHA-256.
     """
     try:
         with open_plain(file) as opened:
@@ -70,22 +70,22 @@ def read_checked(file: Path, sha256: str | None) -> bytes:
 
 
 def parse_weights(data: bytes, file: Path) -> dict[str, Any]:
-    """Return a state dict (names to torch tensors) out of a file's bytes.
+    """Return a state dict (names to torch tensors) from a file's bytes.
 
     Parameters
     ----------
     data
         The file's bytes, from `read_checked`.
     file
-        Its path; the suffix says what it is: .safetensors, or a state dict that torch saved (.pt,
-        .pth, .bin, .ckpt), which is unpickled by torch with ``weights_only=True`` and never
-        otherwise: a pickle that names anything but tensors and plain containers is refused when
-        the name is met, before it is called.
+        Its path; the suffix gives the format: .safetensors, or a state dict saved by torch (.pt,
+        .pth, .bin, .ckpt). The latter is unpickled only by torch with ``weights_only=True``: a
+        pickle that names anything but tensors and plain containers is refused at that name, before
+        the name is called.
 
     Raises
     ------
     WeightsRefused
-        If it is anything but tensors by name.
+        If the file is anything but tensors by name.
     NoPackage
         If torch is not installed.
     """
@@ -97,7 +97,7 @@ def parse_weights(data: bytes, file: Path) -> dict[str, Any]:
     if file.suffix not in SUFFIXES or file.suffix == GRAPH:
         raise WeightsRefused(file, f"the suffix is none of {', '.join(SUFFIXES)}")
     try:
-        with warnings.catch_warnings():  # about the pickle's age, which is no concern of the user
+        with warnings.catch_warnings():  # about the pickle's age, which does not matter to users
             warnings.simplefilter("ignore")
             if file.suffix == SAFE:
                 loaded = safetensors.torch.load(data)
@@ -115,7 +115,7 @@ def parse_weights(data: bytes, file: Path) -> dict[str, Any]:
 
 
 def _state_dict(loaded: Any, file: Path) -> dict[str, Any]:
-    """Return tensors by name out of what was loaded: bare, or wrapped as training scripts do."""
+    """Return tensors by name from loaded data: bare, or wrapped as training scripts do."""
     import torch
 
     while isinstance(loaded, Mapping):

@@ -1,4 +1,4 @@
-"""Training itself: `loop` runs it, on crops of `augment`, with `losses`, kept by `checkpoints`.
+"""Training of networks: `loop`, on crops of `augmentation`, with `losses` and `checkpoints`.
 
-The only modules of this package that import torch, beside those that load models where asked.
+Only these modules import torch at the top, besides `datasets.torch` and `datasets.transforms`.
 """

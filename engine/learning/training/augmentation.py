@@ -1,4 +1,4 @@
-"""Crops as a network sees them: interpolated, and changed in colour and texture."""
+"""Training crops: interpolated from samples, and augmented in colour and texture."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from engine.learning.training.crops import Crop
 from engine.learning.training.settings import Augmentation
 
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-"""Absorbance of haematoxylin, eosin and what is neither, in red, green and blue: A. C. Ruifrok,
+"""Absorbance of haematoxylin, eosin and the residual, in red, green and blue: A. C. Ruifrok,
 D. A. Johnston, Anal. Quant. Cytol. Histol. 23 (2001)."""
 
 STRENGTH_SD = 0.2
-"""Spread of a stain's strength, as a logarithm."""
+"""Standard deviation of a stain's strength, as a logarithm."""
 
 MIXING_SD = 0.04
-"""How far absorbances of the colours mix: other dyes, filters and sensors."""
+"""Standard deviation of the mixing of colours' absorbances: other dyes, filters and sensors."""
 
 LIGHT_SD = 0.03
-"""Spread of the light of each colour, decades."""
+"""Standard deviation of the light of each colour, decades."""
 
 PALING = 0.4
-"""Share of colour that is taken from a fifth of the crops, at most."""
+"""Largest share of colour removed from a fifth of the crops."""
 
 BLUR_PX = 1.0
 """Largest Gaussian sd of a blur, pixels; every second crop is blurred."""
@@ -34,7 +34,7 @@ NOISE_SD = 0.02
 """Largest sd of noise, share of full scale."""
 
 DARKEST = 1 / 255
-"""Light that counts as none, share of full scale."""
+"""Floor of light in the absorbance, share of full scale."""
 
 
 def cut(
@@ -45,11 +45,11 @@ def cut(
     Parameters
     ----------
     sample
-        What it is cut out of.
+        Sample to crop.
     crop
-        Where.
+        Position of the crop.
     ground
-        (c,): what is beyond the sample's edge; its label is 0.
+        (c,): colour beyond the sample's edge; its label is 0.
     full
         Full scale of the pixels.
 
@@ -76,19 +76,19 @@ def cut(
 def recolour(
     pixels: torch.Tensor, change: Augmentation, rng: np.random.Generator, *, colours: bool = True
 ) -> torch.Tensor:
-    """Return a crop as another laboratory might have stained and photographed it.
+    """Return a crop with the stain and camera of another simulated laboratory.
 
     Parameters
     ----------
     pixels
-        (c, y, x), shares of full scale. Of red, green and blue, stains are changed where they add
-        up, in absorbance. Other channels get another gain and offset.
+        (c, y, x), shares of full scale. Stains of red, green and blue are changed in absorbance,
+        where they are additive. Other channels get a new gain and offset.
     change
-        How far.
+        Strengths of the changes.
     rng
-        Of this crop alone.
+        Random numbers of this crop alone.
     colours
-        Whether three channels are red, green and blue.
+        True if three channels are red, green and blue.
     """
     if change.colour:
         far = change.colour

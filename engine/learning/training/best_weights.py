@@ -1,4 +1,4 @@
-"""Which weights of a training are kept, and the models that are made of them."""
+"""Best weights of a training, and the models made from them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ BEST: Mapping[str, tuple[str | None, int]] = {
     "best-dsc": ("dsc", -1),
     "last": (None, 1),
 }
-"""Models by their folder's name: the metric that decides, and the sign that makes it small."""
+"""Models by folder name: the deciding metric, and the sign with which it is minimised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """Weights that were the best in something.
+    """Best weights by one criterion.
 
     Attributes
     ----------
     step
-        When; names the file that holds them.
+        Training step; names the file with the weights.
     value
-        What they were the best in, so that less is better.
+        Value of the criterion; lower is better.
     metrics
-        Of that validation.
+        All metrics of that validation.
     """
 
     step: int
@@ -43,7 +43,7 @@ class Best:
 
     @staticmethod
     def file_of(step: int) -> str:
-        """Return the name of the file with the weights of some step."""
+        """Return the name of the file with the weights of a step."""
         return f"kept-{step:08d}.safetensors"
 
     def as_state(self) -> dict[str, Any]:
@@ -52,25 +52,25 @@ class Best:
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> Best:
-        """Return what a checkpoint kept."""
+        """Restore an instance from a checkpoint."""
         return cls(state["step"], state["value"], dict(state["metrics"]))
 
 
 def write_bundles(
     folder: Path, card: Card, best: Mapping[str, Best], trained_on: Iterable[str]
 ) -> dict[str, str]:
-    """Make a model of all that was kept, in place of those of an earlier part of the training.
+    """Write a model for each criterion, replacing those of earlier steps.
 
     Parameters
     ----------
     folder
-        Of the training; each model becomes a folder in it.
+        Folder of the training; each model becomes a subfolder.
     card
-        Of all of them; the metrics are filled in here.
+        Card of all models; the metrics are filled in here.
     best
-        What was kept, by the folder's name.
+        Best weights, by the model's folder name.
     trained_on
-        Content digests of the images that all of them learnt from.
+        Content digests of the training images.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A training on disk: whatever moment it is killed at, it goes on from a state that was whole."""
+"""Atomic checkpoints: after a kill at any moment, a training resumes from a complete state."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ FORMAT = 1
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write a training's whole state; see `read_checkpoint`."""
+    """Write a training's complete state; see `read_checkpoint`."""
     kept = io.BytesIO()
     torch.save({"format": FORMAT, **state}, kept)
     write_aside(folder / CHECKPOINT, kept.getvalue())
 
 
 def read_checkpoint(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
-    """Return the state that a training left, or None where there is none.
+    """Return the state of a previous training, or None without a checkpoint.
 
     It is read as data: a pickle that names anything but tensors and plain containers is refused.
 
     Parameters
     ----------
     folder
-        Of the training.
+        Folder of the training.
     identity
-        What must be the same, by the name that people know it by: ``settings``, ``images``.
+        Digests that must match, by display name: ``settings``, ``images``.
 
     Raises
     ------
     OtherTraining
-        If it is of other settings or images.
+        If the checkpoint has different settings or images.
     CheckpointUnreadable
     """
     path = folder / CHECKPOINT

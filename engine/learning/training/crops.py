@@ -1,4 +1,4 @@
-"""Which crops a batch is made of: a function of seed and step, so a training can begin anywhere."""
+"""Random crops as a pure function of seed and step, so that a training can resume anywhere."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from engine.learning.datasets.samples import CELL_PX
 from engine.learning.training.settings import Augmentation
 
 LATTICE_PX = 64
-"""Distance of the points whose displacement is random, pixels."""
+"""Distance of the points with a random displacement, pixels."""
 
 MARGIN_PX = 2
-"""What interpolation needs beside the outermost position, pixels."""
+"""Margin for interpolation around the outermost position, pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Crop:
-    """A square cut out of a sample.
+    """Square crop of a sample.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Crop:
     position: NDArray[np.float32]
 
     def source(self, shape: YX) -> Region:
-        """Return the part of a plane of some shape that the crop is interpolated from."""
+        """Return the part of a plane from which the crop is interpolated."""
         low = np.floor(self.position.min(axis=(1, 2))).astype(int) - MARGIN_PX
         high = np.ceil(self.position.max(axis=(1, 2))).astype(int) + 1 + MARGIN_PX
         sides = np.asarray(shape)
@@ -46,7 +46,7 @@ class Crop:
 
 
 def crop_rng(seed: int, step: int, place: int, stream: int) -> np.random.Generator:
-    """Return the random numbers of one place of one batch, whatever was drawn before."""
+    """Return the random numbers of one crop of one batch, independent of any earlier draw."""
     return np.random.default_rng((seed, step, place, stream))
 
 
@@ -56,19 +56,19 @@ def choose_crop(
     change: Augmentation,
     rng: np.random.Generator,
 ) -> Crop:
-    """Return a crop that is centred in tissue, turned, scaled, mirrored and bent at random.
+    """Return a random crop centred in tissue: turned, scaled, mirrored and deformed.
 
     Parameters
     ----------
     cells
-        For each sample, where it has tissue, from `engine.learning.datasets.samples.tissue_cells`.
-        Samples count alike, whatever their size; those without tissue are left out.
+        Tissue positions of each sample, from `engine.learning.datasets.samples.tissue_cells`.
+        Samples are equally likely, whatever their size; samples without tissue are not used.
     side
-        Of the crop, pixels.
+        Side of the crop, pixels.
     change
-        How far it is changed.
+        Strengths of the changes.
     rng
-        Of this crop alone, from `crop_rng`.
+        Random numbers of this crop alone, from `crop_rng`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How a training went: a table and a picture."""
+"""Training curves: a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def write_curves(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     Parameters
     ----------
     folder
-        Of the training.
+        Folder of the training.
     rows
-        With ``step``, ``learning_rate``, ``train_loss``, ``loss``, and other metrics.
+        Rows with ``step``, ``learning_rate``, ``train_loss``, ``loss``, and other metrics.
     """
     kept = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), kept)
@@ -31,13 +31,13 @@ def write_curves(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def write_picture(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw the rows of `write_curves`; takes half a second."""
+    """Plot the rows of `write_curves`; takes half a second."""
     write_aside(folder / PICTURE, _drawn(rows))
 
 
 def _drawn(rows: Sequence[Mapping[str, float]]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # without pyplot: no window, nothing global
+    from matplotlib.figure import Figure  # without pyplot: no window and no global state
 
     steps = [row["step"] for row in rows]
     figure = Figure(figsize=(10, 3.2), layout="constrained")

@@ -1,4 +1,4 @@
-"""Beginning with the weights of a model that is there, to learn less from fewer images."""
+"""Fine-tuning: initialise training from an existing model."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from engine.learning.training.settings import TrainingSettings
 def starting_with(
     settings: TrainingSettings, bundle: Bundle, classes: tuple[ClassCard, ...]
 ) -> TrainingSettings:
-    """Return settings that begin with a model: its architecture, and its digest.
+    """Return settings that start from a model: its architecture and its digest.
 
     Parameters
     ----------
     settings
-        What else is asked for.
+        All other settings.
     bundle
-        The model.
+        The model to start from.
     classes
-        What the masks tell apart.
+        Classes of the masks.
 
     Raises
     ------
     ParameterError
-        If it has other classes, or is a graph, which can't be trained.
+        If the model has different classes, or is an ONNX graph, which can't be trained.
     """
     card = bundle.card
     if card.architecture == ONNX:
@@ -47,20 +47,20 @@ def starting_with(
 def load_start(
     network: Any, bundle: Bundle | None, settings: TrainingSettings, half: tuple[float, ...]
 ) -> None:
-    """Put a model's weights into a network of its architecture.
+    """Load a model's weights into a network of the same architecture.
 
     Raises
     ------
     WorkerUnfit
-        If the model is not the one that the settings name.
+        If the model is not the one named in the settings.
     ParameterError
-        If it takes other channels, or was normalised otherwise than trainings are.
+        If the model takes different channels, or its normalisation differs from that of training.
     """
     if bundle is None or bundle.digest != settings.start:
-        raise WorkerUnfit("the model to begin with is not there, or is another one.")
+        raise WorkerUnfit("the model to start from is missing, or is a different one.")
     card = bundle.card
     if card.mean != half or card.sd != half:
-        raise ParameterError("start", card.name, f"one of pixels less {half}, divided by that")
+        raise ParameterError("start", card.name, f"a model with mean and sd {half}")
     network.load_state_dict(parse_weights(bundle.read_weights(), bundle.directory / WEIGHTS))
 
 
@@ -68,6 +68,6 @@ WEIGHTS = "weights.safetensors"
 
 
 def made_by(bundle: Bundle | None, command: str | None) -> str | None:
-    """Return the commands that made a model, one after the other."""
+    """Return the commands that made a model, in order."""
     earlier = bundle.card.made_by if bundle is not None else None
     return " && ".join(filter(None, (earlier, command))) or None

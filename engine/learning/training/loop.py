@@ -1,7 +1,7 @@
-"""Training: from samples to weights, the same to the bit however often it is killed.
+"""Training loop: from samples to weights, bit-identical after any number of interruptions.
 
-All randomness is a function of seed and step, and the checkpoint holds all else that the next step
-depends on: weights, the running statistics of normalisation, Adam's moments, and the schedule.
+All randomness is a function of seed and step, and the checkpoint holds the rest of the state: the
+weights, the running statistics of normalisation, Adam's moments, and the schedule.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from engine.learning.training.validation import validate
 from engine.store.root.atomic_write import write_aside
 
 CHECKPOINT_S = 20.0
-"""How often the state is kept by default, seconds."""
+"""Default interval between checkpoints, seconds."""
 
 PICTURE_S = 10.0
-"""How often the curves are drawn while it trains, seconds, and at its end."""
+"""Interval between plots of the curves during training, seconds; they are also drawn at its end."""
 
 CHANNELS = {1: ("grey",), 3: RGB}
 
@@ -69,42 +69,43 @@ def run_training(
     progress: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainingReport:
-    """Train a network on samples, or go on where a killed or stopped training was.
+    """Train a network on samples, or resume a killed or stopped training.
 
     Parameters
     ----------
     folder
-        Holds ``checkpoint.pt``, ``curves.parquet``, ``curves.png``, and at the end a model's
-        folder for the best by loss, by density and by DSC, and the last.
+        Receives ``checkpoint.pt``, ``curves.parquet``, ``curves.png``, and at the end a model
+        folder each for the best by loss, by density and by DSC, and for the last.
     samples
-        What is learnt from, in any order; whole subjects are held out.
+        Training data, in any order; whole subjects are held out.
     settings
-        How.
+        Settings of the training.
     classes
         In the order of the labels; those of marrow by default.
     start
-        The model that the settings name to begin with; see `engine.learning.training.finetune`.
+        The model named in the settings as a start; see `engine.learning.training.finetune`.
     made_by
         The command, for the models' cards.
     device
-        "cpu" or "cuda"; None takes CUDA where it is. torch's threads are the caller's to set:
-        sums of floats depend on their number, so a training that changes it is still right, but
-        not the same to the bit.
+        "cpu" or "cuda"; None selects CUDA if available. The caller sets torch's threads: sums of
+        floats depend on their number, so a training with a different number is valid, but not
+        bit-identical.
     keep_every_s
-        How often the state is kept, beside at each validation, seconds: what a kill can lose.
+        Interval between checkpoints, besides those at validations, seconds: the most that a kill
+        loses.
     progress
-        Is told of each step.
+        Called after each step.
     stop
-        Is asked before each step; then the state is kept, and the report says how far it came.
+        Called before each step; if true, write a checkpoint and return the progress made.
 
     Raises
     ------
     NothingFound, ParameterError
-        If there is nothing to learn from, or samples are unlike.
+        If there is no training data, or the samples differ in kind.
     TrainingDiverged
-        If the loss is no number any more.
+        If the loss is no longer finite.
     OtherTraining, TrainingBusy, CheckpointUnreadable
-        If the folder can't be gone on with.
+        If the folder's training can't be resumed.
     """
     place = Path(folder)
     with alone_in(place):
@@ -113,7 +114,7 @@ def run_training(
 
 
 class _Training:
-    """The state of one training."""
+    """State of a training."""
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class _Training:
         half = (self.full / 2,) * self.channels
         if settings.start is not None:
             load_start(network, start, settings, half)
-        # Puts the network where it computes; training and validation share it.
+        # Moves the network to the device; training and validation share it.
         self.predictor = NetworkPredictor(network, half, half, self.device.type)
         self.network = self.predictor.network
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
@@ -196,20 +197,20 @@ class _Training:
         )
 
     def _require_number(self, loss: float) -> None:
-        """Stop before weights are kept that are no numbers."""
+        """Stop before non-finite weights are stored."""
         if not math.isfinite(loss):
             self._write_models()
             raise TrainingDiverged(str(self.folder), self.step)
 
     def _write_models(self) -> dict[str, str]:
-        """Make models of what was best so far, and return their folders by name."""
+        """Write the models of the best weights so far, and return their folders by name."""
         if not self.rows:
             return {}
         write_picture(self.folder, self.rows)
         return write_bundles(self.folder, self._card(), self.best, self.contents)
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield the batches that are left, cutting the next one while one is learnt."""
+        """Yield the remaining batches, cutting the next one during a training step."""
         with ThreadPoolExecutor(1, thread_name_prefix="crops") as thread:
             upcoming = None
             for step in range(self.step, self.settings.steps):
@@ -228,7 +229,7 @@ class _Training:
             look = crop_rng(seed, step, n, LOOK)
             pixels.append(recolour(image, change, look, colours=sample.colours))
             labels.append(label)
-        images = torch.stack(pixels) * 2 - 1  # as the card says: less half of full scale, by it
+        images = torch.stack(pixels) * 2 - 1  # the card's normalisation: half of full scale
         return images.contiguous(memory_format=torch.channels_last), torch.stack(labels)
 
     def _learn(self, pixels: torch.Tensor, labels: torch.Tensor) -> float:
@@ -247,7 +248,7 @@ class _Training:
         return value
 
     def _validate(self) -> dict[str, float]:
-        """Look at the held-out images, once: curves, schedule, the best, and the checkpoint."""
+        """Validate on the held-out images: curves, schedule, best weights, and checkpoint."""
         rate = self.optimizer.param_groups[0]["lr"]
         self.network.eval()
         names = [c.name for c in self.classes]
@@ -276,7 +277,7 @@ class _Training:
         return metrics
 
     def _compare(self, metrics: dict[str, float]) -> None:
-        """Keep the weights where they are the best so far; the file is there before its name."""
+        """Store the weights if they are the best so far; write the file before it is referenced."""
         weights: bytes | None = None
         for name, (metric, sign) in BEST.items():
             before = self.best.get(name)
@@ -343,13 +344,13 @@ class _Training:
 
 
 def _contents(trained: Sequence[Sample], start: Bundle | None) -> frozenset[str]:
-    """Return the contents of the images that weights come from, as far as they are known."""
+    """Return the known contents of the images that the weights were trained on."""
     earlier = None if start is None else start.trained_on()
     return (earlier or frozenset()) | {sample.content for sample in trained if sample.content}
 
 
 def _alike(samples: Sequence[Sample]) -> tuple[int, float]:
-    """Return the channels and the full scale that all samples have."""
+    """Return the channels and the full scale that all samples share."""
     kinds = {(s.pixels.shape[0], np.dtype(s.pixels.dtype)) for s in samples}
     if len(kinds) != 1:
         told = sorted(f"{channels} channels of {dtype}" for channels, dtype in kinds)
@@ -359,6 +360,6 @@ def _alike(samples: Sequence[Sample]) -> tuple[int, float]:
 
 
 def _spacing(samples: Sequence[Sample]) -> float | None:
-    """Return the pixel size that samples have, in the middle; None where it is not known of all."""
+    """Return the median pixel size of the samples; None if it is unknown for any of them."""
     sides = [s.spacing_um for s in samples if s.spacing_um is not None]
     return float(np.median(sides)) if len(sides) == len(samples) else None

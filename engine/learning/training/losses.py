@@ -1,4 +1,4 @@
-"""What training makes small: cross-entropy plus one minus Dice."""
+"""Training loss: cross-entropy plus one minus Dice."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch.nn import functional
 
 
 def training_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return cross-entropy plus one minus the soft Dice of the classes that are there.
+    """Return cross-entropy plus one minus the soft Dice of the classes in the batch.
 
-    Cross-entropy goes by pixels, so by the large classes; Dice counts each class alike. A class
-    that a batch has nothing of is left out of Dice, where one pixel of it would decide.
+    Cross-entropy weights pixels, so it favours large classes; Dice weights all classes alike. A
+    class absent from the batch is left out of Dice, where a single pixel of it would decide.
 
     Parameters
     ----------
     scores
-        (n, classes, y, x), whose softmax are probabilities.
+        (n, classes, y, x), logits of the probabilities.
     labels
         (n, y, x) int64.
 

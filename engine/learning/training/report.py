@@ -1,4 +1,4 @@
-"""How far a training is, and what it came to."""
+"""Progress and result of a training."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes
     ----------
     step, steps
-        Batches done, of how many.
+        Batches done, and their total number.
     loss
-        Of the last batch.
+        Loss of the last batch.
     metrics
-        What was just validated; empty between validations.
+        Metrics of a validation; empty between validations.
     """
 
     step: int
@@ -28,26 +28,26 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """What a training came to.
+    """Result of a training.
 
     Attributes
     ----------
     folder
-        Where it is.
+        Folder of the training.
     step, steps
-        Batches done, of how many; less where it was stopped.
+        Batches done, and their total number; fewer if it was stopped.
     resumed_at
-        Step of the checkpoint that it went on from; 0 where there was none.
+        Step of the checkpoint from which it was resumed; 0 without one.
     trained, held_out
         Numbers of images.
     subjects_held_out
-        Whose images they are that nothing was learnt from.
+        The held-out subjects.
     models
-        Folders of the bundles, by what they are the best in, and the last.
+        Folders of the bundles, by criterion, and the last one.
     metrics
-        Of each of them.
+        Metrics of each model.
     elapsed_s
-        Of this part of it.
+        Duration of this part of the training.
     """
 
     folder: str
@@ -62,5 +62,5 @@ class TrainingReport:
     elapsed_s: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as plain values."""
+        """Return the report as JSON-compatible values."""
         return asdict(self)

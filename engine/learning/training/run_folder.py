@@ -1,4 +1,4 @@
-"""The folder of a training: who may work in it, and why it can't be gone on with."""
+"""Folder of a training: its lock, and errors about resuming it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOCK = ".lock"
 
 
 class OtherTraining(UsageError):
-    """A folder holds another training than the one that was asked for: (folder, what differs)."""
+    """The folder holds a different training: (folder, difference)."""
 
     def __str__(self) -> str:
         folder, differs = self.args
@@ -33,29 +33,29 @@ class TrainingBusy(EngineError):
 
 
 class TrainingDiverged(EngineError):
-    """The loss of a training is no number any more: (folder, step)."""
+    """The loss of a training is no longer finite: (folder, step)."""
 
     def __str__(self) -> str:
         folder, step = self.args
         return (
-            f"The loss was no number any more at step {step}: train in a new folder with a smaller "
-            f"--learning-rate. What was best until then, if anything was, is in {folder}."
+            f"The loss was not finite at step {step}: train in a new folder with a smaller "
+            f"--learning-rate. The best models until then, if any, are in {folder}."
         )
 
 
 class CheckpointUnreadable(EngineError):
-    """A checkpoint can't be read: (file, why)."""
+    """A checkpoint can't be read: (file, reason)."""
 
     def __str__(self) -> str:
         file, why = self.args
-        return f"{file} is no checkpoint of this engine ({why}). Remove it to begin anew."
+        return f"{file} is not a checkpoint of this engine ({why}). Remove it to start again."
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a folder; what a killed one left aside is removed.
+    """Lock a training's folder against other processes, and remove staged files of a killed one.
 
-    The lock ends with the process that holds it, however that ends.
+    The lock ends with the process that holds it, whatever ends the process.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a training is asked for: values that, with the images, decide its weights to the bit."""
+"""Training settings: with the images, they determine the weights bit by bit."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from engine.store.digests import digest_of
 FRIENDLY = {"dict_type": """an object in JSON, like '{"width": 16}'"""}
 
 NEUTRAL = frozenset({"steps", "name"})
-"""Settings that a training may go on with changed: it only lasts longer, or is called otherwise."""
+"""Settings that may change on resumption: the training only gets longer, or another name."""
 
 
 class Augmentation(BaseModel):
-    """How far crops are changed; 0 (1 for ``scale``) leaves out that change.
+    """Strengths of the augmentation; 0 (1 for ``scale``) turns a change off.
 
     Attributes
     ----------
     scale
-        Largest factor by which structures are made larger or smaller.
+        Largest scale factor of structures, up or down.
     turn
-        Whether crops are turned by any angle. What lies beyond the slide is filled with the
-        slide's own ground.
+        Whether crops are turned by any angle. Pixels beyond the slide get the slide's background
+        colour.
     flip
         Whether half of the crops are mirrored.
     elastic_px
         Standard deviation of the displacement of points that are 64 px apart, pixels.
     colour
-        Stains and light, in terms of what differs between laboratories: 1 is usual, 2 is a lot.
+        Stains and light, relative to differences between laboratories: 1 is usual, 2 is strong.
     texture
-        Blur and noise: 1 is that of common cameras.
+        Blur and noise: 1 corresponds to common cameras.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -46,39 +46,40 @@ class Augmentation(BaseModel):
 
 
 class TrainingSettings(BaseModel):
-    """How a network is trained. Frozen.
+    """Settings of a training. Frozen.
 
     Attributes
     ----------
     name
-        What the model is called.
+        Name of the model.
     architecture, options
         See `engine.kernels.networks.factory.create_network`.
     steps
-        Batches to train with, in all.
+        Total number of batches.
     batch, crop_px
         Crops in a batch, and their side, pixels.
     learning_rate
-        Of Adam, at first.
+        Initial learning rate of Adam.
     validate_every
-        Steps from one validation to the next; the learning rate is looked at once in each.
+        Steps between validations; the learning rate is reviewed at each validation.
     patience, factor
-        After how many validations without a better loss the learning rate is multiplied by what.
+        Number of validations without a better loss after which the learning rate is reduced, and
+        the factor of the reduction.
     holdout
-        Share of the subjects that is held out, to validate with.
+        Share of the subjects that is held out for validation.
     seed
-        Of split, weights, crops and their changes.
+        Seed of split, weights, crops and their changes.
     tile_px, halo_px
-        For the card: how large images are cut.
+        For the card: tiling of large images.
     start
-        Digest of the model whose weights it begins with; random ones by default.
+        Digest of the model to start from; random weights by default.
     augmentation
-        How crops are changed.
+        Augmentation of crops.
 
     Raises
     ------
     ParameterError
-        If a value can't be.
+        If a value is invalid.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -119,5 +120,5 @@ class TrainingSettings(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that decides the weights after some step."""
+        """SHA-256 of all settings that determine the weights after a given step."""
         return digest_of(self.model_dump(mode="json", exclude=set(NEUTRAL), exclude_none=True))

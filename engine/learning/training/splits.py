@@ -1,4 +1,4 @@
-"""Who is trained on and who is held out: whole subjects, never parts of one."""
+"""Split of images into training and held-out sets, by whole subjects."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from engine.errors import NothingFound, ParameterError
 
 
 def split_subjects(subjects: Iterable[str], holdout: float, seed: int) -> frozenset[str]:
-    """Return the subjects that are held out; all others are trained on.
+    """Return the held-out subjects; all others are trained on.
 
-    A subject's place depends on its own name and the seed, so the order of files says nothing, and
-    a subject that joins moves few others: those that stand at the border.
+    The decision about a subject depends on its own name and the seed, so the order of files has no
+    effect, and an additional subject changes the decision about few others: those near the border.
 
     Parameters
     ----------
     subjects
-        Names, in any order, as often as they come.
+        Names, in any order, with or without repetitions.
     holdout
         Share of the subjects to hold out, in (0, 1); at least one is, and at least one is not.
     seed
-        Another one holds out others.
+        Seed; another one holds out other subjects.
 
     Raises
     ------

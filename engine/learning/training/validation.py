@@ -1,4 +1,4 @@
-"""What a network is worth at some moment of its training, on whole images that it never saw."""
+"""Validation of a network during training, on whole held-out images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engine.learning.evaluation.scores import (
 from engine.learning.models.bundle import Predictor
 
 LEAST_PROBABLE = 1e-7
-"""Probability that none is held to be below, so that its logarithm is finite."""
+"""Lower limit of probabilities, which keeps logarithms finite."""
 
 Metrics = dict[str, float]
 
@@ -37,20 +37,20 @@ def validate(
 ) -> Metrics:
     """Return loss, mean DSC, DSC of each class, and the density's error.
 
-    Images are predicted whole, in tiles, as `segment` does it. The loss is the one that training
-    makes small, on average over images; DSC is a mean over the images that have the class; the
-    density's error is the median of the relative ones. What can't be told is NaN.
+    Images are predicted whole, in tiles, as `segment` does. The loss is the training loss, averaged
+    over images; DSC is a mean over the images that have the class; the density's error is the
+    median of the relative errors. Undefined values are NaN.
 
     Parameters
     ----------
     predictor
-        Gives probabilities.
+        Prediction function.
     samples
-        What is held out.
+        Held-out samples.
     classes
         Their names, in the order of the labels.
     tile_px, halo_px, batch
-        How images are cut.
+        Tiling of images.
     """
     losses, dices, errors = [], [], []
     for sample in samples:
@@ -72,7 +72,7 @@ def validate(
 def predicted_bands(
     predictor: Predictor, pixels: Array, tile_px: int, halo_px: int, batch: int
 ) -> Iterator[tuple[Region, NDArray[np.float32]]]:
-    """Yield regions of an image (c, y, x) and the probabilities in them; together all of it."""
+    """Yield regions that cover an image (c, y, x), and the probabilities in them."""
     shape = (pixels.shape[1], pixels.shape[2])
     plan = plan_tiled(shape, (tile_px, tile_px), halo_px, multiple=predictor.multiple_px)
 
@@ -102,7 +102,7 @@ def _one(
 
 
 def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of each column over the rows that know it."""
+    """Return the mean of each column, ignoring NaN."""
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(axis=0)
     count = known.sum(axis=0)
