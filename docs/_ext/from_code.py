@@ -139,6 +139,13 @@ def drawing_reasons() -> str:
     return table(("reason", "meaning"), rows)
 
 
+def image_findings() -> str:
+    """Return what may be odd about an image."""
+    from engine.header import FINDINGS
+
+    return table(("finding", "meaning"), ((f"`{code}`", text) for code, text in FINDINGS.items()))
+
+
 def contour_checks() -> str:
     """Return the checks of contours."""
     from engine.operations.cardiac.findings import CHECKS
@@ -275,6 +282,7 @@ FRAGMENTS: Mapping[str, Callable[[], str]] = {
     "source-reasons": source_reasons,
     "result-reasons": result_reasons,
     "drawing-reasons": drawing_reasons,
+    "image-findings": image_findings,
     "contour-checks": contour_checks,
     "errors": errors,
     "configuration": configuration,
