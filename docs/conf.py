@@ -41,6 +41,7 @@ highlight_language = "none"
 # Python reference
 autosummary_generate = True
 autodoc_typehints = "none"  # signatures have them; numpydoc lists the parameters
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
