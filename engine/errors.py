@@ -1,8 +1,8 @@
 """Errors that a caller can act on.
 
-Every error takes positional arguments only, builds its text in ``__str__`` and pickles, since it
-may cross a process. Texts name the thing, the caller's parameter and the next step, and hold
-nothing that came out of a patient's file.
+Every error takes only positional arguments, builds its text in ``__str__`` and pickles, since it
+may cross process boundaries. Texts name the thing, the caller's parameter and the next step, and
+hold no content of a patient's file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, there: Iterable[str]) -> str:
-    """Return what to add to an error about a mistyped name: nothing where no other is close.
+    """Return a suggestion for an error about a mistyped name, empty if no other name is close.
 
     Examples
     --------
@@ -24,19 +24,19 @@ def did_you_mean(name: str, there: Iterable[str]) -> str:
 
 
 class EngineError(Exception):
-    """Root of all errors of the engine. ``exit_code`` is what the command line ends with."""
+    """Base of all errors of the engine. ``exit_code`` is the command line's exit status."""
 
     exit_code = 1
 
 
 class UsageError(EngineError, ValueError):
-    """The caller asked for something that can't be (command line: exit code 2)."""
+    """Invalid request by the caller (command line: exit code 2)."""
 
     exit_code = 2
 
 
 class ParameterError(UsageError):
-    """A parameter has a value that it can't have: (parameter, value, what is expected)."""
+    """Invalid value of a parameter: (parameter, value, expectation)."""
 
     def __str__(self) -> str:
         parameter, value, expected = self.args
@@ -44,14 +44,14 @@ class ParameterError(UsageError):
 
 
 class TilingError(UsageError):
-    """A cover of a plane by tiles was asked for that is impossible: (problem,)."""
+    """Impossible tiling of a plane: (problem,)."""
 
     def __str__(self) -> str:
         return f"Can't tile: {self.args[0]}."
 
 
 class AlignmentError(UsageError):
-    """Work was cut where no shard ends: (block, shard), so two tasks would own one shard."""
+    """Work not aligned with shards: (block, shard), so two tasks would own one shard."""
 
     def __str__(self) -> str:
         block, shard = self.args
@@ -62,7 +62,7 @@ class AlignmentError(UsageError):
 
 
 class NoCohort(EngineError, FileNotFoundError):
-    """There is no cohort at this place: (url,)."""
+    """No cohort exists at a path or URL: (url,)."""
 
     exit_code = 2
 
@@ -74,7 +74,7 @@ class NoCohort(EngineError, FileNotFoundError):
 
 
 class FormatTooNew(EngineError):
-    """The cohort was written by a later version of the engine: (url, found, known)."""
+    """Cohort written by a later version of the engine: (url, found, known)."""
 
     def __str__(self) -> str:
         url, found, known = self.args
@@ -85,7 +85,7 @@ class FormatTooNew(EngineError):
 
 
 class ConfigError(UsageError):
-    """cohort.toml can't be used: (where, problem)."""
+    """Invalid cohort.toml: (entry, problem)."""
 
     def __str__(self) -> str:
         where, problem = self.args
@@ -93,14 +93,14 @@ class ConfigError(UsageError):
 
 
 class NoSource(UsageError, FileNotFoundError):
-    """A source was named that does not exist: (path,)."""
+    """Source that does not exist: (path,)."""
 
     def __str__(self) -> str:
         return f"No file or folder at {self.args[0]}. Check the path."
 
 
 class NothingFound(UsageError):
-    """A selection or a folder holds nothing: (what, hint)."""
+    """Empty selection or folder: (subject, hint)."""
 
     def __str__(self) -> str:
         what, hint = self.args
@@ -108,7 +108,7 @@ class NothingFound(UsageError):
 
 
 class SourceUnreadable(EngineError, ValueError):
-    """A source file can't become images: (reason code, detail free of file contents)."""
+    """Source file that can't become images: (reason code, detail free of file contents)."""
 
     @property
     def reason(self) -> str:
@@ -121,7 +121,7 @@ class SourceUnreadable(EngineError, ValueError):
 
 
 class MissingExtra(EngineError, ImportError):
-    """A package is needed that only an extra brings: (package, extra, what for)."""
+    """Missing package that an extra installs: (package, extra, purpose)."""
 
     def __str__(self) -> str:
         package, extra, purpose = self.args
@@ -132,7 +132,7 @@ class MissingExtra(EngineError, ImportError):
 
 
 class CorruptStore(EngineError, ValueError):
-    """Stored data differ from what the ledger says: (path, what is wrong)."""
+    """Stored data differ from the ledger: (path, problem)."""
 
     def __str__(self) -> str:
         path, problem = self.args
@@ -140,25 +140,25 @@ class CorruptStore(EngineError, ValueError):
 
 
 class AlreadyExists(EngineError):
-    """An object that is written once exists already: (path,)."""
+    """Write-once object that already exists: (path,)."""
 
     def __str__(self) -> str:
         return f"{self.args[0]} exists already and is never written twice."
 
 
 class MissingObject(EngineError, FileNotFoundError):
-    """An object of the store is not there: (path,)."""
+    """Missing object of the store: (path,)."""
 
     def __str__(self) -> str:
         return f"{self.args[0]} is missing. See: cohort verify"
 
 
 class StoreError(EngineError, OSError):
-    """Where the cohort lives can't be used. It says nothing about an image, so it leaves no row."""
+    """Unusable store of the cohort. It is not about an image, so it leaves no row."""
 
 
 class StoreFull(StoreError):
-    """No room is left where the cohort is written: (path, whether it is a quota's end)."""
+    """Store without free space: (path, whether a quota is the limit)."""
 
     def __str__(self) -> str:
         what = "The quota is used up" if len(self.args) > 1 and self.args[1] else "No space left"
@@ -169,7 +169,7 @@ class StoreFull(StoreError):
 
 
 class StoreFailed(StoreError):
-    """The file system failed: (path, what it said)."""
+    """Failure of the file system: (path, its error)."""
 
     def __str__(self) -> str:
         path, problem = self.args
@@ -180,7 +180,7 @@ class StoreFailed(StoreError):
 
 
 class TooManyFiles(StoreError):
-    """No more files can be opened: (path, how many this process may open)."""
+    """Limit of open files reached: (path, the limit of this process)."""
 
     def __str__(self) -> str:
         path, limit = self.args
@@ -192,14 +192,14 @@ class TooManyFiles(StoreError):
 
 
 class StoreReadOnly(StoreError, PermissionError):
-    """The cohort can't be written to: (path,)."""
+    """Cohort that is not writable: (path,)."""
 
     def __str__(self) -> str:
         return f"No permission to write at {self.args[0]}. Check its owner, mode and mount."
 
 
 class NoConditionalPuts(StoreError):
-    """Of two writers to an object store, both would win: (url, which condition it ignores)."""
+    """Object store without conditional puts: (url, the condition that it ignores)."""
 
     def __str__(self) -> str:
         url, condition = self.args
@@ -211,7 +211,7 @@ class NoConditionalPuts(StoreError):
 
 
 class StoreUnreachable(StoreError, ConnectionError):
-    """The object store can't be used: (url, what is wrong)."""
+    """Object store that can't be used: (url, problem)."""
 
     def __str__(self) -> str:
         url, problem = self.args
@@ -222,14 +222,14 @@ class StoreUnreachable(StoreError, ConnectionError):
 
 
 class Conflict(EngineError):
-    """Another writer won too often: (what,)."""
+    """Compare-and-swap lost too often: (subject,)."""
 
     def __str__(self) -> str:
         return f"Another writer kept changing {self.args[0]}. Run the same command again."
 
 
 class SchedulerLost(EngineError, ConnectionError):
-    """The Dask scheduler went away: (done, left), both counts of units."""
+    """Lost connection to the Dask scheduler: (done, left), both counts of units."""
 
     def __str__(self) -> str:
         done, left = self.args
@@ -240,7 +240,7 @@ class SchedulerLost(EngineError, ConnectionError):
 
 
 class NoWorkers(EngineError):
-    """No worker is there to do the work: (waited seconds,)."""
+    """No worker available: (waited seconds,)."""
 
     def __str__(self) -> str:
         return (
@@ -250,7 +250,7 @@ class NoWorkers(EngineError):
 
 
 class NoWorkerForResource(EngineError):
-    """No worker offers what the operation needs: (resource, amount, workers seen)."""
+    """No worker with the resource that the operation needs: (resource, amount, workers seen)."""
 
     def __str__(self) -> str:
         resource, amount, workers = self.args
@@ -261,7 +261,7 @@ class NoWorkerForResource(EngineError):
 
 
 class MissingPackage(EngineError, ImportError):
-    """The scheduler or a worker lacks what an operation imports: (module,)."""
+    """Scheduler or worker that lacks a module of an operation: (module,)."""
 
     def __str__(self) -> str:
         return (
@@ -272,7 +272,7 @@ class MissingPackage(EngineError, ImportError):
 
 
 class ColumnsChanged(UsageError):
-    """An operation has other columns than its results so far: (ledger, columns there, columns)."""
+    """Operation with other columns than its stored results: (ledger, columns there, columns)."""
 
     def __str__(self) -> str:
         ledger, there, now = self.args
@@ -283,9 +283,9 @@ class ColumnsChanged(UsageError):
 
 
 class WorkerUnfit(EngineError):
-    """A worker lacks what the operation needs, such as a model's files: (problem,).
+    """Worker that lacks a requirement of the operation, such as a model's files: (problem,).
 
-    It says nothing about an image, so it leaves no row and ends the run.
+    It is not about an image, so it leaves no row and ends the run.
     """
 
     def __str__(self) -> str:
@@ -296,7 +296,7 @@ class WorkerUnfit(EngineError):
 
 
 class NoTable(EngineError, FileNotFoundError):
-    """A table was asked for that is not there: (name, names that are there)."""
+    """Table that does not exist: (name, existing names)."""
 
     exit_code = 2
 
@@ -307,7 +307,7 @@ class NoTable(EngineError, FileNotFoundError):
 
 
 class Interrupted(EngineError):
-    """Ctrl-C ended a run early: (units done, units left)."""
+    """Run ended early by Ctrl-C: (units done, units left)."""
 
     exit_code = 130
 

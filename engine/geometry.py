@@ -1,4 +1,4 @@
-"""Boxes in pixels and the tiles that cover a plane. Imports nothing of ours but errors."""
+"""Boxes in pixels, and tilings of a plane. Imports only the engine's errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ YX = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A half-open box of a plane, (y, x) in pixels: ``start`` is inside, ``stop`` is not.
+    """Half-open box of a plane, (y, x) in pixels: ``start`` is inside, ``stop`` is not.
 
     Examples
     --------
@@ -40,10 +40,10 @@ class Region:
         )
 
     def holds(self, y: float, x: float) -> bool:
-        """Tell whether a point lies in the region; every point lies in one region of a cover.
+        """Return True if the region contains a point; each point is in one region of a tiling.
 
-        A pixel covers half a pixel on each side of its centre, so the border between two regions
-        lies at ``start - 0.5``.
+        A pixel covers half a pixel on each side of its centre, so the border between two regions is
+        at ``start - 0.5``.
         """
         return (
             self.start[0] - 0.5 <= y < self.stop[0] - 0.5
@@ -53,7 +53,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A region that is written, and the larger one that is read for it."""
+    """Region to write, and the larger region to read for it."""
 
     write: Region
     read: Region

@@ -1,8 +1,8 @@
-"""What the header of a medical image says of a plane: facts that are kept, and who it is of.
+"""Header of a medical image's plane: catalogued facts, and the patient's identity.
 
-Only numbers and terms that the standard enumerates are facts; no text of a file is one. Identifiers
-stand apart in `Identity`, which shows none of them, and are replaced by pseudonyms before anything
-is written (`engine.privacy`).
+Facts are only numbers and terms that the standard enumerates, never free text of a file.
+Identifiers are kept apart in `Identity`, whose repr hides them, and are replaced by pseudonyms
+before anything is written (`engine.privacy`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Identifiers of a plane: as the file has them, or pseudonyms (`Header.hidden`)."""
+    """Identifiers of a plane: original, or pseudonyms (`Header.hidden`)."""
 
     patient: str = field(repr=False)
     study: str = field(repr=False)
@@ -28,9 +28,9 @@ class Header:
     Attributes
     ----------
     identity
-        Whose it is.
+        Identity of the patient, study and image.
     hidden
-        Whether ``identity`` holds pseudonyms; nothing else is ever written.
+        True if ``identity`` holds pseudonyms; only these are ever written.
     instance, frame
         InstanceNumber, and the frame's number in a file of several, from 0.
     position_mm
@@ -38,17 +38,18 @@ class Header:
     orientation
         Directions of a row and of a column, unit vectors, six numbers.
     thickness_mm, distance_mm
-        Of a slice; of slices from centre to centre. As the header says; positions count before.
+        Slice thickness, and distance between slice centres, as the header states them; positions
+        take precedence.
     time_ms
         Time within the beat or the sequence, ms.
     order
-        Temporal position, where the header numbers them.
+        Temporal position, if the header numbers them.
     rescale
-        (slope, intercept) from stored values to modality units; None where the header has neither.
+        (slope, intercept) from stored values to modality units; None if the header has neither.
     terms
         Further facts by name, as text: terms of the standard and numbers.
     findings
-        Codes of what is odd, see `FINDINGS`.
+        Codes of oddities, see `FINDINGS`.
     """
 
     identity: Identity
@@ -67,38 +68,38 @@ class Header:
 
 
 SAME_PLACE_MM = 0.02
-"""Positions along the normal that differ less are one slice."""
+"""Maximum distance along the normal of positions in one slice, mm."""
 
 GAP, UNEVEN = 1.5, 0.02
-"""A distance is a gap from so many usual ones on; distances are uneven beyond such a share."""
+"""Ratio of a distance to the usual one that makes a gap; relative difference of distances that
+makes them uneven."""
 
 LEVEL_UM = "level_um"
-"""Term: the pixel size of the level that a slide is read from, micrometres."""
+"""Term: the pixel size of a slide's level that is read, micrometres."""
 
 SLICE_DISTANCE, SLICE_THICKNESS = "slice_distance_mm", "slice_thickness_mm"
-"""Terms: what a header says of its slices, from centre to centre and each one; positions may say
-otherwise."""
+"""Terms: the header's distance between slice centres, and slice thickness; positions may differ."""
 
 SLICE_GAP, GAP_BY_THICKNESS = "slice_gap", "slice_gap_by_thickness"
-"""Findings of the series that lack slices, see `FINDINGS`."""
+"""Findings of series with missing slices, see `FINDINGS`."""
 
 MISSING_PLANES = "missing_planes"
-"""Finding of the series that lack planes, see `FINDINGS`."""
+"""Finding of series with missing planes, see `FINDINGS`."""
 
 
 FINDINGS = {
-    "study_date_invalid": "StudyDate is no date, e.g. 20120000.",
+    "study_date_invalid": "StudyDate is not a date, e.g. 20120000.",
     "no_patient_id": "PatientID is missing or empty; the study stands for the patient.",
-    "spacing_invalid": "The pixel spacing is no pair of positive numbers.",
-    "spacing_at_detector": "The spacing holds at the detector, where what was imaged is magnified.",
+    "spacing_invalid": "The pixel spacing is not a pair of positive numbers.",
+    "spacing_at_detector": "The spacing holds at the detector, where the object is magnified.",
     "spacing_by_magnification": "The spacing is the detector's over the estimated magnification.",
     "spacing_of_region": "The spacing holds in the ultrasound's 2-D regions, and not in others.",
-    "spacing_differs": "Regions of the ultrasound have several spacings; none is taken.",
+    "spacing_differs": "Regions of the ultrasound have several spacings; none is used.",
     "orientation_invalid": "The orientation is not two unit vectors at a right angle.",
     "rescale_partial": "Slope or intercept is missing; 1 or 0 stands for it.",
-    "rescale_invalid": "Slope or intercept is no number; stored values are the units.",
+    "rescale_invalid": "Slope or intercept is not a number; stored values are the units.",
     "modality_lut": "A table, not slope and intercept, leads to modality units; it is not applied.",
-    "calibrated": "ImageJ's calibration is no slope and intercept that hold for all values; it is "
+    "calibrated": "ImageJ's calibration is not a slope and an intercept for all values; it is "
     "not applied.",
     "real_world_values": "A mapping to real-world values is there, and not applied.",
     "frame_of_reference_differs": "The series has planes of several frames of reference.",
@@ -119,10 +120,10 @@ FINDINGS = {
     "cmyk_by_rule": "Four inks without a profile, made RGB by (1 - ink) (1 - black).",
     "white_is_zero": "Smaller is brighter (WhiteIsZero, signed or float); values are as stored.",
     "sparse": "Tiles or strips that the file leaves out are its NoData value, or 0.",
-    "counts_differ": "What ImageJ or tifffile counted does not fit the pages; each page is an "
-    "image of its own.",
+    "counts_differ": "The counts of ImageJ or tifffile do not fit the pages; each page is an image "
+    "of its own.",
     "channels_elsewhere": "Other channels of the image are in other files, or missing.",
-    "metadata_elsewhere": "What the pages are is said in another file of the OME set, or by a file "
-    "name that was changed; each page is an image of its own.",
+    "metadata_elsewhere": "Another file of the OME set describes the pages, or the file was "
+    "renamed; each page is an image of its own.",
 }
-"""What may be odd about a plane, its series or its file, by code (column ``findings``)."""
+"""Oddities of a plane, its series or its file, by code (column ``findings``)."""

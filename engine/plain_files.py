@@ -1,7 +1,7 @@
-"""Files that people name in settings: read only if they are files, and never waited for in vain.
+"""Reads of files named in settings: regular files only, with a time limit.
 
-A pipe that nobody writes to, or a share that went away, keeps a reader for ever; and Python goes on
-reading after a signal (PEP 475), so that not even SIGTERM would end the command.
+A pipe without a writer, or a lost network share, blocks a reader for ever; and Python resumes a
+read after a signal (PEP 475), so that not even SIGTERM would end the command.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from typing import BinaryIO
 from engine.errors import UsageError
 
 ANSWER_S = 60.0
-"""How long a file has to be read, seconds: an automounter takes some ten."""
+"""Time limit of reading a file, seconds: an automounter takes some ten."""
 
 LOOK_S = 0.1
-"""How often a stop that was asked for is looked at, seconds."""
+"""Interval of checks for a stop request, seconds."""
 
 MOST_BYTES = 256 * 1024**2
-"""Size of a file of settings, a key or a list of subjects; larger ones are something else."""
+"""Maximum size of a file of settings, a key or a list of subjects; a larger file is something
+else."""
 
 _stop: Callable[[], bool] | None = None
 
 
 class NotAFile(UsageError):
-    """Something is named as a file that is a pipe, a socket or a device: (path,)."""
+    """Pipe, socket or device named as a file: (path,)."""
 
     def __str__(self) -> str:
         return f"{self.args[0]} is a pipe, a socket or a device, and not a file; it was not read."
@@ -39,7 +40,7 @@ class NotAFile(UsageError):
 
 @contextmanager
 def reads_end_on(stop: Callable[[], bool]) -> Iterator[None]:
-    """Let `read_plain` end, by KeyboardInterrupt, as soon as somebody asked to stop."""
+    """End reads of `read_plain` with KeyboardInterrupt after a stop request."""
     global _stop
     before, _stop = _stop, stop
     try:
@@ -49,14 +50,14 @@ def reads_end_on(stop: Callable[[], bool]) -> Iterator[None]:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """Open a file for reading; never a pipe, a socket or a device, for which it would wait.
+    """Open a regular file for reading; refuse a pipe, a socket or a device, which might block.
 
     Raises
     ------
     NotAFile
     OSError
     """
-    _require_file(path, path.stat().st_mode)  # before it is opened, which some devices notice
+    _require_file(path, path.stat().st_mode)  # before opening it, which some devices notice
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _require_file(path, os.fstat(descriptor).st_mode)
@@ -74,7 +75,7 @@ def _require_file(path: Path, mode: int) -> None:
 
 
 def read_plain(path: Path) -> bytes:
-    """Return the bytes of a file that is read whole.
+    """Read a whole file.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def read_plain(path: Path) -> bytes:
     OSError
         If it can't be read, is larger than `MOST_BYTES`, or does not answer within `ANSWER_S`.
     KeyboardInterrupt
-        If somebody asked to stop meanwhile, see `reads_end_on`.
+        After a stop request, see `reads_end_on`.
     """
     answer: SimpleQueue[bytes | Exception] = SimpleQueue()
     threading.Thread(target=lambda: answer.put(_read(path)), daemon=True).start()

@@ -1,9 +1,9 @@
-"""Keyed pseudonyms: whose image it is stays secret, and the same stays the same.
+"""Keyed pseudonyms: hide identities, and keep equal values equal.
 
-A pseudonym is the first 80 bits of HMAC-SHA256 (RFC 2104) of a kind and a value. Without the key
-nobody can try out names; with it, the same patient is the same patient every night. The key comes
-from a file or the environment, is held by the driver alone (it can't be pickled, so it never
-reaches a worker, a log or the store), and is recognised by a digest in cohort.toml.
+A pseudonym is the first 80 bits of HMAC-SHA256 (RFC 2104) of a kind and a value. Without the key,
+names can't be guessed by trial; with it, a patient has the same pseudonym every night. The key
+comes from a file or the environment. Only the driver holds it (it can't be pickled, so it never
+reaches a worker, a log or the store), and a digest in cohort.toml identifies it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from engine.header import Header, Identity
 from engine.plain_files import NotAFile, read_plain
 
 KEY_FILE, KEY = "COHORT_PSEUDONYM_KEY_FILE", "COHORT_PSEUDONYM_KEY"
-"""Environment variables: a file that holds the key, or the key itself."""
+"""Environment variables: the path of the key's file, or the key itself."""
 
 LEAST_KEY_BYTES = 16
-"""A shorter key could be guessed."""
+"""Minimum length of a key: a shorter one could be guessed."""
 
 DIGITS = 20
-"""Hexadecimal digits of a pseudonym: 80 bits, so that a million of them never meet by chance."""
+"""Hexadecimal digits of a pseudonym: 80 bits, so that a million of them do not collide by
+chance."""
 
-_HELD = 65_536  # folders' names that are remembered while a tree is walked
+_HELD = 65_536  # folder names cached while a tree is walked
 
 
 class NoPseudonymKey(UsageError):
-    """A confidential source needs a key, and there is none that can be used: (what is wrong,)."""
+    """Confidential source without a usable key: (problem,)."""
 
     def __str__(self) -> str:
         return (
@@ -49,7 +50,7 @@ class NoPseudonymKey(UsageError):
 
 
 class OtherPseudonymKey(EngineError):
-    """The key is not the one that the cohort's pseudonyms were made with: (url,)."""
+    """Key that differs from the one of the cohort's pseudonyms: (url,)."""
 
     def __str__(self) -> str:
         return (
@@ -59,7 +60,7 @@ class OtherPseudonymKey(EngineError):
 
 
 class Pseudonyms:
-    """Makes pseudonyms with one key.
+    """Generator of pseudonyms with one key.
 
     Parameters
     ----------
@@ -89,22 +90,22 @@ class Pseudonyms:
 
     @property
     def check(self) -> str:
-        """Digest by which the key is recognised; nothing follows from it."""
+        """Digest that identifies the key without revealing it."""
         return self._digest("check", "")[:32]
 
     def of(self, kind: str, value: str) -> str:
-        """Return the pseudonym of a value; the same value of another kind has another one."""
+        """Return the pseudonym of a value; it differs between kinds."""
         return self._digest(kind, value)[:DIGITS]
 
     def path(self, path: str, suffixes: tuple[str, ...] = ()) -> str:
-        """Return a path all of whose components are pseudonyms, each made by itself.
+        """Return a path with each component replaced by a pseudonym of its own.
 
         Parameters
         ----------
         path
             Relative, with ``/``.
         suffixes
-            Suffixes that are kept where the last component ends in one, in lower case.
+            Suffixes to keep on the last component, in lower case.
 
         Examples
         --------
@@ -118,9 +119,9 @@ class Pseudonyms:
         return "/".join([*map(self._component, folders), self._component(last) + kept])
 
     def hide(self, header: Header) -> Header:
-        """Return a header whose identity is made of pseudonyms."""
+        """Return a header with a pseudonymised identity."""
         known = header.identity
-        # Without a number, the study stands for the patient: two unknown ones are not one.
+        # Without a patient ID, the study stands for the patient: two unknown patients must differ.
         patient = _same_text(known.patient)
         named = ("patient", patient) if patient else ("patient of study", known.study)
         hidden = Identity(
@@ -141,7 +142,7 @@ class Pseudonyms:
 
 
 def _same_text(text: str) -> str:
-    """Return what two ways to write one patient's number have in common."""
+    """Normalise the spellings of one patient's ID to a common form."""
     return unicodedata.normalize("NFC", text).strip(" \0\t\r\n")
 
 
@@ -152,9 +153,9 @@ _withholding = 0
 
 @contextmanager
 def key_withheld() -> Iterator[None]:
-    """Take the key out of this process's environment meanwhile: processes inherit it.
+    """Hide the key in the block from this process's environment, which child processes inherit.
 
-    `read_key` knows it all the while. Several may be in here at once.
+    `read_key` still finds it. Blocks may overlap in threads.
     """
     global _withheld, _withholding
     with _lock:
@@ -171,19 +172,19 @@ def key_withheld() -> Iterator[None]:
 
 
 def read_key(environment: Mapping[str, str] = os.environ, outside: str | None = None) -> Pseudonyms:
-    """Return the pseudonyms of the key that the environment names.
+    """Return the pseudonym generator for the key in the environment.
 
     Parameters
     ----------
     environment
         Holds `KEY_FILE` or `KEY`.
     outside
-        A folder that must not hold the key's file: the cohort.
+        Folder that must not contain the key's file: the cohort.
 
     Raises
     ------
     NoPseudonymKey
-        If there is none, it can't be read, is too short, or lies in the cohort.
+        If no key is set, or the key can't be read, is too short, or is inside the cohort.
     """
     with _lock:
         file, text = environment.get(KEY_FILE), environment.get(KEY)
@@ -192,12 +193,12 @@ def read_key(environment: Mapping[str, str] = os.environ, outside: str | None = 
     if file:
         place = Path(file).resolve()
         if outside is not None and place.is_relative_to(Path(outside).resolve()):
-            raise NoPseudonymKey(f"the file that {KEY_FILE} names lies in the cohort")
+            raise NoPseudonymKey(f"the file that {KEY_FILE} names is inside the cohort")
         try:
             return Pseudonyms(read_plain(place).strip())
         except NotAFile:
             told = "is a pipe, a socket or a device, and not a file"
-            raise NoPseudonymKey(f"what {KEY_FILE} names {told}") from None
+            raise NoPseudonymKey(f"the path in {KEY_FILE} {told}") from None
         except OSError as error:
             raise NoPseudonymKey(
                 f"the file that {KEY_FILE} names can't be read ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""What records have in common that go to workers and back by the thousand."""
+"""Base class of records that are pickled by the thousand."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class Record:
-    """Base of a frozen dataclass with slots that is pickled as the call that makes it.
+    """Base of a frozen dataclass with slots that pickles as a call of its constructor.
 
-    Left to itself such a class asks `dataclasses.fields` for each object, both ways: twice the
-    time, which for an ingest is a tenth of the driver's.
+    By default such a class calls `dataclasses.fields` for each object, in both directions: twice
+    the time, which for an ingest is a tenth of the driver's.
     """
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""Text that came from somewhere else, as it may stand on a terminal or a page."""
+"""Escape foreign text for terminals and pages."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import html
 import unicodedata
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Categories of Unicode that move the cursor, reorder or hide text, or are no characters."""
+"""Unicode categories that move the cursor, reorder or hide text, or are not characters."""
 
 _JOINERS = "\u200c\u200d"
-"""Joiners: names in Persian, Hindi and emoji need them, and they reorder nothing."""
+"""Joiners: names in Persian, Hindi and emoji need them, and they do not reorder text."""
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return a text in which each character that acts instead of showing is escaped.
+    r"""Escape each character of a text that has an effect instead of a glyph.
 
     These are control characters (terminals take ESC for a command), bidirectional marks (they
-    reorder what is read, CVE-2021-42574), other invisible ones, and unpaired surrogates (bytes of
-    a file's name that are not UTF-8).
+    reorder the text, CVE-2021-42574), other invisible ones, and unpaired surrogates (bytes of a
+    file name that are not UTF-8).
 
     Parameters
     ----------
     keep
-        Characters that stay, e.g. a newline.
+        Characters to keep, e.g. a newline.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def _escaped(character: str) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Return a text as it may stand in HTML, attributes included: shown, and never acting.
+    r"""Escape a text for HTML, including attributes: it is shown, and has no effect.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def escape(text: str) -> str:
 
 
 def columns_of(text: str) -> int:
-    """Return how many columns of a terminal a text takes, about (Unicode Standard Annex 11).
+    """Return the approximate width of a text in terminal columns (Unicode Standard Annex 11).
 
     Examples
     --------

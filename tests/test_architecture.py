@@ -48,18 +48,27 @@ CODE = re.compile(r"^ *(?:\w+|(?:>>>|\.\.\.) .*)$", re.MULTILINE)
 PLAIN: tuple[str, ...] = (
     "engine.cohort.",
     "engine.execution.kubernetes.",
+    "engine.conditions.",
+    "engine.errors",
+    "engine.geometry",
+    "engine.header",
     "engine.ingest.",
     "engine.kernels.",
     "engine.learning.",
     "engine.learning_drivers.",
     "engine.operations.",
     "engine.phantoms.",
+    "engine.plain_files",
+    "engine.privacy",
     "engine.qc.",
+    "engine.record",
     "engine.runs.",
+    "engine.sources.",
     "engine.status.",
     "engine.store.",
     "engine.tables.",
     "jobs.",
+    "engine.visible",
 )
 """Packages whose docstrings and comments keep to these rules; the others follow."""
 

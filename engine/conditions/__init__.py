@@ -1,6 +1,6 @@
-"""Conditions: ``--where``, parsed by ourselves into a small tree. Nothing is ever executed.
+"""Filter conditions of ``--where``: own parser and syntax tree, no execution of user code.
 
-``tree`` what a condition is, and how one that is none is refused; ``parsing`` from text to the
-tree; ``compiling`` from the tree to an expression of pyarrow, against the columns there are.
-See docs/reference/conditions.md for the language.
+``tree`` defines the syntax tree and the error; ``parsing`` parses text to a tree; ``compiling``
+turns a tree into a pyarrow expression for given columns. The language is described in
+docs/reference/conditions.md.
 """

@@ -1,7 +1,7 @@
-"""From the tree of a condition to an expression of pyarrow, for the columns there are.
+"""Compile the tree of a condition to a pyarrow expression for given columns.
 
-A comparison is true or false, never null: with null or NaN it is false, and ``!=`` and ``not in``,
-which are their opposites, are true. So pandas has it, and ``not`` is always the opposite.
+A comparison is true or false, never null: with null or NaN it is false, and its opposites ``!=``
+and ``not in`` are true. This agrees with pandas, and ``not`` always inverts.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ OPERATORS: dict[str, Callable[[pc.Expression, pc.Expression], pc.Expression]] = 
 }  # fmt: skip
 
 MOST_NAMED = 30
-"""Columns that an error names."""
+"""Maximum number of columns listed in an error."""
 
 
 def select_rows(
     table: pa.Table, where: str, about: Sequence[str] | None = None
 ) -> NDArray[np.bool_]:
-    """Return which rows of a table a condition holds for.
+    """Return a mask of the rows that satisfy a condition.
 
     Parameters
     ----------
     table
-        Only the columns that the condition names are read.
+        Table; only the columns of the condition are read.
     where
         See `engine.conditions.parsing.parse_condition`.
     about
-        Columns that an error names; all by default.
+        Columns to list in an error; all by default.
 
     Raises
     ------
     ConditionError
-        If it is no condition, or not one of these columns.
+        If the condition is invalid, or names an unknown column.
 
     Examples
     --------
@@ -86,19 +86,19 @@ def select_rows(
 
 
 def filter_rows(table: pa.Table, where: str) -> pa.Table:
-    """Return the rows that a condition holds for; see `select_rows`."""
+    """Return the rows that satisfy a condition; see `select_rows`."""
     return table.filter(pa.array(select_rows(table, where)))
 
 
 def require_columns(
     where: str, condition: Condition, columns: Sequence[str], about: Sequence[str] | None = None
 ) -> None:
-    """Refuse a condition that names a column that is not there.
+    """Refuse a condition that names an unknown column.
 
     Raises
     ------
     ConditionError
-        It names the column that may have been meant, and those there are.
+        It suggests the likely column, and lists the known ones.
     """
     for name in names_of(condition):
         if name.name in columns:
@@ -112,19 +112,19 @@ def require_columns(
 
 
 def compile_condition(where: str, condition: Condition, schema: pa.Schema) -> pc.Expression:
-    """Return a condition as an expression that is true or false for each row.
+    """Return a condition as an expression, true or false for each row.
 
     Parameters
     ----------
     where
         The condition's text, for errors.
     schema
-        Of the rows; it has all columns that the condition names.
+        Schema of the rows, with all columns that the condition names.
 
     Raises
     ------
     ConditionError
-        If values are compared that can't be, such as text with a number.
+        If it compares incompatible values, such as text with a number.
     """
     kinds = {field.name: kind_of(field.type) for field in schema}
 
@@ -166,7 +166,7 @@ def compile_condition(where: str, condition: Condition, schema: pa.Schema) -> pc
 
 def _require_truth(where: str, name: Name, kind: Kind) -> None:
     if kind.of not in ("truth", "nothing"):
-        told = f"it is no condition: {name.name!r} holds {kind.told}; compare it with a value"
+        told = f"it is not a condition: {name.name!r} holds {kind.told}; compare it with a value"
         refuse(where, name.span, told)
 
 
@@ -178,7 +178,7 @@ def _known(expression: pc.Expression, otherwise: bool) -> pc.Expression:
 def _joined(
     join: Callable[[pc.Expression, pc.Expression], pc.Expression], of: list[pc.Expression]
 ) -> pc.Expression:
-    """Join expressions in pairs, so that a thousand are ten levels deep and not a thousand."""
+    """Join expressions in pairs, so that a thousand are ten levels deep, not a thousand."""
     while len(of) > 1:
         of = [reduce(join, of[n : n + 2]) for n in range(0, len(of), 2)]
     return of[0]

@@ -1,4 +1,4 @@
-"""What columns hold, and what may be compared with it; values become those of the column."""
+"""Kinds of column values, and conversion of constants for comparison with them."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ _MOMENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a column holds, and the type in which it is compared."""
+    """Kind of a column's values, and the data type of comparisons with it."""
 
     of: Of
     type: pa.DataType
 
     @property
     def told(self) -> str:
-        """What it holds, in words."""
+        """Kind of the values in words."""
         return TOLD[self.of]
 
 
 def kind_of(kind: pa.DataType) -> Kind:
-    """Return what columns of a type hold.
+    """Return the kind of a data type.
 
-    Whole numbers are compared as 64-bit ones, decimals as floats; a float32 stays one, and so does
-    what it is compared with: ``0.1`` is the nearest float32 then, as in numpy.
+    Integers are compared as 64-bit ones, decimals as floats. A float32 column stays float32, and so
+    does the value compared with it: ``0.1`` is then the nearest float32, as in numpy.
 
     Examples
     --------
@@ -87,19 +87,19 @@ def kind_of(kind: pa.DataType) -> Kind:
 
 
 def column_as(name: Name, wanted: pa.DataType) -> pc.Expression:
-    """Return a column in the type in which it is compared; large whole numbers become floats."""
+    """Return a column cast to the type of a comparison; large integers become floats."""
     return pc.field(name.name).cast(wanted, safe=False)
 
 
 def converted(
     where: str, name: Name, kind: Kind, op: str, constant: Constant
 ) -> tuple[pc.Expression, pc.Expression]:
-    """Return a column and a value in the type in which they are compared.
+    """Return a column and a value in their common type for comparison.
 
     Raises
     ------
     ConditionError
-        If the column holds nothing of the kind.
+        If the column holds another kind of values.
     """
     value = constant.value
     if kind.of == "truth" and op in ("==", "!=") and value in (0, 1):
@@ -114,7 +114,7 @@ def converted(
 
 
 def listed(where: str, name: Name, kind: Kind, values: Listed) -> tuple[pc.Expression, pa.Array]:
-    """Return a column, and a list's values, in the type in which they are compared.
+    """Return a column, and the values of a list, in their common type for comparison.
 
     Raises
     ------
@@ -137,12 +137,12 @@ def listed(where: str, name: Name, kind: Kind, values: Listed) -> tuple[pc.Expre
 def compared(
     where: str, left: tuple[Name, Kind], op: str, right: tuple[Name, Kind]
 ) -> tuple[pc.Expression, pc.Expression]:
-    """Return two columns in the type in which they are compared.
+    """Return two columns in their common type for comparison.
 
     Raises
     ------
     ConditionError
-        If they hold values of two kinds.
+        If they hold different kinds of values.
     """
     (first, one), (second, other) = left, right
     place = Span(first.span.start, second.span.end)
@@ -164,14 +164,14 @@ def compared(
 
 
 def _type_for(where: str, name: Name, kind: Kind, constant: Constant) -> pa.DataType:
-    """Return the type in which a column and a value are compared."""
+    """Return the common type of a column and a value for comparison."""
     value = constant.value
     if kind.of == "nothing":
         return pa.scalar(value).type
     if kind.of == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
         if isinstance(value, int) or not pa.types.is_floating(kind.type):
             return kind.type if isinstance(value, int) else pa.float64()
-        # Beyond float32 a value would become infinite there.
+        # A value beyond float32 would become infinite.
         return kind.type if math.isfinite(pa.scalar(value, kind.type).as_py()) else pa.float64()
     if kind.of in ("text", "date", "moment", "time of day") and isinstance(value, str):
         return kind.type
@@ -179,7 +179,7 @@ def _type_for(where: str, name: Name, kind: Kind, constant: Constant) -> pa.Data
 
 
 def _meant(where: str, name: Name, kind: Kind, constant: Constant, wanted: pa.DataType) -> object:
-    """Return a value as pyarrow takes it for a type."""
+    """Return a value in the form that pyarrow takes for a type."""
     if kind.of in ("date", "moment", "time of day"):
         return _parsed(where, name, kind, constant)
     if pa.types.is_floating(wanted):
@@ -188,7 +188,7 @@ def _meant(where: str, name: Name, kind: Kind, constant: Constant, wanted: pa.Da
 
 
 def _parsed(where: str, name: Name, kind: Kind, constant: Constant) -> date | datetime | time:
-    """Return text as the date or time that it says."""
+    """Parse text as a date or time."""
     text = str(constant.value)
     try:
         if kind.of == "time of day" and _TIME.fullmatch(text):
@@ -208,7 +208,7 @@ def _parsed(where: str, name: Name, kind: Kind, constant: Constant) -> date | da
 
 
 def _refuse_kind(where: str, name: Name, kind: Kind, span: Span, value: str) -> NoReturn:
-    """Refuse a comparison with what a column never holds."""
+    """Refuse a comparison of a column with values of another kind."""
     written = where[span.start : span.end]
     told = f"{name.name!r} holds {kind.told}, and can't be compared with {value}"
     if kind.of == "text" and value == "a number":

@@ -1,4 +1,4 @@
-"""From the text of a condition to its tree, by recursive descent.
+"""Parser of conditions: text to tree, by recursive descent.
 
 ::
 
@@ -10,7 +10,7 @@
     operand     = name | value | list | "(" any ")" | "~" operand
     list        = "[" [value {"," value}] "]" | "(" value {"," value} ")"
 
-Words bind as in Python, and as pandas reads them.
+Operators bind as in Python and pandas.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from engine.conditions.tree import (
 )
 
 MOST_NESTED = 50
-"""Parentheses, and inversions, within each other."""
+"""Maximum depth of nested parentheses and inversions."""
 
 MOST_TERMS = 1_000
-"""Comparisons of a condition; for many values of one column there is ``in [...]``."""
+"""Maximum number of comparisons; for many values of one column use ``in [...]``."""
 
 COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 
@@ -46,7 +46,7 @@ Node = Condition | Name | Constant | Listed
 
 
 def parse_condition(text: str) -> Condition:
-    """Return the tree of a condition; nothing of it is executed.
+    """Parse a condition to a tree; no part of it is executed.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def parse_condition(text: str) -> Condition:
     Raises
     ------
     ConditionError
-        If it is none, too long, or nested too deeply.
+        If it is invalid, too long, or nested too deeply.
 
     Examples
     --------
@@ -74,7 +74,7 @@ class _Parser:
         self._terms = 0
 
     def parse(self) -> Condition:
-        """Return the whole text's condition."""
+        """Return the condition of the whole text."""
         found = self._condition(self._any(0))
         if self._next.kind != "end":
             self._unexpected()
@@ -85,7 +85,7 @@ class _Parser:
         return self._tokens[self._at]
 
     def _take(self, *texts: str) -> Token | None:
-        """Take the next token if it is one of these words or signs."""
+        """Consume the next token if it is one of the given words or signs."""
         token = self._next
         if token.kind in ("word", "sign") and token.text in texts:
             self._at += 1
@@ -95,11 +95,11 @@ class _Parser:
     def _unexpected(self) -> NoReturn:
         token = self._next
         if token.kind == "end":
-            refuse(self._text, token.span, "it is no condition: something is missing at its end")
-        told = f"it is no condition: {token.text!r} can't stand here"
+            refuse(self._text, token.span, "it is not a condition: something is missing at its end")
+        told = f"it is not a condition: {token.text!r} can't stand here"
         before = self._tokens[self._at - 1] if self._at else None
         if token.text.lower() in ("and", "or", "not", "in", "is", "null"):
-            told += f"; write {token.text.lower()!r} in small letters, between two conditions"
+            told += f"; write {token.text.lower()!r} in lower case, between two conditions"
         elif token.text == "(" and before is not None and before.kind == "name":
             told += "; functions are not part of a condition"
         elif token.text == "[" and before is not None and before.kind == "name":
@@ -118,11 +118,11 @@ class _Parser:
         return one
 
     def _condition(self, node: Node) -> Condition:
-        """Return a node where a condition is due: a column alone is one of true and false."""
+        """Convert a node to a condition: a column alone must hold true and false."""
         if isinstance(node, Name):
             return self._term(IsTrue(node, node.span))
         if isinstance(node, (Constant, Listed)):
-            told = "it is no condition: a value alone says nothing; compare a column with it"
+            told = "it is not a condition: a value alone says nothing; compare a column with it"
             refuse(self._text, node.span, told)
         return node
 
@@ -184,7 +184,7 @@ class _Parser:
         assert isinstance(left, (Name, Constant))
         assert isinstance(right, (Name, Constant))
         if isinstance(left, Constant) and isinstance(right, Constant):
-            told = "it is no condition: two values are compared, and no column is named"
+            told = "it is not a condition: two values are compared, and no column is named"
             refuse(self._text, _over(left, right), told)
         return self._term(Compare(left, token.text, right, _over(left, right)))
 
@@ -195,19 +195,21 @@ class _Parser:
             self._unexpected()
         values = self._operand(depth)
         if not isinstance(name, Name):
-            refuse(self._text, name.span, "before 'in' a column is named")
+            refuse(self._text, name.span, "'in' follows a column name")
         if not isinstance(values, Listed):
-            refuse(self._text, values.span, "after 'in' a list stands, such as ['s1', 's2']")
+            refuse(self._text, values.span, "'in' is followed by a list, such as ['s1', 's2']")
         return self._term(Among(name, values, inverted, _over(name, values)))
 
     def _is_null(self, name: Node) -> Condition:
         inverted = self._take("not") is not None
         token = self._next
         if token.kind != "value" or token.value is not None:
-            refuse(self._text, token.span, "after 'is' stands 'null' or 'not null'; else write ==")
+            refuse(
+                self._text, token.span, "'is' is followed by 'null' or 'not null'; else write =="
+            )
         self._at += 1
         if not isinstance(name, Name):
-            refuse(self._text, name.span, "before 'is' a column is named")
+            refuse(self._text, name.span, "'is' follows a column name")
         span = Span(name.span.start, token.span.end)
         return self._term(IsNull(name, inverted, span))
 
@@ -252,7 +254,7 @@ class _Parser:
     def _signed(self, sign: Token) -> Constant:
         token = self._next
         if isinstance(token.value, bool) or not isinstance(token.value, (int, float)):
-            told = f"it is no condition: a number stands after {sign.text}; nothing is computed"
+            told = f"it is not a condition: a number stands after {sign.text}; nothing is computed"
             refuse(self._text, sign.span, told)
         self._at += 1
         value = -token.value if sign.text == "-" else token.value
@@ -261,7 +263,7 @@ class _Parser:
         return Constant(value, Span(sign.span.start, token.span.end))
 
     def _list(self, begin: Token, values: list[Constant], closing: str) -> Listed:
-        """Read a list whose opening, and perhaps first value, was taken."""
+        """Read a list after its opening bracket, and perhaps its first value."""
         if values:
             self._take(",")
         while (end := self._take(closing)) is None:

@@ -1,4 +1,4 @@
-"""The words of a condition: names, numbers, text in quotes, operators."""
+"""Tokens of a condition: names, numbers, quoted text, operators."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Literal, NoReturn
 from engine.conditions.tree import EXAMPLE, ConditionError, Span, Value
 
 MOST_CHARACTERS = 1_000_000
-"""Length of a condition: a list of forty thousand pseudonyms is not too long."""
+"""Maximum length of a condition: a list of forty thousand pseudonyms must fit."""
 
 LEAST_INT, MOST_INT = -(2**63), 2**63 - 1
-"""Range of the whole numbers that columns hold."""
+"""Range of integers in columns."""
 
 KEYWORDS = frozenset({"and", "or", "not", "in", "is"})
 
 CONSTANTS: dict[str, Value] = {
     "true": True, "false": False, "null": None, "True": True, "False": False, "None": None,
 }  # fmt: skip
-"""Names of values; also as Python and pandas write them."""
+"""Names of constants, including the spellings of Python and pandas."""
 
 SAME = {"&": "and", "|": "or"}
-"""Signs that pandas reads as words, with the precedence of the words."""
+"""Signs that pandas treats as words, with the precedence of the words."""
 
 Kind = Literal["name", "value", "word", "sign", "end"]
 
@@ -64,12 +64,12 @@ _HINTS = {
     **dict.fromkeys("\u2018\u2019\u201c\u201d\u201e\u201a\u00ab\u00bb", "write straight quotes"),
     **dict.fromkeys("\u2260\u2264\u2265", "write !=, <= or >="),
 }
-"""What to write instead of a character that is none of a condition's."""
+"""Hints for characters that a condition can't contain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One word: ``text`` as it stands, for a name or value what it means in ``value``."""
+    """Token: ``text`` as written; ``value`` is the parsed name or constant."""
 
     kind: Kind
     text: str
@@ -78,26 +78,26 @@ class Token:
 
 
 def refuse(text: str, span: Span, problem: str, hint: str = EXAMPLE) -> NoReturn:
-    """Raise a `ConditionError` about a place."""
+    """Raise a `ConditionError` about a span of the text."""
     raise ConditionError(text, span.start, span.end, problem, hint)
 
 
 def split_tokens(text: str) -> Iterator[Token]:
-    """Yield the tokens of a condition, and at last one of kind "end".
+    """Yield the tokens of a condition, and finally one of kind "end".
 
     Raises
     ------
     ConditionError
     """
     if len(text) > MOST_CHARACTERS:
-        told = f"it has {len(text):,} characters, and {MOST_CHARACTERS:,} are the most"
+        told = f"it has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}"
         refuse(text, Span(MOST_CHARACTERS, MOST_CHARACTERS + 1), told)
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
             hint = _HINTS.get(text[at])
-            told = f"it is no condition: {text[at]!r} can't stand here"
+            told = f"it is not a condition: {text[at]!r} can't stand here"
             refuse(text, Span(at, at + 1), f"{told}; {hint}" if hint else told)
         span, at = Span(match.start(), match.end()), match.end()
         word = match[0]
@@ -118,7 +118,7 @@ def split_tokens(text: str) -> Iterator[Token]:
 
 
 def _number(text: str, span: Span) -> int | float:
-    """Return what a number means; of codes such as 007 say that they are text."""
+    """Return the value of a number; refuse codes such as 007, which are text."""
     word = text[span.start : span.end]
     date = _DATE.match(text, span.start)
     if date is not None:
@@ -126,7 +126,7 @@ def _number(text: str, span: Span) -> int | float:
     more = _MORE.match(text, span.end)
     if more is not None:
         whole = word + more[0]
-        told = f"it is no condition: {whole} is no number; write text in quotes: '{whole}'"
+        told = f"it is not a condition: {whole} is not a number; write text in quotes: '{whole}'"
         refuse(text, Span(span.start, more.end()), told)
     if re.match(r"0[0-9]", word):
         refuse(text, span, f"a number does not begin with 0; write a code in quotes: '{word}'")
@@ -141,7 +141,7 @@ def _number(text: str, span: Span) -> int | float:
 
 
 def _unescaped(text: str, span: Span) -> str:
-    """Return what text in quotes means, with escapes as in Python and JSON."""
+    """Return the value of quoted text, with the escapes of Python and JSON."""
 
     def meant(match: re.Match[str]) -> str:
         digits = match[1] or match[2] or match[3]
@@ -150,11 +150,11 @@ def _unescaped(text: str, span: Span) -> str:
         found = None if digits is not None else _ESCAPES.get(match[4])
         if found is None:
             place = Span(span.start + 1 + match.start(), span.start + 1 + match.end())
-            refuse(text, place, f"{match[0]} means nothing; write \\\\ for a backslash")
+            refuse(text, place, f"{match[0]} is not an escape; write \\\\ for a backslash")
         return found
 
     value = _ESCAPE.sub(meant, text[span.start + 1 : span.end - 1])
-    # JSON writes a character beyond 16 bits as two halves.
+    # JSON writes a character beyond 16 bits as a surrogate pair.
     value = _PAIR.sub(lambda pair: chr(0x10000 + _low(pair[1]) * 0x400 + _low(pair[2])), value)
     if _HALF.search(value):
         refuse(text, span, "the text is not valid Unicode")

@@ -1,4 +1,4 @@
-"""What a condition is made of, as frozen values; and the error that points into its text."""
+"""Syntax tree of conditions, as frozen values; and the error that points into the text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from engine.visible import columns_of, visible
 EXAMPLE = "Example: --where \"subject == 's1'\""
 
 AROUND = 60
-"""Characters of a long condition that an error shows before and after the place."""
+"""Characters of a long condition that an error shows before and after the marked span."""
 
 Value = str | int | float | bool | None
 
 
 class ConditionError(NothingFound):
-    """A condition can't be used: (its text, start and end of the place, problem, hint).
+    """Invalid condition: (its text, start and end of the span, problem, hint).
 
-    Its text is one line; its note (PEP 678), which a traceback and the command line show below,
-    has the condition with marks under the place.
+    The text of the error is one line; its note (PEP 678), which tracebacks and the command line
+    show below, has the condition with marks under the span.
     """
 
     def __init__(self, *arguments: Anything) -> None:
@@ -35,7 +35,7 @@ class ConditionError(NothingFound):
 
     @property
     def pointed(self) -> str:
-        """The condition, or what of a long one is near, and below it marks at the place."""
+        """Condition, or the part of a long one near the span, with marks in the line below."""
         text, start, end, _, _ = self.args
         low, high = max(0, start - AROUND), min(len(text), max(end, start + 1) + AROUND)
         before = ("…" if low else "") + visible(text[low:start])
@@ -46,7 +46,7 @@ class ConditionError(NothingFound):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where in the text something stands: ``start`` inclusive, ``end`` exclusive."""
+    """Span of the text: ``start`` inclusive, ``end`` exclusive."""
 
     start: int
     end: int
@@ -54,7 +54,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A column, by name."""
+    """Column, by name."""
 
     name: str
     span: Span
@@ -62,7 +62,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Text, a number, true, false, or null."""
+    """Constant: text, a number, true, false, or null."""
 
     value: Value
     span: Span
@@ -70,7 +70,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list of constants."""
+    """List of constants."""
 
     values: tuple[Constant, ...]
     span: Span
@@ -78,7 +78,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """``left op right``, with ``==``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``."""
+    """Comparison ``left op right``, with ``==``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``."""
 
     left: Name | Constant
     op: str
@@ -88,7 +88,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """``name in [...]``, or ``not in``."""
+    """Membership, ``name in [...]``, or ``not in``."""
 
     name: Name
     values: Listed
@@ -98,7 +98,7 @@ class Among:
 
 @dataclass(frozen=True, slots=True)
 class IsNull:
-    """``name is null``, or ``is not null``."""
+    """Null test, ``name is null``, or ``is not null``."""
 
     name: Name
     inverted: bool
@@ -107,7 +107,7 @@ class IsNull:
 
 @dataclass(frozen=True, slots=True)
 class IsTrue:
-    """A column of true and false by itself."""
+    """Boolean column used as a condition."""
 
     name: Name
     span: Span
@@ -115,7 +115,7 @@ class IsTrue:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """The opposite."""
+    """Negation of a condition."""
 
     of: Condition
     span: Span
@@ -141,7 +141,7 @@ Condition = Compare | Among | IsNull | IsTrue | Not | All | Any
 
 
 def names_of(condition: Condition) -> Iterator[Name]:
-    """Yield the columns that a condition names, in its order, each as often as it is named."""
+    """Yield the columns of a condition in order, each as often as it occurs."""
     match condition:
         case Compare(left, _, right):
             yield from (side for side in (left, right) if isinstance(side, Name))

@@ -1,6 +1,6 @@
-"""Foreign formats become planes: discovery of files, and one reader a format.
+"""Readers of foreign formats: discovery of files, and one reader per format.
 
-A reader knows neither the store nor Dask; it gets a seekable binary file and gives arrays.
+A reader depends on neither the store nor Dask; it takes a seekable binary file and returns arrays.
 """
 
 from engine.sources.base import MAX_DECODED_BYTES, REASONS, OpenSource, Plane, Reader

@@ -1,8 +1,8 @@
-"""What every reader of a foreign format offers, and how its failures are named.
+"""Interface of the readers of foreign formats, and the reason codes of their failures.
 
-A reader turns one seekable binary file into planes. Its header pass decodes nothing, so a plan can
-be made, and a bomb refused, before memory is spent. Whatever a decoder raises leaves as
-`SourceUnreadable` with a code of `REASONS` and a detail that holds nothing of the file's contents.
+A reader turns one seekable binary file into planes. Its header pass decodes no pixels, so the
+engine can plan, and refuse a decompression bomb, before it spends memory. Errors of decoders are
+raised as `SourceUnreadable` with a code of `REASONS` and a detail without any content of the file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """What one 2-D image of a source is, known from the header with nothing decoded.
+    """One 2-D image of a source, as described by the header, without decoding.
 
     Attributes
     ----------
@@ -56,39 +56,38 @@ class Plane:
     shape
         (c, y, x), pixels. Colour is c = 3 (RGB), alpha is the last channel.
     separate
-        Whether channels are measurements of their own, such as stains, and not colours or alpha.
+        True if channels are independent measurements, such as stains, not colours or alpha.
     dtype
-        numpy name of what `read` gives, in native byte order. One-bit images are ``uint8`` with
+        numpy name of the type of `read`, in native byte order. One-bit images are ``uint8`` with
         the values 0 and 255.
     spacing_um
-        Pixel spacing (y, x), micrometres; None where the file states no calibrated unit.
+        Pixel spacing (y, x), micrometres; None if the file states no calibrated unit.
     place
-        (t, z) within a series, where the file's metadata says so.
+        (t, z) within a series, if the file's metadata state it.
     series
-        Which of the file's series ``place`` is in; an OME-TIFF may hold several.
+        Number of the series, in the file, of ``place``; an OME-TIFF may hold several.
     streams
-        Whether `read_region` works without decoding the whole plane.
+        True if `read_region` works without decoding the whole plane.
     header
-        What a medical image's header says, see `Header`; its identity is not hidden yet.
+        Header of a medical image, see `Header`; not yet pseudonymised.
     downsample
-        How many pixels of the file (y, x) one of the plane is, where it is read at another
-        resolution than its own.
+        Pixels of the file (y, x) per pixel of the plane, if it is read at a lower resolution.
     orientation
-        How viewers turn or mirror it, as TIFF 6.0 numbers that (field 274); 1 is not at all. The
-        pixels are as stored.
+        Orientation in viewers, as TIFF 6.0 numbers it (field 274); 1 is upright. The pixels are as
+        stored.
     step_um, step_ms
-        Of its series: from slice to slice, micrometres, and from frame to frame, milliseconds;
-        None where the file does not say.
+        Of its series: distance between slices, micrometres, and time between frames, milliseconds;
+        None if the file does not state them.
     channel_names
-        As the file names them, one a channel; empty where it does not.
+        Names from the file, one per channel; empty if it has none.
     findings
-        Codes of what is odd, see `engine.header.FINDINGS`.
+        Codes of oddities, see `engine.header.FINDINGS`.
     rescale
-        (slope, intercept) from the values to units, where a file without a header says so.
+        (slope, intercept) from the values to units, if a file without a header states them.
     companions
-        Files beside it, by name, that hold the rest of its series.
+        Names of files in the same folder that hold the rest of its series.
     marks_bright
-        Whether a mask marks what is brighter in it; None where programs differ.
+        True if a mask marks its brighter pixels; None if programs differ.
     """
 
     fragment: str
@@ -112,18 +111,18 @@ class Plane:
 
     @property
     def nbytes(self) -> int:
-        """Size when decoded, bytes."""
+        """Decoded size, bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 Indexed = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-"""Indices (y, x), and the palette that makes colours of them: (256, 4) RGBA."""
+"""Indices (y, x), and the palette of their colours: (256, 4) RGBA."""
 
 PALETTE_ENTRIES = 256
 
 
 def full_palette(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a palette (256, 4) RGBA of one (n, 3) RGB; entries that it lacks are black."""
+    """Extend a palette (n, 3) RGB to (256, 4) RGBA; missing entries are black."""
     palette = np.zeros((PALETTE_ENTRIES, 4), np.uint8)
     palette[:, 3] = 255
     palette[: len(colours), :3] = colours[:PALETTE_ENTRIES]
@@ -131,9 +130,9 @@ def full_palette(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class OpenSource(Protocol):
-    """An open source: a context manager that closes what it holds, never the caller's file.
+    """Open source: a context manager that closes its own resources, never the caller's file.
 
-    One thread at a time; the file's position is shared.
+    Not thread-safe; the file's position is shared.
     """
 
     @property
@@ -141,16 +140,16 @@ class OpenSource(Protocol):
         """Planes in the order of the file, at least one."""
 
     def read(self, index: int) -> NDArray[Any]:
-        """Decode plane ``index``: (c, y, x), C-contiguous, exactly the header's shape and dtype."""
+        """Decode plane ``index``: (c, y, x), C-contiguous, with the header's shape and dtype."""
 
     def read_region(self, index: int, region: Region) -> NDArray[Any]:
-        """Decode a region of a plane that streams, with memory bound by the tiles it touches."""
+        """Decode a region of a streamable plane, with memory bound by the tiles it touches."""
 
     def read_indices(self, index: int) -> Indexed | None:
-        """Decode a plane's indices and its palette; None where it has none that are colours."""
+        """Decode a plane's indices and its palette; None without a palette of colours."""
 
     def close(self) -> None:
-        """Let go of what the reader holds. May be called twice."""
+        """Release the reader's resources. May be called twice."""
 
     def __enter__(self) -> Self: ...
 
@@ -163,17 +162,17 @@ class OpenSource(Protocol):
 
 
 class Reader(Protocol):
-    """What a format's module offers as its attribute ``reader``."""
+    """Interface of a format module's attribute ``reader``."""
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
-        """Read the header of a file, at any position. Raises nothing but `SourceUnreadable`."""
+        """Read the header of a file, at any position. Raises only `SourceUnreadable`."""
 
 
 class coded:  # noqa: N801 - reads as a verb: `with coded("PNG"):`
-    """Let nothing but `SourceUnreadable` (and bugs of the caller) out of a block.
+    """Convert all exceptions of a block, except bugs of the caller, to `SourceUnreadable`.
 
-    The original exception is dropped, not chained: decoders quote what they could not parse, and
-    a traceback in a log would hold a piece of the file.
+    The original exception is dropped, not chained: decoders quote unparsable text, so a traceback
+    in a log would hold a piece of the file.
 
     Examples
     --------
@@ -220,7 +219,7 @@ def measure_file(file: BinaryIO) -> int:
     Raises
     ------
     SourceUnreadable
-        ``empty`` if there are no bytes.
+        ``empty`` if the file has no bytes.
     """
     size = file.seek(0, 2)
     if size == 0:
@@ -234,7 +233,7 @@ def read_head(file: BinaryIO, most: int) -> bytes:
     Raises
     ------
     SourceUnreadable
-        ``empty`` if there are no bytes.
+        ``empty`` if the file has no bytes.
     """
     file.seek(0)
     found = file.read(most)
@@ -254,11 +253,11 @@ def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
     Raises
     ------
     SourceUnreadable
-        ``truncated`` if the file ends before.
+        ``truncated`` if the file ends earlier.
     """
     file.seek(offset)
     found = file.read(count)
-    # Raw files and object stores may give less than asked for without being at their end.
+    # Raw files and object stores may return fewer bytes than requested before the end.
     while len(found) < count:
         more = file.read(count - len(found))
         if not more:
@@ -270,7 +269,7 @@ def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
 
 
 def check_size(nbytes: int, limit: int) -> None:
-    """Refuse what would need more memory than allowed, before it is allocated.
+    """Refuse a size above the memory limit, before allocation.
 
     Raises
     ------
@@ -282,7 +281,7 @@ def check_size(nbytes: int, limit: int) -> None:
 
 
 class PlanesSource(ABC):
-    """The common part of an `OpenSource`: checks around a reader's own decoding."""
+    """Base class of open sources: checks around a reader's own decoding."""
 
     format = "image"
 
@@ -295,30 +294,30 @@ class PlanesSource(ABC):
         return self._planes
 
     def read(self, index: int) -> NDArray[Any]:
-        """Decode plane ``index``: (c, y, x), C-contiguous, exactly the header's shape and dtype.
+        """Decode plane ``index``: (c, y, x), C-contiguous, with the header's shape and dtype.
 
         Peak memory is the file's compressed bytes and twice the plane's `Plane.nbytes`.
 
         Raises
         ------
         SourceUnreadable
-            With one of `REASONS`; also if the pixels are not what the header says.
+            With one of `REASONS`; also if the pixels differ from the header.
         ParameterError
-            If there is no such plane.
+            If the index is out of range.
         """
         plane = self._plane(index)
         with coded(self.format):
             return _checked(self._decode(index), plane.shape, plane.dtype)
 
     def read_region(self, index: int, region: Region) -> NDArray[Any]:
-        """Decode a region of a plane that streams: (c, y, x), equal to that part of `read`.
+        """Decode a region of a streamable plane: (c, y, x), equal to that part of `read`.
 
         Raises
         ------
         SourceUnreadable
             With one of `REASONS`.
         ParameterError
-            If there is no such plane, it does not stream, or the region is not inside it.
+            If the index is out of range, the plane does not stream, or the region is not inside it.
         """
         plane = self._plane(index)
         if not plane.streams:
@@ -329,21 +328,21 @@ class PlanesSource(ABC):
             return _checked(self._decode_region(index, region), shape, plane.dtype)
 
     def read_indices(self, index: int) -> Indexed | None:
-        """Decode a plane's indices and its palette; None where it has none that are colours.
+        """Decode a plane's indices and its palette; None without a palette of colours.
 
         Raises
         ------
         SourceUnreadable
             With one of `REASONS`.
         ParameterError
-            If there is no such plane.
+            If the index is out of range.
         """
         self._plane(index)
         with coded(self.format):
             return self._decode_indices(index)
 
     def close(self) -> None:  # noqa: B027 - a reader that holds nothing need not close anything
-        """Let go of what the reader holds. May be called twice."""
+        """Release the reader's resources. May be called twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -366,7 +365,7 @@ class PlanesSource(ABC):
         """Return a plane as (c, y, x), in any memory order."""
 
     def _decode_indices(self, index: int) -> Indexed | None:
-        """Return indices and palette; for readers of formats that have them."""
+        """Return indices and palette; for readers of formats with palettes."""
         return None
 
     def _decode_region(self, index: int, region: Region) -> NDArray[Any]:

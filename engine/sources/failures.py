@@ -1,4 +1,4 @@
-"""Failures of the disk or network under a source, told from what is wrong with the file itself."""
+"""Failures of the disk or network under a source, as distinct from damage of the file itself."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any, BinaryIO, Protocol
 from engine.errors import SourceUnreadable
 
 OF_THE_PLACE = frozenset({"unreadable", "vanished"})
-"""Reasons that say nothing of what a file holds, only that it could not be read just now."""
+"""Reasons that do not depend on a file's content: it could not be read at this time."""
 
 READ_BYTES = 1024**2
-"""Read of a file at once, bytes, where it is only read to see whether that works."""
+"""Block size for reading a file only to test whether that works, bytes."""
 
 DENIED = "the file may not be read"
-"""How the detail of a failure begins that is about permission: of this file, and not its place."""
+"""Beginning of the detail of a permission failure, which concerns one file, not its location."""
 
 
 def is_of_the_disk(error: OSError) -> bool:
-    """Tell whether a disk or network failed, and not a decoder that raises the same type.
+    """Return True if a disk or network failed, not a decoder that raises the same type.
 
-    A decoder's own carry no number; one that follows a damaged offset seeks where no file can be.
+    Decoders' own errors carry no errno; one that follows a damaged offset seeks beyond any file.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def is_of_the_disk(error: OSError) -> bool:
 
 
 def unreadable(error: OSError) -> SourceUnreadable:
-    """Name a failure of the disk or network, without its text, which may hold a path."""
+    """Return the error for a failure of disk or network, without its text: it may hold a path."""
     if isinstance(error, FileNotFoundError):
         return SourceUnreadable("vanished", "the file is gone")
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
@@ -49,7 +49,7 @@ def unreadable(error: OSError) -> SourceUnreadable:
 
 
 def require_readable(file: BinaryIO) -> None:
-    """Read a file to its end: for a decoder that reads by itself, and does not say what failed.
+    """Read a file to its end, to find an error that a decoder with its own reads does not report.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def require_readable(file: BinaryIO) -> None:
 
 
 def may_be_the_place(reason: str | None, detail: str | None) -> bool:
-    """Tell whether a failure may be that of all that lies in the same place.
+    """Return True if a failure may affect everything in the same location.
 
     Examples
     --------
@@ -77,17 +77,17 @@ def may_be_the_place(reason: str | None, detail: str | None) -> bool:
 
 
 class Remembers(Protocol):
-    """A raw file that keeps the first read that failed, as ``failure``.
+    """Raw file that keeps its first failed read, as ``failure``.
 
-    Decoders make other errors of it, or none: what they say of a file counts only if all of it was
-    read.
+    Decoders turn it into other errors, or none: their verdict on a file counts only if all of it
+    was read.
     """
 
     failure: OSError | None
 
 
 class DiskFile(io.FileIO):
-    """A file of the operating system that `Remembers`."""
+    """File of the operating system that implements `Remembers`."""
 
     failure: OSError | None = None
 
@@ -109,18 +109,18 @@ class DiskFile(io.FileIO):
 
 
 def open_remembering(file: Path | int) -> BinaryIO:
-    """Open a file, by its path or descriptor, for reading; see `reads_named`."""
+    """Open a file for reading, by its path or descriptor; see `reads_named`."""
     return io.BufferedReader(DiskFile(file, "rb"))
 
 
 @contextmanager
 def reads_named(file: BinaryIO) -> Iterator[None]:
-    """Raise the failure of a read that happened within, whatever came of it.
+    """Raise the failure of a read in the block, even if the decoder hid it.
 
     Raises
     ------
     SourceUnreadable
-        ``unreadable`` or ``vanished``; only for files whose raw file is one of `Remembers`.
+        ``unreadable`` or ``vanished``; only for files with a raw file that implements `Remembers`.
     """
     raw: Remembers | None = getattr(file, "raw", None)
     try:
@@ -128,5 +128,5 @@ def reads_named(file: BinaryIO) -> Iterator[None]:
     finally:
         failure = getattr(raw, "failure", None)
         if raw is not None and failure is not None:
-            raw.failure = None  # the next plane may lie where the disk is whole
+            raw.failure = None  # the next plane may be readable
             raise unreadable(failure) from None

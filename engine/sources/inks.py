@@ -1,4 +1,4 @@
-"""Four inks (CMYK) become RGB: by the file's own colour profile, else by a stated rule."""
+"""Conversion of four inks (CMYK) to RGB: by the file's own colour profile, else by a fixed rule."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from engine.errors import SourceUnreadable
 
 BY_PROFILE, BY_RULE = "cmyk_by_profile", "cmyk_by_rule"
-"""Findings (`engine.header.FINDINGS`): how the colours came about."""
+"""Findings (`engine.header.FINDINGS`): methods of the conversion."""
 
 _CMYK, _PROFILE_MARK = b"CMYK", b"acsp"  # ICC.1:2022, 7.2: at bytes 16 and 36
 _HEADER_BYTES = 128
 
 
 def finding_of(profile: bytes | None) -> str:
-    """Return which finding a CMYK image has."""
+    """Return the finding of a CMYK image."""
     return BY_RULE if profile is None else BY_PROFILE
 
 
 def cmyk_profile(profile: Any) -> bytes | None:
-    """Return a file's ICC profile if it is one of CMYK, else None.
+    """Return a file's ICC profile if it is for CMYK, else None.
 
     Raises
     ------
     SourceUnreadable
-        ``corrupt`` if it has the mark of a CMYK profile, but can't be used.
+        ``corrupt`` if it is marked as a CMYK profile, but can't be used.
     """
     if not isinstance(profile, bytes) or len(profile) < _HEADER_BYTES:
         return None
@@ -43,15 +43,15 @@ def cmyk_profile(profile: Any) -> bytes | None:
 
 
 def rgb_of_inks(inks: NDArray[Any], profile: bytes | None) -> NDArray[Any]:
-    """Return inks as sRGB.
+    """Convert inks to sRGB.
 
     Parameters
     ----------
     inks
-        (4, y, x) uint8 or uint16: cyan, magenta, yellow, black; 0 is no ink.
+        (4, y, x) uint8 or uint16: cyan, magenta, yellow, black; 0 means no ink.
     profile
-        From `cmyk_profile`: relative colorimetric, by Little CMS. None is the rule of libtiff and
-        Pillow: what an ink leaves of the light times what black leaves of it.
+        From `cmyk_profile`: relative colorimetric, by Little CMS. None means the rule of libtiff
+        and Pillow: the light that an ink leaves times the light that black leaves.
 
     Returns
     -------

@@ -1,15 +1,15 @@
-"""JPEG: ITU-T T.81 (ISO/IEC 10918-1), decoded by libjpeg-turbo through imagecodecs.
+"""JPEG reader: ITU-T T.81 (ISO/IEC 10918-1), decoded by libjpeg-turbo through imagecodecs.
 
-libjpeg fills what is missing with grey and says nothing, so the reader follows the markers itself:
-a file whose end marker (EOI) is missing is truncated. JPEG has no checksum; bits that flipped
-within a scan can't be told from pixels.
+libjpeg fills missing data with grey without a warning, so the reader follows the markers itself: a
+file without an end marker (EOI) is truncated. JPEG has no checksum; flipped bits within a scan
+can't be distinguished from pixels.
 
-Rules: one or three components, 8 bit (uint8) or 12 bit (uint16, 0-4095). YCbCr becomes RGB, as
-JFIF and Adobe's marker say. Four components are inks, of 8 bit; they become RGB by the file's
-profile or by rule (`engine.sources.inks`). Where Adobe's marker is there they are stored inverted,
-as Adobe's programs do it; YCCK is CMYK first. Lossless and hierarchical files are ``unsupported``.
-EXIF orientation is not applied, but told; pixels are as stored. A density is one for printing, so
-no spacing.
+Rules: one or three components, 8 bit (uint8) or 12 bit (uint16, 0-4095). YCbCr becomes RGB, as JFIF
+and Adobe's marker say. Four components are inks, of 8 bit; they become RGB by the file's profile or
+by rule (`engine.sources.inks`). With Adobe's marker they are stored inverted, as Adobe's programs
+do it; YCCK is first converted to CMYK. Lossless and hierarchical files are ``unsupported``. EXIF
+orientation is reported, but not applied; pixels are as stored. Densities are for printing, so the
+spacing is unknown.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from engine.sources.orientation import UPRIGHT, exif_orientation, findings_of
 _HEADER_BYTES = 64 * 1024  # one read finds the frame header of nearly all files
 _MAX_SEGMENTS = 10_000  # before the frame header; bounds the time of opening
 _MAX_SCANS = 500  # each scan decodes the whole image again: libjpeg-turbo's fuzzers stop here too
-_SPARE_BYTES = 64 * 1024**2  # profiles, thumbnails and EXIF beside the pixels
-# A progressive file's coefficients are held as int16 beside the pixels (T.81, G.1).
+_SPARE_BYTES = 64 * 1024**2  # profiles, thumbnails and EXIF besides the pixels
+# Decoding a progressive file also holds its coefficients as int16 (T.81, G.1).
 _PROGRESSIVE_FACTOR = 3
 
 _SOF_DECODED = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # T.81, table B.1
@@ -49,8 +49,8 @@ _SOF_OTHER = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
 _PROGRESSIVE = frozenset((0xC2, 0xCA))
 _ALONE = frozenset((0x01, 0xD8, *range(0xD0, 0xD8)))  # markers without a length
 _EOI, _SOS = 0xD9, 0xDA
-# Segments that make no pixels: programs' own (APPn) and comments. What lies between one whose
-# length is wrong and the next marker is skipped, as libjpeg does it.
+# Segments without pixels: application data (APPn) and comments. Bytes between one with a wrong
+# length and the next marker are skipped, as in libjpeg.
 _BESIDE = frozenset((*range(0xE0, 0xF0), 0xFE))
 _NEXT_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
 _EXIF, _ICC, _ADOBE = (0xE1, b"Exif\0\0"), (0xE2, b"ICC_PROFILE\0"), (0xEE, b"Adobe")
@@ -60,7 +60,7 @@ _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 class Frame(NamedTuple):
-    """The frame header (SOF) of a JPEG."""
+    """Frame header (SOF) of a JPEG."""
 
     yx: YX
     components: int
@@ -69,7 +69,7 @@ class Frame(NamedTuple):
 
 
 class JpegSource(PlanesSource):
-    """One JPEG file: one plane."""
+    """Open JPEG file: one plane."""
 
     format = "JPEG"
 
@@ -90,13 +90,13 @@ class JpegSource(PlanesSource):
 
 
 class JpegReader:
-    """Opens JPEG files."""
+    """Reader of JPEG files."""
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
-        """Read the frame header. Raises nothing but `SourceUnreadable`."""
+        """Read the frame header. Raises only `SourceUnreadable`."""
         with coded("JPEG"):
             size = measure_file(file)
-            # The whole file is read to decode it, so it is held to the limit as well.
+            # Decoding reads the whole file, so the limit also applies to it.
             check_size(size, max_decoded_bytes + _SPARE_BYTES)
             head, frame = _read_frame(file, size)
             inks = frame.components == _INKS
@@ -140,12 +140,12 @@ def parse_frame(content: bytes) -> Frame:
 
 
 def check_scans(content: bytes) -> None:
-    """Follow the markers of a whole JPEG up to its end marker; what comes after is ignored.
+    """Follow the markers of a whole JPEG up to its end marker; later bytes are ignored.
 
     Raises
     ------
     SourceUnreadable
-        ``truncated`` if the end marker is missing, ``corrupt`` if the markers make no sense.
+        ``truncated`` if the end marker is missing, ``corrupt`` if the markers are invalid.
     """
     offset, scans, code = 2, 0, 0
     while True:
@@ -166,7 +166,7 @@ def check_scans(content: bytes) -> None:
 
 
 def _next_segment(content: bytes, offset: int, before: int) -> tuple[int, int, int]:
-    """Return (marker code, offset after its length field, length or 0 where it has none).
+    """Return (marker code, offset after its length field, length or 0 without one).
 
     ``before`` is the code of the segment that ends at ``offset``, or 0.
     """
@@ -177,7 +177,7 @@ def _next_segment(content: bytes, offset: int, before: int) -> tuple[int, int, i
     while offset < len(content) and content[offset] == 0xFF:
         offset += 1  # fill bytes may precede a marker
     if offset >= len(content):
-        raise SourceUnreadable("truncated", "the file ends where a marker is due")
+        raise SourceUnreadable("truncated", "the file ends where a marker is expected")
     code = content[offset]
     if offset == start or code < 0xC0:
         if code == 0x01 and offset > start:
@@ -197,7 +197,7 @@ def _next_segment(content: bytes, offset: int, before: int) -> tuple[int, int, i
 
 
 def _payloads(content: bytes, segment: tuple[int, bytes]) -> Iterator[bytes]:
-    """Yield what follows the mark of each segment of a kind, as far as ``content`` and pixels."""
+    """Yield the data after the mark of each segment of a kind, up to the pixels or the end."""
     wanted, mark = segment
     offset, code = 2, 0
     while True:
@@ -219,7 +219,7 @@ def _profile_of(content: bytes) -> bytes | None:
 
 
 def _read_frame(file: BinaryIO, size: int) -> tuple[bytes, Frame]:
-    """Return the beginning of the file, up to its frame header at least, and that."""
+    """Return the beginning of the file, at least up to its frame header, and the frame header."""
     most = _HEADER_BYTES
     while True:
         head = read_at(file, 0, min(size, most))
@@ -228,7 +228,7 @@ def _read_frame(file: BinaryIO, size: int) -> tuple[bytes, Frame]:
         try:
             return head, parse_frame(head)
         except SourceUnreadable as error:
-            # Metadata may fill megabytes.
+            # Metadata may take megabytes.
             if error.reason != "truncated" or most >= size:
                 raise
         most *= 16

@@ -1,4 +1,4 @@
-"""What people drew on slides: masks become labels by stated rules, or errors that say why.
+"""Masks drawn on slides: convert them to labels by stated rules, or refuse them with a reason.
 
 Labels are those of `engine.kernels.segmentation.tissue.Tissue`: 0 background, 1 bone, 2 fat, 3
 other.
@@ -22,22 +22,23 @@ from engine.sources.orientation import UPRIGHT, as_shown, as_stored, shown_shape
 from engine.sources.registry import open_source
 
 DRAWN = (Tissue.BONE, Tissue.FAT, Tissue.OTHER)
-"""Classes that are drawn; the background is what is left."""
+"""Classes with masks; the background is the remainder."""
 
 THRESHOLD = 0.5
-"""Share of full scale from which a pixel of a soft edge belongs to what was drawn."""
+"""Share of full scale from which a pixel of a soft edge belongs to the mask."""
 
 GREY_TOLERANCE = 24 / 255
-"""How much red, green and blue of a grey pixel differ, share of full scale: JPEG rounds them."""
+"""Maximum difference of red, green and blue of a grey pixel, share of full scale: JPEG rounds
+them."""
 
 OPAQUE = 128
-"""Alpha from which a colour of a palette is seen."""
+"""Alpha from which a palette's colour is visible."""
 
 SAVE_GREY = "save it as grey, 0 for what is not marked and 255 for what is, one file a class"
 
 
 class AnnotationError(EngineError, ValueError):
-    """What was drawn on an image can't be used: (file or folder, problem)."""
+    """Unusable annotation of an image: (file or folder, problem)."""
 
     def __str__(self) -> str:
         where, problem = self.args
@@ -45,24 +46,25 @@ class AnnotationError(EngineError, ValueError):
 
 
 def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -> NDArray[np.bool_]:
-    """Return what a mask's file marks.
+    """Read the pixels marked in a mask's file.
 
-    Grey, RGB, with or without alpha, of 1 to 16 bit, PNG, TIFF or JPEG. The rules, in this order:
+    Formats: grey, RGB, with or without alpha, of 1 to 16 bit, PNG, TIFF or JPEG. The rules, in this
+    order:
 
-    - Where a palette makes colours, what counts is the index: 0 is what is not marked, and one
-      other label is; see `marked_by_label`. A palette of greys is as it is shown.
-    - Where alpha varies, what counts is alpha (people draw on a transparent layer, in any colour);
-      where it is the same everywhere, it says nothing.
-    - Otherwise it is the grey value, also of RGB whose pixels are grey; colours are refused.
-    - A file whose values are 0 and 1 only is such a mask; else a pixel counts from half of full
-      scale on, so an antialiased edge lies where it was drawn. A file that has other values than
-      0, but none that counts, is refused.
-    - TIFF that calls white zero is refused, but for one-bit TIFF that is as numpy had it where
-      tifffile wrote it (it stores bool like that), and as it is shown where another program is
-      named.
-    - Where the image or the mask is shown turned (`engine.sources.orientation`), the mask lies on
-      the image as shown if only the sizes of these agree, and on the image as stored if only
-      those do or both are turned alike; where both may be, it is refused.
+    - With a palette of colours, the index decides: 0 is unmarked, and one other label is marked;
+      see `marked_by_label`. A palette of greys is read by its grey values.
+    - If alpha varies, alpha decides (people draw on a transparent layer, in any colour); constant
+      alpha is ignored.
+    - Otherwise the grey value decides, also of RGB with grey pixels; colours are refused.
+    - In a file with only the values 0 and 1, 1 is marked; else a pixel is marked from half of full
+      scale on, so an antialiased edge stays in place. A file with values other than 0, but without
+      marked pixels, is refused.
+    - TIFF with white as zero is refused, except one-bit TIFF: files of tifffile are read as its
+      numpy values (it stores bool like that), and files that name another program as they are
+      shown.
+    - If the image or the mask is shown turned (`engine.sources.orientation`), the mask is laid on
+      the image as shown if only these sizes agree, and on the image as stored if only those do or
+      both are turned alike; if both are possible, it is refused.
 
     Parameters
     ----------
@@ -71,17 +73,17 @@ def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -
     shape
         Height and width of its image as stored, pixels.
     orientation
-        Of its image.
+        Orientation of its image.
 
     Returns
     -------
-    (y, x) bool, on the image as stored; it may mark nothing.
+    (y, x) bool, on the image as stored; possibly without marked pixels.
 
     Raises
     ------
     AnnotationError
-        If the file is missing, can't be read, holds several images, has another size, or may mean
-        two things.
+        If the file is missing, can't be read, holds several images, has another size, or is
+        ambiguous.
     """
     try:
         with open_remembering(path) as file, open_source(file, path.name) as source:
@@ -99,7 +101,7 @@ def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -
     if plane.marks_bright is None:
         raise AnnotationError(
             path,
-            "white is zero in it, and programs differ in what that marks; save it with black as "
+            "white is zero in it, and programs differ in its meaning; save it with black as "
             "zero, 8 bit, 0 and 255",
         )
     if plane.separate or plane.shape[0] > len("RGBA"):
@@ -115,7 +117,7 @@ def read_mask(path: Path, shape: YX | None = None, orientation: int = UPRIGHT) -
 def _laid_on(
     path: Path, mask: NDArray[np.bool_], own: int, shape: YX, orientation: int
 ) -> NDArray[np.bool_]:
-    """Lay a mask of an orientation on an image, as stored, of another."""
+    """Transform a mask from its own orientation to that of the stored image."""
     as_is = mask.shape == shape
     if own == orientation and as_is:
         return mask
@@ -139,15 +141,15 @@ def _laid_on(
 def marked_by_label(
     path: Path, indices: NDArray[np.uint8], palette: NDArray[np.uint8]
 ) -> NDArray[np.bool_] | None:
-    """Return what a label marks in a file with a palette; None where pixels are as shown.
+    """Return the marked pixels of a file with a palette; None if grey values or alpha decide.
 
-    Label 0 is what is not marked, in any grey. One other label may be used, in any colour. On a
-    transparent layer that is painted in one colour, alpha counts.
+    Label 0 is unmarked, in any grey. One other label may be used, in any colour. On a transparent
+    layer painted in one colour, alpha decides.
 
     Parameters
     ----------
     path
-        Of the file, for the error.
+        Path of the file, for the error.
     indices
         (y, x).
     palette
@@ -157,7 +159,7 @@ def marked_by_label(
     ------
     AnnotationError
         If it holds several labels, or if label 0 has a colour: programs that choose the palette
-        themselves number colours as they come.
+        themselves number colours in order of appearance.
 
     Examples
     --------
@@ -170,7 +172,7 @@ def marked_by_label(
     used = np.unique(indices)
     colours = palette[used]
     seen = colours[colours[:, 3] >= OPAQUE, :3]
-    # A file of nothing but label 0 marks nothing, also where label 0 is white, and others coloured.
+    # A file with only label 0 marks nothing, even if label 0 is white and others are coloured.
     grey = _are_grey(palette[:, :3].T if used.tolist() == [0] else seen.T, 255)
     if grey:
         return None
@@ -187,24 +189,24 @@ def marked_by_label(
         )
     if used[0] == 0 and not _are_grey(palette[0, :3], 255):
         raise AnnotationError(
-            path, f"label 0 of its palette has a colour, so what is marked is not sure; {SAVE_GREY}"
+            path, f"label 0 of its palette has a colour, so the mask is ambiguous; {SAVE_GREY}"
         )
     return np.asarray(indices > 0)
 
 
 def _are_grey(colours: NDArray[Any], full: float) -> bool:
-    """Tell whether red, green and blue (the first axis) differ by no more than JPEG rounds."""
+    """Return True if red, green and blue (the first axis) differ only by JPEG's rounding."""
     apart = colours.max(axis=0).astype(np.float64) - colours.min(axis=0)
     return bool(apart.max(initial=0) <= GREY_TOLERANCE * full)
 
 
 def marked(path: Path, pixels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return what decoded pixels (c, y, x) mark, by the rules of `read_mask`.
+    """Return the marked pixels of a decoded image (c, y, x), by the rules of `read_mask`.
 
     Raises
     ------
     AnnotationError
-        If they are colours, or if some are not 0, but none counts.
+        If it has colours, or values other than 0 but no marked pixels.
 
     Examples
     --------
@@ -221,7 +223,7 @@ def marked(path: Path, pixels: NDArray[Any]) -> NDArray[np.bool_]:
         if len(colours) > 1 and not _are_grey(colours, _full_scale(colours)):
             raise AnnotationError(
                 path,
-                f"it has colours, and which of them are marked is not said; {SAVE_GREY}",
+                f"it has colours, and nothing states the marked ones; {SAVE_GREY}",
             )
         plane = luminance(colours)
     full, largest = _full_scale(plane), plane.max(initial=0)
@@ -241,14 +243,14 @@ def _full_scale(pixels: NDArray[Any]) -> float:
 def labels_of(
     masks: Mapping[Tissue, NDArray[np.bool_]], fat_over_bone: bool = True
 ) -> NDArray[np.uint8]:
-    """Return labels of masks that may overlap: bone and fat count before other tissue.
+    """Combine masks that may overlap to labels: bone and fat take precedence over other tissue.
 
     Parameters
     ----------
     masks
-        (y, x) for each class that was drawn, all of one size; one at least.
+        (y, x) for each drawn class, all of one size; at least one.
     fat_over_bone
-        Which of the two counts where both were drawn.
+        True if fat takes precedence where both were drawn.
 
     Examples
     --------
@@ -272,25 +274,24 @@ def read_mask_folders(
     may_be_empty: Collection[Tissue] = (),
     orientation: int = UPRIGHT,
 ) -> NDArray[np.uint8]:
-    """Return the labels of one slide from a folder of masks a class.
+    """Return the labels of one slide from one folder of masks per class.
 
     Parameters
     ----------
     root
-        Folder with ``bone``, ``fat`` and ``other`` (in any case), each with the masks of the
-        slides under the slides' own paths. ``other`` may be missing: then the rest of what is not
-        ground is not known, and only bone and fat are labelled.
+        Folder with ``bone``, ``fat`` and ``other`` (in any case), each with the masks of the slides
+        under the slides' own paths. ``other`` may be missing: then only bone and fat are labelled,
+        and the rest of the tissue is unknown.
     name
         Path of the slide below its own folder, without suffix, e.g. ``s1/slide-001``.
     shape
         Height and width of the slide, pixels.
     fat_over_bone
-        Which of the two counts where both were drawn.
+        True if fat takes precedence where both were drawn.
     may_be_empty
-        Classes that a slide may well have none of. Of others, a mask that marks nothing is taken
-        for a mistake.
+        Classes that may be absent from a slide. An empty mask of any other class is an error.
     orientation
-        Of the slide, see `read_mask`.
+        Orientation of the slide, see `read_mask`.
 
     Returns
     -------
@@ -324,21 +325,21 @@ def read_mask_folders(
 
 
 def find_mask_file(folder: Path, name: str, suffix: str | None = None) -> Path:
-    """Return the one file of a name.
+    """Return the only file of a name.
 
     Parameters
     ----------
     folder
-        Where masks are.
+        Folder of masks.
     name
-        Path below it, without suffix.
+        Path below the folder, without suffix.
     suffix
-        Of the file, in any case; any by default.
+        Suffix of the file, in any case; any by default.
 
     Raises
     ------
     AnnotationError
-        If there is none, or more than one.
+        If no file has the name, or more than one.
     """
     place = folder / name
     there = sorted(place.parent.glob("*")) if place.parent.is_dir() else []

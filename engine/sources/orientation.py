@@ -1,7 +1,7 @@
-"""How viewers turn an image: the orientation of EXIF and TIFF, and pixels turned by it.
+"""Orientation of images by EXIF and TIFF, and rotation of pixels by it.
 
-The eight values are those of TIFF 6.0, field 274: which sides of what is shown the first row and
-the first column of the stored pixels are.
+The eight values are those of TIFF 6.0, field 274: the sides of the shown image on which the first
+row and the first column of the stored pixels are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.geometry import YX
 
 UPRIGHT = 1
 ORIENTED = "oriented"
-"""Finding (`engine.header.FINDINGS`) of images that are not upright as stored."""
+"""Finding (`engine.header.FINDINGS`) of images stored in another orientation than upright."""
 
 TAG = 274
 
@@ -24,22 +24,22 @@ _SWAPPED = (5, 6, 7, 8)  # rows are shown as columns
 
 
 def orientation_of(value: Any) -> int:
-    """Return an orientation that a file states; what is none is upright, as viewers take it."""
+    """Return a stated orientation; invalid values are upright, as in viewers."""
     return int(value) if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
 
 
 def exif_orientation(block: bytes) -> int:
-    """Return the orientation of an EXIF block, which is a small TIFF; damaged ones say nothing."""
+    """Return the orientation of an EXIF block, a small TIFF; damaged blocks count as upright."""
     exif = Image.Exif()
     try:
         exif.load(block)
         return orientation_of(exif.get(TAG))
-    except Exception:  # metadata beside the pixels: viewers show the image all the same
+    except Exception:  # damaged metadata: viewers show the image nevertheless
         return UPRIGHT
 
 
 def findings_of(orientation: int) -> tuple[str, ...]:
-    """Return the finding of an orientation, if it has one."""
+    """Return the finding of an orientation, if any."""
     return () if orientation == UPRIGHT else (ORIENTED,)
 
 
@@ -64,7 +64,7 @@ def as_shown(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def as_stored(shown: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """View what a viewer shows, (..., y, x), as it is stored: `as_shown` the other way.
+    """View shown pixels, (..., y, x), as stored: the inverse of `as_shown`.
 
     Examples
     --------

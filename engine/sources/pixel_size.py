@@ -1,4 +1,4 @@
-"""Pixel densities of general image formats, and when they are a calibration."""
+"""Pixel densities of general image formats, and a test whether they are a calibration."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ UM_PER_CM = 10_000.0
 UM_PER_M = 1_000_000.0
 
 PRINT_DPI = (72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 220, 240, 250, 300, 350, 360, 400, 600)
-"""Dots per inch that programs fill in for screens, printers and office scanners."""
+"""Dots per inch that programs write by default for screens, printers and office scanners."""
 
 _RELATIVE_TOLERANCE = 0.01  # 72 dpi is written as 28 per cm (71.12 dpi) or 2835 per m
 
 
 def spacing_from_density(y: float, x: float, unit_um: float) -> tuple[float, float] | None:
-    """Turn pixels per unit into a spacing, or None where the density is not a calibration.
+    """Turn pixels per unit into a spacing, or None if the density is not a calibration.
 
-    Most programs write 72 or 300 dpi with no camera or stage behind it. Taking that for a spacing
-    would give every measured length a wrong unit, so densities of `PRINT_DPI` (to 1 %), one
-    pixel per unit, and those that are not positive and finite count as unknown.
+    Most programs write 72 or 300 dpi without a camera or stage behind it. As a spacing, this would
+    give every measured length a wrong unit, so densities of `PRINT_DPI` (to 1 %), one pixel per
+    unit, and those that are not positive and finite count as unknown.
 
     Parameters
     ----------

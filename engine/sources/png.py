@@ -1,13 +1,13 @@
-"""PNG: ISO/IEC 15948 (PNG, second edition), decoded by libpng through imagecodecs.
+"""PNG reader: ISO/IEC 15948 (PNG, second edition), decoded by libpng through imagecodecs.
 
-The reader checks the file's own checksums and end, and gives the codec only the chunks that make
-pixels. The codec alone drops a damaged transparency chunk in silence, takes a file without its end,
-and would inflate the text and colour profiles of a stranger's file, megabytes for each kilobyte.
+The reader checks the file's own checksums and end, and passes only the pixel chunks to the codec.
+The codec alone silently drops a damaged transparency chunk, accepts a file without its end, and
+would inflate the text and colour profiles of an untrusted file, megabytes for each kilobyte.
 
 Rules: palettes become RGB, and tRNS becomes alpha (RGBA, or grey with alpha). Grey of 1, 2 or 4 bit
 is scaled to 0-255 (13.12). 16 bit stays. Gamma, ICC profile, significant bits and background are
-not applied: pixels are as stored; an orientation (eXIf) is told. An animated PNG gives its default
-image.
+not applied: pixels are as stored; an orientation (eXIf) is reported. An animated PNG gives its
+default image.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from engine.sources.pixel_size import UM_PER_M, spacing_from_density
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _HEADER_BYTES = 4096  # holds everything before IDAT of nearly all files: one read
-_MAX_CHUNKS_BEFORE_DATA = 10_000  # a header of more is no header; bounds the time of opening
-_MOST_EXIF_BYTES = 64 * 1024  # what JPEG can hold; more is no camera's
+_MAX_CHUNKS_BEFORE_DATA = 10_000  # a longer header is invalid; bounds the time of opening
+_MOST_EXIF_BYTES = 64 * 1024  # the limit in JPEG; no camera writes more
 _MAX_SIDE = 1_000_000  # pixels; libpng's own limit, PNG_USER_WIDTH_MAX
-_NO_SPARE_BYTES = 1024**2  # deflate never grows data by more than 1 MiB a GiB, plus a little
+_NO_SPARE_BYTES = 1024**2  # deflate grows data by at most 1 MiB per GiB, plus a little
 
 # Colour type -> (channels, bit depths allowed): ISO/IEC 15948, table 11.1.
 _COLOURS = {
@@ -53,7 +53,7 @@ _COLOURS = {
     4: (2, (8, 16)),
     6: (4, (8, 16)),
 }
-# Colour type -> channels where libspng gives what libpng gives: neither tRNS nor grey with alpha.
+# Colour type -> channels for which libspng decodes like libpng: neither tRNS nor grey with alpha.
 _COLOURS_OF_SPNG = {0: 1, 2: 3, 3: 3, 6: 4}
 _PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 
@@ -66,7 +66,7 @@ class _Header(NamedTuple):
 
 
 class PngSource(PlanesSource):
-    """One PNG file: one plane."""
+    """Open PNG file: one plane."""
 
     format = "PNG"
 
@@ -90,24 +90,24 @@ class PngSource(PlanesSource):
     def _pixels(self, content: bytes, channels: int) -> NDArray[Any]:
         depth, colour, interlaced = content[24], content[25], content[28]
         if interlaced and depth <= 8 and channels == _COLOURS_OF_SPNG.get(colour):
-            # For interlaced files imagecodecs' libpng writes a line to standard error each time,
-            # so libspng decodes those of them that it decodes to the same pixels.
+            # For interlaced files imagecodecs' libpng writes a line to standard error each time, so
+            # libspng decodes those that it decodes to the same pixels.
             return channels_first(imagecodecs.spng_decode(content))
         try:
             return channels_first(imagecodecs.png_decode(content))
         except Exception:
-            # imagecodecs 2026.3.6 gives back a reference to None that it never took when libpng
-            # fails within the pixels; some thousand broken files later Python 3.11 aborts, and
-            # with it the worker. (It also keeps 0.1 MB.) One reference too many does no harm.
+            # If libpng fails within the pixels, imagecodecs 2026.3.6 releases a reference to None
+            # that it never took; after some thousand broken files Python 3.11 aborts, and with it
+            # the worker. (It also leaks 0.1 MB.) One reference too many does no harm.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))
             raise
 
 
 class PngReader:
-    """Opens PNG files."""
+    """Reader of PNG files."""
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
-        """Read the chunks before the pixels. Raises nothing but `SourceUnreadable`."""
+        """Read the chunks before the pixels. Raises only `SourceUnreadable`."""
         with coded("PNG"):
             size = measure_file(file)
             header = _read_header(file, size)
@@ -120,7 +120,7 @@ class PngReader:
                 findings=findings_of(header.orientation),
             )
             check_size(plane.nbytes, max_decoded_bytes)
-            # The whole file is read to decode it, so it is held to the limit as well.
+            # Decoding reads the whole file, so the limit also applies to it.
             check_size(size, max_decoded_bytes + _NO_SPARE_BYTES)
             return PngSource(file, plane, size)
 
@@ -129,7 +129,7 @@ reader = PngReader()
 
 
 def keep_pixel_chunks(content: bytes) -> bytes:
-    """Return a PNG without the chunks that make no pixels, after checking every checksum.
+    """Check every checksum of a PNG, and drop the chunks without pixels.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def keep_pixel_chunks(content: bytes) -> bytes:
 
     Returns
     -------
-    ``content`` itself if there is nothing to drop.
+    ``content`` itself if no chunk is dropped.
 
     Raises
     ------
@@ -169,14 +169,14 @@ def keep_pixel_chunks(content: bytes) -> bytes:
 
 
 def has_palette(content: bytes) -> bool:
-    """Tell whether a file is a PNG of indices and a palette (colour type 3)."""
+    """Return True if a file is a PNG of indices and a palette (colour type 3)."""
     return content.startswith(SIGNATURE) and content[25:26] == b"\3"
 
 
 def _grey_of_indices(content: bytes) -> tuple[bytes, NDArray[np.uint8]]:
-    """Return a PNG whose grey values are the indices of one with a palette, and the palette.
+    """Turn a PNG with a palette into a grey PNG of its indices; also return the palette.
 
-    Codecs give colours; the stream of pixels is the same for both (11.2.2).
+    Codecs return colours; the pixel stream is the same for both (11.2.2).
     """
     view = memoryview(content)
     header = content[12:25] + b"\0" + content[26:29]
@@ -198,12 +198,12 @@ def _grey_of_indices(content: bytes) -> tuple[bytes, NDArray[np.uint8]]:
 
 def _crc32(content: memoryview | bytes) -> int:
     # libdeflate's CRC-32 is ten times faster than zlib's: 0.3 % of decoding instead of 4 %. It
-    # takes any buffer; its stub only says less.
+    # takes any buffer; its type stub is narrower.
     return imagecodecs.deflate_crc32(content)  # type: ignore[arg-type]
 
 
 def _read_header(file: BinaryIO, size: int) -> _Header:
-    """Read what comes before the first IDAT; skip long chunks without reading them."""
+    """Read the chunks before the first IDAT; skip long ones without reading them."""
     head = read_at(file, 0, min(size, _HEADER_BYTES))
     if head[: len(SIGNATURE)] != SIGNATURE:
         raise SourceUnreadable("not_an_image", "the PNG signature is missing")
@@ -212,7 +212,7 @@ def _read_header(file: BinaryIO, size: int) -> _Header:
     offset = len(SIGNATURE) + 25
     for _ in range(_MAX_CHUNKS_BEFORE_DATA):
         if offset + 17 > len(head):
-            # Past the first read: only this chunk's length and type, and pHYs' nine bytes.
+            # Beyond the first read: only this chunk's length and type, and pHYs' nine bytes.
             window = read_at(file, offset, min(size - offset, 17) if size > offset else 8)
         else:
             window = head[offset : offset + 17]
@@ -254,6 +254,6 @@ def _parse_ihdr(head: bytes) -> tuple[int, str, YX]:
 
 
 def _parse_phys(data: bytes) -> tuple[float, float] | None:
-    """Pixels per metre (11.3.5.3); unit 0 is an aspect ratio."""
+    """Return the spacing from pixels per metre (11.3.5.3); unit 0 is an aspect ratio."""
     x, y, unit = struct.unpack(">IIB", data)
     return spacing_from_density(y, x, UM_PER_M) if unit == 1 else None

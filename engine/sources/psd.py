@@ -1,4 +1,4 @@
-"""Layered PSD as people annotate: the slide below, what they drew above."""
+"""Layered PSD files with annotations: the slide below, the drawn classes above."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ Specification, File Header Section."""
 
 
 COLOURS = {1: "grey", 3: "RGB", 8: "duotone"}
-"""Colour modes that are read; the specification has duotone read as grey."""
+"""Supported colour modes; by the specification, duotone is read as grey."""
 
-_NAMED = re.compile(r"(bone|fat)( copy)?( \d+)?", re.IGNORECASE)  # as Photoshop numbers copies
+# Photoshop numbers copies like this
+_NAMED = re.compile(r"(bone|fat)( copy)?( \d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnnotatedSlide:
-    """A slide and its labels: ``pixels`` (3, y, x), ``labels`` (y, x), both uint8."""
+    """Slide with labels: ``pixels`` (3, y, x), ``labels`` (y, x), both uint8."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -49,35 +50,35 @@ def read_psd(
     fat_over_bone: bool = True,
     max_decoded_bytes: int = MAX_DECODED_BYTES,
 ) -> AnnotatedSlide:
-    """Return a slide and what was drawn on it, from the layers of a PSD.
+    """Read a slide and its labels from the layers of a PSD.
 
-    The lowest layer is the slide, the next is the foreground (all tissue). Of the rest, a layer
-    that is called bone or fat is that (a copy or a number may follow); else one with a mask is fat,
-    and one without is bone. A mask that a program added by itself is none: one that hides nothing,
-    that renders a shape, or that holds what was transparent (the pixels that it hides, and only
-    they, are black). Layers of one class add up. What a layer marks is where it is opaque, by half
-    or more, within its masks if it has some; it does not matter whether it is shown. Groups are
-    opened. What is foreground, and neither bone nor fat, is other tissue.
+    The lowest layer is the slide, the next is the foreground (all tissue). Of the other layers, one
+    named bone or fat is that class (a copy or a number may follow); else a layer with a mask is
+    fat, and one without is bone. Masks that a program added by itself are ignored: a mask that
+    hides nothing, that renders a shape, or that holds former transparency (exactly the pixels that
+    it hides are black). Layers of one class add up. A layer marks its pixels of at least half
+    opacity, within its masks if it has some, even if it is not shown. Groups are opened. Foreground
+    that is neither bone nor fat is other tissue.
 
     Parameters
     ----------
     path
         The file.
     classes
-        Instead of the rule for the rest and the foreground: the class of each layer by its name,
-        in any case. Layers of other names are left out.
+        Class of each layer above the slide by its name, in any case, instead of these rules. Layers
+        of other names are left out.
     fat_over_bone
-        Which of the two counts where both were drawn.
+        True if fat takes precedence where both were drawn.
     max_decoded_bytes
-        Most that one layer of the slide's size may have decoded, bytes.
+        Limit of the decoded size of one layer of the slide's size, bytes.
 
     Raises
     ------
     AnnotationError
-        If psd-tools is not installed, the file is no PSD, is too large or has too few layers, the
-        slide does not fill the canvas, its colours are not grey or RGB, all layers have masks so
-        that they tell nothing, a shape was not rendered, or a class that the rule expects marks
-        nothing.
+        If psd-tools is not installed; if the file is not a PSD, is too large or has too few layers;
+        if the slide does not fill the canvas, or its colours are not grey or RGB; if all layers
+        have masks, so that masks do not distinguish classes; if a shape was not rendered, or a
+        class that the rule expects marks nothing.
     """
     try:
         from psd_tools import PSDImage
@@ -91,7 +92,7 @@ def read_psd(
             layers = [layer for layer in PSDImage.open(file).descendants() if not layer.is_group()]
         if len(layers) < 3:
             raise AnnotationError(
-                path, f"{len(layers)} layers, but a slide, its foreground and what was drawn are 3"
+                path, f"{len(layers)} layers, but a slide, its foreground and a drawn class need 3"
             )
         pixels = _slide(path, layers[0], shape)
         masks = _masks(path, layers[1:], classes, shape)
@@ -108,7 +109,7 @@ def read_psd(
 
 
 def _size(path: Path, limit: int) -> YX:
-    """Return height and width from the header, before anything is decoded."""
+    """Return height and width from the header, before decoding."""
     try:
         with path.open("rb") as file:
             head = file.read(HEADER.size)
@@ -153,7 +154,7 @@ def _masks(
         if classes is not None:
             tissue = named.get(layer.name.strip().lower())
         elif number == 0:
-            tissue = Tissue.OTHER  # of the foreground, what is not bone or fat
+            tissue = Tissue.OTHER  # foreground without bone and fat
         else:
             if name is not None:
                 tissue = Tissue[name.group(1).upper()]
@@ -177,7 +178,7 @@ def _masks(
 
 
 def _check_shape(path: Path, layer: Any) -> None:
-    """Refuse a layer that is cut by a shape of which the file has no pixels."""
+    """Refuse a layer with a shape that has no rendered pixels in the file."""
     if not layer.has_vector_mask() or layer.vector_mask.disabled:
         return
     mask = layer.mask
@@ -186,7 +187,7 @@ def _check_shape(path: Path, layer: Any) -> None:
 
 
 def _has_drawn_mask(layer: Any, shape: YX) -> bool:
-    """Tell whether somebody drew the mask of a layer, see `read_psd`."""
+    """Return True if a layer has a mask drawn by a person, see `read_psd`."""
     mask = layer.mask
     if mask is None or (mask.flags.user_mask_from_render and not mask.has_real()):
         return False
@@ -202,7 +203,7 @@ def _has_drawn_mask(layer: Any, shape: YX) -> bool:
 
 
 def _covered(layer: Any, shape: YX) -> NDArray[np.bool_]:
-    """Return where a layer is opaque by half or more, on the whole canvas."""
+    """Return the pixels of at least half opacity in a layer, on the whole canvas."""
     covered = _opaque(layer, shape)
     if layer.has_mask() and not layer.mask.disabled:
         covered *= _unmasked(layer, shape)
@@ -210,7 +211,7 @@ def _covered(layer: Any, shape: YX) -> NDArray[np.bool_]:
 
 
 def _opaque(layer: Any, shape: YX) -> NDArray[np.float32]:
-    """Return how opaque a layer is, without its mask."""
+    """Return the opacity of a layer, without its mask."""
     covered = np.zeros(shape, np.float32)
     alpha = layer.numpy("shape")
     if alpha is None:
@@ -220,7 +221,7 @@ def _opaque(layer: Any, shape: YX) -> NDArray[np.float32]:
 
 
 def _unmasked(layer: Any, shape: YX) -> NDArray[np.float32]:
-    """Return what the mask of a layer lets through."""
+    """Return the transmission of a layer's mask, on the whole canvas."""
     mask = np.full(shape, layer.mask.background_color / 255, np.float32)
     drawn = layer.mask.topil()
     if drawn is not None:
@@ -230,7 +231,7 @@ def _unmasked(layer: Any, shape: YX) -> NDArray[np.float32]:
 
 
 def _paste(canvas: NDArray[np.float32], part: NDArray[np.floating], top: int, left: int) -> None:
-    """Put a part on the canvas; what lies beyond it is left out."""
+    """Paste a part onto the canvas, cropped at its edges."""
     height, width = part.shape
     first_y, first_x = max(0, top), max(0, left)
     last_y, last_x = min(canvas.shape[0], top + height), min(canvas.shape[1], left + width)

@@ -1,4 +1,4 @@
-"""Which reader takes a file, and its opening. Readers are imported when first needed."""
+"""Formats and their detection; opening of sources. Readers are imported on first use."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from engine.sources.base import (
 from engine.sources.failures import reads_named
 
 HEAD_BYTES = 512
-"""How much of a file `claimed_by` is meant to see, bytes; DICOM's mark ends at 132."""
+"""Bytes of a file that `claimed_by` needs; DICOM's mark ends at 132."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A foreign format: how its files are known, and the module whose ``reader`` opens them.
+    """Foreign format: its detection, and the module with the ``reader`` that opens it.
 
     Attributes
     ----------
     begins
-        Tells the format's files by their first bytes.
+        Predicate of a file's first bytes.
     suffixes
-        Lower case, with the dot; used when no format knows the first bytes.
+        Lower case, with the dot; used if no format matches the first bytes.
     module
-        Imported when first needed, so that a missing extra harms only its own format.
+        Module imported on first use, so that a missing extra affects only its own format.
     extra
-        What to install where the module's packages are missing.
+        Extra that installs the module's packages.
     confidential
-        Whether its files name patients, so that not even their paths may be written down.
+        True if its files name patients, so that not even their paths may be written down.
     """
 
     begins: Callable[[bytes], bool]
@@ -84,7 +84,7 @@ def _begins_jpeg(head: bytes) -> bool:
 
 
 FORMATS: dict[str, Format] = {
-    # First, so that a file that is DICOM and something else at once stays confidential.
+    # First, so that a file that is both DICOM and another format stays confidential.
     "dicom": Format(
         _begins_dicom,
         (".dcm", ".dicom", ".ima"),
@@ -100,31 +100,31 @@ FORMATS: dict[str, Format] = {
     ),
     "jpeg": Format(_begins_jpeg, (".jpg", ".jpeg", ".jpe", ".jfif"), "engine.sources.jpeg"),
 }
-"""Formats by name, asked in this order; others add themselves here."""
+"""Formats by name, tried in this order; extensions add theirs here."""
 
 UNTAKEN = frozenset({
     ".avif", ".bmp", ".czi", ".dv", ".fits", ".gif", ".heic", ".heif", ".ims", ".jp2", ".lif",
     ".mha", ".mrxs", ".nd2", ".nii", ".nrrd", ".oib", ".oif", ".vsi", ".webp", ".zvi",
 })  # fmt: skip
-"""Suffixes of images that no format takes: they are ignored like other files, but said."""
+"""Suffixes of unsupported image formats: such files are ignored like others, but reported."""
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif")
-"""Suffixes of slides whose first bytes are TIFF's, and which OpenSlide reads better."""
+"""Suffixes of slides with a TIFF header that OpenSlide reads better."""
 
 
 def claimed_by(name: str, head: bytes) -> str | None:
-    """Return the name of the format that takes a file; the first bytes count before the suffix.
+    """Return the format of a file, by its first bytes or else its suffix.
 
     Parameters
     ----------
     name
-        File name or path; only its suffix is looked at, in any case.
+        File name or path; only its suffix is used, in any case.
     head
         The first bytes, up to `HEAD_BYTES`.
 
     Returns
     -------
-    A key of `FORMATS`, or None: the file is ignored.
+    Key of `FORMATS`, or None: the file is ignored.
 
     Examples
     --------
@@ -152,27 +152,27 @@ def open_source(
     max_decoded_bytes: int = MAX_DECODED_BYTES,
     slide_spacing_um: float | None = None,
 ) -> OpenSource:
-    """Open a foreign file so that its planes are known, with nothing decoded.
+    """Open a foreign file and read the description of its planes, without decoding.
 
     Parameters
     ----------
     file
         Seekable, opened and closed by the caller, and open for as long as the source is.
     name
-        File name or path; only its suffix is used, and only if the first bytes are of no format.
+        File name or path; only its suffix is used, and only if no format matches the first bytes.
     max_decoded_bytes
         Limit of one decoded plane, bytes. Planes that stream may be larger.
     slide_spacing_um
-        Pixel size to read whole slides at, micrometres; None is the scanner's own.
+        Pixel size at which whole slides are read, micrometres; None means the scanner's own.
 
     Returns
     -------
-    The source; use it as a context manager.
+    Open source, a context manager.
 
     Raises
     ------
     SourceUnreadable
-        With one of `engine.sources.REASONS`, and nothing else.
+        With one of `engine.sources.REASONS`; no other error is raised.
     """
     with reads_named(file):
         return Guarded(_open(file, name, max_decoded_bytes, slide_spacing_um), file)
@@ -210,7 +210,7 @@ def _open_slide(file: BinaryIO, limit: int, spacing_um: float | None) -> OpenSou
 
 
 class Guarded:
-    """An open source whose reads that failed are named as that, see `reads_named`."""
+    """Open source that reports failed reads of its file, see `reads_named`."""
 
     def __init__(self, source: OpenSource, file: BinaryIO) -> None:
         self._source = source
@@ -253,12 +253,12 @@ class Guarded:
 
 
 def reader_of(key: str) -> Reader:
-    """Return a format's reader.
+    """Return the reader of a format.
 
     Raises
     ------
     SourceUnreadable
-        ``not_installed`` if the packages that its module needs are not installed.
+        ``not_installed`` if a package of its module is not installed.
     """
     try:
         reader: Reader = import_module(FORMATS[key].module).reader

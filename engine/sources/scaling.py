@@ -1,4 +1,4 @@
-"""Regions of a slide at a resolution between its levels, by means over areas."""
+"""Regions of a slide at a resolution between its levels, by area means."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from PIL import Image
 from engine.geometry import YX, Region, plan_tiles
 
 SAME = 0.01
-"""Relative difference of resolutions that are taken for the same: scanners state some digits."""
+"""Relative difference up to which resolutions count as equal: scanners round theirs."""
 
 READ_PX = 2048
-"""Side of what is read of a level at once, pixels."""
+"""Side of the blocks read from a level, pixels."""
 
 CUT_PX = 64
-"""Tiles are cut at multiples of this, pixels of the plane, so that rounding is the same in all."""
+"""Tiles are aligned to multiples of this, pixels of the plane, so that all are rounded alike."""
 
 
 def read_scaled(
     region: Region, scale: float, level: YX, read: Callable[[Region], NDArray[Any]]
 ) -> NDArray[Any]:
-    """Return a region of a plane (c, y, x) whose pixels are means over those of a level.
+    """Return a region of a plane (c, y, x) by area means over the pixels of a level.
 
-    Values do not depend on how the plane is cut into regions.
+    Values do not depend on the division of the plane into regions.
 
     Parameters
     ----------
     region
-        In pixels of the plane.
+        Region in pixels of the plane.
     scale
-        Side of one of the plane's pixels in pixels of the level, at least 1.
+        Side of the plane's pixels in pixels of the level, at least 1.
     level
         Size of the level (y, x), pixels.
     read
-        Returns a region of the level, (c, y, x).
+        Function that returns a region of the level, (c, y, x).
     """
     pixels: NDArray[Any] | None = None
     side = max(CUT_PX, int(READ_PX / scale) // CUT_PX * CUT_PX)

@@ -1,12 +1,12 @@
 """Whole slides through OpenSlide: SVS, NDPI, SCN, BIF and pyramidal TIFF, at a chosen resolution.
 
-Which files: TIFF (by its first bytes) under a slide's suffix, and, where a resolution is asked for,
-every TIFF that OpenSlide knows as a slide with a pixel size. Vendors' formats that are folders of
-files (MIRAX, VMS) are not read: a source is one file.
+Files: TIFF (by its first bytes) with a slide's suffix, and, if a resolution is requested, every
+TIFF that OpenSlide recognises as a slide with a pixel size. Vendors' formats that are folders of
+files (MIRAX, VMS) are unsupported: a source is one file.
 
-Pixels are RGB, uint8; what a scanner left out is white. A resolution is reached from the level just
-finer than it by means over areas, so a pixel's value does not depend on how the plane is cut into
-tiles; nothing is enlarged.
+Pixels are RGB, uint8; areas that the scanner left out are white. A resolution is computed from the
+next finer level by area means, so a pixel's value does not depend on the tiling; slides are never
+enlarged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.sources.scaling import SAME, read_scaled
 
 
 class SlideSource(PlanesSource):
-    """One slide, as a plane of some resolution."""
+    """Open slide, as a plane of some resolution."""
 
     format = "slide"
 
@@ -55,7 +55,8 @@ class SlideSource(PlanesSource):
         self._check_tiles(limit)
         width, height = self._slide.level_dimensions[self._level]
         full_width, full_height = self._slide.dimensions
-        # Pixels of the level for one of ours, along y and x; and of the whole slide for one of it.
+        # Pixels of the level per pixel of the plane, along y and x; and of the whole slide per
+        # pixel of the level.
         self._down = full_height / height, full_width / width
         rest = wanted / math.sqrt(math.prod(self._down))
         self._rest = 1.0 if abs(rest - 1) <= SAME else rest
@@ -86,7 +87,7 @@ class SlideSource(PlanesSource):
         return found[0], found[1]
 
     def _check_tiles(self, limit: int) -> None:
-        """Refuse a level whose tiles are so large that one alone is a bomb."""
+        """Refuse a level with tiles above the memory limit."""
         sides = [
             int(self._slide.properties.get(f"openslide.level[{self._level}].tile-{side}", "0"))
             for side in ("width", "height")
@@ -119,20 +120,20 @@ class SlideSource(PlanesSource):
 
 
 class SlideReader:
-    """Opens slides at a resolution."""
+    """Reader of slides at a resolution."""
 
     def open(
         self, file: BinaryIO, *, max_decoded_bytes: int, spacing_um: float | None = None
     ) -> OpenSource | None:
-        """Read the header of a slide, or return None where the file is none.
+        """Read the header of a slide, or return None if the file is not a slide.
 
         Parameters
         ----------
         file
-            A file of the operating system: OpenSlide reads it by itself.
+            File of the operating system: OpenSlide reads it by itself.
         spacing_um
-            Pixel size to read it at, micrometres; None is the scanner's own. With one, a plain
-            TIFF without a pixel size is no slide.
+            Pixel size to read it at, micrometres; None means the scanner's own. With a value, a
+            plain TIFF without a pixel size does not count as a slide.
 
         Raises
         ------
@@ -162,7 +163,7 @@ class SlideReader:
 
 
 def _path_of(file: BinaryIO) -> str | None:
-    """Return a path that is this very file, whatever it is called by now, or None."""
+    """Return a path to this open file that does not depend on its name, or None."""
     try:
         number = file.fileno()
     except (UnsupportedOperation, AttributeError):

@@ -1,7 +1,7 @@
-"""What people draw on images, in foreign formats: read into contours, and written from them.
+"""Annotations in foreign formats: read to contours, and written from them.
 
-`registry` knows the formats by name. Readers turn the bytes of one file into `Drawing`s; what is
-wrong with a file is a `SourceUnreadable` with a code of `DRAWING_REASONS`, and never a crash.
+`registry` lists the formats by name. Readers parse one file to `Drawing`s; any defect of a file is
+raised as `SourceUnreadable` with a code of `DRAWING_REASONS`, never as a crash.
 """
 
 from engine.sources.annotations.base import (

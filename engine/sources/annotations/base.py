@@ -1,4 +1,4 @@
-"""What every reader of drawn contours gives: which image, which structure, which rings."""
+"""Interface of readers of annotations: the annotated image, structure and rings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DRAWING_REASONS: Mapping[str, str] = MappingProxyType(
         "no_link": "The folder's list does not say whose contours these are.",
         "no_reference": "The file does not say which image it was drawn on.",
         "off_plane": "Points lie off the plane of the image that they are said to be on.",
-        "no_geometry": "Where the image lies in the patient is not known.",
+        "no_geometry": "The image's position in the patient is unknown.",
         "fractional": "A fractional segmentation holds shares; nothing says where outlines are.",
         "other_grid": "It is drawn on a grid of another size than its image, at an unknown place.",
         "no_scale": "Its slide was taken in at another resolution before it was kept which: "
@@ -40,47 +40,48 @@ DRAWING_REASONS: Mapping[str, str] = MappingProxyType(
         "not_a_file": "A pipe, socket or device.",
     }
 )
-"""Why a drawing is not taken."""
+"""Reasons to reject a drawing."""
 
 SUFFIXES = (".txt", ".geojson", ".dcm")
-"""What is kept of a confidential file's name."""
+"""Suffixes kept from a confidential file's name."""
 
 UNTAKEN = (
     ".geojson.gz", ".json", ".json.gz", ".geojsonl", ".ndjson", ".qpdata", ".xml", ".ndpa", ".roi",
     ".zip", ".geojson", ".txt", ".csv", ".svg", ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha", ".gz",
 )  # fmt: skip
-"""Suffixes under which drawings are kept that a set of another format does not take."""
+"""Suffixes of common annotation files, reported if a set of another format ignores them."""
 
 MOST_BYTES = 256 * 1024**2
-"""A larger file is no drawing: 16 million points as text."""
+"""Maximum size of a drawing's file, bytes: 16 million points as text."""
 
 OFF_PLANE_MM = 0.5
-"""How far points may lie off their image, millimetres: writers round to a few decimals."""
+"""Maximum distance of points from their image plane, millimetres: writers round to a few
+decimals."""
 
 
 GRID_DECIMALS = 4
-"""Decimals of a pixel that points from the patient are rounded to."""
+"""Decimals of a pixel to which points from patient coordinates are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which image a drawing is of, in the words of its file.
+    """Reference of a drawing to its image, as in the file.
 
     Attributes
     ----------
     paths
-        Possible ends of the path of the image's file, most likely first.
+        Possible ends of the image file's path, most likely first.
     instance
         DICOM's SOP Instance UID, instead of a path.
     frame
-        Number of the frame in it, from 1, where it has several.
+        Number of the frame in the instance, from 1, if it has several.
     among
-        UIDs of instances of which it may be, where the file names no single one, or one in whose
-        plane the drawing does not lie: the image is the one in whose plane it does.
+        UIDs of candidate instances, if the file names no single one, or one with another plane than
+        the drawing's: the image is the candidate in the drawing's plane.
     place
-        (t, z) of the image in its file, where that is a series.
+        (t, z) of the image in its file, if that is a series.
     frame_of_reference
-        UID of the space in which it lies: without any of ``among``, all images of it may be meant.
+        UID of the image's frame of reference: without ``among``, all images in it are candidates.
     """
 
     paths: tuple[str, ...] = ()
@@ -93,7 +94,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PlaneGeometry:
-    """Where an image lies in the patient (DICOM PS3.3, C.7.6.2.1.1).
+    """Position and orientation of an image in the patient (DICOM PS3.3, C.7.6.2.1.1).
 
     Attributes
     ----------
@@ -118,14 +119,14 @@ class PlaneGeometry:
     def to_pixels(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (n, 3) x, y, z in millimetres as (n, 2) y, x in pixels, rounded.
 
-        Files hold millimetres with a few digits less than a number has, so a point that was on a
-        pixel's centre would come back beside it, and the pixel could change sides. Points are
-        therefore rounded to `GRID_DECIMALS`: off by half of that at most.
+        Files hold millimetres with fewer digits than floats, so a point on a pixel's centre would
+        come back slightly off, and the pixel could change sides. Points are therefore rounded to
+        `GRID_DECIMALS`: by at most half of that.
 
         Raises
         ------
         SourceUnreadable
-            ``off_plane`` if one lies further than `OFF_PLANE_MM` from the image.
+            ``off_plane`` if a point is farther than `OFF_PLANE_MM` from the image.
 
         Examples
         --------
@@ -137,31 +138,31 @@ class PlaneGeometry:
         away = np.asarray(points_mm, np.float64) - np.array(self.position_mm)
         if np.abs(away @ np.cross(row, column)).max(initial=0.0) > OFF_PLANE_MM:
             raise SourceUnreadable("off_plane", "points lie off the plane of their image")
-        # Written with six decimals, the axes are not quite at right angles, nor of length one.
+        # Written with six decimals, the axes are not quite orthogonal, nor of unit length.
         points = (away @ np.linalg.pinv(axes))[:, ::-1] / self.spacing_mm
-        return np.round(points, GRID_DECIMALS) + 0.0  # no negative zeros
+        return np.round(points, GRID_DECIMALS) + 0.0  # without negative zeros
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """One polygon of a structure as drawn on one image; the structure is the union of all of its.
+    """One polygon of a structure on one image; the structure is the union of all its polygons.
 
     Attributes
     ----------
     target
-        Which image.
+        Reference to the image.
     structure
-        What it outlines, e.g. "inner".
+        Name of the outlined structure, e.g. "inner".
     rings
-        Arrays (n, 2) of y, x, pixels, the first pixel's centre at (0, 0); or, where ``in_patient``,
+        Arrays (n, 2) of y, x, pixels, the first pixel's centre at (0, 0); or, if ``in_patient``,
         (n, 3) of x, y, z in the patient, millimetres. Even-odd: a ring in a ring is a hole.
     grid
-        Size (y, x) of the image that pixels are counted on, where the file says so.
+        Size (y, x) of the image that defines the pixels, if the file states it.
     reason
-        Code of what is wrong with it; there are no rings then. It costs the structure on its
-        image, of which a part would be missing.
+        Code of its defect; it has no rings then. The structure is rejected on this image, since a
+        part would be missing.
     encloses
-        Whether it would enclose anything: what does not (a point, a line) costs only itself.
+        True if it would enclose an area: a defective point or line is rejected alone.
     """
 
     target: Target
@@ -174,7 +175,7 @@ class Drawing:
 
     @property
     def points_mm(self) -> NDArray[np.float64] | None:
-        """All points (n, 3) in the patient, or None where it is drawn on pixels."""
+        """All points (n, 3) in the patient, or None for pixel coordinates."""
         return np.concatenate(self.rings) if self.in_patient and self.rings else None
 
     def on(self, geometry: PlaneGeometry | None) -> tuple[NDArray[np.float64], ...]:
@@ -188,26 +189,26 @@ class Drawing:
         if not self.in_patient:
             return self.rings
         if geometry is None:
-            raise SourceUnreadable("no_geometry", "where the image lies is not known")
+            raise SourceUnreadable("no_geometry", "the image's position in the patient is unknown")
         return tuple(geometry.to_pixels(ring) for ring in self.rings)
 
 
 class DrawingReader(Protocol):
-    """Reads the files of one set of annotations."""
+    """Reader of one set of annotations."""
 
     @property
     def context(self) -> str:
-        """What the answer depends on beside the file: options, and lists that it looks into."""
+        """Inputs of the result besides the file: options, and lists that the reader consults."""
 
     def claims(self, path: str) -> bool:
-        """Tell by its path below the set's folder whether a file is of the format."""
+        """Return True if a file is of the format, by its path below the set's folder."""
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
-        """Read one file. Raises nothing but `SourceUnreadable`."""
+        """Read one file. Raises only `SourceUnreadable`."""
 
 
 def checked_ring(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a ring if it can be one, without a written closing point.
+    """Return a valid ring, without an explicit closing point.
 
     Raises
     ------
@@ -224,12 +225,12 @@ def checked_ring(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def usable(drawings: Sequence[Drawing]) -> list[Drawing]:
-    """Return the drawings of a file, of which at least one must be of use.
+    """Return the drawings of a file, at least one of them usable.
 
     Raises
     ------
     SourceUnreadable
-        What is wrong with the first one, if all are; ``empty`` if there is none.
+        With the reason of the first drawing, if none is usable; ``empty`` if there are none.
     """
     if not drawings:
         raise SourceUnreadable("empty", "nothing is drawn in it")
@@ -240,7 +241,7 @@ def usable(drawings: Sequence[Drawing]) -> list[Drawing]:
 
 
 def number_option(options: Mapping[str, object], name: str, default: float) -> float:
-    """Return an option that is a number.
+    """Return a numeric option.
 
     Raises
     ------

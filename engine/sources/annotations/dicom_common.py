@@ -1,9 +1,9 @@
-"""What SEG and RTSTRUCT share: careful reading, and sources made fit to be referred to.
+"""Common part of SEG and RTSTRUCT: robust reading, and sources with legal identifiers.
 
 Real files hold values that the standard forbids (UIDs with leading zeros, a birth date of
-``00000000``), and an object that copies them is refused by validators. So what is written gets
-legal values, and a private text (block ``COHORT UIDS``) says which UID each one stands for: a
-reader of ours finds the image again.
+``00000000``), and validators refuse an object that copies them. So written objects get legal
+values, and a private text (block ``COHORT UIDS``) maps each one to its original UID, by which our
+readers find the image again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from engine.errors import ParameterError, SourceUnreadable
 from engine.sources.annotations.base import PlaneGeometry
 
 LEGAL_UID = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+")
-"""DICOM PS3.5, 9.1: no component begins with a zero unless it is one."""
+"""DICOM PS3.5, 9.1: no component has a leading zero, unless it is zero."""
 
 MOST_UID_CHARS = 64
 
@@ -36,7 +36,7 @@ LEGAL = {"DA": re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"),
 BLOCK_GROUP, BLOCK = 0x0099, "COHORT UIDS"
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-"""Transfer syntax whose few bytes may become gigabytes before the first element is seen."""
+"""Transfer syntax with a few bytes that may inflate to gigabytes before the first element."""
 
 PATIENT_AND_STUDY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
@@ -47,20 +47,20 @@ PATIENT_AND_STUDY = (
 
 
 SUFFIXES = (".dcm", ".dicom", ".seg", "")
-"""What DICOM files are called: files of some name or none, and what is in them tells the rest."""
+"""Suffixes of candidate DICOM files; the content decides."""
 
 
 @dataclass(frozen=True)
 class DicomReader:
-    """What readers of DICOM objects share: they need nothing but the file, and have no options."""
+    """Base of the readers of DICOM objects: they depend only on the file, and have no options."""
 
     @property
     def context(self) -> str:
-        """Nothing but the file."""
+        """Empty: the result depends only on the file."""
         return ""
 
     def claims(self, path: str) -> bool:
-        """Tell candidates by their suffix; what is no such object is a named failure."""
+        """Return True for candidates by suffix; other objects fail with a reason."""
         return Path(path).suffix.lower() in SUFFIXES
 
 
@@ -73,7 +73,7 @@ def refuse_options(options: Mapping[str, object]) -> None:
 
 @contextmanager
 def read_dataset(data: bytes, modality: str) -> Iterator[Dataset]:
-    """Parse a DICOM object; whatever is raised until the end of the block has a name.
+    """Parse a DICOM object; translate all errors of the block.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def read_dataset(data: bytes, modality: str) -> Iterator[Dataset]:
         with pydicom.config.disable_value_validation():
             dataset = pydicom.dcmread(io.BytesIO(data))
             if dataset.get("Modality") != modality:
-                raise SourceUnreadable("unsupported", f"it is no {modality}")
+                raise SourceUnreadable("unsupported", f"it is not a {modality} object")
             yield dataset
     except SourceUnreadable:
         raise
@@ -100,7 +100,7 @@ def read_dataset(data: bytes, modality: str) -> Iterator[Dataset]:
 
 
 def legal_uid(uid: str) -> str:
-    """Return a UID, or, where the standard forbids it, one made of its digest (PS3.5, B.2).
+    """Return a UID, or a legal one made of its digest if the standard forbids it (PS3.5, B.2).
 
     Examples
     --------
@@ -113,7 +113,7 @@ def legal_uid(uid: str) -> str:
 
 
 def note_uids(dataset: Dataset, originals: Sequence[str]) -> None:
-    """Write down which UIDs stand for others in an object."""
+    """Record the replaced UIDs in an object."""
     changed = sorted({uid for uid in originals if legal_uid(uid) != uid})
     if changed:
         block = dataset.private_block(BLOCK_GROUP, BLOCK, create=True)
@@ -121,7 +121,7 @@ def note_uids(dataset: Dataset, originals: Sequence[str]) -> None:
 
 
 def noted_uids(dataset: Dataset) -> dict[str, str]:
-    """Return which UID each legal one stands for."""
+    """Return the original of each replacement UID."""
     try:
         text = str(dataset.private_block(BLOCK_GROUP, BLOCK)[1].value)
     except KeyError:
@@ -130,7 +130,7 @@ def noted_uids(dataset: Dataset) -> dict[str, str]:
 
 
 def legal_source(source: Dataset) -> Dataset:
-    """Return an image's header, in which others find legal UIDs, dates and times."""
+    """Return an image's header with legal UIDs, dates and times."""
     copy = Dataset()
     with pydicom.config.disable_value_validation():
         for element in source:
@@ -153,12 +153,12 @@ def _is_legal(vr: str, value: Any) -> bool:
 
 
 def plane_geometry(source: Dataset) -> PlaneGeometry:
-    """Return where a single-frame image lies, from its header.
+    """Return the geometry of a single-frame image from its header.
 
     Raises
     ------
     SourceUnreadable
-        ``no_geometry`` if it does not say so.
+        ``no_geometry`` if the header does not state it.
     """
     try:
         position = [float(v) for v in source.ImagePositionPatient]
@@ -167,19 +167,19 @@ def plane_geometry(source: Dataset) -> PlaneGeometry:
         if (len(position), len(orientation), len(spacing)) != (3, 6, 2):
             raise ValueError
     except (AttributeError, TypeError, ValueError):
-        raise SourceUnreadable("no_geometry", "the image does not say where it lies") from None
+        raise SourceUnreadable("no_geometry", "the image does not state its position") from None
     return PlaneGeometry(tuple(position), tuple(orientation), tuple(spacing))  # type: ignore[arg-type]
 
 
 def as_bytes(dataset: Dataset) -> bytes:
-    """Return an object as the bytes of a file."""
+    """Return an object as the bytes of a DICOM file."""
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
 
 
 def same(sources: Sequence[Dataset], names: Sequence[str]) -> Mapping[str, Any]:
-    """Return the attributes that differ between sources, with the first two values of each."""
+    """Return the attributes that differ between sources, with the number of values of each."""
     differing = {}
     for name in names:
         values = {str(source.get(name, "")) for source in sources}

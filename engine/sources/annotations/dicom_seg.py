@@ -1,10 +1,10 @@
 """DICOM Segmentation (PS3.3, A.51): masks of structures, each on a grid of its own.
 
-A mask becomes the rings around its pixels (`trace_mask`), in the patient where the frame says where
-it lies, so it is placed on an image by position and not by index, and by position rather than by
-name where the two contradict each other. A pixel of the image is inside if
-its centre is: on another grid in the same plane that is the nearest pixel of the mask. highdicom
-writes; what is read is read by pydicom, since files of other programs need less than it asks for.
+A mask becomes the rings around its pixels (`trace_mask`), in patient coordinates if the frame
+states its position. So it is placed on an image by position, not by index; position also takes
+precedence over a contradicting reference. A pixel of the image is inside if its centre is: on
+another grid in the same plane this corresponds to the nearest pixel of the mask. highdicom writes;
+pydicom reads, since files of other programs contain less than highdicom requires.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from engine.sources.annotations.dicom_common import (
 from engine.sources.dicom.header import UM_PER_MM, read_headers
 
 MOST_PIXELS = 2**31
-"""Pixels of all frames of a SEG that is read."""
+"""Maximum number of pixels in all frames of a SEG."""
 
 RULE = 2
-"""Version of the rules by which a file becomes drawings; 1 laid masks on images by index."""
+"""Version of the rules for reading; 1 placed masks on images by index."""
 
 BACKGROUND = ("125040", "DCM")
-"""Code of what is in no segment of a label map (PS3.16, Background)."""
+"""Code of the background in a label map (PS3.16, Background)."""
 
 
 class SegReader(DicomReader):
-    """Reads segments, each on the image in whose plane it lies; those of one name are one."""
+    """Reader of segments, each on the image in its plane; segments of one name are merged."""
 
     @property
     def context(self) -> str:
-        """The rule."""
+        """Version of the rules."""
         return repr(RULE)
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
@@ -106,14 +106,14 @@ def _labels(dataset: Dataset) -> dict[int, str]:
 
 
 def _full_value(dataset: Dataset) -> int:
-    """Return what a pixel of a fractional segment holds that is all inside; 1 of other kinds."""
+    """Return the full value of a pixel of a fractional segment; 1 for other kinds."""
     if dataset.get("SegmentationType") != "FRACTIONAL":
         return 1
     return int(dataset.get("MaximumFractionalValue") or 255)
 
 
 class _Places:
-    """Where the frames of a SEG lie, and of which image each is."""
+    """Positions of a SEG's frames, and the image of each."""
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         self._originals = noted_uids(dataset)
@@ -173,7 +173,7 @@ class _Places:
         return self._originals.get(uid, uid)
 
     def _group(self, n: int, name: str, *, every: bool = False) -> Any:
-        """Return a frame's functional group: its own, else the shared one."""
+        """Return a frame's own functional group, or else the shared one."""
         own = self._frames[n] if n < len(self._frames) else Dataset()
         items = list(own.get(name) or self._shared.get(name) or ())
         return items if every else (items or [Dataset()])[0]
@@ -190,21 +190,21 @@ def write_seg(
     label: str = "CONTOURS",
     manual: bool = True,
 ) -> bytes:
-    """Return masks as one DICOM Segmentation of the images that they are of.
+    """Encode masks as one DICOM Segmentation of their images.
 
-    It carries the patient and study of those images: it belongs where they are, and not into a
-    cohort. UIDs and dates that the standard forbids are replaced (see `dicom_common`).
+    It contains the patient and study of those images: keep it with them, not in a cohort. UIDs and
+    dates that the standard forbids are replaced (see `dicom_common`).
 
     Parameters
     ----------
     sources
         Headers of the images, of one series and one frame of reference.
     masks
-        For each image, masks (y, x) by structure; an absent structure is empty there.
+        Masks (y, x) by structure for each image; an absent structure is empty.
     label
         Content label: capitals, digits, spaces and underscores.
     manual
-        Whether people drew them.
+        True if people drew them.
 
     Raises
     ------
@@ -235,6 +235,7 @@ def write_seg(
         )
         for k, name in enumerate(structures)
     ]
+    # Sources may hold values that the standard forbids: `legal_source` replaces them.
     with pydicom.config.disable_value_validation():
         segmentation = hd.seg.Segmentation(
             source_images=[legal_source(source) for source in sources],

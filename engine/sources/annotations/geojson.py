@@ -1,12 +1,12 @@
-"""GeoJSON as QuPath writes and reads it (RFC 7946, with pixels for coordinates).
+"""GeoJSON as written and read by QuPath (RFC 7946, with pixels for coordinates).
 
-QuPath's first pixel covers 0 to 1, so its centre is at 0.5. A file belongs to the image that it is
-named after: ``slide.tif.geojson`` or ``slide.geojson`` to ``slide.tif``, or to ``slide.ome.tif``;
-pixels are those of its full resolution. Of a series it is the image at QuPath's ``plane``, which it
-leaves out for the first; where no object of a file has one, nothing says which image is meant.
+QuPath's first pixel covers 0 to 1, so its centre is at 0.5. A file's name refers to its image:
+``slide.tif.geojson`` or ``slide.geojson`` to ``slide.tif``, or to ``slide.ome.tif``; pixels are
+those of its full resolution. In a series it is the image at QuPath's ``plane``, which QuPath omits
+for the first plane; if no object of a file has one, the image is ambiguous.
 
 A structure is the union of the polygons of its class, with their holes (even-odd within a polygon).
-Points and lines enclose nothing, and are named. The nucleus of a cell is a structure of its own.
+Points and lines enclose no area, and are reported. The nucleus of a cell is a separate structure.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from engine.sources.annotations.base import (
 SUFFIXES = (".geojson", ".geojson.json")
 
 ORIGIN = 0.5
-"""Where QuPath has the centre of the first pixel."""
+"""QuPath's coordinate of the first pixel's centre."""
 
 RULE = 3
-"""Version of the rules by which a file becomes drawings: 1 numbered the polygons of a class,
-2 knew neither planes nor nuclei."""
+"""Version of the rules for reading: 1 numbered the polygons of a class, 2 supported neither planes
+nor nuclei."""
 
 OTHERS = {"LineString": "unclosed", "MultiLineString": "unclosed", "nothing": "empty"}
-"""Why geometries that are no polygons are not taken; points and whatever else are unsupported."""
+"""Reasons to reject geometries other than polygons; points and all other kinds are unsupported."""
 
 NUCLEUS = ": nucleus"
-"""What follows the structure of a cell in that of its nucleus."""
+"""Suffix of a cell's structure for its nucleus."""
 
 UNCLASSIFIED = "annotation"
 """Structure of a feature without a class, name or kind."""
 
 
 FIRST = (0, 0)
-"""The plane that QuPath does not write."""
+"""Plane that QuPath omits."""
 
 
 class _Outline(NamedTuple):
@@ -62,7 +62,7 @@ class _Outline(NamedTuple):
 
 @dataclass(frozen=True)
 class GeoJsonReader:
-    """Reads polygons.
+    """Reader of polygons.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class GeoJsonReader:
         return repr((self.origin, RULE))
 
     def claims(self, path: str) -> bool:
-        """Tell the files by their suffix."""
+        """Return True for files with a GeoJSON suffix."""
         return path.lower().endswith(SUFFIXES)
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
@@ -113,7 +113,7 @@ class GeoJsonReader:
         return usable(drawings)
 
     def _drawings(self, target: Target, structure: str, geometry: Any) -> Iterator[Drawing]:
-        """Yield the polygons of a geometry, and what in it is none."""
+        """Yield the polygons of a geometry, and a rejected drawing for any other kind."""
         kind = "nothing" if geometry is None else geometry["type"]
         if kind == "GeometryCollection":
             for one in geometry["geometries"]:
@@ -153,7 +153,7 @@ class GeoJsonReader:
 
 
 def _features(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the features of a collection, of a list of them (older QuPath), or the only one."""
+    """Yield the features of a collection, of a list (older QuPath), or a single one."""
     if isinstance(value, list):
         for one in value:
             yield from _features(one)
@@ -166,7 +166,7 @@ def _features(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _outlines(feature: Mapping[str, Any]) -> Iterator[_Outline]:
-    """Yield the outline of an object, and that of its nucleus where it is a cell."""
+    """Yield the outline of an object, and that of its nucleus if it is a cell."""
     structure = _structure(feature)
     plane = _plane(feature, feature["geometry"])
     yield _Outline(structure, feature["geometry"], plane)
@@ -176,9 +176,9 @@ def _outlines(feature: Mapping[str, Any]) -> Iterator[_Outline]:
 
 
 def _plane(feature: Mapping[str, Any], geometry: Any) -> tuple[int, int] | None:
-    """Return the (t, z) of an object: QuPath has them in the geometry; what it lacks is 0.
+    """Return the (t, z) of an object: QuPath writes them in the geometry; missing values are 0.
 
-    The channel is not looked at: an image holds all of its own.
+    The channel is ignored: an image holds all its channels.
     """
     holders = (geometry or {}, feature, feature.get("properties") or {})
     plane = next((h["plane"] for h in holders if h.get("plane") is not None), None)
@@ -191,7 +191,7 @@ def _plane(feature: Mapping[str, Any], geometry: Any) -> tuple[int, int] | None:
 
 
 def _structure(feature: Mapping[str, Any]) -> str:
-    """Return the class of a feature, as QuPath shows it ("Tumor: Positive"), else its name or kind.
+    """Return the class of a feature as QuPath shows it ("Tumor: Positive"), else its name or kind.
 
     Examples
     --------
@@ -214,17 +214,17 @@ def _structure(feature: Mapping[str, Any]) -> str:
 def write_geojson(
     contours: Mapping[str, Rings], *, origin: float = ORIGIN, objects: str = "annotation"
 ) -> bytes:
-    """Return contours as a FeatureCollection that QuPath reads, one feature a structure.
+    """Encode contours as a FeatureCollection for QuPath, one feature per structure.
 
-    Coordinates are written with all their digits, so reading them gives the same masks bit by bit
-    wherever ``origin`` is a sum of halves, and points within a rounding of the last digit.
+    Coordinates are written with all their digits, so reading them gives identical masks if
+    ``origin`` is a multiple of one half, and points within a rounding of the last digit.
 
     Parameters
     ----------
     contours
         Rings by structure, pixels.
     origin
-        The coordinate to give the first pixel's centre.
+        Coordinate of the first pixel's centre.
     objects
         QuPath's kind of object.
     """
@@ -245,9 +245,9 @@ def write_geojson(
 
 
 def polygons_of(rings: Rings) -> list[list[NDArray[np.float64]]]:
-    """Group the rings of a layer into polygons, each an outer ring and then its holes.
+    """Group the rings of a layer into polygons, each an outer ring followed by its holes.
 
-    Outer rings run counter-clockwise in the sense of RFC 7946 (y up), holes the other way.
+    Outer rings run counter-clockwise in the sense of RFC 7946 (y up), holes clockwise.
     """
     depth, owners = [], []
     for n, ring in enumerate(rings):

@@ -1,4 +1,4 @@
-"""Formats of drawings by name; their modules are imported when first needed."""
+"""Registry of annotation formats by name; their modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def create_reader(format_name: str, folder: Path, options: Mapping[str, object])
     Raises
     ------
     ParameterError
-        If there is no such format, or it has no such option.
+        If the format or an option is unknown.
     UsageError
-        If the packages that it needs are not installed.
+        If a package of the format is not installed.
     """
     if format_name not in FORMATS:
         raise ParameterError("format", format_name, f"one of {', '.join(FORMATS)}")

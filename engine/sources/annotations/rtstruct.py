@@ -1,7 +1,7 @@
 """RT Structure Set (DICOM PS3.3, A.19): closed outlines in the patient, in millimetres.
 
-Text of 16 characters a coordinate holds a few digits less than a number does; points that are read
-are rounded (see `PlaneGeometry.to_pixels`), which is the only loss of the way there and back.
+Text of 16 characters per coordinate holds fewer digits than a float; points are rounded on reading
+(see `PlaneGeometry.to_pixels`), which is the only loss of a round trip.
 """
 
 from __future__ import annotations
@@ -46,33 +46,35 @@ PLANAR, XOR = CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 OPEN = ("OPEN_PLANAR", "OPEN_NONPLANAR")
 
 NO_AREA = ("empty", "too_few_points")
-"""What is wrong with closed contours that enclose nothing: some planning systems leave them."""
+"""Defects of closed contours without an area: some planning systems leave such contours."""
 
 
 RULE = 2
-"""Version of the rules by which a file becomes drawings; 1 took all contours for even-odd."""
+"""Version of the rules for reading; 1 combined all contours by even-odd."""
 
 EVEN_ODD_WRITER = ("Cohort", "1")
 """Manufacturer and version that wrote holes as closed planar contours, too."""
 
 
 class RtStructReader(DicomReader):
-    """Reads the closed outlines of a structure set.
+    """Reader of the closed outlines of a structure set.
 
-    A structure on an image is the union of its closed planar contours and of what its XOR contours
-    enclose together (PS3.3, C.8.8.6.3); a keyhole is one contour. Structures of one name are one.
+    A structure on an image is the union of its closed planar contours and of the area that its XOR
+    contours enclose together (PS3.3, C.8.8.6.3); a keyhole is one contour. Structures of one name
+    are merged.
     """
 
     @property
     def context(self) -> str:
-        """The rule."""
+        """Version of the rules."""
         return repr(RULE)
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
-        """Read the structures; rings are in the patient, see `Drawing.on`.
+        """Read the structures; rings are in patient coordinates, see `Drawing.on`.
 
-        A contour of another kind is named and costs only itself; a broken one costs its structure
-        on its image. One that names no image is of the one in whose plane it lies.
+        A contour of another kind is reported and rejected alone; with a broken contour, its
+        structure is rejected on that image. A contour without an image is assigned to the image in
+        its plane.
 
         Raises
         ------
@@ -103,7 +105,7 @@ class RtStructReader(DicomReader):
 
 
 class _Spaces:
-    """Which images the contours of a structure set may be of."""
+    """Candidate images of the contours of a structure set."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._originals = noted_uids(dataset)
@@ -124,7 +126,7 @@ class _Spaces:
             )
 
     def target(self, number: int, contour: Dataset) -> Target:
-        """Return which image a contour is of, or may be of."""
+        """Return the image of a contour, or its candidates."""
         images = list(contour.get("ContourImageSequence") or ())
         if len(images) == 1:
             frame = images[0].get("ReferencedFrameNumber")
@@ -140,7 +142,7 @@ class _Spaces:
 
 
 def _drawing(target: Target, name: str, contour: Dataset) -> Drawing:
-    """Return a contour, or what is wrong with it."""
+    """Return a contour, or the reason to reject it."""
     try:
         ring = _ring(contour)
     except SourceUnreadable as error:
@@ -155,7 +157,7 @@ def _exclusive(
     names: Mapping[int, str],
     contours: Mapping[tuple[int, Target], Sequence[NDArray[np.float64]]],
 ) -> Iterator[Drawing]:
-    """Yield what XOR contours of a structure enclose together, plane by plane."""
+    """Yield the areas that XOR contours of a structure enclose together, plane by plane."""
     for (number, target), rings in contours.items():
         planes: list[list[NDArray[np.float64]]] = []
         for ring in rings:
@@ -170,7 +172,7 @@ def _exclusive(
 
 
 def _coplanar(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Tell whether a ring lies in the plane of another, millimetres."""
+    """Return True if a ring is in the plane of another, both in millimetres."""
     away = one - one.mean(axis=0)
     normal = np.linalg.svd(away)[2][-1]
     return bool(np.abs((other - one.mean(axis=0)) @ normal).max() <= OFF_PLANE_MM)
@@ -183,7 +185,8 @@ def _ring(contour: Dataset) -> NDArray[np.float64]:
         raise SourceUnreadable(reason, "only closed planar contours are read")
     raw = contour.get_item("ContourData")
     value = None if raw is None else raw.value
-    if isinstance(value, bytes):  # not parsed one by one, which takes most of the time
+    # unparsed: pydicom's conversion of single values takes most of the time
+    if isinstance(value, bytes):
         words: Sequence[Any] = value.strip(b" \0").split(b"\\")
     else:
         words = [] if value is None else list(np.atleast_1d(np.asarray(value, object)))
@@ -194,7 +197,9 @@ def _ring(contour: Dataset) -> NDArray[np.float64]:
     except ValueError:
         raise SourceUnreadable("not_numbers", "there is text where numbers should be") from None
     if len(numbers) % 3:
-        raise SourceUnreadable("odd_count", f"{len(numbers)} numbers are no points in space")
+        raise SourceUnreadable(
+            "odd_count", f"{len(numbers)} numbers are not triples of coordinates"
+        )
     return checked_ring(numbers.reshape(-1, 3))
 
 
@@ -204,16 +209,16 @@ def write_rtstruct(
     *,
     label: str = "CONTOURS",
 ) -> bytes:
-    """Return contours as one RT Structure Set of the images that they are of.
+    """Encode contours as one RT Structure Set of their images.
 
-    It carries the patient and study of those images; see `write_seg`.
+    It contains the patient and study of those images; see `write_seg`.
 
     Parameters
     ----------
     sources
         Headers of the images, of one series and one frame of reference.
     contours
-        For each image, rings by structure, pixels.
+        Rings by structure for each image, pixels.
     label
         Structure set label, at most 16 characters.
 
@@ -222,7 +227,7 @@ def write_rtstruct(
     ParameterError
         If the sources can't share a structure set.
     SourceUnreadable
-        ``no_geometry`` if an image does not say where it lies.
+        ``no_geometry`` if an image does not state its position.
     """
     structures = sorted({name for by_name in contours for name in by_name})
     if not sources or len(sources) != len(contours) or not structures:
@@ -334,12 +339,12 @@ def _contours(
 
 
 def _kinds(rings: Rings) -> Iterator[tuple[NDArray[np.float64], str]]:
-    """Yield rings and their kinds: XOR where one lies in or crosses another of its layer.
+    """Yield rings and their kinds: XOR for layers with nested or crossing rings.
 
     Raises
     ------
     ParameterError
-        If several layers have such: a structure set combines all of them.
+        If several layers have such rings: a structure set would combine all of them.
     """
     layers = split_layers(rings)
     kinds = [PLANAR if _apart(layer) else XOR for layer in layers]

@@ -1,8 +1,8 @@
-"""Contours of the Sunnybrook Cardiac Data: one text file a contour, one ``x y`` a line.
+"""Contours of the Sunnybrook Cardiac Data: text files, one ``x y`` per line.
 
 P. Radau et al., "Evaluation Framework for Algorithms Segmenting Short Axis Cardiac MRI", The MIDAS
 Journal (2009), hdl 10380/3070. ``IM-0001-<instance>-{i,o}contour-manual.txt`` is the inner or outer
-contour of a slice; ``link.csv`` says which patient's images a folder of contours belongs to.
+contour of a slice; ``link.csv`` maps each folder of contours to its patient.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ LINK_COLUMNS = ("patient_id", "original_id")
 
 @dataclass(frozen=True)
 class SunnybrookReader:
-    """Reads text contours.
+    """Reader of text contours.
 
     Parameters
     ----------
     patients
-        Which patient's images a folder of contours is of: original_id to patient_id. Empty where
-        both have one name.
+        Patients of the folders of contours: original_id to patient_id. Empty if both have the same
+        name.
     origin
-        The coordinate of the first pixel's centre, 0 or 1; see `fill_contour`.
+        Coordinate of the first pixel's centre, 0 or 1; see `fill_contour`.
     """
 
     patients: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class SunnybrookReader:
         return repr((self.origin, sorted(self.patients.items())))
 
     def claims(self, path: str) -> bool:
-        """Tell contours by their names."""
+        """Return True for files named like contours."""
         return NAME.fullmatch(path.rsplit("/", 1)[-1]) is not None
 
     def read(self, path: str, data: bytes) -> list[Drawing]:
@@ -78,7 +78,7 @@ class SunnybrookReader:
 
 
 def read_points(data: bytes) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    r"""Return the points (n, 2) y, x of a text of ``x y`` lines.
+    r"""Return the points (n, 2) y, x from a text of ``x y`` lines.
 
     Raises
     ------
@@ -92,13 +92,13 @@ def read_points(data: bytes) -> np.ndarray[tuple[int, int], np.dtype[np.float64]
     """
     words = data.split()
     if not words:
-        raise SourceUnreadable("empty", "there is no number in it")
+        raise SourceUnreadable("empty", "the file contains no number")
     try:
         numbers = np.array([float(word) for word in words])
     except ValueError:
         raise SourceUnreadable("not_numbers", "there is text where numbers should be") from None
     if len(numbers) % 2:
-        raise SourceUnreadable("odd_count", f"{len(numbers)} numbers are no pairs")
+        raise SourceUnreadable("odd_count", f"{len(numbers)} numbers are not pairs")
     return numbers.reshape(-1, 2)[:, ::-1]
 
 
@@ -108,8 +108,8 @@ def create(folder: Path, options: Mapping[str, object]) -> SunnybrookReader:
     Parameters
     ----------
     options
-        ``origin``, a number; ``link``, the list's path, below the folder or absolute
-        (``link.csv``; none where it is not there and not asked for).
+        ``origin``, a number; ``link``, the list's path, below the folder or absolute (``link.csv``
+        by default, if it exists).
 
     Raises
     ------
@@ -129,7 +129,7 @@ def create(folder: Path, options: Mapping[str, object]) -> SunnybrookReader:
 
 
 def read_link(data: bytes) -> dict[str, str]:
-    """Return which patient_id each original_id is of.
+    """Return the patient_id of each original_id.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""What a pixel measures: its size in the patient, and what its value stands for.
+"""Calibration of DICOM pixels: size in the patient, and units of values.
 
-A spacing that holds at the detector, or in a part of the image, is used and named; one that differs
-between parts is none. A linear mapping to real-world values is used where the header has no rescale
-(or 1 and 0) and the mapping is for all values that can be stored.
+A spacing valid at the detector, or in a part of the image, is used with a finding; spacings that
+differ between parts are rejected. A linear mapping to real-world values is used if the header has
+no rescale (or 1 and 0) and the mapping covers all storable values.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CALIBRATION = (
     "SequenceOfUltrasoundRegions",
     "RealWorldValueMappingSequence",
 )
-"""Elements of the header that are read for it."""
+"""Header elements used for calibration."""
 
 SAME = 1e-3
-"""Spacings that differ by a smaller share are one."""
+"""Relative difference below which spacings are equal."""
 
 _UM_PER_MM, _MM_PER_CM = 1000.0, 10.0
-_CM = 3  # PS3.3, C.8.5.5.1.15: of a direction's units
-_TWO_DIMENSIONS = 1  # C.8.5.5.1.1: of a region's format
+_CM = 3  # PS3.3, C.8.5.5.1.15: unit of a direction
+_TWO_DIMENSIONS = 1  # C.8.5.5.1.1: format of a region
 
 Spacing = tuple[float, float]
 
@@ -37,10 +37,10 @@ Spacing = tuple[float, float]
 def find_spacing(
     dataset: Dataset, shared: Dataset, own: Dataset
 ) -> tuple[Spacing | None, tuple[str, ...]]:
-    """Return a frame's pixel spacing (y, x), micrometres, and what is to be said of it.
+    """Return a frame's pixel spacing (y, x), micrometres, and its findings.
 
-    In this order: PixelSpacing (PS3.3, 10.7.1), that of an ultrasound's regions (C.8.5.5), that at
-    the detector (C.8.11.4, C.8.19.6), that of a scanned film (C.8.1.1). Rows first.
+    In this order: PixelSpacing (PS3.3, 10.7.1), the spacing of an ultrasound's regions (C.8.5.5),
+    at the detector (C.8.11.4, C.8.19.6), of a scanned film (C.8.1.1). Rows first.
     """
     measures = _group(shared, own, "PixelMeasuresSequence")
     detector = _pair(_group(shared, own, "FramePixelDataPropertiesSequence"), "ImagerPixelSpacing")
@@ -59,7 +59,7 @@ def find_spacing(
     if detector is None:
         return None, ()
     factor = number(dataset, "EstimatedRadiographicMagnificationFactor")
-    if factor is None or factor < 1.0:  # what is before a detector is never smaller on it
+    if factor is None or factor < 1.0:  # an object before the detector is never projected smaller
         return detector, ("spacing_at_detector",)
     return (detector[0] / factor, detector[1] / factor), ("spacing_by_magnification",)
 
@@ -92,7 +92,7 @@ def _pair(dataset: Dataset, keyword: str) -> Spacing | None:
 
 
 def _group(shared: Dataset, own: Dataset, name: str) -> Dataset:
-    """Return an item of the functional groups: a frame's own counts before the shared one."""
+    """Return an item of the functional groups: a frame's own before the shared one."""
     return next(filter(None, (first_item(group, name) for group in (own, shared))), NOTHING)
 
 
@@ -104,8 +104,8 @@ def find_rescale(
 ) -> tuple[Rescale | None, tuple[str, ...]]:
     """Return (slope, intercept) from stored to modality or real-world units, and findings.
 
-    Slope and intercept are taken as pydicom's `apply_modality_lut` has it; without them, a mapping
-    to real-world values (PS3.3, C.7.6.16.2.11).
+    Slope and intercept are read as in pydicom's `apply_modality_lut`; without them, a mapping to
+    real-world values is used (PS3.3, C.7.6.16.2.11).
     """
     found, findings = _modality_rescale(dataset, shared, own)
     mappings = list(_mappings(dataset, shared, own))
@@ -121,9 +121,9 @@ def find_rescale(
 def _mappings(
     dataset: Dataset, shared: Dataset, own: Dataset
 ) -> Iterator[tuple[Rescale | None, bool]]:
-    """Yield each mapping to real-world values, and whether it is for all that can be stored.
+    """Yield each mapping to real-world values, and True if it covers all storable values.
 
-    One that is no line, but a table, is None.
+    A mapping by a table instead of a line is None.
     """
     name = "RealWorldValueMappingSequence"
     found = next(filter(None, (items(place, name) for place in (own, shared, dataset))), [])

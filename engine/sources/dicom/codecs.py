@@ -1,8 +1,8 @@
-"""Codestreams that pydicom's own decoders leave: 12-bit JPEG and High-Throughput JPEG 2000.
+"""Codecs missing in pydicom's own decoders: 12-bit JPEG and High-Throughput JPEG 2000.
 
-A plugin for `pydicom.pixels.decoders`, which calls `decode_frame` where every other one gave up.
-GDCM's binding refuses JPEG of 12 bits, and HTJ2K needs packages that are not among ours;
-imagecodecs, which TIFF needs anyway, has both (libjpeg-turbo 3 and OpenJPEG 2.5).
+A plugin for `pydicom.pixels.decoders`, which calls `decode_frame` if all other plugins fail. GDCM's
+binding refuses JPEG of 12 bits, and HTJ2K needs packages outside our dependencies; imagecodecs,
+which TIFF needs anyway, has both (libjpeg-turbo 3 and OpenJPEG 2.5).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pydicom.uid import HTJ2K as HTJ2K_LOSSY
 from pydicom.uid import UID, HTJ2KLossless, HTJ2KLosslessRPCL, JPEGExtended12Bit
 
 NAME = "imagecodecs"
-"""What the plugin is called among pydicom's."""
+"""Name of the plugin in pydicom."""
 
 _EOI = b"\xff\xd9"
 _HTJ2K = (HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K_LOSSY)
 
 DECODER_DEPENDENCIES = dict.fromkeys((JPEGExtended12Bit, *_HTJ2K), ("imagecodecs",))
-"""What pydicom says is missing where the codec is."""
+"""Missing packages for pydicom's error messages."""
 
 
 def is_available(uid: UID) -> bool:
-    """Tell whether a transfer syntax can be decoded here."""
+    """Return True if a transfer syntax can be decoded here."""
     codec = imagecodecs.JPEG8 if uid == JPEGExtended12Bit else imagecodecs.JPEG2K
     return uid in DECODER_DEPENDENCIES and bool(codec.available)
 
 
 def decode_frame(src: bytes, runner: Any) -> bytes:
-    """Return a frame's pixels, in the words that the data set allocates for them.
+    """Return a frame's pixels, in the word size that the data set allocates.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def decode_frame(src: bytes, runner: Any) -> bytes:
 
 
 def add_plugin() -> None:
-    """Make pydicom's decoders know this module. May be called more than once."""
+    """Register this module with pydicom's decoders. May be called more than once."""
     for uid in DECODER_DEPENDENCIES:
         decoder = get_decoder(uid)
         if NAME not in decoder.available_plugins:

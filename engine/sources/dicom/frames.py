@@ -1,4 +1,4 @@
-"""Frames of a DICOM file, each decoded by itself (PS3.3, C.7.6.3; PS3.5, A.4)."""
+"""Frames of a DICOM file, each decoded separately (PS3.3, C.7.6.3; PS3.5, A.4)."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from engine.sources.dicom.structure import (
 from engine.sources.dicom.values import numbers, text, whole
 
 MOST_FRAMES = 1_000_000
-"""Frames of one file, at most."""
+"""Maximum number of frames in one file."""
 
 _IMAGES = re.compile(
     r"Image Storage|(?<!Surface )Segmentation Storage|Volume (Analysis )?Storage|Map Storage"
     r"|Dose Storage|AIT Storage"
 )
-"""Names of the SOP classes that have pixels (PS3.4, B.5): all others are no images."""
+"""Names of the SOP classes with pixels (PS3.4, B.5); all others are not images."""
 
 _FRAME_SPARE_BYTES = 1024**2
 _BITS = {1: "uint8", 8: "int8", 16: "int16", 32: "int32", 64: "int64"}
@@ -50,16 +50,16 @@ add_plugin()
 
 
 class Frames:
-    """The header of a file, and its frames.
+    """Header of a file, and its frames.
 
     Attributes
     ----------
     dataset
-        Elements of the header that are read at all.
+        Header elements in the allow-list.
     count
         Number of frames.
     plane
-        What each frame is: (c, y, x) and type.
+        Shape (c, y, x) and type of each frame.
     syntax
         Transfer syntax of the pixels.
     """
@@ -84,9 +84,9 @@ class Frames:
         self._frames: list[list[tuple[int, int]]] | None = None
 
     def find(self) -> list[list[tuple[int, int]]]:
-        """Return the fragments of each frame, none if it is not compressed; refuse a cut file.
+        """Return the fragments of each frame, none if uncompressed; refuse a truncated file.
 
-        Frames are found once, and at the latest when one is decoded.
+        Frames are located once, at the latest for the first decoding.
         """
         if self._frames is None:
             if self.syntax.is_encapsulated:
@@ -120,7 +120,7 @@ class Frames:
             pixels = pixels >> self._shift
         if options["photometric_interpretation"] == "PALETTE COLOR":
             pixels = apply_color_lut(pixels, self.dataset)
-        # Big-endian files give arrays of their own byte order.
+        # Arrays of big-endian files have their own byte order.
         return channels_first(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
 
     def _read_bits(self, index: int) -> NDArray[Any]:
@@ -133,7 +133,7 @@ class Frames:
 
     def _read_frame(self, index: int) -> bytes:
         fragments = self.find()[index]
-        # Lossless coders add little to what they can't squeeze; run lengths multiply by up to 64.
+        # Lossless coders add little to incompressible data; run lengths expand by up to 64.
         most = 2 * self.plane.nbytes + _FRAME_SPARE_BYTES
         if sum(length for _, length in fragments) > most:
             raise SourceUnreadable("corrupt", "a compressed frame is larger than twice its pixels")
@@ -142,22 +142,22 @@ class Frames:
         return frame
 
     def _check_native(self, count: int) -> None:
-        """Refuse frames that the file does not hold, before the decoder reads past the end."""
+        """Refuse frames beyond the end of the file, before the decoder reads past it."""
         options = self._options
         samples = options["samples_per_pixel"]
         if options["photometric_interpretation"] == "YBR_FULL_422":
-            samples = 2  # two luminances share their colours
+            samples = 2  # pairs of luminances share their colours
         bits = options["rows"] * options["columns"] * samples * options["bits_allocated"]
         due = self._pixels.offset + bytes_due(bits * count)
         if due > self._size:
-            raise SourceUnreadable("truncated", f"{due} bytes are due, {self._size} are there")
+            raise SourceUnreadable("truncated", f"{due} bytes expected, {self._size} found")
         length = self._pixels.length
         if length != UNDEFINED and due > self._pixels.offset + length:
-            raise SourceUnreadable("corrupt", f"the pixels have {length} bytes, more are due")
+            raise SourceUnreadable("corrupt", f"the pixels have {length} bytes, more are expected")
 
 
 def _without_pixels(dataset: Dataset) -> SourceUnreadable:
-    """Tell an object of another kind from an image that was cut, or whose pixels are elsewhere."""
+    """Return the error of a file without pixels: another kind of object, truncated, or remote."""
     meta = getattr(dataset, "file_meta", Dataset())
     kind = text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
     if kind in UID_dictionary:
@@ -199,7 +199,7 @@ def _transfer_syntax(dataset: Dataset, pixels: Pixels) -> UID:
 
 def _options(dataset: Dataset, pixels: Pixels, syntax: UID) -> dict[str, Any]:
     options = as_pixel_options(dataset)
-    options.pop("extended_offsets", None)  # frames are found here
+    options.pop("extended_offsets", None)  # the engine finds frames itself
     options["transfer_syntax_uid"] = syntax
     options["pixel_keyword"] = pixels.keyword
     if pixels.vr is not None:
@@ -208,9 +208,9 @@ def _options(dataset: Dataset, pixels: Pixels, syntax: UID) -> dict[str, Any]:
 
 
 def _shift(dataset: Dataset, syntax: UID) -> int:
-    """Return how many bits lie below those of a value, as HighBit says (PS3.5, 8.1.1).
+    """Return the number of bits below those of a value, by HighBit (PS3.5, 8.1.1).
 
-    Codestreams have no such bits, whatever the header says.
+    Codestreams have no such bits, even if the header states them.
     """
     allocated, stored, high = (
         whole(dataset, name) or 0 for name in ("BitsAllocated", "BitsStored", "HighBit")
@@ -244,7 +244,7 @@ def _describe(dataset: Dataset, pixels: Pixels) -> Plane:
 
 
 def _undecoded(error: Exception) -> SourceUnreadable:
-    """Name a decoder's failure; its text may quote the file."""
+    """Return the error for a decoder's failure, without its text, which may quote the file."""
     kind = type(error).__name__
     if isinstance(error, NotImplementedError):
         return SourceUnreadable("unsupported", "no decoder for this variant")

@@ -1,8 +1,8 @@
-"""The facts of a DICOM header that are kept: an allow-list (PS3.3, PS3.6); all else is not read.
+"""Facts from DICOM headers, by an allow-list (PS3.3, PS3.6); all other elements are not read.
 
-A fact is a number, or a term that the standard enumerates; a text with any other content is
-dropped, whatever its element. So nothing that a person typed gets past this file, except for the
-identifiers in `Identity`, which become pseudonyms.
+A fact is a number, or a term that the standard enumerates; text with any other content is dropped,
+in every element. So no free text gets past this module, except the identifiers in `Identity`, which
+become pseudonyms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from engine.sources.dicom.values import NOTHING, first_item, items, number, numb
 UM_PER_MM = 1000.0
 
 RIGHT_ANGLE = 1e-2
-"""How far an orientation's vectors may be from unit length and a right angle."""
+"""Tolerance of an orientation's vectors in length and in their scalar product."""
 
 MODALITIES = frozenset(
     "AR ASMT AU BDUS BI BMD CR CT CTPROTOCOL DG DOC DX ECG EPS ES FID GM HC HD IO IOL IVOCT IVUS "
@@ -88,15 +88,16 @@ SIEMENS = [
     *(group << 16 | 0x10 + n for group in (0x0019, 0x0029) for n in range(3)),
     *(0x0019100A, 0x00291010, 0x00291110, 0x00291210),
 ]
-"""Private elements of mosaics, see `engine.sources.dicom.mosaic`, and what names their owner."""
+"""Private elements of mosaics, see `engine.sources.dicom.mosaic`, and those that name their
+owner."""
 
 TAGS = [
     *(tag_for_keyword(name) for name in (*_KEYWORDS, *CALIBRATION, *_NUMBERS.values())),
     *SIEMENS,
 ]
-"""Elements that are read at all."""
+"""Elements to read."""
 
-_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")  # also as ACR-NEMA wrote it
+_DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")  # also in the notation of ACR-NEMA
 
 
 def read_headers(dataset: Dataset, count: int) -> Iterator[tuple[Header, Any]]:
@@ -115,7 +116,7 @@ def read_headers(dataset: Dataset, count: int) -> Iterator[tuple[Header, Any]]:
                 time = n * step
             position = header.position_mm
             if len(offsets) == count and position and header.orientation:
-                # Frames of a dose lie along the normal (PS3.3, C.8.8.3.2).
+                # Frames of a dose are spaced along the normal (PS3.3, C.8.8.3.2).
                 reach = offsets[n] - offsets[0]
                 way = [reach * v for v in _normal(header.orientation)]
                 position = (position[0] + way[0], position[1] + way[1], position[2] + way[2])
@@ -126,7 +127,7 @@ def read_headers(dataset: Dataset, count: int) -> Iterator[tuple[Header, Any]]:
 def _read_frame(
     dataset: Dataset, shared: Dataset, own: Dataset
 ) -> tuple[Header, tuple[float, float] | None]:
-    """Return a frame's header and spacing: its own groups count before shared ones."""
+    """Return a frame's header and spacing: its own groups take precedence over shared ones."""
     identity = Identity(
         patient=text(dataset, "PatientID"),
         study=text(dataset, "StudyInstanceUID"),

@@ -1,9 +1,9 @@
-"""Siemens mosaics: the slices of a volume in one frame, told apart and put where they lie.
+"""Siemens mosaics: split the slices of a volume from one frame, with their positions.
 
-Number and direction of slices stand in private elements, the "CSA header" of the tags' version 2
-(SV10). Two numbers are read of it, by name; its texts are not. Geometry as in M. Brett et al.,
-nibabel, "Siemens format DICOM with CSA header" (``nicom``): a mosaic's position is that of its own
-first pixel if it had been measured as one large slice around the same centre.
+Number and direction of slices are in private elements, the "CSA header" in version 2 (SV10). Two
+numbers are read from it, by name; its texts are not. Geometry as in M. Brett et al., nibabel,
+"Siemens format DICOM with CSA header" (``nicom``): a mosaic's position is that of its own first
+pixel if it had been measured as one large slice around the same centre.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _PARALLEL = 0.999
 
 
 def is_mosaic(dataset: Dataset) -> bool:
-    """Tell whether a frame holds the slices of a volume."""
+    """Return True if a frame holds the slices of a volume."""
     return "MOSAIC" in texts(dataset, "ImageType")
 
 
 class DicomMosaicSource(PlanesSource):
-    """One mosaic, each slice an image."""
+    """Open mosaic; each slice is an image."""
 
     format = "DICOM"
 
@@ -91,7 +91,7 @@ def _places(
     shape: tuple[int, ...],
     count: int,
 ) -> NDArray[np.float64]:
-    """Return the first pixel's centre of each slice, mm (x, y, z)."""
+    """Return the centre of each slice's first pixel, mm (x, y, z)."""
     known = (header.position_mm, header.orientation, spacing_um, header.distance_mm)
     if None in known or len(normal) != 3:
         raise SourceUnreadable("unsupported", "a Siemens mosaic whose slices have no places")
@@ -124,20 +124,20 @@ def _bytes(dataset: Dataset, place: tuple[int, int]) -> bytes:
         value = dataset.get_item(place).value
     except (KeyError, AttributeError):
         return b""
-    if isinstance(value, int):  # it was read as a number already
+    if isinstance(value, int):  # already converted to a number
         return value.to_bytes(2, "little") if 0 <= value < 2**16 else b""
     return value if isinstance(value, bytes) else b""
 
 
 def read_csa(data: bytes, names: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
-    """Return the numbers of some tags of a CSA header, version 2; of a broken one what precedes it.
+    """Return the numbers of some tags of a CSA header, version 2, up to the first defect.
 
     Parameters
     ----------
     data
-        Value of the element, beginning with ``SV10``.
+        Value of the element, starting with ``SV10``.
     names
-        Tags that are read.
+        Names of the tags to read.
     """
     found: dict[str, tuple[float, ...]] = {}
     try:

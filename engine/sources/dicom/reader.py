@@ -1,11 +1,11 @@
 """DICOM (PS3.3, PS3.5, PS3.10): single and multi-frame, read by pydicom, GDCM and imagecodecs.
 
-Frames are images; their places in a series are found later, from all of its files. Pixels are those
-that pydicom gives: stored values, YBR as RGB, bits of overlays left out. MONOCHROME1 is not
-inverted, rescale is not applied (both stand in the header's facts); PALETTE COLOR becomes RGB.
-Tiles of a slide are one image, see `engine.sources.dicom.slide`, and the slices of a Siemens mosaic
-one each, see `engine.sources.dicom.mosaic`. Objects that are no images
-(reports, contours, directories) are ``no_pixels``.
+Frames are images; their positions in a series are determined later, from all of its files. Pixels
+are as pydicom returns them: stored values, YBR as RGB, without overlay bits. MONOCHROME1 is not
+inverted, rescale is not applied (the header's facts hold both); PALETTE COLOR becomes RGB. Tiles of
+a slide are one image, see `engine.sources.dicom.slide`, and the slices of a Siemens mosaic one
+each, see `engine.sources.dicom.mosaic`. Objects that are not images (reports, contours,
+directories) are ``no_pixels``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from engine.sources.dicom.mosaic import DicomMosaicSource, is_mosaic
 from engine.sources.dicom.slide import DicomSlideSource, is_slide
 
 MOST_IMAGES = 100_000
-"""Images of one file, at most; each has a row in the catalog."""
+"""Maximum number of images in one file; each has a row in the catalog."""
 
 
 class DicomSource(PlanesSource):
-    """One DICOM file, each frame an image."""
+    """Open DICOM file; each frame is an image."""
 
     format = "DICOM"
 
@@ -55,17 +55,17 @@ class DicomSource(PlanesSource):
 
 
 class DicomReader:
-    """Opens DICOM files."""
+    """Reader of DICOM files."""
 
     def open(
         self, file: BinaryIO, *, max_decoded_bytes: int, spacing_um: float | None = None
     ) -> OpenSource:
-        """Read the header up to the pixels. Raises nothing but `SourceUnreadable`.
+        """Read the header up to the pixels. Raises only `SourceUnreadable`.
 
         Parameters
         ----------
         spacing_um
-            Pixel size to read a whole slide at, micrometres; None is the scanner's own.
+            Pixel size at which a whole slide is read, micrometres; None means the scanner's own.
         """
         with coded("DICOM"):
             frames = Frames(file, max_decoded_bytes)

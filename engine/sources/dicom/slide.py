@@ -1,9 +1,9 @@
-"""DICOM whole slides (PS3.3, A.32.8): the tiles of one instance are one image, read by regions.
+"""DICOM whole slides (PS3.3, A.32.8): the tiles of one instance form one image, read by regions.
 
-Levels of a pyramid are instances of their own; which one is taken is decided where all of a series
-are seen (`engine.ingest.slide_levels`). Labels, overviews and thumbnails are no images of the
-slide, and are ignored like other objects. Optical paths of one sample are channels. Where no tile
-lies, colours are white and measurements 0, as of other slides.
+Levels of a pyramid are separate instances; `engine.ingest.slide_levels` selects one when all of a
+series are known. Labels, overviews and thumbnails are not images of the slide, and are ignored like
+other objects. Optical paths of one sample are channels. Areas without a tile are white in colour
+images and 0 in measurements, as in other slides.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from engine.sources.dicom.values import first_item, items, number, text, texts, 
 from engine.sources.scaling import SAME, read_scaled
 
 BESIDE = ("LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER")
-"""Values of ImageType of what is no image of the slide's plane (PS3.3, C.8.12.4.1.1)."""
+"""Values of ImageType for images other than the slide's plane (PS3.3, C.8.12.4.1.1)."""
 
 PATHS = "optical_paths"
-"""Term of a header: how many optical paths the image has."""
+"""Term of a header: number of optical paths in the image."""
 
 
 def is_slide(dataset: Dataset) -> bool:
-    """Tell whether a file's frames are tiles of one matrix."""
+    """Return True if a file's frames are tiles of one matrix."""
     tiled = (whole(dataset, "TotalPixelMatrixColumns") or 0) > 0
     return tiled or text(dataset, "SOPClassUID") == "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Where each frame lies: its first pixel (y, x) in the matrix, and its optical path."""
+    """Position of each frame: its first pixel (y, x) in the matrix, and its optical path."""
 
     start: NDArray[np.int64]
     path: NDArray[np.int64]
@@ -48,7 +48,7 @@ class Tiles:
 
 
 class DicomSlideSource(PlanesSource):
-    """One instance of a slide, as a plane of some resolution."""
+    """Open instance of a slide, as a plane of some resolution."""
 
     format = "DICOM"
 
@@ -98,7 +98,7 @@ class DicomSlideSource(PlanesSource):
         return read_scaled(region, self._scale, self._level, self._read)
 
     def _read(self, region: Region) -> NDArray[Any]:
-        """Return a region of the matrix, made of the tiles that touch it."""
+        """Return a region of the matrix, assembled from the tiles that touch it."""
         plane = self.planes[0]
         pixels = np.full((plane.shape[0], *region.shape), self._blank, plane.dtype)
         begin = self._tiles.start
@@ -119,13 +119,13 @@ class DicomSlideSource(PlanesSource):
 
 
 def _check_kind(dataset: Dataset) -> None:
-    """Refuse what is no slide's image, and what is not assembled here, by name."""
+    """Refuse objects that are not slide images, and unsupported slides, with a reason."""
     values = texts(dataset, "ImageType")
     beside = next((value for value in BESIDE if value in values), None)
     if beside is not None:
         raise SourceUnreadable("no_pixels", f"the {beside.lower()} of a slide, not the slide")
     if text(dataset, "SOPClassUID").startswith("1.2.840.10008.5.1.4.1.1.66."):
-        raise SourceUnreadable("unsupported", "a segmentation of a slide is no image")
+        raise SourceUnreadable("unsupported", "a segmentation of a slide is not an image")
     if text(dataset, "ConcatenationUID"):
         raise SourceUnreadable("unsupported", "a slide in parts of a concatenation")
     if (whole(dataset, "TotalPixelMatrixFocalPlanes") or 1) > 1:
@@ -133,13 +133,13 @@ def _check_kind(dataset: Dataset) -> None:
 
 
 def find_tiles(dataset: Dataset, count: int, level: YX, tile: YX) -> Tiles:
-    """Return where frames lie in the matrix (PS3.3, C.7.6.17.3 and C.8.12.6.1).
+    """Return the positions of frames in the matrix (PS3.3, C.7.6.17.3 and C.8.12.6.1).
 
     Raises
     ------
     SourceUnreadable
-        ``unsupported`` if tiles lie on each other, as in several focal planes, or no place is
-        given; ``corrupt`` if frames are missing.
+        ``unsupported`` if tiles overlap exactly, as in several focal planes, or positions are
+        missing; ``corrupt`` if frames are missing.
     """
     known = [text(item, "OpticalPathIdentifier") for item in items(dataset, "OpticalPathSequence")]
     if text(dataset, "DimensionOrganizationType") == "TILED_FULL" or (count == 1 and level <= tile):
@@ -172,7 +172,7 @@ def _full(count: int, level: YX, tile: YX, paths: int) -> Tiles:
     across = [-(-whole_side // side) for whole_side, side in zip(level, tile, strict=True)]
     due = paths * math.prod(across)
     if count != due:
-        raise SourceUnreadable("corrupt", f"the slide has {count} tiles, {due} are due")
+        raise SourceUnreadable("corrupt", f"the slide has {count} tiles, {due} expected")
     number_of = np.arange(count)
     row, column = np.divmod(number_of % math.prod(across), across[1])
     start = np.stack([row * tile[0], column * tile[1]], axis=1)

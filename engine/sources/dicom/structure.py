@@ -1,8 +1,8 @@
-"""Where things are in a DICOM file (PS3.5, PS3.10): header, pixels, frames; all within bounds.
+"""Structure of a DICOM file (PS3.5, PS3.10): locate header, pixels and frames, within limits.
 
-pydicom reads the header. What surrounds it is ours, since files come from strangers: a deflated
-file is inflated up to a cap before pydicom sees it, the header is read up to a cap, and compressed
-frames are found by walking the items, whose lengths are checked against the file.
+pydicom reads the header. The surrounding structure is parsed here, since files are untrusted: a
+deflated file is inflated up to a limit before pydicom sees it, the header is read up to a limit,
+and compressed frames are found by walking the items, with lengths checked against the file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pydicom.dataset import FileDataset
 from engine.errors import SourceUnreadable
 from engine.sources.base import check_size, measure_file, read_at, read_head
 
-# pydicom quotes what it can't parse, in warnings and in its log; files hold patients.
+# pydicom quotes unparsable values, in warnings and in its log; files hold patient data.
 config.settings.reading_validation_mode = config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-with contextlib.suppress(ImportError):  # GDCM writes to standard error by itself
+with contextlib.suppress(ImportError):  # GDCM writes directly to standard error
     import gdcm
 
     for _trace in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
@@ -37,10 +37,11 @@ for _module in ("pydicom", r"engine\.sources\.dicom"):
     warnings.filterwarnings("ignore", module=_module)
 
 HEADER_BYTES = 64 * 1024**2
-"""All that comes before the pixels, at most, bytes."""
+"""Maximum size of everything before the pixels, bytes."""
 
 INFLATED_BYTES = 128 * 1024**2
-"""A deflated file (PS3.5, A.5) has to be inflated as a whole: at most to this, bytes."""
+"""Maximum inflated size of a deflated file (PS3.5, A.5), which must be inflated as a whole,
+bytes."""
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -57,7 +58,7 @@ _ITEM, _END = 0xE000, 0xE0DD
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Where the pixels are: the element, and its value in the file."""
+    """Position of the pixels: the element, and its value in the file."""
 
     keyword: str
     vr: str | None
@@ -66,7 +67,7 @@ class Pixels:
 
 
 class _Bounded:
-    """A file of which the first so many bytes can be read; more is ``too_large``."""
+    """File with a limited readable prefix; reading more is ``too_large``."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -74,7 +75,7 @@ class _Bounded:
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, count: int = -1) -> bytes:
-        """Read what there is, up to ``count`` bytes."""
+        """Read the available bytes, up to ``count``."""
         left = max(self._size - self._file.tell(), 0)
         wanted = left if count < 0 else min(count, left)
         check_size(wanted, HEADER_BYTES)
@@ -82,16 +83,16 @@ class _Bounded:
 
 
 def transfer_syntax_of(head: bytes) -> tuple[str, int]:
-    """Return the transfer syntax that a file's meta information names, and where it ends.
+    """Return the transfer syntax from a file's meta information, and the end of the latter.
 
     Parameters
     ----------
     head
-        The first bytes of a file, with all of its group 2.
+        First bytes of a file, with all of its group 2.
 
     Returns
     -------
-    "" where there is no meta information, or it names none.
+    "" if the file has no meta information, or it names no transfer syntax.
     """
     if head[128:132] != b"DICM":
         return "", 0
@@ -111,9 +112,9 @@ def transfer_syntax_of(head: bytes) -> tuple[str, int]:
 
 
 def inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
-    """Return a deflated file's data set as a file without deflation, explicit little endian.
+    """Return a deflated file's data set as an inflated file, explicit little endian.
 
-    The size is counted first and nothing kept, so what is too large takes no memory.
+    A first pass only counts the size, so data that are too large take no memory.
 
     Raises
     ------
@@ -137,7 +138,7 @@ def inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
 
 
 def _inflated(file: BinaryIO, start: int) -> Iterator[bytes]:
-    """Yield what is deflated from ``start`` on, in pieces of 1 MiB at most."""
+    """Yield the inflated data from ``start`` on, in pieces of at most 1 MiB."""
     file.seek(start)
     squeezed = zlib.decompressobj(-zlib.MAX_WBITS)
     while not squeezed.eof:
@@ -148,12 +149,12 @@ def _inflated(file: BinaryIO, start: int) -> Iterator[bytes]:
 
 
 def read_dataset(file: BinaryIO, limit: int, tags: list[Any]) -> tuple[FileDataset, BinaryIO, int]:
-    """Read wanted elements of the header, nothing of the pixels.
+    """Read the given elements of the header, but no pixels.
 
     Returns
     -------
-    The data set; the file that holds the pixels (this one, or one that was inflated), positioned
-    at the element of the pixels; and that file's size, bytes.
+    The data set; the file that holds the pixels (this one, or an inflated copy), positioned at the
+    element of the pixels; and that file's size, bytes.
     """
     size = measure_file(file)
     syntax, start = transfer_syntax_of(read_head(file, _META_BYTES))
@@ -167,13 +168,13 @@ def read_dataset(file: BinaryIO, limit: int, tags: list[Any]) -> tuple[FileDatas
     except OSError as error:
         if error.errno is not None:
             raise
-        # pydicom's own, for what it can't follow; the disk's have a number.
+        # pydicom's own error for a broken structure; disk errors have an errno.
         raise SourceUnreadable("corrupt", "the header can't be followed") from None
     return dataset, file, size
 
 
 def find_pixels(file: BinaryIO, size: int, *, little: bool) -> Pixels | None:
-    """Return where the pixels are, from a file positioned at their element; None at its end."""
+    """Return the position of the pixels, from a file at their element; None at its end."""
     start = file.tell()
     if start + 8 > size:
         return None
@@ -183,7 +184,7 @@ def find_pixels(file: BinaryIO, size: int, *, little: bool) -> Pixels | None:
     if group != 0x7FE0 or element not in _PIXELS:
         return None
     vr = head[4:6]
-    # What the element shows counts, since some files change their encoding half-way.
+    # The element itself decides, since some files change their encoding half-way.
     if vr not in _LONG:
         (length,) = struct.unpack_from(f"{order}L", head, 4)
         return Pixels(_PIXELS[element], None, start + 8, length)
@@ -201,16 +202,16 @@ def find_frames(
     Parameters
     ----------
     start
-        Where the first item begins: that of the offset table.
+        Offset of the first item, the offset table.
     count
-        Frames that the header tells of.
+        Number of frames in the header.
     table
         Value of the Extended Offset Table, or None.
 
     Raises
     ------
     SourceUnreadable
-        ``truncated``, or ``corrupt`` if fragments can't be given to frames.
+        ``truncated``, or ``corrupt`` if fragments can't be assigned to frames.
     """
     items = _list_items(file, size, start)
     if not items:
@@ -239,7 +240,7 @@ def find_frames(
             raise SourceUnreadable("truncated", "the offset table has frames that are not there")
         return frames
     if len(fragments) < count:
-        raise SourceUnreadable("truncated", f"{len(fragments)} frames are there, {count} are due")
+        raise SourceUnreadable("truncated", f"{len(fragments)} frames found, {count} expected")
     if len(fragments) == count:
         return [[one] for one in fragments]
     frames = []
@@ -249,7 +250,7 @@ def find_frames(
             frames.append([])
         frames[-1].append((offset, length))
     if len(frames) != count:
-        raise SourceUnreadable("corrupt", f"{len(frames)} frames are there, {count} are due")
+        raise SourceUnreadable("corrupt", f"{len(frames)} frames found, {count} expected")
     return frames
 
 
@@ -264,14 +265,14 @@ def _list_items(file: BinaryIO, size: int, start: int) -> list[tuple[int, int]]:
             raise SourceUnreadable("corrupt", "the frames are not items of known length")
         items.append((at + 8, length))
         at += 8 + length
-    # A decoder fills the rest of a frame that was cut with grey, and says nothing.
+    # A decoder silently fills the rest of a truncated frame with grey.
     raise SourceUnreadable("truncated", "the file ends before its last frame does")
 
 
 def check_codestream(frame: bytes, rows: int, columns: int) -> None:
-    """Refuse a compressed frame whose own header tells of another size than the data set does.
+    """Refuse a compressed frame with another size in its own header than in the data set.
 
-    A decoder allocates by the codestream's size, whatever Rows and Columns say.
+    A decoder allocates by the codestream's size, regardless of Rows and Columns.
 
     Raises
     ------
@@ -284,7 +285,7 @@ def check_codestream(frame: bytes, rows: int, columns: int) -> None:
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Return (rows, columns) of a JPEG (T.81, T.87) or JPEG 2000 (T.800) codestream; None: neither.
+    """Return (rows, columns) of a JPEG (T.81, T.87) or JPEG 2000 (T.800) codestream, or None.
 
     Examples
     --------
@@ -314,5 +315,5 @@ def codestream_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def bytes_due(bits: float) -> int:
-    """Return the whole bytes that so many bits need."""
+    """Return the number of whole bytes for a number of bits."""
     return math.ceil(bits / 8)

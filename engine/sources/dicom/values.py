@@ -1,4 +1,4 @@
-"""Values of a DICOM data set, of whatever a file may hold in their place."""
+"""Values of a DICOM data set, robust against invalid content."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import re
 from pydicom.dataset import Dataset
 
 NOTHING = Dataset()
-"""What stands for an item that is not there."""
+"""Placeholder of a missing item."""
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...] | None:
-    """Return the finite numbers of an element; None where it is missing, or holds anything else."""
+    """Return the finite numbers of an element; None if it is missing, or holds anything else."""
     try:
         value = dataset.get(keyword)
         if value is None or value == "":
             return None
         found = tuple(float(v) for v in (value if hasattr(value, "__iter__") else [value]))
-    except Exception:  # a value that can't be converted raises many types, with its text
+    except Exception:  # conversion raises many types, with the value's text
         return None
     return found if found and all(math.isfinite(v) for v in found) else None
 
@@ -30,7 +30,7 @@ def number(dataset: Dataset, keyword: str) -> float | None:
 
 
 def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int | None:
-    """Return the whole number of an element that fits 32 bits, or the default."""
+    """Return the integer of an element that fits 32 bits, or the default."""
     found = number(dataset, keyword)
     if found is None or abs(found) >= 2**31:
         return default
@@ -38,7 +38,7 @@ def whole(dataset: Dataset, keyword: str, default: int | None = None) -> int | N
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Return the text of an element, of any encoding; for identifiers, to be hashed."""
+    """Return the text of an element, in any encoding; for identifiers, to be hashed."""
     try:
         value = dataset.get_item(keyword).value
     except (KeyError, AttributeError):
@@ -58,7 +58,7 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Return the items of a sequence; a broken one has none."""
+    """Return the items of a sequence, none of a broken one."""
     try:
         return list(dataset.get(keyword) or ())
     except Exception:  # of many types, with its text

@@ -1,4 +1,4 @@
-"""Where sources lie: a folder, a prefix of an object store, or a PACS, all asked in one way."""
+"""Locations of sources with a common interface: folders, prefixes of object stores, and PACS."""
 
 from __future__ import annotations
 
@@ -25,50 +25,50 @@ from engine.sources.locations.object_store import (
 
 
 class Place(Protocol):
-    """A root: where files are listed, opened, and looked at again.
+    """Location of sources: lists, opens and stats files.
 
-    Paths are relative to it and escaped as `FileStat.path` is.
+    Paths are relative to it, and escaped as in `FileStat.path`.
     """
 
     def is_there(self) -> bool:
-        """Tell whether it can be listed at all; a disk may not be mounted."""
+        """Return True if the location can be listed; a disk may not be mounted."""
 
     def is_empty(self) -> bool:
-        """Tell whether nothing is in it."""
+        """Return True if the location is empty."""
 
     def walk(self, below: str = "") -> Iterator[FileStat]:
-        """Yield each file below a part of it, once; see `walk_files`."""
+        """Yield each file below a path of the location once; see `walk_files`."""
 
     def open(self, path: str) -> BinaryIO:
-        """Open a listed file; what is wrong with it is a `SourceUnreadable`."""
+        """Open a listed file; failures are raised as `SourceUnreadable`."""
 
     def look(self, path: str) -> FileStat | None:
-        """Return how a file looks now, or None where it is gone.
+        """Return the current state of a file, or None if it no longer exists.
 
         Raises
         ------
         SourceUnreadable
-            Where that can't be known now.
+            If the state can't be determined at this time.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder of this machine, or one that is mounted."""
+    """Folder of this machine, or a mounted one."""
 
     path: str
 
     def is_there(self) -> bool:
-        """Tell whether it is a folder that answers; whether it may be listed the walk says."""
+        """Return True if it is a reachable folder; the walk reports a denied listing."""
         try:
             return stat.S_ISDIR(os.stat(self.path).st_mode)  # noqa: PTH116
         except PermissionError:
             return True
-        except OSError:  # also of a share that went stale
+        except OSError:  # also of a stale network share
             return False
 
     def is_empty(self) -> bool:
-        """Tell whether nothing is in it; what is wrong with it the walk names."""
+        """Return True if the folder is empty; the walk reports any error."""
         try:
             return next(Path(self.path).iterdir(), None) is None
         except OSError:
@@ -89,16 +89,16 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A prefix of an object store."""
+    """Prefix of an object store."""
 
     path: str
 
     def is_there(self) -> bool:
-        """Say that it is: there are no empty folders, and a store that is away is an error."""
+        """Return True: an object store has no empty folders, and an unreachable one is an error."""
         return True
 
     def is_empty(self) -> bool:
-        """Tell whether no object lies below it."""
+        """Return True if the prefix has no objects."""
         return next(self.walk(), None) is None
 
     def walk(self, below: str = "") -> Iterator[FileStat]:
@@ -116,20 +116,20 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A DICOMweb service; an instance never changes."""
+    """DICOMweb service; its instances never change."""
 
     path: str
 
     def is_there(self) -> bool:
-        """Say that it is: one that does not answer is an error."""
+        """Return True: an unreachable service is an error."""
         return True
 
     def is_empty(self) -> bool:
-        """Tell whether it has no study."""
+        """Return True if the service has no studies."""
         return not holds_studies(self.path)
 
     def walk(self, below: str = "") -> Iterator[FileStat]:
-        """See `walk_instances`; it is always all of them."""
+        """Yield all instances, for any ``below``; see `walk_instances`."""
         return walk_instances(self.path)
 
     def open(self, path: str) -> BinaryIO:
@@ -137,19 +137,19 @@ class Service:
         return open_instance(self.path, path)
 
     def look(self, path: str) -> FileStat | None:
-        """Return what `walk` says of every instance."""
+        """Return the same state as `walk` for every instance."""
         return FileStat(path, 0, 0, 0)
 
 
 def place_at(path: str) -> Place:
-    """Return the root at a path or URL; nothing is read."""
+    """Return the location at a path or URL, without any access to it."""
     if is_dicomweb(path):
         return Service(path)
     return Bucket(path) if is_bucket(path) else Folder(path)
 
 
 def absolute(path: str | Path) -> str:
-    """Return a path without ``..``, from the root of the file system; no link is followed.
+    """Return a path without ``..``, from the root of the file system; links are not followed.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def absolute(path: str | Path) -> str:
 
 
 def holder_of(path: str) -> str | None:
-    """Return the folder or prefix that a path is, or that holds it; None where nothing is there.
+    """Return a path that is a folder or prefix, else its containing one; None if it is missing.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""DICOMweb (PS3.18): the instances of a PACS as if they were files of a folder.
+"""DICOMweb (PS3.18): the instances of a PACS, presented as files of a folder.
 
 A root's path is ``dicomweb+https://host/path``. Its files are ``study/series/instance.dcm``, listed
-by QIDO-RS and fetched by WADO-RS in the transfer syntax that they are stored in. An instance never
-changes, so its size and times are nought, and one that is catalogued is not fetched again.
-Credentials come from ``~/.netrc``. What a PACS sends is parsed by dicomweb-client, without the
-bounds that files have.
+by QIDO-RS and fetched by WADO-RS in their stored transfer syntax. An instance never changes, so its
+size and times are 0, and a catalogued instance is not fetched again. Credentials come from
+``~/.netrc``. dicomweb-client parses the responses of a PACS, without the limits that apply to
+files.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from engine.sources.locations.folder import FileStat
 PREFIX = "dicomweb+"
 
 TIMEOUT_S = 60.0
-"""How long an answer may take, seconds."""
+"""Timeout of a response, seconds."""
 
 GONE, REFUSED = (404, 410), (401, 403)
-"""What a service answers for an instance that it has no more, or does not give (RFC 9110, 15.5)."""
+"""Status codes for an instance that no longer exists, or that is denied (RFC 9110, 15.5)."""
 
 MOST_STUDIES = 5
-"""Studies in a row that can't be listed, after which the service is taken to be away."""
+"""Consecutive studies that can't be listed, after which the service counts as unreachable."""
 
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 
 
 class SourceUnreachable(EngineError, ConnectionError):
-    """A DICOMweb service can't be used: (what is wrong,)."""
+    """Unusable DICOMweb service: (problem,)."""
 
     def __str__(self) -> str:
         return (
@@ -43,14 +43,15 @@ class SourceUnreachable(EngineError, ConnectionError):
 
 
 def is_dicomweb(place: str) -> bool:
-    """Tell whether a root's path is that of a DICOMweb service."""
+    """Return True if a root's path is that of a DICOMweb service."""
     return place.startswith(PREFIX)
 
 
 def walk_instances(url: str) -> Iterator[FileStat]:
     """Yield all instances of a service, study by study, in a fixed order.
 
-    A study that can't be listed is a folder with a problem, unless `MOST_STUDIES` in a row are.
+    A study that can't be listed is yielded as a folder with a problem, unless `MOST_STUDIES` in a
+    row fail.
 
     Raises
     ------
@@ -82,7 +83,7 @@ def walk_instances(url: str) -> Iterator[FileStat]:
 
 
 def holds_studies(url: str) -> bool:
-    """Tell whether a service has anything at all, without a list of it.
+    """Return True if a service has any study, without listing all.
 
     Raises
     ------
@@ -127,7 +128,7 @@ def _client(url: str) -> Any:
         from dicomweb_client.api import DICOMwebClient
     except ImportError:
         raise MissingExtra("dicomweb-client", "dicom", "to ask a PACS") from None
-    # Both write UIDs, which are identifiers, to their logs.
+    # Both log UIDs, which are identifiers.
     for name in ("dicomweb_client", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return DICOMwebClient(url.removeprefix(PREFIX), permissive_uid=True, timeout=TIMEOUT_S)

@@ -1,11 +1,11 @@
-r"""Discovery: the files below a root, once each, under names that any catalog can hold.
+r"""Discovery of the files below a root, each once, under names that any catalog can hold.
 
-Links: a symbolic link that stays inside the root stands for something that is listed under its own
-path, so it is left out, and a loop can't arise. One that leads out of the root is refused with a
-row of its own (``outside_root``). The root itself may be a link.
+Links: a symbolic link that stays inside the root is left out, since its target is listed under its
+own path; so loops can't arise. A link that leads out of the root is refused with a row of its own
+(``outside_root``). The root itself may be a link.
 
-Names: a POSIX name is bytes. In a listed path, what is not valid UTF-8, control characters and the
-backslash are written ``\xNN``; all else is as it is. `real_path` reverses it exactly.
+Names: a POSIX name is bytes. Listed paths escape invalid UTF-8, control characters and the
+backslash as ``\xNN``; the rest is unchanged. `real_path` reverses this exactly.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from typing import BinaryIO
 from engine.errors import NoSource, SourceUnreadable
 from engine.sources.failures import open_remembering, unreadable
 
-# Controls, ends of lines, the backslash itself, and bytes that are not UTF-8.
+# Controls, line ends, the backslash itself, and bytes that are not UTF-8.
 _NEEDS_ESCAPE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\\\\\ud800-\\udfff]")
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """A file below a root, as it was listed.
+    """File below a root, as listed.
 
     Attributes
     ----------
     path
         Relative to the root, with ``/``, escaped to valid UTF-8. A folder that could not be listed
-        has a row too; its path ends in ``/``.
+        also has a row; its path ends in ``/``.
     size
-        Bytes; 0 where there is a problem.
+        Size, bytes; 0 if there is a problem.
     mtime_ns, ctime_ns
         Times of modification and of change of the inode, nanoseconds since 1970.
     problem
@@ -52,7 +52,7 @@ class FileStat:
 
 
 def escape_path(path: str) -> str:
-    r"""Write an operating-system path as valid UTF-8 in one line, reversibly.
+    r"""Escape an operating-system path as one line of valid UTF-8, reversibly.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def escape_path(path: str) -> str:
 
 
 def unescape_path(path: str) -> str:
-    r"""Return the operating-system path that `escape_path` wrote.
+    r"""Return the operating-system path that `escape_path` escaped.
 
     Examples
     --------
@@ -83,13 +83,13 @@ def unescape_path(path: str) -> str:
     """
     if "\\" not in path:
         return path
-    # On bytes, since two escapes beside each other may be half a character each.
+    # On bytes, since two adjacent escapes may be half a character each.
     raw = _ESCAPED.sub(lambda found: bytes([int(found.group(1), 16)]), path.encode())
     return os.fsdecode(raw)
 
 
 def real_path(root: Path, path: str) -> Path:
-    """Return the place of a listed file.
+    """Return the operating-system path of a listed file.
 
     Raises
     ------
@@ -107,12 +107,12 @@ def _check_path(path: str) -> str:
 
 
 def open_file(root: Path, path: str) -> BinaryIO:
-    """Open a listed file for reading; never a link, a pipe or a device.
+    """Open a listed file for reading; refuse a link, a pipe or a device.
 
     Parameters
     ----------
     root, path
-        As given to and by `walk_files`.
+        As for and from `walk_files`.
 
     Raises
     ------
@@ -120,9 +120,9 @@ def open_file(root: Path, path: str) -> BinaryIO:
         ``vanished``, ``unreadable``, ``outside_root`` (it has become a link), ``not_a_file``.
     """
     *folders, name = unescape_path(_check_path(path)).split("/")
-    # Each step is opened by itself, since a folder may become a link after it was listed.
+    # Open each folder in turn, since it may have become a link after it was listed.
     step = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    # Without O_NONBLOCK, opening a pipe that took the file's place would wait for ever.
+    # Without O_NONBLOCK, opening a pipe in the file's place would block for ever.
     last = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -142,7 +142,7 @@ def open_file(root: Path, path: str) -> BinaryIO:
             os.close(descriptor)
             raise
     except NotADirectoryError:
-        # Linux says so of a link where a folder is due, too (O_DIRECTORY comes first).
+        # Linux also reports this for a link in place of a folder (O_DIRECTORY is checked first).
         raise SourceUnreadable("outside_root", "a folder has become a link or a file") from None
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -155,12 +155,12 @@ def open_file(root: Path, path: str) -> BinaryIO:
 
 
 def look_at_file(root: Path, path: str) -> FileStat | None:
-    """Return how a listed file looks now, or None where it is gone.
+    """Return the current state of a listed file, or None if it no longer exists.
 
     Raises
     ------
     SourceUnreadable
-        ``unreadable`` where that can't be known now; ``outside_root``.
+        ``unreadable`` if the state can't be determined at this time; ``outside_root``.
     """
     try:
         found = os.lstat(real_path(root, path))
@@ -174,21 +174,21 @@ def look_at_file(root: Path, path: str) -> FileStat | None:
 def walk_files(root: Path, below: str = "") -> Iterator[FileStat]:
     """Yield each file below a root exactly once, in the order of the paths' bytes.
 
-    Hidden and foreign files are yielded as well; what no reader claims is for the caller to
-    ignore. Files that vanish meanwhile are left out. Memory is that of the largest folder.
+    Hidden and unsupported files are yielded as well; the caller ignores files without a reader.
+    Files that vanish during the walk are left out. Memory is bound by the largest folder.
 
     Parameters
     ----------
     root
-        A folder, or a link to one.
+        Folder, or link to one.
     below
-        A part of the root to walk, relative and escaped like `FileStat.path`; "" is all. It may
-        name one file.
+        Path below the root to walk, relative and escaped like `FileStat.path`; "" is the whole
+        root. It may name one file.
 
     Raises
     ------
     NoSource
-        If the folder is not there.
+        If the folder does not exist.
     SourceUnreadable
         ``outside_root`` if ``below`` leads out of the root.
 
@@ -224,7 +224,7 @@ def walk_files(root: Path, below: str = "") -> Iterator[FileStat]:
 
 
 def _walk(top: str, prefix: str) -> Iterator[FileStat]:
-    """Walk without recursion, since a stranger's tree may be thousands of folders deep."""
+    """Walk without recursion, since a foreign tree may be thousands of folders deep."""
     pending: list[Iterator[tuple[bytes, os.DirEntry[str]]]] = []
     prefixes: list[str] = []
     below: str | None = prefix
@@ -251,13 +251,13 @@ def _walk(top: str, prefix: str) -> Iterator[FileStat]:
 
 
 def _list_folder(place: str) -> tuple[Iterator[tuple[bytes, os.DirEntry[str]]], str | None]:
-    """Entries sorted so that the walk is in the order of whole paths, and what kept others away."""
+    """Return the entries in the order of whole paths, and the problem that hid others, or None."""
     named: list[tuple[bytes, os.DirEntry[str]]] = []
     problem = None
     try:
         with os.scandir(place) as entries:
             for entry in entries:
-                # A folder sorts as its paths do, with the slash: "a.png" comes before "a/b.png".
+                # Sort a folder with a slash, as its paths are: "a.png" comes before "a/b.png".
                 named.append((os.fsencode(entry.name) + b"/" * _is_folder(entry), entry))
     except OSError as error:
         problem = str(unreadable(error).reason)
@@ -266,7 +266,7 @@ def _list_folder(place: str) -> tuple[Iterator[tuple[bytes, os.DirEntry[str]]], 
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a folder; of one that can't be looked at, `_look_at` says so."""
+    """Return True if an entry is a folder; `_look_at` reports inaccessible ones."""
     try:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
@@ -292,13 +292,14 @@ def _stat_of(path: str, found: os.stat_result) -> FileStat:
 
 
 def _judge_link(place: str, top: str) -> str | None:
-    """Return why a link is refused, or None where it stays inside the root."""
+    """Return the reason to refuse a link, or None if it stays inside the root."""
     try:
         target = os.path.realpath(place, strict=True)
     except OSError as error:
         if error.errno == errno.ELOOP:
             return "link_loop"
-        # Not there: where it would lead still counts, or a link could ask what exists outside.
+        # A dangling link is checked by its target path, too: else links could probe for files
+        # outside.
         if not _inside(os.path.realpath(place), top):
             return "outside_root"
         return unreadable(error).reason

@@ -1,9 +1,9 @@
-"""A prefix of an object store as if it were a folder: listed, opened and looked at.
+"""Prefix of an object store, used like a folder: list, open and stat objects.
 
-A root's path is ``s3://bucket/prefix`` (or another scheme that obstore knows). Settings and
+A root's path is ``s3://bucket/prefix`` (or another scheme that obstore supports). Settings and
 credentials come from the environment of each process (``AWS_*``) and are never kept. An object is
-read by ranges, so that a header costs one small request, and only as long as it is the object that
-was opened (If-Match): half of an old one and half of a new one make no image.
+read by ranges, so that a header costs one small request, and only while it is the object that was
+opened (If-Match), so that two versions are never mixed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 RETRIES, RETRY_S = 5, 30.0
-"""How often, and for how long, a request is sent again that a store did not answer well: an object
-that never comes must not keep the others waiting for minutes. The next ingest asks again."""
+"""Retries of a failed request, and their total time, seconds: one object must not keep the others
+waiting for minutes. The next ingest tries again."""
 
 BUFFER_BYTES = 256 * 1024
-"""Read at once where little is asked for, bytes: most headers, in one request."""
+"""Read-ahead buffer, bytes: holds most headers, in one request."""
 
 
 def is_bucket(path: str) -> bool:
-    """Tell whether a root's path is a URL of an object store.
+    """Return True if a root's path is the URL of an object store.
 
     Examples
     --------
@@ -45,17 +45,17 @@ def is_bucket(path: str) -> bool:
 
 
 def walk_objects(url: str, below: str = "") -> Iterator[FileStat]:
-    """Yield the objects below a prefix, in the order in which the store lists them.
+    """Yield the objects below a prefix, in the order of the store's listing.
 
-    In place of the time of an inode's change stands a number made of the entity tag, which is
-    another one whenever the bytes are.
+    In place of the inode's change time they have a number derived from the entity tag, which
+    changes with the bytes.
 
     Parameters
     ----------
     url
-        The root.
+        URL of the root.
     below
-        A part of it, escaped like `FileStat.path`; it may name one object.
+        Path below the root, escaped like `FileStat.path`; it may name one object.
 
     Raises
     ------
@@ -90,12 +90,12 @@ def open_object(url: str, path: str) -> BinaryIO:
 
 
 def look_at_object(url: str, path: str) -> FileStat | None:
-    """Return how an object looks now, or None where it is gone.
+    """Return the current state of an object, or None if it no longer exists.
 
     Raises
     ------
     SourceUnreadable
-        ``unreadable`` where the store does not say.
+        ``unreadable`` if the store does not answer.
     """
     key = unescape_path(path)
     meta = _look(url, key)
@@ -112,20 +112,20 @@ def _look(url: str, key: str) -> Any:
 
 
 def _failure(error: Exception) -> OSError:
-    """Return the error of a disk that says what a store's says."""
+    """Return the disk error that corresponds to a store's error."""
     from obstore.exceptions import PermissionDeniedError, PreconditionError
 
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "the object is gone")
     if isinstance(error, PermissionDeniedError):
         return PermissionError(errno.EACCES, "access is denied")
-    # Another object has taken the name since this one was opened.
+    # Another object was written under this name since the open.
     number = errno.ESTALE if isinstance(error, PreconditionError) else errno.EIO
     return OSError(number, f"the store said {type(error).__name__}")
 
 
 class _Object(io.RawIOBase):
-    """An object, read by ranges; what the store refuses is an `OSError`, as of a disk."""
+    """Object, read by ranges; the store's errors are raised as `OSError`, like a disk's."""
 
     failure: OSError | None = None
 

@@ -1,9 +1,9 @@
-"""What has to be checked around tifffile, which repairs what is broken.
+"""Checks around tifffile, which silently repairs broken files.
 
-tifffile drops fields that point behind the end of the file, ends the list of pages where the next
-one is cut off, reads missing strips as zeros, and says so, if at all, in a log. All of that would
-be images that silently vanish or turn black. It also follows circles of pages, and reads every list
-that a page claims before anybody can ask for its length, so the skeleton is checked first.
+tifffile drops fields beyond the end of the file, ends the list of pages at a truncated one, reads
+missing strips as zeros, and reports this at most in a log. Images would silently vanish or turn
+black. It also follows circular chains of pages, and reads every list that a page claims before its
+length can be checked, so the directories are checked first.
 
 Sources: TIFF 6.0 (Adobe, 1992), section 2, and BigTIFF (Aware Systems).
 """
@@ -30,10 +30,11 @@ JPEG = 7
 JPEG2000 = (33005, 34712)
 
 MAX_PAGES = 100_000
-"""Pages of one file; a longer chain is taken for damage (opening takes 30 s at this number)."""
+"""Maximum number of pages of one file; a longer chain counts as damage (opening takes 30 s at this
+number)."""
 
 _MAX_FIELDS = 4096  # of one page; tifffile's limit too
-_MAX_VALUES = 4 * 1024**2  # of one list: tifffile makes them Python numbers, 40 bytes each
+_MAX_VALUES = 4 * 1024**2  # of one list: tifffile converts them to Python numbers, 40 bytes each
 _MAX_TEXT_BYTES = 64 * 1024**2  # OME-XML of a large plate has some ten megabytes
 _SHARED_BYTES = 1024**2  # pages may point to the same values, but not to much of them
 
@@ -41,19 +42,19 @@ _SHARED_BYTES = 1024**2  # pages may point to the same values, but not to much o
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SIZES |= {16: 8, 17: 8, 18: 8}
 _WHOLE = frozenset((3, 4, 8, 9, 13, 16, 17, 18))
-# Fields without which a page is another image: size, depth, coding, where the segments lie.
+# Fields that define a page: size, depth, coding, positions of the segments.
 _NEEDED = frozenset((256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 317))
 _NEEDED |= {320, 322, 323, 324, 325, 339, 32997}
-# What else is looked at: a page that lost it would be read in another way. 34412, 33628, 65420 and
-# the like tell vendors apart; 50838 and 50839 are ImageJ's.
+# Further fields in use: without one of them a page would be read differently. 34412, 33628, 65420
+# and the like identify vendors; 50838 and 50839 are ImageJ's.
 _USED = _NEEDED | {254, 255, 270, 274, 282, 283, 296, 305, 332, 338, 347, 530, 531, 532, 700}
 _USED |= {33628, 33629, 34118, 34361, 34412, 34675, 50838, 50839, 65420, 65426, 65432}
-# What tifffile reads as soon as it sees the page; 700 (XMP) is read here.
+# Fields that tifffile reads when it opens the page; 700 (XMP) is read by the engine.
 _LOADED = tifffile.TIFF.TAG_LOAD | {320, 700, 34675, 50838, 50839, 65426, 65432}
-_STK_PLANES = 33629  # MetaMorph: its count is the number of planes that follow the first
+_STK_PLANES = 33629  # MetaMorph: its count is the number of planes after the first
 
-# Values outside an enumeration, or text that is no text: what matters of them is checked here.
-# Types that nobody knows are skipped by the standard's own advice. Surplus strips are cut off.
+# Warnings about values outside an enumeration, or invalid text: relevant fields are checked here.
+# The standard advises to skip unknown types. Surplus strips are cut off.
 _HARMLESS = re.compile(
     r"invalid data type|TiffTag \d+ @\d+> (raised|coercing)|incorrect Strip\w+ count|GDAL_NODATA"
     r"|imagej_metadata|read_uic1tag|LSM bitspersample|invalid self.subfiletype|ignoring predictor"
@@ -65,10 +66,10 @@ _said: ContextVar[list[str] | None] = ContextVar("_said", default=None)
 
 
 class SteadyFile(io.RawIOBase):
-    """The caller's file for tifffile: complete reads, errors that are kept, no name, no handle.
+    """Caller's file for tifffile: complete reads, recorded errors, no name, no handle.
 
     tifffile takes a failing read for the end of the list of pages. Without name and handle it can't
-    open the files that the metadata names.
+    open other files that the metadata name.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -78,20 +79,20 @@ class SteadyFile(io.RawIOBase):
         self.failure: OSError | SourceUnreadable | None = None
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move; the caller's file moves when it is read."""
+        """Set the position; the caller's file moves at the next read."""
         self._at = offset + (0, self._at, self.size)[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, but for the end of the file."""
+        """Fill the buffer, except at the end of the file."""
         try:
             found = read_at(self._file, self._at, max(0, min(len(buffer), self.size - self._at)))
         except (OSError, SourceUnreadable) as error:
@@ -103,7 +104,7 @@ class SteadyFile(io.RawIOBase):
 
 
 def _keep(record: logging.LogRecord) -> bool:
-    """Take what tifffile says within `watched`, and nothing that other users of it cause."""
+    """Capture tifffile's messages within `watched`; let those of other users pass."""
     said = _said.get()
     if said is None:
         return True
@@ -117,19 +118,18 @@ _LOG.addFilter(_keep)
 
 @contextmanager
 def watched(file: SteadyFile) -> Iterator[None]:
-    """Make an error of what tifffile logs, and let none of it be seen.
+    """Turn tifffile's warnings into an error, and hide them from the log.
 
     Raises
     ------
     SourceUnreadable
-        ``corrupt`` if tifffile warned of something that is not known to be harmless, and not of a
-        field that nothing is read of.
+        ``corrupt`` if tifffile warned of anything but known harmless defects and unused fields.
     OSError
-        The one that tifffile swallowed.
+        The error that tifffile swallowed.
     """
     said: list[str] = []
     file.failure = None
-    # A program's own set-up of logging may have turned the library's logger off.
+    # The application's logging configuration may have disabled the library's logger.
     _LOG.disabled = False
     if _LOG.getEffectiveLevel() > logging.WARNING:
         _LOG.setLevel(logging.WARNING)
@@ -157,16 +157,15 @@ def _is_harmless(text: str) -> bool:
 
 
 def check_directories(file: BinaryIO, size: int) -> int:
-    """Follow the main chain of pages, before tifffile does, and return how many there are.
+    """Follow the main chain of pages, before tifffile does, and return its length.
 
     Raises
     ------
     SourceUnreadable
-        ``not_an_image``; ``truncated`` if a page or a field that is looked at lies behind the end
-        (others are skipped, as libtiff does); ``corrupt`` if
-        the chain runs in a circle, a page has absurdly many fields, one of those that are needed
-        is not a number, or the fields together are larger than the file; ``unsupported`` for more
-        pages or longer lists than any real file has.
+        ``not_an_image``; ``truncated`` if a page or a field in use is beyond the end (others are
+        skipped, as in libtiff); ``corrupt`` if the chain is circular, a page has absurdly many
+        fields, a required field is not a number, or the fields together are larger than the file;
+        ``unsupported`` for more pages or longer lists than any real file has.
     """
     order, big, offset = _read_header(file, size)
     number, entry, link = (
@@ -195,20 +194,20 @@ def check_directories(file: BinaryIO, size: int) -> int:
             raise SourceUnreadable("corrupt", "the fields are larger than the file")
         offset = int.from_bytes(content[-link:], "little" if order == "<" else "big")
     if not seen:
-        # A writer that was killed leaves the first offset unset until it closes the file.
+        # A killed writer leaves the first offset unset, since it writes it when closing the file.
         raise SourceUnreadable("truncated", "the file was not closed by its writer: it has no page")
     return len(seen)
 
 
 def _check_field(tag: int, kind: int, values: int, at: int, size: int) -> int:
-    """Refuse a field that can't be; return the bytes that tifffile will read for it."""
+    """Refuse an invalid field; return the bytes that tifffile will read for it."""
     nbytes = values * _SIZES.get(kind, 0)
     if tag in _NEEDED and (kind not in _WHOLE or values == 0):
         raise SourceUnreadable("corrupt", f"TIFF field {tag} has type {kind}, count {values}")
     if at + nbytes > size:
         if tag not in _USED:
             return 0
-        raise SourceUnreadable("truncated", f"TIFF field {tag} lies behind the end of the file")
+        raise SourceUnreadable("truncated", f"TIFF field {tag} is beyond the end of the file")
     if tag == _STK_PLANES and values > 1:
         raise SourceUnreadable("unsupported", "a MetaMorph stack (STK)")
     if tag not in _LOADED:
@@ -219,7 +218,7 @@ def _check_field(tag: int, kind: int, values: int, at: int, size: int) -> int:
 
 
 def _read_header(file: BinaryIO, size: int) -> tuple[str, bool, int]:
-    """Return byte order, whether it is BigTIFF, and the first page's offset."""
+    """Return byte order, True for BigTIFF, and the first page's offset."""
     head = read_at(file, 0, min(size, 16))
     if head[:2] not in (b"II", b"MM"):
         raise SourceUnreadable("not_an_image", "the TIFF byte order is missing")
@@ -237,19 +236,19 @@ def _read_header(file: BinaryIO, size: int) -> tuple[str, bool, int]:
 
 def _read_span(file: BinaryIO, size: int, offset: int, count: int) -> bytes:
     if offset + count > size:
-        raise SourceUnreadable("truncated", f"{count} bytes are due at {offset} of {size}")
+        raise SourceUnreadable("truncated", f"{count} bytes expected at {offset} of {size}")
     return read_at(file, offset, count)
 
 
 def check_embedded(compression: int, content: bytes, most: YX, samples: int) -> None:
     """Refuse a JPEG or JPEG 2000 segment that would decode to more than its strip or tile.
 
-    tifffile gives other codecs the size that they may fill, but not these.
+    tifffile limits the output of other codecs, but not of these.
 
     Raises
     ------
     SourceUnreadable
-        ``corrupt``, or what `parse_frame` raises.
+        ``corrupt``, or a reason of `parse_frame`.
     """
     if compression == JPEG:
         frame = parse_frame(content)
@@ -265,4 +264,6 @@ def check_embedded(compression: int, content: bytes, most: YX, samples: int) -> 
     else:
         return
     if not (0 < found[0] <= most[0] and 0 < found[1] <= most[1] and held <= samples):
-        raise SourceUnreadable("corrupt", f"a strip or tile is an image of {found}, {most} are due")
+        raise SourceUnreadable(
+            "corrupt", f"a strip or tile is an image of {found}, {most} expected"
+        )

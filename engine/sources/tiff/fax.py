@@ -1,10 +1,10 @@
-"""Fax strips and tiles of a TIFF, decoded strictly: modified Huffman, Group 3 and Group 4.
+"""Strict decoder of a TIFF's fax strips and tiles: modified Huffman, Group 3 and Group 4.
 
-Decoders made for paper make up what a bad line lacks and say nothing: half a strip of zeros becomes
-half a page of pixels. Here a code that does not exist, a row whose runs do not add up to its width,
-too few rows, or bits behind the last one are damage. Fax has no checksum: of single bits that flip,
-so 99 % are found where rows are coded for themselves, 94 % in two dimensions of Group 3, and 80 %
-in Group 4, where the others are codes of another valid picture.
+Decoders made for paper silently invent the rest of a bad line: half a strip of zeros becomes half a
+page of pixels. Here an invalid code, a row with runs that do not add up to its width, too few rows,
+or bits after the last one are damage. Fax has no checksum: of single flipped bits, 99 % are found
+in one-dimensional rows, 94 % in two-dimensional Group 3, and 80 % in Group 4; the others give the
+codes of another valid picture.
 
 Sources: ITU-T T.4 (tables 2 and 3; one- and two-dimensional), T.6, and TIFF 6.0, section 11.
 """
@@ -20,7 +20,7 @@ from engine.errors import SourceUnreadable
 from engine.geometry import YX
 
 HUFFMAN, GROUP3, GROUP4 = 2, 3, 4
-"""Values of Compression."""
+"""Values of the field Compression."""
 
 FAX = (HUFFMAN, GROUP3, GROUP4)
 
@@ -60,12 +60,12 @@ _MODES = {
     "1": 0, "011": 1, "000011": 2, "0000011": 3, "010": -1, "000010": -2, "0000010": -3,
     "0001": _PASS, "001": _HORIZONTAL, "0000001": _EXTENSION,
 }  # fmt: skip
-_BITS = 13  # of the longest code
+_BITS = 13  # length of the longest code
 _EOL_ZEROS = 11  # at least so many, then a one
 
 
 def _table(codes: dict[str, int]) -> list[tuple[int, int]]:
-    """Return (meaning, length) by the next `_BITS` bits; length 0 where there is no such code."""
+    """Return (value, length) by the next `_BITS` bits; length 0 for invalid codes."""
     table = [(0, 0)] * 2**_BITS
     for code, meaning in codes.items():
         low = int(code, 2) << (_BITS - len(code))
@@ -86,20 +86,20 @@ _MODE = _table(_MODES)
 def decode_fax(
     content: bytes, shape: YX, compression: int, options: int = 0, *, reversed_bits: bool = False
 ) -> NDArray[np.uint8]:
-    """Decode a strip or tile; every row is whole, or none is given.
+    """Decode a strip or tile; return all rows completely, or raise.
 
     Parameters
     ----------
     content
-        Its bytes.
+        Bytes of the strip or tile.
     shape
         Rows and width, pixels.
     compression
         One of `FAX`.
     options
-        T4Options, of Group 3.
+        T4Options, for Group 3.
     reversed_bits
-        Whether the first pixel is in the lowest bit of a byte (FillOrder 2).
+        True if the first pixel is in the lowest bit of a byte (FillOrder 2).
 
     Returns
     -------
@@ -108,14 +108,14 @@ def decode_fax(
     Raises
     ------
     SourceUnreadable
-        ``truncated`` if the bytes end early, ``corrupt`` if they hold a code that does not exist or
-        rows of another width, ``unsupported`` for T.6's uncompressed mode.
+        ``truncated`` if the bytes end early, ``corrupt`` if they hold an invalid code or rows of
+        another width, ``unsupported`` for T.6's uncompressed mode.
     """
     rows, width = shape
     strip = _Strip(content.translate(_REVERSED) if reversed_bits else content, width)
     steps = np.zeros((rows, width + 1), np.uint8)
     for row, changes in enumerate(strip.rows(rows, compression, options)):
-        # Two changes at one place cancel: runs of length 0.
+        # Two changes at one position cancel: runs of length 0.
         np.bitwise_xor.at(steps[row], changes, np.uint8(1))
     strip.check_end()
     np.bitwise_xor.accumulate(steps, axis=1, out=steps)
@@ -123,17 +123,17 @@ def decode_fax(
 
 
 class _Strip:
-    """The bits of a strip and the place that is read next."""
+    """Bits of a strip and the read position."""
 
     def __init__(self, content: bytes, width: int) -> None:
         self._bits = 8 * len(content)
-        # Codes are looked up by the next bits, also of the last one.
+        # Padding: each code is looked up by the next bits, even the last one.
         self._content = content + bytes(4)
         self._width = width
         self._at = 0
 
     def rows(self, count: int, compression: int, options: int) -> Iterator[list[int]]:
-        """Yield where the colour changes in each row, from white on."""
+        """Yield the positions of colour changes in each row, starting from white."""
         changes: list[int] = []  # the row above the first one is white
         for _ in range(count):
             flat = compression != GROUP4
@@ -148,7 +148,7 @@ class _Strip:
             yield changes
 
     def check_end(self) -> None:
-        """Refuse bits behind the last row that are neither its end marks nor padding."""
+        """Refuse bits after the last row, except end marks and padding."""
         marks = 0
         while self._skip_end_of_line():
             marks += 1
@@ -175,7 +175,7 @@ class _Strip:
         return meaning
 
     def _skip_end_of_line(self) -> bool:
-        """Skip fill bits and an end of line, if one is next; a row never begins like one."""
+        """Skip fill bits and an end of line, if next; no row begins like one."""
         if self._peek() >> (_BITS - _EOL_ZEROS):
             return False
         at, end = self._at + _EOL_ZEROS, self._bits
@@ -187,7 +187,7 @@ class _Strip:
         return True
 
     def _run(self, colour: int) -> int:
-        """Return the length of a run: longer ones are sums, ended by one under 64."""
+        """Return the length of a run: longer runs are sums, ended by a part under 64."""
         total = 0
         while True:
             part = self._next(_COLOURS[colour])
@@ -211,11 +211,12 @@ class _Strip:
         return changes
 
     def _below(self, above: list[int]) -> list[int]:
-        """Read a row by what differs from the one above (T.4, 4.2; T.6, 2.2)."""
+        """Read a row by its differences from the row above (T.4, 4.2; T.6, 2.2)."""
         width = self._width
         reference = [*above, width, width, width]
         changes: list[int] = []
-        place, colour, at = -1, 0, 0  # ``at`` is of the change above that counts next (b1)
+        # ``at`` indexes the next relevant change in the row above (b1)
+        place, colour, at = -1, 0, 0
         while place < width:
             while reference[at] <= place and reference[at] < width:
                 at += 2

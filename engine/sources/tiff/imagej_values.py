@@ -1,4 +1,4 @@
-"""What ImageJ says of a file's values: the calibration from stored values to units.
+"""ImageJ's calibration of a file's values: from stored values to units.
 
 Source: ImageJ 1.x, `ij.measure.Calibration`, `ij.io.FileSaver.getDescriptionString` and
 `ij.io.FileOpener.decodeDescriptionString`.
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 STRAIGHT_LINE, NO_FUNCTION = 0, 20
-"""Of `ij.measure.Calibration`: value = c0 + c1 x stored, and none; all others are curves."""
+"""Functions of `ij.measure.Calibration`: value = c0 + c1 x stored, and none; all others are
+curves."""
 
 NOT_APPLIED, INVALID = "calibrated", "rescale_invalid"
 """Findings, see `engine.header.FINDINGS`."""
@@ -30,17 +31,16 @@ def read_calibration(
     Parameters
     ----------
     fields
-        ImageJ's description.
+        Fields of ImageJ's description.
     dtype
-        Of the plane's values.
+        Type of the plane's values.
     as_stored
-        Whether the plane's values are measurements as the file has them: neither inverted nor
-        colours.
+        True if the plane's values are measurements as stored: neither inverted nor colours.
 
     Returns
     -------
-    None where the file's values are the units, and where its function is not a straight line, or
-    does not hold for all values; that is a finding.
+    None if the file's values are the units, or if the function is not a straight line for all
+    values; the latter is a finding.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def read_calibration(
 
 
 def _clips(fields: Mapping[str, Any], dtype: str, slope: float, intercept: float) -> bool:
-    """Tell whether some values would be negative, and are 0 to ImageJ."""
+    """Return True if some values would be negative, and ImageJ clips them to 0."""
     if str(fields.get("zeroclip", "false")).lower() != "true":
         return False
     ends = np.iinfo(dtype)

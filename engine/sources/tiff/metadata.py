@@ -1,7 +1,8 @@
-"""Which pages of a TIFF belong together: OME-XML and ImageJ.
+"""Grouping of a TIFF's pages by OME-XML and ImageJ metadata.
 
-The placing of OME's pages is ours, not tifffile's series: those allocate what the XML claims, take
-planes of other files or missing ones for zeros, and know no spacing. Bounded by the file's pages.
+The engine assigns OME's pages itself instead of using tifffile's series: those allocate memory as
+the XML claims, read planes in other files and missing ones as zeros, and ignore spacing. Here
+memory is bound by the file's pages.
 
 Sources: OME-TIFF specification and OME schema 2016-06 (Open Microscopy Environment); ImageJ 1.x,
 `ij.io.FileSaver.getDescriptionString` and `ij.io.TiffEncoder`.
@@ -24,14 +25,14 @@ from engine.header import MISSING_PLANES
 from engine.sources.pixel_size import UM_PER_INCH, spacing_from_density
 from engine.sources.tiff.checks import MAX_PAGES
 
-_NOWHERE, _ELSEWHERE = -1, -2  # for a page: that no file is named for it, or another one is
-_MAX_PLANES = 10 * MAX_PAGES  # that one XML may name, with those of the other files of a plate
+_NOWHERE, _ELSEWHERE = -1, -2  # pages not in this file: assigned to no file, or to another one
+_MAX_PLANES = 10 * MAX_PAGES  # limit for one XML, including planes in the other files of a plate
 
 # Length units of the OME schema and of ImageJ, micrometres. U+00B5 is the micro sign, U+03BC the
-# Greek mu; ImageJ writes what is not ASCII as six characters.
+# Greek mu; ImageJ escapes non-ASCII characters with six characters.
 _UNITS_UM = {"pm": 1e-6, "Å": 1e-4, "A": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "dm": 1e5}
 _UNITS_UM |= {"m": 1e6, "inch": UM_PER_INCH, "in": UM_PER_INCH}
-# Times, milliseconds: of the OME schema, and as ImageJ spells them.
+# Time units, milliseconds: of the OME schema, and in ImageJ's spelling.
 _UNITS_MS = {"ns": 1e-6, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "ms": 1.0, "msec": 1.0}
 _UNITS_MS |= dict.fromkeys(("s", "sec", "second", "seconds"), 1e3)
 _UNITS_MS |= {"min": 6e4, "minute": 6e4, "minutes": 6e4, "h": 3.6e6, "hour": 3.6e6, "d": 8.64e7}
@@ -40,9 +41,9 @@ _UNITS_UM |= dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The pages that make one image: one for each channel (or for all, where pages have colour).
+    """Pages of one image: one per channel (or one for all, if pages have colour).
 
-    The rest is as in `engine.sources.base.Plane`; ``channel_names`` has one for each page.
+    The other fields are as in `engine.sources.base.Plane`; ``channel_names`` has one per page.
     """
 
     pages: tuple[int, ...]
@@ -58,17 +59,17 @@ class Group:
 
 
 def is_ome(description: str) -> bool:
-    """Tell whether a description is OME-XML, also where its end is missing."""
+    """Return True if a description is OME-XML, even if truncated."""
     return description.startswith(("<?xml", "<OME ", "<OME>")) and "<OME" in description[:4096]
 
 
 def imagej_count(fields: Mapping[str, Any], name: str) -> int:
-    """Return a number of ImageJ's description; 1 where it says nothing.
+    """Return a count from ImageJ's description; 1 by default.
 
     Raises
     ------
     SourceUnreadable
-        ``corrupt`` if it makes no sense, ``unsupported`` if it is more than a file may have.
+        ``corrupt`` if it is invalid, ``unsupported`` if it exceeds the limit of pages.
     """
     return _bounded(_whole(str(fields.get(name, 1))))
 
@@ -81,18 +82,18 @@ def group_imagej(
     Parameters
     ----------
     fields
-        ImageJ's description.
+        Fields of ImageJ's description.
     pages
-        Pages in the file.
+        Number of pages in the file.
     samples
-        Values a pixel of the first page: some programs count colours as channels.
+        Values per pixel of the first page: some programs count colours as channels.
     shown
-        The pages that are images.
+        Indices of the pages that are images.
 
     Returns
     -------
-    In the order of t, then z. Channels run fastest, then z, then t, unless ``order`` says
-    otherwise. Where the counts do not fit the pages, or the order is none, each page is an image of
+    Groups in the order of t, then z. Channels run fastest, then z, then t, unless ``order`` says
+    otherwise. If the counts do not fit the pages, or the order is invalid, each page is an image of
     its own, with a finding.
     """
     t, z, c = (imagej_count(fields, name) for name in ("frames", "slices", "channels"))
@@ -121,11 +122,11 @@ def group_imagej(
 
 
 def group_shaped(text: str, pages: int) -> list[Group] | None:
-    """Group the pages of a file in which tifffile wrote the axes of an array, as JSON.
+    """Group the pages of a file with axes in tifffile's JSON description.
 
     Returns
     -------
-    None where the description is none of that, has no axes, or they do not fit the pages.
+    None if the description has another form, has no axes, or they do not fit the pages.
     """
     try:
         fields = json.loads(text)
@@ -145,7 +146,8 @@ def group_shaped(text: str, pages: int) -> list[Group] | None:
     known = {names[axis]: count for axis, count in counts.items()}
     known = {**fields, **dict.fromkeys(names.values(), 1), **known}
     known["order"] = slow[::-1] + "".join(axis for axis in "CZT" if axis not in slow)
-    if math.prod(counts.values()) > pages:  # some are missing; more are those of other arrays
+    # some pages are missing; surplus pages belong to other arrays
+    if math.prod(counts.values()) > pages:
         return [Group((i,), findings=("counts_differ",)) for i in range(pages)]
     if math.prod(counts.values()) != pages:
         return None
@@ -155,12 +157,12 @@ def group_shaped(text: str, pages: int) -> list[Group] | None:
 def imagej_spacing(
     unit_name: str, density: tuple[float, float] | None
 ) -> tuple[float, float] | None:
-    """Return ImageJ's calibration: ``density`` in pixels per unit; (y, x), micrometres."""
+    """Return ImageJ's calibration (y, x), micrometres; ``density`` is in pixels per unit."""
     unit = _UNITS_UM.get(unit_name.strip())
     if unit is None or density is None:
         return None
     if unit == UM_PER_INCH:
-        # ImageJ fills "inch" in when it opens an image that carries a printing density.
+        # ImageJ enters "inch" for an image that it opened with a printing density.
         return spacing_from_density(*density, UM_PER_INCH)
     return _positive(unit / density[0], unit / density[1])
 
@@ -171,26 +173,26 @@ def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] |
     Parameters
     ----------
     xml
-        The description of the first page.
+        Description of the first page.
     samples
-        Values a pixel of each page: channels that one page holds already.
+        Values per pixel of each page: channels within one page.
     name
-        Of the file: a set of files may name its members by that alone.
+        Name of the file, which may be the only reference to it in a set of files.
 
     Returns
     -------
-    One group for each (series, t, z) of which a page is in this file; channels that are in other
-    files of the set, or nowhere, are a finding, and so are planes that no block places. None where
-    the metadata is in another file, or does not tell which of the set's files this is. Pages that
-    the metadata does not name are not images of the file.
+    One group for each (series, t, z) that has a page in this file; channels in other files of the
+    set, or missing ones, are a finding, and so are planes that no block assigns. None if the
+    metadata are in another file, or do not identify this file in the set. Pages that the metadata
+    do not name are not images of the file.
 
     Raises
     ------
     SourceUnreadable
-        ``corrupt`` if the XML makes no sense, ``truncated`` if it names pages that are not there.
+        ``corrupt`` if the XML is invalid, ``truncated`` if it names missing pages.
     """
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        # The schema has neither, and entities are how XML inflates.
+        # The schema has neither, and entities are a way to make XML bombs.
         raise SourceUnreadable("corrupt", "the OME-XML declares entities")
     try:
         root = fromstring(xml)
@@ -200,7 +202,7 @@ def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] |
     groups: list[Group] = []
     unnamed = 0  # next page of images without TiffData
     images = root.findall("{*}Image/{*}Pixels")
-    # Planes of other channels are no part of one series: each set of channels is one.
+    # Planes with different channels are not one series: each set of channels is a series.
     numbers: dict[tuple[int, tuple[int, ...]], int]
     numbers = {(series, ()): series for series in range(len(images))}
     for series, pixels in enumerate(images):
@@ -241,9 +243,9 @@ def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] |
 
 
 def _own_blocks(root: Element, name: str) -> Callable[[Element], bool]:
-    """Return what tells the blocks of this file from those of other files of a set.
+    """Return a predicate of the blocks of this file, as opposed to other files of a set.
 
-    The file is known by its UUID, else by its name, else by being the only one that is named.
+    The file is identified by its UUID, else by its name, else as the only named one.
     """
     named = {
         ((uuid.text or "").strip(), uuid.get("FileName", "").replace("\\", "/").rpartition("/")[2])
@@ -265,7 +267,7 @@ def _own_blocks(root: Element, name: str) -> Callable[[Element], bool]:
 
 
 def _companions(blocks: Iterable[Element]) -> tuple[str, ...]:
-    """Return the names of the files, without folders, in which blocks say that they are."""
+    """Return the names of the files, without folders, that the blocks refer to."""
     return tuple(sorted({_file_of(block) for block in blocks} - {"", ".", ".."}))
 
 
@@ -276,7 +278,7 @@ def _file_of(block: Element) -> str:
 
 
 def _count_planes(pixels: Element, channels: int, held: int) -> tuple[int, int]:
-    """Return the pages that the channels of a plane fill, and how many channels each holds."""
+    """Return the number of pages for the channels of a plane, and the channels per page."""
     if channels % held == 0:
         return channels // held, held
     listed = [_whole(c.get("SamplesPerPixel", "1")) for c in pixels.findall("{*}Channel")]
@@ -290,7 +292,7 @@ def _place_pages(
     blocks: Sequence[tuple[Element, bool]],
     first: int,
 ) -> NDArray[np.int64]:
-    """Return the page of each (t, z, c); below 0 for those that are not in this file."""
+    """Return the page of each (t, z, c); negative for those not in this file."""
     order = pixels.get("DimensionOrder", "XYCZT")[:1:-1]  # slowest first
     if sorted(order) != ["C", "T", "Z"]:
         raise SourceUnreadable("corrupt", "the OME-XML has no such order of dimensions")
@@ -324,7 +326,7 @@ def _ome_step_um(pixels: Element) -> float | None:
 
 
 def _ome_step_ms(pixels: Element) -> float | None:
-    """Return the time between frames: as stated, else the usual one of the first planes."""
+    """Return the time between frames: as stated, else the median of the first planes."""
     unit = _UNITS_MS.get(pixels.get("TimeIncrementUnit", "s"))
     stated = _step(pixels.get("TimeIncrement"), unit)
     if stated is not None:
@@ -346,7 +348,7 @@ def _number(text: str | None) -> float:
 
 
 def _step(value: Any, unit: float | None) -> float | None:
-    """Return a distance in space or time in our unit; None where it says nothing."""
+    """Return a distance in space or time in our unit; None if it is invalid."""
     try:
         step = float(value) * (math.nan if unit is None else unit)
     except (TypeError, ValueError):
@@ -374,7 +376,8 @@ def _bounded(count: int, most: int = MAX_PAGES) -> int:
 
 
 def _whole(text: str, least: int = 1) -> int:
-    # int() takes signs, underscores and other scripts' digits; metadata has ten digits at most.
+    # int() accepts signs, underscores and digits of other scripts; metadata have ten digits at
+    # most.
     if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) < least:
         raise SourceUnreadable("corrupt", "a number of the metadata makes no sense")
     return int(text)

@@ -1,7 +1,7 @@
-"""One page of a TIFF: what of it is decoded, where its strips or tiles lie, and their pixels.
+"""One page of a TIFF: support checks, positions of its strips or tiles, and decoding.
 
-Parsing and decoding are tifffile's. Its `TiffPage.asarray` reads whole pages and fills what is
-missing with zeros, so the segments are found, checked and read here, and decoded one at a time.
+tifffile parses and decodes. Its `TiffPage.asarray` reads whole pages and fills missing parts with
+zeros, so this module locates, checks and reads the segments, and decodes them one at a time.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from engine.sources.tiff.checks import JPEG, JPEG2000, check_embedded
 from engine.sources.tiff.fax import FAX, decode_fax
 
 NO_COMPRESSION = 1
-# None, CCITT, LZW, JPEG, Deflate, PackBits, JPEG 2000, LZMA, Zstandard. tifffile knows more, but
-# gives their decoders no limit, so that a tile of a kilobyte could fill the memory. JPEG 2000 of
-# kind 33003 (Aperio) is YCbCr that it does not convert.
+# None, CCITT, LZW, JPEG, Deflate, PackBits, JPEG 2000, LZMA, Zstandard. tifffile supports more, but
+# without a limit for their decoders, so that a tile of a kilobyte could fill the memory. JPEG 2000
+# of kind 33003 (Aperio) is YCbCr that it does not convert.
 _COMPRESSIONS = (NO_COMPRESSION, *FAX, 5, JPEG, 8, 32946, 32773, *JPEG2000, 34925, 34926, 50000)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _INKS, _YCBCR = 0, 1, 2, 3, 4, 5, 6
-_CMYK = 1  # of InkSet (332)
+_CMYK = 1  # value of InkSet (332)
 _ALPHA = (1, 2)  # ExtraSamples: associated and unassociated
 _WHOLE_BYTES = (8, 16, 32, 64)  # bits of a value
 
 _MAX_SIDE = 2**31 - 1
 _MAX_SAMPLES = 4096  # hyperspectral pages have hundreds
-_PIECE_BYTES = 256 * 1024  # that large uncompressed pages are read in; fits a core's cache
+_PIECE_BYTES = 256 * 1024  # block size of reads from large uncompressed pages; fits a core's cache
 # Worst cases: LZW 1.5 times, PackBits 1.01 times; a count beyond this is damage, not data.
 _MAX_GROWTH, _GROWTH_SPARE_BYTES = 4, 1024**2
 
@@ -41,7 +41,7 @@ _MAX_GROWTH, _GROWTH_SPARE_BYTES = 4, 1024**2
 class Segments:
     """Strips or tiles of a page: offsets and byte counts, their size (y, x), and grid (y, x).
 
-    One whose offset and count are 0 is left out by the file.
+    Offset and count are 0 for a segment that the file omits.
     """
 
     offsets: NDArray[np.int64]
@@ -51,7 +51,7 @@ class Segments:
 
     @property
     def sparse(self) -> bool:
-        """Whether some are left out."""
+        """True if some segments are omitted."""
         return bool((self.counts == 0).any())
 
 
@@ -69,22 +69,22 @@ def dtype_of(page: tifffile.TiffPage) -> np.dtype[Any]:
 
 
 def photometric_of(page: tifffile.TiffPage) -> int:
-    """Return how values are meant; tifffile takes a page that does not say for inverted."""
+    """Return the photometric interpretation; tifffile's default is inverted, ours is not."""
     return int(page.tags.valueof(262, default=_BLACK_IS_ZERO))
 
 
 def is_palette(page: tifffile.TiffPage) -> bool:
-    """Tell whether a page's values are indices of its palette."""
+    """Return True if a page's values are indices of its palette."""
     return photometric_of(page) == _PALETTE
 
 
 def is_inks(page: tifffile.TiffPage) -> bool:
-    """Tell whether a page's values are CMYK."""
+    """Return True if a page's values are CMYK."""
     return photometric_of(page) == _INKS
 
 
 def is_inverted(page: tifffile.TiffPage) -> bool:
-    """Tell whether smaller values of a page are the brighter ones."""
+    """Return True if smaller values of a page are brighter."""
     return photometric_of(page) == _WHITE_IS_ZERO
 
 
@@ -94,9 +94,10 @@ def profile_of(page: tifffile.TiffPage) -> bytes | None:
 
 
 def has_separate_samples(page: tifffile.TiffPage) -> bool:
-    """Tell whether the values of a pixel are measurements of their own: neither colours nor alpha.
+    """Return True if the values of a pixel are independent measurements: neither colours nor alpha.
 
-    RGB has three, and extra samples beyond them that ExtraSamples (338) calls alpha, or nothing.
+    RGB has three values, and extra samples that ExtraSamples (338) declares as alpha, or leaves
+    undeclared.
     """
     own = {_RGB: 3, _YCBCR: 3, _INKS: 4}.get(photometric_of(page), 1)
     extra = page.samplesperpixel - own
@@ -112,7 +113,7 @@ def _alpha_of(page: tifffile.TiffPage) -> int:
 
 
 def check_page(page: tifffile.TiffPage) -> None:
-    """Refuse what is no image, or one whose values would not be what a plane promises.
+    """Refuse pages that are not images, or with values other than a plane can hold.
 
     Raises
     ------
@@ -142,7 +143,7 @@ def check_page(page: tifffile.TiffPage) -> None:
         or (photometric == _INKS and samples == 4 and bits in (8, 16) and kind == "u")
         or (photometric == _YCBCR and samples == 3 and compression == JPEG)
     )
-    # Without JPEG nobody puts subsampled colour together again.
+    # Only JPEG decoders reassemble subsampled colour.
     if photometric == _INKS and page.tags.valueof(332, default=_CMYK) != _CMYK:
         raise SourceUnreadable("unsupported", "inks other than CMYK")
     if not colour or (page.is_subsampled and compression != JPEG):
@@ -158,24 +159,24 @@ def check_page(page: tifffile.TiffPage) -> None:
 
 
 def find_segments(page: tifffile.TiffPage, size: int, limit: int, shift: int = 0) -> Segments:
-    """Find the strips or tiles of a page, and that each one is in the file and has its size.
+    """Locate the strips or tiles of a page; check that each is in the file and large enough.
 
     Parameters
     ----------
     page
-        One that `check_page` let pass. A large uncompressed one is cut into small strips here.
+        Page that passed `check_page`. A large uncompressed page is cut into small strips here.
     size
-        Of the file, bytes.
+        Size of the file, bytes.
     limit
-        Of one decoded strip or tile, bytes.
+        Limit of one decoded strip or tile, bytes.
     shift
-        Added to the offsets, bytes: for pages of ImageJ that have no directory.
+        Offset added to all positions, bytes: for pages of ImageJ that have no directory.
 
     Raises
     ------
     SourceUnreadable
-        ``truncated`` if one lies behind the end or is too short, or if none was written;
-        ``corrupt`` if one has no offset, but bytes, or the lists are too short; ``too_large``.
+        ``truncated`` if one is beyond the end or too short, or if none was written; ``corrupt`` if
+        one has no offset, but bytes, or the lists are too short; ``too_large``.
     """
     y, x, tiled = page.imagelength, page.imagewidth, page.is_tiled
     high, wide = (page.tilelength, page.tilewidth) if tiled else (page.rowsperstrip, x)
@@ -191,21 +192,23 @@ def find_segments(page: tifffile.TiffPage, size: int, limit: int, shift: int = 0
     due = planes * grid[0] * grid[1]
     if len(page.dataoffsets) < due:
         raise SourceUnreadable("corrupt", f"{due} strips or tiles are not listed")
-    # An offset of more than 2**63 raises, and is corrupt.
+    # An offset of more than 2**63 raises, and becomes corrupt.
     offsets = np.array(page.dataoffsets[:due], np.int64)
     counts = _counts_of(page, offsets, size)
     left_out = (offsets == 0) & (counts == 0)
     if left_out.all():
-        # So a writer leaves a page that was killed before it wrote any of it.
+        # A killed writer leaves a page like this if it wrote none of its segments.
         raise SourceUnreadable("truncated", "none of the strips or tiles was written")
     if bare:
-        counts[(counts == 0) & ~left_out] = np.iinfo(np.int64).max  # what is due is known
+        counts[(counts == 0) & ~left_out] = np.iinfo(
+            np.int64
+        ).max  # replaced by the known size below
     if (left_out != (offsets <= 0)).any() or (left_out != (counts <= 0)).any():
         raise SourceUnreadable("corrupt", "a strip or tile is missing")
     if bare and planes * y * row > size:
         raise SourceUnreadable("truncated", "the page is longer than the file")
     if bare:
-        # The stored size is known, and some writers give that of the whole file.
+        # The stored size is known, and some writers state that of the whole file.
         rows = np.full(grid[0], high)
         rows[-1] = high if tiled else y - (grid[0] - 1) * high
         known = np.resize(np.repeat(rows * row, grid[1]), due)
@@ -213,7 +216,7 @@ def find_segments(page: tifffile.TiffPage, size: int, limit: int, shift: int = 0
             raise SourceUnreadable("truncated", "a strip or tile is shorter than its pixels")
         counts = np.where(left_out, 0, known)
     if int(offsets.max()) + shift > size or int((offsets + counts).max()) + shift > size:
-        raise SourceUnreadable("truncated", "a strip or tile lies behind the end of the file")
+        raise SourceUnreadable("truncated", "a strip or tile is beyond the end of the file")
     if int(counts.max()) > _MAX_GROWTH * high * row + _GROWTH_SPARE_BYTES:
         raise SourceUnreadable("corrupt", "a strip or tile is longer than any coding makes it")
     offsets = np.where(left_out, 0, offsets + shift)
@@ -226,15 +229,16 @@ def find_segments(page: tifffile.TiffPage, size: int, limit: int, shift: int = 0
         page.rowsperstrip = high
     else:
         check_size(high * wide * contiguous * itemsize, limit)
-    # tifffile shares decoders between pages of one hash, which forgets what two of them need.
+    # tifffile shares decoders between pages of equal hash, but ignores fields that two of them
+    # need.
     page.hash = hash((page.hash, page.is_jfif, page.tags.valueof(292)))
     if page.compression == JPEG and contiguous == 4:
-        page.extrasamples = page.extrasamples or (0,)  # else tifffile asks for three colours
+        page.extrasamples = page.extrasamples or (0,)  # else tifffile expects three colours
     return Segments(offsets, counts, (high, wide), grid)
 
 
 def _counts_of(page: tifffile.TiffPage, offsets: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Return the byte counts of a page's segments; where it has none, as libtiff estimates them."""
+    """Return the byte counts of a page's segments; without any, estimate them as libtiff does."""
     if 279 in page.tags or 325 in page.tags or page.jpegheader is not None:
         if len(page.databytecounts) < len(offsets):
             raise SourceUnreadable("corrupt", f"{len(offsets)} strips or tiles are not listed")
@@ -244,8 +248,8 @@ def _counts_of(page: tifffile.TiffPage, offsets: NDArray[np.int64], size: int) -
     if page.compression == NO_COMPRESSION:
         return np.zeros(len(offsets), np.int64)
     if int(offsets.max()) >= size:
-        raise SourceUnreadable("truncated", "a strip or tile lies behind the end of the file")
-    # Each ends where the next one begins, the last one with the file.
+        raise SourceUnreadable("truncated", "a strip or tile is beyond the end of the file")
+    # Each segment ends where the next one begins, the last one with the file.
     ends = np.append(np.unique(offsets), size)
     return np.asarray(ends[np.searchsorted(ends, offsets) + 1] - offsets)
 
@@ -253,16 +257,16 @@ def _counts_of(page: tifffile.TiffPage, offsets: NDArray[np.int64], size: int) -
 def decode_region(
     page: tifffile.TiffPage, segments: Segments, file: BinaryIO, region: Region
 ) -> NDArray[Any]:
-    """Decode a box of a page, touching only the strips or tiles that it meets.
+    """Decode a box of a page, reading only the strips or tiles that overlap it.
 
     Returns
     -------
-    (c, y, x), of the page's dtype. Memory beside it is that of one segment.
+    (c, y, x), of the page's dtype. Additional memory is that of one segment.
 
     Raises
     ------
     SourceUnreadable
-        With one of `REASONS`; other exceptions of codecs are left to the caller to name.
+        With one of `REASONS`; the caller translates other exceptions of codecs.
     """
     planes, _, y, x, contiguous = page.shaped
     (high, wide), (down, across) = segments.size, segments.grid
@@ -291,9 +295,9 @@ def decode_region(
 def _decode(
     page: tifffile.TiffPage, segments: Segments, file: BinaryIO, index: int, rows: int
 ) -> NDArray[Any]:
-    """Return a strip or tile as (y, x, c); those at the page's edge may be larger than it.
+    """Return a strip or tile as (y, x, c); at the page's edge it may be larger than its part.
 
-    ``rows`` are due, which fax does not tell.
+    ``rows`` is the expected number, which fax does not state.
     """
     content = read_at(file, int(segments.offsets[index]), int(segments.counts[index]))
     if page.compression in FAX:
@@ -314,7 +318,7 @@ def _decode(
 
 
 def finish_values(page: tifffile.TiffPage, pixels: NDArray[Any], *, palette: bool) -> NDArray[Any]:
-    """Apply the palette or the profile, scale one bit to 0 and 255, and invert white as zero."""
+    """Apply palette or profile, scale one bit to 0 and 255, and invert white as zero."""
     if palette:
         return read_palette(page)[:, pixels[0].view(np.uint8)]
     if is_inks(page):
@@ -324,7 +328,7 @@ def finish_values(page: tifffile.TiffPage, pixels: NDArray[Any], *, palette: boo
         pixels = pixels.view(np.uint8) * np.uint8(255)
     if is_inverted(page) and pixels.dtype.kind == "u":
         largest = 255 if bits == 1 else 2**bits - 1
-        # Alpha is how much there is of a pixel, whatever is white.
+        # Alpha is a pixel's coverage, independent of the value of white.
         values = pixels[:1] if len(pixels) > 1 and _alpha_of(page) in _ALPHA else pixels
         np.subtract(pixels.dtype.type(largest), values, out=values)
     return pixels
@@ -336,6 +340,6 @@ def read_palette(page: tifffile.TiffPage) -> NDArray[np.uint8]:
     entries = 2**page.bitspersample
     if table.dtype.kind != "u" or table.ndim != 2 or table.shape[1] < entries:
         raise SourceUnreadable("corrupt", "the palette is missing or too short")
-    # Old writers store 8 bit values in the 16 bit fields; libtiff tells them in the same way.
+    # Old writers store 8 bit values in the 16 bit fields; libtiff detects them in the same way.
     wide = table[:, :entries].astype(np.uint32)
     return (wide if int(wide.max()) < 256 else wide >> 8).astype(np.uint8)

@@ -1,25 +1,23 @@
 """TIFF: TIFF 6.0, BigTIFF, OME-TIFF and ImageJ stacks, read by tifffile and imagecodecs.
 
-Pages: a page is an image, unless OME-XML, ImageJ or the axes that tifffile writes say that pages
-are channels of one image, or z and t of a series, in the order that they state. Reduced pages,
-masks and sub-directories (thumbnails, pyramid levels) are not images; where the first page is
-tiled, neither are later pages of another size (the levels, label and overview of a whole slide).
-One page that can't be read makes the whole file fail, since a file is one source. Channels that are
-in other files of an OME set are not put together; what a file holds is an image of its own, with a
-finding. Spacing is OME's, else ImageJ's, else that of a resolution in cm or inch that is not a
-printer's.
+Pages: a page is an image, unless OME-XML, ImageJ or the axes that tifffile writes declare pages as
+channels of one image, or z and t of a series, in the order that they state. Reduced pages, masks
+and sub-directories (thumbnails, pyramid levels) are not images; if the first page is tiled, neither
+are later pages of another size (the levels, label and overview of a whole slide). One unreadable
+page fails the whole file, since a file is one source. Channels in other files of an OME set are not
+merged; the channels of each file form an image of their own, with a finding. Spacing is OME's, else
+ImageJ's, else that of a resolution in cm or inch that is not a printer's.
 
-Values: as tifffile gives them (2-8 bit in uint8, 9-16 bit in uint16), but 1 bit gives uint8 0 and
+Values: as tifffile returns them (2-8 bit in uint8, 9-16 bit in uint16), but 1 bit gives uint8 0 and
 255. Unsigned integers stored with white as zero are inverted, so that brighter is larger in every
 plane; other numbers have no white to subtract from, and are as stored, with a finding. Palettes of
 up to 8 bit become RGB (uint8), except in files of ImageJ, where the palette is a display table and
-the indices are the measurement; ImageJ's calibration of values is told, not applied. CMYK becomes
-RGB by the file's profile or by rule (`engine.sources.inks`). YCbCr is read where JPEG converts it.
-CIELab, raw mosaics, complex numbers, mixed depths and volumes in one page are ``unsupported``.
-Orientation (274) is told, not applied.
-Strips or tiles that are left out (offset and byte count 0) are the NoData value, or 0, with a
-finding. Missing byte counts are estimated, and private fields that are broken ignored, as libtiff
-does it.
+the indices are the measurement; ImageJ's calibration of values is reported, not applied. CMYK
+becomes RGB by the file's profile or by rule (`engine.sources.inks`). YCbCr is read only where JPEG
+converts it. CIELab, raw mosaics, complex numbers, mixed depths and volumes in one page are
+``unsupported``. Orientation (274) is reported, not applied. Omitted strips or tiles (offset and
+byte count 0) are the NoData value, or 0, with a finding. Missing byte counts are estimated, and
+broken private fields ignored, as in libtiff.
 """
 
 from __future__ import annotations
@@ -83,16 +81,17 @@ STREAM_SEGMENT_BYTES = 128 * 1024**2
 
 _XMP_START_BYTES = 64 * 1024  # Ventana's mark is in the first lines
 _XMP, _LSM, _NDPI = 700, 34412, 65420
-_HELD_PAGES = 4  # a slide's page holds its list of a million tiles; channels are read in turn
-# tifffile's own repairs for these reload all pages; what is needed of them is in the plain pages.
+# cache size: a slide's page holds its list of a million tiles; channels are read in turn
+_HELD_PAGES = 4
+# tifffile's own repairs for these reload all pages; the plain pages hold all that is needed.
 _PLAIN: dict[str, Any] = dict.fromkeys(("is_lsm", "is_scanimage", "is_ndpi"), False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page of the chain; ``shift`` is where ImageJ puts the data of one without a directory.
+    """Page of the chain; ``shift`` is the position of ImageJ's data for a page without a directory.
 
-    ``at_once`` is the size of its smallest part that is decoded alone, bytes.
+    ``at_once`` is the size of its smallest separately decodable part, bytes.
     """
 
     plane: Plane
@@ -103,7 +102,7 @@ class _Page:
 
 
 class TiffSource(PlanesSource):
-    """One TIFF file."""
+    """Open TIFF file."""
 
     format = "TIFF"
 
@@ -131,13 +130,13 @@ class TiffSource(PlanesSource):
         )
 
     def close(self) -> None:
-        """Let go of the pages. May be called twice."""
+        """Release the pages. May be called twice."""
         self._page.cache_clear()
         self._tiff.close()
 
     def _decode(self, index: int) -> NDArray[Any]:
         plane = self.planes[index]
-        # A plane that streams may be larger than what may be decoded at once.
+        # A plane that streams may be larger than the limit of one decoding.
         check_size(plane.nbytes, self._limit)
         return self._decode_region(index, Region((0, 0), plane.shape[1:]))
 
@@ -169,7 +168,7 @@ class TiffSource(PlanesSource):
             return indices, full_palette(read_palette(page).T)
 
     def _parse_page(self, index: int) -> tifffile.TiffPage:
-        # A copy, since tifffile keeps the first page, and `find_segments` may cut it anew.
+        # A copy, since tifffile keeps the first page, and `find_segments` may divide it again.
         return copy(cast(tifffile.TiffPage, self._tiff.pages[index]))
 
     def _load_page(self, index: int, shift: int) -> tuple[tifffile.TiffPage, Segments]:
@@ -220,7 +219,7 @@ class TiffSource(PlanesSource):
         return _Page(plane, index, at_once, not (page.is_reduced or page.is_mask))
 
     def _refuse_vendors(self, page: tifffile.TiffPage) -> None:
-        """Refuse formats that look like TIFF, but whose planes are not where TIFF has them."""
+        """Refuse formats that look like TIFF, but store their planes in other places."""
         if b"iScan" in (page.tags.valueof(_XMP) or b"")[:_XMP_START_BYTES]:
             raise SourceUnreadable("unsupported", "a Ventana whole slide (BIF)")
         if self._file.size >= 2**32 and (_LSM in page.tags or _NDPI in page.tags):
@@ -262,24 +261,24 @@ class TiffSource(PlanesSource):
         return [replace(g, rescale=rescale, findings=(*g.findings, *odd)) for g in groups]
 
     def _add_hidden_pages(self, pages: list[_Page], count: int) -> None:
-        """Add what ImageJ stores after the first page without directories (stacks over 4 GB)."""
+        """Add the pages that ImageJ stores without directories (stacks over 4 GB)."""
         page = self._tiff.pages.first
         if len(pages) != 1 or count == 1:
             return
         if page.compression != NO_COMPRESSION or page.is_tiled:
-            raise SourceUnreadable("truncated", f"{count} pages are due, one is there")
+            raise SourceUnreadable("truncated", f"{count} pages expected, one found")
         if count * page.nbytes > self._file.size:
-            raise SourceUnreadable("truncated", f"{count} pages are due, the file is too short")
+            raise SourceUnreadable("truncated", f"{count} pages expected, the file is too short")
         pages.extend(replace(pages[0], shift=i * page.nbytes) for i in range(1, count))
 
 
 class TiffReader:
-    """Opens TIFF files."""
+    """Reader of TIFF files."""
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int, name: str = "") -> OpenSource:
-        """Read the directories and the metadata. Raises nothing but `SourceUnreadable`.
+        """Read the directories and the metadata. Raises only `SourceUnreadable`.
 
-        ``name`` is the file's, by which the metadata of a set may know it.
+        ``name`` is the file's, by which the metadata of a set may refer to it.
         """
         with coded("TIFF"):
             return TiffSource(file, max_decoded_bytes, name)
@@ -311,19 +310,20 @@ def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Pl
         channel_names=names if any(names) else (),
         findings=tuple(sorted({*group.findings, *(f for p in pages for f in p.plane.findings)})),
     )
-    # A small page in one huge tile decodes the whole tile; a strip that is cut is never whole.
+    # A small page in one huge tile decodes the whole tile; a strip that is cut is never decoded
+    # whole.
     at_once = max(page.at_once for page in pages)
     check_size(at_once if plane.streams else max(at_once, plane.nbytes), limit)
     return plane
 
 
 def _marks_bright(page: tifffile.TiffPage) -> bool | None:
-    """Tell whether a mask marks what is brighter in a page; None where programs differ.
+    """Return True if a mask marks the brighter pixels of a page; None if programs differ.
 
-    tifffile, and what writes with it, stores numpy's bool as it is and calls it WhiteIsZero, so
-    that what was true is shown black. Fax is written by programs that keep to the standard. With
-    more than one bit, ImageJ's inverting tables mark what is shown black, and scanners what is
-    shown white.
+    tifffile, and programs that write with it, store numpy's bool unchanged and declare it as
+    WhiteIsZero, so that true pixels are shown black. Fax is written by programs that follow the
+    standard. With more than one bit, ImageJ's inverting tables mark black pixels, and scanners
+    white ones.
     """
     if not is_inverted(page):
         return True
@@ -337,7 +337,7 @@ def _marks_bright(page: tifffile.TiffPage) -> bool | None:
 
 
 def _read_density(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Return YResolution and XResolution, pixels per unit; tifffile gives 1 where there is none."""
+    """Return YResolution and XResolution, pixels per unit, or None; tifffile's default is 1."""
     found = []
     for tag in (283, 282):
         value = page.tags.valueof(tag)

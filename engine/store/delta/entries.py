@@ -60,6 +60,7 @@ def make_entry(
 
     lines: list[dict[str, Any]] = [{"commitInfo": info}]
     for part in add:
+        # Readers skip parts by these bounds, without opening them.
         stats = {
             "numRecords": part.rows,
             "minValues": {first: part.low},

@@ -204,7 +204,7 @@ class LabelPublisher:
             try:
                 data = merge_shards(data, new, part.in_shard, part.taken)
             except ValueError:
-                raise CorruptStore(path, "is no shard as the engine writes them") from None
+                raise CorruptStore(path, "is not a shard that the engine wrote") from None
         old = None if there is None else _described(first, there)
         return _Change(tuple(parts), old, _described(first, data or b""), data or b"", damaged)
 

@@ -222,7 +222,7 @@ def _misplaced(
         for p, s, count in zip(place, level.shard, level.grid, strict=True):
             index = index * count + p // s
         if index != shard:
-            return f"is said to be in shard {shard} of {stack}, but lies in {index}"
+            return f"has shard {shard} of {stack} in the catalog, but belongs to {index}"
     gone = sorted(wanted - shards)
     if gone:
         where = ", ".join(f"{stack_path(s)} level {lv} shard {n}" for s, lv, n in gone[:3])

@@ -212,7 +212,7 @@ def test_a_key_is_long_outside_of_the_cohort_and_never_pickled(tmp_path: Path) -
     inside = tmp_path / "cohort" / "key"
     inside.parent.mkdir()
     inside.write_text(SECRET)
-    with pytest.raises(NoPseudonymKey, match="lies in the cohort"):
+    with pytest.raises(NoPseudonymKey, match="is inside the cohort"):
         read_key({KEY_FILE: str(inside)}, outside=str(tmp_path / "cohort"))
     with pytest.raises(NoPseudonymKey, match="can't be read"):
         read_key({KEY_FILE: str(tmp_path / "none")})

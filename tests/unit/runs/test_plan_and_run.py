@@ -161,13 +161,13 @@ def test_where_and_limit_select(cohort: engine.Cohort, client: Client, log: str)
     ("where", "named"),
     [
         ("subjct == 's1'", "subjct"),
-        ("subject = 's1'", "no condition"),
-        ("subject ==", "no condition"),
-        ("height + 1", "no condition"),
-        ("height", "no condition"),
+        ("subject = 's1'", "not a condition"),
+        ("subject ==", "not a condition"),
+        ("height + 1", "not a condition"),
+        ("height", "not a condition"),
         ("@pd.compat", "names of Python are not read"),
-        ("__import__('os').system('true')", "no condition"),
-        ("", "no condition"),
+        ("__import__('os').system('true')", "not a condition"),
+        ("", "not a condition"),
     ],
 )
 def test_a_condition_that_is_none(cohort: engine.Cohort, log: str, where: str, named: str) -> None:
