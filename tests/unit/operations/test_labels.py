@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -221,12 +222,10 @@ def test_a_death_at_any_point_leaves_whole_shards_and_a_run_that_goes_on(
     while died:
         place = tmp_path / f"at-{point}"
         copy = engine.open(shutil.copytree(place_of(fresh), place))
-        died = False
-        with here() as client, dying(str(place), point, after=bool(point % 2)):
-            try:
+        with here() as client, dying(str(place), point, after=bool(point % 2)) as crashed:
+            with suppress(Killed):
                 copy.run(Bands(), client=client, where=where)
-            except Killed:
-                died = True
+            died = crashed()
         problems = copy.verify().problems
         assert {problem.kind for problem in problems} <= {STALE}, (point, problems)
         with here() as client:

@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -237,12 +238,10 @@ def test_a_death_at_any_point_leaves_numbers_that_are_the_tables(
     while died:
         place = tmp_path / f"at-{point}"
         copy = engine.open(shutil.copytree(place_of(broken), place))
-        died = False
-        with here() as client, dying(str(place), point, after=bool(point % 2)):
-            try:
+        with here() as client, dying(str(place), point, after=bool(point % 2)) as crashed:
+            with suppress(Killed):
                 copy.run(Counted(), client=client)
-            except Killed:
-                died = True
+            died = crashed()
         with here() as client:
             copy.run(Counted(), client=client)
         assert not copy.verify().problems, point
