@@ -76,7 +76,7 @@ def test_a_script_without_a_guard_ends_and_says_what_it_lacks(tmp_path: Path) ->
             "tcp://127.0.0.1:1",
             {"workers": 2},
             UsageError,
-            "workers is of a cluster",
+            "workers only applies to a new cluster",
         ),
         ("tcp://127.0.0.1:1", {"memory_limit": "1GiB"}, UsageError, "memory_limit"),
         ("tcp://127.0.0.1:1", {"gpu_workers": 1}, UsageError, "gpu_workers"),
