@@ -142,7 +142,7 @@ def test_drawings_of_no_image_and_broken_ones_are_counted_and_named(place: Place
     assert place.ingest() == {**counts, "refused": 3}  # and the one that is drawn twice
     report = place.cohort.ingest(place.data, client=place.client)
     assert report.refused == 0  # as it was before
-    assert "1 no_image. No image of the catalog" in "\n".join(wording.ingest_lines(report))
+    assert "1 no_image. The catalog has no image" in "\n".join(wording.ingest_lines(report))
     said = "\n".join(wording.status_lines(place.cohort.status()))
     assert "Drawings: 2 failed, 6 ready, 1 unmatched." in said
     assert "marks/odd.geojson: failed, not_numbers" in said

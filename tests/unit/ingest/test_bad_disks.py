@@ -21,7 +21,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("gcc") is None:
         pytest.skip("no gcc to build the library that lets reads fail")
     made = tmp_path_factory.mktemp("library") / "bad_sectors.so"
-    source = TOP / "tests" / "bad_sectors.c"
+    source = TOP / "tests" / "support" / "bad_sectors.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", made, source, "-ldl"], check=True)
     return made
 

@@ -27,7 +27,7 @@ from engine.store.catalog.annotations import (
 )
 from engine.store.catalog.index import Known
 from engine.store.catalog.tables import commit_rows, image_table, images_ledger, read_images
-from jobs import nightly
+from jobs import night as nightly
 from jobs.cli import app
 from jobs.messages import annotations as drawings
 from tests.support.dicom import KEY, uid
@@ -247,7 +247,7 @@ def test_refused_drawings_are_said_counted_and_exit_code_3_once(
     report = place.ingest()
     assert report.refused == 1
     said = "\n".join(drawings.ingest_lines(report.annotations))
-    assert "1 no_image: marks/nobody.geojson, Bone. No image of the catalog" in said
+    assert "1 no_image: marks/nobody.geojson, Bone. The catalog has no image" in said
 
 
 def test_a_night_names_refused_drawings_once_all_roots_are_in(place: Place, client: Client) -> None:

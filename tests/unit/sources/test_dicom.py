@@ -181,7 +181,7 @@ def test_facts_are_numbers_and_terms_and_no_text() -> None:
 
 
 def test_without_the_extra_a_file_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [n for n in sys.modules if n.startswith("engine.sources.dicom.reader")]:
+    for name in [n for n in sys.modules if n.startswith("engine.sources.dicom")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(SourceUnreadable, match=r"cohort-engine\[dicom\]") as caught:

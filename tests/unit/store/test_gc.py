@@ -185,11 +185,11 @@ def test_a_lost_catalog_is_named_and_neither_made_anew_nor_a_reason_to_remove(
     if lost != "catalog/shards":  # where all is unchanged an ingest asks nothing of it
         acts.append(partial(small.cohort.ingest, client=client))
     for act in acts:
-        with pytest.raises(CorruptStore, match="is gone"):
+        with pytest.raises(CorruptStore, match="is missing, but"):
             act()
     assert contents(small.path) == kept
     report = small.cohort.verify()
-    named = {problem.path for problem in report.problems if "is gone" in problem.text}
+    named = {problem.path for problem in report.problems if "is missing, but" in problem.text}
     assert named == {path for path in ("catalog/images", "catalog/shards") if path.startswith(lost)}
     assert not any(path.startswith("pixels/") for path in report.leftovers)
 
