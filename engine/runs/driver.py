@@ -287,6 +287,6 @@ def rows_of_unit(unit: Unit) -> list[tuple[str, str, int | None]]:
 
 
 def _without(unit: Unit, poison: list[Unit]) -> Unit | None:
-    bad = {item for piece in poison for item in piece.items}
-    left = tuple(item for item in unit.items if item not in bad)
+    bad = {(item.image_ids, item.block) for piece in poison for item in piece.items}
+    left = tuple(item for item in unit.items if (item.image_ids, item.block) not in bad)
     return replace(unit, items=left) if left else None
