@@ -321,7 +321,7 @@ def test_a_model_of_stains_is_asked_of_stains_only(
     for model in ("marrow", "baseline"):
         (run,) = stains.run(engine.segment(model=model, device="cpu"), client=client)
         assert run.reasons == {"other_channels": 3}
-        with pytest.raises(engine.EngineError, match=r"in/s1/.*other channels.*--where"):
+        with pytest.raises(engine.EngineError, match=r"in/s1/.*channels do not suit.*--where"):
             stains.evaluate(tmp_path / "e", masks, model, where="subject == 's1'", client=client)
 
 
