@@ -110,7 +110,7 @@ FINDINGS = {
     "the header does not say that they should (no SpacingBetweenSlices).",
     "uneven_slices": "The distances of slices differ by more than 2 %.",
     "shifted_slices": "Slices are shifted within their plane by more than half a pixel.",
-    "missing_planes": "The series lacks planes: some slices have fewer phases than others, or an "
+    MISSING_PLANES: "The series lacks planes: some slices have fewer phases than others, or an "
     "OME file has no page for some, or names a file for them that is not beside it.",
     "duplicate_plane": "Another plane of the series has its position and time.",
     "copied_instance": "Another file has its SOPInstanceUID.",

@@ -167,10 +167,11 @@ class Ingest:
         report.annotations = drawn.run()
         if drawn.left:
             raise Interrupted(report.taken, drawn.left)
-        for count, away in enumerate(reversed(listing.lost.values()), 1):
-            if count == len(listing.lost):
-                raise away
+        lost = list(listing.lost.values())
+        for away in lost[1:]:
             self._events.note(str(away))
+        if lost:
+            raise lost[0]
         report.elapsed_s = time.perf_counter() - began
         return report
 
