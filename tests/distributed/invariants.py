@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 import engine
+from engine.operations.registry import operations
+from engine.runs.input_digests import image_inputs
 from engine.store.catalog.tables import read_images, shards_ledger
 from engine.store.digests import digest_bytes
 from engine.store.maintenance.problems import STALE
@@ -86,8 +89,12 @@ def check_once(place: Path, key: str | None = None, *, operation: str = "probe")
     assert set(counted.values()) <= {1}, "rows twice"
     assert {row["status"] for row in rows} <= {"done", "failed"}
     _, images = read_images(open_root(place))
-    wanted = {r["image_id"]: r["content"] for r in images.to_pylist() if r["state"] == "ready"}
-    assert dict(counted.keys()) == wanted
+    ready = images.filter(pc.equal(images["state"], "ready"))
+    inputs = ready["content"].to_pylist()
+    kind = operations().get(operation)
+    if kind is not None and kind.inputs != ("content",):  # circles also reads the spacing
+        inputs = image_inputs(kind(), ready)
+    assert dict(counted.keys()) == dict(zip(ready["image_id"].to_pylist(), inputs, strict=True))
 
 
 def check_catalog_once(place: Path, images: int) -> None:
