@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CorruptStore, EngineError, MissingObject
@@ -33,19 +33,25 @@ HEAD = "_head.json"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Head record: the newest entry that its writer saw, and the digests of the checkpoints."""
+    """Head record: the newest entry that its writer saw, and the digests of the checkpoints.
+
+    ``repaired`` is True if a repair has taken commits out of the log.
+    """
 
     version: int
     digest: str
     checkpoints: Mapping[str, str] = field(default_factory=dict)
+    repaired: bool = False
 
     def as_bytes(self) -> bytes:
         """Return the bytes of the head record's file, equal for equal records."""
-        values = {
+        values: dict[str, Any] = {
             "version": self.version,
             "digest": self.digest,
             "checkpoints": dict(sorted(self.checkpoints.items())),
         }
+        if self.repaired:
+            values["repaired"] = True
         return json.dumps({**values, "check": digest_of(values)}).encode()
 
 
@@ -78,7 +84,8 @@ def parse_head(raw: bytes, path: str) -> Head:
     """
     try:
         values = json.loads(raw)
-        head = Head(int(values["version"]), str(values["digest"]), dict(values["checkpoints"]))
+        checkpoints = dict(values["checkpoints"])
+        head = Head(int(values["version"]), values["digest"], checkpoints, "repaired" in values)
     except (ValueError, KeyError, TypeError):
         head = None
     if head is None or head.as_bytes() != raw:
@@ -108,10 +115,11 @@ def note_head(root: Root, ledger: str, version: int) -> None:
         with contextlib.suppress(MissingObject):
             checkpoints[name] = digest_bytes(root.read(f"{ledger}/_delta_log/{name}"))
         if old is not None and old.version >= version:
-            kept = Head(old.version, old.digest, checkpoints)
+            kept = replace(old, checkpoints=checkpoints)
             return None if kept == old else kept.as_bytes()
         entry = root.read(log_path(ledger, version))
-        return Head(version, digest_bytes(entry), checkpoints).as_bytes()
+        repaired = old is not None and old.repaired
+        return Head(version, digest_bytes(entry), checkpoints, repaired).as_bytes()
 
     with contextlib.suppress(EngineError):
         root.update(f"{ledger}/{HEAD}", change)

@@ -146,12 +146,16 @@ def _cut_note(root: Root, ledger: str, raw: bytes | None, also_gone: bool) -> by
         root.delete(f"{ledger}/{HEAD}")
         return None
     checkpoints: dict[str, str] = {}
-    with contextlib.suppress(CorruptStore):
-        checkpoints |= parse_head(raw, HEAD).checkpoints if raw is not None else {}
+    repaired = torn.lost > 0
+    if raw is not None:
+        with contextlib.suppress(CorruptStore):
+            old = parse_head(raw, HEAD)
+            checkpoints |= old.checkpoints
+            repaired |= old.repaired
     for name in torn.checkpoints:
         checkpoints.pop(name, None)
     entry = root.read(log_path(ledger, torn.whole))
-    return Head(torn.whole, digest_bytes(entry), checkpoints).as_bytes()
+    return Head(torn.whole, digest_bytes(entry), checkpoints, repaired).as_bytes()
 
 
 def _remove_torn(root: Root, ledger: str) -> None:

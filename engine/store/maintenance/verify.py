@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -21,6 +22,7 @@ from engine.store.catalog.annotations import PATH as ANNOTATIONS
 from engine.store.catalog.tables import SHARDS, ShardRow, images_ledger, read_images, shards_ledger
 from engine.store.catalog.unnamed import unnamed_images
 from engine.store.config import JSON, TOML, read_config, read_identity
+from engine.store.delta.integrity import read_head
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.digests import digest_bytes
 from engine.store.maintenance.problems import (
@@ -209,7 +211,8 @@ class _Verification:
             known = self._known()
             if known is not None:
                 nobody = hash_rows(pa.table({"image_id": [""]}), ["image_id"])
-                yield from check_unknown(ledger, self._facts[ledger.path], np.append(known, nobody))
+                known = np.append(known, nobody)
+                yield from check_unknown(ledger, self._facts[ledger.path], known, self._repaired())
         match = _RESULTS.fullmatch(ledger.path)
         snapshot = self._snapshots.get(ledger.path)
         if match is None or snapshot is None:
@@ -221,7 +224,13 @@ class _Verification:
         yield from check_keys(self._root, operation, version, {part.key for part in snapshot.parts})
         known = self._known()
         if known is not None:
-            yield from check_unknown(ledger, self._facts[ledger.path], known)
+            yield from check_unknown(ledger, self._facts[ledger.path], known, self._repaired())
+
+    def _repaired(self) -> bool:
+        with contextlib.suppress(CorruptStore):  # the check of the ledger reports it
+            head = read_head(self._root, images_ledger(self._root).path)
+            return head is not None and head.repaired
+        return False
 
     def _known(self) -> NDArray[np.uint64] | None:
         # Read after the results: an image is in the catalog before it has a result.

@@ -17,7 +17,14 @@ from engine.errors import CorruptStore, MissingObject
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
-from engine.store.maintenance.problems import CORRUPT, INCONSISTENT, MISSING, Problem, guarded
+from engine.store.maintenance.problems import (
+    CORRUPT,
+    INCONSISTENT,
+    MISSING,
+    STALE,
+    Problem,
+    guarded,
+)
 from engine.store.results import DONE, FAILED, key_path, result_schema
 from engine.store.root.base import Root
 
@@ -166,22 +173,28 @@ def check_schema(ledger: Ledger, snapshot: Snapshot, objects: pa.Schema) -> Iter
 
 
 def check_unknown(
-    ledger: Ledger, facts: Iterable[PartFacts], known: NDArray[np.uint64]
+    ledger: Ledger, facts: Iterable[PartFacts], known: NDArray[np.uint64], repaired: bool
 ) -> Iterator[Problem]:
-    """Yield the parts with results of images that were never catalogued.
+    """Yield the parts with results of images that are not in the catalog.
 
     Parameters
     ----------
     known
         Hashes of all image_ids in the catalog.
+    repaired
+        True if a repair has taken commits out of the catalog. Then rows of images whose source is
+        gone are expected: no table shows them, and they count again once the source is back.
     """
+    kind, text = INCONSISTENT, "has rows of images that the catalog does not know"
+    if repaired:
+        kind = STALE
+        text = "has rows of images that only an ingest of their sources brings back to the catalog"
     for one in facts:
         strangers = ~np.isin(one.images, known)
         if strangers.any():
             ids = ledger.read_part(one.part, ["image_id"])["image_id"].to_pylist()
             named = sorted({i for i, odd in zip(ids, strangers, strict=True) if odd})[:NAMED_ROWS]
-            text = f"has rows of images that the catalog does not know: {'; '.join(named)}"
-            yield Problem(f"{ledger.path}/{one.part.path}", INCONSISTENT, text)
+            yield Problem(f"{ledger.path}/{one.part.path}", kind, f"{text}: {'; '.join(named)}")
 
 
 def check_keys(
