@@ -6,22 +6,49 @@
 'circles'
 """
 
-from engine.cohort.cohort import Cohort
-from engine.cohort.cohort import create_cohort_at as create
-from engine.cohort.cohort import open_cohort as open  # noqa: A004 - engine.open reads as it should
-from engine.errors import EngineError
-from engine.execution.cluster.cluster import Cluster as cluster  # noqa: N813 - used as a verb
-from engine.execution.progress import Events
-from engine.learning.datasets.label_images import LabelImages
-from engine.learning.datasets.mask_files import LayeredFiles, MaskFolders
-from engine.learning.datasets.masks import ContourMasks
-from engine.operations.base import Image, ImageFailed, Operation
-from engine.operations.cardiac.bloodpool import Bloodpool as bloodpool  # noqa: N813
-from engine.operations.cardiac.contours import Contours as contours  # noqa: N813
-from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
-from engine.operations.function import from_function
-from engine.operations.outlines import Outline
-from engine.operations.segment.operation import Segment as segment  # noqa: N813
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.cohort.cohort import Cohort
+    from engine.cohort.cohort import create_cohort_at as create
+    from engine.cohort.cohort import open_cohort as open  # noqa: A004 - reads as it should
+    from engine.errors import EngineError
+    from engine.execution.cluster.cluster import Cluster as cluster  # noqa: N813 - used as a verb
+    from engine.execution.progress import Events
+    from engine.learning.datasets.label_images import LabelImages
+    from engine.learning.datasets.mask_files import LayeredFiles, MaskFolders
+    from engine.learning.datasets.masks import ContourMasks
+    from engine.operations.base import Image, ImageFailed, Operation
+    from engine.operations.cardiac.bloodpool import Bloodpool as bloodpool  # noqa: N813
+    from engine.operations.cardiac.contours import Contours as contours  # noqa: N813
+    from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
+    from engine.operations.function import from_function
+    from engine.operations.outlines import Outline
+    from engine.operations.segment.operation import Segment as segment  # noqa: N813
+
+_HOMES = {
+    "Cohort": "engine.cohort.cohort:Cohort",
+    "ContourMasks": "engine.learning.datasets.masks:ContourMasks",
+    "EngineError": "engine.errors:EngineError",
+    "Events": "engine.execution.progress:Events",
+    "Image": "engine.operations.base:Image",
+    "ImageFailed": "engine.operations.base:ImageFailed",
+    "LabelImages": "engine.learning.datasets.label_images:LabelImages",
+    "LayeredFiles": "engine.learning.datasets.mask_files:LayeredFiles",
+    "MaskFolders": "engine.learning.datasets.mask_files:MaskFolders",
+    "Operation": "engine.operations.base:Operation",
+    "Outline": "engine.operations.outlines:Outline",
+    "bloodpool": "engine.operations.cardiac.bloodpool:Bloodpool",
+    "circles": "engine.operations.circles:Circles",
+    "cluster": "engine.execution.cluster.cluster:Cluster",
+    "contours": "engine.operations.cardiac.contours:Contours",
+    "create": "engine.cohort.cohort:create_cohort_at",
+    "from_function": "engine.operations.function:from_function",
+    "open": "engine.cohort.cohort:open_cohort",
+    "segment": "engine.operations.segment.operation:Segment",
+}
+"""Where each public name is defined; its module is imported when the name is first used."""
 
 __all__ = [
     "Cohort",
@@ -44,3 +71,17 @@ __all__ = [
     "open",
     "segment",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a public name stands for, once (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

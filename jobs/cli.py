@@ -1,6 +1,6 @@
 """The command ``cohort``. Its interface is stable, since users' scripts and schedules depend on it.
 
-Each module of commands adds its own to the app when it is imported, in the order of ``--help``.
+`jobs.lazy_commands` lists the commands; each is imported when it is called.
 """
 
 from __future__ import annotations
@@ -10,20 +10,12 @@ from typing import cast
 
 import typer
 
-from engine.visible import visible
-from jobs.commands import core as commands
-from jobs.commands import export as exports
-from jobs.commands import models, phantoms
-from jobs.commands import training as learning
 from jobs.framework import app
 
-__all__ = ["app", "commands", "exports", "learning", "main"]
+__all__ = ["app", "main"]
 
 WrongUsage = cast(type[typer.BadParameter], typer.BadParameter.__bases__[0])
 """Typer's error for invalid arguments."""
-
-app.add_typer(phantoms.app, name="phantom")
-app.add_typer(models.app, name="model")
 
 
 def main() -> None:
@@ -31,6 +23,8 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except WrongUsage as error:
+        from engine.visible import visible
+
         error.message = visible(error.message, keep="\n")  # it may quote a file's name
         error.show()
         sys.exit(error.exit_code)

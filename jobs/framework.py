@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from engine.errors import EngineError
-from engine.store.config import FORMAT
-from engine.store.root.os_errors import refusal
+from jobs.lazy_commands import Commands
 from jobs.options import Json
-from jobs.output import Output
+
+if TYPE_CHECKING:
+    from jobs.output import Output
 
 app = typer.Typer(
     name="cohort",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -32,6 +33,8 @@ VERSIONS = ("dask", "zarr", "deltalake")
 def say_versions(wanted: bool) -> None:
     """Print the versions in one line, and exit."""
     if wanted:
+        from engine.store.config import FORMAT
+
         others = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
         typer.echo(
             f"cohort {version('cohort-engine')}, format {FORMAT} of cohorts, "
@@ -125,6 +128,13 @@ def _as_typer_wants(function: Callable[..., int]) -> Callable[..., None]:
 
 def run_guarded(json: bool, action: Callable[[Output], int]) -> None:
     """Run a command and end with its exit code; errors become one sentence each."""
+    from engine.errors import EngineError
+    from engine.store.root.os_errors import refusal
+    from jobs.output import Output
+
+    # From here on Ctrl-C is an exception; where nobody said otherwise, jobs.start left at once.
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_DFL, signal.SIG_IGN):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     output = Output(json)
     try:
         code = action(output)

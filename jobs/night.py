@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-from distributed import Client
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine import Cohort, Events
 from engine.errors import EngineError, Interrupted, NothingFound, NoWorkers, SchedulerLost
-from engine.qc.driver import QcReport
 from engine.status.key_status import Failure
 from engine.status.status import DRAWINGS, INGEST, Status
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 NAMED = 100
 """Maximum failures in a summary, new ones first; ``cohort status --json`` lists all."""
@@ -171,6 +171,8 @@ def _run_one(cohort: Cohort, name: str, how: dict[str, Any]) -> Report:
 
 
 def _show_one(cohort: Cohort, name: str, how: dict[str, Any]) -> Report:
+    from engine.qc.driver import QcReport
+
     try:
         return cohort.qc(name, **how)[0]
     except NothingFound:  # the run reported why there are no results

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import engine
 from engine.errors import ParameterError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 CohortPath = Annotated[str, typer.Argument(metavar="COHORT", help="Folder or URL of a cohort.")]
 OperationName = Annotated[
@@ -60,12 +63,43 @@ class ClusterArguments:
         UsageError
             If both a scheduler and the size of a local cluster are given.
         """
-        return engine.cluster(
-            self.scheduler or "local",
-            workers=self.workers,
-            threads_per_worker=self.threads_per_worker,
-            memory_limit=self.memory_limit,
-        )
+        return engine.cluster(self._where, **self._sizes)
+
+    def open_on_demand(self, note: Callable[[str], None]) -> AbstractContextManager[Client]:
+        """Give a client whose cluster starts when there is work, and is closed at the end.
+
+        A scheduler that is named is connected to at once, so that a wrong address is said.
+
+        Parameters
+        ----------
+        note
+            Receives a sentence that says where the cluster's dashboard is.
+
+        Raises
+        ------
+        UsageError
+            As `open` does.
+        """
+        from engine.execution.cluster.cluster import kind_of
+        from engine.execution.cluster.on_demand import open_on_demand
+        from engine.execution.cluster.spec import Wanted
+
+        sizes = {**self._sizes, "gpu_workers": None, "resources": {}, "processes": True}
+        Wanted(self._where, **sizes)  # wrong sizes are said, also where there is nothing to do
+        started = kind_of(self._where) in ("local", "kubernetes")
+        return open_on_demand(self.open, note, at_once=not started)
+
+    @property
+    def _where(self) -> str:
+        return self.scheduler or "local"
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        return {
+            "workers": self.workers,
+            "threads_per_worker": self.threads_per_worker,
+            "memory_limit": self.memory_limit,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Importing the engine takes seconds. An exception that Ctrl-C raises meanwhile surfaces in the middle
 of another package, which may print a traceback or swallow it and go on. Nothing has begun then, so
-the process is left at once.
+the process is left at once. `jobs.framework.run_guarded` takes Ctrl-C over when all that a command
+imports is there.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ def main() -> None:
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     from jobs.cli import main as run
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run()
     finally:

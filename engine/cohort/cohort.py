@@ -8,9 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
-from distributed import Client
 
 from engine.cohort.batches import Batching
 from engine.cohort.functions import Functions
@@ -24,16 +22,11 @@ from engine.execution.cluster.cluster import client_or_own
 from engine.execution.notebook_progress import events_here
 from engine.execution.progress import Events
 from engine.execution.repairs import note_repairs
-from engine.ingest.driver import Ingest
-from engine.ingest.report import IngestReport
-from engine.ingest.roots import needed_roots, scopes_of
 from engine.operations.base import Operation
 from engine.operations.labels import read_labels_due
 from engine.operations.registry import create_operation, is_registered
 from engine.privacy import Pseudonyms
-from engine.runs.driver import RunReport, run_plan
 from engine.runs.inputs import read_inputs
-from engine.runs.labels.driver import run_numbers
 from engine.runs.plan import Plan, plan_run
 from engine.runs.previous_key import most_used_key
 from engine.runs.publish import Publisher
@@ -53,10 +46,14 @@ from engine.store.root.base import STAGING, Root
 from engine.store.root.open import open_root
 from engine.store.root.write_check import require_writable
 from engine.store.tables import read_table, table_names_there
-from engine.tables.driver import make_tables
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
+    from distributed import Client
+
+    from engine.ingest.report import IngestReport
+    from engine.runs.driver import RunReport
 
 
 class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
@@ -113,6 +110,8 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         NoPseudonymKey, OtherPseudonymKey
             If a root is confidential and the key is missing or differs.
         """
+        from engine.ingest.driver import Ingest
+
         config, scopes, pseudonyms = self._sources(sources, layout)
         shown = note_repairs(self.root, events or events_here())
         with client_or_own(client, shown) as working:
@@ -133,6 +132,8 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     def _sources(
         self, sources: Sequence[str | Path], layout: str | None
     ) -> tuple[CohortConfig, list[tuple[str, str]], Pseudonyms | None]:
+        from engine.ingest.roots import needed_roots, scopes_of
+
         scopes = scopes_of(self.root, sources, layout, self.pseudonyms)
         config = self.config
         hidden = any(config.roots[name].confidential for name in needed_roots(config, scopes))
@@ -251,9 +252,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     def _wanted(self, operation: Operation | str | None) -> list[Operation]:
         if isinstance(operation, Operation):
             return [operation]
-        if operation is not None:
-            return [self.operation(operation)]
-        return self.declared()
+        return self.declared() if operation is None else [self.operation(operation)]
 
     def _run_one(
         self,
@@ -266,6 +265,10 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         events: Events | None,
         stop: Callable[[], bool],
     ) -> RunReport:
+        from engine.runs.driver import RunReport, run_plan
+        from engine.runs.labels.driver import run_numbers
+        from engine.tables.driver import make_tables
+
         began = time.perf_counter()
         publisher, plan, (catalog, images) = self._plan(operation, where, limit, retry_failed)
         report = RunReport(

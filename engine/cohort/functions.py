@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
-from distributed import Client
 
 from engine.execution.progress import Events
 from engine.operations.base import Operation
-from engine.operations.function import from_function
-from engine.runs.driver import RunReport
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from engine.runs.driver import RunReport
 
 
 class Runs(Protocol):
@@ -75,6 +77,8 @@ class Functions:
         ------
         ParameterError, NotPortable, ColumnsChanged, MissingPackage
         """
+        from engine.operations.function import from_function
+
         operation = from_function(
             function,
             name=name,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import NothingFound
-from engine.ingest.annotations.reveal import reveal_drawings
-from engine.ingest.reveal import reveal_rows
 from engine.operations.registry import operations
 from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
 from engine.runs.selection import condition_of, require_all, select_images
@@ -18,8 +16,10 @@ from engine.store.catalog.tables import images_ledger, read_images
 from engine.store.config import declare_key_check, read_config
 from engine.store.maintenance.gc import OLDER_THAN_S, Leftover, collect, plan_gc
 from engine.store.maintenance.repair import Repaired, repair_ledgers
-from engine.store.maintenance.verify import VerifyReport, verify_cohort
 from engine.store.root.base import Root
+
+if TYPE_CHECKING:
+    from engine.store.maintenance.verify import VerifyReport
 
 
 class Upkeep:
@@ -88,6 +88,9 @@ class Upkeep:
         ------
         NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
         """
+        from engine.ingest.annotations.reveal import reveal_drawings
+        from engine.ingest.reveal import reveal_rows
+
         config = read_config(self.root)
         hidden = any(root.confidential for root in config.roots.values()) and config.annotations
         names = self.pseudonyms() if hidden else None
@@ -115,6 +118,8 @@ class Upkeep:
 
     def verify(self) -> VerifyReport:
         """Check every file, ledger and table, and name all that is wrong; see `verify_cohort`."""
+        from engine.store.maintenance.verify import verify_cohort
+
         known = {(kind.name, kind.version): kind.objects for kind in operations().values()}
         return verify_cohort(self.root, operations=known)
 

@@ -6,21 +6,22 @@ from collections.abc import Callable, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from distributed import Client
-
 from engine.errors import NothingFound, UsageError
 from engine.execution.cluster.cluster import client_or_own
 from engine.execution.notebook_progress import events_here
 from engine.execution.progress import Events
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
-from engine.qc.driver import QcReport, make_pictures
 from engine.runs.inputs import read_inputs
 from engine.runs.worker import ledger_of
 from engine.store.catalog.tables import ShardRow
 from engine.store.config import read_config
 from engine.store.root.base import Root
-from engine.tables.driver import make_tables
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from engine.qc.driver import QcReport
 
 
 class QualityControl:
@@ -74,6 +75,9 @@ class QualityControl:
         ConditionError
             If ``where`` is not a valid condition on that table.
         """
+        from engine.qc.driver import make_pictures
+        from engine.tables.driver import make_tables
+
         wanted = self._wanted(operation)
         if where is not None and everything:
             raise UsageError("where selects images, and everything takes all: give only one.")

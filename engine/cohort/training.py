@@ -7,44 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed import Client
-
 from engine.errors import NothingFound, ParameterError
-from engine.execution.cluster.cluster import client_or_own
-from engine.execution.notebook_progress import events_here
 from engine.execution.progress import Events
-from engine.execution.repairs import note_repairs
-from engine.learning.datasets.left_out import LeftOut, find_left_out
-from engine.learning.datasets.mask_files import MaskFolders
-from engine.learning.datasets.masked_images import MaskedImage, classes_of_masks, masked_images
-from engine.learning.datasets.masks import Masks, MaskSource, NoMask
-from engine.learning.evaluation.evaluation import (
-    Evaluation,
-    claim_place,
-    evaluation_of,
-    require_place,
-    write_evaluation,
-)
-from engine.learning.evaluation.overlap import familiarity
-from engine.learning.evaluation.page import PLOTS, write_page
-from engine.learning.evaluation.plots import draw_plots
-from engine.learning.models.bundle import open_bundle
-from engine.learning.models.card import tissue_classes
-from engine.learning.models.pretrained import shipped_models
-from engine.learning.training.finetune import starting_with
-from engine.learning.training.settings import TrainingSettings
-from engine.learning.training.splits import split_subjects
-from engine.learning_drivers.evaluate import ERRORS, Answer, Asked, Stored, score_on_workers
-from engine.learning_drivers.train import TrainingTask, train_on_worker, training_cluster
-from engine.operations.base import Operation
-from engine.operations.segment.operation import BASELINE, Segment
-from engine.runs.selection import condition_of, select_images, with_sources
-from engine.store.catalog.tables import read_images
-from engine.store.root.atomic_write import write_aside
 from engine.store.root.base import Root
 
-MasksAsked = MaskSource | str | Path
-"""Masks, or the folder that has the folders ``bone``, ``fat`` and ``other`` of them."""
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from engine.learning.datasets.left_out import LeftOut
+    from engine.learning.datasets.masked_images import MaskedImage
+    from engine.learning.datasets.masks import Masks, MaskSource
+    from engine.learning.evaluation.evaluation import (
+        Evaluation,
+    )
+    from engine.learning.training.settings import TrainingSettings
+    from engine.learning_drivers.evaluate import Answer
+    from engine.operations.base import Operation
+    from engine.operations.segment.operation import Segment
+
+    MasksAsked = MaskSource | str | Path
+    """Masks, or the folder that has the folders ``bone``, ``fat`` and ``other`` of them."""
 
 
 class Learning:
@@ -116,6 +98,16 @@ class Learning:
         OtherTraining, TrainingBusy
             If the folder holds another training, or another process trains in it.
         """
+        from engine.execution.notebook_progress import events_here
+        from engine.execution.repairs import note_repairs
+        from engine.learning.datasets.masked_images import classes_of_masks
+        from engine.learning.models.bundle import open_bundle
+        from engine.learning.models.pretrained import shipped_models
+        from engine.learning.training.finetune import starting_with
+        from engine.learning.training.settings import TrainingSettings
+        from engine.learning.training.splits import split_subjects
+        from engine.learning_drivers.train import TrainingTask, train_on_worker, training_cluster
+
         asked = settings if isinstance(settings, TrainingSettings) else None
         chosen = asked or TrainingSettings(**dict(settings or {}))
         if device not in (None, "cpu", "cuda"):
@@ -190,6 +182,21 @@ class Learning:
         ParameterError
             If masks and predictions have different classes, or the folder holds other files.
         """
+        from engine.execution.cluster.cluster import client_or_own
+        from engine.execution.notebook_progress import events_here
+        from engine.execution.repairs import note_repairs
+        from engine.learning.evaluation.evaluation import (
+            claim_place,
+            evaluation_of,
+            require_place,
+            write_evaluation,
+        )
+        from engine.learning.evaluation.page import PLOTS, write_page
+        from engine.learning.evaluation.plots import draw_plots
+        from engine.learning_drivers.evaluate import ERRORS, score_on_workers
+        from engine.operations.segment.operation import Segment
+        from engine.store.root.atomic_write import write_aside
+
         place, shown = Path(folder).absolute(), events or events_here()
         require_place(place)
         note_repairs(self.root, shown)
@@ -219,6 +226,12 @@ class Learning:
         self, answer: Any, masks: Masks, images: list[MaskedImage]
     ) -> tuple[str, tuple[str, ...], Answer, dict[str, float]]:
         """Return what it is called, the classes, what answers, and what that asks of a worker."""
+        from engine.learning.datasets.masked_images import classes_of_masks
+        from engine.learning.datasets.masks import NoMask
+        from engine.learning_drivers.evaluate import Asked, Stored
+        from engine.operations.segment.operation import Segment
+        from engine.store.catalog.tables import read_images
+
         true = tuple(c.name for c in classes_of_masks(masks))
         if isinstance(answer, Segment):
             of, classes = _known(answer.model)
@@ -233,6 +246,11 @@ class Learning:
 
     def _familiarity(self, answer: Any, images: list[MaskedImage]) -> dict[str, str]:
         """Return by image_id what of it a model learnt from; nothing where that is not known."""
+        from engine.learning.evaluation.overlap import familiarity
+        from engine.learning.models.bundle import open_bundle
+        from engine.operations.segment.operation import BASELINE, Segment
+        from engine.store.catalog.tables import read_images
+
         if not isinstance(answer, Segment) or answer.model == BASELINE:
             return {}
         contents = open_bundle(answer.model).trained_on()
@@ -242,6 +260,12 @@ class Learning:
         self, masks: MasksAsked, where: str | None, limit: int | None, with_orphaned: bool
     ) -> tuple[Masks, list[MaskedImage], tuple[LeftOut, ...]]:
         """Return the masks, the images that have one, and which of the meant ones have not."""
+        from engine.learning.datasets.left_out import find_left_out
+        from engine.learning.datasets.mask_files import MaskFolders
+        from engine.learning.datasets.masked_images import masked_images
+        from engine.runs.selection import condition_of, select_images, with_sources
+        from engine.store.catalog.tables import read_images
+
         source = MaskFolders(masks) if isinstance(masks, (str, Path)) else masks
         images = read_images(self.root)[1]
         if not with_orphaned:
@@ -259,6 +283,11 @@ class Learning:
 
 def _known(model: str) -> tuple[str, tuple[str, ...]]:
     """Return what a model is called, and its classes."""
+    from engine.learning.models.bundle import open_bundle
+    from engine.learning.models.card import tissue_classes
+    from engine.learning.models.pretrained import shipped_models
+    from engine.operations.segment.operation import BASELINE
+
     if model == BASELINE:
         return BASELINE, tuple(c.name for c in tissue_classes())
     # All models of a training have the same name, so include their folders.

@@ -12,7 +12,6 @@ from functools import reduce
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.acero as acero
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -71,6 +70,8 @@ def select_rows(
     >>> select_rows(doses, "dose > 2").tolist(), select_rows(doses, "dose is null").tolist()
     ([False, False, True], [False, True, False])
     """
+    import pyarrow.acero as acero
+
     condition = parse_condition(where)
     require_columns(where, condition, table.column_names, about)
     names = list(dict.fromkeys(name.name for name in names_of(condition)))

@@ -12,18 +12,15 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
-
-from distributed import Client, Future
-from distributed.client import FutureCancelledError
-from distributed.comm.core import CommClosedError
-from distributed.protocol.pickle import dumps, loads
-from distributed.scheduler import KilledWorker
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
 from engine.execution.memory_limit import Need, need_of
 from engine.execution.timeouts import patience_s
 from engine.execution.workers import asked_of_workers, slots
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 T = TypeVar("T")
 
@@ -89,6 +86,8 @@ def _call(packed: _Packed) -> bytes:
     Arguments and value travel as bytes: Dask would serialise the members of a list one by one, and
     deserialise everything on the scheduler, which does not need it, and in the event loops.
     """
+    from distributed.protocol.pickle import dumps, loads
+
     function, arguments = loads(packed.content)
     return dumps(function(*arguments))
 
@@ -192,6 +191,8 @@ class Window:
                 self._client.cancel(flight)
 
     def _submit(self, task: Any, tries: int = 1) -> None:
+        from distributed.protocol.pickle import dumps
+
         self._count += 1
         future = self._client.submit(
             _call,
@@ -215,6 +216,11 @@ class Window:
                 return found
 
     def _end(self, future: Future[Any]) -> Ended[Any] | None:
+        from distributed.client import FutureCancelledError
+        from distributed.comm.core import CommClosedError
+        from distributed.protocol.pickle import loads
+        from distributed.scheduler import KilledWorker
+
         if future.key not in self._flight:
             return None
         task, _, tries = self._flight[str(future.key)]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dask
-from dask.utils import parse_timedelta
-
 
 def patience_s(default_s: float) -> float:
     """Return the timeout for a scheduler or for workers, seconds.
@@ -23,9 +20,13 @@ def patience_s(default_s: float) -> float:
     --------
     >>> patience_s(15.0)
     15.0
+    >>> import dask
     >>> with dask.config.set({"cohort.patience": "20 minutes"}):
     ...     patience_s(15.0)
     1200.0
     """
+    import dask
+    from dask.utils import parse_timedelta
+
     wanted = dask.config.get("cohort.patience", None)
     return default_s if wanted is None else max(default_s, float(parse_timedelta(wanted)))

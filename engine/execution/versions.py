@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
-
-from distributed import Client
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 PACKAGES = ("python", "dask", "distributed", "cohort-engine")
 """Packages that must have the same version: tasks travel as pickles, and results belong to one

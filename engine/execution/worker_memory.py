@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import distributed
-from distributed.system import MEMORY_LIMIT
-
 from engine.execution.memory_limit import OUT_OF_MEMORY, Need, limit_bytes, limited
 from engine.execution.quarantine import Attempt
 
@@ -20,6 +17,9 @@ def room_for(attempt: Attempt[Any], device: str = "cpu") -> Iterator[int | None]
     Enforced only if the task has the process to itself, since other tasks would fail too; and not
     with a GPU, whose driver reserves memory in its own ways.
     """
+    import distributed
+    from distributed.system import MEMORY_LIMIT
+
     worker = distributed.get_worker()
     limit = limit_bytes(worker.memory_manager.memory_limit, MEMORY_LIMIT)
     alone = attempt.lone or worker.state.nthreads == 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
-
-from distributed import Client
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import NoWorkerForResource, NoWorkers
 from engine.execution.timeouts import patience_s
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 WORKERS_S = 20.0
 """Timeout for a first worker, and for one with a resource, seconds (fault 22: 30 s)."""

@@ -13,8 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-
-from distributed import Client
+from typing import TYPE_CHECKING
 
 from engine.errors import Interrupted
 from engine.execution.progress import Events
@@ -36,6 +35,7 @@ from engine.ingest.worker import (
     ShardRecord,
     ShardTask,
     SourceFile,
+    is_ignored,
     probe_files,
     write_shard,
 )
@@ -48,6 +48,9 @@ from engine.store.pixels.layout import Arrival, Slot, StackPlan, plan_stacks
 from engine.store.pixels.stacks import create_stack
 from engine.store.root.base import Root
 from engine.store.root.write_check import require_writable
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 ROUND_FILES = 20_000
 """Files per round; bounds the driver's memory and the size of a stack."""
@@ -148,7 +151,6 @@ class Ingest:
         while not self._stop() and (batch := list(islice(changed, ROUND_FILES))):
             if not rounds:
                 require_writable(self._root)
-                require_slots(self._client, {})
                 begin_catalog(self._root)
             if len(batch) < ROUND_FILES:  # the listing is complete, so unseen sources are missing
                 admission.gone = gone()
@@ -218,6 +220,14 @@ class Ingest:
             admission.close_stacks()
 
     def _probe(self, files: Sequence[SourceFile], outages: Outages) -> Iterator[Probe]:
+        # A few files that no format takes lie in most folders, and start no cluster every night.
+        few = len(files) <= PROBE_FILES
+        ignored = {file for file in files if few and is_ignored(file)}
+        yield from map(Probe, ignored)
+        files = [file for file in files if file not in ignored]
+        if not files:
+            return
+        require_slots(self._client, {})
         limit = self._config.limits.max_decoded_bytes
         by_root: dict[str, list[SourceFile]] = {}
         for file in files:
@@ -263,6 +273,8 @@ class Ingest:
             self._write_shards(admission, [task for task in tasks if holds_copies(task) == copies])
 
     def _write_shards(self, admission: Admission, tasks: Sequence[ShardTask]) -> None:
+        if not tasks:
+            return
         window = Window(
             self._client, shard_task, lambda attempt: (self._root, attempt), label="shard"
         )

@@ -11,11 +11,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client
 
 from engine.execution.progress import Events
 from engine.execution.quarantine import Answer, Attempt, run_quarantined
@@ -37,6 +36,9 @@ from engine.store.pixels.layout import Arrival
 from engine.store.pixels.repair import Mend, Place, lost_places, publish_mends
 from engine.store.root.base import Root
 from engine.store.root.write_check import require_writable
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 CHECK_BYTES = 64 * 1024**2
 CHECK_FILES = 256

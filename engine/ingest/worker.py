@@ -155,6 +155,17 @@ def probe_files(
     return [_probe(file, max_decoded_bytes, spacing_um, looked) for file in files]
 
 
+def is_ignored(file: SourceFile) -> bool:
+    """Tell whether no format takes a file; one that can't be read may be taken."""
+    if claimed_by(file.source, b"") is not None:
+        return False
+    try:
+        with _handle(file) as handle, coded("file"):
+            return claimed_by(file.source, handle.read(HEAD_BYTES)) is None
+    except SourceUnreadable:
+        return False
+
+
 def _probe(
     file: SourceFile,
     max_decoded_bytes: int,

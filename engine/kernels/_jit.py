@@ -1,13 +1,17 @@
-"""JIT compilation: without the GIL, cached on disk, without reordered floating-point sums."""
+"""JIT compilation: without the GIL, cached on disk, without reordered floating-point sums.
+
+numba takes half a second to import, so it is imported when the first kernel is called.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,11 +55,50 @@ def drop_stale_caches(folder: Path) -> int:
 drop_stale_caches(Path(__file__).parent)
 
 
+_LINKING = threading.RLock()
+"""Held while kernels are handed to numba: two threads may call their first one at once."""
+
+
+class Kernel:
+    """A function that numba compiles when it is first called, from Python or by another kernel.
+
+    numba resolves the kernels that a kernel calls among the globals of its module. So before it
+    sees the first kernel of a module, all of them are replaced there by numba's own dispatchers,
+    and so are those of the modules that they come from.
+    """
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._dispatcher: Any = None
+
+    def dispatcher(self) -> Any:
+        """Return what numba made of the function."""
+        with _LINKING:
+            if self._dispatcher is None:
+                import numba
+
+                # fastmath stays off on purpose: it would let the compiler reorder sums, and the
+                # same pixels would give other rows on another machine.
+                self._dispatcher = numba.njit(nogil=True, cache=True)(self._function)
+                names = self._function.__globals__
+                kernels = {n: value for n, value in names.items() if isinstance(value, Kernel)}
+                names.update((n, kernel.dispatcher()) for n, kernel in kernels.items())
+            return self._dispatcher
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return (self._dispatcher or self.dispatcher())(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of numba's dispatcher, such as ``stats``."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dispatcher(), name)
+
+
 def compiled(function: F) -> F:
     """Compile a kernel that releases the GIL and gives the same bits on every machine.
 
-    ``fastmath`` stays off on purpose: it would let the compiler reorder sums, and the same pixels
-    would give different rows on another machine. With ``NUMBA_DISABLE_JIT=1`` the function runs as
-    plain Python, so that coverage can trace it.
+    With ``NUMBA_DISABLE_JIT=1`` the function runs as plain Python, so that coverage can trace it.
     """
-    return cast(F, numba.njit(nogil=True, cache=True)(function))
+    return cast(F, Kernel(function))

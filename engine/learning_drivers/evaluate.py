@@ -6,10 +6,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from distributed import Client
 from numpy.typing import NDArray
 
 from engine.errors import EngineError, Interrupted, ParameterError
@@ -26,6 +25,9 @@ from engine.operations.failure_reasons import explain
 from engine.operations.segment.operation import Segment
 from engine.store.root.atomic_write import write_aside
 from engine.store.root.base import Root
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 ERRORS = "errors"
 """Folder of the error maps, within the folder of an evaluation."""

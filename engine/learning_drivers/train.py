@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import distributed
-from distributed import Client
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, MissingExtra
 from engine.execution.cluster.cluster import Cluster
-from engine.execution.cluster.local import GPU_SLOT
+from engine.execution.cluster.spec import GPU_SLOT
 from engine.execution.progress import Events
 from engine.execution.task_pool import Window
 from engine.execution.workers import require_slots
@@ -29,6 +26,9 @@ from engine.learning.training.finetune import made_by
 from engine.learning.training.report import Progress
 from engine.learning.training.settings import TrainingSettings
 from engine.store.root.base import Root
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 TOLD_S = 0.5
 """Interval at which a worker reports progress and checks for a stop, seconds."""
@@ -116,6 +116,8 @@ def train_on_worker(
         If workers died repeatedly without progress.
     NoWorkers, NoWorkerForResource, SchedulerLost
     """
+    import distributed
+
     if stop():  # stop requested while workers started
         raise TrainingStopped(task.folder, None, task.settings.steps)
     asked = dict(GPU_SLOT if resources is None else resources)
@@ -151,6 +153,8 @@ def train_on_worker(
 
 def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
     """Train on a worker with all of its threads; return None if stopped before the first step."""
+    import distributed
+
     try:
         import torch
     except ImportError:

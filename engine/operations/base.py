@@ -7,10 +7,9 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +22,9 @@ from engine.operations.labels import Labelled
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.parameter_errors import told_in_words
 from engine.store.digests import digest_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INPUTS = ("content", "spacing", "rescale", "annotation", "fields")
 """Inputs that an operation can declare. "fields" is the image's catalog identity: its source and
@@ -310,6 +312,8 @@ class Operation(Labelled, BaseModel):
 
     def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
         """Turn the result for one image into a table with one numbered row per object."""
+        import pandas as pd
+
         names = in_reading_order([n for n in self.objects.names if n not in self.unlisted])
         frame = pd.DataFrame(
             {n: c.to_pandas() if isinstance(c := found[n], pa.Array) else c for n in names}

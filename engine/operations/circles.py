@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
@@ -24,6 +23,9 @@ from engine.kernels.circles.measure import measure_circles
 from engine.kernels.circles.rims import Polarity, make_rims
 from engine.kernels.colour import luminance
 from engine.operations.base import Image, ImageFailed, Operation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RING_SHARE = 1.2
 """Outer radius of the background's ring, in radii (see `measure_circles`)."""

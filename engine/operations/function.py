@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ConfigDict, create_model
@@ -344,6 +343,8 @@ def columns_of(answer: Any, names: Sequence[str]) -> dict[str, Any]:
     >>> columns_of({"n": 3, "mean": 1.5, "more": "left out"}, ["n", "mean"])
     {'n': [3], 'mean': [1.5]}
     """
+    import pandas as pd
+
     if not isinstance(answer, (Mapping, pd.DataFrame)):
         raise ImageFailed("answer_without_columns")
     for name in names:

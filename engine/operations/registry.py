@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError, UsageError, did_you_mean
-from engine.operations.base import Operation
-from engine.operations.cardiac.bloodpool import Bloodpool
-from engine.operations.cardiac.contours import Contours
-from engine.operations.circles import Circles
-from engine.operations.segment.operation import Segment
+
+if TYPE_CHECKING:
+    from engine.operations.base import Operation
 
 GROUP = "cohort.operations"
 """Entry point group for operations of other packages."""
 
-BUILT_IN: dict[str, type[Operation]] = {
-    Circles.name: Circles,
-    Contours.name: Contours,
-    Bloodpool.name: Bloodpool,
-    Segment.name: Segment,
+BUILT_IN = {
+    "circles": "engine.operations.circles:Circles",
+    "contours": "engine.operations.cardiac.contours:Contours",
+    "bloodpool": "engine.operations.cardiac.bloodpool:Bloodpool",
+    "segment": "engine.operations.segment.operation:Segment",
 }
+"""Our own by name, imported when they are asked for."""
 
 
 class NoOperation(UsageError):
@@ -45,6 +45,12 @@ class BrokenOperation(NoOperation):
         )
 
 
+def operation_names() -> list[str]:
+    """Return the names of all operations, ours first; imports none of them."""
+    offered = sorted({point.name for point in entry_points(group=GROUP)} - {*BUILT_IN})
+    return [*BUILT_IN, *offered]
+
+
 def operations() -> dict[str, type[Operation]]:
     """Return all operations by name; those of packages can't replace the built-in ones.
 
@@ -54,10 +60,18 @@ def operations() -> dict[str, type[Operation]]:
     for point in entry_points(group=GROUP):
         with contextlib.suppress(BrokenOperation):
             found[point.name] = _loaded(point)
-    return {**found, **BUILT_IN}
+    return {**found, **{name: _built_in(name) for name in BUILT_IN}}
+
+
+def _built_in(name: str) -> type[Operation]:
+    module, _, attribute = BUILT_IN[name].partition(":")
+    kind: type[Operation] = getattr(import_module(module), attribute)
+    return kind
 
 
 def _loaded(point: EntryPoint) -> type[Operation]:
+    from engine.operations.base import Operation
+
     try:
         kind = point.load()
     except Exception as error:  # a foreign module may raise anything on import
@@ -78,7 +92,7 @@ def find_operation(name: str) -> type[Operation]:
     NoOperation, BrokenOperation
     """
     if name in BUILT_IN:
-        return BUILT_IN[name]
+        return _built_in(name)
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
         raise NoOperation(name, sorted({*points, *BUILT_IN}))

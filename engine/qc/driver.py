@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from distributed import Client
 
 from engine.errors import CorruptStore, Interrupted, NothingFound
 from engine.execution.progress import Events
@@ -37,6 +36,9 @@ from engine.store.pictures import Noted, files_there, folder_of, read_noted, wri
 from engine.store.pixels.stacks import label_stack
 from engine.store.root.base import Root
 from engine.store.root.write_check import require_writable
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 FLUSH_S = 5.0
 """Interval at which the index of pictures is written, seconds: a kill loses at most this much work.

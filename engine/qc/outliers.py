@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from engine.qc.statistics import COUNT, Facts
@@ -77,6 +76,8 @@ def deviations(
     >>> deviations(values, group, 0.5)[0].round(1).tolist()
     [-1.3, 0.0, 1.3, 0.0, 0.0, 40.5]
     """
+    import pandas as pd
+
     known = pd.Series(np.where(np.isfinite(values), values, np.nan))
     groups = known.groupby(group)
     median = groups.transform("median").to_numpy(np.float64)
@@ -195,6 +196,8 @@ def sample(facts: Facts, size: int, among: NDArray[np.bool_] | None = None) -> N
     among
         Mask of candidates; by default images with a result.
     """
+    import pandas as pd
+
     candidates = np.flatnonzero(facts.computed if among is None else among)
     names = np.array(facts.columns["image_id"].to_pylist(), object)[candidates]
     rank = pd.util.hash_array(names, categorize=False)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -27,6 +26,9 @@ from engine.store.digests import digest_of
 from engine.store.pictures import MONTAGE, OVERLAY, Noted, is_there, slug
 from engine.store.results import DONE
 from engine.store.root.base import Root
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNIT_PICTURES = 32
 """Maximum pictures per unit: at some 10 ms each, a third of a second."""
@@ -235,6 +237,8 @@ def _locate(
 
 
 def _wanted(found: _Images, n: int, made_of: str, parts: Mapping[str, Sequence[Part]]) -> Wanted:
+    import pandas as pd
+
     row, number = found.rows.iloc[n], int(found.numbers[n])
     image_id = str(row["image_id"])
     item = Item(

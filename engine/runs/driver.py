@@ -6,10 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import distributed
-from distributed import Client, LocalCluster
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, Interrupted, SchedulerLost
 from engine.execution.memory_limit import OUT_OF_MEMORY
@@ -36,6 +33,9 @@ from engine.store.labels.publisher import LabelPublisher
 from engine.store.pixels.stacks import label_stack
 from engine.store.results import record_key
 from engine.store.root.base import Root
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 NAMED = 5
 """Maximum number of out-of-memory images named during the run; `cohort status` names all."""
@@ -96,6 +96,8 @@ def unit_task(
     attempt: Attempt[Unit],
 ) -> UnitRecord | None:
     """Compute one unit on a worker. A dry run (a unit with a negative number) publishes nothing."""
+    import distributed
+
     worker = distributed.get_worker()
     where = Where(str(worker.name), operation.runs_on())
     # A task that takes a resource uses all threads of its worker; other tasks use one each.
@@ -159,6 +161,8 @@ def run_plan(
         If ``stop`` returned True before the end.
     NoWorkers, NoWorkerForResource, SchedulerLost, StoreFull, StoreReadOnly
     """
+    from distributed import LocalCluster
+
     shown = events or Events()
     resources = dict(operation.resources)
     slots = require_slots(client, resources)

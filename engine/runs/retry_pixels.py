@@ -15,7 +15,7 @@ from engine.store.catalog.tables import read_shards
 from engine.store.pixels.repair import Place, lost_places
 from engine.store.root.base import Root
 
-LOST_PIXELS = pa.array(["missing_pixels", "corrupt_pixels"])
+LOST_PIXELS = ("missing_pixels", "corrupt_pixels")
 """Failure reasons caused by the store, not by the image."""
 
 PLACE = ("image_id", "stack", "shard", "t", "z", "giant", "channels", "height", "width",
@@ -24,7 +24,7 @@ PLACE = ("image_id", "stack", "shard", "t", "z", "giant", "channels", "height", 
 
 def failed_for_pixels(rows: pa.Table) -> list[RowId]:
     """Return the results that failed on missing or corrupt pixels, given rows with reasons."""
-    failed = rows.filter(pc.is_in(rows["reason"], value_set=LOST_PIXELS))
+    failed = rows.filter(pc.is_in(rows["reason"], value_set=pa.array(LOST_PIXELS)))
     columns = (failed[name].to_pylist() for name in ("image_id", "inputs", "block"))
     return list(zip(*columns, strict=True))
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,6 +25,9 @@ from engine.store.pixels.layout import count_blocks
 from engine.store.results import DONE
 from engine.store.results import FAILED as RESULT_FAILED
 from engine.store.subjects import join_subjects, mark_taken
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GROUP = ("date", "subject", "experiment")
 """Layout fields that identify an experiment; ``<operation>_by_experiment`` groups by them."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client
 
 from engine.errors import MissingObject
 from engine.execution.progress import Events
@@ -46,6 +45,9 @@ from engine.tables.build import (
     merge_experiments,
     table_names,
 )
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 MERGE_FANIN = 16
 """Maximum fragments that one task merges."""

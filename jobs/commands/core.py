@@ -7,23 +7,18 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from distributed import Client
 
 import engine
-from engine import Cohort
 from engine.errors import ParameterError, UsageError
 from engine.execution.progress import counted
-from engine.phantoms import DiscOptions, write_discs
 from engine.plain_files import reads_end_on
-from engine.qc.driver import QcReport
-from engine.runs.driver import RunReport
 from jobs.framework import app, command
 from jobs.messages.core import (
     experiments_table,
@@ -50,6 +45,13 @@ from jobs.options import (
 )
 from jobs.output import Output
 from jobs.source_checks import FORMATS, WITHHELD, require_files, require_key
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from engine import Cohort
+    from engine.qc.driver import QcReport
+    from engine.runs.driver import RunReport
 
 DEMO_RADIUS_PX = (15.0, 65.0)
 """Radii of the demo's discs, with a margin on both sides, pixels."""
@@ -80,13 +82,9 @@ def interruptible(output: Output) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def working(output: Output, cluster: ClusterArguments) -> Iterator[Client]:
-    """Give a client for a command, and say where its dashboard is."""
-    with cluster.open() as client:
-        if client.dashboard_link:
-            output.say(f"Dashboard: {client.dashboard_link}")
-        yield client
+def working(output: Output, cluster: ClusterArguments) -> AbstractContextManager[Client]:
+    """Give a client for a command; its cluster starts, and its dashboard is said, on demand."""
+    return cluster.open_on_demand(output.say)
 
 
 @command(app)
@@ -97,6 +95,8 @@ def demo(
     cluster: ClusterArguments,
 ) -> int:
     """Make images, find their circles, show them, and say where to look."""
+    from engine.phantoms import DiscOptions, write_discs
+
     images, place = directory / "data" / "acquisitions", directory / "cohort"
     there = {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()
     if there - DEMO_FOLDERS or directory.is_file():

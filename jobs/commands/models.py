@@ -16,7 +16,7 @@ from engine.plain_files import read_plain
 from jobs.framework import command
 from jobs.output import Output
 
-app = typer.Typer(help="Models: take weights made elsewhere, and say what a model is.")
+app = typer.Typer(help="Take weights made elsewhere, and say what a model is.")
 
 
 @app.callback()

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from engine.execution.progress import counted, told_s
 from engine.header import FINDINGS
-from engine.ingest.report import LOST, IngestReport
 from engine.operations.failure_reasons import explain
 from engine.operations.spacings import spacing_text
-from engine.qc.driver import QcReport
 from engine.runs.causes import CAUSES, SETTLED
-from engine.runs.driver import RunReport
 from engine.runs.plan import Plan
 from engine.sources import REASONS
 from engine.status.key_status import Failure
@@ -27,9 +23,16 @@ from engine.store.delta.torn import TORN
 from engine.store.maintenance.gc import Leftover
 from engine.store.maintenance.problems import CORRUPT, MISSING
 from engine.store.maintenance.repair import Repaired
-from engine.store.maintenance.verify import VerifyReport
 from engine.visible import visible
 from jobs.messages import annotations as drawings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from engine.ingest.report import IngestReport
+    from engine.qc.driver import QcReport
+    from engine.runs.driver import RunReport
+    from engine.store.maintenance.verify import VerifyReport
 
 NAMED = 20
 """Maximum failures and problems listed; --json lists all."""
@@ -37,6 +40,8 @@ NAMED = 20
 
 def ingest_lines(report: IngestReport) -> list[str]:
     """Say what an ingest did."""
+    from engine.ingest.report import LOST
+
     told = [
         f"{report.new} new",
         f"{report.changed} changed",
@@ -184,6 +189,10 @@ def run_lines(report: RunReport) -> list[str]:
 
 def step_lines(report: object) -> list[str]:
     """Say what a step of a job did, by the kind of its report."""
+    from engine.ingest.report import IngestReport
+    from engine.qc.driver import QcReport
+    from engine.runs.driver import RunReport
+
     if isinstance(report, IngestReport):
         return ingest_lines(report)
     if isinstance(report, QcReport):

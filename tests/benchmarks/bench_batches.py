@@ -23,7 +23,7 @@ from engine.kernels.contours.geometry import fill_contour
 from engine.learning.datasets.batches import Batches
 from engine.phantoms.cine.files import write_cine
 from engine.phantoms.cine.frames import CineOptions
-from engine.store.pixels.stacks import PIPELINE
+from engine.store.pixels.zarr_arrays import PIPELINE
 
 OPTIONS = CineOptions(patients=1, slices=4, phases=10, size_px=256, spacing_mm=1.0)
 PATIENTS = 32

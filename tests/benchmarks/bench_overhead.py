@@ -28,7 +28,7 @@ import engine
 from engine.operations.base import Image
 from engine.phantoms import DiscOptions, write_discs
 from engine.store.digests import digest_plane
-from engine.store.pixels.stacks import PIPELINE, pixel_codecs
+from engine.store.pixels.zarr_arrays import PIPELINE, pixel_codecs
 
 IMAGES = 2_000
 SIDE_PX = 512

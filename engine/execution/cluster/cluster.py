@@ -6,21 +6,20 @@ import asyncio
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-
-from dask.utils import format_bytes
-from distributed import Client, Security
-from distributed.comm.core import connect as connect_comm
-from distributed.versions import VersionMismatchWarning
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from engine.errors import EngineError, ParameterError, UsageError
-from engine.execution.cluster.local import open_local
+from engine.execution.cluster.on_demand import open_on_demand
 from engine.execution.cluster.spec import Opened, Wanted
 from engine.execution.progress import Events, counted
 from engine.execution.timeouts import patience_s
 from engine.execution.versions import require_same_versions
 from engine.execution.workers import require_slots, workers_of
 from engine.visible import escape
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 CONNECT_S = 15.0
 """Timeout for the scheduler's first answer, seconds."""
@@ -123,12 +122,7 @@ class Cluster:
             where, workers, threads_per_worker, memory_limit, gpu_workers, dict(resources or {}),
             processes,
         )  # fmt: skip
-        kind = where.partition("://")[0]
-        if kind not in KINDS:
-            raise UsageError(
-                f"{where!r} is no cluster: give 'local', 'kubernetes', or the address of a "
-                f"scheduler with its protocol, e.g. tcp://{where.rpartition('://')[2]}"
-            )
+        kind = kind_of(where)
         with ExitStack() as stack:
             self._opened = stack.enter_context(KINDS[kind](wanted))
             self._stack = stack.pop_all()
@@ -187,6 +181,8 @@ class Cluster:
         return f"<b>{escape(self.where)}</b>: {self._told()}{dashboard}"
 
     def _told(self) -> str:
+        from dask.utils import format_bytes
+
         if self.client.status != "running":
             return "closed"
         workers = workers_of(self.client).values()
@@ -199,6 +195,9 @@ class Cluster:
 
 @contextmanager
 def _at_address(wanted: Wanted) -> Iterator[Opened]:
+    from distributed import Client
+    from distributed.versions import VersionMismatchWarning
+
     sizes = ("workers", "threads_per_worker", "memory_limit", "gpu_workers")
     if given := [name for name in sizes if getattr(wanted, name) is not None]:
         raise UsageError(
@@ -227,6 +226,8 @@ def _at_address(wanted: Wanted) -> Iterator[Opened]:
 
 def _shake_hands(address: str) -> None:
     """Talk to a scheduler once; Dask's client would wait for ever for one that never answers."""
+    from distributed import Security
+    from distributed.comm.core import connect as connect_comm
 
     async def talk() -> None:
         arguments = Security().get_connection_args("client")
@@ -239,6 +240,12 @@ def _shake_hands(address: str) -> None:
         thread.submit(asyncio.run, talk()).result()
 
 
+def _on_this_machine(wanted: Wanted) -> AbstractContextManager[Opened]:
+    from engine.execution.cluster.local import open_local
+
+    return open_local(wanted)
+
+
 def _on_kubernetes(wanted: Wanted) -> AbstractContextManager[Opened]:
     from engine.execution.kubernetes.cluster import open_on_kubernetes
 
@@ -246,7 +253,7 @@ def _on_kubernetes(wanted: Wanted) -> AbstractContextManager[Opened]:
 
 
 KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Opened]]] = {
-    "local": open_local,
+    "local": _on_this_machine,
     "kubernetes": _on_kubernetes,
     "tcp": _at_address,
     "tls": _at_address,
@@ -255,13 +262,27 @@ KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Opened]]] = {
 """Function that opens each kind of cluster, by the protocol of ``where``."""
 
 
-@contextmanager
-def client_or_own(client: Client | None, events: Events | None = None) -> Iterator[Client]:
-    """Give the client, or where there is none that of a local cluster for this block."""
+def kind_of(where: str) -> str:
+    """Return which of `KINDS` a cluster is.
+
+    Raises
+    ------
+    UsageError
+        If ``where`` is none of them.
+    """
+    kind = where.partition("://")[0]
+    if kind not in KINDS:
+        raise UsageError(
+            f"{where!r} is no cluster: give 'local', 'kubernetes', or the address of a "
+            f"scheduler with its protocol, e.g. tcp://{where.rpartition('://')[2]}"
+        )
+    return kind
+
+
+def client_or_own(
+    client: Client | None, events: Events | None = None
+) -> AbstractContextManager[Client]:
+    """Give the client; without one, a client whose local cluster starts when it is needed."""
     if client is not None:
-        yield client
-        return
-    with Cluster("local") as own:
-        if events is not None and own.dashboard_link:
-            events.note(f"Dashboard: {own.dashboard_link}")
-        yield own
+        return nullcontext(client)
+    return open_on_demand(lambda: Cluster("local"), (events or Events()).note)

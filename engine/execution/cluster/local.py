@@ -17,7 +17,7 @@ import dask
 from distributed import Client, LocalCluster, Nanny, Status
 
 from engine.errors import EngineError, NoWorkers, UsageError
-from engine.execution.cluster.spec import START_S, Opened, Wanted
+from engine.execution.cluster.spec import GPU_SLOT, START_S, Opened, Wanted
 from engine.execution.open_files import require_files
 from engine.privacy import key_withheld
 
@@ -27,11 +27,6 @@ MALLOC_KEEP_BYTES = str(256 * 1024**2)
 A nanny's default (64 KiB) returns every array to the system at once, which made kernels that
 allocate two to three times slower.
 """
-
-GPU_SLOT = {"GPU": 1.0}
-"""What the first local worker offers, whether there is a GPU or not: so networks run on a machine
-without one too, and one model is in memory and not one a worker."""
-
 
 LOOK_S = 1.0
 """Interval at which starting workers are checked, seconds."""

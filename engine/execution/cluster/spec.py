@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-from dask.utils import parse_bytes
-from distributed import Client
+from typing import TYPE_CHECKING
 
 from engine.errors import ParameterError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 START_S = 120.0
 """Timeout for the start of workers, seconds: local ones take 2 on an idle machine, ones on
 Kubernetes 10 if nodes and images are available."""
+
+
+GPU_SLOT = {"GPU": 1.0}
+"""What the first local worker offers, whether there is a GPU or not: so networks run on a machine
+without one too, and one model is in memory and not one a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class Wanted:
             if count is not None and count < 1:
                 raise ParameterError(name, count, "at least 1")
         if self.memory_limit not in (None, "auto"):
+            from dask.utils import parse_bytes
+
             try:
                 parse_bytes(self.memory_limit)
             except ValueError:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-from distributed import Client
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import NoSource
 from engine.execution.progress import Events
@@ -57,6 +55,9 @@ from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
 from engine.store.root.base import Root
 from engine.store.root.write_check import require_writable
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 PACK_FILES = 64
 """Files per task: some 10 ms of work."""

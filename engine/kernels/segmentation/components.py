@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from skimage.measure import label
 
 from engine.geometry import YX
 
@@ -103,6 +100,8 @@ def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None =
 
 def _numbered(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], int]:
     """Return the labelled components of a mask, numbered from 1 by their first pixels."""
+    from skimage.measure import label
+
     numbered, count = label(mask, connectivity=1, return_num=True)
     return numbered, int(count)
 
@@ -171,6 +170,9 @@ def merge_pieces(plane: NDArray[np.integer], pieces: Columns, runs: Columns) -> 
     -------
     Number of each component's object, from 0, in the order of first appearance.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     side, line = runs["side"], runs["line"]
     of_plane = plane[runs["piece"]]
     pairs: list[tuple[int, int]] = []

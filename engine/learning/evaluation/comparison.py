@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -25,6 +24,9 @@ from engine.learning.evaluation.bootstrap import (
     median_of,
 )
 from engine.learning.evaluation.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIFFERENCES = "differences.parquet"
 

@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -30,6 +29,9 @@ from engine.learning.evaluation.bootstrap import (
 from engine.learning.evaluation.overlap import told_familiarity
 from engine.learning.evaluation.scores import MARROW, densities_of, dice_of, relative_error
 from engine.store.root.atomic_write import write_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 IMAGES = "images.parquet"
 SUMMARY = "summary.parquet"
@@ -147,6 +149,8 @@ def evaluation_of(of: str, classes: Sequence[str], scored: Sequence[Scored]) -> 
     scored
         Counts of each image, in any order.
     """
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     for one in scored:
         dice = dice_of(one.confusion)
@@ -201,6 +205,8 @@ def write_evaluation(folder: Path, made: Evaluation) -> dict[str, Interval]:
     ``images.parquet`` has a row per image with its counts as ``pixels_<true>_as_<found>``;
     ``summary.parquet`` a row per figure.
     """
+    import pandas as pd
+
     frame = made.images.copy()
     for i, true in enumerate(made.classes):
         for j, found in enumerate(made.classes):

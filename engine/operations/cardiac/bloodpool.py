@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
@@ -17,6 +16,9 @@ from engine.kernels.segmentation.bloodpool import dice, segment_bloodpool
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.cardiac.structures import structures_of
 from engine.operations.outlines import Outline
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BY_SUBJECT = "bloodpool_by_subject"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from engine.operations.cardiac.slices import find_gaps, find_lacking
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ContourChecks(Protocol):
@@ -170,4 +172,6 @@ def _of_cohort(frame: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _float(value: Any) -> float | None:
+    import pandas as pd
+
     return None if value is None or pd.isna(value) else float(value)

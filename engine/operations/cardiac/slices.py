@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -21,6 +20,9 @@ from engine.header import (
     UNEVEN,
 )
 from engine.ingest.dicom_series import gap_of_all
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLANE_MISSING, IN_PARTS = "plane_missing", "in_parts"
 """Reason codes and findings: a phase lacks planes drawn in other phases; a series is split over
@@ -101,6 +103,8 @@ def gap_between(
 
 
 def _gap_of_all(members: pd.DataFrame, usual_mm: float) -> tuple[str, float] | None:
+    import pandas as pd
+
     stated, thickness = (
         None if pd.isna(value) else float(value)
         for value in (members["_stated_mm"].iloc[0], members["_thickness_mm"].iloc[0])

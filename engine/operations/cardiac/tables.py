@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,6 +30,9 @@ from engine.operations.cardiac.slices import (
     planes_of_incomplete,
     widths_mm,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FINDINGS, QUANTITIES = "contour_findings", "contour_quantities"
 VOLUMES, FUNCTION = "contour_volumes", "contour_function"
@@ -233,6 +235,8 @@ def _volumes(
 
     ``planes`` are the planes of the incomplete series.
     """
+    import pandas as pd
+
     present = planes_by_phase(planes)
     parted = parted_series(frame)
     placed = frame[frame["_z"].notna()]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from distributed import Client
 
 from engine.errors import Interrupted
 from engine.execution.progress import Events
@@ -25,6 +25,9 @@ from engine.store.labels.images import read_label_state
 from engine.store.labels.publisher import LabelPart, LabelPublisher
 from engine.store.root.base import Root
 from engine.store.root.write_check import require_writable
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def number_task(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -54,6 +53,8 @@ def hash_rows(table: pa.Table, names: Iterable[str]) -> NDArray[np.uint64]:
     >>> len(set(hashes.tolist())), len(set(hash_rows(table, ["a"]).tolist()))
     (3, 2)
     """
+    import pandas as pd
+
     frame = pd.DataFrame(
         {
             name: pc.fill_null(pc.cast(table[name], pa.string()), "\0").to_numpy(

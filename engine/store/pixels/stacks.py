@@ -10,21 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.abc.codec import BytesBytesCodec
-from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore, StorePath
 
 from engine.errors import AlignmentError, AlreadyExists, Conflict, CorruptStore, MissingObject
 from engine.store.catalog.tables import ShardRow
@@ -34,49 +28,20 @@ from engine.store.pixels.ome_metadata import group_attributes
 from engine.store.pixels.shard_codec import count_chunks, merge_shards
 from engine.store.root.base import Root
 
-ZSTD: tuple[BytesBytesCodec, ...] = (ZstdCodec(level=1, checksum=True),)
-"""For bytes, and for labels. Pixels are noisy: higher levels cost much and save little."""
-
-
-def pixel_codecs(dtype: str) -> tuple[BytesBytesCodec, ...]:
-    """Return the compressors of pixels of a data type.
-
-    Values of two bytes and more are shuffled: their upper bytes hardly change from pixel to pixel.
-    Once these are adjacent, LZ4 compresses real 16-bit images to a tenth less than zstd does, and
-    decodes them three times as fast. Single bytes of noise need zstd's entropy coder.
-    """
-    itemsize = np.dtype(dtype).itemsize
-    if itemsize == 1:
-        return ZSTD
-    return (BloscCodec(typesize=itemsize, cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec())
-
-
-PIPELINE = {
-    "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
-    "codec_pipeline.chunk_concurrent_maximum": 1,  # a worker must not use all cores
-    "threading.max_workers": 1,
-}
-OBJECT_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
-"""For object stores: zarrs knows few of them and warns that it shares no connections. Reading from
-memory, the two differ by a factor of 1.5, which is small beside a network's latency."""
-
-_CONFIG = threading.Lock()
-"""Lock for Zarr's settings, which are global to the process and choose an array's pipeline."""
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.codec import BytesBytesCodec
 
 OPEN_ARRAYS = 64
 """Size of the cache of open arrays per process; each is a few kilobytes of metadata."""
 
 
-def _open_array(store: Store | StorePath, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
-    pipeline = PIPELINE if isinstance(store, LocalStore) else OBJECT_PIPELINE
-    with _CONFIG, zarr.config.set(pipeline):
-        return zarr.open_array(store, mode=mode)
-
-
 @lru_cache(maxsize=OPEN_ARRAYS)
 def _open_level(root: Root, path: str, digest: str) -> zarr.Array[Any]:
     """Open a level for reading, cached per process; ``digest`` is that of its checked metadata."""
-    return _open_array(root.zarr_store(path), "r")
+    from engine.store.pixels.zarr_arrays import open_array
+
+    return open_array(root.zarr_store(path), "r")
 
 
 def stack_path(stack: str) -> str:
@@ -123,6 +88,8 @@ def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
     known = plan.spacing_um, plan.lattice, plan.channel_names
     attributes = group_attributes(plan.name, shapes, *known)
     levels = [LevelPlan(shape, plan.shard, plan.chunk) for shape in shapes]
+    from engine.store.pixels.zarr_arrays import pixel_codecs
+
     return create_image(root, plan.name, levels, plan.dtype, attributes, pixel_codecs(plan.dtype))
 
 
@@ -132,7 +99,7 @@ def create_image(
     levels: Sequence[LevelPlan],
     dtype: str,
     attributes: Mapping[str, Any],
-    codecs: Sequence[BytesBytesCodec] = ZSTD,
+    codecs: Sequence[BytesBytesCodec] | None = None,
 ) -> list[ShardRow]:
     """Write the metadata of an OME-Zarr image; reuse existing metadata if they are equal.
 
@@ -156,10 +123,14 @@ def create_image(
     Conflict
         If different metadata exist.
     """
+    import zarr
+
+    from engine.store.pixels.zarr_arrays import ZSTD
+
     path = stack_path(stack)
     rows = []
     with root.staging() as folder:
-        store = LocalStore(folder / "stack.zarr")
+        store = folder / "stack.zarr"
         group = zarr.create_group(store, zarr_format=3, attributes=dict(attributes))
         names = ("t", "c", "z", "y", "x") if len(levels[0].shape) == 5 else ("t", "c", "y", "x")
         for number, level in enumerate(levels):
@@ -169,7 +140,7 @@ def create_image(
                 dtype=dtype,
                 chunks=level.chunk,
                 shards=level.shard,
-                compressors=codecs,
+                compressors=ZSTD if codecs is None else codecs,
                 fill_value=0,
                 dimension_names=names,
             )
@@ -282,8 +253,10 @@ class StackWriter:
         return self._row(path, -1, self._root.read(path), -1)
 
     def _assemble(self, folder: Path, pixels: NDArray[Any]) -> Path:
+        from engine.store.pixels.zarr_arrays import open_array
+
         (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
-        array = _open_array(LocalStore(folder), "r+")
+        array = open_array(folder, "r+")
         array[tuple(slice(0, n) for n in pixels.shape)] = pixels
         return folder / shard_key((1,) * len(self.shard), 0)
 
@@ -301,12 +274,14 @@ class StackWriter:
     @contextmanager
     def opened(self, data: bytes) -> Iterator[zarr.Array[Any]]:
         """Yield an array of the shard's shape, backed by the given bytes, e.g. damaged ones."""
+        from engine.store.pixels.zarr_arrays import open_array
+
         with self._root.staging() as folder:
             (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
             target = folder / shard_key((1,) * len(self.shard), 0)
             target.parent.mkdir(parents=True)
             target.write_bytes(data)
-            yield _open_array(LocalStore(folder), "r")
+            yield open_array(folder, "r")
 
 
 class StackReader:

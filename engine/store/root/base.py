@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-from zarr.abc.store import Store
-from zarr.storage import StorePath
+from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import ParameterError, StoreError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+    from zarr.storage import StorePath
 
 STAGING = ".staging"
 """Folder below the storage root for unpublished files; killed writers leave theirs there."""

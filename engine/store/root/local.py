@@ -12,13 +12,15 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-
-from zarr.storage import LocalStore
+from typing import TYPE_CHECKING
 
 from engine.errors import AlreadyExists, MissingObject, StoreError
 from engine.plain_files import open_plain
 from engine.store.root.base import STAGING, Entry, as_folder, check_path
 from engine.store.root.os_errors import assembling, refusal, refusals_named
+
+if TYPE_CHECKING:
+    from zarr.storage import LocalStore
 
 LOCK = f"{STAGING}/lock"
 CREATE_LOCK = f"{STAGING}/create.lock"
@@ -161,6 +163,8 @@ class LocalRoot:
 
     def zarr_store(self, path: str, read_only: bool = True) -> LocalStore:
         """Return a Zarr store of a folder."""
+        from zarr.storage import LocalStore
+
         return LocalStore(self._place(path), read_only=read_only)
 
     def delta(self, path: str) -> tuple[str, dict[str, str]]:

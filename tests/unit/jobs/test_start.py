@@ -20,7 +20,7 @@ class Swallows:
                 pass
 
 sys.meta_path.insert(0, Swallows())
-sys.argv = ["cohort", "--help"]
+sys.argv = ["cohort", "status", "nowhere"]
 from jobs.start import main
 main()
 """
