@@ -48,7 +48,7 @@ _HOMES = {
     "open": "engine.cohort.cohort:open_cohort",
     "segment": "engine.operations.segment.operation:Segment",
 }
-"""Where each public name is defined; its module is imported when the name is first used."""
+"""Definition of each public name; the first use of a name imports its module."""
 
 __all__ = [
     "Cohort",
@@ -74,7 +74,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a public name stands for, once (PEP 562)."""
+    """Import a public name on its first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")

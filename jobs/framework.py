@@ -132,7 +132,7 @@ def run_guarded(json: bool, action: Callable[[Output], int]) -> None:
     from engine.store.root.os_errors import refusal
     from jobs.output import Output
 
-    # From here on Ctrl-C is an exception; where nobody said otherwise, jobs.start left at once.
+    # From here on Ctrl-C raises KeyboardInterrupt; until now jobs.start ended the process at once.
     if signal.getsignal(signal.SIGINT) not in (signal.SIG_DFL, signal.SIG_IGN):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     output = Output(json)

@@ -1,4 +1,4 @@
-"""The commands of ``cohort`` by name; each is imported when it is called, or its help is asked."""
+"""The commands of ``cohort`` by name, imported when they are called or their help is shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 
 class Place(NamedTuple):
-    """Where a command is defined, and the one line that ``cohort --help`` says of it."""
+    """Module of a command, and its line in ``cohort --help``."""
 
     module: str
     help: str
@@ -19,24 +19,24 @@ class Place(NamedTuple):
 
 COMMANDS = {
     "demo": Place("core", "Make images, find their circles, show them, and say where to look."),
-    "ingest": Place("core", "Take what is new or changed."),
-    "plan": Place("core", "Say what a run would compute, and why; computes nothing."),
-    "run": Place("core", "Compute what lacks a result, and make the tables."),
-    "qc": Place("core", "Make pictures of what was found, and a page that shows them."),
+    "ingest": Place("core", "Ingest new and changed images."),
+    "plan": Place("core", "Show what a run would compute, and why; computes nothing."),
+    "run": Place("core", "Compute missing results, and update the tables."),
+    "qc": Place("core", "Make pictures of the results, and a page that shows them."),
     "nightly": Place(
-        "core", "Ingest, run all that is declared, make its pictures, and say what came of it."
+        "core", "Ingest, run and render all declared operations, and print a summary."
     ),
-    "status": Place("core", "Say what is there, what is missing and what failed."),
+    "status": Place("core", "Show existing, missing and failed results."),
     "verify": Place("core", "Check every file against the ledgers."),
-    "gc": Place("core", "Remove what no commit names: leftovers of runs that were killed."),
-    "export": Place("export", "Write a table to a file; the suffix says which kind."),
+    "gc": Place("core", "Delete unreferenced files, the leftovers of killed runs."),
+    "export": Place("export", "Write a table to a file; the suffix selects the format."),
     "train": Place(
         "training",
-        "Train a network on the images that have masks; the same command goes on where it was.",
+        "Train a network on the images with masks; the same command resumes a stopped training.",
     ),
     "evaluate": Place(
         "training",
-        "Compare what segment answers with masks: DSC, bone density, and pictures of the errors.",
+        "Compare predictions of segment with masks: DSC, bone density, and pictures of errors.",
     ),
     "diff": Place(
         "training",
@@ -45,14 +45,14 @@ COMMANDS = {
     "phantom": Place("phantoms", "Make images with known truth (truth.parquet beside them)."),
     "model": Place("models", "Take weights made elsewhere, and say what a model is."),
 }
-"""In the order of ``--help``. A test holds the lines to the commands' own docstrings."""
+"""Commands in the order of ``--help``; a test compares the lines with the docstrings."""
 
 GROUPS = {"phantom", "model"}
-"""Commands that have commands of their own: the ``app`` of their module."""
+"""Names of the groups of commands: the ``app`` of their module."""
 
 
 class LazyCommands(MutableMapping[str, Any]):
-    """Commands by name, made when they are looked up; the names are there without."""
+    """Mapping of names to commands; looking up a command imports its module."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -60,7 +60,7 @@ class LazyCommands(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
             module = import_module(f"jobs.commands.{COMMANDS[name].module}")
-            self._made[name] = _group(name, module.app) if name in GROUPS else _command(name)
+            self._made[name] = (_group if name in GROUPS else _command)(name, module.app)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -76,9 +76,7 @@ class LazyCommands(MutableMapping[str, Any]):
         del self._made[name]
 
 
-def _command(name: str) -> Any:
-    from jobs.framework import app
-
+def _command(name: str, app: typer.Typer) -> Any:
     for info in app.registered_commands:
         if name == (info.name or info.callback.__name__):  # type: ignore[union-attr]
             return typer.main.get_command_from_info(
@@ -94,7 +92,7 @@ def _group(name: str, app: typer.Typer) -> Any:
 
 
 class Commands(TyperGroup):
-    """The group ``cohort``, whose help and completion import no command."""
+    """The group ``cohort``; its help and its completion import no command."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "commands": LazyCommands()})
@@ -116,7 +114,7 @@ class Commands(TyperGroup):
             )
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Return the commands that begin with some letters, or options."""
+        """Return the commands, or options, that begin with the given letters."""
         from typer._click.shell_completion import CompletionItem
 
         found = [

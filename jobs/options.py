@@ -66,14 +66,14 @@ class ClusterArguments:
         return engine.cluster(self._where, **self._sizes)
 
     def open_on_demand(self, note: Callable[[str], None]) -> AbstractContextManager[Client]:
-        """Give a client whose cluster starts when there is work, and is closed at the end.
+        """Yield a client whose cluster starts on first use, and close the cluster at the end.
 
-        A scheduler that is named is connected to at once, so that a wrong address is said.
+        A named scheduler is connected to immediately, so that a wrong address is reported.
 
         Parameters
         ----------
         note
-            Receives a sentence that says where the cluster's dashboard is.
+            Receives a sentence with the address of the dashboard.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class ClusterArguments:
         from engine.execution.cluster.spec import Wanted
 
         sizes = {**self._sizes, "gpu_workers": None, "resources": {}, "processes": True}
-        Wanted(self._where, **sizes)  # wrong sizes are said, also where there is nothing to do
+        Wanted(self._where, **sizes)  # raises for invalid sizes, even if nothing is to be done
         started = kind_of(self._where) in ("local", "kubernetes")
         return open_on_demand(self.open, note, at_once=not started)
 

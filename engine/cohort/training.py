@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.operations.segment.operation import Segment
 
     MasksAsked = MaskSource | str | Path
-    """Masks, or the folder that has the folders ``bone``, ``fat`` and ``other`` of them."""
+    """Masks, or a folder with the folders ``bone``, ``fat`` and ``other`` of mask files."""
 
 
 class Learning:

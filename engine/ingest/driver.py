@@ -220,7 +220,8 @@ class Ingest:
             admission.close_stacks()
 
     def _probe(self, files: Sequence[SourceFile], outages: Outages) -> Iterator[Probe]:
-        # A few files that no format takes lie in most folders, and start no cluster every night.
+        # Most folders hold a few files of no known format. These must not start a cluster each
+        # night.
         few = len(files) <= PROBE_FILES
         ignored = {file for file in files if few and is_ignored(file)}
         yield from map(Probe, ignored)

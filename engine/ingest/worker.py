@@ -156,7 +156,7 @@ def probe_files(
 
 
 def is_ignored(file: SourceFile) -> bool:
-    """Tell whether no format takes a file; one that can't be read may be taken."""
+    """Return True if no format claims a file, False also if the file can't be read."""
     if claimed_by(file.source, b"") is not None:
         return False
     try:

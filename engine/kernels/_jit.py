@@ -1,6 +1,6 @@
 """JIT compilation: without the GIL, cached on disk, without reordered floating-point sums.
 
-numba takes half a second to import, so it is imported when the first kernel is called.
+Importing numba takes half a second, so the first call of a kernel does it.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ drop_stale_caches(Path(__file__).parent)
 
 
 _LINKING = threading.RLock()
-"""Held while kernels are handed to numba: two threads may call their first one at once."""
+"""Lock for compilation: two threads may call their first kernel at the same time."""
 
 
 class Kernel:
-    """A function that numba compiles when it is first called, from Python or by another kernel.
+    """A function that numba compiles at its first call, from Python or from another kernel.
 
-    numba resolves the kernels that a kernel calls among the globals of its module. So before it
-    sees the first kernel of a module, all of them are replaced there by numba's own dispatchers,
-    and so are those of the modules that they come from.
+    numba looks up the kernels that a kernel calls in the globals of its module. So when the first
+    kernel of a module is compiled, numba's dispatchers replace all kernels among these globals, and
+    among those of the modules that they were imported from.
     """
 
     def __init__(self, function: Callable[..., object]) -> None:
@@ -73,7 +73,7 @@ class Kernel:
         self._dispatcher: Any = None
 
     def dispatcher(self) -> Any:
-        """Return what numba made of the function."""
+        """Return numba's dispatcher of the function."""
         with _LINKING:
             if self._dispatcher is None:
                 import numba

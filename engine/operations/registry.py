@@ -22,7 +22,7 @@ BUILT_IN = {
     "bloodpool": "engine.operations.cardiac.bloodpool:Bloodpool",
     "segment": "engine.operations.segment.operation:Segment",
 }
-"""Our own by name, imported when they are asked for."""
+"""Built-in operations by name; `find_operation` imports them."""
 
 
 class NoOperation(UsageError):
@@ -46,7 +46,7 @@ class BrokenOperation(NoOperation):
 
 
 def operation_names() -> list[str]:
-    """Return the names of all operations, ours first; imports none of them."""
+    """Return the names of all operations, the built-in ones first, without importing them."""
     offered = sorted({point.name for point in entry_points(group=GROUP)} - {*BUILT_IN})
     return [*BUILT_IN, *offered]
 

@@ -83,7 +83,7 @@ def interruptible(output: Output) -> Iterator[Callable[[], bool]]:
 
 
 def working(output: Output, cluster: ClusterArguments) -> AbstractContextManager[Client]:
-    """Give a client for a command; its cluster starts, and its dashboard is said, on demand."""
+    """Yield a client; on first use its cluster starts and the dashboard's address is printed."""
     return cluster.open_on_demand(output.say)
 
 

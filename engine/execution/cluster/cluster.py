@@ -263,7 +263,7 @@ KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Opened]]] = {
 
 
 def kind_of(where: str) -> str:
-    """Return which of `KINDS` a cluster is.
+    """Return the kind of a cluster, one of `KINDS`.
 
     Raises
     ------
@@ -282,7 +282,7 @@ def kind_of(where: str) -> str:
 def client_or_own(
     client: Client | None, events: Events | None = None
 ) -> AbstractContextManager[Client]:
-    """Give the client; without one, a client whose local cluster starts when it is needed."""
+    """Return the given client, or one whose local cluster starts on first use."""
     if client is not None:
         return nullcontext(client)
     return open_on_demand(lambda: Cluster("local"), (events or Events()).note)

@@ -1,29 +1,37 @@
-"""A client whose cluster starts when work first asks for it.
+"""Clusters that start on first use.
 
-A command or a method that finds nothing to do never starts one, and so never imports Dask.
+A command that finds nothing to do starts no cluster and does not import Dask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from engine.execution.cluster.cluster import Cluster
+
+class OpenedCluster(Protocol):
+    """Protocol of `engine.execution.cluster.cluster.Cluster`."""
+
+    client: Client
+    dashboard_link: str | None
+
+    def close(self) -> None:
+        """Close the client, and the cluster if it was started here."""
 
 
 class DeferredClient:
-    """Stands for a `distributed.Client`, whose cluster opens when an attribute is first read."""
+    """Proxy of a `distributed.Client`; the first access to an attribute opens its cluster."""
 
     def __init__(self, connect: Callable[[], Client]) -> None:
         self._connect = connect
         self._client: Client | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the client, which is there from now on."""
+        """Return an attribute of the client."""
         if self._client is None:
             self._client = self._connect()
         return getattr(self._client, name)
@@ -31,21 +39,21 @@ class DeferredClient:
 
 @contextmanager
 def open_on_demand(
-    open_cluster: Callable[[], Cluster],
+    open_cluster: Callable[[], OpenedCluster],
     note: Callable[[str], None] = lambda text: None,
     *,
     at_once: bool = False,
 ) -> Iterator[Client]:
-    """Give a client whose cluster starts when it is first needed, and is closed at the end.
+    """Yield a client whose cluster starts on first use, and close the cluster at the end.
 
     Parameters
     ----------
     open_cluster
-        Opens the cluster; called once at most.
+        Opens the cluster; called at most once.
     note
-        Receives a sentence that says where the cluster's dashboard is.
+        Receives a sentence with the address of the dashboard.
     at_once
-        Whether the cluster is opened here already.
+        True to open the cluster immediately.
     """
     with ExitStack() as stack:
 

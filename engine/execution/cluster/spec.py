@@ -17,8 +17,8 @@ Kubernetes 10 if nodes and images are available."""
 
 
 GPU_SLOT = {"GPU": 1.0}
-"""What the first local worker offers, whether there is a GPU or not: so networks run on a machine
-without one too, and one model is in memory and not one a worker."""
+"""Resources of the first local worker, with or without a GPU: networks run on any machine, and only
+one worker holds a model in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Compressors and codec pipelines of our arrays: all of the store that imports Zarr at once."""
+"""Compressors and codec pipelines of Zarr arrays.
+
+Importing Zarr is slow, so only functions that open arrays import this module.
+"""
 
 from __future__ import annotations
 
