@@ -11,8 +11,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from jobs.lazy_commands import Commands
+from jobs.operation_help import ParametrisedCommand
 from jobs.options import Json
 
 if TYPE_CHECKING:
@@ -76,9 +78,10 @@ def command(
         them in its parameter ``context``, a `typer.Context`, as ``args``.
     """
     settings = {"allow_extra_args": True, "ignore_unknown_options": True} if parameters else {}
+    kind = ParametrisedCommand if parameters else TyperCommand
 
     def register(function: Command) -> Command:
-        app.command(name, context_settings=settings)(_as_typer_wants(function))
+        app.command(name, cls=kind, context_settings=settings)(_as_typer_wants(function))
         return function
 
     return register

@@ -12,6 +12,7 @@ import typer
 
 import engine
 from engine.errors import ParameterError, UsageError
+from jobs.operation_help import complete_operation
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 CohortPath = Annotated[str, typer.Argument(metavar="COHORT", help="Folder or URL of a cohort.")]
 OperationName = Annotated[
     str | None,
-    typer.Argument(metavar="OPERATION", help="Operation; by default all declared ones."),
+    typer.Argument(
+        metavar="OPERATION",
+        help="Operation; by default all declared ones.",
+        autocompletion=complete_operation,
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output, progress on the other.")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.errors import NothingFound
 from engine.operations.array_metadata import as_array, attributes_of, in_units, named
 from engine.runs.selection import condition_of, select_images, with_sources
+from engine.store.arrow import is_any
 from engine.store.catalog.tables import ShardRow, with_fields
 from engine.store.labels.images import LABELS, files_by_path, is_label
 from engine.store.pixels.stacks import StackReader, stack_path
@@ -123,7 +123,7 @@ def chosen_images(
             f"{len(unknown)} of {len(names)} images have no pixels here, e.g. {unknown[0]!r}",
             "image_ids are those of cohort.images().frame; a condition is given as one text.",
         )
-    found = ready.filter(pc.is_in(ready["image_id"], value_set=pa.array(names, pa.string())))
+    found = ready.filter(is_any(ready["image_id"], names))
     kept = found if with_orphaned else with_sources(found)
     if kept.num_rows < found.num_rows and not isinstance(chosen, Images):
         (first, *_) = sorted({*found["image_id"].to_pylist()} - {*kept["image_id"].to_pylist()})

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.execution.progress import Events
@@ -23,6 +22,7 @@ from engine.execution.workers import require_slots
 from engine.ingest.repair_worker import MendRecord, MendTask, Wanted, mend_shards
 from engine.ingest.report import IngestReport
 from engine.ingest.worker import SourceFile
+from engine.store.arrow import is_any
 from engine.store.catalog.tables import (
     ORPHANED,
     READY,
@@ -274,8 +274,8 @@ class _Images:
     def __init__(self, root: Root, stacks: Iterable[str]) -> None:
         images = read_images(root, PLACE)[1]
         here = pc.and_(
-            pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED])),
-            pc.is_in(images["stack"], value_set=pa.array(sorted(stacks), pa.string())),
+            is_any(images["state"], [READY, ORPHANED]),
+            is_any(images["stack"], stacks),
         )
         self._rows = images.filter(here).sort_by([("stack", "ascending"), ("shard", "ascending")])
         keys = (self._rows[name].to_pylist() for name in ("stack", "shard"))

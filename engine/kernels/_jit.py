@@ -52,8 +52,7 @@ def drop_stale_caches(folder: Path) -> int:
     return removed
 
 
-drop_stale_caches(Path(__file__).parent)
-
+_drop_once = functools.cache(drop_stale_caches)
 
 _LINKING = threading.RLock()
 """Lock for compilation: two threads may call their first kernel at the same time."""
@@ -78,6 +77,7 @@ class Kernel:
             if self._dispatcher is None:
                 import numba
 
+                _drop_once(Path(__file__).parent)
                 # fastmath stays off on purpose: it would let the compiler reorder sums, and the
                 # same pixels would give other rows on another machine.
                 self._dispatcher = numba.njit(nogil=True, cache=True)(self._function)

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from engine.errors import ParameterError
 from engine.kernels.colour import has_luminance
 from engine.operations.base import INPUTS, Operation
+from engine.store.arrow import fill_null
 from engine.store.catalog.tables import field_column
 from engine.store.digests import digest_of
 from engine.store.path_pattern import FIELDS
@@ -55,7 +56,7 @@ def _contents(images: pa.Table) -> list[str]:
     """
     contents: list[str] = images["content"].to_pylist()
     channels, noises = (
-        pc.fill_null(column, 0).to_numpy()
+        np.from_dlpack(fill_null(column, 0).combine_chunks())
         for column in (images["channels"], pc.list_value_length(images["noise_sd"]))
     )
     for kind in set(zip(channels.tolist(), noises.tolist(), strict=True)):

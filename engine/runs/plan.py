@@ -22,6 +22,7 @@ from engine.runs.causes import CAUSES, RESTORED, SETTLED, changed_part
 from engine.runs.input_digests import image_inputs
 from engine.runs.plan_rows import PlanRow, plan_rows
 from engine.runs.selection import ImageCondition, select_images
+from engine.store.arrow import is_any
 from engine.store.catalog.tables import FAILED, ORPHANED
 from engine.store.delta.parts import Part
 from engine.store.labels.images import LabelState
@@ -307,7 +308,7 @@ def _known(results: pa.Table) -> dict[tuple[str, str, int | None], str]:
 
 
 def _count(images: pa.Table, state: str) -> int:
-    return int(pc.sum(pc.equal(images["state"], state)).as_py() or 0)
+    return int(pc.sum(is_any(images["state"], [state])).as_py() or 0)
 
 
 def _blocks(row: PlanRow) -> list[int | None]:

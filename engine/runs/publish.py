@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from engine.errors import EngineError, MissingObject
 from engine.runs.retry_pixels import failed_for_pixels
 from engine.runs.worker import RowId, UnitRecord
+from engine.store.arrow import make_table
 from engine.store.catalog.tables import absent, commit_rows
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
@@ -102,22 +104,21 @@ class Publisher:
                 self._status[row] = status
 
     def _statuses(self, part: Part) -> dict[RowId, str]:
-        rows = self._ledger.read_part(part, (*PLANNED, "reason"))
+        rows = self._ledger.read_part(part, (*PLANNED.names, "reason"))
         self.lost.update(failed_for_pixels(rows))
-        *ids, statuses = (rows[name].to_pylist() for name in PLANNED)
+        *ids, statuses = (rows[name].to_pylist() for name in PLANNED.names)
         return dict(zip(zip(*ids, strict=True), statuses, strict=True))
 
     def planned(self) -> pa.Table:
         """Return the key's rows in the form that a plan reads."""
         ids = list(self._status)
-        return pa.table(
-            {
-                "image_id": pa.array([i for i, _, _ in ids], pa.string()),
-                "inputs": pa.array([i for _, i, _ in ids], pa.string()),
-                "block": pa.array([b for _, _, b in ids], pa.int32()),
-                "status": pa.array(list(self._status.values()), pa.string()),
-            }
-        )
+        columns: dict[str, list[Any]] = {
+            "image_id": [image_id for image_id, _, _ in ids],
+            "inputs": [inputs for _, inputs, _ in ids],
+            "block": [block for _, _, block in ids],
+            "status": [*self._status.values()],
+        }
+        return make_table(columns, PLANNED)
 
     def parts_of(self, rows: Iterable[RowId]) -> dict[RowId, Part]:
         """Return the part that holds each row."""

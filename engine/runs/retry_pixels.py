@@ -6,11 +6,11 @@ from collections.abc import Collection
 from functools import cache
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.operations.base import Operation
 from engine.runs.plan import Item
 from engine.runs.worker import RowId, shards_read
+from engine.store.arrow import is_any
 from engine.store.catalog.tables import read_shards
 from engine.store.pixels.repair import Place, lost_places
 from engine.store.root.base import Root
@@ -24,7 +24,7 @@ PLACE = ("image_id", "stack", "shard", "t", "z", "giant", "channels", "height", 
 
 def failed_for_pixels(rows: pa.Table) -> list[RowId]:
     """Return the results that failed on missing or corrupt pixels, given rows with reasons."""
-    failed = rows.filter(pc.is_in(rows["reason"], value_set=pa.array(LOST_PIXELS)))
+    failed = rows.filter(is_any(rows["reason"], LOST_PIXELS))
     columns = (failed[name].to_pylist() for name in ("image_id", "inputs", "block"))
     return list(zip(*columns, strict=True))
 
@@ -45,8 +45,8 @@ def read_restored(
     """
     if not failed:
         return frozenset()
-    names = pa.array([image_id for image_id, _, _ in failed], pa.string())
-    concerned = images.filter(pc.is_in(images["image_id"], value_set=names)).select(PLACE)
+    names = {image_id for image_id, _, _ in failed}
+    concerned = images.filter(is_any(images["image_id"], names)).select(PLACE)
     places = {row["image_id"]: row for row in concerned.to_pylist()}
     stacks = {place["stack"] for place in places.values()}
     files = {(f.stack, f.shard): f for f in read_shards(root, stacks) if f.level == 0}

@@ -12,6 +12,7 @@ from engine.conditions.compiling import require_columns, select_rows
 from engine.conditions.parsing import parse_condition
 from engine.conditions.tree import names_of
 from engine.errors import ParameterError, UsageError
+from engine.store.arrow import is_any
 from engine.store.catalog.tables import IMAGES, ORPHANED, READY, with_fields
 from engine.store.config import read_config
 from engine.store.root.base import Root
@@ -116,7 +117,7 @@ def select_images(
     ConfigError
         If it needs the subjects' CSV, and that can't be read.
     """
-    kept = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    kept = is_any(images["state"], [READY, ORPHANED])
     wanted = images if columns is None else images.select(list(columns))
     if where is not None:
         condition = ImageCondition(where) if isinstance(where, str) else where
@@ -138,7 +139,7 @@ def with_sources(images: pa.Table) -> pa.Table:
     >>> with_sources(pa.table({"state": ["ready", "orphaned"]})).to_pydict()
     {'state': ['ready']}
     """
-    return images.filter(pc.not_equal(images["state"], ORPHANED))
+    return images.filter(pc.invert(is_any(images["state"], [ORPHANED])))
 
 
 def require_all(where: str | None, limit: int | None, declare: bool) -> None:

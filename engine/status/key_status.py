@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.execution.memory_limit import OUT_OF_MEMORY
 from engine.operations.base import Operation
@@ -16,6 +15,7 @@ from engine.runs.input_digests import image_inputs
 from engine.runs.plan import Plan, plan_run
 from engine.runs.retry_pixels import failed_for_pixels, read_restored
 from engine.runs.worker import RowId
+from engine.store.arrow import empty_table, is_any, make_array
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.maintenance.verify_log import key_changed_after
 from engine.store.results import DONE, FAILED, read_key, read_there
@@ -107,7 +107,7 @@ class KeyState:
 
 def unbegun(root: Root, operation: Operation, images: pa.Table) -> KeyState:
     """Return the status of a declared operation without any result."""
-    empty = pa.table({name: pa.array([], kind) for name, kind in READ.items()})
+    empty = empty_table(pa.schema(READ))
     plan = plan_run(operation, images, empty)
     return KeyState(
         operation.name,
@@ -166,7 +166,7 @@ class KeyRows:
             zip(images["image_id"].to_pylist(), image_inputs(self.operation, images), strict=True)
         )
         pairs = zip(rows["image_id"].to_pylist(), rows["inputs"].to_pylist(), strict=True)
-        kept = rows.filter(pa.array([pair in current for pair in pairs], pa.bool_()))
+        kept = rows.filter(make_array([pair in current for pair in pairs], pa.bool_()))
         state = KeyState(
             name, self.version, self.key, self.declared, self.operation.parameters,
             plan.settled.get("done", 0), plan.settled.get("failed", 0), plan.to_compute,
@@ -186,7 +186,7 @@ class KeyRows:
         sources: Mapping[str, str],
         restored: Set[RowId] = frozenset(),
     ) -> list[Failure]:
-        failed = rows.filter(pc.equal(rows["status"], FAILED)).to_pylist()
+        failed = rows.filter(is_any(rows["status"], [FAILED])).to_pylist()
         return [
             Failure(
                 row["image_id"], sources.get(row["image_id"], row["image_id"]), name, self.key,

@@ -17,6 +17,7 @@ from engine.operations.spacings import known_spacing
 from engine.runs.inputs import join_annotations
 from engine.sources.locations.base import Folder, place_at
 from engine.status.key_status import Failure, KeyRows, KeyState, unbegun
+from engine.store.arrow import is_any
 from engine.store.catalog import tables as catalog
 from engine.store.catalog.annotations import AnnotationState, annotation_state, read_annotations
 from engine.store.catalog.tables import read_images, shards_ledger
@@ -104,7 +105,7 @@ def read_status(root: Root) -> Status:
     snapshot_of_images, images = read_images(root, PLACE)
     # fails if the shards ledger is lost; its contents are not needed
     shards_ledger(root).snapshot()
-    has_pixels = pc.is_in(images["state"], value_set=pa.array([catalog.READY, catalog.ORPHANED]))
+    has_pixels = is_any(images["state"], [catalog.READY, catalog.ORPHANED])
     annotations = read_annotations(root)
     with_pixels = join_annotations(images.filter(has_pixels), annotations)
     sources = dict(zip(images["image_id"].to_pylist(), images["source"].to_pylist(), strict=True))
@@ -148,10 +149,10 @@ def read_status(root: Root) -> Status:
 
 def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
     """Count images by spacing (y, x), micrometres rounded to five digits, most frequent first."""
-    grouped = images.group_by(["spacing_y_um", "spacing_x_um"]).aggregate([([], "count_all")])
+    columns = (images[f"spacing_{axis}_um"].to_pylist() for axis in "yx")
     found: Counter[tuple[float, float] | None] = Counter()
-    for row in grouped.to_pylist():
-        found[known_spacing(row["spacing_y_um"], row["spacing_x_um"])] += row["count_all"]
+    for (y, x), count in Counter(zip(*columns, strict=True)).items():
+        found[known_spacing(y, x)] += count
     return dict(sorted(found.items(), key=lambda item: (-item[1], str(item[0]))))
 
 
@@ -171,8 +172,8 @@ def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
 
 def _unreadable(images: pa.Table) -> Iterator[Failure]:
     """Yield unreadable sources, including those whose images remain from an earlier ingest."""
-    here = pc.and_(pc.equal(images["state"], catalog.READY), pc.is_valid(images["reason"]))
-    rows = images.filter(pc.or_(pc.equal(images["state"], catalog.FAILED), here))
+    here = pc.and_(is_any(images["state"], [catalog.READY]), pc.is_valid(images["reason"]))
+    rows = images.filter(pc.or_(is_any(images["state"], [catalog.FAILED]), here))
     for row in rows.select(["image_id", "source", "reason", "detail"]).to_pylist():
         yield Failure(
             row["image_id"], row["source"], INGEST, None, row["reason"] or "", None,

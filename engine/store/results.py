@@ -40,7 +40,9 @@ def result_schema(objects: pa.Schema) -> pa.Schema:
     )
 
 
-PLANNED = ("image_id", "inputs", "block", "status")
+PLANNED = pa.schema(
+    {"image_id": pa.string(), "inputs": pa.string(), "block": pa.int32(), "status": pa.string()}
+)
 """Columns of results needed for a plan."""
 
 

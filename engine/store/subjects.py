@@ -12,6 +12,7 @@ import pyarrow.csv
 
 from engine.errors import ConfigError
 from engine.plain_files import NotAFile, read_plain
+from engine.store.arrow import make_array
 from engine.store.config import CohortConfig
 from engine.store.digests import digest_bytes
 from engine.store.root.base import Root
@@ -142,7 +143,7 @@ def join_subjects(rows: pa.Table, subjects: pa.Table) -> pa.Table:
     """
     places = {name: n for n, name in enumerate(subjects["subject"].to_pylist())}
     keys = subject_keys(rows["subject"]).to_pylist()
-    found = subjects.take(pa.array([places.get(key) for key in keys], pa.int64()))
+    found = subjects.take(make_array([places.get(key) for key in keys], pa.int64()))
     for name in found.column_names:
         if name != "subject":
             rows = rows.append_column(name, found[name])

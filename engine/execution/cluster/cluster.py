@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -226,6 +225,8 @@ def _at_address(wanted: Wanted) -> Iterator[Opened]:
 
 def _shake_hands(address: str) -> None:
     """Talk to a scheduler once; Dask's client would wait for ever for one that never answers."""
+    import asyncio
+
     from distributed import Security
     from distributed.comm.core import connect as connect_comm
 

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 class OpenedCluster(Protocol):
     """Protocol of `engine.execution.cluster.cluster.Cluster`."""
 
-    client: Client
-    dashboard_link: str | None
+    @property
+    def client(self) -> Client:
+        """Client of the cluster."""
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """Address of the dashboard, or None."""
 
     def close(self) -> None:
         """Close the client, and the cluster if it was started here."""

@@ -19,6 +19,7 @@ from engine.runs.input_digests import image_inputs
 from engine.runs.labels.parts import write_block
 from engine.runs.plan import Item
 from engine.runs.worker import RowId, ledger_of, region_of
+from engine.store.arrow import is_any
 from engine.store.catalog.tables import RETIRED, ShardRow
 from engine.store.delta.parts import Part
 from engine.store.labels.images import LabelState, files_by_path
@@ -59,7 +60,7 @@ def giants_done(
     operation: Operation, images: pa.Table, done: Callable[[RowId], bool]
 ) -> Iterator[Item]:
     """Yield the giant images whose blocks all have class labels, each stack once."""
-    images = images.filter(pc.and_(images["giant"], pc.not_equal(images["state"], RETIRED)))
+    images = images.filter(pc.and_(images["giant"], pc.invert(is_any(images["state"], [RETIRED]))))
     seen = set()
     rows = images.select(["image_id", "stack", "channels", "height", "width", "dtype"]).to_pylist()
     for row, inputs in zip(rows, image_inputs(operation, images), strict=True):

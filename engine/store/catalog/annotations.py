@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.errors import CorruptStore
+from engine.store.arrow import empty_table, is_any, make_array
 from engine.store.catalog.tables import FAILED, READY, RETIRED
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
@@ -190,7 +191,7 @@ class Annotations:
     def joined(self, images: pa.Table) -> pa.Table:
         """Add a column ``annotation`` to catalog rows: the digest, null without drawings."""
         digests = [self.digests.get(image_id) for image_id in images["image_id"].to_pylist()]
-        return images.append_column("annotation", pa.array(digests, pa.string()))
+        return images.append_column("annotation", make_array(digests, pa.string()))
 
     def of(self, image_ids: Iterable[str]) -> dict[str, tuple[Ref, ...]]:
         """Return the references of the given images; images without any are left out."""
@@ -218,11 +219,11 @@ def read_annotations(root: Root) -> Annotations:
     snapshot = ledger.snapshot()
     rows = read_light(ledger, snapshot)
     refs: dict[str, dict[tuple[str, str], Ref]] = {}
-    for row in rows.filter(pc.equal(rows["state"], READY)).to_pylist():
+    for row in rows.filter(is_any(rows["state"], [READY])).to_pylist():
         ref = Ref(row["part"], row["annotation"], row["structure"], row["digest"])
         refs.setdefault(row["image_id"], {}).setdefault((ref.annotation, ref.structure), ref)
     refused: dict[str, frozenset[str]] = {}
-    for row in rows.filter(pc.equal(rows["state"], FAILED)).to_pylist():
+    for row in rows.filter(is_any(rows["state"], [FAILED])).to_pylist():
         if row["image_id"]:
             known = refused.get(row["image_id"], frozenset())
             refused[row["image_id"]] = known | {row["structure"]}
@@ -233,11 +234,11 @@ def read_annotations(root: Root) -> Annotations:
 def read_light(ledger: Ledger, snapshot: Snapshot) -> pa.Table:
     """Return the newest version of each name without its points, and the part that holds it."""
     names = [name for name in SCHEMA.names if name != "rings"]
-    tables = [pa.schema([SCHEMA.field(n) for n in names]).empty_table()]
-    tables[0] = tables[0].append_column("part", pa.array([], pa.string()))
+    tables = [empty_table(pa.schema([SCHEMA.field(n) for n in names]))]
+    tables[0] = tables[0].append_column("part", make_array([], pa.string()))
     for part in snapshot.parts:
         rows = ledger.read_part(part, names).select(names)
-        tables.append(rows.append_column("part", pa.array([part.path] * len(rows), pa.string())))
+        tables.append(rows.append_column("part", make_array([part.path] * len(rows), pa.string())))
     return current_rows(pa.concat_tables(tables))
 
 
@@ -260,7 +261,7 @@ def read_contours(
     columns = ["image_id", "annotation", "structure", "digest", "rings"]
     for path, keys in wanted.items():
         rows = ledger.read_part(Part(path, 0, 0, None, "", ""), columns)
-        ids = pa.array(sorted({key[0] for key in keys}), pa.string())
+        ids = make_array(sorted({key[0] for key in keys}), pa.string())
         mine = rows.filter(pc.is_in(rows["image_id"], value_set=ids)).combine_chunks()
         names = zip(*(mine[name].to_pylist() for name in columns[:-1]), strict=True)
         for key, rings in zip(names, _rings_of(mine["rings"]), strict=True):
@@ -345,7 +346,7 @@ def state_of(rows: pa.Table) -> AnnotationState:
     states: Counter[str] = Counter()
     troubled = []
     seen: set[tuple[str, str, str]] = set()
-    for row in rows.filter(pc.not_equal(rows["state"], RETIRED)).to_pylist():
+    for row in rows.filter(pc.invert(is_any(rows["state"], [RETIRED]))).to_pylist():
         state, reason = row["state"], row["reason"]
         name = (row["image_id"], row["annotation"], row["structure"])
         if state == READY and name in seen:

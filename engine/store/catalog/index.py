@@ -9,6 +9,7 @@ from dataclasses import fields
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.store.arrow import is_any
 from engine.store.catalog.tables import FAILED, IMAGES, LISTS, ORPHANED, READY, ImageRow, current
 from engine.store.catalog.unnamed import read_shard_places, unnamed_images
 from engine.store.delta.ledger import Ledger, Snapshot
@@ -108,11 +109,11 @@ class Known:
         """Return a header field of a series' ready images, by source."""
         if fact not in self._facts:
             values = pc.map_lookup(self._table["header"], pa.scalar(fact), "first")
-            kept = pc.and_(pc.is_valid(values), pc.equal(self._table["state"], READY))
+            kept = pc.and_(pc.is_valid(values), is_any(self._table["state"], [READY]))
             rows = self._table.select(["series", "source"]).append_column("value", values)
             self._facts[fact] = rows.filter(kept)
         table = self._facts[fact]
-        rows = table.filter(pc.equal(table["series"], series)).to_pylist()
+        rows = table.filter(is_any(table["series"], [series])).to_pylist()
         found = {row["source"]: row["value"] for row in rows}
         for row in self._newer_id.values():
             if row.series == series and row.state == READY and fact in row.header:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import Conflict, StoreFailed
+from engine.store.arrow import fill_null, is_any, make_array, make_scalar
 from engine.store.delta.ledger import BUSY_TRIES, Ledger, Snapshot, Stale
 from engine.store.delta.parts import Part
 from engine.store.path_pattern import FIELDS
@@ -184,7 +184,7 @@ def read_shards(root: Root, stacks: Collection[str] | None = None) -> list[Shard
     ledger = shards_ledger(root)
     rows = ledger.read(ledger.snapshot().parts)
     if stacks is not None:
-        rows = rows.filter(pc.is_in(rows["stack"], value_set=pa.array(sorted(stacks), pa.string())))
+        rows = rows.filter(is_any(rows["stack"], stacks))
     return [ShardRow(**row) for row in rows.select(SHARDS.names).to_pylist()]
 
 
@@ -223,10 +223,11 @@ def current(versions: pa.Table) -> pa.Table:
         return versions
     keys = versions.select(["image_id", "version"])
     order = pc.sort_indices(keys, sort_keys=[("image_id", "ascending"), ("version", "ascending")])
-    ids = pc.dictionary_encode(keys["image_id"]).combine_chunks().indices.take(order).to_numpy()
-    last = np.append(ids[1:] != ids[:-1], True)
+    ids = pc.dictionary_encode(keys["image_id"]).combine_chunks().indices.take(order)
+    ends = pc.not_equal(ids[1:], ids[:-1])
+    last = pa.concat_arrays([ends, make_array([True], pa.bool_())])
     # Take once and column by column: with a million images each copy counts.
-    return versions.take(order.filter(pa.array(last))).combine_chunks()
+    return versions.take(order.filter(last)).combine_chunks()
 
 
 def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snapshot, pa.Table]:
@@ -249,8 +250,8 @@ def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snaps
 
 def field_column(images: pa.Table, name: str) -> pa.ChunkedArray:
     """Return a field of the path pattern as a column, with empty text for images that lack it."""
-    found = pc.map_lookup(images["fields"], pa.scalar(name), "first")
-    return pc.fill_null(found, "")
+    found = pc.map_lookup(images["fields"], make_scalar(name, pa.string()), "first")
+    return fill_null(found, "")
 
 
 CHANNEL_NAMES, ORIENTATION = "channel_names", "shown_as"

@@ -12,6 +12,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.store.arrow import fill_null, is_any, make_array, make_scalar
 from engine.store.catalog.tables import ORPHANED, READY, read_images, shards_ledger
 from engine.store.pixels.layout import count_blocks
 from engine.store.root.base import Root
@@ -38,11 +39,11 @@ def unnamed_images(images: pa.Table, shards: pa.Table) -> pa.Table:
     shards
         From `read_shard_places`.
     """
-    here = pc.is_in(images["state"], value_set=pa.array([READY, ORPHANED]))
+    here = is_any(images["state"], [READY, ORPHANED])
     images = images.select(["image_id", *PLACE[1:]]).filter(here)
-    named = shards.filter(pc.equal(shards["level"], 0))
+    named = shards.filter(is_any(shards["level"], [0]))
     places = pc.unique(_place(named["stack"], named["shard"]))
-    metadata = pa.array([-1] * images.num_rows, pa.int32())
+    metadata = make_array([-1] * images.num_rows, pa.int32())
     found = pc.and_(
         pc.is_in(_place(images["stack"], images["shard"]), value_set=places),
         pc.is_in(_place(images["stack"], metadata), value_set=places),
@@ -60,13 +61,11 @@ def unnamed_images(images: pa.Table, shards: pa.Table) -> pa.Table:
 def _cut(images: pa.Table, named: pa.Table) -> pa.Array | pa.ChunkedArray:
     """Return a mask of the giants with blocks missing in the catalog."""
     giants = images.filter(images["giant"]).select(["stack", "height", "width"]).to_pylist()
-    here = named.filter(
-        pc.is_in(named["stack"], value_set=pa.array([g["stack"] for g in giants], pa.string()))
-    )
+    here = named.filter(is_any(named["stack"], [g["stack"] for g in giants]))
     blocks = {(row["stack"], row["shard"]) for row in here.to_pylist() if row["shard"] >= 0}
     counts = Counter(stack for stack, _ in blocks)
     cut = [g["stack"] for g in giants if counts[g["stack"]] < count_blocks(g["height"], g["width"])]
-    return pc.and_(images["giant"], pc.is_in(images["stack"], value_set=pa.array(cut, pa.string())))
+    return pc.and_(images["giant"], is_any(images["stack"], cut))
 
 
 def unnamed_stacks(root: Root) -> frozenset[str]:
@@ -82,5 +81,5 @@ def unnamed_stacks(root: Root) -> frozenset[str]:
 
 
 def _place(stacks: pa.ChunkedArray, shards: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    filled = pc.fill_null(pc.cast(shards, pa.string()), "")
-    return pc.binary_join_element_wise(pc.fill_null(stacks, ""), filled, "/")
+    filled = fill_null(pc.cast(shards, pa.string()), "")
+    return pc.binary_join_element_wise(fill_null(stacks, ""), filled, make_scalar("/", pa.string()))

@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from engine.errors import AlreadyExists, CorruptStore, EngineError, MissingObject
+from engine.store.arrow import as_table, empty_table, make_array
 from engine.store.delta.checkpoints import checkpoint_due, write_checkpoint
 from engine.store.delta.entries import make_entry
 from engine.store.delta.integrity import check_newest, log_path, note_head, read_head, state_digest
@@ -136,7 +137,7 @@ class Ledger:
         if table is None:
             return Snapshot(-1, ())
         try:
-            actions = pa.table(table.get_add_actions(flatten=True))
+            actions = as_table(table.get_add_actions(flatten=True))
         except (DeltaError, OSError, ValueError) as error:
             raise self._unread(error) from error
         first = self.schema.names[0]
@@ -216,7 +217,9 @@ class Ledger:
         wanted = [n for n in columns if n != self.partition] if columns is not None else None
         rows = read_parquet(data, wanted)
         if self.partition and (columns is None or self.partition in columns):
-            rows = rows.append_column(self.partition, pa.array([part.key] * len(rows), pa.string()))
+            rows = rows.append_column(
+                self.partition, make_array([part.key] * len(rows), pa.string())
+            )
         return rows
 
     def read_parts(
@@ -229,7 +232,7 @@ class Ledger:
     def read(self, parts: Sequence[Part], columns: Sequence[str] | None = None) -> pa.Table:
         """Read parts into one table with the ledger's columns, empty if no parts are given."""
         names = list(columns) if columns is not None else self.schema.names
-        empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
+        empty = empty_table(pa.schema([self.schema.field(name) for name in names]))
         tables = [table.select(names) for table in self.read_parts(parts, names)]
         return pa.concat_tables([empty, *tables])
 
