@@ -61,6 +61,7 @@ class Stage:
     done: int = 0
     failed: int = 0
     running: bool = False
+    _first: tuple[int, float] | None = field(default=None, repr=False)
     _spent_s: float = field(default=0.0, repr=False)
     _since: float = field(default=0.0, repr=False)
 
@@ -69,6 +70,13 @@ class Stage:
         self.total += total
         if not self.running:
             self.running, self._since = True, time.monotonic()
+
+    def add(self, count: int, failed: int) -> None:
+        """Count finished items, some of them failed."""
+        self.done += count
+        self.failed += failed
+        if self._first is None:
+            self._first = self.done, self.elapsed_s
 
     def end(self) -> None:
         """Stop the clock."""
@@ -80,11 +88,21 @@ class Stage:
         return self._spent_s + (time.monotonic() - self._since if self.running else 0.0)
 
     @property
+    def _pace(self) -> float | None:
+        """Items per second since the first ones ended; None if no others ended.
+
+        The first ones also waited for workers to start and kernels to compile.
+        """
+        if self._first is None or self.done == self._first[0]:
+            return None
+        return (self.done - self._first[0]) / max(self.elapsed_s - self._first[1], 1e-3)
+
+    @property
     def rate(self) -> str:
         """Items per second, or per minute if slow; "" while there are none."""
-        per_s = self.done / max(self.elapsed_s, 1e-3)
         if not self.done:
             return ""
+        per_s = (self._pace if self.running else None) or self.done / max(self.elapsed_s, 1e-3)
         rate, unit = (per_s, "s") if per_s >= 1 else (per_s * 60, "min")
         return f"{rate:,.0f}/{unit}" if rate >= 99.95 else f"{rate:.3g}/{unit}"
 
@@ -93,9 +111,8 @@ class Stage:
         """Remaining time while it runs, elapsed time once it ended; "" if unknown."""
         if not self.running or self.done >= self.total:
             return told_s(self.elapsed_s)
-        if not self.done:
-            return ""
-        return f"{told_s(self.elapsed_s / self.done * (self.total - self.done))} left"
+        pace = self._pace
+        return "" if pace is None else f"{told_s((self.total - self.done) / pace)} left"
 
     @property
     def failures(self) -> str:
@@ -124,8 +141,7 @@ class Counted(Events):
     def advance(self, stage: str, count: int, failed: int = 0) -> None:
         """Count finished items of a stage, some of them failed."""
         known = self.stages[stage]
-        known.done += count
-        known.failed += failed
+        known.add(count, failed)
         self.show(known)
 
     def finish(self, stage: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,8 @@ def test_bars_fit_and_say_all(width: int) -> None:
     bars = shown_on(console)
     assert isinstance(bars, Bars)
     bars.start("circles", 1_234_567, "images")
-    bars.advance("circles", 345_678, failed=1_234)
+    bars.advance("circles", 300_000, failed=1_000)
+    bars.advance("circles", 45_678, failed=234)
     bars.close()
     lines = [ESCAPES.sub("", line).rstrip() for line in text.getvalue().splitlines()]
     (last,) = {line for line in lines if "1,234 failed" in line}
@@ -78,11 +80,29 @@ def test_a_stage_that_begins_again_goes_on_counting() -> None:
     stage = Stage("pixels", "images")
     for _ in range(2):
         stage.enlarge(5)
-        stage.done += 5
+        stage.add(5, 0)
         stage.end()
     assert (stage.done, stage.total, stage.running) == (10, 10, False)
     spent = stage.elapsed_s
     assert stage.elapsed_s == spent, "the clock stands still"
+
+
+def test_the_remaining_time_leaves_out_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the first images end, workers start and kernels compile."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stage = Stage("circles", "images")
+    stage.enlarge(100)
+    now = 20.0
+    stage.add(10, 0)
+    assert stage.time == "", "one step gives no rate"
+    now = 22.0
+    stage.add(20, 0)
+    assert (stage.rate, stage.time) == ("10/s", "7.0 s left")
+    now = 29.0
+    stage.add(70, 0)
+    stage.end()
+    assert (stage.rate, stage.time) == ("3.45/s", "29 s"), "in the end, all of it counts"
 
 
 @given(st.integers(0, 10**9), st.floats(0, 10**7))
