@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 NAMES = (
+    "bench_startup",
     "bench_circles",
     "bench_sources",
     "bench_overhead",
