@@ -250,6 +250,8 @@ class Cluster:
         self._nanny = nanny
         counts = [workers] if nanny else [1] * workers
         self.nannies = [self._start_workers(count) for count in counts]
+        if nanny:  # a driver waits 20 s for the first one, which a busy machine may exceed
+            wait_for(lambda: len(self.workers()) >= workers, "all workers")
 
     def _dask(self, *argv: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dask", *argv]

@@ -19,7 +19,7 @@ from tests.contracts.object_server import serve, settings
 from tests.support.images import Counting, catalog, computed, night
 
 IMAGES = 4
-FEW = 61
+FEW = 121
 """Sampling interval of the points in `make test`; each fault starts at a different point."""
 
 VARYING = ["elapsed_s", "attempts", "worker", "device"]

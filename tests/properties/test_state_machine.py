@@ -19,7 +19,7 @@ EXAMPLES = 200
 STEPS = 5
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_cohort_is_what_its_model_says() -> None:
     run_state_machine_as_test(
         Machine,

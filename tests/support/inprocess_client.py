@@ -16,7 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import engine.execution.worker_memory
+import distributed
+
 import engine.ingest.driver
 import engine.runs.driver
 
@@ -96,10 +97,9 @@ def here() -> Iterator[Any]:
     """Yield the client; in the block, tasks find their worker, and results commit at once."""
     memory = SimpleNamespace(memory_limit=None)
     worker = SimpleNamespace(name="here", state=SimpleNamespace(nthreads=1), memory_manager=memory)
-    dask = SimpleNamespace(get_worker=lambda: worker, secede=lambda: None)
     with (
-        patch.object(engine.runs.driver, "distributed", dask),
-        patch.object(engine.execution.worker_memory, "distributed", dask),
+        patch.object(distributed, "get_worker", lambda: worker),
+        patch.object(distributed, "secede", lambda: None),
         patch.object(engine.runs.driver, "COMMIT_S", -1.0),
         patch.object(engine.ingest.driver, "COMMIT_S", -1.0),
     ):
