@@ -32,7 +32,7 @@ VERSIONS = ("dask", "zarr", "deltalake")
 """Main dependencies of cohorts and clusters, whose versions help to diagnose problems."""
 
 
-def say_versions(wanted: bool) -> None:
+def print_versions(wanted: bool) -> None:
     """Print the versions in one line, and exit."""
     if wanted:
         from engine.store.config import FORMAT
@@ -49,7 +49,9 @@ def say_versions(wanted: bool) -> None:
 def cohort(
     asked: Annotated[
         bool,
-        typer.Option("--version", callback=say_versions, is_eager=True, help="Print the versions."),
+        typer.Option(
+            "--version", callback=print_versions, is_eager=True, help="Print the versions."
+        ),
     ] = False,
 ) -> None:
     """Turn folders of biomedical images into tables, computing only what is new."""
@@ -102,7 +104,7 @@ def _as_typer_wants(function: Callable[..., int]) -> Callable[..., None]:
             }
             return function(output, **grouped, **given)
 
-        run_guarded(json, call)
+        run_command(json, call)
 
     def flat() -> Iterator[tuple[str, Any, Any]]:
         for parameter in own:
@@ -129,7 +131,7 @@ def _as_typer_wants(function: Callable[..., int]) -> Callable[..., None]:
     return run
 
 
-def run_guarded(json: bool, action: Callable[[Output], int]) -> None:
+def run_command(json: bool, action: Callable[[Output], int]) -> None:
     """Run a command and end with its exit code; errors become one sentence each."""
     from engine.errors import EngineError
     from engine.store.root.os_errors import refusal

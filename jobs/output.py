@@ -13,13 +13,13 @@ from engine.errors import EngineError
 from engine.execution.progress import Events
 from engine.visible import visible
 from jobs.progress import Shown, shown_on
-from jobs.streams import Tolerant
+from jobs.streams import FaultTolerantStream
 
 FILE_COLUMNS = 100
 """Width of tables if there is no terminal with a width."""
 
 
-def _console(stream: Tolerant, width: int | None) -> Console:
+def _console(stream: FaultTolerantStream, width: int | None) -> Console:
     """Return a console that prints text unchanged: no markup, no emoji by name."""
     return Console(
         file=stream.stream, width=width, highlight=False, soft_wrap=True, markup=False, emoji=False
@@ -32,8 +32,8 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         width = None if sys.stdout.isatty() else FILE_COLUMNS
-        self._stdout = Tolerant(sys.stdout)
-        stderr = Tolerant(sys.stderr)
+        self._stdout = FaultTolerantStream(sys.stdout)
+        stderr = FaultTolerantStream(sys.stderr)
         self._out = _console(self._stdout, width)
         self._err = _console(stderr, None)
         self._shown: Shown | None = None

@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from engine.execution.progress import Counted, Stage
+from engine.execution.progress import Stage, StageTracker
 from engine.visible import visible
 
 LINE_S = 30.0
 """Interval of lines for a stage without a terminal, seconds."""
 
 
-class Shown(Counted):
+class Shown(StageTracker):
     """Progress on a console, until it is closed."""
 
     def __init__(self, console: Console) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.errors import NoSource, NothingFound
 from engine.ingest.discovery import holds_confidential
 from engine.privacy import NoPseudonymKey, read_key
-from engine.sources.locations.base import absolute, holder_of, place_at
+from engine.sources.locations.base import absolute, containing_folder, open_location
 from engine.sources.locations.dicomweb import is_dicomweb
 
 FORMATS = "PNG, TIFF, JPEG or DICOM"
@@ -28,10 +28,10 @@ def require_files(source: str) -> None:
     if is_dicomweb(source):
         return
     path = absolute(source)
-    base = holder_of(path)
+    base = containing_folder(path)
     if base is None or not source.strip():  # e.g. an unset shell variable
         raise NoSource(source or "'' (an empty name)")
-    if base == path and place_at(base).is_empty():
+    if base == path and open_location(base).is_empty():
         raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")
 
 
@@ -45,6 +45,6 @@ def require_key(source: str, cohort: str) -> None:
     try:
         read_key(outside=None if "://" in cohort else cohort)
     except NoPseudonymKey:
-        base = source if is_dicomweb(source) else holder_of(absolute(source))
+        base = source if is_dicomweb(source) else containing_folder(absolute(source))
         if is_dicomweb(source) or (base is not None and holds_confidential(base)):
             raise

@@ -2,7 +2,7 @@
 
 Importing the engine takes seconds. An exception that Ctrl-C raises meanwhile surfaces in the middle
 of another package, which may print a traceback or swallow it and go on. Nothing has begun then, so
-the process is left at once. `jobs.framework.run_guarded` takes Ctrl-C over when all that a command
+the process is left at once. `jobs.framework.run_command` takes Ctrl-C over when all that a command
 imports is there.
 """
 

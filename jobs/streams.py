@@ -7,7 +7,7 @@ import os
 from typing import IO, cast
 
 
-class Tolerant:
+class FaultTolerantStream:
     """A stream of this process that drops all output after the first failed write.
 
     Attributes

@@ -18,7 +18,7 @@ from engine.cohort.qc import QualityControl
 from engine.cohort.training import Learning
 from engine.conditions.compiling import filter_rows
 from engine.errors import NothingFound, UsageError
-from engine.execution.cluster.cluster import client_or_own
+from engine.execution.cluster.cluster import use_client
 from engine.execution.notebook_progress import events_here
 from engine.execution.progress import Events
 from engine.execution.repairs import note_repairs
@@ -28,10 +28,10 @@ from engine.operations.registry import create_operation, is_registered
 from engine.privacy import Pseudonyms
 from engine.runs.inputs import read_inputs
 from engine.runs.plan import Plan, plan_run
-from engine.runs.previous_key import most_used_key
+from engine.runs.previous_key import find_previous_key
 from engine.runs.publish import Publisher
-from engine.runs.retry_pixels import read_restored
-from engine.runs.selection import condition_of, require_all
+from engine.runs.retry_pixels import find_retryable
+from engine.runs.selection import check_declare_allowed, condition_of
 from engine.runs.worker import ledger_of
 from engine.store.catalog.tables import ShardRow, read_images, read_shards
 from engine.store.config import (
@@ -43,8 +43,8 @@ from engine.store.config import (
     read_identity,
 )
 from engine.store.root.base import STAGING, Root
-from engine.store.root.open import open_root
-from engine.store.root.write_check import require_writable
+from engine.store.root.open import open_store
+from engine.store.root.write_check import check_writable
 from engine.store.tables import read_table, table_names_there
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
         config, scopes, pseudonyms = self._sources(sources, layout)
         shown = note_repairs(self.root, events or events_here())
-        with client_or_own(client, shown) as working:
+        with use_client(client, shown) as working:
             return Ingest(
                 self.root, config, working, scopes,
                 pseudonyms=pseudonyms, rehash=rehash, events=shown, stop=stop,
@@ -132,11 +132,11 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     def _sources(
         self, sources: Sequence[str | Path], layout: str | None
     ) -> tuple[CohortConfig, list[tuple[str, str]], Pseudonyms | None]:
-        from engine.ingest.roots import needed_roots, scopes_of
+        from engine.ingest.roots import resolve_sources, roots_used
 
-        scopes = scopes_of(self.root, sources, layout, self.pseudonyms)
+        scopes = resolve_sources(self.root, sources, layout, self.pseudonyms)
         config = self.config
-        hidden = any(config.roots[name].confidential for name in needed_roots(config, scopes))
+        hidden = any(config.roots[name].confidential for name in roots_used(config, scopes))
         return config, scopes, self.pseudonyms() if hidden else None
 
     # Computation.
@@ -171,7 +171,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     ) -> Plan:
         """Return the plan of a run, with reasons; computes nothing."""
         wanted = self.operation(operation) if isinstance(operation, str) else operation
-        other = most_used_key(self.root, wanted)
+        other = find_previous_key(self.root, wanted)
         _, plan, _ = self._plan(wanted, where, limit, retry_failed, other)
         return plan
 
@@ -195,7 +195,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             limit=limit,
             retry_failed=retry_failed,
             labels=read_labels_due(self.root, operation, images),
-            restored=read_restored(self.root, operation, images, publisher.lost),
+            restored=find_retryable(self.root, operation, images, publisher.lost),
             gone=publisher.gone,
         )
         return publisher, plan, (catalog.version, images)
@@ -241,9 +241,9 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             If ``declare`` is combined with a selection.
         """
         wanted = self._wanted(operation)
-        require_all(where, limit, declare)
+        check_declare_allowed(where, limit, declare)
         shown = note_repairs(self.root, events or events_here())
-        with client_or_own(client, shown) as working:
+        with use_client(client, shown) as working:
             return [
                 self._run_one(o, working, where, limit, retry_failed, declare, shown, stop)
                 for o in wanted
@@ -265,7 +265,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         events: Events | None,
         stop: Callable[[], bool],
     ) -> RunReport:
-        from engine.runs.driver import RunReport, run_plan
+        from engine.runs.driver import RunReport, execute_plan
         from engine.runs.labels.driver import run_numbers
         from engine.tables.driver import make_tables
 
@@ -282,11 +282,11 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             unreadable_sources=plan.unreadable,
         )
         if publisher.gone:
-            require_writable(self.root)
+            check_writable(self.root)
             publisher.forget_gone()
         if plan.to_compute:
-            require_writable(self.root)
-            run_plan(
+            check_writable(self.root)
+            execute_plan(
                 self.root, operation, plan, client, self._files(), publisher, report,
                 events=events, stop=stop,
             )  # fmt: skip
@@ -373,7 +373,7 @@ def open_cohort(url: str | Path) -> Cohort:
     ------
     NoCohort, FormatTooNew
     """
-    return Cohort(open_root(url))
+    return Cohort(open_store(url))
 
 
 def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
@@ -384,7 +384,7 @@ def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
     UsageError
         If the folder holds other files, or is a file.
     """
-    root = open_root(url)
+    root = open_store(url)
     others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # ignore leftovers
     if root.size("cohort.json") is None and next(others, None) is not None:
         raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")

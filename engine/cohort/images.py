@@ -17,7 +17,7 @@ from engine.errors import NothingFound
 from engine.operations.array_metadata import as_array, attributes_of, in_units, named
 from engine.runs.selection import condition_of, select_images, with_sources
 from engine.store.arrow import is_any
-from engine.store.catalog.tables import ShardRow, with_fields
+from engine.store.catalog.tables import ShardRow, expand_fields
 from engine.store.labels.images import LABELS, files_by_path, is_label
 from engine.store.pixels.stacks import StackReader, stack_path
 from engine.store.root.base import Root
@@ -39,7 +39,7 @@ class Images(Sequence["xr.DataArray"]):
         stored: bool = False,
     ) -> None:
         chosen = select_images(images, condition_of(root, where), None)
-        self.frame = with_fields(chosen).to_pandas()
+        self.frame = expand_fields(chosen).to_pandas()
         self._reader = StackReader(root, {row.path: row for row in files})
         self._stored = stored
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import NothingFound
 from engine.operations.registry import operations
 from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
-from engine.runs.selection import condition_of, require_all, select_images
+from engine.runs.selection import check_declare_allowed, condition_of, select_images
 from engine.status.status import Status, read_status
 from engine.store.catalog.annotations import Contour, read_annotations, read_contours
 from engine.store.catalog.tables import images_ledger, read_images
 from engine.store.config import declare_key_check, read_config
-from engine.store.maintenance.gc import OLDER_THAN_S, Leftover, collect, plan_gc
+from engine.store.maintenance.gc import OLDER_THAN_S, UnreferencedFile, collect, plan_gc
 from engine.store.maintenance.repair import Repaired, repair_ledgers
 from engine.store.root.base import Root
 
@@ -52,7 +52,7 @@ class Upkeep:
         UsageError
             If ``declare`` is combined with a selection.
         """
-        require_all(where, limit, declare)
+        check_declare_allowed(where, limit, declare)
         if not images_ledger(self.root).snapshot().parts:
             raise NothingFound(
                 f"{self.root.url} holds no images yet",
@@ -89,14 +89,14 @@ class Upkeep:
         NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
         """
         from engine.ingest.annotations.reveal import reveal_drawings
-        from engine.ingest.reveal import reveal_rows
+        from engine.ingest.reveal import find_catalog_rows
 
         config = read_config(self.root)
         hidden = any(root.confidential for root in config.roots.values()) and config.annotations
         names = self.pseudonyms() if hidden else None
         drawn = tuple(reveal_drawings(self.root, config, source, names))
         try:
-            return (*reveal_rows(self.root, config, source, self.pseudonyms), *drawn)
+            return (*find_catalog_rows(self.root, config, source, self.pseudonyms), *drawn)
         except NothingFound:  # not in a root, but it may be an annotation file
             if not drawn:
                 raise
@@ -142,7 +142,7 @@ class Upkeep:
 
     def gc(
         self, *, older_than_s: float = OLDER_THAN_S, dry_run: bool = False
-    ) -> tuple[Leftover, ...]:
+    ) -> tuple[UnreferencedFile, ...]:
         """Delete unreferenced files above a minimum age, and return them.
 
         Parameters

@@ -7,7 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from engine.errors import NothingFound, UsageError
-from engine.execution.cluster.cluster import client_or_own
+from engine.execution.cluster.cluster import use_client
 from engine.execution.notebook_progress import events_here
 from engine.execution.progress import Events
 from engine.execution.repairs import note_repairs
@@ -84,7 +84,7 @@ class QualityControl:
         shown = note_repairs(self.root, events or events_here())
         files, config = self._files(), read_config(self.root)
         reports = []
-        with client_or_own(client, shown) as working:
+        with use_client(client, shown) as working:
             for one in wanted:
                 catalog, images = read_inputs(self.root, one)
                 results = ledger_of(self.root, one).snapshot()

@@ -102,8 +102,8 @@ class Learning:
         from engine.execution.repairs import note_repairs
         from engine.learning.datasets.masked_images import classes_of_masks
         from engine.learning.models.bundle import open_bundle
-        from engine.learning.models.pretrained import shipped_models
-        from engine.learning.training.finetune import starting_with
+        from engine.learning.models.pretrained import pretrained_models
+        from engine.learning.training.finetune import finetune_settings
         from engine.learning.training.settings import TrainingSettings
         from engine.learning.training.splits import split_subjects
         from engine.learning_drivers.train import TrainingTask, train_on_worker, training_cluster
@@ -116,7 +116,7 @@ class Learning:
         opened, images, left = self._masked(masks, where, limit, with_orphaned)
         classes = classes_of_masks(opened)
         if start is not None:
-            chosen = starting_with(chosen, open_bundle(start), classes)
+            chosen = finetune_settings(chosen, open_bundle(start), classes)
         # fail before a cluster is started
         split_subjects([i.subject for i in images], chosen.holdout, chosen.seed)
         task = TrainingTask(
@@ -128,7 +128,7 @@ class Learning:
             classes,
             None
             if start is None
-            else str(start if start in shipped_models() else Path(start).absolute()),
+            else str(start if start in pretrained_models() else Path(start).absolute()),
             made_by,
             device,
         )
@@ -182,7 +182,7 @@ class Learning:
         ParameterError
             If masks and predictions have different classes, or the folder holds other files.
         """
-        from engine.execution.cluster.cluster import client_or_own
+        from engine.execution.cluster.cluster import use_client
         from engine.execution.notebook_progress import events_here
         from engine.execution.repairs import note_repairs
         from engine.learning.evaluation.evaluation import (
@@ -195,7 +195,7 @@ class Learning:
         from engine.learning.evaluation.plots import draw_plots
         from engine.learning_drivers.evaluate import ERRORS, score_on_workers
         from engine.operations.segment.operation import Segment
-        from engine.store.root.atomic_write import write_aside
+        from engine.store.root.atomic_write import atomic_write
 
         place, shown = Path(folder).absolute(), events or events_here()
         require_place(place)
@@ -206,7 +206,7 @@ class Learning:
             wanted = Segment(model=wanted)
         of, classes, asked, resources = self._answer(wanted, opened, images)
         claim_place(place)
-        with client_or_own(client, shown) as working:
+        with use_client(client, shown) as working:
             scored = score_on_workers(
                 working, self.root, images, opened, asked, classes, place,
                 resources=resources, events=shown, stop=stop,
@@ -218,7 +218,7 @@ class Learning:
         for left in (place / ERRORS).glob("*.png"):
             if left.name not in named:
                 left.unlink(missing_ok=True)
-        write_aside(place / PLOTS, draw_plots(made))
+        atomic_write(place / PLOTS, draw_plots(made))
         write_page(place, made, write_evaluation(place, made))
         return made
 
@@ -285,11 +285,11 @@ def _known(model: str) -> tuple[str, tuple[str, ...]]:
     """Return what a model is called, and its classes."""
     from engine.learning.models.bundle import open_bundle
     from engine.learning.models.card import tissue_classes
-    from engine.learning.models.pretrained import shipped_models
+    from engine.learning.models.pretrained import pretrained_models
     from engine.operations.segment.operation import BASELINE
 
     if model == BASELINE:
         return BASELINE, tuple(c.name for c in tissue_classes())
     # All models of a training have the same name, so include their folders.
-    of = model if model in shipped_models() else "/".join(Path(model).absolute().parts[-2:])
+    of = model if model in pretrained_models() else "/".join(Path(model).absolute().parts[-2:])
     return of, tuple(c.name for c in open_bundle(model).card.classes)

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from engine.execution.progress import Counted, Events, Stage
+from engine.execution.progress import Events, Stage, StageTracker
 from engine.visible import escape
 
 EVERY_S = 0.2
@@ -24,7 +24,7 @@ def events_here() -> Events:
     return NotebookEvents() if hasattr(running, "kernel") else Events()
 
 
-class NotebookEvents(Counted):
+class NotebookEvents(StageTracker):
     """Events that show stages and notes as an updating display of a notebook's cell."""
 
     def __init__(self) -> None:

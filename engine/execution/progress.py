@@ -33,12 +33,12 @@ def counted(count: float, plural: str) -> str:
     return f"{count:,.0f} {plural.removesuffix('s') if count == 1 else plural}"
 
 
-def told_s(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration.
 
     Examples
     --------
-    >>> [told_s(s) for s in (0.04, 7.26, 90, 7500)]
+    >>> [format_duration(s) for s in (0.04, 7.26, 90, 7500)]
     ['0.0 s', '7.3 s', '1 min 30 s', '2 h 05 min']
     """
     if seconds < 9.95:
@@ -110,9 +110,9 @@ class Stage:
     def time(self) -> str:
         """Remaining time while it runs, elapsed time once it ended; "" if unknown."""
         if not self.running or self.done >= self.total:
-            return told_s(self.elapsed_s)
+            return format_duration(self.elapsed_s)
         pace = self._pace
-        return "" if pace is None else f"{told_s((self.total - self.done) / pace)} left"
+        return "" if pace is None else f"{format_duration((self.total - self.done) / pace)} left"
 
     @property
     def failures(self) -> str:
@@ -125,7 +125,7 @@ class Stage:
         return f"{self.name}: {', '.join(filter(None, told))}"
 
 
-class Counted(Events):
+class StageTracker(Events):
     """Events that track each stage in ``stages`` and show a stage when it changes."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from engine.errors import EngineError, Interrupted
 from engine.execution.memory_limit import Need
-from engine.execution.task_pool import Window
+from engine.execution.task_pool import TaskPool
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class WorkerKeepsDying(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt(Generic[T]):
+class TaskAttempt(Generic[T]):
     """A task and its number of attempts, including this one and those of its parent task.
 
     ``lone`` means that nothing else is in flight.
@@ -70,8 +70,8 @@ class Answer(Generic[T]):
     need: Need | None = None
 
 
-def run_quarantined(
-    window: Window,
+def map_tasks(
+    window: TaskPool,
     tasks: Iterable[T],
     *,
     split: Callable[[T], list[T]],
@@ -86,7 +86,7 @@ def run_quarantined(
     Parameters
     ----------
     window
-        Task pool, whose function receives an `Attempt`.
+        Task pool, whose function receives an `TaskAttempt`.
     split
         Splits a task into its pieces: one image, one file.
     without
@@ -101,33 +101,33 @@ def run_quarantined(
     One answer with a value for each task with remaining pieces, and one for each poison piece.
     """
     source = iter(tasks)
-    again: deque[Attempt[T]] = deque()
-    aside: list[tuple[Attempt[T], Need | None]] = []
+    again: deque[TaskAttempt[T]] = deque()
+    aside: list[tuple[TaskAttempt[T], Need | None]] = []
 
-    def take() -> Attempt[T] | None:
+    def take() -> TaskAttempt[T] | None:
         if again:
             return again.popleft()
         task = next(source, None)
-        return None if task is None else Attempt(task)
+        return None if task is None else TaskAttempt(task)
 
     for ended in window.run(take, stop=stop, idle=idle):
-        attempt: Attempt[T] = ended.task
+        attempt: TaskAttempt[T] = ended.task
         if not ended.crashed:
             yield Answer(attempt.task, ended.value, attempts=attempt.number)
             continue
         if ended.need is not None:
             told(SHORT.format(ended.need))
         if attempt.number < SHARED_DEATHS and ended.need is None:
-            again.append(Attempt(attempt.task, attempt.number + 1))
+            again.append(TaskAttempt(attempt.task, attempt.number + 1))
         else:
-            aside.append((Attempt(attempt.task, attempt.number + 1), ended.need))
+            aside.append((TaskAttempt(attempt.task, attempt.number + 1), ended.need))
     for attempt, need in aside:
         if stop():
             return
         yield from _isolate(window, attempt, need, split, without, trial, idle)
 
 
-def _alone(window: Window, attempt: Attempt[T], idle: Callable[[], None]) -> Any:
+def _alone(window: TaskPool, attempt: TaskAttempt[T], idle: Callable[[], None]) -> Any:
     pending = [replace(attempt, lone=True)]
     for ended in window.run(lambda: pending.pop() if pending else None, idle=idle, most=1):
         return ended
@@ -135,8 +135,8 @@ def _alone(window: Window, attempt: Attempt[T], idle: Callable[[], None]) -> Any
 
 
 def _isolate(
-    window: Window,
-    attempt: Attempt[T],
+    window: TaskPool,
+    attempt: TaskAttempt[T],
     need: Need | None,
     split: Callable[[T], list[T]],
     without: Callable[[T, list[T]], T | None],
@@ -147,7 +147,7 @@ def _isolate(
     task: T | None = attempt.task
     number = attempt.number
     while task is not None:
-        ended = _alone(window, Attempt(task, number), idle)
+        ended = _alone(window, TaskAttempt(task, number), idle)
         if not ended.crashed:
             yield Answer(task, ended.value, attempts=number)
             return
@@ -161,7 +161,7 @@ def _isolate(
         most = LONE_TRIES if need is None else 1
         for piece in pieces:
             for tries in range(1, most + 1):
-                ended = _alone(window, Attempt(trial(piece), number + tries - 1), idle)
+                ended = _alone(window, TaskAttempt(trial(piece), number + tries - 1), idle)
                 if not ended.crashed:
                     break
             else:

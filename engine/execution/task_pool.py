@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
 from engine.execution.memory_limit import Need, need_of
-from engine.execution.timeouts import patience_s
-from engine.execution.workers import asked_of_workers, slots
+from engine.execution.timeouts import startup_timeout_s
+from engine.execution.workers import effective_resources, slots
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 T = TypeVar("T")
 
-PER_SLOT = 3
+TASKS_PER_SLOT = 3
 """Tasks in flight per slot: one runs and two wait on the worker."""
 
 TICK_S = 0.25
@@ -34,13 +34,13 @@ LOST_S = 8.0
 """Time without a connection to the scheduler after which the run gives up, seconds (fault 4: 30 s).
 """
 
-NO_WORKERS_S = 60.0
+WORKER_TIMEOUT_S = 60.0
 """Time that a run waits for workers to return, seconds."""
 
 ENDED_FOR_MEMORY = "worker-restart-memory"
 """Topic of a nanny's event when it kills a worker for memory (distributed, worker_memory.py)."""
 
-RECOUNT_S = 2.0
+SLOT_REFRESH_S = 2.0
 """Interval at which slots are counted again, seconds: workers join and leave."""
 
 UNKNOWN_TRIES = 5
@@ -61,7 +61,7 @@ class TaskFailed(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended(Generic[T]):
+class TaskEnd(Generic[T]):
     """A task that ended: with ``value``, or as ``crashed`` if its worker died.
 
     ``need`` is the memory used and available, if the worker was killed for memory.
@@ -92,7 +92,7 @@ def _call(packed: _Packed) -> bytes:
     return dumps(function(*arguments))
 
 
-class Window:
+class TaskPool:
     """Pool that submits tasks of one function and yields them as they end.
 
     Parameters
@@ -121,7 +121,7 @@ class Window:
         self._client = client
         self._function = function
         self._arguments = arguments
-        self._resources = asked_of_workers(client, resources or {})
+        self._resources = effective_resources(client, resources or {})
         # The resource is part of the key, since an existing key would keep its old restriction.
         extra = "".join(f"-{name}{amount:g}" for name, amount in self._resources.items())
         self._label = f"{label}{extra}-{secrets.token_hex(4)}"
@@ -141,7 +141,7 @@ class Window:
         stop: Callable[[], bool] = lambda: False,
         most: int | None = None,
         idle: Callable[[], None] = lambda: None,
-    ) -> Iterator[Ended[T]]:
+    ) -> Iterator[TaskEnd[T]]:
         """Yield each task when it has ended, in any order.
 
         Parameters
@@ -152,7 +152,7 @@ class Window:
         stop
             Predicate; once True, no further tasks are submitted, and those in flight finish.
         most
-            Maximum tasks in flight; by default `PER_SLOT` for each slot.
+            Maximum tasks in flight; by default `TASKS_PER_SLOT` for each slot.
         idle
             Called at most every `TICK_S`.
 
@@ -164,7 +164,7 @@ class Window:
         exhausted = False
         try:
             while True:
-                room = (most or PER_SLOT * self._slots) - len(self._flight)
+                room = (most or TASKS_PER_SLOT * self._slots) - len(self._flight)
                 while room > 0 and not exhausted and not stop():
                     task = take()
                     if task is None:
@@ -215,7 +215,7 @@ class Window:
             except queue.Empty:
                 return found
 
-    def _end(self, future: Future[Any]) -> Ended[Any] | None:
+    def _end(self, future: Future[Any]) -> TaskEnd[Any] | None:
         from distributed.client import FutureCancelledError
         from distributed.comm.core import CommClosedError
         from distributed.protocol.pickle import loads
@@ -233,10 +233,10 @@ class Window:
                 raise FutureCancelledError(future.key, future.status)
         except KilledWorker as error:
             del self._flight[str(future.key)]
-            return Ended(task, crashed=True, need=self._need(error.last_worker))
+            return TaskEnd(task, crashed=True, need=self._need(error.last_worker))
         except MemoryError as error:  # counts as a death for lack of memory
             del self._flight[str(future.key)]
-            return Ended(task, crashed=True, need=need_of(error, None))
+            return TaskEnd(task, crashed=True, need=need_of(error, None))
         except (FutureCancelledError, CommClosedError, TimeoutError, OSError) as error:
             if isinstance(error, EngineError):
                 raise
@@ -250,7 +250,7 @@ class Window:
                 raise MissingPackage(lacking.name or "a module") from None
             raise TaskFailed(type(error).__name__) from None
         del self._flight[str(future.key)]
-        return Ended(task, value)
+        return TaskEnd(task, value)
 
     def _need(self, worker: Any) -> Need | None:
         """Return the memory that a worker used if its nanny killed it for memory, or None."""
@@ -286,7 +286,7 @@ class Window:
             raise SchedulerLost(self.done, len(self._flight))
         else:
             return
-        if now - self._counted < RECOUNT_S:
+        if now - self._counted < SLOT_REFRESH_S:
             return
         self._counted = now
         try:
@@ -295,8 +295,8 @@ class Window:
             return
         if found:
             self._slots, self._staffed = found, now
-        elif now - self._staffed > patience_s(NO_WORKERS_S):
-            raise NoWorkers(patience_s(NO_WORKERS_S))
+        elif now - self._staffed > startup_timeout_s(WORKER_TIMEOUT_S):
+            raise NoWorkers(startup_timeout_s(WORKER_TIMEOUT_S))
 
 
 def _import_error(error: BaseException | None) -> ImportError | None:

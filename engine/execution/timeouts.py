@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def patience_s(default_s: float) -> float:
+def startup_timeout_s(default_s: float) -> float:
     """Return the timeout for a scheduler or for workers, seconds.
 
     Parameters
@@ -18,11 +18,11 @@ def patience_s(default_s: float) -> float:
 
     Examples
     --------
-    >>> patience_s(15.0)
+    >>> startup_timeout_s(15.0)
     15.0
     >>> import dask
     >>> with dask.config.set({"cohort.patience": "20 minutes"}):
-    ...     patience_s(15.0)
+    ...     startup_timeout_s(15.0)
     1200.0
     """
     import dask

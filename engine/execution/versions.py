@@ -35,11 +35,11 @@ def require_same_versions(client: Client, address: str) -> None:
     VersionMismatch
     """
     found: Any = client.get_versions(packages=["cohort-engine"])
-    if differences := tell_differences(found):
+    if differences := describe_differences(found):
         raise VersionMismatch(address, "; ".join(differences))
 
 
-def tell_differences(found: Mapping[str, Any]) -> list[str]:
+def describe_differences(found: Mapping[str, Any]) -> list[str]:
     """Return a phrase for each package whose versions differ.
 
     Parameters
@@ -51,7 +51,8 @@ def tell_differences(found: Mapping[str, Any]) -> list[str]:
     --------
     >>> def node(dask):
     ...     return {"packages": {"python": "3.11.9.final.0", "dask": dask}}
-    >>> tell_differences({"client": node("2"), "scheduler": node("1"), "workers": {"a": node("2")}})
+    >>> found = {"client": node("2"), "scheduler": node("1"), "workers": {"a": node("2")}}
+    >>> describe_differences(found)
     ['dask is 1 on the scheduler, 2 here']
     """
     phrases = []

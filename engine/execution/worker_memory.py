@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.execution.memory_limit import OUT_OF_MEMORY, Need, limit_bytes, limited
-from engine.execution.quarantine import Attempt
+from engine.execution.quarantine import TaskAttempt
 
 
 @contextmanager
-def room_for(attempt: Attempt[Any], device: str = "cpu") -> Iterator[int | None]:
+def room_for(attempt: TaskAttempt[Any], device: str = "cpu") -> Iterator[int | None]:
     """Yield the memory that a task may use, bytes, and enforce it on a retry after a death.
 
     Enforced only if the task has the process to itself, since other tasks would fail too; and not

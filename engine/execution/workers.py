@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import NoWorkerForResource, NoWorkers
-from engine.execution.timeouts import patience_s
+from engine.execution.timeouts import startup_timeout_s
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,7 +38,7 @@ def slots(client: Client, resources: Mapping[str, float]) -> int:
     return total
 
 
-def asked_of_workers(client: Client, resources: Mapping[str, float]) -> dict[str, float]:
+def effective_resources(client: Client, resources: Mapping[str, float]) -> dict[str, float]:
     """Return the resources that a task requests of a worker: its operation's, or else a CPU.
 
     A CPU only if workers offer any (``--resources CPU=2``), as they do beside GPU workers: a task
@@ -50,7 +50,7 @@ def asked_of_workers(client: Client, resources: Mapping[str, float]) -> dict[str
     return {"CPU": 1.0} if any("CPU" in each.get("resources", {}) for each in workers) else {}
 
 
-def require_slots(client: Client, resources: Mapping[str, float]) -> int:
+def wait_for_slots(client: Client, resources: Mapping[str, float]) -> int:
     """Wait for workers that can do the work, and return their slots.
 
     Raises
@@ -60,17 +60,17 @@ def require_slots(client: Client, resources: Mapping[str, float]) -> int:
     NoWorkerForResource
         If there are workers, but none offers the resources.
     """
-    deadline = time.monotonic() + patience_s(0)
+    deadline = time.monotonic() + startup_timeout_s(0)
     try:
-        client.wait_for_workers(1, timeout=patience_s(WORKERS_S))
+        client.wait_for_workers(1, timeout=startup_timeout_s(WORKERS_S))
     except TimeoutError:
-        raise NoWorkers(patience_s(WORKERS_S)) from None
-    resources = asked_of_workers(client, resources)
+        raise NoWorkers(startup_timeout_s(WORKERS_S)) from None
+    resources = effective_resources(client, resources)
     while not (found := slots(client, resources)) and time.monotonic() < deadline:
         time.sleep(1)
     if found == 0:
         if not resources:  # they left in the meantime
-            raise NoWorkers(patience_s(WORKERS_S))
+            raise NoWorkers(startup_timeout_s(WORKERS_S))
         name, amount = next(iter(resources.items()))
         raise NoWorkerForResource(name, amount, len(workers_of(client)))
     return found

@@ -8,10 +8,10 @@ from typing import Any
 from engine.errors import UsageError
 from engine.ingest.worker import ShardTask
 from engine.store.catalog.tables import ImageRow
-from engine.store.pixels.layout import Arrival, Lattice, Slot
+from engine.store.pixels.layout import IncomingPlane, PlaneSlot, SeriesGeometry
 
 
-def header_columns(arrival: Arrival) -> dict[str, Any]:
+def header_columns(arrival: IncomingPlane) -> dict[str, Any]:
     """Return the catalog columns of a plane's header, with its fields, or those of its file."""
     header, lattice = arrival.header, arrival.lattice
     if header is None:
@@ -40,8 +40,8 @@ def header_columns(arrival: Arrival) -> dict[str, Any]:
     }
 
 
-def _file_columns(arrival: Arrival) -> dict[str, Any]:
-    lattice = arrival.lattice or Lattice()
+def _file_columns(arrival: IncomingPlane) -> dict[str, Any]:
+    lattice = arrival.lattice or SeriesGeometry()
     time_ms = None
     if arrival.place is not None and lattice.step_ms is not None:
         time_ms = arrival.place[0] * lattice.step_ms
@@ -59,7 +59,7 @@ def _rescale_columns(rescale: tuple[float, float] | None) -> dict[str, float | N
     return {"rescale_slope": slope, "rescale_intercept": intercept}
 
 
-def keeps_its_place(slot: Slot) -> bool:
+def keeps_its_place(slot: PlaneSlot) -> bool:
     """Return whether to store a plane although its pixels are known: a series is stored whole.
 
     A copy of a file adds no plane; it points to the first one like any other duplicate.
@@ -67,7 +67,7 @@ def keeps_its_place(slot: Slot) -> bool:
     return slot.z is not None and slot.arrival.header is not None and not is_copy(slot)
 
 
-def is_copy(slot: Slot) -> bool:
+def is_copy(slot: PlaneSlot) -> bool:
     """Return whether a plane belongs to a second file of an instance."""
     header = slot.arrival.header
     return header is not None and "~" in header.identity.instance
@@ -91,7 +91,7 @@ def placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> Ima
     )
 
 
-def of_original(row: ImageRow, original: ImageRow, slot: Slot) -> ImageRow:
+def of_original(row: ImageRow, original: ImageRow, slot: PlaneSlot) -> ImageRow:
     """Return the row of a plane that duplicates another image's pixels, with a reference to it."""
     if keeps_its_place(slot):
         of = None if original.image_id == row.image_id else original.image_id

@@ -12,15 +12,15 @@ from typing import Any
 
 from engine.errors import EngineError, UsageError
 from engine.ingest.catalog_rows import header_columns, of_original, placed_like
-from engine.ingest.discovery import Listing
+from engine.ingest.discovery import Discovery
 from engine.ingest.outages import Outages
-from engine.ingest.repair_driver import Healing
+from engine.ingest.repair_driver import RepairDriver
 from engine.ingest.report import NAMED, IngestReport
-from engine.ingest.worker import Probe, ShardRecord, ShardTask, SourceFile, Taken
+from engine.ingest.worker import PlaneResult, Probe, ShardResult, ShardTask, SourceFile
 from engine.privacy import Pseudonyms
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.registry import UNTAKEN
-from engine.store.catalog.index import Known
+from engine.store.catalog.index import CatalogIndex
 from engine.store.catalog.tables import (
     FAILED,
     LOOK_THREADS,
@@ -29,7 +29,7 @@ from engine.store.catalog.tables import (
     RETIRED,
     ImageRow,
     ShardRow,
-    commit_rows,
+    commit_with_retry,
     image_table,
     images_ledger,
     shard_table,
@@ -38,12 +38,12 @@ from engine.store.catalog.tables import (
 from engine.store.config import CohortConfig
 from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
-from engine.store.pixels.layout import Arrival, Slot
-from engine.store.pixels.repair import Mend, publish_mends
+from engine.store.pixels.layout import IncomingPlane, PlaneSlot
+from engine.store.pixels.repair import ShardRepair, publish_repairs
 from engine.store.root.base import Root
 
 
-class Admission:
+class CatalogWriter:
     """Writer of the catalog: turns the workers' results into rows, and commits them.
 
     Pixels that the catalog already has, under any name, are not stored again: the new row points to
@@ -64,7 +64,7 @@ class Admission:
         self._pseudonyms = pseudonyms
         self.outages = outages
         """Distinguishes failures of single sources from outages of a root."""
-        self.healing = Healing(root)
+        self.healing = RepairDriver(root)
         """Collects this ingest's sources for damaged pixels."""
         self._holders: dict[str, str] = {}  # source of each instance in this ingest
         self.gone: Callable[[str], bool] = lambda _: False
@@ -72,7 +72,7 @@ class Admission:
         self._images = images_ledger(root)
         self._shards = shards_ledger(root)
         self._snapshot = self._images.snapshot()
-        self.known = Known(self._images, self._snapshot)
+        self.known = CatalogIndex(self._images, self._snapshot)
         self.report = IngestReport()
         self._rows: list[ImageRow] = []
         self._removed: dict[str | None, set[int | None]] = defaultdict(set)  # shards by stack
@@ -82,7 +82,7 @@ class Admission:
 
     # Results of workers.
 
-    def header(self, probe: Probe) -> tuple[Arrival, ...]:
+    def header(self, probe: Probe) -> tuple[IncomingPlane, ...]:
         """Add a source's probe result; return its planes to read, with pseudonyms."""
         if probe.reason is not None:
             self._fail_source(probe.file, probe.reason, probe.detail)
@@ -99,7 +99,7 @@ class Admission:
         self._retire(source, {arrival.image_id for arrival in arrivals})
         return arrivals
 
-    def _hidden(self, arrival: Arrival) -> Arrival:
+    def _hidden(self, arrival: IncomingPlane) -> IncomingPlane:
         """Pseudonymise a plane's identity, and flag a second file of the same instance."""
         if arrival.header is None:
             return arrival
@@ -135,7 +135,7 @@ class Admission:
         """Register new stacks; their metadata are catalogued on first use."""
         self._metadata.update(metadata)
 
-    def shard(self, task: ShardTask, record: ShardRecord) -> None:
+    def shard(self, task: ShardTask, record: ShardResult) -> None:
         """Add the result of a shard task."""
         used = False
         for slot, taken in zip(task.plan.slots, record.taken, strict=True):
@@ -148,7 +148,7 @@ class Admission:
             for row in record.files:  # all planes duplicate stored ones
                 self._root.delete(row.path)
 
-    def poison(self, file: SourceFile, slot: Slot, reason: str, detail: str) -> None:
+    def poison(self, file: SourceFile, slot: PlaneSlot, reason: str, detail: str) -> None:
         """Add a plane that crashes workers when decoded."""
         self._fail(file, slot.arrival.image_id, reason, detail)
         self.report.left -= 1
@@ -160,7 +160,7 @@ class Admission:
                 self._root.delete(row.path)
         self._metadata.clear()
 
-    def settle(self, listing: Listing, gone: Iterable[str]) -> None:
+    def settle(self, listing: Discovery, gone: Iterable[str]) -> None:
         """Commit the outcome of a complete listing: problems, and returned or missing sources."""
         self.outages.settle()
         for file, problem in listing.problems:
@@ -220,7 +220,7 @@ class Admission:
         self._fail(file, file.source, reason, detail)
 
     def _fail_plane(
-        self, file: SourceFile, arrival: Arrival, reason: str, detail: str | None
+        self, file: SourceFile, arrival: IncomingPlane, reason: str, detail: str | None
     ) -> None:
         old = self.known.image(arrival.source, arrival.image_id)
         if old is None or not self._keep(file, [old], reason, detail):
@@ -253,7 +253,7 @@ class Admission:
             self._rows.append(replace(row, state=state, version=row.version + 1))
             self.report.orphaned += state == ORPHANED
 
-    def _take(self, task: ShardTask, slot: Slot, taken: Taken) -> bool:
+    def _take(self, task: ShardTask, slot: PlaneSlot, taken: PlaneResult) -> bool:
         """Build a plane's row; return whether it uses the newly written pixels."""
         arrival = slot.arrival
         file = task.files[arrival.source]
@@ -356,7 +356,7 @@ class Admission:
         with ThreadPoolExecutor(LOOK_THREADS) as threads:
             sizes = threads.map(self._root.size, [row.path for row in files])
             gone = [r for r, size in zip(files, sizes, strict=True) if r.size and size is None]
-        publish_mends(self._root, [Mend(row, None) for row in gone])
+        publish_repairs(self._root, [ShardRepair(row, None) for row in gone])
         for row in gone:
             self._removed[row.stack].add(row.shard)
 
@@ -375,7 +375,7 @@ class Admission:
             self._tried[part.path] = len(files)
             return [part], []
 
-        commit_rows(self._shards, self._shards.snapshot(), prepare)
+        commit_with_retry(self._shards, self._shards.snapshot(), prepare)
 
     def _images_commit(self, rows: Sequence[ImageRow]) -> None:
         first = self._snapshot
@@ -387,7 +387,7 @@ class Admission:
             left = [row for row in map(self._rebased, rows) if row is not None]
             return ([self._images.write_part(image_table(left))] if left else []), []
 
-        self._snapshot = commit_rows(self._images, first, prepare)
+        self._snapshot = commit_with_retry(self._images, first, prepare)
         self.known.seen(self._snapshot)
 
     def _rebased(self, row: ImageRow) -> ImageRow | None:

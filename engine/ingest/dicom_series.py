@@ -31,7 +31,7 @@ from engine.header import (
     UNEVEN,
     Header,
 )
-from engine.store.pixels.layout import Arrival, Lattice
+from engine.store.pixels.layout import IncomingPlane, SeriesGeometry
 
 SAME_DIRECTION = 1e-3
 """Maximum difference between components of unit vectors that count as one orientation."""
@@ -48,7 +48,7 @@ _UM_PER_MM = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class _Plane:
-    arrival: Arrival
+    arrival: IncomingPlane
     header: Header
 
     @property
@@ -64,7 +64,7 @@ class _Plane:
         )
 
 
-def arrange_series(arrivals: Sequence[Arrival]) -> list[Arrival]:
+def assign_series_positions(arrivals: Sequence[IncomingPlane]) -> list[IncomingPlane]:
     """Assign (t, z) to the planes of medical images; other planes are returned unchanged.
 
     Parameters
@@ -81,7 +81,7 @@ def arrange_series(arrivals: Sequence[Arrival]) -> list[Arrival]:
     for arrival in arrivals:
         if arrival.header is not None:
             series[arrival.header.identity.series].append(_Plane(arrival, arrival.header))
-    arranged: dict[tuple[str, str], Arrival] = {}
+    arranged: dict[tuple[str, str], IncomingPlane] = {}
     for name, planes in series.items():
         planes.sort(key=lambda p: (p.header.instance or 0, p.header.frame or 0, p.arrival.source))
         for plane in _arrange(name, planes):
@@ -89,7 +89,7 @@ def arrange_series(arrivals: Sequence[Arrival]) -> list[Arrival]:
     return [arranged.get((a.source, a.fragment), a) for a in arrivals]
 
 
-def _arrange(name: str, planes: list[_Plane]) -> Iterable[Arrival]:
+def _arrange(name: str, planes: list[_Plane]) -> Iterable[IncomingPlane]:
     found: set[str] = set()
     if len({plane.header.identity.frame_of_reference for plane in planes}) > 1:
         found.add("frame_of_reference_differs")
@@ -143,7 +143,7 @@ def _fits(one: _Plane, other: _Plane) -> bool:
     return True
 
 
-Placed = list[tuple[_Plane, tuple[int, int], Lattice | None]]
+Placed = list[tuple[_Plane, tuple[int, int], SeriesGeometry | None]]
 
 
 def _by_frame(planes: list[_Plane]) -> Placed:
@@ -154,7 +154,7 @@ def _by_frame(planes: list[_Plane]) -> Placed:
     placed: Placed = []
     for frames in files.values():
         times = [p.header.time_ms for p in frames if p.header.time_ms is not None]
-        lattice = Lattice(step_ms=_step(np.asarray(times, float)))
+        lattice = SeriesGeometry(step_ms=_step(np.asarray(times, float)))
         placed += [(plane, (t, 0), lattice) for t, plane in enumerate(frames)]
     return placed
 
@@ -305,7 +305,7 @@ def _lattice_of(
     where: NDArray[np.float64],
     levels: NDArray[np.float64],
     slices: list[list[_Plane]],
-) -> Lattice:
+) -> SeriesGeometry:
     header = planes[0].header
     steps = np.diff(levels)
     distance = _usual_step(steps) if len(steps) else None
@@ -315,7 +315,7 @@ def _lattice_of(
     fullest = max(slices, key=len)
     times = [plane.header.time_ms for plane in fullest if plane.header.time_ms is not None]
     z, y, x = where[int(where[:, 0].argmin())] * _UM_PER_MM
-    return Lattice(
+    return SeriesGeometry(
         step_ms=_step(np.asarray(times, float)),
         distance_um=None if not distance or distance <= 0 else distance * _UM_PER_MM,
         origin_um=(float(z), float(y), float(x)),
@@ -329,7 +329,7 @@ def _step(times: NDArray[np.float64]) -> float | None:
     return float(np.median(steps)) if len(steps) else None
 
 
-def _finish(series: str, placed: Placed, found: set[str]) -> Iterable[Arrival]:
+def _finish(series: str, placed: Placed, found: set[str]) -> Iterable[IncomingPlane]:
     """Set places and findings in the planes; a single plane gets no place."""
     single = Counter(_stack_of(series, plane) for plane, _, _ in placed)
     for plane, place, lattice in placed:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from engine.errors import EngineError, NoSource, SourceUnreadable, StoreUnreachable
-from engine.ingest.worker import SourceFile, Stat
+from engine.ingest.worker import FileStamp, SourceFile
 from engine.privacy import Pseudonyms
-from engine.sources import FORMATS, HEAD_BYTES, claimed_by
+from engine.sources import FORMATS, MAGIC_BYTES, detect_format
 from engine.sources.failures import OF_THE_PLACE
-from engine.sources.locations.base import place_at
+from engine.sources.locations.base import open_location
 from engine.sources.locations.dicomweb import SourceUnreachable
 from engine.sources.locations.folder import FileStat, escape_path
-from engine.store.catalog.index import Known
+from engine.store.catalog.index import CatalogIndex
 from engine.store.config import CohortConfig, roots_inside
 
 PASSING = OF_THE_PLACE | {"not_installed", "out_of_memory"}
@@ -64,7 +64,7 @@ class RootLost(EngineError):
 
 
 @dataclass
-class Listing:
+class Discovery:
     """Result of a listing: counts, problems, sources found, and the errors of unavailable roots."""
 
     listed: int = 0
@@ -86,15 +86,15 @@ def holds_confidential(base: str) -> bool:
     Files with the suffix of another format are not opened; if one is confidential, it is withheld
     when it is read.
     """
-    place = place_at(base)
+    place = open_location(base)
     for found in place.walk():
         if found.problem is not None:
             continue
-        key = claimed_by(found.path, b"")
+        key = detect_format(found.path, b"")
         if key is None:
             try:
                 with place.open(found.path) as file:
-                    key = claimed_by(found.path, file.read(HEAD_BYTES))
+                    key = detect_format(found.path, file.read(MAGIC_BYTES))
             except (SourceUnreadable, OSError):
                 continue
         if key is not None and FORMATS[key].confidential:
@@ -105,8 +105,8 @@ def holds_confidential(base: str) -> bool:
 def list_sources(
     config: CohortConfig,
     scopes: Sequence[tuple[str, str]],
-    known: Known,
-    listing: Listing,
+    known: CatalogIndex,
+    listing: Discovery,
     pseudonyms: Pseudonyms | None = None,
     own: Sequence[str] = (),
 ) -> Iterator[SourceFile]:
@@ -137,8 +137,8 @@ def _list_root(
     config: CohortConfig,
     name: str,
     below: str,
-    known: Known,
-    listing: Listing,
+    known: CatalogIndex,
+    listing: Discovery,
     pseudonyms: Pseudonyms | None,
     own: Sequence[str],
 ) -> Iterator[SourceFile]:
@@ -155,7 +155,7 @@ def _list_root(
         if source in listing.seen:
             continue
         listing.seen.add(source)
-        stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
+        stat = FileStamp(found.size, found.mtime_ns, found.ctime_ns)
         at = config.slides.spacing_um
         file = SourceFile(source, base, found.path, stat, names is not None, at)
         listing.listed += 1
@@ -165,8 +165,8 @@ def _list_root(
             yield file
 
 
-def _walk(name: str, path: str, below: str, known: Known) -> Iterator[FileStat]:
-    place = place_at(path)
+def _walk(name: str, path: str, below: str, known: CatalogIndex) -> Iterator[FileStat]:
+    place = open_location(path)
     if not place.is_there():
         raise RootGone(name, path)
     if place.is_empty() and any(source.startswith(f"{name}/") for source in known.sources()):
@@ -174,8 +174,8 @@ def _walk(name: str, path: str, below: str, known: Known) -> Iterator[FileStat]:
     yield from place.walk(below)
 
 
-def changes_of(
-    files: Iterator[SourceFile], known: Known, listing: Listing, rehash: bool
+def changed_files(
+    files: Iterator[SourceFile], known: CatalogIndex, listing: Discovery, rehash: bool
 ) -> Iterator[SourceFile]:
     """Yield the files that must be opened: new, changed, or failed for a transient reason.
 
@@ -193,8 +193,8 @@ def changes_of(
             listing.returned.append(file.source)
 
 
-def gone_test(
-    listing: Listing,
+def missing_predicate(
+    listing: Discovery,
     config: CohortConfig,
     scopes: Sequence[tuple[str, str]],
     pseudonyms: Pseudonyms | None = None,
@@ -233,6 +233,6 @@ def gone_test(
     return gone
 
 
-def vanished(known: Known, gone: Callable[[str], bool]) -> Iterator[str]:
+def vanished(known: CatalogIndex, gone: Callable[[str], bool]) -> Iterator[str]:
     """Yield the sources in the catalog that are missing on disk."""
     return filter(gone, known.sources())

@@ -17,22 +17,28 @@ from typing import TYPE_CHECKING
 
 from engine.errors import Interrupted
 from engine.execution.progress import Events
-from engine.execution.quarantine import Attempt, run_quarantined
-from engine.execution.task_pool import Window
+from engine.execution.quarantine import TaskAttempt, map_tasks
+from engine.execution.task_pool import TaskPool
 from engine.execution.worker_memory import poison_of, room_for
-from engine.execution.workers import require_slots
+from engine.execution.workers import wait_for_slots
 from engine.ingest.annotations.driver import AnnotationIngest
 from engine.ingest.catalog_rows import holds_copies
-from engine.ingest.commit import Admission
-from engine.ingest.dicom_series import arrange_series
-from engine.ingest.discovery import Listing, changes_of, gone_test, list_sources, vanished
+from engine.ingest.commit import CatalogWriter
+from engine.ingest.dicom_series import assign_series_positions
+from engine.ingest.discovery import (
+    Discovery,
+    changed_files,
+    list_sources,
+    missing_predicate,
+    vanished,
+)
 from engine.ingest.outages import Outages
-from engine.ingest.pyramid import write_giant
+from engine.ingest.pyramid import write_pyramid
 from engine.ingest.report import IngestReport
 from engine.ingest.slide_levels import choose_levels
 from engine.ingest.worker import (
     Probe,
-    ShardRecord,
+    ShardResult,
     ShardTask,
     SourceFile,
     is_ignored,
@@ -41,13 +47,13 @@ from engine.ingest.worker import (
 )
 from engine.privacy import Pseudonyms
 from engine.sources.failures import may_be_the_place
-from engine.store.catalog.tables import begin_catalog
+from engine.store.catalog.tables import create_catalog
 from engine.store.config import CohortConfig, read_config
-from engine.store.maintenance.unreferenced import own_folders
-from engine.store.pixels.layout import Arrival, Slot, StackPlan, plan_stacks
+from engine.store.maintenance.unreferenced import managed_folders
+from engine.store.pixels.layout import IncomingPlane, PlaneSlot, StackLayout, plan_stack_layouts
 from engine.store.pixels.stacks import create_stack
 from engine.store.root.base import Root
-from engine.store.root.write_check import require_writable
+from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -64,17 +70,17 @@ COMMIT_S = 2.0
 Pack = tuple[tuple[SourceFile, ...], int, tuple[float, float] | None]
 
 
-def probe_task(attempt: Attempt[Pack]) -> list[Probe]:
+def probe_task(attempt: TaskAttempt[Pack]) -> list[Probe]:
     """Read the headers of a pack of files on a worker."""
     with room_for(attempt):
         return probe_files(*attempt.task)
 
 
-def shard_task(root: Root, attempt: Attempt[ShardTask]) -> ShardRecord:
+def shard_task(root: Root, attempt: TaskAttempt[ShardTask]) -> ShardResult:
     """Write one shard, or one giant image, on a worker."""
     task = attempt.task
     with room_for(attempt):
-        return write_giant(root, task) if task.plan.kind == "giant" else write_shard(root, task)
+        return write_pyramid(root, task) if task.plan.kind == "giant" else write_shard(root, task)
 
 
 class Ingest:
@@ -130,28 +136,30 @@ class Ingest:
             are not orphaned.
         """
         began = time.perf_counter()
-        listing = Listing()
+        listing = Discovery()
         outages = Outages(listing)
-        admission = Admission(self._root, self._config, self._id, outages, self._pseudonyms)
+        admission = CatalogWriter(self._root, self._config, self._id, outages, self._pseudonyms)
         report = admission.report
         if self._rehash:
             admission.healing.find(self._client, self._events, self._stop)
         files = list_sources(
             self._config, self._scopes, admission.known, listing, self._pseudonyms,
-            own_folders(self._root),
+            managed_folders(self._root),
         )  # fmt: skip
-        changed = changes_of(files, admission.known, listing, self._rehash)
+        changed = changed_files(files, admission.known, listing, self._rehash)
         # Read after the catalog, so that all roots of catalogued images are included.
         declared = read_config(self._root).roots.keys()
 
         def gone() -> Callable[[str], bool]:  # called once all files are listed
-            return gone_test(listing, self._config, self._scopes, self._pseudonyms, declared)
+            return missing_predicate(
+                listing, self._config, self._scopes, self._pseudonyms, declared
+            )
 
         rounds = 0
         while not self._stop() and (batch := list(islice(changed, ROUND_FILES))):
             if not rounds:
-                require_writable(self._root)
-                begin_catalog(self._root)
+                check_writable(self._root)
+                create_catalog(self._root)
             if len(batch) < ROUND_FILES:  # the listing is complete, so unseen sources are missing
                 admission.gone = gone()
             self._round(admission, batch, rounds)
@@ -177,8 +185,8 @@ class Ingest:
         report.elapsed_s = time.perf_counter() - began
         return report
 
-    def _round(self, admission: Admission, files: Sequence[SourceFile], number: int) -> None:
-        arrivals: list[Arrival] = []
+    def _round(self, admission: CatalogWriter, files: Sequence[SourceFile], number: int) -> None:
+        arrivals: list[IncomingPlane] = []
         sources: dict[str, SourceFile] = {}
         self._events.start("headers", len(files), "files")
         probes: list[Probe] = []
@@ -205,8 +213,8 @@ class Ingest:
             arrivals, self._config.slides.spacing_um, admission.known.facts_of
         )
         admission.report.ignored += len(levels)
-        arrivals = arrange_series(arrivals)
-        plans = plan_stacks(arrivals, f"{self._id}-{number}", self._config.limits)
+        arrivals = assign_series_positions(arrivals)
+        plans = plan_stack_layouts(arrivals, f"{self._id}-{number}", self._config.limits)
         admission.open_stacks({plan.name: create_stack(self._root, plan) for plan in plans})
         self._events.start("pixels", len(arrivals), "images")
         try:
@@ -228,7 +236,7 @@ class Ingest:
         files = [file for file in files if file not in ignored]
         if not files:
             return
-        require_slots(self._client, {})
+        wait_for_slots(self._client, {})
         limit = self._config.limits.max_decoded_bytes
         by_root: dict[str, list[SourceFile]] = {}
         for file in files:
@@ -245,8 +253,8 @@ class Ingest:
             left = tuple(file for file in pack[0] if file.source not in bad)
             return (left, *pack[1:]) if left else None
 
-        window = Window(self._client, probe_task, lambda a: (a,), label="probe")
-        for answer in run_quarantined(
+        window = TaskPool(self._client, probe_task, lambda a: (a,), label="probe")
+        for answer in map_tasks(
             window,
             packs,
             split=lambda pack: [((file,), *pack[1:]) for file in pack[0]],
@@ -262,8 +270,8 @@ class Ingest:
 
     def _write(
         self,
-        admission: Admission,
-        plans: Sequence[StackPlan],
+        admission: CatalogWriter,
+        plans: Sequence[StackLayout],
         sources: dict[str, SourceFile],
     ) -> None:
         tasks = list(self._tasks(plans, sources))
@@ -273,10 +281,10 @@ class Ingest:
         for copies in (False, True):
             self._write_shards(admission, [task for task in tasks if holds_copies(task) == copies])
 
-    def _write_shards(self, admission: Admission, tasks: Sequence[ShardTask]) -> None:
+    def _write_shards(self, admission: CatalogWriter, tasks: Sequence[ShardTask]) -> None:
         if not tasks:
             return
-        window = Window(
+        window = TaskPool(
             self._client, shard_task, lambda attempt: (self._root, attempt), label="shard"
         )
         last = time.monotonic()
@@ -287,7 +295,7 @@ class Ingest:
                 admission.flush()
                 last = time.monotonic()
 
-        for answer in run_quarantined(
+        for answer in map_tasks(
             window,
             (task for task in tasks if not all(map(admission.outages.away, task.files.values()))),
             split=lambda task: [_only(task, (slot,)) for slot in task.plan.slots],
@@ -307,11 +315,11 @@ class Ingest:
             self._events.advance("pixels", count, failed=count if answer.poison else 0)
 
     def _tasks(
-        self, plans: Sequence[StackPlan], sources: dict[str, SourceFile]
+        self, plans: Sequence[StackLayout], sources: dict[str, SourceFile]
     ) -> Iterator[ShardTask]:
         limit = self._config.limits.max_decoded_bytes
         for plan in plans:
-            shards: dict[int, list[Slot]] = {}
+            shards: dict[int, list[PlaneSlot]] = {}
             for slot in plan.slots:
                 shards.setdefault(slot.shard, []).append(slot)
             for shard, slots in shards.items():
@@ -319,7 +327,7 @@ class Ingest:
                 yield ShardTask(replace(plan, slots=tuple(slots)), shard, files, limit)
 
 
-def _only(task: ShardTask, slots: tuple[Slot, ...]) -> ShardTask:
+def _only(task: ShardTask, slots: tuple[PlaneSlot, ...]) -> ShardTask:
     files = {slot.arrival.source: task.files[slot.arrival.source] for slot in slots}
     return replace(task, plan=replace(task.plan, slots=slots), files=files)
 

@@ -13,10 +13,10 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from engine.errors import EngineError
-from engine.ingest.discovery import Listing, RootLost
+from engine.ingest.discovery import Discovery, RootLost
 from engine.ingest.worker import SourceFile
 from engine.sources.failures import OF_THE_PLACE, may_be_the_place
-from engine.sources.locations.base import place_at
+from engine.sources.locations.base import open_location
 
 MOST_IN_A_ROW = 50
 """Consecutive files: more than are ever damaged side by side, and few enough for an early end if
@@ -32,7 +32,7 @@ class Outages:
         Listing that records unavailable roots.
     """
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: Discovery) -> None:
         self._listing = listing
         self._held: dict[str, list[tuple[str, Callable[[], object]]]] = defaultdict(list)
 
@@ -79,7 +79,7 @@ def _root_of(file: SourceFile) -> str:
 
 
 def _stands(base: str) -> bool:
-    place = place_at(base)
+    place = open_location(base)
     try:
         return place.is_there() and not place.is_empty()
     except EngineError:

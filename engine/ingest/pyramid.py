@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from engine.errors import Conflict, SourceUnreadable
 from engine.geometry import Region
-from engine.ingest.worker import ShardRecord, ShardTask, Taken, change_of, noise_of, opened
+from engine.ingest.worker import PlaneResult, ShardResult, ShardTask, change_of, noise_of, opened
 from engine.kernels.noise import merge_noise
 from engine.sources import OpenSource
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import BLOCK_PX, digest_block, digest_content
-from engine.store.pixels.layout import GIANT_SHARD_PX, Arrival, StackPlan, level_shapes
+from engine.store.pixels.layout import GIANT_SHARD_PX, IncomingPlane, StackLayout, level_shapes
 from engine.store.pixels.stacks import StackReader, StackWriter
 from engine.store.root.base import Root
 
 
-def write_giant(root: Root, task: ShardTask) -> ShardRecord:
+def write_pyramid(root: Root, task: ShardTask) -> ShardResult:
     """Write a giant image band by band, then each level of its pyramid from the one below it.
 
     One task owns all shards of the image, so no level has to wait for another task.
@@ -34,23 +34,23 @@ def write_giant(root: Root, task: ShardTask) -> ShardRecord:
                 (n for n, p in enumerate(source.planes) if p.fragment == arrival.fragment), None
             )
             if index is None or source.planes[index].shape != arrival.shape:
-                return ShardRecord(place, (), (Taken(arrival),))
+                return ShardResult(place, (), (PlaneResult(arrival),))
             taken, rows = _write_base(root, task.plan, source, index, arrival)
         if (changed := change_of(file)) is not None:
-            return ShardRecord(place, (), (changed(arrival),))
+            return ShardResult(place, (), (changed(arrival),))
         for level in range(1, len(level_shapes(task.plan.shape))):
             rows += _write_level(root, task.plan, level, rows)
     except SourceUnreadable as error:
-        failed = Taken(arrival, reason=error.reason, detail=str(error.args[1]))
-        return ShardRecord(place, (), (failed,))
+        failed = PlaneResult(arrival, reason=error.reason, detail=str(error.args[1]))
+        return ShardResult(place, (), (failed,))
     except Conflict:  # an earlier attempt read other pixels: the source changed in between
-        return ShardRecord(place, (), (Taken(arrival),))
-    return ShardRecord(place, tuple(rows), (taken,))
+        return ShardResult(place, (), (PlaneResult(arrival),))
+    return ShardResult(place, tuple(rows), (taken,))
 
 
 def _write_base(
-    root: Root, plan: StackPlan, source: OpenSource, index: int, arrival: Arrival
-) -> tuple[Taken, list[ShardRow]]:
+    root: Root, plan: StackLayout, source: OpenSource, index: int, arrival: IncomingPlane
+) -> tuple[PlaneResult, list[ShardRow]]:
     plane = source.planes[index]
     _, height, width = plane.shape
     writer = StackWriter(root, plan.name)
@@ -71,21 +71,23 @@ def _write_base(
     noise = tuple(
         merge_noise(*(one.ravel() for one in channel)) for channel in zip(*windows, strict=True)
     )
-    return Taken(arrival, content, noise), rows
+    return PlaneResult(arrival, content, noise), rows
 
 
-def _write_level(root: Root, plan: StackPlan, level: int, below: list[ShardRow]) -> list[ShardRow]:
+def _write_level(
+    root: Root, plan: StackLayout, level: int, below: list[ShardRow]
+) -> list[ShardRow]:
     """Make one level from the one below it, shard by shard."""
     metadata = [StackWriter(root, plan.name, n).describe() for n in (level - 1, level)]
     reader = StackReader(root, {row.path: row for row in [*below, *metadata]})
     writer = StackWriter(root, plan.name, level)
     return [
-        writer.write(index, halved_block(reader, writer, plan.name, level, index))
+        writer.write(index, read_downsampled_block(reader, writer, plan.name, level, index))
         for index in range(math.prod(writer.grid))
     ]
 
 
-def halved_block(
+def read_downsampled_block(
     reader: StackReader, writer: StackWriter, stack: str, level: int, index: int
 ) -> NDArray[Any]:
     """Return the pixels (1, c, y, x) of one shard of a level, downsampled from the level below.

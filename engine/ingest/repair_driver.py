@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow.compute as pc
 
 from engine.execution.progress import Events
-from engine.execution.quarantine import Answer, Attempt, run_quarantined
-from engine.execution.task_pool import Window
-from engine.execution.workers import require_slots
-from engine.ingest.repair_worker import MendRecord, MendTask, Wanted, mend_shards
+from engine.execution.quarantine import Answer, TaskAttempt, map_tasks
+from engine.execution.task_pool import TaskPool
+from engine.execution.workers import wait_for_slots
+from engine.ingest.repair_worker import RepairResult, RepairTask, Wanted, mend_shards
 from engine.ingest.report import IngestReport
 from engine.ingest.worker import SourceFile
 from engine.store.arrow import is_any
@@ -32,10 +32,10 @@ from engine.store.catalog.tables import (
     read_shards,
 )
 from engine.store.labels.images import is_label
-from engine.store.pixels.layout import Arrival
-from engine.store.pixels.repair import Mend, Place, lost_places, publish_mends
+from engine.store.pixels.layout import IncomingPlane
+from engine.store.pixels.repair import Place, ShardRepair, lost_places, publish_repairs
 from engine.store.root.base import Root
-from engine.store.root.write_check import require_writable
+from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,18 +62,18 @@ _Image = dict[str, Any]
 _Damaged = tuple[ShardRow, frozenset[Place] | None]
 
 
-def check_task(root: Root, attempt: Attempt[tuple[ShardRow, ...]]) -> list[_Damaged]:
+def check_task(root: Root, attempt: TaskAttempt[tuple[ShardRow, ...]]) -> list[_Damaged]:
     """Return the files that do not match the catalog, or lack planes, on a worker."""
     found = ((row, lost_places(root, row)) for row in attempt.task)
     return [(row, lost) for row, lost in found if lost is None or lost]
 
 
-def mend_task(root: Root, attempt: Attempt[MendTask]) -> MendRecord:
+def mend_task(root: Root, attempt: TaskAttempt[RepairTask]) -> RepairResult:
     """Stage repaired shards on a worker."""
     return mend_shards(root, attempt.task)
 
 
-class Healing:
+class RepairDriver:
     """Driver of repairs: the damage found in a cohort, and the sources to repair it."""
 
     def __init__(self, root: Root) -> None:
@@ -81,7 +81,7 @@ class Healing:
         self._damaged: list[ShardRow] = []
         self._stacks: set[str] = set()
         self._shards: dict[tuple[str, int], frozenset[Place] | None] = {}
-        self._offers: dict[tuple[str, Place], list[tuple[Arrival, SourceFile]]] = {}
+        self._offers: dict[tuple[str, Place], list[tuple[IncomingPlane, SourceFile]]] = {}
         self._full = False
         self._replaced: list[str] = []
 
@@ -90,9 +90,9 @@ class Healing:
         rows = [row for row in read_shards(self._root) if not is_label(row.stack)]
         if not rows:
             return
-        require_slots(client, {})
+        wait_for_slots(client, {})
         events.start("stored pixels", len(rows), "files")
-        window = Window(client, check_task, lambda a: (self._root, a), label="check")
+        window = TaskPool(client, check_task, lambda a: (self._root, a), label="check")
         for answer in _run(window, _packs(rows), stop):
             for row, lost in answer.value:
                 self._damaged.append(row)
@@ -104,7 +104,7 @@ class Healing:
         self._stacks = {row.stack for row in self._damaged}
 
     def offer(
-        self, old: ImageRow | None, row: ImageRow, arrival: Arrival, file: SourceFile
+        self, old: ImageRow | None, row: ImageRow, arrival: IncomingPlane, file: SourceFile
     ) -> None:
         """Add a plane that was read, if its pixels, or its former ones, are damaged."""
         if not self._stacks:
@@ -146,7 +146,7 @@ class Healing:
         report.replaced += sorted(self._replaced)
         if not self._damaged or stop():
             return
-        require_writable(self._root)
+        check_writable(self._root)
         images = _Images(self._root, self._stacks)
         broken = {row.stack for row in self._damaged if row.shard < 0}
         lost: dict[str, dict[str, str]] = {}
@@ -162,7 +162,7 @@ class Healing:
             if not (images.has(stack) if stack in broken else images.has(stack, shard))
             for row in rows
         ]
-        publish_mends(self._root, [Mend(row, None) for row in unneeded])
+        publish_repairs(self._root, [ShardRepair(row, None) for row in unneeded])
         places = [p for p in groups if p[0] not in broken and images.has(p[0], p[2])]
         healed: set[str] = set()
         self._events = events
@@ -194,9 +194,9 @@ class Healing:
         rows: Sequence[ShardRow],
         below: Mapping[str, Mapping[str, ShardRow]],
         limit: int,
-    ) -> tuple[MendTask, list[_Image]]:
+    ) -> tuple[RepairTask, list[_Image]]:
         files, giant = below.get(rows[0].stack, {}), here[0]["giant"]
-        return MendTask(tuple(rows), self._wanted(here), giant, limit, files), here
+        return RepairTask(tuple(rows), self._wanted(here), giant, limit, files), here
 
     def _wanted(self, here: Sequence[_Image]) -> tuple[Wanted, ...]:
         found = {}
@@ -215,21 +215,21 @@ class Healing:
     def _heal(
         self,
         client: Client,
-        jobs: Iterator[tuple[MendTask, list[_Image]]],
+        jobs: Iterator[tuple[RepairTask, list[_Image]]],
         healed: set[str],
         lost: dict[str, dict[str, str]],
         stop: Callable[[], bool],
     ) -> None:
         in_flight: dict[int, list[_Image]] = {}
-        waiting: list[tuple[Mend, set[str]]] = []
+        waiting: list[tuple[ShardRepair, set[str]]] = []
 
-        def tasks() -> Iterator[MendTask]:
+        def tasks() -> Iterator[RepairTask]:
             for task, here in jobs:
                 in_flight[id(task)] = here
                 yield task
 
         def flush() -> None:
-            done = {m.old.path for m in publish_mends(self._root, [m for m, _ in waiting])}
+            done = {m.old.path for m in publish_repairs(self._root, [m for m, _ in waiting])}
             for mend, names in waiting:
                 healed.update(names if mend.old.path in done else ())
             waiting.clear()
@@ -242,7 +242,7 @@ class Healing:
                 flush()
                 last = time.monotonic()
 
-        window = Window(client, mend_task, lambda a: (self._root, a), label="mend")
+        window = TaskPool(client, mend_task, lambda a: (self._root, a), label="mend")
         try:
             for answer in _run(window, tasks(), stop, idle):
                 record, here = answer.value, in_flight.pop(id(answer.task))
@@ -309,12 +309,12 @@ def _packs(rows: Sequence[ShardRow]) -> Iterator[tuple[ShardRow, ...]]:
 
 
 def _run(
-    window: Window,
+    window: TaskPool,
     tasks: Iterable[T],
     stop: Callable[[], bool],
     idle: Callable[[], None] = lambda: None,
 ) -> Iterator[Answer[T]]:
     """Run tasks that can't be split."""
-    yield from run_quarantined(
+    yield from map_tasks(
         window, tasks, split=lambda _: [], without=lambda task, _: task, stop=stop, idle=idle
     )

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from engine.errors import CorruptStore, MissingObject, SourceUnreadable
 from engine.geometry import Region
-from engine.ingest.pyramid import halved_block
+from engine.ingest.pyramid import read_downsampled_block
 from engine.ingest.worker import SourceFile, change_of, opened, read_planes_of
 from engine.record import Record
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_block, digest_bytes, digest_content, digest_plane
-from engine.store.pixels.layout import GIANT_SHARD_PX, Arrival
-from engine.store.pixels.repair import Mend, Place, chunk_of
+from engine.store.pixels.layout import GIANT_SHARD_PX, IncomingPlane
+from engine.store.pixels.repair import Place, ShardRepair, chunk_of
 from engine.store.pixels.shard_codec import LOST, count_chunks, pack_chunks, unpack_chunks
 from engine.store.pixels.stacks import StackReader, StackWriter
 from engine.store.root.base import STAGING, Root
@@ -34,13 +34,13 @@ class Wanted(Record):
 
     place: Place
     content: str
-    arrivals: tuple[Arrival, ...] = field(repr=False)
+    arrivals: tuple[IncomingPlane, ...] = field(repr=False)
     files: tuple[SourceFile, ...] = field(repr=False)
     shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class MendTask(Record):
+class RepairTask(Record):
     """Shards to repair: one of a stack or series, or those of one level of a giant image.
 
     ``files`` are catalog rows of the further input: the level below.
@@ -54,22 +54,22 @@ class MendTask(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class MendRecord(Record):
+class RepairResult(Record):
     """Repaired shards; planes restored from sources, and planes still lost."""
 
-    mends: tuple[Mend, ...] = ()
+    mends: tuple[ShardRepair, ...] = ()
     healed: tuple[Place, ...] = ()
     lost: tuple[Place, ...] = ()
 
 
-def mend_shards(root: Root, task: MendTask) -> MendRecord:
+def mend_shards(root: Root, task: RepairTask) -> RepairResult:
     """Stage repaired shards; they are visible once the driver publishes them."""
     if not task.giant:
         return _mend_planes(root, task)
     return _mend_blocks(root, task) if task.rows[0].level == 0 else _mend_level(root, task)
 
 
-def _mend_planes(root: Root, task: MendTask) -> MendRecord:
+def _mend_planes(root: Root, task: RepairTask) -> RepairResult:
     (row,) = task.rows
     writer = StackWriter(root, row.stack)
     due = {chunk_of(writer, *wanted.place): wanted for wanted in task.wanted}
@@ -88,9 +88,9 @@ def _mend_planes(root: Root, task: MendTask) -> MendRecord:
         pieces[chunk] = made[chunk] if wanted.place in found else LOST
     lost = tuple(w.place for w in missing.values() if w.place not in found)
     if lost and not found:  # the new shard would not be better than the old one
-        return MendRecord(lost=lost)
+        return RepairResult(lost=lost)
     new = pack_chunks([pieces.get(chunk) for chunk in range(writer.chunks)])
-    return MendRecord((_aside(root, row, new, writer, data),), tuple(found), lost)
+    return RepairResult((_aside(root, row, new, writer, data),), tuple(found), lost)
 
 
 def _data_of(root: Root, path: str) -> bytes | None:
@@ -148,15 +148,17 @@ def _from_sources(wanted: Sequence[Wanted], limit: int) -> dict[Place, NDArray[A
     return found
 
 
-def _aside(root: Root, row: ShardRow, new: bytes, writer: StackWriter, seen: bytes | None) -> Mend:
+def _aside(
+    root: Root, row: ShardRow, new: bytes, writer: StackWriter, seen: bytes | None
+) -> ShardRepair:
     path = f"{STAGING}/{secrets.token_hex(8)}"
     root.create(path, new, durable=False)
     chunks = count_chunks(new, writer.chunks)
     changed = replace(row, digest=digest_bytes(new), size=len(new), chunks=chunks)
-    return Mend(row, changed, path, None if seen is None else digest_bytes(seen))
+    return ShardRepair(row, changed, path, None if seen is None else digest_bytes(seen))
 
 
-def _mend_blocks(root: Root, task: MendTask) -> MendRecord:
+def _mend_blocks(root: Root, task: RepairTask) -> RepairResult:
     """Repair blocks of a giant image from its source."""
     (wanted,) = task.wanted
     for arrival, file in zip(wanted.arrivals, wanted.files, strict=True):
@@ -165,18 +167,18 @@ def _mend_blocks(root: Root, task: MendTask) -> MendRecord:
         except SourceUnreadable:
             continue
         if mends:
-            return MendRecord(mends, (wanted.place,))
-    return MendRecord(lost=(wanted.place,))
+            return RepairResult(mends, (wanted.place,))
+    return RepairResult(lost=(wanted.place,))
 
 
 def _blocks_of(
-    root: Root, task: MendTask, wanted: Wanted, arrival: Arrival, file: SourceFile
-) -> tuple[Mend, ...]:
+    root: Root, task: RepairTask, wanted: Wanted, arrival: IncomingPlane, file: SourceFile
+) -> tuple[ShardRepair, ...]:
     writer = StackWriter(root, task.rows[0].stack)
     side = GIANT_SHARD_PX
     _, height, width = wanted.shape
     rows = {row.shard: row for row in task.rows}
-    mends: list[Mend] = []
+    mends: list[ShardRepair] = []
     digests: list[str] = []
     with opened(file, task.max_decoded_bytes) as source:
         index = next((n for n, p in enumerate(source.planes) if p.fragment == arrival.fragment), -1)
@@ -200,18 +202,18 @@ def _blocks_of(
     return tuple(mends)
 
 
-def _mend_level(root: Root, task: MendTask) -> MendRecord:
+def _mend_level(root: Root, task: RepairTask) -> RepairResult:
     """Repair shards of a pyramid level from the level below."""
     level, stack = task.rows[0].level, task.rows[0].stack
     reader, writer = StackReader(root, task.files), StackWriter(root, stack, level)
-    mends: list[Mend] = []
+    mends: list[ShardRepair] = []
     lost: tuple[Place, ...] = ()
     for row in task.rows:
         try:
-            block = halved_block(reader, writer, stack, level, row.shard)
+            block = read_downsampled_block(reader, writer, stack, level, row.shard)
         except (MissingObject, CorruptStore):
             lost = tuple(wanted.place for wanted in task.wanted)
             continue
         data = writer.encode(row.shard, block)
         mends.append(_aside(root, row, data, writer, _data_of(root, row.path)))
-    return MendRecord(tuple(mends), () if lost else tuple(w.place for w in task.wanted), lost)
+    return RepairResult(tuple(mends), () if lost else tuple(w.place for w in task.wanted), lost)

@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import NothingFound
 from engine.ingest.discovery import source_name
 from engine.privacy import Pseudonyms
-from engine.sources.locations.base import absolute, place_at
+from engine.sources.locations.base import absolute, open_location
 from engine.sources.locations.folder import escape_path
 from engine.store.catalog.tables import read_images
 from engine.store.config import CohortConfig, locate_root
@@ -18,7 +18,7 @@ from engine.store.root.base import Root
 COLUMNS = ("source", "state", "reason", "series", "fields")
 
 
-def reveal_rows(
+def find_catalog_rows(
     root: Root, config: CohortConfig, source: str | Path, pseudonyms: Callable[[], Pseudonyms]
 ) -> Iterator[dict[str, Any]]:
     """Yield the catalog's rows of a file, or of all files in a folder; see `Upkeep.reveal`."""
@@ -33,7 +33,7 @@ def reveal_rows(
     for row in read_images(root, COLUMNS)[1].to_pylist():
         rows.setdefault(row["source"], []).append(row)
     base = config.roots[name].path
-    for found in place_at(base).walk(escape_path(below)):
+    for found in open_location(base).walk(escape_path(below)):
         hidden = source_name(name, found.path, names)
         here = {"path": f"{base.rstrip('/')}/{found.path}", "source": hidden}
         for row in rows.get(hidden, [{"image_id": None, "state": "unknown", "fields": ()}]):

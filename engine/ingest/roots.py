@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import ConfigError, NoSource, NothingFound, UsageError
 from engine.ingest.discovery import holds_confidential
 from engine.privacy import Pseudonyms
-from engine.sources.locations.base import absolute, holder_of, place_at
+from engine.sources.locations.base import absolute, containing_folder, open_location
 from engine.sources.locations.dicomweb import is_dicomweb
 from engine.sources.locations.folder import escape_path
 from engine.store.config import (
@@ -26,7 +26,7 @@ CONFIDENTIAL_ROOT = "dicom"
 """Name of a new root with confidential files, since its folder's name may be a patient's."""
 
 
-def scopes_of(
+def resolve_sources(
     root: Root,
     sources: Sequence[str | Path],
     layout: str | None,
@@ -79,7 +79,7 @@ def scopes_of(
             raise UsageError(f"{source} lies in the cohort itself. Name the folder of your images.")
         located = locate_root(path, config)
         # a missing root gives a better error itself
-        base = holder_of(path) if located is None or located[1] else path
+        base = containing_folder(path) if located is None or located[1] else path
         if base is None:
             raise NoSource(str(source))
         if located is None:
@@ -92,7 +92,9 @@ def scopes_of(
         scopes.append((located[0], escape_path(located[1])))
         # A root inside a source owns its files, which no other root lists.
         inside = roots_inside(path, config)
-        scopes += [(name, "") for name in inside if place_at(config.roots[name].path).is_there()]
+        scopes += [
+            (name, "") for name in inside if open_location(config.roots[name].path).is_there()
+        ]
     return scopes
 
 
@@ -137,7 +139,7 @@ def _declare_root(
     declare_roots(root, {name: entry}, None)
 
 
-def needed_roots(config: CohortConfig, scopes: Sequence[tuple[str, str]]) -> set[str]:
+def roots_used(config: CohortConfig, scopes: Sequence[tuple[str, str]]) -> set[str]:
     """Return the roots whose names an ingest must resolve: its own, and those with annotations."""
     drawn_on = set(config.roots) if config.annotations else set()
     return {name for name, _ in scopes} | drawn_on

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 from engine.header import LEVEL_UM
 from engine.sources.scaling import SAME
-from engine.store.pixels.layout import Arrival
+from engine.store.pixels.layout import IncomingPlane
 
 
 def choose_levels(
-    arrivals: Sequence[Arrival],
+    arrivals: Sequence[IncomingPlane],
     spacing_um: float | None,
     held: Callable[[str, str], Mapping[str, str]],
-) -> tuple[list[Arrival], list[Arrival]]:
+) -> tuple[list[IncomingPlane], list[IncomingPlane]]:
     """Return the planes to ingest (selected levels, and all that are not slides), and the rest.
 
     Parameters
@@ -35,13 +35,13 @@ def choose_levels(
     catalogued one is skipped. Selected planes record their downsampling factor from the finest
     level.
     """
-    levels: dict[str, list[tuple[float, Arrival]]] = defaultdict(list)
+    levels: dict[str, list[tuple[float, IncomingPlane]]] = defaultdict(list)
     for arrival in arrivals:
         if arrival.header is not None and LEVEL_UM in (facts := dict(arrival.header.terms)):
             series = arrival.header.identity.series
             levels[series].append((float(facts[LEVEL_UM]), arrival))
-    left_out: list[Arrival] = []
-    scaled: dict[tuple[str, str], Arrival] = {}
+    left_out: list[IncomingPlane] = []
+    scaled: dict[tuple[str, str], IncomingPlane] = {}
     for series, members in levels.items():
         sources = {arrival.source for _, arrival in members}
         there = {

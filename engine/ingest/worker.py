@@ -16,19 +16,19 @@ from engine.header import MISSING_PLANES
 from engine.kernels.colour import with_luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.record import Record
-from engine.sources import FORMATS, HEAD_BYTES, OpenSource, Plane, claimed_by, open_source
+from engine.sources import FORMATS, MAGIC_BYTES, OpenSource, Plane, detect_format, open_source
 from engine.sources.base import coded
-from engine.sources.locations.base import place_at
+from engine.sources.locations.base import open_location
 from engine.sources.locations.folder import escape_path
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_plane
-from engine.store.pixels.layout import Arrival, Lattice, StackPlan
+from engine.store.pixels.layout import IncomingPlane, SeriesGeometry, StackLayout
 from engine.store.pixels.stacks import StackWriter
 from engine.store.root.base import Root
 
 
 @dataclass(frozen=True, slots=True)
-class Stat(Record):
+class FileStamp(Record):
     """File metadata that detects changes without opening the file."""
 
     size: int
@@ -49,7 +49,7 @@ class SourceFile(Record):
     source: str
     base: str = field(repr=False)
     path: str = field(repr=False)
-    stat: Stat
+    stat: FileStamp
     confidential: bool = False
     slide_spacing_um: float | None = None
 
@@ -62,21 +62,21 @@ class Probe(Record):
     """
 
     file: SourceFile
-    arrivals: tuple[Arrival, ...] = ()
+    arrivals: tuple[IncomingPlane, ...] = ()
     reason: str | None = None
     detail: str | None = None
     withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Taken(Record):
+class PlaneResult(Record):
     """Result of reading a plane: its digest and noise, or a reason code.
 
     ``reason`` None and ``content`` None together mean that the file changed while it was read; the
     next ingest reads it again.
     """
 
-    arrival: Arrival
+    arrival: IncomingPlane
     content: str | None = None
     noise_sd: tuple[float, ...] = ()
     reason: str | None = None
@@ -90,7 +90,7 @@ class ShardTask:
     ``plan`` holds the slots of this shard only; ``files`` are by source.
     """
 
-    plan: StackPlan = field(repr=False)
+    plan: StackLayout = field(repr=False)
     shard: int
     files: Mapping[str, SourceFile] = field(repr=False)
     max_decoded_bytes: int
@@ -105,12 +105,12 @@ class ShardTask:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardRecord:
+class ShardResult:
     """Result of a shard task."""
 
     task: tuple[str, int]
     files: tuple[ShardRow, ...]
-    taken: tuple[Taken, ...]
+    taken: tuple[PlaneResult, ...]
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
 
 @contextmanager
 def _handle(file: SourceFile) -> Iterator[BinaryIO]:
-    handle = place_at(file.base).open(file.path)
+    handle = open_location(file.base).open(file.path)
     try:
         yield handle
     finally:
@@ -157,11 +157,11 @@ def probe_files(
 
 def is_ignored(file: SourceFile) -> bool:
     """Return True if no format claims a file, False also if the file can't be read."""
-    if claimed_by(file.source, b"") is not None:
+    if detect_format(file.source, b"") is not None:
         return False
     try:
         with _handle(file) as handle, coded("file"):
-            return claimed_by(file.source, handle.read(HEAD_BYTES)) is None
+            return detect_format(file.source, handle.read(MAGIC_BYTES)) is None
     except SourceUnreadable:
         return False
 
@@ -175,8 +175,8 @@ def _probe(
     try:
         with _handle(file) as handle:
             with coded("file"):
-                head = handle.read(HEAD_BYTES)
-            key = claimed_by(file.source, head)
+                head = handle.read(MAGIC_BYTES)
+            key = detect_format(file.source, head)
             if key is None:
                 return Probe(file)
             if FORMATS[key].confidential and not file.confidential:
@@ -204,7 +204,7 @@ def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, s
         path = folder + escape_path(name)
         if (file.base, path) not in looked:
             try:
-                looked[file.base, path] = place_at(file.base).look(path) is not None
+                looked[file.base, path] = open_location(file.base).look(path) is not None
             except SourceUnreadable:  # it may exist
                 looked[file.base, path] = True
         if not looked[file.base, path]:
@@ -214,11 +214,11 @@ def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, s
 
 def _arrival(
     file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | None, lacks_planes: bool
-) -> Arrival:
+) -> IncomingPlane:
     steps = plane.step_ms, plane.step_um
     # Set for every potential slide; its absence marks images catalogued before this was recorded.
     whole = None if file.slide_spacing_um is None or plane.header is not None else (1.0, 1.0)
-    return Arrival(
+    return IncomingPlane(
         file.source,
         plane.fragment,
         plane.shape,
@@ -227,7 +227,7 @@ def _arrival(
         plane.place,
         plane.series,
         plane.header,
-        Lattice(*steps) if any(steps) else None,
+        SeriesGeometry(*steps) if any(steps) else None,
         plane.downsample or whole,
         () if file.confidential else plane.channel_names,  # free text, which may name a patient
         plane.orientation,
@@ -245,7 +245,7 @@ def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
     return [estimate_noise_windows(plane) for plane in with_luminance(pixels, separate)]
 
 
-def stat_now(file: SourceFile) -> Stat | None:
+def current_stamp(file: SourceFile) -> FileStamp | None:
     """Return a source's current metadata, or None if it is gone.
 
     Raises
@@ -253,11 +253,11 @@ def stat_now(file: SourceFile) -> Stat | None:
     SourceUnreadable
         If the metadata can't be read.
     """
-    found = place_at(file.base).look(file.path)
-    return None if found is None else Stat(found.size, found.mtime_ns, found.ctime_ns)
+    found = open_location(file.base).look(file.path)
+    return None if found is None else FileStamp(found.size, found.mtime_ns, found.ctime_ns)
 
 
-def write_shard(root: Root, task: ShardTask) -> ShardRecord:
+def write_shard(root: Root, task: ShardTask) -> ShardResult:
     """Decode the planes of one shard and publish it whole.
 
     A plane that can't be decoded is left blank. A source that changed since listing is left to the
@@ -270,7 +270,7 @@ def write_shard(root: Root, task: ShardTask) -> ShardRecord:
     ]
     stop = [min(c + s, n) for c, s, n in zip(corner, plan.shard, plan.shape, strict=True)]
     block = np.zeros([b - a for a, b in zip(corner, stop, strict=True)], plan.dtype)
-    taken = [Taken(slot.arrival) for slot in slots]
+    taken = [PlaneResult(slot.arrival) for slot in slots]
     by_file: dict[str, list[int]] = {}
     for n, slot in enumerate(slots):
         by_file.setdefault(slot.arrival.source, []).append(n)
@@ -287,22 +287,24 @@ def write_shard(root: Root, task: ShardTask) -> ShardRecord:
                     place.append(slot.z - corner[2])
                 block[(*place, slice(0, height), slice(0, width))] = pixels
     if task.trial:
-        return ShardRecord((plan.name, task.shard), (), tuple(taken))
+        return ShardResult((plan.name, task.shard), (), tuple(taken))
     try:
         row = writer.write(task.shard, block)
     except Conflict:  # an earlier attempt read other pixels: the sources changed in between
-        return ShardRecord((plan.name, task.shard), (), tuple(Taken(t.arrival) for t in taken))
-    return ShardRecord((plan.name, task.shard), (row,), tuple(taken))
+        return ShardResult(
+            (plan.name, task.shard), (), tuple(PlaneResult(t.arrival) for t in taken)
+        )
+    return ShardResult((plan.name, task.shard), (row,), tuple(taken))
 
 
 def read_planes_of(
-    file: SourceFile, arrivals: Sequence[Arrival], max_decoded_bytes: int
-) -> list[tuple[NDArray[Any] | None, Taken]]:
+    file: SourceFile, arrivals: Sequence[IncomingPlane], max_decoded_bytes: int
+) -> list[tuple[NDArray[Any] | None, PlaneResult]]:
     """Return planes (c, y, x) of a source with their digests, or with reason codes.
 
     If the file changed during the read, all of them are discarded.
     """
-    results: list[tuple[NDArray[Any] | None, Taken]] = []
+    results: list[tuple[NDArray[Any] | None, PlaneResult]] = []
     try:
         with opened(file, max_decoded_bytes) as source:
             places = {plane.fragment: n for n, plane in enumerate(source.planes)}
@@ -311,31 +313,31 @@ def read_planes_of(
     except SourceUnreadable as error:
         left = arrivals[len(results) :]
         detail = str(error.args[1])
-        results += [(None, Taken(a, reason=error.reason, detail=detail)) for a in left]
+        results += [(None, PlaneResult(a, reason=error.reason, detail=detail)) for a in left]
     changed = change_of(file)
     return results if changed is None else [(None, changed(arrival)) for arrival in arrivals]
 
 
-def change_of(file: SourceFile) -> Callable[[Arrival], Taken] | None:
+def change_of(file: SourceFile) -> Callable[[IncomingPlane], PlaneResult] | None:
     """Return a constructor of results for a source that changed since listing, else None."""
     try:
-        now = stat_now(file)
+        now = current_stamp(file)
     except SourceUnreadable as error:
-        return partial(Taken, reason=error.reason, detail=str(error.args[1]))
+        return partial(PlaneResult, reason=error.reason, detail=str(error.args[1]))
     if now is None:
-        return partial(Taken, reason="vanished", detail="the file went while it was read")
-    return None if now == file.stat else Taken
+        return partial(PlaneResult, reason="vanished", detail="the file went while it was read")
+    return None if now == file.stat else PlaneResult
 
 
 def _read_plane(
-    source: OpenSource, index: int | None, arrival: Arrival
-) -> tuple[NDArray[Any] | None, Taken]:
+    source: OpenSource, index: int | None, arrival: IncomingPlane
+) -> tuple[NDArray[Any] | None, PlaneResult]:
     try:
         if index is None or source.planes[index].shape != arrival.shape:
-            return None, Taken(arrival)
+            return None, PlaneResult(arrival)
         pixels = source.read(index)
     except SourceUnreadable as error:
-        return None, Taken(arrival, reason=error.reason, detail=str(error.args[1]))
+        return None, PlaneResult(arrival, reason=error.reason, detail=str(error.args[1]))
     windows = noise_of(pixels, source.planes[index].separate)
     noise = tuple(merge_noise(each) for each in windows)
-    return pixels, Taken(arrival, digest_plane(pixels), noise)
+    return pixels, PlaneResult(arrival, digest_plane(pixels), noise)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from engine.errors import EngineError, Interrupted, ParameterError
 from engine.execution.progress import Events
-from engine.execution.task_pool import Window
-from engine.execution.workers import require_slots
+from engine.execution.task_pool import TaskPool
+from engine.execution.workers import wait_for_slots
 from engine.learning.datasets.masked_images import MaskedImage, reader_of
 from engine.learning.datasets.masks import Masks
 from engine.learning.evaluation.error_maps import draw_errors
@@ -23,7 +23,7 @@ from engine.learning.evaluation.scores import confusion
 from engine.operations.base import Image, ImageFailed
 from engine.operations.failure_reasons import explain
 from engine.operations.segment.operation import Segment
-from engine.store.root.atomic_write import write_aside
+from engine.store.root.atomic_write import atomic_write
 from engine.store.root.base import Root
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class EvaluationLost(EngineError):
         )
 
 
-class Unanswered(EngineError):
+class NoPrediction(EngineError):
     """A model has no prediction for an image of the evaluation: (image_id, reason)."""
 
     def __str__(self) -> str:
@@ -123,7 +123,7 @@ def score_on_workers(
     EvaluationLost, Unanswered, NoWorkers, NoWorkerForResource, SchedulerLost
         Errors of images are raised too: an evaluation must cover all of its images.
     """
-    slots = require_slots(client, resources)
+    slots = wait_for_slots(client, resources)
     size = max(1, min(PACK, len(images) // (2 * slots)))
     waiting = [
         EvaluationTask(root, tuple(images[n : n + size]), masks, answer, classes, str(folder))
@@ -131,7 +131,9 @@ def score_on_workers(
     ]
     tasks = len(waiting)
     events.start("evaluate", len(images), "images")
-    window = Window(client, score_task, lambda task: (task,), label="evaluate", resources=resources)
+    window = TaskPool(
+        client, score_task, lambda task: (task,), label="evaluate", resources=resources
+    )
     scored: list[Scored] = []
     for ended in window.run(lambda: waiting.pop(0) if waiting else None, stop=stop):
         task = ended.task
@@ -159,13 +161,13 @@ def _scored(task: EvaluationTask, image: MaskedImage, pixels: NDArray[Any]) -> S
     try:
         found = task.answer(image, pixels)
     except ImageFailed as error:
-        raise Unanswered(image.image_id, str(error.args[0])) from None
+        raise NoPrediction(image.image_id, str(error.args[0])) from None
     count = len(task.classes)
     if max(int(truth.max(initial=0)), int(found.max(initial=0))) >= count:
         raise ParameterError("masks", image.image_id, f"of labels below {count}, the classes")
     counts = confusion(truth, found, count)
     picture = f"{ERRORS}/{hashlib.sha256(image.image_id.encode()).hexdigest()[:16]}.png"
     drawn = draw_errors(pixels, truth, found, range(1, count))
-    write_aside(Path(task.folder) / picture, drawn)
+    atomic_write(Path(task.folder) / picture, drawn)
     rows = tuple(tuple(int(n) for n in row) for row in counts)
     return Scored(image.image_id, image.name, image.subject, rows, picture)

@@ -16,8 +16,8 @@ from engine.errors import EngineError, MissingExtra
 from engine.execution.cluster.cluster import Cluster
 from engine.execution.cluster.spec import GPU_SLOT
 from engine.execution.progress import Events
-from engine.execution.task_pool import Window
-from engine.execution.workers import require_slots
+from engine.execution.task_pool import TaskPool
+from engine.execution.workers import wait_for_slots
 from engine.learning.datasets.masked_images import SAMPLES, MaskedImage, read_samples
 from engine.learning.datasets.masks import Masks
 from engine.learning.models.bundle import open_bundle
@@ -121,7 +121,7 @@ def train_on_worker(
     if stop():  # stop requested while workers started
         raise TrainingStopped(task.folder, None, task.settings.steps)
     asked = dict(GPU_SLOT if resources is None else resources)
-    require_slots(client, asked)
+    wait_for_slots(client, asked)
     topic = f"cohort-train-{secrets.token_hex(8)}"
     follow = _Follow(events, task.settings)
     halt = distributed.Event(topic, client=client)
@@ -130,7 +130,9 @@ def train_on_worker(
         if stop():
             halt.set()
 
-    window = Window(client, training_task, lambda _: (topic, task), label="train", resources=asked)
+    window = TaskPool(
+        client, training_task, lambda _: (topic, task), label="train", resources=asked
+    )
     waiting = [task]
     deaths, reached = 0, -1
     client.subscribe_topic(topic, follow)
@@ -164,14 +166,14 @@ def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
     worker = distributed.get_worker()
     key = worker.get_current_task()
     halt = distributed.Event(topic)
-    told_s = 0.0
+    format_duration = 0.0
 
     def due() -> bool:
-        nonlocal told_s
+        nonlocal format_duration
         now = time.monotonic()
-        if now - told_s < TOLD_S:
+        if now - format_duration < TOLD_S:
             return False
-        told_s = now
+        format_duration = now
         return True
 
     def stop() -> bool:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import UsageError
-from engine.operations.column_order import in_reading_order
+from engine.operations.column_order import x_before_y
 from engine.operations.image import Image as Image
 from engine.operations.image import ImageFailed as ImageFailed
-from engine.operations.labels import Labelled
+from engine.operations.labels import LabelSpec
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.parameter_errors import told_in_words
 from engine.store.digests import digest_of
@@ -37,7 +37,7 @@ Found = Mapping[str, "Sequence[Any] | NDArray[Any]"]
 """Result for an image: a column for each field of ``objects``, and `LABELS` if it labels pixels."""
 
 
-class Operation(Labelled, BaseModel):
+class Operation(LabelSpec, BaseModel):
     """Named, versioned question with its parameters; small, frozen, picklable.
 
     Subclasses set the class variables, declare parameters as fields, and implement `measure`.
@@ -314,7 +314,7 @@ class Operation(Labelled, BaseModel):
         """Turn the result for one image into a table with one numbered row per object."""
         import pandas as pd
 
-        names = in_reading_order([n for n in self.objects.names if n not in self.unlisted])
+        names = x_before_y([n for n in self.objects.names if n not in self.unlisted])
         frame = pd.DataFrame(
             {n: c.to_pandas() if isinstance(c := found[n], pa.Array) else c for n in names}
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def in_reading_order(names: Sequence[str]) -> list[str]:
+def x_before_y(names: Sequence[str]) -> list[str]:
     """Return column names with x before y, as in written coordinates; arrays have y first.
 
     Examples
     --------
-    >>> in_reading_order(["y", "x", "radius_px"])
+    >>> x_before_y(["y", "x", "radius_px"])
     ['x', 'y', 'radius_px']
     """
     if not {"x", "y"} <= set(names):

@@ -13,7 +13,7 @@ from engine.store.labels.images import LabelClass, LabelImage, LabelState, read_
 from engine.store.root.base import Root
 
 
-class Labelled:
+class LabelSpec:
     """Mixin of operations that make label images; by default an operation makes none."""
 
     name: ClassVar[str]
@@ -83,7 +83,7 @@ class Labelled:
         raise NotImplementedError(f"{self.name} does not label its objects")
 
 
-def read_labels_due(root: Root, operation: Labelled, images: pa.Table) -> LabelState | None:
+def read_labels_due(root: Root, operation: LabelSpec, images: pa.Table) -> LabelState | None:
     """Return the state of the label images that belong to rows; None for an operation without any.
 
     Excludes the object labels of giant images: those are written once all blocks have rows.

@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from engine.errors import CorruptStore, Interrupted, NothingFound
 from engine.execution.progress import Events
-from engine.execution.quarantine import Attempt, run_quarantined
-from engine.execution.task_pool import Window
+from engine.execution.quarantine import TaskAttempt, map_tasks
+from engine.execution.task_pool import TaskPool
 from engine.execution.worker_memory import poison_of
-from engine.execution.workers import require_slots
+from engine.execution.workers import wait_for_slots
 from engine.operations.base import Operation
 from engine.qc.outliers import find_extremes, select_pictures
 from engine.qc.page.cards import PageContext
@@ -35,7 +35,7 @@ from engine.store.labels.images import files_by_path
 from engine.store.pictures import Noted, files_there, folder_of, read_noted, write_noted
 from engine.store.pixels.stacks import label_stack
 from engine.store.root.base import Root
-from engine.store.root.write_check import require_writable
+from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -85,7 +85,7 @@ def picture_task(
     operation: Operation,
     folder: str,
     files: Mapping[str, ShardRow],
-    attempt: Attempt[Unit],
+    attempt: TaskAttempt[Unit],
 ) -> Made:
     """Render the pictures of one unit on a worker."""
     return make_unit(root, operation, folder, attempt.task, files)
@@ -197,7 +197,7 @@ def make_pictures(
     )
     noted = dict(plan.kept)
     if plan.to_make:
-        require_writable(root)
+        check_writable(root)
         _run(root, operation, client, folder, plan, noted, known,
              FilesShown(files_by_path(root, files).values(), operation.label_name
                         if operation.label_classes else None),
@@ -226,9 +226,9 @@ def _run(
     events: Events,
     stop: Callable[[], bool],
 ) -> None:
-    slots = require_slots(client, {})
+    slots = wait_for_slots(client, {})
     events.start(STAGE, plan.to_make, "pictures")
-    window = Window(
+    window = TaskPool(
         client,
         picture_task,
         lambda a: (root, operation, folder, files_of(a.task.wanted), a),
@@ -250,7 +250,7 @@ def _run(
 
     done = 0
     try:
-        for answer in run_quarantined(
+        for answer in map_tasks(
             window,
             plan.units(slots),
             split=_split,

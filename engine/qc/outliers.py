@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.qc.statistics import COUNT, Facts
+from engine.qc.statistics import COUNT, QcStatistics
 from engine.store.results import FAILED
 
 EVERY = 1_000
@@ -56,7 +56,7 @@ class Extreme:
         return abs(self.distance) >= UNUSUAL
 
 
-def deviations(
+def robust_deviations(
     values: NDArray[np.float64], group: NDArray[np.int64], least_spread: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return each value's distance from its group's median, in spreads, and the median.
@@ -90,7 +90,7 @@ def deviations(
 
 
 @dataclass(frozen=True)
-class Extremes:
+class Outliers:
     """The outliers and the extremes of a cohort.
 
     Attributes
@@ -114,7 +114,7 @@ class Extremes:
         return np.array(sorted({*found, *self.unusual}), np.int64)
 
 
-def find_extremes(facts: Facts) -> Extremes:
+def find_extremes(facts: QcStatistics) -> Outliers:
     """Find the images that differ most from their group, and the extremes of each measure.
 
     A group is a subject, or its images of one pixel spacing if the cohort has several spacings.
@@ -125,7 +125,7 @@ def find_extremes(facts: Facts) -> Extremes:
     found: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     for name, values in facts.measures.items():
         least = LEAST_SPREAD_COUNT if name == COUNT else 0.0
-        found[name] = deviations(values, facts.group, least)
+        found[name] = robust_deviations(values, facts.group, least)
         furthest = np.fmax(furthest, np.abs(found[name][0]))
         if np.isfinite(values).any():
             ends[name] = (
@@ -142,7 +142,7 @@ def find_extremes(facts: Facts) -> Extremes:
             if abs(found[name][0][image]) >= UNUSUAL
         ]
         by_image[image] = tuple(sorted(all_of_it, key=lambda e: -abs(e.distance)))
-    return Extremes(by_image, len(unusual), ends)
+    return Outliers(by_image, len(unusual), ends)
 
 
 def _extreme(
@@ -156,8 +156,8 @@ def _extreme(
 
 
 def select_pictures(
-    facts: Facts,
-    extremes: Extremes,
+    facts: QcStatistics,
+    extremes: Outliers,
     *,
     everything: bool = False,
     among: NDArray[np.bool_] | None = None,
@@ -186,7 +186,9 @@ def select_pictures(
     return np.flatnonzero(chosen & computed)
 
 
-def sample(facts: Facts, size: int, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+def sample(
+    facts: QcStatistics, size: int, among: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
     """Sample some images of each experiment; the sample is stable as the cohort grows.
 
     An image's rank is a hash of its name, so new images rarely displace old ones.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.operations.base import Operation
 from engine.qc.outliers import SAMPLE, sample
 from engine.qc.render import DRAWING
-from engine.qc.statistics import COUNT, Facts
+from engine.qc.statistics import COUNT, QcStatistics
 from engine.qc.worker import MONTAGE_CROPS, MontageUnit, OverlayUnit, Unit, Wanted
 from engine.runs.input_digests import image_inputs
 from engine.runs.plan import Item
@@ -74,7 +74,7 @@ class _Images:
     """Some images with their catalog rows and table rows: storage position and dependencies."""
 
     operation: Operation
-    facts: Facts
+    facts: QcStatistics
     rows: pd.DataFrame  # catalog rows, in the order of ``numbers``
     numbers: NDArray[np.int64]  # row numbers in the tables
     inputs: Sequence[str]
@@ -96,7 +96,7 @@ class _Images:
 def plan_pictures(
     root: Root,
     operation: Operation,
-    facts: Facts,
+    facts: QcStatistics,
     chosen: NDArray[np.int64],
     images: pa.Table,
     results: Snapshot,
@@ -173,7 +173,7 @@ def plan_pictures(
     )
 
 
-def experiment_name(facts: Facts, number: int) -> str:
+def experiment_name(facts: QcStatistics, number: int) -> str:
     """Return an experiment's name in the index: its date, subject and name, on a line each.
 
     Fields of a layout contain no line breaks, since paths are escaped.
@@ -181,7 +181,7 @@ def experiment_name(facts: Facts, number: int) -> str:
     return "\n".join(facts.experiments[number])
 
 
-def experiment_path(facts: Facts, number: int) -> str:
+def experiment_path(facts: QcStatistics, number: int) -> str:
     """Return the prefix of an experiment's file names."""
     return slug("-".join(part for part in facts.experiments[number] if part))
 
@@ -195,7 +195,7 @@ def _order(one: Wanted) -> tuple[str, int, int, int]:
 
 
 def _look_up(
-    operation: Operation, facts: Facts, images: pa.Table, numbers: NDArray[np.int64]
+    operation: Operation, facts: QcStatistics, images: pa.Table, numbers: NDArray[np.int64]
 ) -> _Images:
     """Return the catalog's rows of some images; images without pixels are left out."""
     ids = facts.columns["image_id"].combine_chunks().take(pa.array(numbers))

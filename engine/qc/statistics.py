@@ -46,7 +46,7 @@ class Histogram:
     edges
         Edges of the bins, one more than bins.
     counts
-        (groups of `Facts`, bins).
+        (groups of `QcStatistics`, bins).
     means
         Mean of each group; not finite if it has no values.
     """
@@ -58,7 +58,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Facts:
+class QcStatistics:
     """The results of an operation, one entry per image, in the order of the tables.
 
     Attributes
@@ -163,7 +163,9 @@ def whole_edges(low: float, high: float) -> Floats:
     return low - 0.5 + np.arange(bins + 1) * step
 
 
-def read_facts(root: Root, operation: Operation, catalog: pa.Table, suffix: str = "") -> Facts:
+def read_facts(
+    root: Root, operation: Operation, catalog: pa.Table, suffix: str = ""
+) -> QcStatistics:
     """Read the statistics of an operation from its tables.
 
     Parameters
@@ -195,7 +197,7 @@ def read_facts(root: Root, operation: Operation, catalog: pa.Table, suffix: str 
         )
         objects = file.metadata.num_rows
     measures.update({name: watched_means[name] for name in watched})
-    return Facts(
+    return QcStatistics(
         images.select(["image_id", "source", *GROUP, "name", "status", "reason"]),
         _repeated(images["status"]),
         tuple(name for (name,) in subjects),
@@ -216,7 +218,7 @@ def _groups(
     subject: Whole,
     catalog: pa.Table,
 ) -> tuple[tuple[str, ...], Whole]:
-    """Return the groups within which images are compared, and each image's; see `Facts`.
+    """Return the groups within which images are compared, and each image's; see `QcStatistics`.
 
     Images without pixels have no figures; they are in the first group of their subject.
     """

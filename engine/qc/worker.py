@@ -32,7 +32,7 @@ from engine.qc.render import (
     tint,
 )
 from engine.runs.plan import Item
-from engine.runs.rows import reason_of
+from engine.runs.rows import reason_code
 from engine.runs.worker import ledger_of, read_items
 from engine.store.catalog.tables import ShardRow
 from engine.store.delta.parts import Part
@@ -153,7 +153,7 @@ def make_unit(
             except StoreError:
                 raise
             except Exception as error:  # a failure of this image only, as in a run
-                failed.append((wanted.image_id, reason_of(error)))
+                failed.append((wanted.image_id, reason_code(error)))
                 continue
             names = [
                 pool.submit(publish, root, folder, f"{kind}/{wanted.path}", data)
@@ -237,7 +237,7 @@ def _make_montage(
         except StoreError:
             raise
         except Exception as error:
-            failed.append((wanted.image_id, reason_of(error)))
+            failed.append((wanted.image_id, reason_code(error)))
     if not tiles:
         return Made((), tuple(failed))
     tiles = sorted(tiles[:MONTAGE_CROPS], key=lambda tile: tile[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-CAUSES = {
+REASONS_TO_COMPUTE = {
     "new": "no result yet",
     "inputs": "the image, its geometry or its annotations changed",
     "parameters": "parameters changed",
@@ -22,7 +22,7 @@ CAUSES = {
 RESTORED = "restored"
 """Pseudo-status of a result that failed on missing or corrupt pixels, which were since restored."""
 
-SETTLED = {
+REASONS_TO_SKIP = {
     "done": "up to date",
     "failed": "failed before (again with --failed)",
 }

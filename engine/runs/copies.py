@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from engine.operations.base import Operation
-from engine.runs.plan import UNIT_IMAGES, Copy
-from engine.runs.worker import RowId, UnitRecord, ledger_of
+from engine.runs.plan import UNIT_IMAGES, ReusedResult
+from engine.runs.worker import RowId, UnitResult, ledger_of
 from engine.store.delta.parts import Part
 from engine.store.results import FAILED
 from engine.store.root.base import Root
@@ -19,11 +19,13 @@ from engine.store.root.base import Root
 class CopyTask:
     """Rows to copy from a few ledger parts."""
 
-    copies: tuple[Copy, ...]
+    copies: tuple[ReusedResult, ...]
     parts: tuple[Part, ...]
 
 
-def pack_copies(copies: Sequence[Copy], parts: Mapping[RowId, Part]) -> tuple[CopyTask, ...]:
+def pack_copies(
+    copies: Sequence[ReusedResult], parts: Mapping[RowId, Part]
+) -> tuple[CopyTask, ...]:
     """Pack copies into tasks so that neighbours in the ledger stay together.
 
     Parameters
@@ -42,12 +44,12 @@ def pack_copies(copies: Sequence[Copy], parts: Mapping[RowId, Part]) -> tuple[Co
     )
 
 
-def original_of(copy: Copy) -> RowId:
+def original_of(copy: ReusedResult) -> RowId:
     """Return the identifier (image_id, inputs, block) of the row that is copied."""
     return copy.of, copy.inputs, copy.block
 
 
-def copy_rows(root: Root, operation: Operation, task: CopyTask) -> UnitRecord:
+def copy_rows(root: Root, operation: Operation, task: CopyTask) -> UnitResult:
     """Write a part with one row per copy, equal to the original's row except for image_id."""
     ledger = ledger_of(root, operation)
     rows = ledger.read(task.parts)
@@ -62,4 +64,4 @@ def copy_rows(root: Root, operation: Operation, task: CopyTask) -> UnitRecord:
         for row in found.drop_columns(["objects"]).to_pylist()
         if row["status"] == FAILED
     )
-    return UnitRecord(-1, part, len(found) - len(failed), failed, 0.0)
+    return UnitResult(-1, part, len(found) - len(failed), failed, 0.0)

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import EngineError, Interrupted, SchedulerLost
 from engine.execution.memory_limit import OUT_OF_MEMORY
 from engine.execution.progress import Events
-from engine.execution.quarantine import Attempt, run_quarantined
-from engine.execution.task_pool import Window
+from engine.execution.quarantine import TaskAttempt, map_tasks
+from engine.execution.task_pool import TaskPool
 from engine.execution.worker_memory import room_for
-from engine.execution.workers import require_slots
+from engine.execution.workers import wait_for_slots
 from engine.operations.base import Operation
 from engine.runs.copies import CopyTask, copy_rows, original_of, pack_copies
 from engine.runs.plan import Item, Plan, Unit, pack_units
 from engine.runs.publish import Pending, Publisher
 from engine.runs.worker import (
     HaloOf,
-    UnitRecord,
+    UnitResult,
     Where,
     compute_unit,
-    failed_unit,
     shards_read,
+    write_failed_unit,
 )
 from engine.store.catalog.annotations import Ref, read_annotations
 from engine.store.catalog.tables import ShardRow
@@ -93,8 +93,8 @@ def unit_task(
     operation: Operation,
     files: Mapping[str, ShardRow],
     drawn: Mapping[str, tuple[Ref, ...]],
-    attempt: Attempt[Unit],
-) -> UnitRecord | None:
+    attempt: TaskAttempt[Unit],
+) -> UnitResult | None:
     """Compute one unit on a worker. A dry run (a unit with a negative number) publishes nothing."""
     import distributed
 
@@ -119,7 +119,7 @@ def unit_task(
         )
 
 
-def copy_task(root: Root, operation: Operation, attempt: Attempt[CopyTask]) -> UnitRecord:
+def copy_task(root: Root, operation: Operation, attempt: TaskAttempt[CopyTask]) -> UnitResult:
     """Copy rows on a worker for images whose pixels have a result under another image_id."""
     return copy_rows(root, operation, attempt.task)
 
@@ -141,7 +141,7 @@ class FilesOf:
         return {row.path: row for row in found if row is not None}
 
 
-def run_plan(
+def execute_plan(
     root: Root,
     operation: Operation,
     plan: Plan,
@@ -165,7 +165,7 @@ def run_plan(
 
     shown = events or Events()
     resources = dict(operation.resources)
-    slots = require_slots(client, resources)
+    slots = wait_for_slots(client, resources)
     # Pack for the slots that exist now, so that every worker gets several units.
     units = pack_units(plan.items, slots)
     copies = pack_copies(plan.copies, publisher.parts_of(map(original_of, plan.copies)))
@@ -181,7 +181,7 @@ def run_plan(
     files_of = FilesOf(files)
     annotations = read_annotations(root) if "annotation" in operation.inputs else None
 
-    def task_of(attempt: Attempt[Unit]) -> tuple[Any, ...]:
+    def task_of(attempt: TaskAttempt[Unit]) -> tuple[Any, ...]:
         items = attempt.task.items
         names = [item.image_ids[0] for item in items]
         drawn = {} if annotations is None else annotations.of(names)
@@ -211,7 +211,7 @@ def run_plan(
             else:
                 yield unit
 
-    def admit(record: UnitRecord, rows: Sequence[tuple[str, str, int | None]]) -> None:
+    def admit(record: UnitResult, rows: Sequence[tuple[str, str, int | None]]) -> None:
         publisher.add(Pending(record, tuple(rows)))
         report.compute_s += record.compute_s
         report.reasons.update(reason for _, reason in record.failed)
@@ -221,7 +221,7 @@ def run_plan(
                 report.needs[name] = str(need)
         shown.advance(operation.name, len(rows), failed=len(record.failed))
 
-    window = Window(
+    window = TaskPool(
         client,
         unit_task,
         task_of,
@@ -229,7 +229,7 @@ def run_plan(
         resources=resources,
     )
     try:
-        for answer in run_quarantined(
+        for answer in map_tasks(
             window,
             upcoming(),
             split=lambda unit: [replace(unit, items=(item,)) for item in unit.items],
@@ -241,7 +241,7 @@ def run_plan(
         ):
             record = answer.value
             if answer.poison:
-                record = failed_unit(
+                record = write_failed_unit(
                     root, operation, answer.task, attempts=answer.attempts, need=answer.need,
                     reason="worker_crash" if answer.need is None else OUT_OF_MEMORY,
                 )  # fmt: skip
@@ -249,8 +249,8 @@ def run_plan(
                 done += 1
             admit(record, rows_of_unit(answer.task))
         if copies and not stop():
-            copying = Window(client, copy_task, lambda a: (root, operation, a), label="copy-rows")
-            for copied in run_quarantined(
+            copying = TaskPool(client, copy_task, lambda a: (root, operation, a), label="copy-rows")
+            for copied in map_tasks(
                 copying, copies, split=lambda _: [], without=lambda task, _: task, idle=idle
             ):
                 done += 1

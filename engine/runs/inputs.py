@@ -33,10 +33,10 @@ def read_inputs(root: Root, operation: Operation) -> tuple[Snapshot, pa.Table]:
     snapshot, images = read_images(root)
     if "annotation" not in operation.inputs:
         return snapshot, images
-    return snapshot, join_annotations(images, read_annotations(root))
+    return snapshot, add_annotation_digests(images, read_annotations(root))
 
 
-def join_annotations(images: pa.Table, annotations: Annotations) -> pa.Table:
+def add_annotation_digests(images: pa.Table, annotations: Annotations) -> pa.Table:
     """Return catalog rows with the column ``annotation``, if the cohort ever had annotations."""
     if annotations.version < 0:
         return images

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from engine.errors import UsageError
 from engine.operations.array_metadata import named
 from engine.operations.base import Operation
-from engine.runs.causes import CAUSES, RESTORED, SETTLED, changed_part
+from engine.runs.causes import REASONS_TO_COMPUTE, REASONS_TO_SKIP, RESTORED, changed_part
 from engine.runs.input_digests import image_inputs
 from engine.runs.plan_rows import PlanRow, plan_rows
 from engine.runs.selection import ImageCondition, select_images
@@ -72,7 +72,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class ReusedResult:
     """Reuse of a result for the same inputs under another image_id: only a row is copied."""
 
     image_id: str
@@ -105,9 +105,9 @@ class Plan:
     selected
         Number of selected images.
     causes
-        Images to compute, counted by cause; see `CAUSES`.
+        Images to compute, counted by cause; see `REASONS_TO_COMPUTE`.
     settled
-        Images to skip, counted by reason; see `SETTLED`.
+        Images to skip, counted by reason; see `REASONS_TO_SKIP`.
     unreadable
         Number of sources in the catalog without an image; never selected.
     orphaned
@@ -129,7 +129,7 @@ class Plan:
     unreadable: int
     orphaned: int
     items: tuple[Item, ...] = field(repr=False)
-    copies: tuple[Copy, ...] = field(repr=False)
+    copies: tuple[ReusedResult, ...] = field(repr=False)
     images: tuple[str, ...] = field(repr=False)
     changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     damaged: frozenset[str] = frozenset()
@@ -223,7 +223,7 @@ def plan_run(
 
     causes: Counter[str] = Counter()
     settled: Counter[str] = Counter()
-    copies: list[Copy] = []
+    copies: list[ReusedResult] = []
     work: dict[tuple[str, int | None, _Place | None], Item] = {}
     due = {None, RESTORED, "failed"} if retry_failed else {None, RESTORED}
     reads = image_inputs(operation, kept)
@@ -266,7 +266,9 @@ def plan_run(
             causes[cause_of_change] += 1
         else:
             causes["new"] += 1
-        copies += [Copy(row.image_id, row.inputs, of, block) for block, of in sources.items()]
+        copies += [
+            ReusedResult(row.image_id, row.inputs, of, block) for block, of in sources.items()
+        ]
         for block in needed:
             if block not in sources:
                 known = work.get((row.inputs, block, place))
@@ -277,8 +279,8 @@ def plan_run(
         key=operation.key,
         parameters=operation.parameters,
         selected=len(names_of),
-        causes={name: causes[name] for name in CAUSES if causes[name]},
-        settled={name: settled[name] for name in SETTLED if settled[name]},
+        causes={name: causes[name] for name in REASONS_TO_COMPUTE if causes[name]},
+        settled={name: settled[name] for name in REASONS_TO_SKIP if settled[name]},
         unreadable=_count(images, FAILED),
         orphaned=_count(kept, ORPHANED),
         items=tuple(

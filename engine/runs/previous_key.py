@@ -11,7 +11,7 @@ from engine.store.results import read_key, read_there, results_ledger, versions_
 from engine.store.root.base import Root
 
 
-def most_used_key(
+def find_previous_key(
     root: Root, operation: Operation
 ) -> tuple[Mapping[str, Any], frozenset[str]] | None:
     """Return the identity and images of the key with the most rows, other than the current key.

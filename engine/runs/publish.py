@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import EngineError, MissingObject
-from engine.runs.retry_pixels import failed_for_pixels
-from engine.runs.worker import RowId, UnitRecord
+from engine.runs.retry_pixels import failed_on_pixels
+from engine.runs.worker import RowId, UnitResult
 from engine.store.arrow import make_table
-from engine.store.catalog.tables import absent, commit_rows
+from engine.store.catalog.tables import absent, commit_with_retry
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.delta.schema_check import require_columns
@@ -24,7 +24,7 @@ from engine.store.results import DONE, FAILED, PLANNED
 class Pending:
     """A part that waits for a commit, and its rows."""
 
-    record: UnitRecord
+    record: UnitResult
     rows: tuple[RowId, ...]
 
     @property
@@ -105,7 +105,7 @@ class Publisher:
 
     def _statuses(self, part: Part) -> dict[RowId, str]:
         rows = self._ledger.read_part(part, (*PLANNED.names, "reason"))
-        self.lost.update(failed_for_pixels(rows))
+        self.lost.update(failed_on_pixels(rows))
         *ids, statuses = (rows[name].to_pylist() for name in PLANNED.names)
         return dict(zip(zip(*ids, strict=True), statuses, strict=True))
 
@@ -185,7 +185,7 @@ class Publisher:
             self.labels.publish([part for record in due for part in record.labels])
             self._labelled.update(record.part.path for record in due)
         fresh: list[RowId] = []
-        self.snapshot = commit_rows(self._ledger, self.snapshot, prepare)
+        self.snapshot = commit_with_retry(self._ledger, self.snapshot, prepare)
         self._learn(self.snapshot)
         self._taken.update(fresh)
         self.rows_published += len(fresh)
@@ -215,7 +215,7 @@ class Publisher:
             self._learn(snapshot)
             return [], [part for part in self.gone if part.path in snapshot.by_path]
 
-        self.snapshot = commit_rows(self._ledger, self.snapshot, prepare)
+        self.snapshot = commit_with_retry(self._ledger, self.snapshot, prepare)
         self._learn(self.snapshot)
         self.gone.clear()
 

@@ -22,14 +22,14 @@ PLACE = ("image_id", "stack", "shard", "t", "z", "giant", "channels", "height", 
          "spacing_y_um", "spacing_x_um")  # fmt: skip
 
 
-def failed_for_pixels(rows: pa.Table) -> list[RowId]:
+def failed_on_pixels(rows: pa.Table) -> list[RowId]:
     """Return the results that failed on missing or corrupt pixels, given rows with reasons."""
     failed = rows.filter(is_any(rows["reason"], LOST_PIXELS))
     columns = (failed[name].to_pylist() for name in ("image_id", "inputs", "block"))
     return list(zip(*columns, strict=True))
 
 
-def read_restored(
+def find_retryable(
     root: Root, operation: Operation, images: pa.Table, failed: Collection[RowId]
 ) -> frozenset[RowId]:
     """Return the failed results whose pixels now match the catalog again.
@@ -41,7 +41,7 @@ def read_restored(
     images
         Current rows of the catalog that have pixels.
     failed
-        From `failed_for_pixels`.
+        From `failed_on_pixels`.
     """
     if not failed:
         return frozenset()

@@ -65,14 +65,14 @@ class Checks:
         return Answer(item, columns, None, elapsed_s, labels)
 
 
-def reason_of(error: Exception) -> str:
+def reason_code(error: Exception) -> str:
     """Return the reason code of a failure; codes contain nothing from the file.
 
     Examples
     --------
-    >>> reason_of(ZeroDivisionError("secret"))
+    >>> reason_code(ZeroDivisionError("secret"))
     'zero_division_error'
-    >>> reason_of(ImageFailed("no_tissue"))
+    >>> reason_code(ImageFailed("no_tissue"))
     'no_tissue'
     """
     if is_of_memory(error):

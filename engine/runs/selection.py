@@ -13,7 +13,7 @@ from engine.conditions.parsing import parse_condition
 from engine.conditions.tree import names_of
 from engine.errors import ParameterError, UsageError
 from engine.store.arrow import is_any
-from engine.store.catalog.tables import IMAGES, ORPHANED, READY, with_fields
+from engine.store.catalog.tables import IMAGES, ORPHANED, READY, expand_fields
 from engine.store.config import read_config
 from engine.store.root.base import Root
 from engine.store.subjects import join_subjects, mark_taken, read_subjects
@@ -53,7 +53,7 @@ class ImageCondition:
         """
         condition = parse_condition(self.text)
         names = list(dict.fromkeys(name.name for name in names_of(condition)))
-        rows = with_fields(images)
+        rows = expand_fields(images)
         if not {*names} <= {*rows.column_names}:
             rows = self._with_subjects(rows)
         layout = [name for name in rows.column_names if name not in IMAGES.names]
@@ -73,7 +73,7 @@ class ImageCondition:
 
         Values from the subjects' CSV are only counted: they are about patients.
         """
-        rows, own = self.columns(images), {*with_fields(images).column_names}
+        rows, own = self.columns(images), {*expand_fields(images).column_names}
         told = []
         for name, column in zip(rows.column_names, rows.columns, strict=True):
             values = sorted(pc.unique(column.drop_null()).to_pylist(), key=str)
@@ -142,7 +142,7 @@ def with_sources(images: pa.Table) -> pa.Table:
     return images.filter(pc.invert(is_any(images["state"], [ORPHANED])))
 
 
-def require_all(where: str | None, limit: int | None, declare: bool) -> None:
+def check_declare_allowed(where: str | None, limit: int | None, declare: bool) -> None:
     """Refuse to declare parameters for all images after a run on a selection.
 
     Raises

@@ -21,12 +21,12 @@ from engine.operations.base import Found, Image, ImageFailed, Operation
 from engine.runs.inputs import Drawn
 from engine.runs.labels.parts import write_labels
 from engine.runs.plan import Item, Unit
-from engine.runs.rows import Answer, Checks, answers_table, reason_of
+from engine.runs.rows import Answer, Checks, answers_table, reason_code
 from engine.store.catalog.annotations import Ref
 from engine.store.catalog.tables import ShardRow
 from engine.store.delta.ledger import Ledger
 from engine.store.delta.parts import Part
-from engine.store.labels.publisher import LabelPart
+from engine.store.labels.publisher import StagedLabelShard
 from engine.store.pixels.layout import GIANT_SHARD_PX
 from engine.store.pixels.stacks import StackReader
 from engine.store.results import results_ledger
@@ -43,7 +43,7 @@ RowId = tuple[str, str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class UnitRecord:
+class UnitResult:
     """Outcome of a unit task: its part and its failures, a few hundred bytes."""
 
     unit: int
@@ -51,7 +51,7 @@ class UnitRecord:
     done: int
     failed: tuple[tuple[RowId, str], ...]  # with reason codes
     compute_s: float
-    labels: tuple[LabelPart, ...] = ()
+    labels: tuple[StagedLabelShard, ...] = ()
     needs: tuple[tuple[str, Need], ...] = ()  # of images that ran out of memory
 
 
@@ -167,7 +167,7 @@ def compute_unit(
     computed: Callable[[], None] = lambda: None,
     drawn: Mapping[str, tuple[Ref, ...]] | None = None,
     limit: int | None = None,
-) -> UnitRecord | None:
+) -> UnitResult | None:
     """Measure every item of a unit and write the rows as one part, not yet visible.
 
     Parameters
@@ -235,7 +235,7 @@ def compute_unit(
                 need = need_of(error, limit)
                 error.__traceback__ = None  # its frames hold the arrays that exceeded the memory
                 give_back()
-            answers.append(Answer(item, {}, reason_of(error), elapsed_s, need=need))
+            answers.append(Answer(item, {}, reason_code(error), elapsed_s, need=need))
 
     def skip() -> None:
         while unread and unread[0][1] is not None:
@@ -253,7 +253,7 @@ def compute_unit(
     return _record(root, operation, unit, answers, attempts, place, labels)
 
 
-def failed_unit(
+def write_failed_unit(
     root: Root,
     operation: Operation,
     unit: Unit,
@@ -261,7 +261,7 @@ def failed_unit(
     reason: str,
     attempts: int,
     need: Need | None = None,
-) -> UnitRecord:
+) -> UnitResult:
     """Write failure rows for items that can't be computed, such as those that crash workers."""
     answers = [Answer(item, {}, reason, 0.0, need=need) for item in unit.items]
     return _record(root, operation, unit, answers, attempts, Where("", ""))
@@ -274,8 +274,8 @@ def _record(
     answers: Sequence[Answer],
     attempts: int,
     where: Where,
-    labels: tuple[LabelPart, ...] = (),
-) -> UnitRecord:
+    labels: tuple[StagedLabelShard, ...] = (),
+) -> UnitResult:
     """Write the results of a unit as one part, with a row for each image_id."""
     named = [(name, answer) for answer in answers for name in answer.item.image_ids]
     part = ledger_of(root, operation).write_part(
@@ -288,7 +288,7 @@ def _record(
     )
     elapsed_s = sum(answer.elapsed_s for _, answer in named)
     needs = tuple((name, answer.need) for name, answer in named if answer.need is not None)
-    return UnitRecord(unit.number, part, len(named) - len(failed), failed, elapsed_s, labels, needs)
+    return UnitResult(unit.number, part, len(named) - len(failed), failed, elapsed_s, labels, needs)
 
 
 def shards_read(item: Item, halo: int = 0) -> Iterator[tuple[str, int]]:

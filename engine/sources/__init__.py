@@ -5,11 +5,11 @@ A reader depends on neither the store nor Dask; it takes a seekable binary file 
 
 from engine.sources.base import MAX_DECODED_BYTES, REASONS, OpenSource, Plane, Reader
 from engine.sources.locations.folder import FileStat, open_file, real_path, walk_files
-from engine.sources.registry import FORMATS, HEAD_BYTES, Format, claimed_by, open_source
+from engine.sources.registry import FORMATS, MAGIC_BYTES, Format, detect_format, open_source
 
 __all__ = [
     "FORMATS",
-    "HEAD_BYTES",
+    "MAGIC_BYTES",
     "MAX_DECODED_BYTES",
     "REASONS",
     "FileStat",
@@ -17,7 +17,7 @@ __all__ = [
     "OpenSource",
     "Plane",
     "Reader",
-    "claimed_by",
+    "detect_format",
     "open_file",
     "open_source",
     "real_path",

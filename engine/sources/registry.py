@@ -23,8 +23,8 @@ from engine.sources.base import (
 )
 from engine.sources.failures import reads_named
 
-HEAD_BYTES = 512
-"""Bytes of a file that `claimed_by` needs; DICOM's mark ends at 132."""
+MAGIC_BYTES = 512
+"""Bytes of a file that `detect_format` needs; DICOM's mark ends at 132."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ SLIDES = (".svs", ".ndpi", ".scn", ".bif")
 """Suffixes of slides with a TIFF header that OpenSlide reads better."""
 
 
-def claimed_by(name: str, head: bytes) -> str | None:
+def detect_format(name: str, head: bytes) -> str | None:
     """Return the format of a file, by its first bytes or else its suffix.
 
     Parameters
@@ -120,7 +120,7 @@ def claimed_by(name: str, head: bytes) -> str | None:
     name
         File name or path; only its suffix is used, in any case.
     head
-        The first bytes, up to `HEAD_BYTES`.
+        The first bytes, up to `MAGIC_BYTES`.
 
     Returns
     -------
@@ -128,11 +128,11 @@ def claimed_by(name: str, head: bytes) -> str | None:
 
     Examples
     --------
-    >>> claimed_by("slide.png", bytes.fromhex("ffd8ffe0"))
+    >>> detect_format("slide.png", bytes.fromhex("ffd8ffe0"))
     'jpeg'
-    >>> claimed_by("notes.PNG", b"hello")
+    >>> detect_format("notes.PNG", b"hello")
     'png'
-    >>> claimed_by("notes.txt", b"hello") is None
+    >>> detect_format("notes.txt", b"hello") is None
     True
     """
     for key, known in FORMATS.items():
@@ -182,8 +182,8 @@ def _open(
     file: BinaryIO, name: str, max_decoded_bytes: int, slide_spacing_um: float | None
 ) -> OpenSource:
     with coded("file"):
-        head = read_head(file, HEAD_BYTES)
-    key = claimed_by(name, head)
+        head = read_head(file, MAGIC_BYTES)
+    key = detect_format(name, head)
     if key is None:
         raise SourceUnreadable("not_an_image", "neither first bytes nor suffix are of a format")
     if not FORMATS[key].begins(head):

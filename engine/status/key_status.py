@@ -13,11 +13,11 @@ from engine.execution.memory_limit import OUT_OF_MEMORY
 from engine.operations.base import Operation
 from engine.runs.input_digests import image_inputs
 from engine.runs.plan import Plan, plan_run
-from engine.runs.retry_pixels import failed_for_pixels, read_restored
+from engine.runs.retry_pixels import failed_on_pixels, find_retryable
 from engine.runs.worker import RowId
 from engine.store.arrow import empty_table, is_any, make_array
 from engine.store.delta.ledger import Ledger, Snapshot
-from engine.store.maintenance.verify_log import key_changed_after
+from engine.store.maintenance.verify_log import key_changed_since
 from engine.store.results import DONE, FAILED, read_key, read_there
 from engine.store.root.base import Root
 from engine.store.tables import read_origin
@@ -68,7 +68,7 @@ class TableState:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyState:
+class KeyStatus:
     """Status of one operation with one set of parameters.
 
     Attributes
@@ -105,11 +105,11 @@ class KeyState:
     gone: tuple[str, ...] = ()
 
 
-def unbegun(root: Root, operation: Operation, images: pa.Table) -> KeyState:
+def empty_key_status(root: Root, operation: Operation, images: pa.Table) -> KeyStatus:
     """Return the status of a declared operation without any result."""
     empty = empty_table(pa.schema(READ))
     plan = plan_run(operation, images, empty)
-    return KeyState(
+    return KeyStatus(
         operation.name,
         operation.version,
         operation.key,
@@ -132,7 +132,7 @@ def _missing(plan: Plan) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class KeyRows:
+class KeyResults:
     """The rows of one key of one ledger, for counting."""
 
     root: Root
@@ -147,27 +147,27 @@ class KeyRows:
 
     def read(
         self, catalog_version: int, images: pa.Table, sources: Mapping[str, str]
-    ) -> tuple[KeyState, list[Failure]]:
+    ) -> tuple[KeyStatus, list[Failure]]:
         """Return the status of the key, and the failed images."""
         rows, gone = read_there(self.ledger, self.snapshot.of_key(self.key), list(READ))
         paths = tuple(f"{self.ledger.path}/{part.path}" for part in gone)
         name = self.ledger.path.split("/")[1]
         if self.operation is None:
             states = Counter(rows["status"].to_pylist())
-            state = KeyState(
+            state = KeyStatus(
                 name, self.version, self.key, self.declared, self._parameters(name),
                 states[DONE], states[FAILED], None, rows=rows.num_rows, note=self.note, gone=paths,
             )  # fmt: skip
             return state, self._failures(name, rows, sources)
-        lost = failed_for_pixels(rows)
-        restored = read_restored(self.root, self.operation, images, lost)
+        lost = failed_on_pixels(rows)
+        restored = find_retryable(self.root, self.operation, images, lost)
         plan = plan_run(self.operation, images, rows, restored=restored, gone=gone)
         current = set(
             zip(images["image_id"].to_pylist(), image_inputs(self.operation, images), strict=True)
         )
         pairs = zip(rows["image_id"].to_pylist(), rows["inputs"].to_pylist(), strict=True)
         kept = rows.filter(make_array([pair in current for pair in pairs], pa.bool_()))
-        state = KeyState(
+        state = KeyStatus(
             name, self.version, self.key, self.declared, self.operation.parameters,
             plan.settled.get("done", 0), plan.settled.get("failed", 0), plan.to_compute,
             _missing(plan), rows.num_rows,
@@ -213,7 +213,7 @@ class KeyRows:
         if reads and int(origin.get("annotations", -1)) < self.annotations_version:
             return True, True
         made_of, newest = int(origin["results"]), self.snapshot.version
-        return True, key_changed_after(self.root, self.ledger.path, self.key, made_of, newest)
+        return True, key_changed_since(self.root, self.ledger.path, self.key, made_of, newest)
 
 
 def _need(row: Mapping[str, Any]) -> str | None:

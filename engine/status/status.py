@@ -14,9 +14,9 @@ from engine.errors import ConfigError, UsageError
 from engine.operations.base import Operation
 from engine.operations.registry import NoOperation, create_operation, find_operation
 from engine.operations.spacings import known_spacing
-from engine.runs.inputs import join_annotations
-from engine.sources.locations.base import Folder, place_at
-from engine.status.key_status import Failure, KeyRows, KeyState, unbegun
+from engine.runs.inputs import add_annotation_digests
+from engine.sources.locations.base import Folder, open_location
+from engine.status.key_status import Failure, KeyResults, KeyStatus, empty_key_status
 from engine.store.arrow import is_any
 from engine.store.catalog import tables as catalog
 from engine.store.catalog.annotations import AnnotationState, annotation_state, read_annotations
@@ -55,7 +55,7 @@ class Status:
     """
 
     images: Mapping[str, int]
-    keys: tuple[KeyState, ...]
+    keys: tuple[KeyStatus, ...]
     failures: tuple[Failure, ...]
     last_ingest: str | None
     notes: tuple[str, ...] = field(default=())
@@ -107,11 +107,11 @@ def read_status(root: Root) -> Status:
     shards_ledger(root).snapshot()
     has_pixels = is_any(images["state"], [catalog.READY, catalog.ORPHANED])
     annotations = read_annotations(root)
-    with_pixels = join_annotations(images.filter(has_pixels), annotations)
+    with_pixels = add_annotation_digests(images.filter(has_pixels), annotations)
     sources = dict(zip(images["image_id"].to_pylist(), images["source"].to_pylist(), strict=True))
     drawn = annotation_state(root)
     failures = [*_unreadable(images), *_unusable(drawn)]
-    keys: list[KeyState] = []
+    keys: list[KeyStatus] = []
     declared, notes = _declared(config)
     for ledger in all_ledgers(root):
         if not ledger.path.startswith("results/"):
@@ -123,7 +123,7 @@ def read_status(root: Root) -> Status:
             operation, note = (
                 (declared[name], None) if is_declared else _operation(root, name, folder, key)
             )
-            facts = KeyRows(
+            facts = KeyResults(
                 root, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note,
                 annotations.version,
             )  # fmt: skip
@@ -133,7 +133,7 @@ def read_status(root: Root) -> Status:
     seen = {(state.operation, state.key) for state in keys}
     for name, operation in declared.items():
         if (name, operation.key) not in seen:
-            keys.append(unbegun(root, operation, with_pixels))
+            keys.append(empty_key_status(root, operation, with_pixels))
     ingests = [name for name in pc.unique(images["ingest"]).to_pylist() if name is not None]
     return Status(
         images=dict(sorted(Counter(images["state"].to_pylist()).items())),
@@ -159,7 +159,7 @@ def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
 def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
     """Yield a message for each missing source and table that cohort.toml names."""
     for name, declared in config.roots.items():
-        if not place_at(declared.path).is_there():
+        if not open_location(declared.path).is_there():
             yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
     for name, drawn in config.annotations.items():
         if not Folder(drawn.path).is_there():

@@ -28,7 +28,7 @@ from engine.errors import (
     did_you_mean,
 )
 from engine.store.digests import digest_of
-from engine.store.path_pattern import DEFAULT_LAYOUT, Layout
+from engine.store.path_pattern import DEFAULT_LAYOUT, PathPattern
 from engine.store.root.base import Root
 
 FORMAT = 1
@@ -141,14 +141,14 @@ class CohortConfig(BaseModel):
                 raise ValueError(f"{other!r} and {name!r} are the same place, {root.path}")
         return roots
 
-    def layout_of(self, root: str) -> Layout:
+    def layout_of(self, root: str) -> PathPattern:
         """Return the path pattern of a root."""
         config = self.roots.get(root)
         return _layout(config.layout if config and config.layout else self.layout)
 
 
 # Cached: an ingest asks twice per image.
-_layout = lru_cache(maxsize=64)(Layout)
+_layout = lru_cache(maxsize=64)(PathPattern)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 
 @dataclass(frozen=True)
-class Layout:
+class PathPattern:
     """Pattern that extracts fields from the end of a path.
 
     Parameters

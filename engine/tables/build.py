@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.operations.base import Operation
-from engine.operations.column_order import in_reading_order
+from engine.operations.column_order import x_before_y
 from engine.operations.spacings import ALIKE
 from engine.runs.input_digests import image_inputs
 from engine.store.catalog.tables import FAILED, ORPHANED, RETIRED, field_column
@@ -43,7 +43,7 @@ MISSING, UNREADABLE = "missing", "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
-class TableSpec:
+class TableContext:
     """Settings that all tables of a cohort share.
 
     Attributes
@@ -82,14 +82,14 @@ def _reserved(operation: Operation) -> set[str]:
     return {*named, *counts, *derived, *operation.by_image, *operation.objects.names}
 
 
-def _subjects(operation: Operation, spec: TableSpec) -> pa.Table | None:
+def _subjects(operation: Operation, spec: TableContext) -> pa.Table | None:
     """Return the subjects' table, with colliding column names suffixed ``_of_subject``."""
     if spec.subjects is None:
         return None
     return mark_taken(spec.subjects, {*_reserved(operation), *spec.fields, "_image"})
 
 
-def image_columns(operation: Operation, images: pa.Table, spec: TableSpec) -> pa.Table:
+def image_columns(operation: Operation, images: pa.Table, spec: TableContext) -> pa.Table:
     """Return the descriptive columns of images for every table, from the catalog's rows.
 
     A layout field with the name of one of the operation's columns becomes ``field_<name>``.
@@ -105,7 +105,7 @@ def image_columns(operation: Operation, images: pa.Table, spec: TableSpec) -> pa
 
 
 def build_slice(
-    operation: Operation, images: pa.Table, results: pa.Table, spec: TableSpec
+    operation: Operation, images: pa.Table, results: pa.Table, spec: TableContext
 ) -> dict[str, pa.Table]:
     """Build a slice of each table.
 
@@ -197,7 +197,7 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
     columns: dict[str, Any] = {name: left[name] for name in fields}
     columns[operation.singular] = found.get(operation.singular, pa.array(within, pa.int64()))
-    columns.update({name: found[name] for name in in_reading_order(list(found))})
+    columns.update({name: found[name] for name in x_before_y(list(found))})
     columns.update({name: left[name] for name in ("source", "orphaned", "image_id")})
     columns["_image"] = pa.array(numbers, pa.int64())
     return pa.table(columns)
@@ -333,7 +333,7 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
     return pa.Table.from_pandas(merged.reset_index(), preserve_index=False)
 
 
-def finish_experiments(operation: Operation, merged: pa.Table, spec: TableSpec) -> pa.Table:
+def finish_experiments(operation: Operation, merged: pa.Table, spec: TableContext) -> pa.Table:
     """Turn merged sums into the final table, joined with the subjects."""
     frame: pd.DataFrame = merged.to_pandas()
     if operation.pixel_sizes:

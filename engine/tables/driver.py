@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from engine.errors import MissingObject
 from engine.execution.progress import Events
-from engine.execution.quarantine import Attempt, run_quarantined
-from engine.execution.task_pool import Window
+from engine.execution.quarantine import TaskAttempt, map_tasks
+from engine.execution.task_pool import TaskPool
 from engine.operations.base import Operation
 from engine.runs.inputs import origin_of_inputs
 from engine.runs.worker import ledger_of
@@ -24,7 +24,7 @@ from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.path_pattern import FIELDS
 from engine.store.root.base import Root
-from engine.store.root.write_check import require_writable
+from engine.store.root.write_check import check_writable
 from engine.store.subjects import read_subjects
 from engine.store.tables import (
     FRAGMENTS,
@@ -39,7 +39,7 @@ from engine.store.tables import (
 from engine.tables.build import (
     SLICE_IMAGES,
     SUMMARIES,
-    TableSpec,
+    TableContext,
     build_slice,
     finish_experiments,
     merge_experiments,
@@ -88,7 +88,11 @@ class AssembleTask:
 
 
 def slice_task(
-    root: Root, operation: Operation, spec: TableSpec, token: str, attempt: Attempt[SliceTask]
+    root: Root,
+    operation: Operation,
+    spec: TableContext,
+    token: str,
+    attempt: TaskAttempt[SliceTask],
 ) -> dict[str, str]:
     """Build one slice of each table on a worker; return the fragments' paths by kind."""
     task = attempt.task
@@ -106,7 +110,9 @@ def slice_task(
     }
 
 
-def merge_task(root: Root, operation: Operation, token: str, attempt: Attempt[MergeTask]) -> str:
+def merge_task(
+    root: Root, operation: Operation, token: str, attempt: TaskAttempt[MergeTask]
+) -> str:
     """Merge some fragments on a worker; return the path of the merged one."""
     task = attempt.task
     parts = [read_fragment(root, path) for path in task.fragments]
@@ -120,9 +126,9 @@ def merge_task(root: Root, operation: Operation, token: str, attempt: Attempt[Me
 def assemble_task(
     root: Root,
     operation: Operation,
-    spec: TableSpec,
+    spec: TableContext,
     origin: Mapping[str, Any],
-    attempt: Attempt[AssembleTask],
+    attempt: TaskAttempt[AssembleTask],
 ) -> bool:
     """Assemble a table on a worker, with one fragment in memory at a time."""
     task = attempt.task
@@ -159,7 +165,7 @@ def make_tables(
     version, images = catalog
     subjects, digest = read_subjects(root, config)
     names = {n for name in config.roots for n in config.layout_of(name).names} - {*FIELDS}
-    spec = TableSpec((*FIELDS, *sorted(names)), subjects)
+    spec = TableContext((*FIELDS, *sorted(names)), subjects)
     origin = {
         "operation": operation.name,
         "version": operation.version,
@@ -194,7 +200,7 @@ def reduce_tables(
     images: pa.Table,
     results: Snapshot,
     origin: Mapping[str, Any],
-    spec: TableSpec,
+    spec: TableContext,
     *,
     suffix: str = "",
     events: Events | None = None,
@@ -219,7 +225,7 @@ def reduce_tables(
     names = table_names(operation, suffix)
     if all(_same(read_origin(root, name), origin) for name in names.values()):
         return list(names.values())
-    require_writable(root)
+    check_writable(root)
     shown = events or Events()
     for last in (False, True):
         try:
@@ -238,7 +244,7 @@ def _reduce(
     images: pa.Table,
     results: Snapshot,
     origin: Mapping[str, Any],
-    spec: TableSpec,
+    spec: TableContext,
     names: Mapping[str, str],
     shown: Events,
 ) -> None:
@@ -246,7 +252,7 @@ def _reduce(
     shown.start("tables", images.num_rows, "images")
     try:
         slices: list[tuple[int, dict[str, str]]] = []
-        window = Window(
+        window = TaskPool(
             client, slice_task, lambda a: (root, operation, spec, token, a), label="slice"
         )
         for task, value in _each(window, _slices(images, results.of_key(operation.key))):
@@ -260,7 +266,7 @@ def _reduce(
             AssembleTask(kind, name, fragments[SUMMARIES if kind in operation.summaries else kind])
             for kind, name in names.items()
         ]
-        window = Window(
+        window = TaskPool(
             client, assemble_task, lambda a: (root, operation, spec, origin, a), label="table"
         )
         for _ in _each(window, tasks):
@@ -297,13 +303,13 @@ def _merge(
         groups = [fragments[i : i + MERGE_FANIN] for i in range(0, len(fragments), MERGE_FANIN)]
         tasks = [MergeTask(kind, number + n, group) for n, group in enumerate(groups)]
         number += len(tasks)
-        window = Window(client, merge_task, lambda a: (root, operation, token, a), label="merge")
+        window = TaskPool(client, merge_task, lambda a: (root, operation, token, a), label="merge")
         merged = {task.number: path for task, path in _each(window, tasks)}
         fragments = tuple(merged[n] for n in sorted(merged))
     return fragments
 
 
-def _each(window: Window, tasks: Any) -> Iterator[tuple[Any, Any]]:
+def _each(window: TaskPool, tasks: Any) -> Iterator[tuple[Any, Any]]:
     """Run tasks that can't be split: one that repeatedly crashes its worker ends the reduction."""
-    for answer in run_quarantined(window, tasks, split=lambda _: [], without=lambda task, _: task):
+    for answer in map_tasks(window, tasks, split=lambda _: [], without=lambda task, _: task):
         yield answer.task, answer.value

@@ -62,7 +62,7 @@ DEMO_FOLDERS = {"data", "cohort"}
 
 
 @contextmanager
-def interruptible(output: Output) -> Iterator[Callable[[], bool]]:
+def graceful_interrupt(output: Output) -> Iterator[Callable[[], bool]]:
     """Stop gracefully on the first Ctrl-C or SIGTERM, immediately on the second."""
     asked = False
 
@@ -103,7 +103,7 @@ def demo(
         raise ParameterError("DIR", str(directory), "a new or empty folder, or that of a demo")
     write_discs(images, DiscOptions())
     cohort = repaired(output, engine.create(place))
-    with interruptible(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, working(output, cluster) as client:
         taken = cohort.ingest(images, client=client, events=output.events, stop=stop)
         operation = cohort.operation("circles", **_demo_parameters(cohort))
         report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
@@ -169,7 +169,7 @@ def ingest(
     else:
         cohort = opened(output, place)
     cohort.require_sources(*sources, layout=layout)
-    with interruptible(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, working(output, cluster) as client:
         report = cohort.ingest(
             *sources, client=client, layout=layout, rehash=rehash, events=output.events, stop=stop
         )
@@ -242,7 +242,7 @@ def run(
     # Check before a cluster is started.
     cohort.require_images(where=selection.where, limit=selection.limit, declare=declare)
     reports: list[RunReport] = []
-    with interruptible(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, working(output, cluster) as client:
         for wanted in operations:
             reports += cohort.run(
                 wanted,
@@ -281,7 +281,7 @@ def qc(
     cohort = opened(output, place)
     reports: list[QcReport] = []
     operations = _wanted(cohort, operation, context)
-    with interruptible(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, working(output, cluster) as client:
         for wanted in operations:
             reports += cohort.qc(
                 wanted, client=client, where=where, everything=everything,
@@ -314,7 +314,7 @@ def nightly(
             output.say(line)
 
     cohort = opened(output, place)
-    with interruptible(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, working(output, cluster) as client:
         summary = run_nightly(
             cohort, client, events=output.events, max_failed=max_failed, stop=stop, ended=ended
         )

@@ -18,7 +18,7 @@ import typer
 from engine.errors import ParameterError, UsageError
 from engine.execution.progress import counted
 from engine.store.root.base import Root
-from engine.store.root.os_errors import refusals_named
+from engine.store.root.os_errors import translate_os_errors
 from jobs.framework import app, command
 from jobs.opening import opened
 from jobs.options import CohortPath
@@ -86,8 +86,8 @@ def _guard(column: pa.ChunkedArray) -> pa.ChunkedArray:
     formulas = found.combine_chunks()
     if not pc.any(formulas).as_py():
         return column
-    guarded = [_GUARDED.sub(r"\1'", text) for text in column.filter(formulas).to_pylist()]
-    return pc.replace_with_mask(column, formulas, pa.array(guarded, column.type))
+    report_errors = [_GUARDED.sub(r"\1'", text) for text in column.filter(formulas).to_pylist()]
+    return pc.replace_with_mask(column, formulas, pa.array(report_errors, column.type))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -117,7 +117,7 @@ def write_export(rows: pa.Table, file: Path, *, raw: bool = False) -> None:
     target = file.resolve()  # follow links
     aside = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{suffix}")
     try:
-        with refusals_named(str(file)):
+        with translate_os_errors(str(file)):
             WRITERS[suffix](rows.replace_schema_metadata(None), aside)
             aside.replace(target)
     except OSError as error:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from engine.errors import ParameterError
 from engine.learning.models.bundle import Bundle, import_model, open_bundle
-from engine.learning.models.card import Card, classes_named, read_card
+from engine.learning.models.card import Card, make_classes, read_card
 from engine.plain_files import read_plain
 from jobs.framework import command
 from jobs.output import Output
@@ -103,7 +103,7 @@ def _object(option: str, text: str) -> dict[str, Any]:
 def _classes(names: str) -> list[dict[str, Any]]:
     listed = [name.strip() for name in names.split(",")]
     try:
-        return [each.model_dump() for each in classes_named(listed)]
+        return [each.model_dump() for each in make_classes(listed)]
     except ValidationError:
         raise ParameterError("--classes", names, "names of small letters, digits and _") from None
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import UsageError
-from engine.execution.progress import counted, told_s
+from engine.execution.progress import counted, format_duration
 from engine.learning.datasets.label_images import LabelImages
 from engine.learning.datasets.left_out import LeftOut, told_left_out
 from engine.learning.datasets.mask_files import LayeredFiles, MaskFolders
@@ -38,8 +38,8 @@ from engine.learning.evaluation.page import (
 )
 from engine.learning.training.settings import TrainingSettings
 from engine.learning_drivers.train import cores
-from engine.store.root.atomic_write import write_aside
-from jobs.commands.core import interruptible, working
+from engine.store.root.atomic_write import atomic_write
+from jobs.commands.core import graceful_interrupt, working
 from jobs.framework import app, command
 from jobs.opening import opened
 from jobs.options import ClusterArguments, CohortPath, Limit, Where, WithOrphaned, read_parameters
@@ -141,7 +141,7 @@ def train(
     """
     settings = TrainingSettings(**{"name": folder.name, **read_parameters(context.args)})
     cohort, source = opened(output, place), mask.source()
-    with interruptible(output) as stop, working(output, whole_machine(cluster)) as client:
+    with graceful_interrupt(output) as stop, working(output, whole_machine(cluster)) as client:
         report = cohort.train(
             folder,
             source,
@@ -186,7 +186,7 @@ def evaluate(
         raise UsageError("Give --stored or parameters of segment, not both.")
     cohort, source = opened(output, place), mask.source()
     answer = cohort.operation("segment", **given) if stored is None else LabelImages(stored)
-    with interruptible(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, working(output, cluster) as client:
         made = cohort.evaluate(
             folder,
             source,
@@ -236,7 +236,7 @@ def diff(
     pair = read_evaluation(first), read_evaluation(second)
     differences, both = compare(*pair)
     if folder is not None:
-        write_aside(folder / DIFFERENCES, table_of(both))
+        atomic_write(folder / DIFFERENCES, table_of(both))
         write_comparison(folder, pair, differences, worst_pictures(both, (first, second), folder))
     values = {
         "a": pair[0].of,
@@ -270,7 +270,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"Trained {counted(report['step'], 'steps')}{begun} on "
         f"{counted(report['trained'], 'images')}, {report['held_out']:,} held out, in "
-        f"{told_s(report['elapsed_s'])}. Curves: {report['folder']}/curves.png",
+        f"{format_duration(report['elapsed_s'])}. Curves: {report['folder']}/curves.png",
         f"  Held out, so fit to evaluate on: {_few(report['subjects_held_out'])}",
     ]
     lines += told_left_out([LeftOut(**one) for one in report["left_out"]])

@@ -8,7 +8,7 @@ from engine.execution.kubernetes.api import NOT_FOUND, REMOVE_S, Api
 from jobs.kubernetes.nightly_job import Night
 
 
-def remove_night(api: Api, night: Night) -> None:
+def delete_job(api: Api, night: Night) -> None:
     """Delete all objects of a night: first the runner, which commits its results while workers run.
 
     Raises

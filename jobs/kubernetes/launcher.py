@@ -19,7 +19,7 @@ from typing import NoReturn
 from engine.errors import EngineError, ParameterError
 from engine.execution.kubernetes.api import Api
 from engine.visible import visible
-from jobs.kubernetes.cleanup import remove_night
+from jobs.kubernetes.cleanup import delete_job
 from jobs.kubernetes.nightly_job import Night
 from jobs.kubernetes.scaling import Scaling
 from jobs.kubernetes.watch import RunnerLost, watch_runner
@@ -107,7 +107,7 @@ def launch(settings: Settings, api: Api) -> int:
         # A second SIGTERM must not interrupt the cleanup; SIGKILL follows in any case.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            remove_night(api, night)
+            delete_job(api, night)
         except EngineError as error:  # does not change the outcome of the night
             say(f"Error: {error}")
     if ended.code not in MIRRORED:

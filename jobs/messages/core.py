@@ -10,17 +10,17 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from engine.execution.progress import counted, told_s
+from engine.execution.progress import counted, format_duration
 from engine.header import FINDINGS
 from engine.operations.failure_reasons import explain
 from engine.operations.spacings import spacing_text
-from engine.runs.causes import CAUSES, SETTLED
+from engine.runs.causes import REASONS_TO_COMPUTE, REASONS_TO_SKIP
 from engine.runs.plan import Plan
 from engine.sources import REASONS
 from engine.status.key_status import Failure
 from engine.status.status import DRAWINGS, Status
 from engine.store.delta.torn import TORN
-from engine.store.maintenance.gc import Leftover
+from engine.store.maintenance.gc import UnreferencedFile
 from engine.store.maintenance.problems import CORRUPT, MISSING
 from engine.store.maintenance.repair import Repaired
 from engine.visible import visible
@@ -59,7 +59,7 @@ def ingest_lines(report: IngestReport) -> list[str]:
             told.append(f"{count:,} {what}")
     if report.ignored:
         told.append(f"{counted(report.ignored, 'files')} ignored")
-    lines = [f"Ingested images: {', '.join(told)} ({told_s(report.elapsed_s)})."]
+    lines = [f"Ingested images: {', '.join(told)} ({format_duration(report.elapsed_s)})."]
     if report.untaken:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(report.untaken.items()))
         lines.append(
@@ -131,11 +131,11 @@ def plan_lines(plan: Plan) -> list[str]:
     elif not plan.to_compute:
         lines.append(f"  Nothing to do: {counted(plan.selected, 'images')}, all settled.")
     for cause, count in plan.causes.items():
-        why = CAUSES[cause]
+        why = REASONS_TO_COMPUTE[cause]
         if cause in ("parameters", "version", "weights") and plan.changes:
             why = "; ".join(f"{n} {_shown(a)} -> {_shown(b)}" for n, (a, b) in plan.changes.items())
         lines.append(f"  {count:>8} to compute: {cause} ({why})")
-    lines += [f"  {count:>8} {SETTLED[state]}" for state, count in plan.settled.items()]
+    lines += [f"  {count:>8} {REASONS_TO_SKIP[state]}" for state, count in plan.settled.items()]
     if plan.unreadable:
         noun = counted(plan.unreadable, "sources").split()[1]
         lines.append(f"  {plan.unreadable:>8} {noun} can't be read (cohort status names them)")
@@ -163,7 +163,7 @@ def run_lines(report: RunReport) -> list[str]:
             f"{name}: {computed:,} of {counted(report.selected, 'images')} computed"
             + (f" ({report.copied:,} of them copied)" if report.copied else "")
             + (f", {report.up_to_date:,} up to date before" if report.up_to_date else "")
-            + f" ({told_s(report.elapsed_s)})."
+            + f" ({format_duration(report.elapsed_s)})."
         ]
     if report.failed:
         lines.append(f"  {report.failed} failed; cohort status names them:")
@@ -205,7 +205,7 @@ def qc_lines(report: QcReport) -> list[str]:
     name = f"{report.operation}, key {report.key[:8]}"
     if report.made:
         told = f"{counted(report.made, 'pictures')} made, {report.up_to_date} were up to date"
-        lines = [f"{name}: {told} ({told_s(report.elapsed_s)})."]
+        lines = [f"{name}: {told} ({format_duration(report.elapsed_s)})."]
     else:
         lines = [f"{name}: nothing to make, {report.up_to_date} pictures are up to date."]
     if report.failed:
@@ -313,7 +313,7 @@ def repair_lines(done: Sequence[Repaired], asked: bool) -> list[str]:
     return [f"Repaired {one}" for one in done]
 
 
-def gc_lines(left: Sequence[Leftover], dry_run: bool) -> list[str]:
+def gc_lines(left: Sequence[UnreferencedFile], dry_run: bool) -> list[str]:
     """Describe the files that were deleted, or would be."""
     done = "Would remove" if dry_run else "Removed"
     if not left:

@@ -87,13 +87,13 @@ def rates(folder: Path, client: Any) -> dict[str, float]:
     from monai.inferers import sliding_window_inference
 
     import engine
-    from engine.learning.models.cache import LOADED
+    from engine.learning.models.cache import MODEL_CACHE
 
     images = [_pixels((SIDE, SIDE), n) for n in range(IMAGES)]
     cohort = _cohort(folder, images, client)
     model = _bundle(folder)
     operation = engine.segment(model=str(model), device="cpu", batch=BATCH)
-    _, predictor = LOADED.get(str(model), str(operation.weights), "cpu")
+    _, predictor = MODEL_CACHE.get(str(model), str(operation.weights), "cpu")
     predictor.own_threads(1)
     planes = [np.ascontiguousarray(np.moveaxis(image, 2, 0)) for image in images]
 
@@ -152,9 +152,9 @@ def count_loads(folder: Path) -> dict[str, int]:
 
 
 def _loads() -> int:
-    from engine.learning.models.cache import LOADED
+    from engine.learning.models.cache import MODEL_CACHE
 
-    return LOADED.loads
+    return MODEL_CACHE.loads
 
 
 def measure_memory(shape: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.store.root.open import open_root
+from engine.store.root.open import open_store
 from engine.store.tables import note_path, read_note, read_table, write_table
 from tests.support.images import LAYOUT, discs, grey, put
 from tests.support.label_operation import Bands, check_labels
@@ -100,7 +100,7 @@ def test_a_cohort_lives_in_an_object_store(
 
 
 def test_a_table_is_never_replaced_by_an_older_one(bucket: str, tmp_path: Path) -> None:
-    for root in (open_root(tmp_path / "c"), open_root(f"{bucket}/{tmp_path.name}")):
+    for root in (open_store(tmp_path / "c"), open_store(f"{bucket}/{tmp_path.name}")):
         origin = {"key": "k", "catalog": 2, "results": 2}
 
         def write(n: int, root=root, **changed: int) -> bool:  # type: ignore[no-untyped-def]

@@ -18,11 +18,11 @@ import engine
 from engine.errors import AlreadyExists, StoreFull, StoreReadOnly
 from engine.store.config import Limits
 from engine.store.delta.ledger import Ledger
-from engine.store.pixels.layout import Arrival, plan_stacks
+from engine.store.pixels.layout import IncomingPlane, plan_stack_layouts
 from engine.store.pixels.stacks import StackReader, StackWriter, create_stack
 from engine.store.root.base import Root
-from engine.store.root.open import open_root
-from engine.store.root.write_check import require_writable
+from engine.store.root.open import open_store
+from engine.store.root.write_check import check_writable
 from jobs.cli import main
 from tests.contracts.small_disks import fill, mount, small_disk
 from tests.support.images import LAYOUT, discs, put
@@ -62,7 +62,7 @@ def writers(root: Root, made: Path) -> dict[str, Callable[[], object]]:
 def test_a_full_disk_is_named_and_nothing_is_visible(disk: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.write_bytes(b"\1" * 8192)
-    root = open_root(disk / "c")
+    root = open_store(disk / "c")
     root.create("there", b"old")
     filling = fill(disk, leave=4096)
     for name, write in writers(root, made).items():
@@ -84,7 +84,7 @@ def test_a_full_disk_is_named_and_nothing_is_visible(disk: Path, tmp_path: Path)
 def test_a_read_only_disk_is_named(disk: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.write_bytes(b"\1" * 8192)
-    root = open_root(disk / "c")
+    root = open_store(disk / "c")
     root.create("there", b"old")
     mount(disk, "remount,ro")
     for write in writers(root, made).values():
@@ -93,23 +93,23 @@ def test_a_read_only_disk_is_named(disk: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreReadOnly):
         root.delete("there")
     with pytest.raises(StoreReadOnly, match=root.url):
-        require_writable(root)
+        check_writable(root)
     assert root.read("there") == b"old"
     assert made.exists()
     mount(disk, "remount,rw")
-    require_writable(root)
+    check_writable(root)
     assert visible(root) == {"there"}
 
 
 def test_a_shard_is_whole_or_the_disk_is_full(disk: Path) -> None:
     """Whatever room there is, zarrs' file is right or its failure is named."""
-    root = open_root(disk / "c")
-    arrivals = [Arrival("r/i.png", f"{n}", (1, 128, 128), "uint8", None) for n in range(8)]
+    root = open_store(disk / "c")
+    arrivals = [IncomingPlane("r/i.png", f"{n}", (1, 128, 128), "uint8", None) for n in range(8)]
     limits = Limits(shard_images=8)
     pixels = np.random.default_rng(0).integers(1, 255, (1, 1, 128, 128), "uint8")
     outcomes = set()
     for free in range(0, 40 * 1024, 2048):
-        (plan,) = plan_stacks(arrivals, f"s{free}", limits)
+        (plan,) = plan_stack_layouts(arrivals, f"s{free}", limits)
         rows = {row.path: row for row in create_stack(root, plan)}
         filling = fill(disk, leave=free)
         writer = StackWriter(root, plan.name)
@@ -132,7 +132,7 @@ def test_a_shard_is_whole_or_the_disk_is_full(disk: Path) -> None:
 
 def test_a_commit_to_a_full_disk_is_named(disk: Path) -> None:
     """deltalake's entry needs more than the 4 KiB that a probe would find."""
-    root = open_root(disk / "c")
+    root = open_store(disk / "c")
     ledger = Ledger(root, "results/x/v1", pa.schema([("image_id", pa.string())]))
     rows = pa.table({"image_id": ["a"]})
     for leave in (0, 4096):

@@ -35,11 +35,11 @@ from engine.errors import (
 from engine.store.catalog.tables import ShardRow
 from engine.store.config import Limits
 from engine.store.delta.ledger import Ledger, Stale
-from engine.store.pixels.layout import Arrival, plan_stacks
+from engine.store.pixels.layout import IncomingPlane, plan_stack_layouts
 from engine.store.pixels.stacks import StackReader, StackWriter, create_stack, stack_path
 from engine.store.root.base import Root
-from engine.store.root.open import open_root
-from engine.store.root.write_check import require_writable
+from engine.store.root.open import open_store
+from engine.store.root.write_check import check_writable
 from tests.support.concurrent_writers import LOST, START_S, Contenders
 
 PROCESSES = 8
@@ -59,8 +59,8 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
 
 def new_root(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> Root:
     if kind == "s3":
-        return open_root(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
-    return open_root(tmp_path / "root" if kind == "local" else f"memory:///{tmp_path.name}")
+        return open_store(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
+    return open_store(tmp_path / "root" if kind == "local" else f"memory:///{tmp_path.name}")
 
 
 # one process
@@ -261,7 +261,7 @@ def test_a_root_travels_small(root: Root) -> None:
 
 
 def test_writability_leaves_nothing_behind(root: Root) -> None:
-    require_writable(root)
+    check_writable(root)
     assert list(root.list()) == []
 
 
@@ -270,8 +270,8 @@ def test_writability_leaves_nothing_behind(root: Root) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_pixels_are_written_and_read(root: Root, dtype: str) -> None:
-    arrivals = [Arrival("r/i.png", f"{n}", (1, 40, 48), dtype, None) for n in range(20)]
-    (plan,) = plan_stacks(arrivals, "s", Limits())
+    arrivals = [IncomingPlane("r/i.png", f"{n}", (1, 40, 48), dtype, None) for n in range(20)]
+    (plan,) = plan_stack_layouts(arrivals, "s", Limits())
     rows = {row.path: row for row in create_stack(root, plan)}
     pixels = np.random.default_rng(0).integers(0, 255, plan.shape).astype(dtype)
     pixels[9:12] = 0  # a shard without a chunk
@@ -349,7 +349,7 @@ def test_many_counters_lose_nothing(shared: Root, contenders: Contenders) -> Non
 
 
 def test_a_killed_writer_leaves_nothing_torn(tmp_path: Path, contenders: Contenders) -> None:
-    root = open_root(tmp_path / "root")
+    root = open_store(tmp_path / "root")
     seed = time.time_ns() % 10_000
     print(f"seed {seed}")
     random = np.random.default_rng(seed)
@@ -391,13 +391,13 @@ def test_a_moto_that_ignores_conditions_is_noticed(bucket: str, tmp_path: Path) 
 def test_a_bucket_or_server_that_is_not_there_is_named(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = open_root("s3://no-such-bucket/c")
+    nowhere = open_store("s3://no-such-bucket/c")
     assert nowhere.size("x") is None
     for act in (lambda: nowhere.create("x", b""), lambda: list(nowhere.list())):
         with pytest.raises(StoreUnreachable, match="no such bucket"):
             act()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # discard: nobody listens
-    off = open_root("s3://bucket/c-off")
+    off = open_store("s3://bucket/c-off")
     began = time.monotonic()
     with pytest.raises(StoreUnreachable, match="s3://bucket/c-off"):
         off.read("x")
@@ -407,7 +407,7 @@ def test_a_bucket_or_server_that_is_not_there_is_named(
 @pytest.mark.parametrize("url", ["ftp://host/x", "s3://bucket/a?versionId=1", "", "a\0b"])
 def test_a_url_that_is_no_store_is_refused(url: str) -> None:
     with pytest.raises(ParameterError):
-        open_root(url)
+        open_store(url)
 
 
 # folders
@@ -415,17 +415,17 @@ def test_a_url_that_is_no_store_is_refused(url: str) -> None:
 
 def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    root = open_root("a/../b")
+    root = open_store("a/../b")
     monkeypatch.chdir("/")
     assert root.url == str(tmp_path / "b")
-    assert open_root(f"file://{tmp_path}/b%20c").url == f"{tmp_path}/b c"
-    assert open_root(Path("/x")).url == "/x"
+    assert open_store(f"file://{tmp_path}/b%20c").url == f"{tmp_path}/b c"
+    assert open_store(Path("/x")).url == "/x"
 
 
 @pytest.fixture
 def local(tmp_path: Path) -> Root:
     """Return a store in a folder."""
-    return open_root(tmp_path / "root")
+    return open_store(tmp_path / "root")
 
 
 def test_a_file_system_without_hard_links(local: Root, monkeypatch: pytest.MonkeyPatch) -> None:

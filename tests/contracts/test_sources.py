@@ -19,7 +19,7 @@ from PIL import Image
 
 from engine.errors import ParameterError, SourceUnreadable
 from engine.geometry import Region
-from engine.sources import FORMATS, REASONS, Format, OpenSource, Plane, claimed_by, open_source
+from engine.sources import FORMATS, REASONS, Format, OpenSource, Plane, detect_format, open_source
 from engine.sources.base import PlanesSource, check_size, coded, measure_file, read_at
 
 DATA = Path(skimage.__file__).parent / "data"
@@ -356,7 +356,7 @@ def suffix(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_text_under_an_images_suffix(suffix: str) -> None:
     """Fault 17."""
     for content, reason in ((CANARY * 40, "not_an_image"), (b"", "empty"), (b"\0", "not_an_image")):
-        assert claimed_by("a" + suffix, content) is not None
+        assert detect_format("a" + suffix, content) is not None
         with pytest.raises(SourceUnreadable) as caught:
             open_source(io.BytesIO(content), "a" + suffix)
         assert caught.value.reason == reason
@@ -367,6 +367,6 @@ def test_first_bytes_count_before_the_suffix(
     case: tuple[str, bytes, list[NDArray[Any]]], suffix: str
 ) -> None:
     name, content, due = case
-    assert claimed_by("a" + suffix, content[:512]) == name.split()[0]
+    assert detect_format("a" + suffix, content[:512]) == name.split()[0]
     with open_source(io.BytesIO(content), "a" + suffix) as source:
         assert np.array_equal(source.read(0), due[0])

@@ -22,7 +22,7 @@ from distributed import Client
 import engine
 from engine.errors import NoSource, SourceUnreadable, StoreUnreachable
 from engine.ingest.discovery import RootEmpty
-from engine.sources.locations.base import holder_of
+from engine.sources.locations.base import containing_folder
 from engine.sources.locations.object_store import BUFFER_BYTES, open_object, walk_objects
 from jobs.source_checks import require_files
 from tests.support.images import LAYOUT, catalog, grey, put
@@ -110,8 +110,8 @@ def test_parts_of_a_prefix(
     require_files(url)
     with pytest.raises(StoreUnreachable, match="no such bucket"):
         cohort.ingest("s3://not-there/data", client=client)
-    assert holder_of(url) == url
-    assert holder_of(f"{url}/{NIGHT}/i0.png") == f"{url}/{NIGHT}"
+    assert containing_folder(url) == url
+    assert containing_folder(f"{url}/{NIGHT}/i0.png") == f"{url}/{NIGHT}"
 
 
 def test_an_emptied_prefix_orphans_nothing(

@@ -73,8 +73,8 @@ class Cluster:
 
     def begin(self, operation: str, **parameters: Any) -> None:
         """Create an empty cohort that declares an operation."""
-        for claim in ("cohort", "acquisitions"):
-            shutil.rmtree(self.plane.folder / "claims" / claim, ignore_errors=True)
+        for assign_edges in ("cohort", "acquisitions"):
+            shutil.rmtree(self.plane.folder / "claims" / assign_edges, ignore_errors=True)
         shutil.copytree(self.images, self.plane.folder / "claims/acquisitions")
         self.place.parent.mkdir(parents=True)
         engine.create(str(self.place))

@@ -19,7 +19,7 @@ from engine.runs.input_digests import image_inputs
 from engine.store.catalog.tables import read_images, shards_ledger
 from engine.store.digests import digest_bytes
 from engine.store.maintenance.problems import STALE
-from engine.store.root.open import open_root
+from engine.store.root.open import open_store
 from tests.support.operations import Probe
 
 VARYING = ["elapsed_s", "attempts", "worker", "device"]
@@ -64,7 +64,7 @@ def pixels_by_image(place: Path) -> dict[str, tuple[str, str]]:
     """Return state and content of each image in the catalog, computed from its pixels."""
     cohort = engine.open(place)
     found = {}
-    _, images = read_images(open_root(place))
+    _, images = read_images(open_store(place))
     for row in images.to_pylist():
         found[row["image_id"]] = (row["state"], row["content"])
     assert len(cohort.images()) == sum(state == "ready" for state, _ in found.values())
@@ -88,7 +88,7 @@ def check_once(place: Path, key: str | None = None, *, operation: str = "probe")
     counted = Counter((row["image_id"], row["inputs"]) for row in rows)
     assert set(counted.values()) <= {1}, "rows twice"
     assert {row["status"] for row in rows} <= {"done", "failed"}
-    _, images = read_images(open_root(place))
+    _, images = read_images(open_store(place))
     ready = images.filter(pc.equal(images["state"], "ready"))
     inputs = ready["content"].to_pylist()
     kind = operations().get(operation)
@@ -113,7 +113,7 @@ def check_files(place: Path, *, settled: bool = True) -> None:
     settled
         Whether a run completed; otherwise tables may be older than the results.
     """
-    root = open_root(place)
+    root = open_store(place)
     ledger = shards_ledger(root)
     for row in ledger.read(ledger.snapshot().parts).to_pylist():
         file = place / row["path"]

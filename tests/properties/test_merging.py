@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import Conflict, CorruptStore, MissingObject
-from engine.store.catalog.tables import ImageRow, commit_rows, image_table
+from engine.store.catalog.tables import ImageRow, commit_with_retry, image_table
 from engine.store.delta.ledger import Ledger, Snapshot, Stale
 from engine.store.delta.parts import Part
 from engine.store.maintenance.verify_log import check_log
 from engine.store.results import result_schema
-from engine.store.root.open import open_root
+from engine.store.root.open import open_store
 from engine.tables.build import (
     GROUP,
-    TableSpec,
+    TableContext,
     build_slice,
     finish_experiments,
     merge_experiments,
@@ -31,7 +31,7 @@ from engine.tables.build import (
 from tests.support.images import Counting
 
 OPERATION = Counting(log="/dev/null")
-SPEC = TableSpec(subjects=pa.table({"subject": ["s0", "s1"], "sex": ["f", "m"]}))
+SPEC = TableContext(subjects=pa.table({"subject": ["s0", "s1"], "sex": ["f", "m"]}))
 
 
 @st.composite
@@ -127,7 +127,7 @@ SCHEMA = pa.schema([("id", pa.string()), ("key", pa.string()), ("n", pa.int64())
 
 
 def ledger_at(path: Path) -> Ledger:
-    return Ledger(open_root(path), "ledger", SCHEMA, "key")
+    return Ledger(open_store(path), "ledger", SCHEMA, "key")
 
 
 def rows(*ids: str, n: int = 0) -> pa.Table:
@@ -181,7 +181,7 @@ def test_writers_who_begin_together_make_one_ledger(tmp_path: Path, turn: int) -
         def prepare(now: Snapshot) -> tuple[list[Part], list[Part]]:
             return [part], []
 
-        made.append(commit_rows(ledger, Snapshot(-1, ()), prepare).version)
+        made.append(commit_with_retry(ledger, Snapshot(-1, ()), prepare).version)
 
     threads = [threading.Thread(target=write, args=(n,)) for n in range(6)]
     for thread in threads:
@@ -219,10 +219,10 @@ def test_commit_rows_decides_again_for_what_is_there(tmp_path: Path) -> None:
         left = [i for i in ("b", "c") if i not in there]
         return [ledger.write_part(rows(*left), "k")] if left else [], []
 
-    after = commit_rows(ledger, snapshot, prepare)
+    after = commit_with_retry(ledger, snapshot, prepare)
     assert seen == [1, 2]
     assert sorted(ledger.read(after.parts)["id"].to_pylist()) == ["a", "b", "c"]
-    assert commit_rows(ledger, after, prepare).version == after.version
+    assert commit_with_retry(ledger, after, prepare).version == after.version
 
     def never(now: Snapshot) -> tuple[list[Part], list[Part]]:
         current = other.snapshot()
@@ -231,12 +231,12 @@ def test_commit_rows_decides_again_for_what_is_there(tmp_path: Path) -> None:
 
     from engine.store.catalog import tables as catalog
 
-    tries, catalog.BUSY_TRIES = catalog.BUSY_TRIES, 3
+    tries, catalog.MAX_COMMIT_ATTEMPTS = catalog.MAX_COMMIT_ATTEMPTS, 3
     try:
         with pytest.raises(Conflict, match="ledger"):
-            commit_rows(ledger, after, never)
+            commit_with_retry(ledger, after, never)
     finally:
-        catalog.BUSY_TRIES = tries
+        catalog.MAX_COMMIT_ATTEMPTS = tries
 
 
 @given(st.lists(st.tuples(st.text(max_size=4), st.integers(-(2**40), 2**40)), max_size=30))
@@ -265,7 +265,7 @@ def test_a_part_comes_back_as_it_was(values: list[tuple[str, int]]) -> None:
 
 def test_results_of_every_kind_of_value_come_back(tmp_path: Path) -> None:
     objects = pa.schema([("v", pa.float64()), ("ok", pa.bool_()), ("name", pa.string())])
-    ledger = Ledger(open_root(tmp_path), "r", result_schema(objects), "key")
+    ledger = Ledger(open_store(tmp_path), "r", result_schema(objects), "key")
     row = {"image_id": "a", "key": "k", "inputs": "i", "block": None, "status": "done"}
     many = [{"v": v, "ok": v > 0, "name": str(v)} for v in (0.0, -1.5, float("inf"), 1e-300)]
     table = pa.Table.from_pylist(

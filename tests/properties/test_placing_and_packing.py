@@ -19,15 +19,15 @@ from engine.runs.plan import UNIT_BYTES, UNIT_IMAGES, UNITS_A_SLOT, Item, pack_u
 from engine.store.catalog.tables import current
 from engine.store.config import Limits
 from engine.store.digests import BLOCK_PX, digest_block, digest_content, digest_of, digest_plane
-from engine.store.path_pattern import Layout
+from engine.store.path_pattern import PathPattern
 from engine.store.pixels.layout import (
     GIANT_SHARD_PX,
     SMALLEST_LEVEL_PX,
-    Arrival,
+    IncomingPlane,
     bucket_side,
     count_blocks,
     level_shapes,
-    plan_stacks,
+    plan_stack_layouts,
 )
 from engine.store.pixels.ome_metadata import group_attributes
 from engine.store.pixels.stacks import shard_key
@@ -43,16 +43,18 @@ kinds = st.tuples(
 
 
 @st.composite
-def arrivals(draw: st.DrawFn) -> list[Arrival]:
+def arrivals(draw: st.DrawFn) -> list[IncomingPlane]:
     found = []
     for n, (shape, dtype, spacing) in enumerate(draw(st.lists(kinds, max_size=40))):
-        found.append(Arrival(f"r/f{n}.tif", "", shape, dtype, spacing))
+        found.append(IncomingPlane(f"r/f{n}.tif", "", shape, dtype, spacing))
     for n in range(draw(st.integers(0, 3))):
         for series in range(draw(st.integers(1, 2))):
             frames, planes = draw(st.integers(1, 4)), draw(st.integers(1, 9))
             shape = draw(st.sampled_from([(1, 30, 30), (2, 150, 150)]))
             found += [
-                Arrival(f"r/s{n}.tif", f"#{series}-{t}-{z}", shape, "uint8", None, (t, z), series)
+                IncomingPlane(
+                    f"r/s{n}.tif", f"#{series}-{t}-{z}", shape, "uint8", None, (t, z), series
+                )
                 for t in range(frames)
                 for z in range(planes)
             ]
@@ -60,19 +62,19 @@ def arrivals(draw: st.DrawFn) -> list[Arrival]:
     if repeated and found and found[-1].place is not None:
         last = found[-1]  # a file whose metadata gives two planes one place
         found.append(
-            Arrival(last.source, "#x", last.shape, last.dtype, None, last.place, last.series)
+            IncomingPlane(last.source, "#x", last.shape, last.dtype, None, last.place, last.series)
         )
     return found
 
 
 @given(arrivals())
 @settings(max_examples=150, deadline=None)
-def test_every_arrival_has_one_place_of_its_own(found: list[Arrival]) -> None:
-    plans = plan_stacks(found, "i", LIMITS)
+def test_every_arrival_has_one_place_of_its_own(found: list[IncomingPlane]) -> None:
+    plans = plan_stack_layouts(found, "i", LIMITS)
     placed = [slot.arrival for plan in plans for slot in plan.slots]
     assert Counter(placed) == Counter(found)
     assert len({plan.name for plan in plans}) == len(plans)
-    assert plan_stacks(found, "i", LIMITS) == plans
+    assert plan_stack_layouts(found, "i", LIMITS) == plans
     for plan in plans:
         places = [(slot.t, slot.z) for slot in plan.slots]
         assert len(set(places)) == len(places)
@@ -272,11 +274,14 @@ words = st.text(string.ascii_letters + string.digits + "-. é", min_size=1, max_
 def test_layouts_read_the_end_of_a_path(parts: list[str], above: list[str]) -> None:
     date, subject, experiment, name = parts
     path = "/".join([*above, date, subject, experiment, f"{name}.tif"])
-    assert Layout().fields(path) == {
+    assert PathPattern().fields(path) == {
         "date": date, "subject": subject, "experiment": experiment, "name": name
     }  # fmt: skip
-    assert Layout().fields(f"{name}.tif") == {"name": name}
-    assert Layout("x_{a}/{b}").fields(f"{subject}/x_{date}/{name}.tif") == {"a": date, "b": name}
+    assert PathPattern().fields(f"{name}.tif") == {"name": name}
+    assert PathPattern("x_{a}/{b}").fields(f"{subject}/x_{date}/{name}.tif") == {
+        "a": date,
+        "b": name,
+    }
 
 
 versions = st.lists(st.tuples(st.sampled_from("abcdé"), st.integers(1, 6)), unique=True)

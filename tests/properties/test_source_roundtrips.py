@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
-from engine.sources import FORMATS, REASONS, claimed_by, open_source
+from engine.sources import FORMATS, REASONS, detect_format, open_source
 
 SIDES = st.integers(1, 40)
 UNSIGNED = st.sampled_from([np.uint8, np.uint16])
@@ -133,7 +133,7 @@ HEADS = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_give_a_code(head: bytes, rest: bytes, name: str) -> None:
     content = head + rest
-    claimed = claimed_by(name, content[:512])
+    claimed = detect_format(name, content[:512])
     assert claimed is None or claimed in FORMATS
     try:
         with open_source(io.BytesIO(content), name, max_decoded_bytes=2**24) as source:

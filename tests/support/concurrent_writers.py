@@ -24,10 +24,10 @@ LOST = 3
 def create(url: str, who: str) -> int:
     """Try to create one path."""
     from engine.errors import AlreadyExists
-    from engine.store.root.open import open_root
+    from engine.store.root.open import open_store
 
     try:
-        open_root(url).create("contended/one", who.encode() * 10_000)
+        open_store(url).create("contended/one", who.encode() * 10_000)
     except AlreadyExists:
         return LOST
     return 0
@@ -35,9 +35,9 @@ def create(url: str, who: str) -> int:
 
 def count(url: str, times: str) -> int:
     """Add 1 to a counter, many times."""
-    from engine.store.root.open import open_root
+    from engine.store.root.open import open_store
 
-    root = open_root(url)
+    root = open_store(url)
     for _ in range(int(times)):
         root.update("contended/counter", lambda old: str(int(old or b"0") + 1).encode())
     return 0
@@ -45,9 +45,9 @@ def count(url: str, times: str) -> int:
 
 def write(url: str, who: str) -> int:
     """Create and replace objects until killed. An object repeats a single byte."""
-    from engine.store.root.open import open_root
+    from engine.store.root.open import open_store
 
-    root = open_root(url)
+    root = open_store(url)
     number = 0
     while True:
         number += 1

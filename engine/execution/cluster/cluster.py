@@ -12,9 +12,9 @@ from engine.errors import EngineError, ParameterError, UsageError
 from engine.execution.cluster.on_demand import open_on_demand
 from engine.execution.cluster.spec import Opened, Wanted
 from engine.execution.progress import Events, counted
-from engine.execution.timeouts import patience_s
+from engine.execution.timeouts import startup_timeout_s
 from engine.execution.versions import require_same_versions
-from engine.execution.workers import require_slots, workers_of
+from engine.execution.workers import wait_for_slots, workers_of
 from engine.visible import escape
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _at_address(wanted: Wanted) -> Iterator[Opened]:
             with warnings.catch_warnings():  # our own comparison gives a shorter message
                 warnings.simplefilter("ignore", VersionMismatchWarning)
                 client = stack.enter_context(
-                    Client(wanted.where, timeout=patience_s(CONNECT_S), set_as_default=False)
+                    Client(wanted.where, timeout=startup_timeout_s(CONNECT_S), set_as_default=False)
                 )
             require_same_versions(client, wanted.where)
         except EngineError:
@@ -219,7 +219,7 @@ def _at_address(wanted: Wanted) -> Iterator[Opened]:
         except (TypeError, RuntimeError) as error:  # tls:// without certificates
             raise NoCertificate(wanted.where) from error
         if wanted.resources:
-            require_slots(client, dict(wanted.resources))
+            wait_for_slots(client, dict(wanted.resources))
         yield Opened(client)
 
 
@@ -280,7 +280,7 @@ def kind_of(where: str) -> str:
     return kind
 
 
-def client_or_own(
+def use_client(
     client: Client | None, events: Events | None = None
 ) -> AbstractContextManager[Client]:
     """Return the given client, or one whose local cluster starts on first use."""

@@ -37,7 +37,7 @@ from engine.execution.kubernetes.manifests import (
     Templates,
     resized,
 )
-from engine.execution.timeouts import patience_s
+from engine.execution.timeouts import startup_timeout_s
 from engine.execution.versions import require_same_versions
 from engine.execution.workers import slots, workers_of
 
@@ -249,7 +249,7 @@ def _wait_for(api: Api, place: Place, part: str, ready: Callable[[], bool]) -> N
             settled = now
         if not seen and not reason and now - began > OPERATOR_S:
             raise OperatorSilent(f"{part} of DaskCluster {place.name}", now - began)
-        if now - settled > SETTLE_S or now - began > patience_s(START_S):
+        if now - settled > SETTLE_S or now - began > startup_timeout_s(START_S):
             raise PartNotStarted(part, place.name, now - began, reason or "it does not answer")
         time.sleep(POLL_S)
 
@@ -302,7 +302,7 @@ def _way_in(stack: ExitStack, api: Api, place: Place, in_pod: bool) -> tuple[str
 def _client(address: str, security: Security | None) -> Client:
     how: dict[str, Any] = {} if security is None else {"security": security}
     try:
-        return Client(address, timeout=patience_s(ANSWER_S), set_as_default=False, **how)
+        return Client(address, timeout=startup_timeout_s(ANSWER_S), set_as_default=False, **how)
     except (OSError, TimeoutError, RuntimeError) as error:
         raise SchedulerShut(address) from error
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import NoSource
 from engine.execution.progress import Events
-from engine.execution.quarantine import Attempt, run_quarantined
-from engine.execution.task_pool import Window
+from engine.execution.quarantine import TaskAttempt, map_tasks
+from engine.execution.task_pool import TaskPool
 from engine.ingest.annotations.matching import ImageIndex
 from engine.ingest.annotations.reveal import drawing_name
 from engine.ingest.annotations.worker import (
+    AnnotationIndex,
     Changes,
     DrawingFile,
-    KnownDrawings,
     Read,
     read_files,
     rebased,
@@ -31,7 +31,7 @@ from engine.ingest.annotations.worker import (
     take_file,
 )
 from engine.ingest.discovery import RootEmpty
-from engine.ingest.worker import Stat
+from engine.ingest.worker import FileStamp
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import DrawingReader, create_reader
 from engine.sources.annotations.base import UNTAKEN
@@ -48,13 +48,13 @@ from engine.store.catalog.annotations import (
     rows_of,
     state_of,
 )
-from engine.store.catalog.tables import commit_rows, read_images
+from engine.store.catalog.tables import commit_with_retry, read_images
 from engine.store.config import AnnotationConfig, CohortConfig
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
 from engine.store.root.base import Root
-from engine.store.root.write_check import require_writable
+from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -107,7 +107,7 @@ class AnnotationReport:
         return dict(vars(self))
 
 
-def read_task(attempt: Attempt[Pack]) -> list[Read]:
+def read_task(attempt: TaskAttempt[Pack]) -> list[Read]:
     """Read a pack of files on a worker."""
     return read_files(*attempt.task)
 
@@ -165,7 +165,7 @@ class AnnotationIngest:
             return None
         snapshot = self._ledger.snapshot()
         rows = read_light(self._ledger, snapshot)
-        known, before = KnownDrawings(rows_of(rows)), state_of(rows)
+        known, before = AnnotationIndex(rows_of(rows)), state_of(rows)
         self._snapshot = snapshot
         seen: set[tuple[str, str]] = set()
         due: list[Pack] = []
@@ -180,7 +180,7 @@ class AnnotationIngest:
                     retire(row, known, self._id, changes)
         total = sum(len(files) for _, files in due)
         if total or changes.rows:
-            require_writable(self._root)
+            check_writable(self._root)
         if total:
             self._events.start("annotations", total, "files")
             self.left = total
@@ -214,7 +214,7 @@ class AnnotationIngest:
         self,
         name: str,
         declared: AnnotationConfig,
-        known: KnownDrawings,
+        known: AnnotationIndex,
         seen: set[tuple[str, str]],
     ) -> Iterator[Pack]:
         """Yield packs of the files of one set that must be read."""
@@ -240,7 +240,7 @@ class AnnotationIngest:
                 continue
             source = drawing_name(name, found.path, self._pseudonyms)
             seen.add((name, source))
-            stat = Stat(found.size, found.mtime_ns, found.ctime_ns)
+            stat = FileStamp(found.size, found.mtime_ns, found.ctime_ns)
             file = DrawingFile(
                 name, str(base), found.path, source, stat, made_of, problem=found.problem
             )
@@ -278,8 +278,8 @@ class AnnotationIngest:
         return read_images(self._root)[1]
 
     def _read(self, packs: Sequence[Pack]) -> Iterator[Read]:
-        window = Window(self._client, read_task, lambda attempt: (attempt,), label="drawings")
-        answers = run_quarantined(
+        window = TaskPool(self._client, read_task, lambda attempt: (attempt,), label="drawings")
+        answers = map_tasks(
             window,
             packs,
             split=lambda pack: [(pack[0], (file,)) for file in pack[1]],
@@ -312,7 +312,7 @@ class AnnotationIngest:
                 left = rebased(rows, {row.name: row for row in others})
             return list(_write_parts(self._ledger, left)), []
 
-        self._snapshot = commit_rows(self._ledger, first, prepare)
+        self._snapshot = commit_with_retry(self._ledger, first, prepare)
         changes.rows = []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import SourceUnreadable
 from engine.ingest.annotations.matching import ImageIndex, NoMatch
-from engine.ingest.worker import Stat
+from engine.ingest.worker import FileStamp
 from engine.kernels.contours.layers import Rings
 from engine.kernels.contours.union import union_of
 from engine.privacy import Pseudonyms
@@ -43,7 +43,7 @@ class DrawingFile:
     base: str
     path: str
     source: str
-    stat: Stat
+    stat: FileStamp
     made_of: str
     problem: str | None = None
 
@@ -80,7 +80,7 @@ def _bytes(file: DrawingFile) -> bytes:
     return data
 
 
-class KnownDrawings:
+class AnnotationIndex:
     """Index of the newest row of each name, by file, to compare files with."""
 
     def __init__(self, rows: Sequence[AnnotationRow]) -> None:
@@ -167,7 +167,7 @@ class Changes:
 
 
 def take_file(
-    read: Read, known: KnownDrawings, index: Callable[[], ImageIndex], ingest: str, to: Changes
+    read: Read, known: AnnotationIndex, index: Callable[[], ImageIndex], ingest: str, to: Changes
 ) -> None:
     """Turn the contents of a file into rows, and retire rows for annotations no longer in it.
 
@@ -195,7 +195,7 @@ def take_file(
         _add(replace(row, version=known.version(row.name), ingest=ingest), known, to)
 
 
-def retire(row: AnnotationRow, known: KnownDrawings, ingest: str, to: Changes) -> None:
+def retire(row: AnnotationRow, known: AnnotationIndex, ingest: str, to: Changes) -> None:
     """Retire a row whose file or annotation was deleted."""
     if row.state == READY:
         to.count("retired")
@@ -203,7 +203,7 @@ def retire(row: AnnotationRow, known: KnownDrawings, ingest: str, to: Changes) -
     _add(replace(ended, version=known.version(row.name)), known, to)
 
 
-def _add(row: AnnotationRow, known: KnownDrawings, to: Changes) -> None:
+def _add(row: AnnotationRow, known: AnnotationIndex, to: Changes) -> None:
     to.rows.append(row)
     known.add(replace(row, rings=()))
 

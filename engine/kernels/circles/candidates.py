@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
-from engine.kernels.circles.fit import P_DISTANCE, P_SINE, box_px, gather, refine, rough_radius
+from engine.kernels.circles.fit import (
+    P_DISTANCE,
+    P_SINE,
+    box_px,
+    estimate_radius,
+    gather,
+    refine_circle,
+)
 from engine.kernels.circles.support import collect_support, count_bins, drop_touching, visible_bins
 from engine.kernels.circles.votes import LEAST_SUPPORT_OUTSIDE
 
@@ -47,7 +54,7 @@ LEAST_CHANCE = 1e-3
 
 
 @compiled
-def judge(
+def score_candidate(
     points: Floats,
     index: Whole,
     count: int,
@@ -92,7 +99,7 @@ def judge(
     sums
         Buffer of `support.collect_support`.
     table, numbers, members, member_bins, filled
-        See `fit_peaks`.
+        See `fit_candidates`.
 
     Returns
     -------
@@ -182,7 +189,7 @@ def judge(
 
 
 @compiled
-def fit_peaks(
+def fit_candidates(
     pixel: Whole32,
     value: Floats32,
     starts: Whole32,
@@ -225,7 +232,7 @@ def fit_peaks(
     spread
         See `fit.gather`.
     limits, cosines
-        See `judge`.
+        See `score_candidate`.
     points, index, histogram, sums
         Buffers of `fit` and `support`.
     table, numbers, members, member_bins
@@ -258,7 +265,7 @@ def fit_peaks(
             points,
             index,
         )
-        radius, share = rough_radius(
+        radius, share = estimate_radius(
             points, count, shift_y, shift_x, low - 0.25 * cell, high + 0.25 * cell, blur, histogram
         )
         whole = (
@@ -271,10 +278,10 @@ def fit_peaks(
         rows = min(anchor_y + box, height - 1) - max(anchor_y - box, 0) + 1
         columns = min(anchor_x + box, width - 1) - max(anchor_x - box, 0) + 1
         walk = WALK_CELLS * cell
-        y, x, radius = refine(
+        y, x, radius = refine_circle(
             points, count, shift_y, shift_x, radius, shift_y, shift_x, 1.0 + cell, walk, FIT_ROUNDS
         )
-        support = judge(
+        support = score_candidate(
             points,
             index,
             count,
@@ -303,17 +310,17 @@ def fit_peaks(
         for side in range(4):
             from_y = y + (cell * (side - 1) if side % 2 == 0 else 0)
             from_x = x + (cell * (side - 2) if side % 2 == 1 else 0)
-            start, share = rough_radius(
+            start, share = estimate_radius(
                 points, count, from_y, from_x, low - cell, high + cell, 1, histogram
             )
             if start <= 0.0:
                 continue
-            other_y, other_x, other_radius = refine(
+            other_y, other_x, other_radius = refine_circle(
                 points, count, from_y, from_x, start, shift_y, shift_x, 2.0, walk, FIT_ROUNDS
             )
             if abs(other_y - y) + abs(other_x - x) + abs(other_radius - radius) < 1.0:
                 continue
-            judge(
+            score_candidate(
                 points,
                 index,
                 count,

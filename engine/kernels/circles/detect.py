@@ -23,7 +23,7 @@ from engine.kernels.circles import candidates, edges, gradient, votes
 from engine.kernels.circles.buffers import Workspace, thread_workspace
 from engine.kernels.circles.fit import GATHERED_COLUMNS
 from engine.kernels.circles.rims import NO_RIMS, SIGNS, Polarity, Rims, make_rims
-from engine.kernels.circles.search import ROUNDS, search_circles
+from engine.kernels.circles.search import ROUNDS, find_circles
 from engine.kernels.circles.support import MOST_BINS
 from engine.kernels.circles.suppression import RIM_CENTRE_SHARE, SHADOW_PX
 from engine.kernels.noise import noise_sd as estimate_noise_sd
@@ -206,8 +206,8 @@ def detect_circles(
 
 def is_compiled() -> bool:
     """Return whether the disk cache holds the compiled search; if not, the first image waits."""
-    stats = getattr(search_circles, "stats", None)  # a plain function without JIT
-    return stats is None or any(Path(stats.cache_path).glob("search.search_circles-*.nbi"))
+    stats = getattr(find_circles, "stats", None)  # a plain function without JIT
+    return stats is None or any(Path(stats.cache_path).glob("search.find_circles-*.nbi"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -324,7 +324,7 @@ def _search(
     most = room // 16
     rows, columns = plan.cells
     circles = work.take("circles", (most, 4), np.float64)
-    found = search_circles(
+    found = find_circles(
         pixel,
         value,
         count,

@@ -129,7 +129,7 @@ def gather(
 
 
 @compiled
-def rough_radius(
+def estimate_radius(
     points: Floats,
     count: int,
     shift_y: float,
@@ -170,7 +170,7 @@ def rough_radius(
 
 
 @compiled
-def refine(
+def refine_circle(
     points: Floats,
     count: int,
     y: float,

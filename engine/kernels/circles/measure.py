@@ -38,7 +38,7 @@ _GREY_LEVELS = {"u1": 1 << 8, "u2": 1 << 16}
 
 
 @compiled
-def select_middle(values: Floats, count: int) -> float:
+def median_of_values(values: Floats, count: int) -> float:
     """Return the median of the first ``count`` values; sort them in place."""
     part = values[:count]
     part.sort()
@@ -46,7 +46,7 @@ def select_middle(values: Floats, count: int) -> float:
 
 
 @compiled
-def histogram_middle(histogram: Whole, low: int, high: int, count: int) -> float:
+def median_of_histogram(histogram: Whole, low: int, high: int, count: int) -> float:
     """Return the median from counts of integers from ``low`` to ``high``; zero the counts."""
     first = (count - 1) // 2
     second = count // 2
@@ -187,9 +187,9 @@ def measure(
         if count == 0:
             out[c, 3] = np.nan
         elif histogram.size > 0:
-            out[c, 3] = histogram_middle(histogram, int(lowest), int(highest), count)
+            out[c, 3] = median_of_histogram(histogram, int(lowest), int(highest), count)
         else:
-            out[c, 3] = select_middle(values, count)
+            out[c, 3] = median_of_values(values, count)
         out[c, 4] = highest if count > 0 else np.nan
         out[c, 5] = background
         out[c, 6] = mean - background

@@ -11,7 +11,7 @@ import numpy as np
 from engine.errors import ParameterError
 from engine.kernels._jit import Floats, Whole, compiled
 from engine.kernels.circles.candidates import C_CORRECTED, I_ALIVE
-from engine.kernels.circles.suppression import RIM_WIDTH_SHARE, better, is_rim, offset
+from engine.kernels.circles.suppression import RIM_WIDTH_SHARE, is_rim, offset, ranks_before
 
 Polarity = Literal["bright", "dark", "any", "rim"]
 
@@ -88,7 +88,11 @@ def nearest_edge(
             if numbers[b, I_ALIVE] == 0 or not is_rim(table, numbers, a, b, rim_px):
                 continue
             apart = abs(table[a, C_CORRECTED] - table[b, C_CORRECTED])
-            if best < 0 or apart < width or (apart == width and better(table, numbers, b, best)):
+            if (
+                best < 0
+                or apart < width
+                or (apart == width and ranks_before(table, numbers, b, best))
+            ):
                 best = b
                 width = apart
     return best
@@ -113,11 +117,11 @@ def pair_rims(
     Parameters
     ----------
     table, numbers, order
-        Candidates, see `suppression.compete`; I_ALIVE and C_CORRECTED are updated.
+        Candidates, see `suppression.suppress_candidates`; I_ALIVE and C_CORRECTED are updated.
     rims
         `MERGE_RIMS`, or `ONLY_RIMS`, which also drops candidates without a partner.
     rim_px, reach
-        See `suppression.compete`.
+        See `suppression.suppress_candidates`.
     variance
         Variance of the blur, square pixels.
     partner
@@ -132,7 +136,7 @@ def pair_rims(
         if b >= 0 and partner[b] == a:
             # One of the two, once: the outer edge, or the better one if both are equal.
             outer, inner = table[a, C_CORRECTED], table[b, C_CORRECTED]
-            if outer > inner or (outer == inner and better(table, numbers, a, b)):
+            if outer > inner or (outer == inner and ranks_before(table, numbers, a, b)):
                 numbers[b, I_ALIVE] = 0
                 table[a, C_CORRECTED] = outer_radius(outer, inner, variance)
         elif rims == ONLY_RIMS:

@@ -16,10 +16,10 @@ from engine.kernels.circles.candidates import (
     I_ALIVE,
     I_ANCHOR_X,
     I_ANCHOR_Y,
-    fit_peaks,
+    fit_candidates,
 )
 from engine.kernels.circles.rims import NO_RIMS, pair_rims
-from engine.kernels.circles.suppression import compete
+from engine.kernels.circles.suppression import suppress_candidates
 from engine.kernels.circles.votes import (
     B_CELL_LOG2,
     B_HIGH,
@@ -39,7 +39,7 @@ ROUNDS = 2
 
 
 @compiled
-def search_bands(
+def vote_and_fit(
     pixel: Whole32,
     value: Floats32,
     count: int,
@@ -85,9 +85,9 @@ def search_bands(
     anchors, shifts
         Buffers for the largest band's peaks, see `votes.find_peaks`.
     spread, limits, cosines, points, index, histogram, sums
-        See `candidates.fit_peaks`.
+        See `candidates.fit_candidates`.
     table, numbers, members, member_bins, filled
-        The candidates, written: see `candidates.fit_peaks`.
+        The candidates, written: see `candidates.fit_candidates`.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def search_bands(
                 shifts,
             )
             total += peaks
-            fit_peaks(
+            fit_candidates(
                 pixel,
                 value,
                 starts,
@@ -197,7 +197,7 @@ def list_circles(
 
 
 @compiled
-def search_circles(
+def find_circles(
     pixel: Whole32,
     value: Floats32,
     count: int,
@@ -238,13 +238,13 @@ def search_circles(
     Parameters
     ----------
     pixel, value, count, starts, height, width, origin_y, origin_x, signs, bands
-        See `search_bands`.
+        See `vote_and_fit`.
     accumulator, windows, line, anchors, shifts, spread, limits, cosines, points, histogram, sums
-        See `search_bands`.
+        See `vote_and_fit`.
     table, numbers, index, members, member_bins
-        Buffers, see `search_bands`.
+        Buffers, see `vote_and_fit`.
     owner, seen, verdict, reach
-        See `suppression.compete`; ``owner`` has room for all edge points.
+        See `suppression.suppress_candidates`; ``owner`` has room for all edge points.
     rims, rim_px
         Treatment of rims, see `rims.pair_rims`, and their greatest width, pixels.
     smallest
@@ -257,7 +257,7 @@ def search_circles(
     The number of circles, or -1 if the buffers are too small for all candidates.
     """
     filled = np.zeros(2, np.int64)
-    search_bands(
+    vote_and_fit(
         pixel,
         value,
         count,
@@ -293,7 +293,7 @@ def search_circles(
     for c in range(found):
         ys[c] = numbers[c, I_ANCHOR_Y] + table[c, C_Y]
     order = np.argsort(ys, kind="mergesort")
-    compete(
+    suppress_candidates(
         table,
         numbers,
         order,
@@ -310,7 +310,7 @@ def search_circles(
     if rims != NO_RIMS:
         pair_rims(table, numbers, order, rims, rim_px, reach, limits[2], verdict)
         # Drop edges that did not compete and found no partner.
-        compete(
+        suppress_candidates(
             table,
             numbers,
             order,

@@ -57,7 +57,7 @@ def offset(table: Floats, numbers: Whole, a: int, b: int) -> tuple[float, float]
 
 
 @compiled
-def better(table: Floats, numbers: Whole, a: int, b: int) -> bool:
+def ranks_before(table: Floats, numbers: Whole, a: int, b: int) -> bool:
     """Return whether candidate ``a`` ranks before ``b``: a total order, the same in every crop."""
     if table[a, C_SUPPORT] != table[b, C_SUPPORT]:
         return table[a, C_SUPPORT] > table[b, C_SUPPORT]
@@ -72,7 +72,7 @@ def better(table: Floats, numbers: Whole, a: int, b: int) -> bool:
 
 
 @compiled
-def is_shadow(table: Floats, a: int, b: int, distance: float) -> bool:
+def is_duplicate(table: Floats, a: int, b: int, distance: float) -> bool:
     """Return whether ``a`` is a duplicate of the better ``b``, or a rim of the same object."""
     radius = min(table[a, C_RADIUS], table[b, C_RADIUS])
     difference = abs(table[a, C_RADIUS] - table[b, C_RADIUS])
@@ -109,14 +109,14 @@ def is_rim(table: Floats, numbers: Whole, a: int, b: int, rim_px: float) -> bool
 
 
 @compiled
-def claim(numbers: Whole, members: Whole, a: int, b: int, owner: Whole) -> None:
+def assign_edges(numbers: Whole, members: Whole, a: int, b: int, owner: Whole) -> None:
     """Mark the edge points of candidate ``b`` as taken away from candidate ``a``."""
     for m in range(numbers[b, I_FIRST], numbers[b, I_FIRST] + numbers[b, I_COUNT]):
         owner[members[m]] = a
 
 
 @compiled
-def compete(
+def suppress_candidates(
     table: Floats,
     numbers: Whole,
     order: Whole,
@@ -138,7 +138,7 @@ def compete(
     Parameters
     ----------
     table, numbers, members, member_bins
-        Candidates, see `candidates.fit_peaks`; I_ALIVE is updated.
+        Candidates, see `candidates.fit_candidates`; I_ALIVE is updated.
     order
         (n,) int64: candidates by ascending y.
     min_support
@@ -174,16 +174,16 @@ def compete(
                     if (
                         numbers[b, I_ALIVE] == 0
                         or square > reach * reach
-                        or not better(table, numbers, b, a)
+                        or not ranks_before(table, numbers, b, a)
                     ):
                         continue
                     if rim_px > 0.0 and is_rim(table, numbers, a, b, rim_px):
                         continue
-                    if is_shadow(table, a, b, np.sqrt(square)):
+                    if is_duplicate(table, a, b, np.sqrt(square)):
                         verdict[a] = 0
                         break
                     if numbers[b, I_SIGN] == numbers[a, I_SIGN]:
-                        claim(numbers, members, a, b, owner)
+                        assign_edges(numbers, members, a, b, owner)
             if verdict[a] == 0:
                 continue
             # Count the arcs with an edge point that no better candidate explains.

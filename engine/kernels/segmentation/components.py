@@ -1,7 +1,7 @@
 """Connected components of a class: labelled, measured, and merged across borders of blocks.
 
 A block of a large plane contains components that its border cuts. Their measures are additive:
-area, centroid and second moments, and the runs that touch the border. `merge_pieces` joins the
+area, centroid and second moments, and the runs that touch the border. `merge_components` joins the
 components that meet, so the result does not depend on the blocks.
 """
 
@@ -41,7 +41,9 @@ class Pieces:
     runs: Columns
 
 
-def find_pieces(mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None = None) -> Pieces:
+def label_components(
+    mask: NDArray[np.bool_], origin: YX = (0, 0), whole: YX | None = None
+) -> Pieces:
     """Find the connected components of a mask; pixels that share a side are connected.
 
     Parameters
@@ -116,7 +118,7 @@ def number_pixels(
     mask
         (y, x): a plane, or one block of it.
     numbers
-        The objects of the components that `find_pieces` finds in it, in the same order; None
+        The objects of the components that `label_components` finds in it, in the same order; None
         numbers each component as an object of its own, in that order.
     before
         Without ``numbers``: the highest number already in use.
@@ -156,7 +158,9 @@ def _runs(side: int, edge: NDArray[np.integer], line: int, first: int) -> NDArra
     return np.stack(columns, axis=1).astype(np.int32)
 
 
-def merge_pieces(plane: NDArray[np.integer], pieces: Columns, runs: Columns) -> NDArray[np.int64]:
+def merge_components(
+    plane: NDArray[np.integer], pieces: Columns, runs: Columns
+) -> NDArray[np.int64]:
     """Merge the components of blocks of planes into objects.
 
     Parameters
@@ -200,7 +204,7 @@ def add_pieces(number: NDArray[np.integer], pieces: Columns) -> dict[str, NDArra
     Parameters
     ----------
     number
-        Each component's object, see `merge_pieces`.
+        Each component's object, see `merge_components`.
     """
     count = int(number.max()) + 1 if len(number) else 0
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import EngineError, MissingExtra, ParameterError
-from engine.learning.datasets.items import Items, Shelf
+from engine.learning.datasets.items import Items, ShardPrefetcher
 from engine.learning.datasets.left_out import LeftOut
 from engine.learning.datasets.masks import Masks
 from engine.learning.datasets.sampler import Epoch, Numbers, cut_batches, shuffle_items
@@ -209,13 +209,13 @@ class Batches:
             return
         shard = int(np.add.reduceat(self._nbytes(), self._items.starts[:-1]).max())
         limit = self.options.buffer_bytes + shard
-        with Shelf(
+        with ShardPrefetcher(
             self._root, self._files, self._items, self._masks, np.concatenate(wanted), limit
         ) as shelf:
             for number, items in zip(numbers, wanted, strict=True):
                 yield self._batch(items.tolist(), shelf, epoch, number)
 
-    def _batch(self, wanted: list[int], shelf: Shelf, epoch: int, number: int) -> Batch:
+    def _batch(self, wanted: list[int], shelf: ShardPrefetcher, epoch: int, number: int) -> Batch:
         shape, masked = self._items.shapes[wanted[0]], self._masks is not None
         images = np.empty((len(wanted), *shape), np.float32)
         masks = np.empty((len(wanted), *shape[1:]), np.uint8) if masked else None

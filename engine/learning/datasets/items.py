@@ -117,7 +117,7 @@ def items_of(images: pa.Table) -> Items:
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class LoadedItem:
     """Item in memory: pixels (c, y, x) as stored, and the mask (y, x)."""
 
     pixels: NDArray[Any]
@@ -129,7 +129,7 @@ class Held:
         return self.pixels.nbytes + (0 if self.mask is None else self.mask.nbytes)
 
 
-class Memory:
+class ArrayPool:
     """Pool of arrays for reuse.
 
     Items leave memory in another order than they enter it; returned to the system's allocator they
@@ -163,7 +163,7 @@ Planes = dict[Place, NDArray[Any]]
 """Planes (c, y, x) of one shard by (t, z)."""
 
 
-class Shelf:
+class ShardPrefetcher:
     """Prefetching cache of items: each shard is read once, and its items are held until needed.
 
     While the items of one shard are yielded, a thread reads the next shard: decoding is most of
@@ -196,8 +196,8 @@ class Shelf:
         self._items = items
         self._masks = masks
         self._limit = limit_bytes
-        self._memory = Memory(limit_bytes)
-        self._held: OrderedDict[int, Held] = OrderedDict()
+        self._memory = ArrayPool(limit_bytes)
+        self._held: OrderedDict[int, LoadedItem] = OrderedDict()
         self._bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._shards = _by_shard(items.shards, wanted)
@@ -211,7 +211,7 @@ class Shelf:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def take(self, wanted: Sequence[int]) -> Iterator[Held]:
+    def take(self, wanted: Sequence[int]) -> Iterator[LoadedItem]:
         """Yield items, each valid until the next one is requested."""
         missing: dict[int, list[int]] = {}
         for item in wanted:
@@ -232,7 +232,7 @@ class Shelf:
         while self._bytes > self._limit:
             self._drop(next(iter(self._held)))
 
-    def _drop(self, item: int) -> Held:
+    def _drop(self, item: int) -> LoadedItem:
         held = self._held.pop(item)
         self._bytes -= held.nbytes
         return held
@@ -257,7 +257,7 @@ class Shelf:
         shapes = self._items.shapes[some].tolist()
         for item, (channels, height, width), mask in zip(some, shapes, masks, strict=False):
             plane = planes[self._place(item)]  # copies of an image share its place
-            held = Held(
+            held = LoadedItem(
                 self._memory.copy(plane[:channels, :height, :width]),
                 None if mask is None else self._memory.copy(mask),
             )

@@ -18,11 +18,11 @@ from engine.errors import ParameterError
 from engine.kernels.colour import has_luminance
 from engine.learning.datasets.masks import Masks
 from engine.learning.datasets.samples import Sample
-from engine.learning.models.card import ClassCard, classes_named, tissue_classes
-from engine.store.catalog.tables import SHARDS, ShardRow, shards_ledger, with_fields
+from engine.learning.models.card import ClassCard, make_classes, tissue_classes
+from engine.store.catalog.tables import SHARDS, ShardRow, expand_fields, shards_ledger
 from engine.store.digests import digest_of
 from engine.store.pixels.stacks import StackReader
-from engine.store.root.atomic_write import write_aside
+from engine.store.root.atomic_write import atomic_write
 from engine.store.root.base import Root
 
 SAMPLES = ".samples"
@@ -85,7 +85,7 @@ def masked_images(images: pa.Table, masks: Masks) -> list[MaskedImage]:
     """
     there = set(masks.image_ids)
     found: dict[str, MaskedImage] = {}
-    rows = with_fields(images).to_pylist()
+    rows = expand_fields(images).to_pylist()
     for row in sorted(rows, key=lambda row: row["image_id"]):
         if row["image_id"] not in there or row["content"] in found:
             continue
@@ -113,7 +113,7 @@ def classes_of_masks(masks: Masks) -> tuple[ClassCard, ...]:
     if not masks.names:
         return tissue_classes()
     names = [masks.names.get(n, f"label_{n}") for n in range(1, max(masks.names) + 1)]
-    return classes_named(["background", *map(card_name, names)])
+    return make_classes(["background", *map(card_name, names)])
 
 
 def card_name(structure: str) -> str:
@@ -220,4 +220,4 @@ class StoredArray:
 def _write(path: Path, array: NDArray[Any]) -> None:
     kept = io.BytesIO()
     np.save(kept, array)
-    write_aside(path, kept.getvalue())
+    atomic_write(path, kept.getvalue())

@@ -26,9 +26,9 @@ from engine.learning.evaluation.bootstrap import (
     median_of,
     shares_of,
 )
-from engine.learning.evaluation.overlap import told_familiarity
+from engine.learning.evaluation.overlap import describe_overlap
 from engine.learning.evaluation.scores import MARROW, densities_of, dice_of, relative_error
-from engine.store.root.atomic_write import write_aside
+from engine.store.root.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,7 @@ class Evaluation:
         """Warning for an evaluation on training images; None if there are none."""
         if "learnt_from" not in self.images:  # an evaluation of an older version
             return None
-        return told_familiarity(list(self.images["learnt_from"]), self.images["subject"])
+        return describe_overlap(list(self.images["learnt_from"]), self.images["subject"])
 
     def pairs(self) -> NDArray[np.float64]:
         """Return true and found density (images, 2) of the images with both."""
@@ -196,7 +196,7 @@ def require_place(folder: Path) -> None:
 def claim_place(folder: Path) -> None:
     """Mark a folder as an evaluation, so that an interrupted one can be repeated."""
     if not (folder / ABOUT).exists():
-        write_aside(folder / ABOUT, b"{}\n")
+        atomic_write(folder / ABOUT, b"{}\n")
 
 
 def write_evaluation(folder: Path, made: Evaluation) -> dict[str, Interval]:
@@ -217,7 +217,7 @@ def write_evaluation(folder: Path, made: Evaluation) -> dict[str, Interval]:
     _write_table(folder / SUMMARY, pd.DataFrame(rows))
     left_out = [one.as_json() for one in made.left_out]
     about = {"of": made.of, "classes": list(made.classes), "left_out": left_out}
-    write_aside(folder / ABOUT, json.dumps(about, indent=2).encode() + b"\n")
+    atomic_write(folder / ABOUT, json.dumps(about, indent=2).encode() + b"\n")
     return figures
 
 
@@ -246,7 +246,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 def _write_table(path: Path, frame: pd.DataFrame) -> None:
     kept = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), kept)
-    write_aside(path, kept.getvalue().to_pybytes())
+    atomic_write(path, kept.getvalue().to_pybytes())
 
 
 def _each(

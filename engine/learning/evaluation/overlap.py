@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 import pyarrow as pa
 
 from engine.learning.datasets.masked_images import MaskedImage
-from engine.store.catalog.tables import with_fields
+from engine.store.catalog.tables import expand_fields
 
 IMAGE, SUBJECT, NEW = "image", "subject", "no"
 """Overlap of an image with the training images: itself, others of its subject, or none."""
@@ -32,7 +32,7 @@ def familiarity(
     trained_on
         Content digests of the training images.
     """
-    rows = with_fields(catalog).select(["content", "subject"]).to_pylist()
+    rows = expand_fields(catalog).select(["content", "subject"]).to_pylist()
     subjects = {r["subject"] for r in rows if r["subject"] and r["content"] in trained_on}
     return {
         image.image_id: IMAGE
@@ -44,7 +44,7 @@ def familiarity(
     }
 
 
-def told_familiarity(found: Sequence[str | None], subjects: Iterable[str]) -> str | None:
+def describe_overlap(found: Sequence[str | None], subjects: Iterable[str]) -> str | None:
     """Return a warning that figures are optimistic, and the new images; None if all are new.
 
     Parameters

@@ -12,7 +12,7 @@ from engine.learning.datasets.left_out import told_left_out
 from engine.learning.evaluation.bootstrap import AGREEING, Interval
 from engine.learning.evaluation.comparison import Difference
 from engine.learning.evaluation.evaluation import Evaluation
-from engine.store.root.atomic_write import write_aside
+from engine.store.root.atomic_write import atomic_write
 from engine.visible import escape
 
 PAGE = "index.html"
@@ -201,5 +201,5 @@ def _write(folder: Path, title: str, body: str) -> Path:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
         f"<style>{STYLE}</style>{body}</html>\n"
     )
-    write_aside(folder / PAGE, text.encode())
+    atomic_write(folder / PAGE, text.encode())
     return folder / PAGE

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine.errors import EngineError, ParameterError, did_you_mean
 from engine.learning.models.card import CARD_FILE, ONNX, Card, CardError, WeightsCard, read_card
 from engine.learning.models.onnx_files import require_whole
-from engine.learning.models.pretrained import find_model, shipped_models
+from engine.learning.models.pretrained import pretrained_models, resolve_model
 from engine.learning.models.weights import (
     GRAPH,
     NoPackage,
@@ -27,7 +27,7 @@ from engine.learning.models.weights import (
     read_checked,
 )
 from engine.plain_files import open_plain
-from engine.store.root.atomic_write import make_folder, sync_folder, write_aside
+from engine.store.root.atomic_write import atomic_write, make_folder, sync_folder
 
 TRAINED_ON = "trained_on.json"
 """Contents of the training images, stored with the card; not part of the model's key."""
@@ -131,14 +131,14 @@ def open_bundle(directory: str | Path) -> Bundle:
     CardError
         If the bundle does not exist, or can't be used.
     """
-    folder = find_model(directory)
+    folder = resolve_model(directory)
     path = folder / CARD_FILE
     try:
         with open_plain(path) as file:
             text = file.read(LARGEST_CARD + 1)
         values = json.loads(text) if len(text) <= LARGEST_CARD else None
     except OSError as error:
-        meant = did_you_mean(Path(directory).name, shipped_models())
+        meant = did_you_mean(Path(directory).name, pretrained_models())
         raise CardError(path, f"no model there ({error.strerror}){meant.rstrip('?')}") from None
     except ValueError:
         values = None
@@ -193,11 +193,11 @@ def write_bundle(
     except OSError as error:
         raise ParameterError("BUNDLE", str(folder), f"writable ({error.strerror})") from None
     try:
-        write_aside(aside / kept.file, weights)
-        write_aside(aside / CARD_FILE, described.to_json())
+        atomic_write(aside / kept.file, weights)
+        atomic_write(aside / CARD_FILE, described.to_json())
         if trained_on is not None:
             text = json.dumps(sorted(trained_on), indent=0) + "\n"
-            write_aside(aside / TRAINED_ON, text.encode())
+            atomic_write(aside / TRAINED_ON, text.encode())
         aside.chmod(0o755)  # mkdtemp restricts it to the owner
         os.rename(aside, folder)  # noqa: PTH104 - Path.rename would say the same
         sync_folder(folder.parent)

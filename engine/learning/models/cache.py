@@ -12,7 +12,7 @@ from engine.learning.models.weights import NoPackage, WeightsRefused
 
 
 @dataclass
-class LoadedModels:
+class ModelCache:
     """Cache of the last model used, by its digest.
 
     Attributes
@@ -63,5 +63,5 @@ def _load(directory: str, digest: str, device: str | None) -> tuple[Bundle, Pred
         raise WorkerUnfit(str(error)) from None
 
 
-LOADED = LoadedModels()
+MODEL_CACHE = ModelCache()
 """Cache of this process."""

@@ -63,14 +63,14 @@ def tissue_classes() -> tuple[ClassCard, ...]:
     )
 
 
-def classes_named(names: Sequence[str]) -> tuple[ClassCard, ...]:
+def make_classes(names: Sequence[str]) -> tuple[ClassCard, ...]:
     """Return classes of these names, in the order of the labels, with colours.
 
     Tissues of marrow have colours of their own, and fat is countable; others get palette colours.
 
     Examples
     --------
-    >>> [c.colour for c in classes_named(["background", "inner"])]
+    >>> [c.colour for c in make_classes(["background", "inner"])]
     ['#ffffff', '#e69f00']
     """
     known = {each.name: each for each in tissue_classes()}

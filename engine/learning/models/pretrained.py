@@ -8,20 +8,20 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 """Folder of the models, one folder each; a model's card names the command that made it."""
 
 
-def shipped_models() -> tuple[str, ...]:
+def pretrained_models() -> tuple[str, ...]:
     """Return the names of the pretrained models."""
     return tuple(sorted(path.parent.name for path in WEIGHTS.glob("*/card.json")))
 
 
-def find_model(model: str | Path) -> Path:
+def resolve_model(model: str | Path) -> Path:
     """Return the folder of a pretrained model by name, or else the path itself.
 
     Use ``./name`` for a folder with the same name as a pretrained model.
 
     Examples
     --------
-    >>> find_model("./marrow")
+    >>> resolve_model("./marrow")
     PosixPath('marrow')
     """
-    known = isinstance(model, str) and model in shipped_models()
+    known = isinstance(model, str) and model in pretrained_models()
     return WEIGHTS / model if known else Path(model)

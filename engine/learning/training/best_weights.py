@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from engine.learning.models.bundle import open_bundle, write_bundle
 from engine.learning.models.card import Card
 
-BEST: Mapping[str, tuple[str | None, int]] = {
+SELECTION_CRITERIA: Mapping[str, tuple[str | None, int]] = {
     "best-loss": ("loss", 1),
     "best-density": ("density_error", 1),
     "best-dsc": ("dsc", -1),
@@ -22,7 +22,7 @@ BEST: Mapping[str, tuple[str | None, int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
+class BestWeights:
     """Best weights by one criterion.
 
     Attributes
@@ -51,13 +51,13 @@ class Best:
         return {"step": self.step, "value": self.value, "metrics": self.metrics}
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Any]) -> Best:
+    def of_state(cls, state: Mapping[str, Any]) -> BestWeights:
         """Restore an instance from a checkpoint."""
         return cls(state["step"], state["value"], dict(state["metrics"]))
 
 
 def write_bundles(
-    folder: Path, card: Card, best: Mapping[str, Best], trained_on: Iterable[str]
+    folder: Path, card: Card, best: Mapping[str, BestWeights], trained_on: Iterable[str]
 ) -> dict[str, str]:
     """Write a model for each criterion, replacing those of earlier steps.
 
@@ -80,7 +80,7 @@ def write_bundles(
     for name, kept in best.items():
         metrics = {k: round(v, 6) for k, v in kept.metrics.items() if math.isfinite(v)}
         filled = card.model_copy(update={"metrics": {"step": float(kept.step), **metrics}})
-        weights = (folder / Best.file_of(kept.step)).read_bytes()
+        weights = (folder / BestWeights.file_of(kept.step)).read_bytes()
         place = folder / name
         if place.exists():
             shutil.rmtree(place)

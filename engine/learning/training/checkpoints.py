@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engine.learning.training.run_folder import CHECKPOINT, CheckpointUnreadable, OtherTraining
-from engine.store.root.atomic_write import write_aside
+from engine.store.root.atomic_write import atomic_write
 
 FORMAT = 1
 
@@ -18,7 +18,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write a training's complete state; see `read_checkpoint`."""
     kept = io.BytesIO()
     torch.save({"format": FORMAT, **state}, kept)
-    write_aside(folder / CHECKPOINT, kept.getvalue())
+    atomic_write(folder / CHECKPOINT, kept.getvalue())
 
 
 def read_checkpoint(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.store.root.atomic_write import write_aside
+from engine.store.root.atomic_write import atomic_write
 
 CURVES = "curves.parquet"
 PICTURE = "curves.png"
@@ -27,12 +27,12 @@ def write_curves(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """
     kept = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), kept)
-    write_aside(folder / CURVES, kept.getvalue())
+    atomic_write(folder / CURVES, kept.getvalue())
 
 
 def write_picture(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Plot the rows of `write_curves`; takes half a second."""
-    write_aside(folder / PICTURE, _drawn(rows))
+    atomic_write(folder / PICTURE, _drawn(rows))
 
 
 def _drawn(rows: Sequence[Mapping[str, float]]) -> bytes:

@@ -11,7 +11,7 @@ from engine.learning.models.weights import parse_weights
 from engine.learning.training.settings import TrainingSettings
 
 
-def starting_with(
+def finetune_settings(
     settings: TrainingSettings, bundle: Bundle, classes: tuple[ClassCard, ...]
 ) -> TrainingSettings:
     """Return settings that start from a model: its architecture and its digest.
@@ -44,7 +44,7 @@ def starting_with(
     return TrainingSettings(**values)
 
 
-def load_start(
+def load_initial_weights(
     network: Any, bundle: Bundle | None, settings: TrainingSettings, half: tuple[float, ...]
 ) -> None:
     """Load a model's weights into a network of the same architecture.

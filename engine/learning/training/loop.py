@@ -31,18 +31,18 @@ from engine.learning.datasets.samples import (
 from engine.learning.models.bundle import Bundle
 from engine.learning.models.card import RGB, Card, ClassCard, tissue_classes
 from engine.learning.training.augmentation import cut, recolour
-from engine.learning.training.best_weights import BEST, Best, write_bundles
+from engine.learning.training.best_weights import SELECTION_CRITERIA, BestWeights, write_bundles
 from engine.learning.training.checkpoints import read_checkpoint, write_checkpoint
 from engine.learning.training.crops import choose_crop, crop_rng
 from engine.learning.training.curves import write_curves, write_picture
-from engine.learning.training.finetune import load_start
+from engine.learning.training.finetune import load_initial_weights
 from engine.learning.training.losses import training_loss
 from engine.learning.training.report import Progress, TrainingReport
-from engine.learning.training.run_folder import TrainingDiverged, alone_in
+from engine.learning.training.run_folder import TrainingDiverged, lock_folder
 from engine.learning.training.settings import TrainingSettings
 from engine.learning.training.splits import split_subjects
 from engine.learning.training.validation import validate
-from engine.store.root.atomic_write import write_aside
+from engine.store.root.atomic_write import atomic_write
 
 CHECKPOINT_S = 20.0
 """Default interval between checkpoints, seconds."""
@@ -108,7 +108,7 @@ def run_training(
         If the folder's training can't be resumed.
     """
     place = Path(folder)
-    with alone_in(place):
+    with lock_folder(place):
         training = _Training(place, in_order(samples), settings, classes, made_by, device, start)
         return training.run(progress, stop, keep_every_s)
 
@@ -146,7 +146,7 @@ class _Training:
             )
         half = (self.full / 2,) * self.channels
         if settings.start is not None:
-            load_start(network, start, settings, half)
+            load_initial_weights(network, start, settings, half)
         # Moves the network to the device; training and validation share it.
         self.predictor = NetworkPredictor(network, half, half, self.device.type)
         self.network = self.predictor.network
@@ -158,7 +158,7 @@ class _Training:
         self.drawn_s = time.monotonic()
         self.sum_loss = 0.0
         self.rows: list[dict[str, float]] = []
-        self.best: dict[str, Best] = {}
+        self.best: dict[str, BestWeights] = {}
 
     def run(
         self, progress: Callable[[Progress], None], stop: Callable[[], bool], keep_every_s: float
@@ -279,7 +279,7 @@ class _Training:
     def _compare(self, metrics: dict[str, float]) -> None:
         """Store the weights if they are the best so far; write the file before it is referenced."""
         weights: bytes | None = None
-        for name, (metric, sign) in BEST.items():
+        for name, (metric, sign) in SELECTION_CRITERIA.items():
             before = self.best.get(name)
             value = sign * metrics[metric] if metric else -self.step
             if math.isnan(value) or (before is not None and value >= before.value):
@@ -287,8 +287,8 @@ class _Training:
             if weights is None:
                 plain = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
                 weights = safetensors.torch.save(plain)
-                write_aside(self.folder / Best.file_of(self.step), weights)
-            self.best[name] = Best(self.step, value, metrics)
+                atomic_write(self.folder / BestWeights.file_of(self.step), weights)
+            self.best[name] = BestWeights(self.step, value, metrics)
 
     def _keep(self) -> None:
         write_checkpoint(
@@ -306,8 +306,8 @@ class _Training:
                 "threads": torch.get_num_threads(),
             },
         )
-        named = {Best.file_of(best.step) for best in self.best.values()}
-        for path in self.folder.glob(Best.PATTERN):
+        named = {BestWeights.file_of(best.step) for best in self.best.values()}
+        for path in self.folder.glob(BestWeights.PATTERN):
             if path.name not in named:
                 path.unlink(missing_ok=True)
 
@@ -320,7 +320,7 @@ class _Training:
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.since = state["step"], state["since"]
         self.sum_loss, self.rows = state["sum_loss"], state["rows"]
-        self.best = {name: Best.of_state(kept) for name, kept in state["best"].items()}
+        self.best = {name: BestWeights.of_state(kept) for name, kept in state["best"].items()}
 
     def _card(self) -> Card:
         half = (self.full / 2,) * self.channels

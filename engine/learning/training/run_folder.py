@@ -52,7 +52,7 @@ class CheckpointUnreadable(EngineError):
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Lock a training's folder against other processes, and remove staged files of a killed one.
 
     The lock ends with the process that holds it, whatever ends the process.

@@ -17,8 +17,8 @@ from engine.kernels.segmentation.components import (
     add_pieces,
     diameter_px,
     eccentricity,
-    find_pieces,
-    merge_pieces,
+    label_components,
+    merge_components,
     number_pixels,
 )
 
@@ -58,7 +58,7 @@ def measure_pieces(
         Position of the first pixel in the whole image, and the size of the whole image.
     """
     found = [
-        find_pieces(labels == n, origin, whole) if counts else None
+        label_components(labels == n, origin, whole) if counts else None
         for n, counts in enumerate(countable)
     ]
     return {
@@ -98,7 +98,7 @@ def _join(found: pa.Table, group: NDArray[np.int64]) -> _Joined:
     before = np.searchsorted(of_piece, np.arange(found.num_rows))
     runs["piece"] = runs["piece"] + before[of_run]
     owner = group[of_piece]
-    number = merge_pieces(owner, pieces, runs)
+    number = merge_components(owner, pieces, runs)
     whole = add_pieces(number, pieces)
     of_object = np.zeros(len(whole["y"]), np.int64)
     of_object[number] = owner

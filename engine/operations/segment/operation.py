@@ -18,9 +18,9 @@ from engine.kernels.segmentation import marrow_thresholds as baseline
 from engine.kernels.segmentation.tissue import Tissue
 from engine.kernels.tiling.memory import peak_rss_bytes
 from engine.learning.models.bundle import Bundle, open_bundle
-from engine.learning.models.cache import LOADED
+from engine.learning.models.cache import MODEL_CACHE
 from engine.learning.models.card import CARD_FILE, ClassCard, tissue_classes
-from engine.learning.models.pretrained import shipped_models
+from engine.learning.models.pretrained import pretrained_models
 from engine.operations.base import LABELS, Found, Image, ImageFailed, Operation
 from engine.operations.segment.inference import Network, Predicted, values_of
 from engine.operations.segment.objects import (
@@ -110,7 +110,7 @@ class Segment(Operation):
     @field_validator("model")
     @classmethod
     def _there(cls, model: str) -> str:
-        if model == BASELINE or model in shipped_models():
+        if model == BASELINE or model in pretrained_models():
             return model
         place = str(Path(model).absolute())  # workers may have another working directory
         _checked(place)
@@ -158,11 +158,11 @@ class Segment(Operation):
     def label_objects(
         self, labels: NDArray[np.uint8], numbers: Any | None = None
     ) -> NDArray[np.uint32]:
-        """Return each pixel's object number; see `Labelled.label_objects`."""
+        """Return each pixel's object number; see `LabelSpec.label_objects`."""
         return number_labels(labels, [c.countable for c in self.classes], numbers)
 
     def number_blocks(self, blocks: Sequence[pa.Table]) -> Sequence[Any]:
-        """Return the numbers of the objects in each block; see `Labelled.number_blocks`."""
+        """Return the numbers of the objects in each block; see `LabelSpec.number_blocks`."""
         return number_blocks(blocks)
 
     def prepare(self) -> None:
@@ -173,12 +173,12 @@ class Segment(Operation):
         """Return the device that this process computes on; loads the model."""
         if self.model == BASELINE:
             return "cpu"
-        return LOADED.get(self.model, str(self.weights), self.device)[1].device_name
+        return MODEL_CACHE.get(self.model, str(self.weights), self.device)[1].device_name
 
     def own_threads(self, count: int) -> None:
         """Set the number of threads of the network."""
         if self.model != BASELINE:
-            LOADED.get(self.model, str(self.weights), self.device)[1].own_threads(count)
+            MODEL_CACHE.get(self.model, str(self.weights), self.device)[1].own_threads(count)
 
     def measure(self, image: Image) -> Found:
         """Return the columns of `OBJECTS`, a row for each class; see `Operation.measure`."""
@@ -222,7 +222,7 @@ class Segment(Operation):
                     said = error
                 yield image, said, time.perf_counter() - began, (1, peak_rss_bytes())
             return
-        bundle, predictor = LOADED.get(self.model, str(self.weights), self.device)
+        bundle, predictor = MODEL_CACHE.get(self.model, str(self.weights), self.device)
         batch = self.batch or BATCH.get(predictor.device_name, 1)
         network = Network(bundle.card, predictor, batch)
         for image, said, elapsed_s in network.predict_each(images):

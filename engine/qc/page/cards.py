@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.operations.base import Operation
-from engine.qc.outliers import Extreme, Extremes
+from engine.qc.outliers import Extreme, Outliers
 from engine.qc.page.histograms import number
 from engine.qc.page.style import SCRIPT, STYLE
 from engine.qc.render import THUMB_PX
-from engine.qc.statistics import COUNT, Facts
+from engine.qc.statistics import COUNT, QcStatistics
 from engine.store.pictures import OVERLAY, Noted, Picture
 from engine.store.results import DONE
 from engine.store.root.base import Root
@@ -32,8 +32,8 @@ class PageContext:
     operation: Operation
     folder: str
     trial: bool
-    facts: Facts
-    extremes: Extremes
+    facts: QcStatistics
+    extremes: Outliers
     noted: Noted
     up: str = ""
 
@@ -86,12 +86,12 @@ def foot() -> str:
     )
 
 
-def experiment_text(facts: Facts, experiment: int) -> str:
+def experiment_text(facts: QcStatistics, experiment: int) -> str:
     """Return an experiment's date, subject and name, not escaped."""
     return " · ".join(part for part in facts.experiments[experiment] if part) or "(no experiment)"
 
 
-def place_text(facts: Facts, image: int) -> str:
+def place_text(facts: QcStatistics, image: int) -> str:
     """Return an image's experiment, not escaped."""
     return experiment_text(facts, int(facts.experiment[image]))
 

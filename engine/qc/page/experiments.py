@@ -17,7 +17,7 @@ from engine.qc.page.cards import PageContext, card, experiment_text, foot, head
 from engine.qc.page.histograms import number
 from engine.qc.plan import experiment_name, experiment_path
 from engine.qc.render import OVERLAY_PX, PALETTE, WINDOW_PERCENT
-from engine.qc.statistics import COUNT, Facts
+from engine.qc.statistics import COUNT, QcStatistics
 from engine.store.pictures import EXPERIMENTS, MONTAGE, PAGE, Noted, Picture, publish_picture
 from engine.store.results import FAILED
 from engine.tables.build import UNREADABLE
@@ -27,13 +27,13 @@ Pages = Mapping[int, Sequence[Picture]]
 """Pages of each experiment by its number; empty if everything is on the first page."""
 
 
-def first_images(facts: Facts) -> dict[int, int]:
+def first_images(facts: QcStatistics) -> dict[int, int]:
     """Return the first image of each experiment."""
     experiments, first = np.unique(facts.experiment, return_index=True)
     return dict(zip(experiments.tolist(), first.tolist(), strict=True))
 
 
-def _of_experiments(facts: Facts) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _of_experiments(facts: QcStatistics) -> Iterator[tuple[int, NDArray[np.int64]]]:
     order = np.argsort(facts.experiment, kind="stable")
     bounds = np.searchsorted(facts.experiment[order], np.arange(len(facts.experiments) + 1))
     for experiment, (start, stop) in enumerate(pairwise(bounds)):

@@ -9,32 +9,32 @@ import pyarrow as pa
 
 from engine.errors import Interrupted
 from engine.execution.progress import Events
-from engine.execution.quarantine import Attempt, run_quarantined
-from engine.execution.task_pool import Window
+from engine.execution.quarantine import TaskAttempt, map_tasks
+from engine.execution.task_pool import TaskPool
 from engine.operations.base import Operation
 from engine.runs.labels.objects import (
     NumberTask,
-    blocks_due,
-    giants_done,
-    label_numbers,
+    complete_images,
+    missing_blocks,
     plan_numbers,
+    write_object_labels,
 )
 from engine.runs.publish import Publisher
 from engine.store.catalog.tables import ShardRow
 from engine.store.labels.images import read_label_state
-from engine.store.labels.publisher import LabelPart, LabelPublisher
+from engine.store.labels.publisher import LabelPublisher, StagedLabelShard
 from engine.store.root.base import Root
-from engine.store.root.write_check import require_writable
+from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
 def number_task(
-    root: Root, operation: Operation, attempt: Attempt[NumberTask]
-) -> tuple[LabelPart, ...]:
+    root: Root, operation: Operation, attempt: TaskAttempt[NumberTask]
+) -> tuple[StagedLabelShard, ...]:
     """Label the objects of some blocks on a worker."""
-    return label_numbers(root, operation, attempt.task)
+    return write_object_labels(root, operation, attempt.task)
 
 
 def run_numbers(
@@ -66,15 +66,15 @@ def run_numbers(
     """
     if not operation.labels_objects:
         return
-    giants = list(giants_done(operation, images, publisher.done))
+    giants = list(complete_images(operation, images, publisher.done))
     if not giants:
         return
     stacks, names = {item.stack for item in giants}, (operation.object_image.name,)
     state = read_label_state(root, lambda stack: names if stack in stacks else ())
-    due = [item for item in giants if blocks_due(item, state)]
+    due = [item for item in giants if missing_blocks(item, state)]
     if not due:
         return
-    require_writable(root)
+    check_writable(root)
     rows = files()
     tasks = plan_numbers(operation, due, state, publisher.snapshot.of_key(operation.key), rows)
     labels = LabelPublisher(root, state.damaged)
@@ -82,9 +82,9 @@ def run_numbers(
     labels.open(opened, {row.path: row for row in rows})
     shown, stage = events or Events(), f"{operation.name} objects"
     shown.start(stage, sum(len(task.blocks) for task in tasks), "blocks")
-    window = Window(client, number_task, lambda a: (root, operation, a), label=operation.name)
+    window = TaskPool(client, number_task, lambda a: (root, operation, a), label=operation.name)
     done = 0
-    for answer in run_quarantined(
+    for answer in map_tasks(
         window, tasks, split=lambda _: [], without=lambda task, _: task, stop=stop
     ):
         labels.publish(answer.value)

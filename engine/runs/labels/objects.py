@@ -23,7 +23,7 @@ from engine.store.arrow import is_any
 from engine.store.catalog.tables import RETIRED, ShardRow
 from engine.store.delta.parts import Part
 from engine.store.labels.images import LabelState, files_by_path
-from engine.store.labels.publisher import LabelPart
+from engine.store.labels.publisher import StagedLabelShard
 from engine.store.pixels.layout import count_blocks
 from engine.store.pixels.stacks import StackReader, label_stack
 from engine.store.results import DONE
@@ -56,7 +56,7 @@ class NumberTask:
     files: tuple[ShardRow, ...]
 
 
-def giants_done(
+def complete_images(
     operation: Operation, images: pa.Table, done: Callable[[RowId], bool]
 ) -> Iterator[Item]:
     """Yield the giant images whose blocks all have class labels, each stack once."""
@@ -73,7 +73,7 @@ def giants_done(
         yield Item(names, inputs, row["stack"], 0, 0, None, shape, row["dtype"], (), None, "", 0)
 
 
-def blocks_due(item: Item, state: LabelState) -> list[int]:
+def missing_blocks(item: Item, state: LabelState) -> list[int]:
     """Return the blocks of a giant image whose object labels are missing or incomplete."""
     blocks = range(count_blocks(*item.shape[1:]))
     return [block for block in blocks if (item.stack, block) not in state.whole]
@@ -92,7 +92,7 @@ def plan_numbers(
         named.setdefault(row.stack, []).append(row)
     tasks = []
     for item in giants:
-        due = blocks_due(item, state)
+        due = missing_blocks(item, state)
         (name,) = item.image_ids
         mine = tuple(part for part in parts if part.low <= name <= part.high)
         labels = [r for r in named.get(label_stack(item.stack, operation.label_name), ())
@@ -104,7 +104,9 @@ def plan_numbers(
     return tasks
 
 
-def label_numbers(root: Root, operation: Operation, task: NumberTask) -> tuple[LabelPart, ...]:
+def write_object_labels(
+    root: Root, operation: Operation, task: NumberTask
+) -> tuple[StagedLabelShard, ...]:
     """Label the objects of some blocks and stage the shards; they are visible once published.
 
     Raises
@@ -116,7 +118,7 @@ def label_numbers(root: Root, operation: Operation, task: NumberTask) -> tuple[L
     numbers = operation.number_blocks(_read_blocks(root, operation, task))
     reader = StackReader(root, files_by_path(root, task.files))
     stack = label_stack(task.item.stack, operation.label_name)
-    parts: list[LabelPart] = []
+    parts: list[StagedLabelShard] = []
     for block in task.blocks:
         item = task.item._replace(block=block)
         labels = reader.read(stack, (0, 0, *region_of(item)[0].slices))

@@ -15,7 +15,7 @@ from engine.runs.rows import Answer
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_bytes
 from engine.store.labels.images import LabelImage
-from engine.store.labels.publisher import LabelPart
+from engine.store.labels.publisher import StagedLabelShard
 from engine.store.pixels.layout import level_shapes
 from engine.store.pixels.shard_codec import count_chunks
 from engine.store.pixels.stacks import StackWriter, label_stack
@@ -24,7 +24,7 @@ from engine.store.root.base import STAGING, Root
 
 def write_labels(
     root: Root, operation: Operation, answers: Sequence[Answer]
-) -> tuple[LabelPart, ...]:
+) -> tuple[StagedLabelShard, ...]:
     """Stage the labels of some images; they are visible once the driver publishes them.
 
     A failed image gets blank labels, which replace any earlier ones.
@@ -35,7 +35,7 @@ def write_labels(
     """
     if not operation.label_classes:
         return ()
-    parts: list[LabelPart] = []
+    parts: list[StagedLabelShard] = []
     shards: dict[tuple[str, int], list[Answer]] = {}
     for answer in answers:
         item = answer.item
@@ -57,7 +57,7 @@ def _write_images(
     image: LabelImage,
     members: Sequence[Answer],
     of: Callable[[NDArray[np.uint8]], NDArray[Any]],
-) -> LabelPart:
+) -> StagedLabelShard:
     """Stage the labels of images in one shard of a stack or series."""
     first = members[0].item
     stack, shard = label_stack(first.stack, image.name), first.shard
@@ -79,7 +79,7 @@ def _write_images(
 
 def write_block(
     root: Root, image: LabelImage, item: Item, labels: NDArray[Any] | None
-) -> list[LabelPart]:
+) -> list[StagedLabelShard]:
     """Stage the labels of one block of a giant image: its shard on each level.
 
     Downsampling takes the first pixel of each 2 x 2 group. Blocks begin at multiples of 2,048, so
@@ -104,7 +104,7 @@ def _part(
     shard: int,
     pixels: NDArray[Any],
     taken: tuple[int, ...] | None,
-) -> LabelPart:
+) -> StagedLabelShard:
     data = writer.encode(shard, pixels)
     digest = digest_bytes(data)
     aside = f"{STAGING}/labels-{secrets.token_hex(6)}-{digest}"
@@ -112,4 +112,4 @@ def _part(
     root.create(aside, data, durable=False)
     chunks = count_chunks(data, writer.chunks)
     row = ShardRow(writer.path_of(shard), stack, level, shard, digest, len(data), chunks)
-    return LabelPart(row, aside, writer.chunks, taken)
+    return StagedLabelShard(row, aside, writer.chunks, taken)

@@ -141,7 +141,7 @@ class Service:
         return FileStat(path, 0, 0, 0)
 
 
-def place_at(path: str) -> Place:
+def open_location(path: str) -> Place:
     """Return the location at a path or URL, without any access to it."""
     if is_dicomweb(path):
         return Service(path)
@@ -161,20 +161,20 @@ def absolute(path: str | Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links
 
 
-def holder_of(path: str) -> str | None:
+def containing_folder(path: str) -> str | None:
     """Return a path that is a folder or prefix, else its containing one; None if it is missing.
 
     Examples
     --------
-    >>> holder_of("/no/such/file") is None
+    >>> containing_folder("/no/such/file") is None
     True
     """
     if is_bucket(path):
         above, _, name = path.rstrip("/").rpartition("/")
-        found = None if above.endswith("/") else place_at(above).look(name)
+        found = None if above.endswith("/") else open_location(above).look(name)
         if found is not None:
             return above
-        return None if place_at(path).is_empty() else path
+        return None if open_location(path).is_empty() else path
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a share went stale
         return None
     return path if os.path.isdir(path) else str(Path(path).parent)  # noqa: PTH112

@@ -65,7 +65,7 @@ _LOG = logging.getLogger("tifffile")
 _said: ContextVar[list[str] | None] = ContextVar("_said", default=None)
 
 
-class SteadyFile(io.RawIOBase):
+class StrictFile(io.RawIOBase):
     """Caller's file for tifffile: complete reads, recorded errors, no name, no handle.
 
     tifffile takes a failing read for the end of the list of pages. Without name and handle it can't
@@ -117,7 +117,7 @@ _LOG.addFilter(_keep)
 
 
 @contextmanager
-def watched(file: SteadyFile) -> Iterator[None]:
+def watched(file: StrictFile) -> Iterator[None]:
     """Turn tifffile's warnings into an error, and hide them from the log.
 
     Raises

@@ -48,7 +48,7 @@ from engine.sources.base import (
 from engine.sources.inks import finding_of
 from engine.sources.orientation import TAG, findings_of, orientation_of
 from engine.sources.pixel_size import UM_PER_CM, UM_PER_INCH, spacing_from_density
-from engine.sources.tiff.checks import SteadyFile, check_directories, watched
+from engine.sources.tiff.checks import StrictFile, check_directories, watched
 from engine.sources.tiff.fax import FAX
 from engine.sources.tiff.imagej_values import read_calibration
 from engine.sources.tiff.metadata import (
@@ -109,7 +109,7 @@ class TiffSource(PlanesSource):
     def __init__(self, file: BinaryIO, limit: int, name: str) -> None:
         self._raw = file
         self._name = name
-        self._file = SteadyFile(file)
+        self._file = StrictFile(file)
         self._limit = limit
         self._page = lru_cache(_HELD_PAGES)(self._load_page)
         count = check_directories(file, self._file.size)

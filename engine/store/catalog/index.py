@@ -15,7 +15,7 @@ from engine.store.catalog.unnamed import read_shard_places, unnamed_images
 from engine.store.delta.ledger import Ledger, Snapshot
 
 
-class Known:
+class CatalogIndex:
     """The newest row of each image, by source and by content.
 
     Rows stay in Arrow until they are requested, so a million of them cost only their columns.

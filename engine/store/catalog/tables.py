@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from engine.errors import Conflict, StoreFailed
 from engine.store.arrow import fill_null, is_any, make_array, make_scalar
-from engine.store.delta.ledger import BUSY_TRIES, Ledger, Snapshot, Stale
+from engine.store.delta.ledger import MAX_COMMIT_ATTEMPTS, Ledger, Snapshot, Stale
 from engine.store.delta.parts import Part
 from engine.store.path_pattern import FIELDS
 from engine.store.root.base import Root
@@ -164,7 +164,7 @@ def shards_ledger(root: Root) -> Ledger:
     return Ledger(root, "catalog/shards", SHARDS, before=AFTER)
 
 
-def begin_catalog(root: Root) -> None:
+def create_catalog(root: Root) -> None:
     """Create both ledgers, before any file is written that they reference.
 
     From then on a missing catalog means that it was lost; files are neither taken for new ones nor
@@ -266,7 +266,7 @@ def orientations_of(images: pa.Table) -> list[int]:
     return [1 if value is None else int(value) for value in found.to_pylist()]
 
 
-def with_fields(images: pa.Table) -> pa.Table:
+def expand_fields(images: pa.Table) -> pa.Table:
     """Replace the column ``fields`` by one column per field, `FIELDS` first."""
     chunks = images["fields"].chunks
     extra = sorted({k for chunk in chunks for k in pc.unique(chunk.keys).to_pylist()} - {*FIELDS})
@@ -277,7 +277,7 @@ def with_fields(images: pa.Table) -> pa.Table:
     return images.drop_columns(["fields"])
 
 
-def commit_rows(
+def commit_with_retry(
     ledger: Ledger,
     snapshot: Snapshot,
     prepare: Callable[[Snapshot], tuple[Sequence[Part], Sequence[Part]]],
@@ -297,12 +297,12 @@ def commit_rows(
     Raises
     ------
     Conflict
-        If other writers won `BUSY_TRIES` times.
+        If other writers won `MAX_COMMIT_ATTEMPTS` times.
     StoreError
         If the store refuses or fails; for a disk fault only after some retries.
     """
     again = list(AGAIN_S)
-    for _ in range(BUSY_TRIES):
+    for _ in range(MAX_COMMIT_ATTEMPTS):
         add, remove = prepare(snapshot)
         if not add and not remove:
             return snapshot
@@ -340,7 +340,7 @@ def _undo(
     """Revert a commit with missing parts; return the ledger's state after that."""
     lost = {part.path for part in absent(ledger, removed)}
     back = [part for part in removed if part.path not in lost]
-    for _ in range(BUSY_TRIES):
+    for _ in range(MAX_COMMIT_ATTEMPTS):
         there = [part for part in added if part.path in snapshot.by_path]
         if not there:
             return snapshot

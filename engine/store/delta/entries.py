@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import deltalake
 
-from engine.store.delta.integrity import CHAIN, STATE
+from engine.store.delta.integrity import PREVIOUS_DIGEST, STATE_DIGEST
 
 if TYPE_CHECKING:
     from engine.store.delta.parts import Part
@@ -42,7 +42,7 @@ def make_entry(
     partition
         Name of the partition column, or None.
     chain, state
-        Digests, see `CHAIN` and `STATE`.
+        Digests, see `PREVIOUS_DIGEST` and `STATE_DIGEST`.
     """
     now_ms = int(time.time() * 1000)
     by = json.dumps([] if partition is None else [partition])
@@ -51,8 +51,8 @@ def make_entry(
         "operation": "WRITE",
         "operationParameters": {"mode": "Append", "partitionBy": by},
         "engineInfo": f"cohort with deltalake {deltalake.__version__}",
-        CHAIN: chain,
-        STATE: state,
+        PREVIOUS_DIGEST: chain,
+        STATE_DIGEST: state,
     }
 
     def values(part: Part) -> dict[str, str | None]:

@@ -22,17 +22,17 @@ from engine.store.root.base import Root
 if TYPE_CHECKING:
     from engine.store.delta.parts import Part
 
-CHAIN = "cohort.previous"
+PREVIOUS_DIGEST = "cohort.previous"
 """Key, in a commit's metadata, of the previous log entry's digest."""
 
-STATE = "cohort.state"
+STATE_DIGEST = "cohort.state"
 """Key, in a commit's metadata, of the digest of all parts visible after the commit."""
 
 HEAD = "_head.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class HeadRecord:
     """Head record: the newest entry that its writer saw, and the digests of the checkpoints.
 
     ``repaired`` is True if a repair has taken commits out of the log.
@@ -74,7 +74,7 @@ def state_digest(parts: Iterable[Part]) -> str:
     return digest_bytes("\n".join(lines).encode())
 
 
-def parse_head(raw: bytes, path: str) -> Head:
+def parse_head(raw: bytes, path: str) -> HeadRecord:
     """Parse and check a head record.
 
     Raises
@@ -85,7 +85,9 @@ def parse_head(raw: bytes, path: str) -> Head:
     try:
         values = json.loads(raw)
         checkpoints = dict(values["checkpoints"])
-        head = Head(int(values["version"]), values["digest"], checkpoints, "repaired" in values)
+        head = HeadRecord(
+            int(values["version"]), values["digest"], checkpoints, "repaired" in values
+        )
     except (ValueError, KeyError, TypeError):
         head = None
     if head is None or head.as_bytes() != raw:
@@ -93,7 +95,7 @@ def parse_head(raw: bytes, path: str) -> Head:
     return head
 
 
-def read_head(root: Root, ledger: str) -> Head | None:
+def read_head(root: Root, ledger: str) -> HeadRecord | None:
     """Return the head record of a ledger, or None if none exists yet."""
     path = f"{ledger}/{HEAD}"
     try:
@@ -102,7 +104,7 @@ def read_head(root: Root, ledger: str) -> Head | None:
         return None
 
 
-def note_head(root: Root, ledger: str, version: int) -> None:
+def record_head(root: Root, ledger: str, version: int) -> None:
     """Record a newly committed version as the head, unless a newer one is recorded.
 
     A failed write (e.g. a full disk) is ignored: the commit is valid, and so is an older record.
@@ -119,7 +121,7 @@ def note_head(root: Root, ledger: str, version: int) -> None:
             return None if kept == old else kept.as_bytes()
         entry = root.read(log_path(ledger, version))
         repaired = old is not None and old.repaired
-        return Head(version, digest_bytes(entry), checkpoints, repaired).as_bytes()
+        return HeadRecord(version, digest_bytes(entry), checkpoints, repaired).as_bytes()
 
     with contextlib.suppress(EngineError):
         root.update(f"{ledger}/{HEAD}", change)
@@ -158,8 +160,8 @@ def commit_info(entry: bytes, path: str) -> dict[str, Any]:
     return info
 
 
-def check_newest(
-    ledger: str, head: Head | None, version: int, entry: bytes, parts: Iterable[Part] | None
+def verify_head(
+    ledger: str, head: HeadRecord | None, version: int, entry: bytes, parts: Iterable[Part] | None
 ) -> None:
     """Check the newest entry of a log, and the parts visible after it.
 
@@ -188,5 +190,5 @@ def check_newest(
     # Version 0 only creates the ledger: it has no parts and holds no state.
     if parts is None or version == 0:
         return
-    if commit_info(entry, path).get(STATE) != state_digest(parts):
+    if commit_info(entry, path).get(STATE_DIGEST) != state_digest(parts):
         raise CorruptStore(f"{ledger}/_delta_log", "its parts differ from the committed ones")

@@ -24,14 +24,14 @@ from engine.errors import AlreadyExists, CorruptStore, EngineError, MissingObjec
 from engine.store.arrow import as_table, empty_table, make_array
 from engine.store.delta.checkpoints import checkpoint_due, write_checkpoint
 from engine.store.delta.entries import make_entry
-from engine.store.delta.integrity import check_newest, log_path, note_head, read_head, state_digest
+from engine.store.delta.integrity import log_path, read_head, record_head, state_digest, verify_head
 from engine.store.delta.parts import Part
 from engine.store.delta.torn import REMEDY, TORN, examine
 from engine.store.digests import digest_bytes
 from engine.store.parquet import read_parquet, write_parquet
 from engine.store.root.base import Root
 
-BUSY_TRIES = 200
+MAX_COMMIT_ATTEMPTS = 200
 """Compare-and-swap attempts before giving up; each failed one means that another writer
 succeeded."""
 
@@ -159,7 +159,7 @@ class Ledger:
             )
         )
         version = table.version()
-        check_newest(self.path, head, version, self.root.read(self._log_path(version)), parts)
+        verify_head(self.path, head, version, self.root.read(self._log_path(version)), parts)
         return Snapshot(version, tuple(sorted(parts, key=lambda part: part.path)))
 
     def _begun_since(self) -> DeltaTable | None:
@@ -264,7 +264,7 @@ class Ledger:
             raise Stale(self.path)
         gone = {part.path for part in remove}
         kept = [part for part in snapshot.parts if part.path not in gone]
-        check_newest(self.path, head, version, entry, snapshot.parts)
+        verify_head(self.path, head, version, entry, snapshot.parts)
         new = make_entry(
             version + 1,
             add,
@@ -287,7 +287,7 @@ class Ledger:
             with contextlib.suppress(EngineError, OSError, DeltaError):
                 noted = {} if head is None else head.checkpoints
                 write_checkpoint(self.root, self.path, version + 1, noted)
-        note_head(self.root, self.path, version + 1)
+        record_head(self.root, self.path, version + 1)
         return Snapshot(version + 1, tuple(sorted([*kept, *add], key=lambda part: part.path)))
 
     def _entry(self, version: int) -> bytes | None:

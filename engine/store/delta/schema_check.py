@@ -6,7 +6,7 @@ import pyarrow as pa
 from deltalake import Schema
 
 from engine.errors import ColumnsChanged, CorruptStore, MissingObject
-from engine.store.delta.integrity import CHAIN, actions, commit_info, log_path
+from engine.store.delta.integrity import PREVIOUS_DIGEST, actions, commit_info, log_path
 from engine.store.delta.ledger import Ledger
 from engine.store.digests import digest_bytes
 
@@ -32,7 +32,7 @@ def require_columns(ledger: Ledger) -> None:
         return
     following = log_path(ledger.path, 1)
     if ledger.root.size(following) is not None:
-        noted = commit_info(ledger.root.read(following), following).get(CHAIN)
+        noted = commit_info(ledger.root.read(following), following).get(PREVIOUS_DIGEST)
         if noted != digest_bytes(entry):
             raise CorruptStore(path, "its bytes do not match the digest in the entry after it")
     raise ColumnsChanged(ledger.path, _described(there), _described(ledger.schema))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from engine.errors import CorruptStore, MissingObject
 from engine.store.delta.checkpoints import LAST
 from engine.store.delta.entries import last_line
-from engine.store.delta.integrity import CHAIN, HEAD, checkpoint_name, log_path, read_head
+from engine.store.delta.integrity import HEAD, PREVIOUS_DIGEST, checkpoint_name, log_path, read_head
 from engine.store.root.base import Root
 
 TORN = "a power cut tore"
@@ -88,7 +88,7 @@ def _is_ours(data: bytes) -> bool:
     if not more:
         return first.startswith(FIRST[: len(first)])
     try:
-        return CHAIN in json.loads(first)["commitInfo"]
+        return PREVIOUS_DIGEST in json.loads(first)["commitInfo"]
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -20,7 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import AlreadyExists, Conflict, CorruptStore, EngineError, MissingObject
-from engine.store.catalog.tables import SHARDS, ShardRow, commit_rows, shard_table, shards_ledger
+from engine.store.catalog.tables import (
+    SHARDS,
+    ShardRow,
+    commit_with_retry,
+    shard_table,
+    shards_ledger,
+)
 from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_bytes
@@ -46,7 +52,7 @@ B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
-class LabelPart:
+class StagedLabelShard:
     """Staged part of one shard of labels from a worker, durable and not yet visible."""
 
     row: ShardRow
@@ -61,7 +67,7 @@ class LabelPart:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    parts: tuple[LabelPart, ...]
+    parts: tuple[StagedLabelShard, ...]
     old: ShardRow | None  # current state of the file
     new: ShardRow
     data: bytes
@@ -133,7 +139,7 @@ class LabelPublisher:
             self._commit([])
             self._each(self._root.delete, sorted({row.path for row in gone}))
 
-    def publish(self, parts: Sequence[LabelPart]) -> None:
+    def publish(self, parts: Sequence[StagedLabelShard]) -> None:
         """Publish parts, each shard atomically, and catalog the shards.
 
         Raises
@@ -142,7 +148,7 @@ class LabelPublisher:
             If a shard to merge into differs from the catalog.
         Conflict, StoreFull, StoreReadOnly
         """
-        waiting: dict[str, list[LabelPart]] = {}
+        waiting: dict[str, list[StagedLabelShard]] = {}
         for part in parts:
             waiting.setdefault(part.row.path, []).append(part)
         for _ in range(TRIES):
@@ -177,7 +183,7 @@ class LabelPublisher:
 
     # one shard
 
-    def _change(self, item: tuple[str, list[LabelPart]]) -> _Change:
+    def _change(self, item: tuple[str, list[StagedLabelShard]]) -> _Change:
         """Merge new parts with the existing shard."""
         path, parts = item
         known = self._known.get(path, {})
@@ -274,7 +280,7 @@ class LabelPublisher:
                 parts.append(self._ledger.write_part(shard_table(added)))
             return parts, removed
 
-        self._snapshot = commit_rows(self._ledger, self._snapshot, prepare)
+        self._snapshot = commit_with_retry(self._ledger, self._snapshot, prepare)
         self._learn(self._snapshot)
         self._past.clear()
 
@@ -309,7 +315,7 @@ class LabelPublisher:
                 self._known.setdefault(row.path, {})[row.digest] = row
 
 
-def _described(part: LabelPart, data: bytes) -> ShardRow:
+def _described(part: StagedLabelShard, data: bytes) -> ShardRow:
     """Return the catalog row of a shard with the given bytes."""
     try:
         chunks = count_chunks(data, part.in_shard)

@@ -14,7 +14,7 @@ from engine.store.delta.integrity import actions
 from engine.store.maintenance.unreferenced import (
     PART,
     PREFIXES,
-    Named,
+    ReferencedFiles,
     all_ledgers,
     find_leftovers,
     read_named,
@@ -28,7 +28,7 @@ STAGING = ".staging"
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class UnreferencedFile:
     """Unreferenced file, or an empty folder (size 0, the path ends with a slash).
 
     ``age_s`` counts from the write, or, for a replaced part, from the commit that replaced it: a
@@ -44,7 +44,7 @@ class Leftover:
         return {**asdict(self), "age_s": round(self.age_s, 3)}
 
 
-def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[Leftover, ...]:
+def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[UnreferencedFile, ...]:
     """Return the files to remove: unreferenced and old enough.
 
     Parameters
@@ -70,12 +70,12 @@ def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[Leftover, .
     for entry in entries:
         # Read after the listing, so that parts replaced in between are known.
         age = now - max(entry.modified_s, replaced.get(entry.path, entry.modified_s))
-        found.append(Leftover(entry.path, entry.size, age))
+        found.append(UnreferencedFile(entry.path, entry.size, age))
     found += _empty_folders(root, now)
     return tuple(left for left in found if left.age_s >= older_than_s)
 
 
-def collect(root: Root, leftovers: Iterable[Leftover]) -> tuple[Leftover, ...]:
+def collect(root: Root, leftovers: Iterable[UnreferencedFile]) -> tuple[UnreferencedFile, ...]:
     """Remove leftovers after checking again that they are unreferenced.
 
     Parameters
@@ -102,7 +102,7 @@ def collect(root: Root, leftovers: Iterable[Leftover]) -> tuple[Leftover, ...]:
     return tuple(removed)
 
 
-def _is_left(named: Named, left: Leftover) -> bool:
+def _is_left(named: ReferencedFiles, left: UnreferencedFile) -> bool:
     if left.path.endswith("/"):
         return left.path.startswith(f"{STAGING}/")
     return named.leaves(left.path)
@@ -127,7 +127,7 @@ def _removed_by(root: Root, log_entry: str) -> Iterator[str]:
                 yield str(action["remove"]["path"])
 
 
-def _empty_folders(root: Root, now: float) -> Iterator[Leftover]:
+def _empty_folders(root: Root, now: float) -> Iterator[UnreferencedFile]:
     """Yield the empty folders of writers that were killed before their first write."""
     base = root.local_path(STAGING)
     if base is None or not base.is_dir():
@@ -135,7 +135,7 @@ def _empty_folders(root: Root, now: float) -> Iterator[Leftover]:
     for folder in sorted(path for path in base.iterdir() if path.is_dir()):
         with contextlib.suppress(OSError):  # its writer may end at this moment
             if not any(folder.iterdir()):
-                yield Leftover(f"{STAGING}/{folder.name}/", 0, now - folder.stat().st_mtime)
+                yield UnreferencedFile(f"{STAGING}/{folder.name}/", 0, now - folder.stat().st_mtime)
 
 
 def _remove_folder(root: Root, path: str) -> None:
@@ -145,7 +145,7 @@ def _remove_folder(root: Root, path: str) -> None:
             Path(local).rmdir()
 
 
-def _remove_empty_parents(root: Root, removed: Iterable[Leftover]) -> None:
+def _remove_empty_parents(root: Root, removed: Iterable[UnreferencedFile]) -> None:
     """Remove the folders below the known ones that are now empty."""
     folders = {
         "/".join(pieces[:n]) + "/"

@@ -25,7 +25,7 @@ class Problem:
         return asdict(self)
 
 
-def problem_of(error: Exception, path: str) -> Problem:
+def problem_from_error(error: Exception, path: str) -> Problem:
     """Convert an exception of a reader to a problem."""
     if isinstance(error, MissingObject):
         return Problem(str(error.args[0]), MISSING, "is not there")
@@ -36,7 +36,7 @@ def problem_of(error: Exception, path: str) -> Problem:
     return Problem(path, CORRUPT, f"can't be read ({type(error).__name__})")
 
 
-def guarded(
+def report_errors(
     path: str, check: Callable[[], Iterable[Problem]], failed: Callable[[], None] | None = None
 ) -> Iterator[Problem]:
     """Yield the problems that a check finds; report its exceptions as problems, too.
@@ -51,6 +51,6 @@ def guarded(
     try:
         yield from check()
     except Exception as error:  # broken bytes make parsers raise anything
-        yield problem_of(error, path)
+        yield problem_from_error(error, path)
         if failed is not None:
             failed()

@@ -20,12 +20,12 @@ from engine.store.catalog.tables import images_ledger, shards_ledger
 from engine.store.delta.checkpoints import LAST, write_checkpoint
 from engine.store.delta.integrity import (
     HEAD,
-    Head,
+    HeadRecord,
     commit_info,
     log_path,
-    note_head,
     parse_head,
     read_head,
+    record_head,
 )
 from engine.store.delta.torn import TornLog, examine, is_suspect, is_torn_entry
 from engine.store.digests import digest_bytes
@@ -118,7 +118,7 @@ def _repair(root: Root, ledger: str, also_gone: bool) -> Repaired | None:
     if (torn.last or torn.checkpoints) and torn.whole >= 0:
         head = read_head(root, ledger)
         write_checkpoint(root, ledger, torn.whole, {} if head is None else head.checkpoints)
-        note_head(root, ledger, torn.whole)
+        record_head(root, ledger, torn.whole)
     return Repaired(
         ledger, torn.lost, _time_of(root, ledger, torn.whole), _files(ledger, torn), tuple(tables)
     )
@@ -155,7 +155,7 @@ def _cut_note(root: Root, ledger: str, raw: bytes | None, also_gone: bool) -> by
     for name in torn.checkpoints:
         checkpoints.pop(name, None)
     entry = root.read(log_path(ledger, torn.whole))
-    return Head(torn.whole, digest_bytes(entry), checkpoints, repaired).as_bytes()
+    return HeadRecord(torn.whole, digest_bytes(entry), checkpoints, repaired).as_bytes()
 
 
 def _remove_torn(root: Root, ledger: str) -> None:

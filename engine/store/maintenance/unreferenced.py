@@ -16,7 +16,7 @@ from engine.store.catalog.unnamed import unnamed_stacks
 from engine.store.delta.ledger import Ledger
 from engine.store.pictures import folder_of_picture, folders_there, paths_of, read_noted
 from engine.store.results import results_ledger, versions_there
-from engine.store.root.base import Entry, Root
+from engine.store.root.base import ObjectInfo, Root
 
 PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", "qc/", ".staging/")
 """Prefixes that gc searches. No file elsewhere is ever removed."""
@@ -38,7 +38,7 @@ ASIDE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ReferencedFiles:
     """Files referenced by commits, by area; None for an area with an unreadable ledger.
 
     None means that every file of the area may be referenced. ``pictures`` are referenced by the
@@ -83,21 +83,21 @@ def all_ledgers(root: Root) -> Iterator[Ledger]:
             yield results_ledger(root, name, version, pa.schema([]))
 
 
-def list_ours(root: Root) -> list[Entry]:
+def list_managed_files(root: Root) -> list[ObjectInfo]:
     """Return all files in the searched prefixes. List them before reading the ledgers."""
     return [entry for prefix in PREFIXES for entry in root.list(prefix)]
 
 
-def own_folders(root: Root) -> list[str]:
+def managed_folders(root: Root) -> list[str]:
     """Return the paths or URLs of the folders with the cohort's own files."""
     return [f"{root.url}/{prefix.split('/', 1)[0]}" for prefix in PREFIXES]
 
 
-def read_named(root: Root) -> Named:
+def read_named(root: Root) -> ReferencedFiles:
     """Return the files that the ledgers reference now."""
     spared = _or_none(lambda: unnamed_stacks(root))  # images first: shards are committed before
     shards = shards_ledger(root)
-    return Named(
+    return ReferencedFiles(
         _or_none(lambda: shards.read(shards.snapshot().parts, ["path"])["path"].to_pylist()),
         {ledger.path: _or_none(partial(_part_paths, ledger)) for ledger in all_ledgers(root)},
         {folder: _or_none(partial(_picture_paths, root, folder)) for folder in folders_there(root)},
@@ -120,12 +120,12 @@ def _or_none(read: Callable[[], Iterable[str]]) -> frozenset[str] | None:
         return None
 
 
-def find_leftovers(root: Root) -> list[Entry]:
+def find_leftovers(root: Root) -> list[ObjectInfo]:
     """Return the unreferenced files, by path.
 
     Files are listed first and the ledgers read second, so that files committed in between count as
     referenced.
     """
-    there = list_ours(root)
+    there = list_managed_files(root)
     named = read_named(root)
     return sorted((e for e in there if named.leaves(e.path)), key=lambda entry: entry.path)

@@ -31,10 +31,10 @@ from engine.store.maintenance.problems import (
     MISSING,
     STALE,
     Problem,
-    guarded,
+    report_errors,
 )
-from engine.store.maintenance.unreferenced import Named, all_ledgers, list_ours
-from engine.store.maintenance.verify_log import check_log, key_changed_after
+from engine.store.maintenance.unreferenced import ReferencedFiles, all_ledgers, list_managed_files
+from engine.store.maintenance.verify_log import check_log, key_changed_since
 from engine.store.maintenance.verify_parts import (
     PartFacts,
     check_keys,
@@ -146,14 +146,14 @@ class _Verification:
         self._spared: frozenset[str] | None = None
 
     def run(self) -> VerifyReport:
-        there = list_ours(self._root)  # before the ledgers are read; see `find_leftovers`
+        there = list_managed_files(self._root)  # before the ledgers are read; see `find_leftovers`
         problems = [*self._files_of_people()]
         ledgers = list(all_ledgers(self._root))
         for ledger in ledgers:
             problems += self._ledger(ledger)
-        problems += guarded("catalog/shards", self._pixels)
+        problems += report_errors("catalog/shards", self._pixels)
         for ledger in ledgers:
-            problems += guarded(ledger.path, partial(self._results, ledger))
+            problems += report_errors(ledger.path, partial(self._results, ledger))
         problems += self._tables()
         problems += self._pictures()
         named = self._named(ledgers)
@@ -172,8 +172,8 @@ class _Verification:
             yield from ()
 
         self._checked["files"] += 2
-        yield from guarded(JSON, identity)
-        yield from guarded(TOML, config)
+        yield from report_errors(JSON, identity)
+        yield from report_errors(TOML, config)
 
     def _map(self, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         return self._pool.map(function, items)
@@ -189,8 +189,10 @@ class _Verification:
             snapshot = ledger.snapshot()
             yield from ()
 
-        refused += guarded(f"{ledger.path}/_delta_log", read)
-        causes = list(guarded(f"{ledger.path}/_delta_log", lambda: check_log(ledger, snapshot)))
+        refused += report_errors(f"{ledger.path}/_delta_log", read)
+        causes = list(
+            report_errors(f"{ledger.path}/_delta_log", lambda: check_log(ledger, snapshot))
+        )
         yield from causes or refused  # the log's own check is more precise
         if snapshot is None:
             return
@@ -264,7 +266,7 @@ class _Verification:
         """Return True if all parts of a ledger can be read; if not, that is already reported."""
         return path in self._snapshots and not any(f.problems for f in self._facts[path])
 
-    def _named(self, ledgers: Iterable[Ledger]) -> Named:
+    def _named(self, ledgers: Iterable[Ledger]) -> ReferencedFiles:
         parts = {}
         for ledger in ledgers:
             there = self._snapshots.get(ledger.path)
@@ -272,7 +274,7 @@ class _Verification:
             parts[ledger.path] = None if paths is None else frozenset(paths)
         rows = self._rows
         pixels = None if rows is None else frozenset(row.path for row in rows)
-        return Named(pixels, parts, self._shown, self._spared)
+        return ReferencedFiles(pixels, parts, self._shown, self._spared)
 
     # pictures
 
@@ -281,7 +283,7 @@ class _Verification:
             found: set[str] = set()
             self._shown[folder] = frozenset()
             check = partial(check_pictures, self._root, folder, self._pool.map, found)
-            yield from guarded(folder, check, partial(self._shown.__setitem__, folder, None))
+            yield from report_errors(folder, check, partial(self._shown.__setitem__, folder, None))
             if self._shown[folder] is not None:
                 self._shown[folder] = frozenset(found)
             self._checked["pictures"] += len(found)
@@ -293,7 +295,7 @@ class _Verification:
         noted = {e.path.removeprefix(prefix).removesuffix(".json") for e in self._root.list(prefix)}
         for name in sorted({*table_names_there(self._root), *noted}):
             self._checked["tables"] += 1
-            yield from guarded(table_path(name), partial(self._table, name))
+            yield from report_errors(table_path(name), partial(self._table, name))
 
     def _table(self, name: str) -> Iterator[Problem]:
         path, sidecar = table_path(name), note_path(name)
@@ -337,7 +339,7 @@ class _Verification:
             elif made_of > snapshot.version:
                 text = f"is made of version {made_of} of {ledger}, which has {snapshot.version}"
                 yield Problem(path, INCONSISTENT, text)
-            elif key_changed_after(self._root, ledger, key, made_of, snapshot.version):
+            elif key_changed_since(self._root, ledger, key, made_of, snapshot.version):
                 text = f"is older than {ledger}; the next run makes it again"
                 yield Problem(path, STALE, text)
 

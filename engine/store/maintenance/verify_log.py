@@ -11,14 +11,14 @@ from typing import Any
 from engine.errors import CorruptStore
 from engine.store.delta.checkpoints import LAST
 from engine.store.delta.integrity import (
-    CHAIN,
     HEAD,
-    Head,
-    check_newest,
+    PREVIOUS_DIGEST,
+    HeadRecord,
     checkpoint_name,
     commit_info,
     log_path,
     read_head,
+    verify_head,
 )
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.torn import REMEDY, TORN, TornLog, examine
@@ -28,8 +28,8 @@ from engine.store.maintenance.problems import (
     INCONSISTENT,
     MISSING,
     Problem,
-    guarded,
-    problem_of,
+    problem_from_error,
+    report_errors,
 )
 from engine.store.parquet import read_parquet
 from engine.store.root.base import Root
@@ -53,7 +53,7 @@ def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
     try:
         head = read_head(ledger.root, ledger.path)
     except CorruptStore as error:
-        unread = problem_of(error, folder)
+        unread = problem_from_error(error, folder)
     names = {entry.path.rsplit("/", 1)[-1] for entry in ledger.root.list(f"{folder}/")}
     newest = max((int(m[1]) for name in names if (m := _ENTRY.fullmatch(name))), default=-1)
     torn = examine(ledger.root, ledger.path)
@@ -76,9 +76,9 @@ def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
             previous = None
             continue
         data = ledger.root.read(path)
-        yield from guarded(path, partial(_entry, ledger, version, data, previous))
+        yield from report_errors(path, partial(_entry, ledger, version, data, previous))
         if version == newest:
-            yield from guarded(path, partial(_newest, ledger, head, version, data))
+            yield from report_errors(path, partial(_newest, ledger, head, version, data))
         _replay(data, live)
         previous = digest_bytes(data)
     if snapshot is not None and live != set(snapshot.by_path):
@@ -106,15 +106,17 @@ def _torn(path: str, torn: TornLog | None) -> Iterator[Problem]:
         yield Problem(f"{path}/{name}", CORRUPT, text)
 
 
-def _newest(ledger: Ledger, head: Head | None, version: int, data: bytes) -> Iterator[Problem]:
-    check_newest(ledger.path, head, version, data, None)
+def _newest(
+    ledger: Ledger, head: HeadRecord | None, version: int, data: bytes
+) -> Iterator[Problem]:
+    verify_head(ledger.path, head, version, data, None)
     yield from ()
 
 
 def _entry(ledger: Ledger, version: int, data: bytes, previous: str | None) -> Iterator[Problem]:
     """Check one entry; ``previous`` is the digest of the previous entry, or None if unknown."""
     path = log_path(ledger.path, version)
-    chain = commit_info(data, path).get(CHAIN)
+    chain = commit_info(data, path).get(PREVIOUS_DIGEST)
     if version == 0:
         return
     if not isinstance(chain, str):
@@ -143,7 +145,7 @@ def _replay(data: bytes, live: set[str]) -> None:
 
 
 def _checkpoints(
-    ledger: Ledger, head: Head | None, newest: int, names: set[str], named: set[str]
+    ledger: Ledger, head: HeadRecord | None, newest: int, names: set[str], named: set[str]
 ) -> Iterator[Problem]:
     """Check the checkpoints: their recorded digests, and that they can be read.
 
@@ -166,10 +168,10 @@ def _checkpoints(
             facts[name] = {"size": len(adds), "sizeInBytes": len(data), "numOfAddFiles": added}
             yield from ()
 
-        yield from guarded(path, check)
+        yield from report_errors(path, check)
     if LAST not in named and (LAST in names or (noted and there)):
         path = f"{ledger.path}/_delta_log/{LAST}"
-        yield from guarded(path, lambda: _last_checkpoint(ledger, path, newest, facts))
+        yield from report_errors(path, lambda: _last_checkpoint(ledger, path, newest, facts))
 
 
 def _last_checkpoint(
@@ -185,7 +187,7 @@ def _last_checkpoint(
         yield Problem(path, CORRUPT, "does not match the checkpoint")
 
 
-def key_changed_after(root: Root, ledger: str, key: str | None, version: int, newest: int) -> bool:
+def key_changed_since(root: Root, ledger: str, key: str | None, version: int, newest: int) -> bool:
     """Return True if a ledger's parts of one key (None: any) changed after a version.
 
     Parameters

@@ -22,7 +22,7 @@ from engine.store.maintenance.problems import (
     MISSING,
     STALE,
     Problem,
-    guarded,
+    report_errors,
 )
 from engine.store.results import DONE, FAILED, key_path, result_schema
 from engine.store.root.base import Root
@@ -119,7 +119,7 @@ def _facts(ledger: Ledger, part: Part, identity: tuple[str, ...]) -> PartFacts:
                 yield Problem(path, INCONSISTENT, text)
         found[:] = [hash_rows(rows, identity), hash_rows(rows, identity[:1])]
 
-    problems = tuple(guarded(path, check))
+    problems = tuple(report_errors(path, check))
     if ledger.path.startswith("results/"):
         problems = tuple(_told(problem) for problem in problems)
     return PartFacts(part, problems, found[0], found[1])
@@ -170,7 +170,7 @@ def check_schema(ledger: Ledger, snapshot: Snapshot, objects: pa.Schema) -> Iter
                 )
 
         # `check_parts` reports unreadable parts.
-        yield from (p for p in guarded(path, check) if p.kind == INCONSISTENT)
+        yield from (p for p in report_errors(path, check) if p.kind == INCONSISTENT)
 
 
 def check_unknown(
@@ -222,7 +222,7 @@ def check_keys(
             if json.dumps(identity, indent=2, sort_keys=True).encode() != raw:
                 yield Problem(path, CORRUPT, "its bytes differ from those that the engine wrote")
 
-        yield from guarded(entry.path, check)
+        yield from report_errors(entry.path, check)
     for key in sorted({key for key in used if key is not None} - there):
         text = "is not there, so the parameters and inputs of this key's results are unknown"
         yield Problem(key_path(operation, version, key), MISSING, text)

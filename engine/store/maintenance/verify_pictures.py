@@ -7,7 +7,7 @@ from functools import partial
 
 from engine.errors import CorruptStore, MissingObject
 from engine.store.digests import digest_bytes
-from engine.store.maintenance.problems import CORRUPT, MISSING, Problem, guarded
+from engine.store.maintenance.problems import CORRUPT, MISSING, Problem, report_errors
 from engine.store.pictures import INDEX, digest_in, page_problem, read_noted
 from engine.store.root.base import Root
 
@@ -29,7 +29,7 @@ def check_pictures(root: Root, folder: str, apply: _Apply, found: set[str]) -> I
     found
         Set to which the indexed paths are added.
     """
-    yield from guarded(f"{folder}/{INDEX}", partial(_page, root, f"{folder}/{INDEX}"))
+    yield from report_errors(f"{folder}/{INDEX}", partial(_page, root, f"{folder}/{INDEX}"))
     # Read the index before the files: files exist before they are indexed.
     noted = read_noted(root, folder)
     files = {f"{folder}/{path}": size for one in noted.values() for path, size in one.files}

@@ -20,7 +20,7 @@ from engine.store.maintenance.problems import (
     MISSING,
     STALE,
     Problem,
-    guarded,
+    report_errors,
 )
 from engine.store.pixels.shard_codec import LOST, count_chunks
 from engine.store.pixels.stacks import stack_path
@@ -95,10 +95,10 @@ def check_files(
             yield Problem(path, INCONSISTENT, f"is in the catalog {len(named)} times")
     for row in rows:
         if row.shard < 0:
-            yield from guarded(row.path, partial(_metadata, root, row, levels))
+            yield from report_errors(row.path, partial(_metadata, root, row, levels))
     shards = (_as_it_is(root, named) for named in by_path.values() if named[0].shard >= 0)
     for found in apply(
-        lambda row: list(guarded(row.path, lambda: _shard(root, row, levels))), shards
+        lambda row: list(report_errors(row.path, lambda: _shard(root, row, levels))), shards
     ):
         yield from found
 

@@ -32,7 +32,7 @@ SMALLEST_LEVEL_PX = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice:
+class SeriesGeometry:
     """Geometry of a series' planes in time and in the patient.
 
     ``step_ms`` is the time between phases, ``distance_um`` that between slices; ``origin_um`` the
@@ -52,7 +52,7 @@ DOWNSAMPLE = "downsample"
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival(Record):
+class IncomingPlane(Record):
     """Plane found in a source, not yet assigned to a stack.
 
     ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series without ``header``
@@ -70,7 +70,7 @@ class Arrival(Record):
     place: tuple[int, int] | None = None
     series: int | str = 0
     header: Header | None = field(default=None, repr=False)
-    lattice: Lattice | None = None
+    lattice: SeriesGeometry | None = None
     downsample: tuple[float, float] | None = None
     channel_names: tuple[str, ...] = ()
     orientation: int = 1
@@ -108,17 +108,17 @@ class Arrival(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Slot(Record):
+class PlaneSlot(Record):
     """Position of one plane: shard (C order over the shard grid) and (t, z)."""
 
-    arrival: Arrival
+    arrival: IncomingPlane
     shard: int
     t: int
     z: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class StackPlan:
+class StackLayout:
     """Plan of one OME-Zarr image, axes t,c,y,x (stack, giant) or t,c,z,y,x (series).
 
     Raises
@@ -135,8 +135,8 @@ class StackPlan:
     shard: tuple[int, ...]
     dtype: str
     spacing_um: tuple[float, float] | None
-    slots: tuple[Slot, ...]
-    lattice: Lattice | None = None
+    slots: tuple[PlaneSlot, ...]
+    lattice: SeriesGeometry | None = None
 
     def __post_init__(self) -> None:
         """Check that tasks are aligned with shards."""
@@ -179,7 +179,9 @@ def bucket_side(side: int) -> int:
         size *= 2
 
 
-def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tuple[StackPlan, ...]:
+def plan_stack_layouts(
+    arrivals: Sequence[IncomingPlane], ingest: str, limits: Limits
+) -> tuple[StackLayout, ...]:
     """Assign each new plane a position of its own; group equal or similar planes into stacks.
 
     Parameters
@@ -196,9 +198,9 @@ def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tup
     Stacks in a fixed order. A shape of at least `OWN_STACK_IMAGES` planes gets its own stack; rarer
     shapes of one bucket (see `bucket_side`) are padded to the largest among them.
     """
-    series: dict[tuple[str, int | str], list[Arrival]] = defaultdict(list)
-    giants: list[Arrival] = []
-    flat: list[Arrival] = []
+    series: dict[tuple[str, int | str], list[IncomingPlane]] = defaultdict(list)
+    giants: list[IncomingPlane] = []
+    flat: list[IncomingPlane] = []
     for arrival in arrivals:
         if arrival.place is not None:
             of_files = arrival.header is not None
@@ -208,10 +210,10 @@ def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tup
         else:
             flat.append(arrival)
 
-    groups: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[IncomingPlane]] = defaultdict(list)
     for arrival in flat:
         groups[(arrival.dtype, arrival.spacing_um, arrival.shape)].append(arrival)
-    shared: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
+    shared: dict[tuple[object, ...], list[IncomingPlane]] = defaultdict(list)
     for kind, members in groups.items():
         if len(members) >= OWN_STACK_IMAGES:
             shared[kind] = members
@@ -220,14 +222,14 @@ def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tup
             bucket = ("bucket", channels, bucket_side(height), bucket_side(width))
             shared[(*kind[:2], bucket)].extend(members)
 
-    plans: list[StackPlan] = []
+    plans: list[StackLayout] = []
     for members in shared.values():
         plans.append(_plan_stack(f"{ingest}-{len(plans):03d}", members, limits))
     for members in series.values():
-        by_kind: dict[tuple[object, ...], list[Arrival]] = defaultdict(list)
+        by_kind: dict[tuple[object, ...], list[IncomingPlane]] = defaultdict(list)
         times: Counter[tuple[object, ...]] = Counter()
         for arrival in members:
-            # Spacings of several files may differ in their last digit, see `arrange_series`.
+            # Spacings of files may differ in their last digit, see `assign_series_positions`.
             spacing = None if arrival.header is not None else arrival.spacing_um
             kind = (arrival.shape, arrival.dtype, spacing)
             # Metadata may give two planes the same (t, z); the second one must not overwrite the
@@ -241,14 +243,14 @@ def plan_stacks(arrivals: Sequence[Arrival], ingest: str, limits: Limits) -> tup
     return tuple(plans)
 
 
-def _plan_stack(name: str, members: Sequence[Arrival], limits: Limits) -> StackPlan:
+def _plan_stack(name: str, members: Sequence[IncomingPlane], limits: Limits) -> StackLayout:
     channels = members[0].shape[0]
     height = max(arrival.shape[1] for arrival in members)
     width = max(arrival.shape[2] for arrival in members)
     nbytes = channels * height * width * np.dtype(members[0].dtype).itemsize
     filled = max(1, min(limits.shard_images, limits.shard_bytes // max(nbytes, 1)))
     depth = max(1, min(filled, -(-len(members) // LEAST_SHARDS)))
-    return StackPlan(
+    return StackLayout(
         name,
         "stack",
         (len(members), channels, height, width),
@@ -256,11 +258,11 @@ def _plan_stack(name: str, members: Sequence[Arrival], limits: Limits) -> StackP
         (depth, channels, height, width),
         members[0].dtype,
         members[0].spacing_um,
-        tuple(Slot(arrival, t // depth, t) for t, arrival in enumerate(members)),
+        tuple(PlaneSlot(arrival, t // depth, t) for t, arrival in enumerate(members)),
     )
 
 
-def _plan_series(name: str, members: Sequence[Arrival], limits: Limits) -> StackPlan:
+def _plan_series(name: str, members: Sequence[IncomingPlane], limits: Limits) -> StackLayout:
     places = [arrival.place or (0, 0) for arrival in members]
     steps, planes = max(t for t, _ in places) + 1, max(z for _, z in places) + 1
     channels, height, width = members[0].shape
@@ -268,7 +270,7 @@ def _plan_series(name: str, members: Sequence[Arrival], limits: Limits) -> Stack
     depth = min(planes, filled)
     frames = min(steps, max(1, filled // planes))
     across = -(-planes // depth)
-    return StackPlan(
+    return StackLayout(
         name,
         "series",
         (steps, channels, planes, height, width),
@@ -277,16 +279,16 @@ def _plan_series(name: str, members: Sequence[Arrival], limits: Limits) -> Stack
         members[0].dtype,
         members[0].spacing_um,
         tuple(
-            Slot(arrival, (t // frames) * across + z // depth, t, z)
+            PlaneSlot(arrival, (t // frames) * across + z // depth, t, z)
             for arrival, (t, z) in zip(members, places, strict=True)
         ),
         members[0].lattice,
     )
 
 
-def _plan_giant(name: str, arrival: Arrival) -> StackPlan:
+def _plan_giant(name: str, arrival: IncomingPlane) -> StackLayout:
     channels = arrival.shape[0]
-    return StackPlan(
+    return StackLayout(
         name,
         "giant",
         (1, *arrival.shape),
@@ -294,7 +296,7 @@ def _plan_giant(name: str, arrival: Arrival) -> StackPlan:
         (1, channels, GIANT_SHARD_PX, GIANT_SHARD_PX),
         arrival.dtype,
         arrival.spacing_um,
-        (Slot(arrival, 0, 0),),
+        (PlaneSlot(arrival, 0, 0),),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.store.pixels.layout import Lattice
+from engine.store.pixels.layout import SeriesGeometry
 
 AXES = {
     "t": {"name": "t", "type": "time"},
@@ -20,7 +20,7 @@ def group_attributes(
     name: str,
     shapes: Sequence[tuple[int, ...]],
     spacing_um: tuple[float, float] | None,
-    lattice: Lattice | None = None,
+    lattice: SeriesGeometry | None = None,
     channel_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the attributes of an image group.
@@ -76,7 +76,7 @@ def group_attributes(
 
 
 def _place_in_patient(
-    axes: list[dict[str, str]], transforms: list[dict[str, Any]], lattice: Lattice
+    axes: list[dict[str, str]], transforms: list[dict[str, Any]], lattice: SeriesGeometry
 ) -> None:
     scale = transforms[0]["scale"]
     if lattice.step_ms:

@@ -16,7 +16,13 @@ import pyarrow as pa
 
 from engine.errors import MissingObject
 from engine.record import Record
-from engine.store.catalog.tables import SHARDS, ShardRow, commit_rows, shard_table, shards_ledger
+from engine.store.catalog.tables import (
+    SHARDS,
+    ShardRow,
+    commit_with_retry,
+    shard_table,
+    shards_ledger,
+)
 from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_bytes
@@ -29,7 +35,7 @@ Place = tuple[int, int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Mend(Record):
+class ShardRepair(Record):
     """Repair of one shard."""
 
     old: ShardRow
@@ -73,7 +79,7 @@ def chunk_of(writer: StackWriter, t: int, z: int | None) -> int:
     return int(np.ravel_multi_index(place, writer.inner))
 
 
-def publish_mends(root: Root, mends: Sequence[Mend]) -> list[Mend]:
+def publish_repairs(root: Root, mends: Sequence[ShardRepair]) -> list[ShardRepair]:
     """Replace damaged shards, unless they changed since; return the repairs in effect.
 
     A repair published by another ingest first is kept.
@@ -107,7 +113,7 @@ def publish_mends(root: Root, mends: Sequence[Mend]) -> list[Mend]:
     return done
 
 
-def _put(root: Root, mend: Mend, new: ShardRow) -> bool:
+def _put(root: Root, mend: ShardRepair, new: ShardRow) -> bool:
     """Write the bytes of a shard unless another ingest changed it; return True if it has them."""
     try:
         data = root.read(mend.aside)
@@ -151,5 +157,5 @@ def _rename(root: Root, changes: Mapping[tuple[str, str], ShardRow | None]) -> s
                     added.append(ledger.write_part(shard_table(rows)))
         return added, removed
 
-    commit_rows(ledger, ledger.snapshot(), prepare)
+    commit_with_retry(ledger, ledger.snapshot(), prepare)
     return found

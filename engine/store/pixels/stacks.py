@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from engine.errors import AlignmentError, AlreadyExists, Conflict, CorruptStore, MissingObject
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_bytes
-from engine.store.pixels.layout import StackPlan, level_shapes
+from engine.store.pixels.layout import StackLayout, level_shapes
 from engine.store.pixels.ome_metadata import group_attributes
 from engine.store.pixels.shard_codec import count_chunks, merge_shards
 from engine.store.root.base import Root
@@ -82,7 +82,7 @@ class LevelPlan:
     chunk: tuple[int, ...]
 
 
-def create_stack(root: Root, plan: StackPlan) -> list[ShardRow]:
+def create_stack(root: Root, plan: StackLayout) -> list[ShardRow]:
     """Write the metadata of all levels of a stack, and return their rows for the catalog."""
     shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
     known = plan.spacing_um, plan.lattice, plan.channel_names

@@ -11,7 +11,7 @@ from engine.store.root.local import NO_SYNC
 from engine.store.root.os_errors import refusal
 
 
-def write_aside(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Replace a file atomically and durably: a reader finds either the old or the new bytes.
 
     Raises

@@ -22,7 +22,7 @@ STAGING = ".staging"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ObjectInfo:
     """Listing entry of an object: path relative to the root (posix), size in bytes, and time."""
 
     path: str
@@ -59,7 +59,7 @@ class Root(Protocol):
         """Return an object's size, bytes, or None if it does not exist."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield all objects below a folder (a path that ends with a slash, or ``""``)."""
         ...
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from engine.errors import AlreadyExists, MissingObject, StoreError
 from engine.plain_files import open_plain
-from engine.store.root.base import STAGING, Entry, as_folder, check_path
-from engine.store.root.os_errors import assembling, refusal, refusals_named
+from engine.store.root.base import STAGING, ObjectInfo, as_folder, check_path
+from engine.store.root.os_errors import refusal, translate_os_errors, translate_write_errors
 
 if TYPE_CHECKING:
     from zarr.storage import LocalStore
@@ -54,7 +54,7 @@ class LocalRoot:
 
     def _naming(self, path: str, *, reading: bool = False) -> AbstractContextManager[None]:
         """Translate a file system's errors, with the path: users must know which disk is full."""
-        return refusals_named(str(Path(self.url, path)), reading=reading, others=True)
+        return translate_os_errors(str(Path(self.url, path)), reading=reading, others=True)
 
     # reading
 
@@ -79,7 +79,7 @@ class LocalRoot:
                 return None
         return found.st_size if S_ISREG(found.st_mode) else None
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield all objects below a folder; one that vanishes during the listing may be absent."""
         folder = as_folder(prefix)
         entries = _walk(Path(self.url, folder), folder)
@@ -151,10 +151,10 @@ class LocalRoot:
     def staging(self) -> Iterator[Path]:
         """Create a private folder on the same file system, and report a full one."""
         folder = Path(self.url, STAGING, secrets.token_hex(8))
-        with refusals_named(self.url, others=True):
+        with translate_os_errors(self.url, others=True):
             _make_folder(folder)
         try:
-            with assembling(folder, self.url):
+            with translate_write_errors(folder, self.url):
                 yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -324,7 +324,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[Entry]:
+def _walk(folder: Path, prefix: str) -> Iterator[ObjectInfo]:
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -337,4 +337,4 @@ def _walk(folder: Path, prefix: str) -> Iterator[Entry]:
         with suppress(FileNotFoundError):
             status = entry.stat()
             if S_ISREG(status.st_mode):
-                yield Entry(f"{prefix}{entry.name}", status.st_size, status.st_mtime)
+                yield ObjectInfo(f"{prefix}{entry.name}", status.st_size, status.st_mtime)

@@ -45,8 +45,8 @@ from engine.errors import (
     StoreReadOnly,
     StoreUnreachable,
 )
-from engine.store.root.base import STAGING, Entry, as_folder, check_path
-from engine.store.root.os_errors import assembling, refusal
+from engine.store.root.base import STAGING, ObjectInfo, as_folder, check_path
+from engine.store.root.os_errors import refusal, translate_write_errors
 
 UPDATE_TRIES = 100
 """Compare-and-swap attempts; each failed one means that another writer succeeded."""
@@ -104,14 +104,14 @@ class ObjectRoot:
             return int(obstore.head(self._store, path)["size"])
         return None
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield all objects below a folder."""
         folder = as_folder(prefix)
         with self._named(folder, reading=True):
             for batch in obstore.list(self._store, folder or None):
                 for meta in batch:
                     modified_s = meta["last_modified"].timestamp()
-                    yield Entry(meta["path"], meta["size"], modified_s)
+                    yield ObjectInfo(meta["path"], meta["size"], modified_s)
 
     # writing
 
@@ -186,7 +186,7 @@ class ObjectRoot:
         """Create a private folder among this machine's temporary files."""
         with (
             tempfile.TemporaryDirectory(prefix="cohort-", ignore_cleanup_errors=True) as name,
-            assembling(Path(name), tempfile.gettempdir()),
+            translate_write_errors(Path(name), tempfile.gettempdir()),
         ):
             yield Path(name)
 

@@ -11,7 +11,7 @@ from engine.store.root.base import Root
 from engine.store.root.local import LocalRoot
 
 
-def open_root(url: str | Path) -> Root:
+def open_store(url: str | Path) -> Root:
     """Return the store at a path, made absolute, or at a URL such as ``s3://bucket/prefix``.
 
     This reads and writes nothing. Object stores take their settings from the environment of each

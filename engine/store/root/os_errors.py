@@ -94,7 +94,9 @@ def _named(number: int) -> str:
 
 
 @contextmanager
-def refusals_named(place: str, *, reading: bool = False, others: bool = False) -> Iterator[None]:
+def translate_os_errors(
+    place: str, *, reading: bool = False, others: bool = False
+) -> Iterator[None]:
     """Raise the errors of `refusal` instead of the system's own.
 
     Raises
@@ -114,7 +116,7 @@ def refusals_named(place: str, *, reading: bool = False, others: bool = False) -
 
 
 @contextmanager
-def assembling(folder: Path, place: str) -> Iterator[None]:
+def translate_write_errors(folder: Path, place: str) -> Iterator[None]:
     """Translate errors of other libraries that write into a folder.
 
     They may raise anything on a full disk. An error without an errno is resolved by writing a small

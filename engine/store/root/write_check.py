@@ -9,7 +9,7 @@ from engine.store.root.base import STAGING, Root
 from engine.store.root.os_errors import PROBE_BYTES
 
 
-def require_writable(root: Root) -> None:
+def check_writable(root: Root) -> None:
     """Write and remove a small file, to detect a read-only or full store before any work.
 
     Raises

@@ -19,10 +19,10 @@ from distributed import Client
 
 import engine
 from engine.header import FINDINGS, Header, Identity
-from engine.ingest.dicom_series import arrange_series
+from engine.ingest.dicom_series import assign_series_positions
 from engine.phantoms import CineOptions, write_cine
 from engine.privacy import KEY, read_key
-from engine.store.pixels.layout import Arrival
+from engine.store.pixels.layout import IncomingPlane
 from tests.support.dicom import DATA, needs_sunnybrook, put_dicom, put_series, uid
 from tests.support.dicom import KEY as SECRET
 from tests.support.images import Counting, catalog, computed, discs
@@ -140,29 +140,29 @@ def test_the_next_night_opens_no_file(
 IDENTITY = Identity("p", "s", "series", "i", "f")
 
 
-def arrival(n: int, **facts: Any) -> Arrival:
+def arrival(n: int, **facts: Any) -> IncomingPlane:
     shape, spacing = facts.pop("shape", (1, 8, 8)), facts.pop("spacing", (500.0, 500.0))
     frame = facts.pop("frame_of_reference", "f")
     identity = Identity("p", "s", facts.pop("series", "series"), f"i{n}", frame)
     known = {"position_mm": (0.0, 0.0, 0.0), "orientation": (1.0, 0, 0, 0, 1.0, 0)}
     header = Header(identity, hidden=True, instance=n, **{**known, **facts})
-    return Arrival(f"r/{n:04d}", "", shape, "int16", spacing, header=header)
+    return IncomingPlane(f"r/{n:04d}", "", shape, "int16", spacing, header=header)
 
 
-def places(found: list[Arrival]) -> list[tuple[int, int] | None]:
+def places(found: list[IncomingPlane]) -> list[tuple[int, int] | None]:
     return [a.place for a in found]
 
 
-def codes(found: list[Arrival]) -> set[str]:
+def codes(found: list[IncomingPlane]) -> set[str]:
     return {code for a in found for code in a.header.findings if a.header}
 
 
-def at(*heights: float, **facts: Any) -> list[Arrival]:
+def at(*heights: float, **facts: Any) -> list[IncomingPlane]:
     return [arrival(n, position_mm=(0.0, 0.0, z), **facts) for n, z in enumerate(heights)]
 
 
 def test_slices_ascend_by_position_whatever_their_numbers() -> None:
-    found = arrange_series(at(30.0, 10.0, 20.0, 0.0))
+    found = assign_series_positions(at(30.0, 10.0, 20.0, 0.0))
     assert places(found) == [(0, 3), (0, 1), (0, 2), (0, 0)]
     assert codes(found) == set()
     assert found[0].lattice is not None
@@ -170,13 +170,13 @@ def test_slices_ascend_by_position_whatever_their_numbers() -> None:
 
 
 def test_oddities_are_named() -> None:
-    assert codes(arrange_series(at(0, 10, 20, 40))) == {"slice_gap"}
-    assert codes(arrange_series(at(0, 10, 30))) == {"slice_gap"}  # of few, too
-    assert codes(arrange_series(at(0, 10, 21, 31))) == {"uneven_slices"}
+    assert codes(assign_series_positions(at(0, 10, 20, 40))) == {"slice_gap"}
+    assert codes(assign_series_positions(at(0, 10, 30))) == {"slice_gap"}  # of few, too
+    assert codes(assign_series_positions(at(0, 10, 21, 31))) == {"uneven_slices"}
     shifted = [arrival(n, position_mm=(n * 1.0, 0.0, n * 5.0)) for n in range(3)]
-    assert codes(arrange_series(shifted)) == {"shifted_slices"}
+    assert codes(assign_series_positions(shifted)) == {"shifted_slices"}
     frames = [arrival(n, position_mm=(0, 0, n), frame_of_reference=f"f{n}") for n in range(3)]
-    found = arrange_series(frames)
+    found = assign_series_positions(frames)
     assert codes(found) == {"frame_of_reference_differs"}
     assert places(found) == [(0, 0), (0, 1), (0, 2)]
     assert set(FINDINGS) >= codes(found)
@@ -202,7 +202,7 @@ def test_oddities_are_named() -> None:
 def test_distances_are_compared_with_what_the_header_says(
     heights: tuple[float, ...], stated: float | None, thickness: float | None, expected: set[str]
 ) -> None:
-    found = arrange_series(at(*heights, distance_mm=stated, thickness_mm=thickness))
+    found = assign_series_positions(at(*heights, distance_mm=stated, thickness_mm=thickness))
     assert codes(found) == expected
 
 
@@ -211,7 +211,7 @@ def test_planes_that_do_not_fit_are_parts_of_their_own_and_none_is_lost() -> Non
         arrival(n, position_mm=(n, 0.0, 0.0), orientation=(0, 1.0, 0, 0, 0, 1.0)) for n in (7, 8)
     ]
     alone = arrival(9, shape=(1, 8, 9))
-    found = arrange_series([*at(0, 10, 20), *turned, alone])
+    found = assign_series_positions([*at(0, 10, 20), *turned, alone])
     assert places(found) == [(0, 0), (0, 1), (0, 2), (0, 0), (0, 1), None]
     assert len({a.series for a in found[:5]}) == 2
     assert codes(found) == {"mixed_geometry"}
@@ -220,7 +220,7 @@ def test_planes_that_do_not_fit_are_parts_of_their_own_and_none_is_lost() -> Non
 def test_doubles_go_to_a_further_part() -> None:
     once = [arrival(n, position_mm=(0, 0, n // 2), time_ms=float(n % 2)) for n in range(4)]
     again = [arrival(10 + n, position_mm=(0, 0, n // 2), time_ms=float(n % 2)) for n in range(4)]
-    found = arrange_series([*once, *again])
+    found = assign_series_positions([*once, *again])
     assert places(found) == [(0, 0), (1, 0), (0, 1), (1, 1)] * 2
     assert [a.series for a in found] == ["series/0"] * 4 + ["series/1"] * 4
     assert codes(found[4:]) == {"duplicate_plane"}
@@ -229,7 +229,7 @@ def test_doubles_go_to_a_further_part() -> None:
 
 def test_a_missing_phase_leaves_its_place_blank() -> None:
     times = [(0, 0.0), (0, 50.0), (0, 100.0), (1, 1.0), (1, 99.0), (2, 49.0)]
-    found = arrange_series(
+    found = assign_series_positions(
         [arrival(n, position_mm=(0, 0, z * 8.0), time_ms=t) for n, (z, t) in enumerate(times)]
     )
     assert places(found) == [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (1, 2)]
@@ -238,12 +238,12 @@ def test_a_missing_phase_leaves_its_place_blank() -> None:
 
 def test_without_positions_files_are_images_and_frames_are_phases() -> None:
     flat = [arrival(n, position_mm=None) for n in range(3)]
-    assert places(arrange_series(flat)) == [None] * 3
+    assert places(assign_series_positions(flat)) == [None] * 3
     frames = [
-        Arrival("r/f", f"#{n}", (1, 8, 8), "uint8", None, header=Header(IDENTITY, frame=n))
+        IncomingPlane("r/f", f"#{n}", (1, 8, 8), "uint8", None, header=Header(IDENTITY, frame=n))
         for n in range(3)
     ]
-    assert places(arrange_series(frames)) == [(0, 0), (1, 0), (2, 0)]
+    assert places(assign_series_positions(frames)) == [(0, 0), (1, 0), (2, 0)]
 
 
 # nights, copies, rescale

@@ -25,8 +25,8 @@ from engine.store.catalog.annotations import (
     digest_rings,
     read_annotations,
 )
-from engine.store.catalog.index import Known
-from engine.store.catalog.tables import commit_rows, image_table, images_ledger, read_images
+from engine.store.catalog.index import CatalogIndex
+from engine.store.catalog.tables import commit_with_retry, image_table, images_ledger, read_images
 from jobs import night as nightly
 from jobs.cli import app
 from jobs.messages import annotations as drawings
@@ -148,14 +148,14 @@ def test_drawings_of_slides_are_scaled_to_what_was_read(tmp_path: Path, client: 
     assert table.loc[("data/s1/plain.tif", "Corner")]["area_px"] == 400
     # A slide of which it was not kept how much smaller it was read: nothing is laid anywhere.
     ledger, (snapshot, rows) = images_ledger(place.cohort.root), read_images(place.cohort.root)
-    known = Known(ledger, snapshot)
+    known = CatalogIndex(ledger, snapshot)
     old = []
     for image_id in rows["image_id"].to_pylist():
         row = known.image(image_id, image_id)
         assert row is not None
         old.append(replace(row, version=9, header={}))
     part = ledger.write_part(image_table(old))
-    commit_rows(ledger, snapshot, lambda _: ([part], []))
+    commit_with_retry(ledger, snapshot, lambda _: ([part], []))
     place.draw("slide", feature(polygon(60, 100, 160, 204), "Corner"))
     report = place.ingest()
     assert [(row["structure"], row["reason"]) for row in report.annotations.refused_first] == [
@@ -192,7 +192,7 @@ def test_what_an_older_version_stored_is_read_again_and_changes_where_it_was_wro
                 )
             )  # fmt: skip
     part = ledger.write_part(annotation_table(rows))
-    commit_rows(ledger, ledger.snapshot(), lambda _: ([part], []))
+    commit_with_retry(ledger, ledger.snapshot(), lambda _: ([part], []))
     place.cohort.run("contours", client=place.client)
     assert place.masks(Tumor=1)["data/s1/many.png"] == {1: 400}  # its meaning is kept until then
     old = read_annotations(place.cohort.root).digests

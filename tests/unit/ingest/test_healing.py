@@ -13,7 +13,7 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.ingest.commit import Admission
+from engine.ingest.commit import CatalogWriter
 from engine.privacy import KEY
 from engine.store.catalog.tables import ShardRow, read_shards
 from engine.store.maintenance.verify import STALE
@@ -303,16 +303,16 @@ def test_an_ingest_notices_that_gc_removed_its_shards(
     tmp_path: Path, data: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cohort = engine.create(tmp_path / "cohort")
-    commit = Admission._shards_commit
+    commit = CatalogWriter._shards_commit
     removed: list[str] = []
 
-    def after_gc(self: Admission, files: list[ShardRow]) -> None:
+    def after_gc(self: CatalogWriter, files: list[ShardRow]) -> None:
         if not removed:
             removed.extend(left.path for left in cohort.gc(older_than_s=0))
         commit(self, files)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Admission, "_shards_commit", after_gc)
+        patch.setattr(CatalogWriter, "_shards_commit", after_gc)
         report = cohort.ingest(data, client=client)
     assert any("/0/c/" in path for path in removed)
     assert report.left == 20

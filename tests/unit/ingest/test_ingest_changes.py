@@ -19,7 +19,7 @@ import engine
 from engine.errors import NoSource, NothingFound
 from engine.ingest.discovery import RootEmpty
 from engine.ingest.report import IngestReport
-from engine.store.catalog.index import Known
+from engine.store.catalog.index import CatalogIndex
 from tests.support.images import (
     Counting,
     catalog,
@@ -495,8 +495,8 @@ def test_many_pages_are_looked_up_once_each(
             file.write(page, contiguous=False)
     assert take().new == 100
     rows: list[int] = []
-    real = Known._row
-    monkeypatch.setattr(Known, "_row", lambda self, n: rows.append(n) or real(self, n))
+    real = CatalogIndex._row
+    monkeypatch.setattr(CatalogIndex, "_row", lambda self, n: rows.append(n) or real(self, n))
     assert take(rehash=True).touched == 100
     assert len(rows) <= 4 * 100  # a look at all pages for each page would be 10,000
 

@@ -16,8 +16,8 @@ import engine
 from engine.kernels.segmentation.tissue import Tissue
 from engine.learning.datasets.mask_files import MaskFolders
 from engine.learning.datasets.masks import NoMask
-from engine.store.catalog.index import Known
-from engine.store.catalog.tables import commit_rows, image_table, images_ledger, read_images
+from engine.store.catalog.index import CatalogIndex
+from engine.store.catalog.tables import commit_with_retry, image_table, images_ledger, read_images
 from tests.support.images import grey
 
 
@@ -72,11 +72,11 @@ def test_rehash_brings_to_an_older_cohort_what_it_did_not_keep(
     cohort.ingest(source, client=client)
     ledger = images_ledger(cohort.root)
     snapshot = ledger.snapshot()
-    row = Known(ledger, snapshot).image("in/a.tif", "in/a.tif")
+    row = CatalogIndex(ledger, snapshot).image("in/a.tif", "in/a.tif")
     assert row is not None
     older = replace(row, header={}, findings=(), version=row.version + 1)
     part = ledger.write_part(image_table([older]))
-    commit_rows(ledger, snapshot, lambda _: ([part], []))
+    commit_with_retry(ledger, snapshot, lambda _: ([part], []))
     cohort = engine.open(tmp_path / "cohort")
     assert cohort.ingest(client=client).unchanged == 1
     assert rows(cohort)["a.tif"]["findings"] == []

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 import engine
-from engine.execution.task_pool import TaskFailed, Window
+from engine.execution.task_pool import TaskFailed, TaskPool
 from engine.privacy import KEY, KEY_FILE, NoPseudonymKey, OtherPseudonymKey, Pseudonyms, read_key
 from jobs.commands import core as commands
 from jobs.options import ClusterArguments
@@ -275,7 +275,7 @@ def fail_at(name: str) -> None:
 
 def test_a_failed_task_is_logged_without_its_arguments(client: Client) -> None:
     names = [f"{CANARY}/one.dcm"]
-    window = Window(client, fail_at, lambda name: (name,), label="fail")
+    window = TaskPool(client, fail_at, lambda name: (name,), label="fail")
     with pytest.raises(TaskFailed):
         list(window.run(lambda: names.pop() if names else None))
     logs = str(client.get_worker_logs())

@@ -19,7 +19,7 @@ import skimage.data
 
 from engine.store.catalog.tables import images_ledger
 from engine.store.results import results_ledger
-from engine.store.root.open import open_root
+from engine.store.root.open import open_store
 
 HERE = Path(__file__).resolve().parents[3]
 
@@ -48,7 +48,7 @@ def values(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def versions(place: Path) -> tuple[int, int]:
     """Return the versions of the catalog and of the circles' ledger."""
-    root = open_root(place)
+    root = open_store(place)
     from engine.operations.circles import OBJECTS
 
     results = results_ledger(root, "circles", 1, OBJECTS).snapshot().version

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import jobs.progress
-from engine.execution.progress import Stage, counted, told_s
+from engine.execution.progress import Stage, counted, format_duration
 from jobs.progress import Bars, Lines, shown_on
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -110,7 +110,7 @@ def test_numbers_read_as_people_say_them(count: int, seconds: float) -> None:
     number, noun = counted(count, "images").split()
     assert int(number.replace(",", "")) == count
     assert (noun == "image") == (count == 1)
-    said = told_s(seconds)
+    said = format_duration(seconds)
     assert re.fullmatch(r"\d\.\d s|\d+ s|\d+ min \d\d s|\d+ h \d\d min", said)
     parts = [float(n) for n in re.findall(r"[\d.]+", said)]
     units = {"s": 1, "min": 60, "h": 3600}

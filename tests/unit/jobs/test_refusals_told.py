@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.framework import run_guarded
+from jobs.framework import run_command
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -41,7 +41,7 @@ def test_an_error_of_the_system_is_a_sentence(
         raise raised
 
     with pytest.raises(SystemExit) as ended:
-        run_guarded(True, fail)
+        run_command(True, fail)
     said = capsys.readouterr()
     assert ended.value.code == 1
     assert told in " ".join(said.err.split())
@@ -53,7 +53,7 @@ def test_a_fault_of_ours_is_not_hidden() -> None:
         raise ValueError("odd")
 
     with pytest.raises(ValueError, match="odd"):
-        run_guarded(True, fail)
+        run_command(True, fail)
 
 
 def test_a_limit_of_open_files_that_is_too_low_is_named(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from engine.kernels.segmentation.components import (
     add_pieces,
     diameter_px,
     eccentricity,
-    find_pieces,
-    merge_pieces,
+    label_components,
+    merge_components,
     number_pixels,
 )
 
@@ -32,7 +32,7 @@ def test_pieces_are_those_of_regionprops(seed: int) -> None:
     from skimage.measure import label
 
     mask = blobs(seed, (60, 83), 0.45)
-    found = find_pieces(mask).pieces
+    found = label_components(mask).pieces
     props = regionprops(label(mask, connectivity=1))
     assert len(found["y"]) == len(props) > 20
     np.testing.assert_array_equal(found["area_px"], [p.area for p in props])
@@ -68,7 +68,7 @@ def test_a_plane_cut_into_blocks_has_the_same_objects(
     for number, mask in enumerate(masks):  # two planes, which must not meet
         for y in range(0, height, down):
             for x in range(0, width, across):
-                found = find_pieces(mask[y : y + down, x : x + across], (y, x), mask.shape)
+                found = label_components(mask[y : y + down, x : x + across], (y, x), mask.shape)
                 pieces.append(found.pieces)
                 runs.append({**found.runs, "piece": found.runs["piece"] + total})
                 count = len(found.pieces["y"])
@@ -76,8 +76,8 @@ def test_a_plane_cut_into_blocks_has_the_same_objects(
                 total += count
     all_pieces = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
     all_runs = {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}
-    number = merge_pieces(np.array(plane, int), all_pieces, all_runs)
+    number = merge_components(np.array(plane, int), all_pieces, all_runs)
     objects = add_pieces(number, all_pieces)
-    due = [find_pieces(mask).pieces for mask in masks]
+    due = [label_components(mask).pieces for mask in masks]
     together = {name: np.concatenate([d[name] for d in due]) for name in due[0]}
     np.testing.assert_allclose(sorted_rows(objects), sorted_rows(together), atol=1e-6)

@@ -27,12 +27,12 @@ from engine.learning.evaluation.evaluation import (
     require_place,
     write_evaluation,
 )
-from engine.learning.evaluation.overlap import told_familiarity
+from engine.learning.evaluation.overlap import describe_overlap
 from engine.learning.evaluation.page import told_interval
 from engine.learning.evaluation.scores import MARROW, confusion
 from engine.phantoms.marrow.files import write_marrow
 from engine.phantoms.marrow.options import MarrowOptions
-from engine.store.root.atomic_write import write_aside
+from engine.store.root.atomic_write import atomic_write
 from jobs.cli import app
 
 pytest.importorskip("matplotlib", reason="plots need matplotlib: pip install .[segment]")
@@ -128,14 +128,14 @@ def test_two_are_compared_in_pairs() -> None:
 
 
 def test_images_that_a_model_has_met_are_told_from_new_ones() -> None:
-    said = told_familiarity(["image", "image", "subject", "no"], ["s1", "s2", "s1", "s3"])
+    said = describe_overlap(["image", "image", "subject", "no"], ["s1", "s2", "s1", "s3"])
     assert said == (
         "Of the 4 images, 2 are among the images that the model learnt from and 1 is of their "
         "subjects: these figures flatter it. Evaluate with --where 'subject in [\"s3\"]'."
     )
-    assert told_familiarity(["no", "no"], ["s1", "s2"]) is None
-    assert told_familiarity([None], ["s1"]) is None, "nobody wrote what was learnt from"
-    assert "None is of a subject" in (told_familiarity(["image"], ["s1"]) or "")
+    assert describe_overlap(["no", "no"], ["s1", "s2"]) is None
+    assert describe_overlap([None], ["s1"]) is None, "nobody wrote what was learnt from"
+    assert "None is of a subject" in (describe_overlap(["image"], ["s1"]) or "")
 
 
 def test_false_pixels_are_red_and_missed_ones_green() -> None:
@@ -251,4 +251,4 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(tmp_path: Path) ->
     with pytest.raises(NoEvaluation):
         read_evaluation(stopped)
     with pytest.raises(UsageError, match="can't be written"):
-        write_aside(theirs / "plots.png", b"")
+        atomic_write(theirs / "plots.png", b"")

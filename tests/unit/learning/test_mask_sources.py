@@ -29,13 +29,13 @@ from engine.learning.datasets.label_images import LabelImages
 from engine.learning.datasets.mask_files import LayeredFiles, MaskFolders
 from engine.learning.datasets.masked_images import card_name
 from engine.learning.datasets.masks import ContourMasks, Masks, NoMask
-from engine.learning.models.card import classes_named
+from engine.learning.models.card import make_classes
 from engine.phantoms.marrow.files import write_marrow
 from engine.phantoms.marrow.options import MarrowOptions
 from engine.store.catalog.annotations import read_annotations, read_contours
 from engine.store.catalog.tables import (
     ShardRow,
-    commit_rows,
+    commit_with_retry,
     read_images,
     shard_table,
     shards_ledger,
@@ -279,10 +279,10 @@ def note(cohort: engine.Cohort, path: Path) -> None:
         rows.append(ShardRow(name, stack, 0, -1, digest_bytes(data), len(data), chunks))
     ledger = shards_ledger(cohort.root)
     part = ledger.write_part(shard_table(rows))
-    commit_rows(ledger, ledger.snapshot(), lambda _: ([part], []))
+    commit_with_retry(ledger, ledger.snapshot(), lambda _: ([part], []))
 
 
 @pytest.mark.parametrize("name", ["Left Ventricle", "2", "é", "", "x" * 99, "LV-endo"])
 def test_a_structure_of_any_name_can_be_a_class(name: str) -> None:
-    (_, found) = classes_named(["background", card_name(name)])
+    (_, found) = make_classes(["background", card_name(name)])
     assert 0 < len(found.name) <= 40

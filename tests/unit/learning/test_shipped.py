@@ -12,7 +12,7 @@ import engine
 from engine.kernels.segmentation.tissue import Tissue
 from engine.learning.evaluation.scores import confusion, densities_of, dice_of, relative_error
 from engine.learning.models.bundle import open_bundle
-from engine.learning.models.pretrained import WEIGHTS, find_model, shipped_models
+from engine.learning.models.pretrained import WEIGHTS, pretrained_models, resolve_model
 from engine.phantoms.marrow.options import MarrowOptions
 from engine.phantoms.marrow.slide import MarrowSlide
 
@@ -22,7 +22,7 @@ UNSEEN = MarrowOptions(images=3, size=(448, 352), seed=4_052_027)
 
 
 def test_they_are_small_and_their_card_says_how_they_were_made() -> None:
-    assert shipped_models() == ("marrow",)
+    assert pretrained_models() == ("marrow",)
     bundle = open_bundle("marrow")
     assert len(bundle.read_weights()) < LARGEST_BYTES
     assert str(bundle.card.made_by).startswith("cohort train ")
@@ -38,7 +38,7 @@ def test_a_name_is_a_model_and_a_path_is_a_path(
     assert named.model == "marrow", "what cohort.toml holds names no machine"
     assert named.key == engine.segment(model=str(WEIGHTS / "marrow")).key
     assert named.resources == {"GPU": 1}
-    assert find_model("marrow") == WEIGHTS / "marrow"
+    assert resolve_model("marrow") == WEIGHTS / "marrow"
     with pytest.raises(engine.EngineError, match="no model there"):
         engine.segment(model="./marrow")
 

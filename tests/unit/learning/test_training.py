@@ -37,7 +37,7 @@ from engine.learning.training.run_folder import (  # noqa: E402
     OtherTraining,
     TrainingBusy,
     TrainingDiverged,
-    alone_in,
+    lock_folder,
 )
 from tests.support.images import put  # noqa: E402
 from tests.support.training import train_aloud  # noqa: E402
@@ -180,7 +180,7 @@ def test_stopped_it_goes_on_and_may_last_longer(samples: list[Sample], tmp_path:
     ]
     with pytest.raises(OtherTraining, match="images"):
         run_training(tmp_path / "run", darker, SETTINGS)
-    with alone_in(tmp_path / "run"), pytest.raises(TrainingBusy):
+    with lock_folder(tmp_path / "run"), pytest.raises(TrainingBusy):
         run_training(tmp_path / "run", samples, SETTINGS)
 
 

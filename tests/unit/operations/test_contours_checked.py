@@ -59,7 +59,7 @@ Plane = tuple[Mapping[str, Any], Image]
 
 def tables(operation: Operation, planes: Sequence[Plane]) -> dict[str, pd.DataFrame]:
     """Return the summaries of some images, reduced in slices of three."""
-    from engine.tables.build import TableSpec, build_slice
+    from engine.tables.build import TableContext, build_slice
 
     catalog, results = [], []
     for n, (about, one) in enumerate(planes):
@@ -78,7 +78,7 @@ def tables(operation: Operation, planes: Sequence[Plane]) -> dict[str, pd.DataFr
         [{**row, "inputs": of} for row, of in zip(results, inputs, strict=True)], schema=schema
     )
     parts = [
-        build_slice(operation, images.slice(start, 3), table, TableSpec())["summaries"]
+        build_slice(operation, images.slice(start, 3), table, TableContext())["summaries"]
         for start in range(0, len(planes), 3)
     ]
     left = operation.merge_summaries([operation.merge_summaries(parts[:2]), *parts[2:]])

@@ -20,7 +20,7 @@ import engine.runs.plan
 from engine.errors import ParameterError, WorkerUnfit
 from engine.kernels.segmentation.tissue import Tissue, bone_density, class_areas
 from engine.learning.models.bundle import write_bundle
-from engine.learning.models.cache import LOADED, LoadedModels
+from engine.learning.models.cache import MODEL_CACHE, ModelCache
 from engine.learning.models.card import Card, CardError, ClassCard
 from engine.learning.models.weights import WeightsRefused
 from engine.operations.base import Image, ImageFailed
@@ -131,10 +131,10 @@ def test_a_model_answers_as_rows_and_is_loaded_once(
 ) -> None:
     operation = engine.segment(model=str(bundle), device="cpu")
     assert operation.resources == {"GPU": 1}
-    loads = LOADED.loads
+    loads = MODEL_CACHE.loads
     (report,) = cohort.run(operation, client=client)
     assert (report.planned, report.failed) == (3, 0)
-    assert LOADED.loads == loads + 1
+    assert MODEL_CACHE.loads == loads + 1
     table = pd.read_parquet(place_of(cohort) / f"tables/{report.tables[0]}.parquet")
     assert table.groupby("name")["pixels"].sum()["tall"] == 2200 * 128
     # The place of a model, its batch and its device are no part of what was asked.
@@ -239,7 +239,7 @@ def test_images_of_a_unit_share_batches_and_each_fails_alone(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operation = engine.segment(model=str(bundle), device="cpu", batch=4)
-    _, predictor = LOADED.get(str(bundle), str(operation.weights), "cpu")
+    _, predictor = MODEL_CACHE.get(str(bundle), str(operation.weights), "cpu")
     sizes: list[int] = []
     answer = type(predictor).__call__
 
@@ -288,7 +288,7 @@ def test_networks_run_where_the_gpus_slot_is_and_nowhere_else(
 
 def loads_here() -> int:
     """Return how many models this process has loaded."""
-    return LOADED.loads
+    return MODEL_CACHE.loads
 
 
 @needs_torch
@@ -363,10 +363,10 @@ def test_a_worker_without_the_model_ends_the_run_and_leaves_no_row(
     digest = str(operation.weights)
     shutil.rmtree(vanishing)
     with pytest.raises(WorkerUnfit, match="no model there"):
-        LoadedModels().get(str(vanishing), digest)
+        ModelCache().get(str(vanishing), digest)
     write_bundle(vanishing, CARD, weights)
     with pytest.raises(WorkerUnfit, match="another one than was planned"):
-        LoadedModels().get(str(vanishing), digest)
+        ModelCache().get(str(vanishing), digest)
 
 
 @needs_torch

@@ -16,7 +16,7 @@ from engine.qc.outliers import (
     select_pictures,
 )
 from engine.qc.page.histograms import chart, ticks
-from engine.qc.statistics import Facts, Histogram, nice_edges, whole_edges
+from engine.qc.statistics import Histogram, QcStatistics, nice_edges, whole_edges
 
 
 def facts_of(images, *, failed=(), missing=(), experiments=4, seed=0, **odd):
@@ -36,7 +36,7 @@ def facts_of(images, *, failed=(), missing=(), experiments=4, seed=0, **odd):
     for values in measures.values():
         values[status != "done"] = np.nan
     names = pa.chunked_array([[f"r/{n:07d}.png" for n in range(images)]])
-    return Facts(
+    return QcStatistics(
         pa.table({"image_id": names, "name": names}),
         status,
         ("s0", "s1"),

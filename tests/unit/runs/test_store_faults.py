@@ -29,7 +29,7 @@ from engine.ingest.worker import ShardTask
 from engine.runs.worker import ledger_of
 from engine.store.config import Limits
 from engine.store.delta import entries as entries_module
-from engine.store.pixels.layout import Arrival, plan_stacks
+from engine.store.pixels.layout import IncomingPlane, plan_stack_layouts
 from engine.store.pixels.stacks import StackWriter, create_stack
 from tests.support.images import (
     Counting,
@@ -201,8 +201,8 @@ def test_a_lost_part_or_table_raises(cohort: engine.Cohort, client: Client, log:
 
 def test_work_not_aligned_to_shards_is_refused_at_planning(cohort: engine.Cohort) -> None:
     before = files_below(cohort, "")
-    arrivals = [Arrival(f"r/{n}", "", (1, 8, 8), "uint8", None) for n in range(20)]
-    (plan,) = plan_stacks(arrivals, "i", Limits())
+    arrivals = [IncomingPlane(f"r/{n}", "", (1, 8, 8), "uint8", None) for n in range(20)]
+    (plan,) = plan_stack_layouts(arrivals, "i", Limits())
     assert plan.shard[0] > 1
     moved = (replace(plan.slots[0], shard=1), *plan.slots[1:])
     with pytest.raises(AlignmentError, match="two tasks"):
@@ -213,16 +213,16 @@ def test_work_not_aligned_to_shards_is_refused_at_planning(cohort: engine.Cohort
         replace(plan, shard=(plan.shard[0] + 1, *plan.shard[1:]))
     with pytest.raises(AlignmentError):
         ShardTask(plan, 0, {}, 1)  # slots of several shards
-    series = [Arrival("r/s", f"#{z}", (1, 8, 8), "uint8", None, (0, z)) for z in range(9)]
-    (plan,) = plan_stacks(series, "i", Limits(shard_bytes=128))
+    series = [IncomingPlane("r/s", f"#{z}", (1, 8, 8), "uint8", None, (0, z)) for z in range(9)]
+    (plan,) = plan_stack_layouts(series, "i", Limits(shard_bytes=128))
     with pytest.raises(AlignmentError):
         replace(plan, slots=tuple(replace(slot, shard=0) for slot in plan.slots))
     assert files_below(cohort, "") == before
 
 
 def test_a_writer_takes_whole_shards_only(cohort: engine.Cohort) -> None:
-    arrivals = [Arrival(f"r/{n}", "", (1, 8, 8), "uint8", None) for n in range(19)]
-    (plan,) = plan_stacks(arrivals, "i", Limits())
+    arrivals = [IncomingPlane(f"r/{n}", "", (1, 8, 8), "uint8", None) for n in range(19)]
+    (plan,) = plan_stack_layouts(arrivals, "i", Limits())
     create_stack(cohort.root, plan)
     before = files_below(cohort, "pixels")
     writer = StackWriter(cohort.root, plan.name)

@@ -20,7 +20,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from engine.errors import SourceUnreadable
 from engine.header import Header
-from engine.sources import REASONS, claimed_by, open_source
+from engine.sources import REASONS, detect_format, open_source
 from tests.support.dicom import make
 
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
@@ -129,12 +129,12 @@ def header(content: bytes) -> Header:
 
 def test_a_file_is_known_by_its_bytes_whatever_its_name() -> None:
     content = written()
-    assert claimed_by("noname", content[:512]) == "dicom"
-    assert claimed_by("looks.png", content[:512]) == "dicom"
+    assert detect_format("noname", content[:512]) == "dicom"
+    assert detect_format("looks.png", content[:512]) == "dicom"
     bare = content[content.index(b"\x08\0\x16\0") :]  # without preamble and meta information
-    assert claimed_by("noname", bare[:512]) == "dicom"
+    assert detect_format("noname", bare[:512]) == "dicom"
     assert np.array_equal(attempt(bare, "noname")[0][0], attempt(content, "x.dcm")[0][0])
-    assert claimed_by("noname", b"\x08\0 once upon a time") is None
+    assert detect_format("noname", b"\x08\0 once upon a time") is None
 
 
 @given(

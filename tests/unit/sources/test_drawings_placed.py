@@ -19,8 +19,8 @@ from pydicom.uid import generate_uid
 
 from engine.errors import SourceUnreadable
 from engine.ingest.annotations.matching import ImageIndex
-from engine.ingest.annotations.worker import Changes, DrawingFile, KnownDrawings, Read, take_file
-from engine.ingest.worker import Stat
+from engine.ingest.annotations.worker import AnnotationIndex, Changes, DrawingFile, Read, take_file
+from engine.ingest.worker import FileStamp
 from engine.kernels.contours.geometry import area_px, fill_contour
 from engine.sources.annotations import DrawingReader
 from engine.sources.annotations.dicom_seg import SegReader
@@ -95,11 +95,11 @@ def as_file(ds: Dataset) -> bytes:
 
 def taken(reader: DrawingReader, data: bytes, index: ImageIndex) -> list[AnnotationRow]:
     """Return the rows that a file becomes."""
-    stat = Stat(1, 1, 1)
+    stat = FileStamp(1, 1, 1)
     file = DrawingFile("a", "", "x.dcm", "a/x.dcm", stat, "")
     changes = Changes()
     read = Read(file, tuple(reader.read("x.geojson", data)))
-    take_file(read, KnownDrawings([]), lambda: index, "i", changes)
+    take_file(read, AnnotationIndex([]), lambda: index, "i", changes)
     return changes.rows
 
 

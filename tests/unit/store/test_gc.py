@@ -16,11 +16,11 @@ import pytest
 import engine
 from engine.errors import CorruptStore, ParameterError
 from engine.runs.worker import ledger_of
-from engine.store.catalog.tables import SHARDS, begin_catalog, shards_ledger
+from engine.store.catalog.tables import SHARDS, create_catalog, shards_ledger
 from engine.store.maintenance.gc import collect, plan_gc
-from engine.store.pixels.layout import Arrival, plan_stacks
+from engine.store.pixels.layout import IncomingPlane, plan_stack_layouts
 from engine.store.pixels.stacks import StackWriter, create_stack
-from engine.store.root.open import open_root
+from engine.store.root.open import open_store
 from engine.store.tables import write_fragment
 
 DAY_S = 86_400.0
@@ -28,9 +28,9 @@ DAY_S = 86_400.0
 
 def leave(small: Any) -> set[str]:
     """Leave behind what killed writers leave, and return the paths."""
-    root = open_root(small.path)
-    arrival = Arrival("s/a.png", "", (1, 8, 8), "uint8", None)
-    (plan,) = plan_stacks([arrival], "killed", small.cohort.config.limits)
+    root = open_store(small.path)
+    arrival = IncomingPlane("s/a.png", "", (1, 8, 8), "uint8", None)
+    (plan,) = plan_stack_layouts([arrival], "killed", small.cohort.config.limits)
     create_stack(root, plan)
     StackWriter(root, plan.name).write(0, np.ones((1, 1, 8, 8), np.uint8))
     ledger = ledger_of(root, small.declared)
@@ -95,7 +95,7 @@ def test_nothing_younger_is_removed(small: Any) -> None:
 
 def test_a_replaced_part_is_as_old_as_its_replacement(small: Any) -> None:
     age(small.path, 3 * DAY_S)
-    ledger = ledger_of(open_root(small.path), small.declared)
+    ledger = ledger_of(open_store(small.path), small.declared)
     snapshot = ledger.snapshot()
     part = snapshot.of_key(small.declared.key)[0]
     table = small.cohort.table("circles")
@@ -110,7 +110,7 @@ def test_a_replaced_part_is_as_old_as_its_replacement(small: Any) -> None:
 
 def test_what_is_committed_meanwhile_stays(small: Any) -> None:
     left = leave(small)
-    root = open_root(small.path)
+    root = open_store(small.path)
     planned = plan_gc(root, 0.0)
     rows = []
     for path in sorted(p for p in left if p.startswith("pixels/")):
@@ -199,9 +199,9 @@ def test_a_first_ingest_that_was_killed_is_not_a_lost_catalog(
 ) -> None:
     """Its pixels are leftovers, and the next ingest goes on."""
     cohort = engine.create(tmp_path / "new")
-    begin_catalog(cohort.root)
-    arrival = Arrival("s/a.png", "", (1, 8, 8), "uint8", None)
-    (plan,) = plan_stacks([arrival], "killed", cohort.config.limits)
+    create_catalog(cohort.root)
+    arrival = IncomingPlane("s/a.png", "", (1, 8, 8), "uint8", None)
+    (plan,) = plan_stack_layouts([arrival], "killed", cohort.config.limits)
     create_stack(cohort.root, plan)
     assert cohort.status().images == {}
     assert {one.path for one in cohort.gc(older_than_s=0)} == {

@@ -13,13 +13,13 @@ import pytest
 
 from engine.errors import CorruptStore
 from engine.store.delta.entries import last_line
-from engine.store.delta.integrity import CHAIN, Head, log_path
+from engine.store.delta.integrity import PREVIOUS_DIGEST, HeadRecord, log_path
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.torn import TORN, examine, is_torn_checkpoint, is_torn_entry, is_torn_note
 from engine.store.digests import digest_bytes
 from engine.store.maintenance.repair import repair_ledgers
 from engine.store.maintenance.verify_log import check_log
-from engine.store.root.open import open_root
+from engine.store.root.open import open_store
 
 SEED = 20261129
 
@@ -29,7 +29,7 @@ PATH = "results/x/v1"
 
 
 def ledger_at(place: Path) -> Ledger:
-    return Ledger(open_root(place), PATH, SCHEMA, "key")
+    return Ledger(open_store(place), PATH, SCHEMA, "key")
 
 
 def commit(ledger: Ledger, *names: str) -> Snapshot:
@@ -101,7 +101,7 @@ def test_entries_of_other_programs_are_not_torn() -> None:
     add = b'{"commitInfo":{"engineInfo":"Spark"}}\n{"add":{"path":"a.parquet"}}\n'
     assert not is_torn_entry(add, 3)
     assert not is_torn_entry(b'{"add":{"path":"a.parquet"}}', 3)
-    ours = b'{"commitInfo":{"%s":"1"}}\n' % CHAIN.encode()
+    ours = b'{"commitInfo":{"%s":"1"}}\n' % PREVIOUS_DIGEST.encode()
     assert is_torn_entry(ours, 3)
     assert not is_torn_entry(ours + last_line(3), 3)
     assert not is_torn_entry(ours + random.Random(SEED).randbytes(400), 3)
@@ -148,7 +148,7 @@ def test_a_note_further_ahead_than_the_torn_entries_is_cut_back(place: Path) -> 
 def test_a_torn_entry_without_any_note_is_taken_out(place: Path) -> None:
     (place / PATH / "_head.json").unlink()
     entry(place, 6).write_bytes(b"")
-    repair_ledgers(open_root(place))
+    repair_ledgers(open_store(place))
     assert names_of(ledger_at(place)) == [*"abcde"]
 
 
@@ -287,4 +287,4 @@ def test_who_repairs_second_leaves_what_was_committed_since(place: Path) -> None
 
 def test_each_entry_is_durable_before_the_note_names_it(place: Path) -> None:
     head = (place / PATH / "_head.json").read_bytes()
-    assert head == Head(6, digest_bytes(entry(place, 6).read_bytes())).as_bytes()
+    assert head == HeadRecord(6, digest_bytes(entry(place, 6).read_bytes())).as_bytes()

@@ -11,16 +11,16 @@ from engine.errors import ConfigError
 from engine.store.catalog.tables import IMAGES, READY
 from engine.store.config import CohortConfig
 from engine.store.results import result_schema
-from engine.store.root.open import open_root
+from engine.store.root.open import open_store
 from engine.store.subjects import join_subjects, read_subjects
-from engine.tables.build import TableSpec, build_slice, finish_experiments
+from engine.tables.build import TableContext, build_slice, finish_experiments
 from tests.support.images import Counting
 
 
 def read(folder: Path, data: bytes) -> pa.Table:
     """Read a CSV file of these bytes."""
     (folder / "s.csv").write_bytes(data)
-    table, _ = read_subjects(open_root(folder), CohortConfig(subjects="s.csv"))
+    table, _ = read_subjects(open_store(folder), CohortConfig(subjects="s.csv"))
     assert table is not None
     return table
 
@@ -46,7 +46,7 @@ def test_what_spreadsheets_write(
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"there is no file {tmp_path}/s.csv"):
-        read_subjects(open_root(tmp_path), CohortConfig(subjects="s.csv"))
+        read_subjects(open_store(tmp_path), CohortConfig(subjects="s.csv"))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_columns_of_subjects_keep_their_names_apart_and_their_values() -> None:
     subjects = pa.table(
         {"subject": ["s1"], "count": [large], "count_of_subject": [2], "_image": [3], "n_done": [4]}
     )
-    spec = TableSpec(subjects=subjects)
+    spec = TableContext(subjects=subjects)
     images = [
         {
             "image_id": name, "version": 1, "state": READY, "source": name, "content": name,

@@ -17,13 +17,13 @@ import engine
 from engine.errors import ConfigError, CorruptStore, MissingObject, NoTable
 from engine.runs.worker import ledger_of
 from engine.store.catalog.tables import images_ledger, read_images
-from engine.store.delta.integrity import CHAIN, STATE
+from engine.store.delta.integrity import PREVIOUS_DIGEST, STATE_DIGEST
 from engine.store.delta.ledger import Ledger
 from engine.store.maintenance.problems import Problem
 from engine.store.maintenance.verify import VerifyReport, verify_cohort
 from engine.store.maintenance.verify_log import check_log
 from engine.store.maintenance.verify_parts import hash_rows
-from engine.store.root.open import open_root
+from engine.store.root.open import open_store
 from engine.store.tables import read_table
 
 SEED = 20260801
@@ -70,7 +70,7 @@ def flip(path: Path, random_: random.Random) -> int:
 
 def verify(path: Path) -> VerifyReport:
     objects = {("circles", 1): engine.circles.objects}
-    return verify_cohort(open_root(path), operations=objects)
+    return verify_cohort(open_store(path), operations=objects)
 
 
 def names(report: VerifyReport, path: Path, root: Path) -> bool:
@@ -213,7 +213,7 @@ def test_every_byte_of_the_log_counts(entry: str, small: Any) -> None:
     """Also times and names of libraries, which no reader looks at."""
     path = files_of(small, entry)[0]
     folder = path.parent.parent.relative_to(small.path).as_posix()
-    ledger = Ledger(open_root(small.path), folder, pa.schema([("image_id", pa.string())]))
+    ledger = Ledger(open_store(small.path), folder, pa.schema([("image_id", pa.string())]))
     if "results" in folder:
         ledger = Ledger(ledger.root, folder, ledger.schema, "key")
     whole = path.read_bytes()
@@ -230,7 +230,7 @@ def test_every_byte_of_the_log_counts(entry: str, small: Any) -> None:
 
 def test_the_newest_entry_is_checked_without_the_note_too(small: Any) -> None:
     """A writer killed before its note leaves none: what readers see is then still checked."""
-    ledger = images_ledger(open_root(small.path))
+    ledger = images_ledger(open_store(small.path))
     (small.path / "catalog/images/_head.json").unlink()
     assert verify(small.path).ok
     newest = small.files("catalog/images/_delta_log/*.json")[-1]
@@ -242,19 +242,19 @@ def test_the_newest_entry_is_checked_without_the_note_too(small: Any) -> None:
         with pytest.raises(CorruptStore):
             ledger.snapshot()
     info = json.loads(whole.splitlines()[0])["commitInfo"]
-    assert {CHAIN, STATE} <= set(info)
+    assert {PREVIOUS_DIGEST, STATE_DIGEST} <= set(info)
 
 
 def test_lost_newest_entries_are_noticed(small: Any) -> None:
     newest = small.files("catalog/images/_delta_log/*.json")[-1]
     newest.unlink()
     with pytest.raises(CorruptStore, match="newest entries are gone"):
-        read_images(open_root(small.path))
+        read_images(open_store(small.path))
     assert names(verify(small.path), newest, small.path)
 
 
 def test_checkpoints_are_checked(tmp_path: Path) -> None:
-    root = open_root(tmp_path)
+    root = open_store(tmp_path)
     schema = pa.schema([("image_id", pa.string()), ("key", pa.string())])
     ledger = Ledger(root, "results/x/v1", schema, "key")
     snapshot = ledger.snapshot()
@@ -293,7 +293,7 @@ def test_blank_images_are_not_reported(small: Any) -> None:
 
 
 def test_rows_that_are_there_twice_are_named(small: Any) -> None:
-    root = open_root(small.path)
+    root = open_store(small.path)
     ledger = engine.runs.worker.ledger_of(root, small.declared)
     snapshot = ledger.snapshot()
     part = snapshot.of_key(small.declared.key)[0]
@@ -305,7 +305,7 @@ def test_rows_that_are_there_twice_are_named(small: Any) -> None:
 
 
 def test_images_and_results_that_nothing_backs_are_named(small: Any) -> None:
-    root = open_root(small.path)
+    root = open_store(small.path)
     ledger = images_ledger(root)
     snapshot, images = read_images(root)
     ready = images.filter(pa.array([s == "ready" for s in images["state"].to_pylist()])).slice(0, 2)
@@ -328,7 +328,7 @@ def test_images_and_results_that_nothing_backs_are_named(small: Any) -> None:
 
 
 def test_older_tables_are_a_warning_and_newer_ones_an_error(small: Any) -> None:
-    root = open_root(small.path)
+    root = open_store(small.path)
     results = engine.runs.worker.ledger_of(root, small.declared)
     snapshot = results.snapshot()
     part = snapshot.of_key(small.declared.key)[0]
@@ -361,7 +361,7 @@ def test_a_table_is_read_by_its_own_digest(small: Any) -> None:
     path = small.path / "tables/circles.parquet"
     pd.read_parquet(path).head(1).to_parquet(path)
     with pytest.raises(CorruptStore):
-        read_table(open_root(small.path), "circles")
+        read_table(open_store(small.path), "circles")
 
 
 def test_row_hashes_tell_none_from_a_number() -> None:
