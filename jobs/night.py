@@ -167,14 +167,14 @@ def _steps(cohort: Cohort, **how: Any) -> dict[str, Callable[[], Any]]:
 
 
 def _run_one(cohort: Cohort, name: str, how: dict[str, Any]) -> Report:
-    return cohort.run(name, **how)[0]
+    return cohort.run(name, **how)
 
 
 def _show_one(cohort: Cohort, name: str, how: dict[str, Any]) -> Report:
     from engine.qc.driver import QcReport
 
     try:
-        return cohort.qc(name, **how)[0]
+        return cohort.qc(name, **how)
     except NothingFound:  # the run reported why there are no results
         return QcReport(name, cohort.operation(name).key)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import pyarrow as pa
 
@@ -18,7 +18,7 @@ from engine.cohort.qc import QualityControl
 from engine.cohort.training import Learning
 from engine.conditions.compiling import filter_rows
 from engine.errors import NothingFound, UsageError
-from engine.execution.cluster.cluster import use_client
+from engine.execution.cluster.cluster import Cluster, use_client
 from engine.execution.notebook_progress import events_here
 from engine.execution.progress import Events
 from engine.execution.repairs import note_repairs
@@ -82,7 +82,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     def ingest(
         self,
         *sources: str | Path,
-        client: Client | None = None,
+        client: Client | Cluster | None = None,
         layout: str | None = None,
         rehash: bool = False,
         events: Events | None = None,
@@ -200,18 +200,46 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         )
         return publisher, plan, (catalog.version, images)
 
+    @overload
     def run(
         self,
-        operation: Operation | str | None = None,
+        operation: Operation | str,
         *,
-        client: Client | None = None,
+        client: Client | Cluster | None = None,
         where: str | None = None,
         limit: int | None = None,
         retry_failed: bool = False,
         declare: bool = False,
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> list[RunReport]:
+    ) -> RunReport: ...
+
+    @overload
+    def run(
+        self,
+        operation: None = None,
+        *,
+        client: Client | Cluster | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        retry_failed: bool = False,
+        declare: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[RunReport]: ...
+
+    def run(
+        self,
+        operation: Operation | str | None = None,
+        *,
+        client: Client | Cluster | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        retry_failed: bool = False,
+        declare: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> RunReport | list[RunReport]:
         """Compute missing results, publish them, and reduce them into tables.
 
         Parameters
@@ -219,7 +247,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         operation
             Operation to run; by default all that cohort.toml declares.
         client
-            Client of the cluster to use; a local cluster by default.
+            Cluster to use, or its client; a local cluster by default.
         where, limit
             Selection: a condition on the catalog's columns, and a maximum number of images.
         retry_failed
@@ -231,7 +259,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
         Returns
         -------
-        One report per operation.
+        The report of the given operation, or a list with a report of each declared one.
 
         Raises
         ------
@@ -244,10 +272,11 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         check_declare_allowed(where, limit, declare)
         shown = note_repairs(self.root, events or events_here())
         with use_client(client, shown) as working:
-            return [
+            reports = [
                 self._run_one(o, working, where, limit, retry_failed, declare, shown, stop)
                 for o in wanted
             ]
+        return reports if operation is None else reports[0]
 
     def _wanted(self, operation: Operation | str | None) -> list[Operation]:
         if isinstance(operation, Operation):

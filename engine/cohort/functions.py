@@ -13,6 +13,7 @@ from engine.operations.base import Operation
 if TYPE_CHECKING:
     from distributed import Client
 
+    from engine.execution.cluster.cluster import Cluster
     from engine.runs.driver import RunReport
 
 
@@ -23,12 +24,12 @@ class Runs(Protocol):
         self,
         operation: Operation,
         *,
-        client: Client | None,
+        client: Client | Cluster | None,
         where: str | None,
         limit: int | None,
         retry_failed: bool,
         events: Events | None,
-    ) -> list[RunReport]:
+    ) -> RunReport:
         """Compute missing results; see `engine.Cohort.run`."""
 
 
@@ -47,7 +48,7 @@ class Functions:
         singular: str = "object",
         quantities: Sequence[str] | None = None,
         halo_px: int = 0,
-        client: Client | None = None,
+        client: Client | Cluster | None = None,
         where: str | None = None,
         limit: int | None = None,
         retry_failed: bool = False,
@@ -90,7 +91,7 @@ class Functions:
             quantities=quantities,
             halo_px=halo_px,
         )
-        (report,) = self.run(
+        report = self.run(
             operation,
             client=client,
             where=where,

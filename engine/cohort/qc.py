@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from engine.errors import NothingFound, UsageError
-from engine.execution.cluster.cluster import use_client
+from engine.execution.cluster.cluster import Cluster, use_client
 from engine.execution.notebook_progress import events_here
 from engine.execution.progress import Events
 from engine.execution.repairs import note_repairs
@@ -35,16 +35,40 @@ class QualityControl:
         def _is_declared(self, operation: Operation) -> bool: ...
         def _files(self) -> Sequence[ShardRow]: ...
 
+    @overload
     def qc(
         self,
-        operation: Operation | str | None = None,
+        operation: Operation | str,
         *,
-        client: Client | None = None,
+        client: Client | Cluster | None = None,
         where: str | None = None,
         everything: bool = False,
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> list[QcReport]:
+    ) -> QcReport: ...
+
+    @overload
+    def qc(
+        self,
+        operation: None = None,
+        *,
+        client: Client | Cluster | None = None,
+        where: str | None = None,
+        everything: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[QcReport]: ...
+
+    def qc(
+        self,
+        operation: Operation | str | None = None,
+        *,
+        client: Client | Cluster | None = None,
+        where: str | None = None,
+        everything: bool = False,
+        events: Events | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> QcReport | list[QcReport]:
         """Make pictures of results, and a page that shows them: ``qc/<operation>/index.html``.
 
         Only missing and outdated pictures are rendered. The operation itself is not run; its tables
@@ -55,7 +79,7 @@ class QualityControl:
         operation
             Operation whose results to show; by default all that cohort.toml declares.
         client
-            Client of the cluster to use; a local cluster by default.
+            Cluster to use, or its client; a local cluster by default.
         where
             A condition on the columns of ``<operation>_by_image``, which selects the images that
             get an overlay, among those with a result. The page counts all images, and keeps
@@ -65,7 +89,7 @@ class QualityControl:
 
         Returns
         -------
-        One report per operation.
+        The report of the given operation, or a list with a report of each declared one.
 
         Raises
         ------
@@ -103,4 +127,4 @@ class QualityControl:
                     trial=trial, where=where, everything=everything, events=shown, stop=stop,
                 )  # fmt: skip
                 reports.append(report)
-        return reports
+        return reports if operation is None else reports[0]

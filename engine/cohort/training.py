@@ -14,6 +14,7 @@ from engine.store.root.base import Root
 if TYPE_CHECKING:
     from distributed import Client
 
+    from engine.execution.cluster.cluster import Cluster
     from engine.learning.datasets.left_out import LeftOut
     from engine.learning.datasets.masked_images import MaskedImage
     from engine.learning.datasets.masks import Masks, MaskSource
@@ -44,7 +45,7 @@ class Learning:
         masks: MasksAsked,
         settings: TrainingSettings | Mapping[str, Any] | None = None,
         *,
-        client: Client | None = None,
+        client: Client | Cluster | None = None,
         where: str | None = None,
         limit: int | None = None,
         with_orphaned: bool = False,
@@ -142,7 +143,7 @@ class Learning:
         masks: MasksAsked,
         answer: Segment | MaskSource | str | None = None,
         *,
-        client: Client | None = None,
+        client: Client | Cluster | None = None,
         where: str | None = None,
         limit: int | None = None,
         with_orphaned: bool = False,

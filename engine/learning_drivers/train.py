@@ -80,15 +80,15 @@ class TrainingTask:
 
 
 @contextmanager
-def training_cluster(client: Client | None, events: Events) -> Iterator[Client]:
-    """Yield the given client, or the client of a local cluster: one worker with all cores."""
+def training_cluster(client: Client | Cluster | None, events: Events) -> Iterator[Client]:
+    """Yield a given client or cluster's, or that of a local cluster: one worker with all cores."""
     if client is not None:
-        yield client
+        yield client.client if isinstance(client, Cluster) else client
         return
     with Cluster("local", workers=1, threads_per_worker=cores()) as own:
         if own.dashboard_link:
             events.note(f"Dashboard: {own.dashboard_link}")
-        yield own
+        yield own.client
 
 
 def cores() -> int:

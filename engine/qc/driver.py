@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from engine.deprecations import SingleReport
 from engine.errors import CorruptStore, Interrupted, NothingFound
 from engine.execution.progress import Events
 from engine.execution.quarantine import TaskAttempt, map_tasks
@@ -51,7 +52,7 @@ STAGE = "pictures"
 
 
 @dataclass
-class QcReport:
+class QcReport(SingleReport):
     """Result of quality control for one operation.
 
     ``pictures`` counts the required ones (overlays and montages), ``made`` those rendered now;

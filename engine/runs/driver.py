@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.deprecations import SingleReport
 from engine.errors import EngineError, Interrupted, SchedulerLost
 from engine.execution.memory_limit import OUT_OF_MEMORY
 from engine.execution.progress import Events
@@ -56,7 +57,7 @@ class Incomplete(EngineError):
 
 
 @dataclass
-class RunReport:
+class RunReport(SingleReport):
     """Summary of a run. Each image counts once, also a giant image with many blocks."""
 
     operation: str

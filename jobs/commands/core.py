@@ -106,8 +106,8 @@ def demo(
     with graceful_interrupt(output) as stop, working(output, cluster) as client:
         taken = cohort.ingest(images, client=client, events=output.events, stop=stop)
         operation = cohort.operation("circles", **_demo_parameters(cohort))
-        report = cohort.run(operation, client=client, events=output.events, stop=stop)[0]
-        shown = cohort.qc(operation, client=client, events=output.events, stop=stop)[0]
+        report = cohort.run(operation, client=client, events=output.events, stop=stop)
+        shown = cohort.qc(operation, client=client, events=output.events, stop=stop)
     tables = {name: str(place / "tables" / f"{name}.parquet") for name in report.tables}
     # Ready to paste: the path of the program if its virtual environment is not active.
     typed = shlex.quote(str(place))
@@ -244,7 +244,7 @@ def run(
     reports: list[RunReport] = []
     with graceful_interrupt(output) as stop, working(output, cluster) as client:
         for wanted in operations:
-            reports += cohort.run(
+            report = cohort.run(
                 wanted,
                 client=client,
                 **selection.asked(),
@@ -252,6 +252,7 @@ def run(
                 events=output.events,
                 stop=stop,
             )
+            reports.append(report)
     lines = [line for report in reports for line in run_lines(report)]
     output.result({"runs": [report.as_json() for report in reports]}, *lines)
     return _code(sum(report.failed for report in reports), max_failed)
@@ -283,10 +284,11 @@ def qc(
     operations = _wanted(cohort, operation, context)
     with graceful_interrupt(output) as stop, working(output, cluster) as client:
         for wanted in operations:
-            reports += cohort.qc(
+            report = cohort.qc(
                 wanted, client=client, where=where, everything=everything,
                 events=output.events, stop=stop,
             )  # fmt: skip
+            reports.append(report)
     lines = [line for report in reports for line in qc_lines(report)]
     output.result({"qc": [report.as_json() for report in reports]}, *lines)
     return _code(sum(report.failed for report in reports), max_failed)

@@ -125,7 +125,7 @@ def run_circles(
                 marks["committed"], marks["cpu"] = time.perf_counter(), cpu_s()
 
     began, cpu = time.perf_counter(), cpu_s()
-    report = cohort.run(operation, client=client, events=Marks())[0]
+    report = cohort.run(operation, client=client, events=Marks())
     assert report.published == IMAGES
     tables_s = time.perf_counter() - marks["committed"]
     return marks["committed"] - began, marks["cpu"] - cpu, tables_s
@@ -145,8 +145,9 @@ def main() -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool,
-        engine.cluster(workers=PROCESSES) as client,
+        engine.cluster(workers=PROCESSES) as cluster,
     ):
+        client = cluster.client
         warm(client)
         bare_ingest(pool, paths[: 2 * SHARD_IMAGES])
         for n in range(ROUNDS):

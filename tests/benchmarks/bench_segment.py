@@ -116,7 +116,7 @@ def rates(folder: Path, client: Any) -> dict[str, float]:
         nonlocal turn
         turn += 1  # another key, so that it is computed again
         again = operation.model_copy(update={"vacuole_radius_px": 11.0 + turn})
-        (report,) = cohort.run(again, client=client)
+        report = cohort.run(again, client=client)
         assert (report.planned, report.failed) == (IMAGES, 0)
 
     cohort.run(operation, client=client, limit=1)
@@ -140,7 +140,8 @@ def count_loads(folder: Path) -> dict[str, int]:
 
     images = [_pixels((64, 64), n) for n in range(IMAGES)]
     operation = engine.segment(model=str(_bundle(folder)), device="cpu", batch=BATCH)
-    with engine.cluster("local", workers=2, threads_per_worker=1, resources={"GPU": 1}) as client:
+    with engine.cluster("local", workers=2, threads_per_worker=1, resources={"GPU": 1}) as cluster:
+        client = cluster.client
         cohort = _cohort(folder, images, client, "shard_images = 1")
         before, engine.runs.plan.UNIT_IMAGES = engine.runs.plan.UNIT_IMAGES, 1
         cohort.run(operation, client=client)
@@ -175,11 +176,11 @@ def measure_memory(shape: tuple[int, int]) -> None:
                 ],
                 check=True,
             )
-            cohort = _cohort(folder, [], ingesting, "giant_bytes = 1000000")
+            cohort = _cohort(folder, [], ingesting.client, "giant_bytes = 1000000")
         operation = engine.segment(model=str(_bundle(folder)), device="cpu", batch=BATCH)
         with engine.cluster("local", workers=1, processes=False) as client:
             began = time.perf_counter()
-            (report,) = cohort.run(operation, client=client)
+            report = cohort.run(operation, client=client)
             elapsed = time.perf_counter() - began
         assert report.failed == 0
     peak = peak_rss_bytes() / 2**20
@@ -209,7 +210,7 @@ def main() -> dict[str, Any]:
         tempfile.TemporaryDirectory() as name,
         engine.cluster("local", workers=1, processes=False) as client,
     ):
-        figures: dict[str, Any] = {"rates": rates(Path(name), client)}
+        figures: dict[str, Any] = {"rates": rates(Path(name), client.client)}
     print(f"segment, {IMAGES} images of {SIDE} x {SIDE}: {json.dumps(figures['rates'])}")
     with tempfile.TemporaryDirectory() as name:
         figures["loads"] = count_loads(Path(name))

@@ -33,8 +33,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Client]:
     """Cluster of two processes."""
-    with engine.cluster(workers=2) as connected:
-        yield connected
+    with engine.cluster(workers=2) as cluster:
+        yield cluster.client
 
 
 def compute(url: str, sources: Path, client: Client) -> engine.Cohort:
@@ -42,7 +42,7 @@ def compute(url: str, sources: Path, client: Client) -> engine.Cohort:
     cohort = engine.create(url, layout=LAYOUT)
     report = cohort.ingest(sources, client=client)
     assert (report.taken, report.failed, report.left) == (IMAGES, 1, 0)
-    (run,) = cohort.run(engine.circles(radius_px=(8, 24)), client=client)
+    run = cohort.run(engine.circles(radius_px=(8, 24)), client=client)
     assert (run.planned, run.published, run.failed) == (IMAGES, IMAGES, 0)
     return cohort
 
@@ -80,7 +80,7 @@ def test_a_cohort_lives_in_an_object_store(
     again = engine.open(url)
     report = again.ingest(client=connected)
     assert (report.taken, report.unchanged) == (0, IMAGES + 1)
-    (run,) = again.run("circles", client=connected)
+    run = again.run("circles", client=connected)
     assert (run.planned, run.up_to_date) == (0, IMAGES)
 
     (shown,) = again.qc(client=connected)
@@ -139,7 +139,7 @@ def test_label_images_are_written_and_changed_in_a_bucket(
     cohort.ingest(tmp_path / "data", client=client)
     cohort.run(Bands(), client=client, limit=2)
     check_labels(cohort, Bands(), "name in ['i0', 'i1']")
-    (report,) = cohort.run(Bands(), client=client)
+    report = cohort.run(Bands(), client=client)
     assert report.planned == 3
     check_labels(cohort, Bands())
     assert not cohort.verify().problems

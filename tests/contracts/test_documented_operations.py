@@ -99,7 +99,7 @@ def test_a_built_in_one(
     kind: Any = module.__dict__["Saturation"]
     monkeypatch.setitem(registry.BUILT_IN, "saturation", kind)
     exec(compile(case, "cases.py", "exec"), {})
-    (report,) = cohort.run("saturation", client=client)
+    report = cohort.run("saturation", client=client)
     assert (report.published, report.failed, report.declared) == (5, 0, True)
     assert set(cohort.table("saturation")["share"]) == {0.0}
     assert kind()(np.full((4, 5), 255, np.uint8))["share"].tolist() == [1.0]

@@ -109,13 +109,13 @@ def test_one_row_an_image_and_no_call_twice(
     cohort: engine.Cohort, operation: Operation, case: Case, staffed: Client
 ) -> None:
     """I1, I2, resume, quarantine and resources."""
-    (first,) = cohort.run(operation, client=staffed, limit=4)
+    first = cohort.run(operation, client=staffed, limit=4)
     assert (first.selected, first.published, first.trial) == (4, 4, True)
-    (second,) = cohort.run(operation, client=staffed)
+    second = cohort.run(operation, client=staffed)
     assert second.up_to_date + second.failed_before == 4
     assert second.planned == IMAGES - 4
     before = ledger_of(cohort.root, operation).snapshot()
-    (third,) = cohort.run(operation, client=staffed)
+    third = cohort.run(operation, client=staffed)
     assert (third.planned, third.published) == (0, 0)
     assert ledger_of(cohort.root, operation).snapshot() == before
     rows = rows_of(cohort, operation)
@@ -137,7 +137,7 @@ def test_one_row_an_image_and_no_call_twice(
 def test_the_tables_say_what_was_found(
     cohort: engine.Cohort, operation: Operation, case: Case, staffed: Client
 ) -> None:
-    (report,) = cohort.run(operation, client=staffed)
+    report = cohort.run(operation, client=staffed)
     objects, images, experiments = (cohort.table(name) for name in report.tables)
     images = images.set_index("name")
     assert {*operation.objects.names, operation.singular} <= set(objects.columns)
@@ -163,20 +163,20 @@ def test_the_tables_say_what_was_found(
 def test_another_key_is_a_trial_and_leaves_the_first_alone(
     cohort: engine.Cohort, operation: Operation, case: Case, staffed: Client
 ) -> None:
-    (first,) = cohort.run(operation, client=staffed)
+    first = cohort.run(operation, client=staffed)
     assert first.declared == case.installed
     assert (first.tables[0] == operation.name) == case.installed
     other = case.make(**{**case.given, **case.other})
     plan = cohort.plan(other)
     assert (plan.causes, set(plan.changes)) == ({"parameters": IMAGES}, set(case.other))
     before = rows_of(cohort, operation)
-    (second,) = cohort.run(other, client=staffed)
+    second = cohort.run(other, client=staffed)
     assert (second.published, second.declared, second.trial) == (IMAGES + 1, False, True)
     assert second.tables[0] == f"{operation.name}@{other.key[:8]}"
     assert rows_of(cohort, operation) == before
     assert set(first.tables).isdisjoint(second.tables)
     if case.installed:
-        (third,) = cohort.run(other, client=staffed, declare=True)
+        third = cohort.run(other, client=staffed, declare=True)
         assert (third.published, third.trial, third.tables[0]) == (0, False, operation.name)
         assert [run.operation for run in cohort.run(client=staffed)] == [operation.name]
     else:
@@ -190,9 +190,9 @@ def test_failures_are_tried_again_only_when_asked(
 ) -> None:
     if case.count is None or all(case.count(p) is not None for p in PLANES.values()):
         pytest.skip(f"{case.name} fails on none of these images")
-    (first,) = cohort.run(operation, client=staffed)
+    first = cohort.run(operation, client=staffed)
     assert first.failed == len(FAILING)
-    (again,) = cohort.run(operation, client=staffed, retry_failed=True)
+    again = cohort.run(operation, client=staffed, retry_failed=True)
     assert (again.planned, again.published, again.failed) == (len(FAILING),) * 3
     rows = rows_of(cohort, operation)
     assert len(rows) == len({(row["image_id"], row["block"]) for row in rows}) == IMAGES + 1
@@ -205,7 +205,7 @@ def test_other_workers_give_the_same_rows(
 ) -> None:  # fmt: skip
     shutil.copytree(ingested, tmp_path / "other")
     other = engine.open(tmp_path / "other")
-    (one,) = cohort.run(operation, client=staffed)
+    one = cohort.run(operation, client=staffed)
     if operation.resources:
         without = {"workers": 1, "processes": False, "resources": {"OTHER": 1}}
         with (
@@ -214,7 +214,7 @@ def test_other_workers_give_the_same_rows(
         ):
             other.run(operation, client=nobody)
     for part in ("subject == 's1'", None):  # in other units, in another order
-        (two,) = other.run(operation, client=client, where=part)
+        two = other.run(operation, client=client, where=part)
     for left, right in zip(one.tables, two.tables, strict=True):
         frames = [c.table(n) for c, n in ((cohort, left), (other, right))]
         frames = [f.drop(columns=VARYING, errors="ignore") for f in frames]

@@ -223,7 +223,7 @@ def test_an_exception_is_a_failed_row_with_a_code(
     cohort = engine.create(tmp_path / "cohort")
     cohort.ingest(tmp_path / "data", client=staffed)
     monkeypatch.setattr(type(operation), "measure", fail_with(kind))
-    (report,) = cohort.run(operation, client=staffed)
+    report = cohort.run(operation, client=staffed)
     assert (report.published, report.failed, dict(report.reasons)) == (3, 1, {code: 1})
     rows = cohort.table(f"{report.tables[1]}").set_index("name")
     assert rows["status"].to_dict() == {"i0": "done", "i1": "failed", "i2": "done"}
@@ -288,7 +288,7 @@ def test_it_can_be_looked_at(operation: Operation, staffed: Client, tmp_path: Pa
     cohort = engine.create(tmp_path / "cohort")
     cohort.ingest(tmp_path / "data", client=staffed)
     cohort.run(operation, client=staffed)
-    (report,) = cohort.qc(operation, client=staffed)
+    report = cohort.qc(operation, client=staffed)
     assert (report.shown, report.failed) == (len(images), 0)
     folder = Path(report.page).parent
     assert "i3" in (folder / "index.html").read_text()
@@ -296,6 +296,6 @@ def test_it_can_be_looked_at(operation: Operation, staffed: Client, tmp_path: Pa
     assert len({name for kind, name in noted if kind == OVERLAY}) == len(images)
     if operation.name == "circles":
         assert sum(picture.outlines for picture in noted.values()) >= 4
-    (again,) = cohort.qc(operation, client=staffed)
+    again = cohort.qc(operation, client=staffed)
     assert (again.made, again.page_made) == (0, False)
     assert cohort.verify().problems == ()

@@ -35,7 +35,7 @@ def test_a_scheduler_that_was_there_goes_on(session_cluster: Cluster) -> None:
     assert client.status == "closed"
     assert "closed" in repr(cluster)
     with engine.cluster(session_cluster.address) as again:
-        assert again.submit(sum, [1, 2]).result() == 3
+        assert again.client.submit(sum, [1, 2]).result() == 3
 
 
 def test_a_slot_that_no_worker_offers_is_named(session_cluster: Cluster) -> None:
@@ -114,7 +114,8 @@ def test_a_program_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_are_seen_while_the_client_asks_for_totals_only(session_cluster: Cluster) -> None:
-    with engine.cluster(session_cluster.address) as client:
+    with engine.cluster(session_cluster.address) as cluster:
+        client = cluster.client
         over = threading.Event()
 
         def heartbeat() -> None:

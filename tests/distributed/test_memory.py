@@ -73,7 +73,7 @@ def test_an_image_that_needs_too_much_says_so(
     how: dict[str, Any] = {"workers": 1, "threads_per_worker": threads, "memory_limit": LIMIT}
     with connect_quietly(**how) as client:
         cohort.ingest(tmp_path / "in", client=client)
-        (report,) = cohort.run(Hungry(log=str(log)), client=client, events=heard)
+        report = cohort.run(Hungry(log=str(log)), client=client, events=heard)
     hungry = len(names) - 20
     assert dict(report.reasons) == {"out_of_memory": hungry}
     assert report.published == len(names)

@@ -45,7 +45,7 @@ class Store:
         report = cohort.ingest(self.sources, client=self.client)
         assert (report.failed, report.left) == (0, 0)
         asked = Counting(log=self.log)
-        (run,) = cohort.run(asked, client=self.client)
+        run = cohort.run(asked, client=self.client)
         assert run.failed == 0
         return {name: cohort.table(name).drop(columns=VARYING, errors="ignore")
                 for name in run.tables}  # fmt: skip

@@ -89,7 +89,7 @@ def test_only_the_worker_with_the_slot_segments_also_after_kills(
         killer = threading.Thread(target=kill_in_turn, args=(client,))
         killer.start()
         try:
-            (report,) = cohort.run(operation, client=client)
+            report = cohort.run(operation, client=client)
         finally:
             ended.set()
             killer.join()

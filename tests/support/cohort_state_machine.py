@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         rows, calls = self.model.computed(scale, limit, retry)
         operation = self._operation(scale)
         computed(self.log)
-        (report,) = self.cohort.run(operation, client=self.client, limit=limit, retry_failed=retry)
+        report = self.cohort.run(operation, client=self.client, limit=limit, retry_failed=retry)
         assert [int(n) for n in computed(self.log)] == calls
         self.model.rows[scale] = rows
         assert report.selected == len(self.model.selected(limit))

@@ -30,7 +30,7 @@ def connect_quietly(**how: Any) -> Iterator[Client]:
     with ExitStack() as stack:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            connected = stack.enter_context(engine.cluster(**how))
+            connected = stack.enter_context(engine.cluster(**how)).client
             gc.collect()
         yield connected
 

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
+from engine.deprecations import warn_deprecated
 from engine.errors import EngineError, ParameterError, UsageError
 from engine.execution.cluster.on_demand import open_on_demand
 from engine.execution.cluster.spec import Opened, Wanted
@@ -100,8 +101,8 @@ class Cluster:
 
     Examples
     --------
-    >>> with engine.cluster("local", workers=2) as client:  # doctest: +SKIP
-    ...     cohort.run(client=client)
+    >>> with engine.cluster("local", workers=2) as cluster:  # doctest: +SKIP
+    ...     cohort.run(client=cluster)
 
     In a notebook, ``cluster = engine.cluster("local")`` stays open until ``cluster.close()``.
     """
@@ -156,8 +157,15 @@ class Cluster:
         """Close the cluster if this process started it; otherwise only disconnect."""
         self._stack.close()
 
-    def __enter__(self) -> Client:
-        return self.client
+    def __enter__(self) -> Self:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the client, which ``with`` gave in an earlier version."""
+        if name.startswith("_") or name == "client":
+            raise AttributeError(name)
+        warn_deprecated(f"Use cluster.client.{name} instead of cluster.{name}.")
+        return getattr(self.client, name)
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -281,9 +289,9 @@ def kind_of(where: str) -> str:
 
 
 def use_client(
-    client: Client | None, events: Events | None = None
+    client: Client | Cluster | None, events: Events | None = None
 ) -> AbstractContextManager[Client]:
-    """Return the given client, or one whose local cluster starts on first use."""
+    """Return the given client or a cluster's, or one whose local cluster starts on first use."""
     if client is not None:
-        return nullcontext(client)
+        return nullcontext(client.client if isinstance(client, Cluster) else client)
     return open_on_demand(lambda: Cluster("local"), (events or Events()).note)

@@ -83,7 +83,7 @@ class Place:
     def run(self) -> list[str]:
         """Run, and return what was computed."""
         operation = Drawn(log=self.log)
-        (report,) = self.cohort.run(operation, client=self.client)
+        report = self.cohort.run(operation, client=self.client)
         assert report.failed == 0
         assert self.cohort.plan(operation).to_compute == 0
         return [source.removeprefix("data/") for source in computed(self.log)]

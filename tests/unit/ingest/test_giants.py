@@ -120,7 +120,7 @@ def test_circles_of_blocks_are_those_of_the_whole(made: Any, client: Client) -> 
     _, giant, plain = made
     operation = engine.circles(radius_px=(12, 30))
     for cohort, rows in ((giant, 1 + 6 + 4), (plain, 3)):
-        (report,) = cohort.run(operation, client=client)
+        report = cohort.run(operation, client=client)
         assert (report.planned, report.failed, report.published) == (3, 0, rows)
     whole, tiled = comparable(plain, "circles"), comparable(giant, "circles")
     assert len(whole) > 150
@@ -131,7 +131,7 @@ def test_circles_of_blocks_are_those_of_the_whole(made: Any, client: Client) -> 
         )
     across = whole[(whole["y"] - 2047.5).abs() < whole["radius_px"]]
     assert len(across) >= 2  # the scene does have circles on a border of blocks
-    (again,) = giant.run(operation, client=client)
+    again = giant.run(operation, client=client)
     assert (again.planned, again.up_to_date) == (0, 3)
 
 
@@ -154,7 +154,7 @@ def test_a_giant_is_done_when_all_its_blocks_are(made: Any, client: Client, tmp_
         rest = rows.filter([b != 3 for b in rows["block"].to_pylist()])
     added = [ledger.write_part(rest, operation.key)] if rest.num_rows else []
     ledger.commit(snapshot, added, [part])
-    (report,) = giant.run(operation, client=client, where="width == 100")
+    report = giant.run(operation, client=client, where="width == 100")
     table = giant.table(report.tables[1]).set_index("image_id")
     assert table["status"].to_dict() == {
         "data/rgb.tif": "missing",
@@ -163,7 +163,7 @@ def test_a_giant_is_done_when_all_its_blocks_are(made: Any, client: Client, tmp_
     }
     assert list(giant.table(report.tables[0])["name"].unique()) == ["small"]
     computed(tmp_path / "log")
-    (report,) = giant.run(operation, client=client, where="width == 4300")
+    report = giant.run(operation, client=client, where="width == 4300")
     assert computed(tmp_path / "log") == ["data/tiled.tif"]
     assert (report.planned, report.published) == (1, 1)
     table = giant.table(report.tables[1]).set_index("image_id")
@@ -172,7 +172,7 @@ def test_a_giant_is_done_when_all_its_blocks_are(made: Any, client: Client, tmp_
 
 def test_one_failed_block_fails_the_image(made: Any, client: Client, tmp_path: Path) -> None:
     _, giant, _ = made
-    (report,) = giant.run(FailsAtTheEdge(log=str(tmp_path / "log")), client=client)
+    report = giant.run(FailsAtTheEdge(log=str(tmp_path / "log")), client=client)
     table = giant.table(report.tables[1]).set_index("image_id")
     assert table["status"].to_dict() == {
         "data/rgb.tif": "failed",
@@ -222,7 +222,7 @@ def test_a_giant_known_already_is_neither_kept_nor_computed(
     assert catalog(cohort)["data/b.tif"]["giant"]
     plan = cohort.plan(operation)
     assert (plan.causes, len(plan.items), len(plan.copies)) == ({"copy": 1}, 0, 6)
-    (run,) = cohort.run(operation, client=client)
+    run = cohort.run(operation, client=client)
     assert (run.copied, run.published) == (1, 6)
     assert computed(tmp_path / "log") == []
     table = cohort.table(run.tables[1])

@@ -92,7 +92,7 @@ def test_damaged_pixels_come_back_from_their_sources(
     assert failed > set(lost_images)
     assert len(failed) == len(lost_images) + 1  # the flipped bit concerns one image
     assert len(computed(log)) == 20 - len(failed)
-    assert cohort.run(circles, client=client)[0].failed == len(failed)
+    assert cohort.run(circles, client=client).failed == len(failed)
     assert not cohort.verify().ok
     assert cohort.plan(Counting(log=log)).to_compute == 0  # nothing can be done yet
 
@@ -107,9 +107,9 @@ def test_damaged_pixels_come_back_from_their_sources(
     (state,) = (key for key in status.keys if key.operation == "circles")
     assert (state.missing, state.failed, state.done) == (len(failed), 0, 20 - len(failed))
     assert {failure.operation for failure in status.failures} == {"counting"}  # not installed
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert sorted(failed) == computed(log)
-    assert cohort.run(Counting(log=log), client=client)[0].published == 0
+    assert cohort.run(Counting(log=log), client=client).published == 0
     assert cohort.ingest(client=client, rehash=True).healed == 0
 
     other = engine.create(tmp_path / "other")
@@ -144,7 +144,7 @@ def test_what_no_source_gives_back_is_named_and_its_siblings_heal(
     assert np.array_equal(images.by_id(kept).values[0], grey(number))
     with pytest.raises(engine.errors.CorruptStore):  # and not zeros
         images.by_id(gone).values  # noqa: B018
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert (computed(log), run.failed) == ([changed], 0)
     kept_files = {n: d for n, d in before.items() if n not in str(shard)}
     assert kept_files.items() <= stored(cohort).items()
@@ -153,7 +153,7 @@ def test_what_no_source_gives_back_is_named_and_its_siblings_heal(
     report = cohort.ingest(client=client, rehash=True)
     assert (report.healed, report.lost) == (1, [])
     assert cohort.verify().ok
-    assert cohort.run(Counting(log=log), client=client)[0].published == 0
+    assert cohort.run(Counting(log=log), client=client).published == 0
 
 
 def test_shards_that_nobody_needs_are_forgotten(
@@ -191,7 +191,7 @@ def test_a_series_and_its_results_stay_what_they_were(
     for name, row in catalog(cohort).items():
         assert [row[p] for p in place] == [before[name][p] for p in place]
     assert cohort.verify().ok
-    assert cohort.run(Counting(log=log), client=client)[0].published == 0
+    assert cohort.run(Counting(log=log), client=client).published == 0
 
 
 def test_giant_images_heal_on_every_level(tmp_path: Path, client: Client, log: str) -> None:

@@ -79,7 +79,7 @@ def count(cohort: engine.Cohort, tmp_path: Path, client: Client) -> Callable[[],
     """Run the counting operation; return the sources that were computed."""
 
     def run() -> list[str]:
-        (report,) = cohort.run(Counting(log=str(tmp_path / "log")), client=client)
+        report = cohort.run(Counting(log=str(tmp_path / "log")), client=client)
         assert report.published == report.planned
         return computed(tmp_path / "log")
 

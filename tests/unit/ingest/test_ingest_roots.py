@@ -268,9 +268,9 @@ def test_layouts_and_what_they_do_not_match(tmp_path: Path, client: Client) -> N
     }
     assert dict(rows["data/top.png"]["fields"]) == {"name": "top"}
     operation = Counting(log=str(tmp_path / "log"))
-    (report,) = cohort.run(operation, client=client, where="plate == 'p1'")
+    report = cohort.run(operation, client=client, where="plate == 'p1'")
     assert report.published == 1
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     table = cohort.table(report.tables[1]).set_index("name")
     assert list(table.columns[:4]) == ["date", "subject", "experiment", "plate"]
     assert table.loc["a_b", ["date", "subject", "plate"]].to_list() == ["", "s1", "p1"]
@@ -299,7 +299,7 @@ def test_a_layout_may_use_a_tables_words(tmp_path: Path, client: Client) -> None
     cohort = engine.create(tmp_path / "cohort", layout="{count}/{status}/{source}")
     put(tmp_path / "data" / "five" / "fine" / "here.png", grey(1))
     cohort.ingest(tmp_path / "data", client=client)
-    (report,) = cohort.run(Counting(log=str(tmp_path / "log")), client=client)
+    report = cohort.run(Counting(log=str(tmp_path / "log")), client=client)
     row = cohort.table(report.tables[1]).iloc[0]
     assert (row["count"], row["status"], row["source"]) == (1, "done", "data/five/fine/here.png")
     assert row[["field_count", "field_status", "field_source"]].to_list() == [

@@ -95,7 +95,8 @@ PROGRAM = """
 import json, sys, urllib.error, urllib.request
 import engine
 if __name__ == "__main__":
-    with engine.cluster("local", workers=1) as client:
+    with engine.cluster("local", workers=1) as cluster:
+        client = cluster.client
         cohort = engine.create(sys.argv[1])
         report = cohort.ingest(sys.argv[2], client=client)
         runs = cohort.run(engine.circles(radius_px=(5, 12)), client=client)

@@ -77,7 +77,7 @@ def test_a_commit_that_fails_leaves_no_image_without_its_files(
     assert (report.failed, report.left) == (0, 0)
     assert cohort.verify().problems == ()
     assert len(catalog(cohort)) == IMAGES
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert (run.published, run.failed) == (IMAGES, 0)
 
 
@@ -94,7 +94,7 @@ def test_what_a_failed_commit_of_results_left_is_not_computed_twice(
         with pytest.raises(StoreUnreachable):
             cohort.run(Counting(log=log), client=client)
     first = computed(log)
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert (run.published + run.up_to_date, run.failed) == (IMAGES, 0)
     # Only where no commit came through did the parts wait for nothing.
     assert len(computed(log)) == (IMAGES if times == 2 and when == "before" else 0)
@@ -159,7 +159,7 @@ def test_images_without_catalogued_files_are_named_kept_and_taken_again(
     kept = files_below(cohort, "pixels")
     concerned = {catalog(cohort)[name]["stack"] for name in named}
     assert {p for p in pixels if p.split(".zarr")[0] in concerned} <= kept.keys()
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert run.failed >= len(named)  # a giant image has a row a block
     computed(log)
 
@@ -175,7 +175,7 @@ def test_images_without_catalogued_files_are_named_kept_and_taken_again(
         image.load()
     plan = cohort.plan(Counting(log=log))
     assert plan.causes["pixels"] == len(named)
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert run.failed == 0
     assert cohort.status().failures == ()
     again = cohort.ingest(client=client, rehash=rehash)
@@ -196,7 +196,7 @@ def test_a_fault_of_the_disk_that_passes_is_tried_again(
     failed = failing_commits(monkeypatch, path, 1, when, fault)
     report = cohort.ingest(tmp_path / "data", client=client)
     assert (report.new, report.left) == (4, 0)
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert (run.published, run.failed) == (4, 0)
     assert failed() == 1
     assert cohort.verify().problems == ()

@@ -39,7 +39,7 @@ def test_a_plane_that_failed_is_named_and_not_its_file_alone(
     told = "\n".join(status_lines(cohort.status()))
     for name in ("in/z.tif#0", "in/z.tif#1"):
         assert f"  {name}: circles, channel_needed" in told
-    (trial,) = cohort.run(engine.circles(radius_px=(5, 15)), client=client)
+    trial = cohort.run(engine.circles(radius_px=(5, 15)), client=client)
     told = "\n".join(status_lines(cohort.status()))
     for of in ("circles", f"circles@{trial.key[:8]}"):
         assert told.count(f"  in/z.tif#1: {of}, channel_needed") == 1

@@ -237,7 +237,7 @@ def test_a_cohort_trains_a_model_that_segment_takes(
     assert (card.name, card.made_by) == ("small", "cohort train")
     assert card.training_digest
     assert card.spacing_um == pytest.approx(4.0, rel=0.01)
-    (run,) = cohort.run(engine.segment(model=str(folder / "last"), device="cpu"), client=client)
+    run = cohort.run(engine.segment(model=str(folder / "last"), device="cpu"), client=client)
     assert (run.published, run.failed) == (3, 0)
     (held_out,) = report["subjects_held_out"]
     rows = cohort.table("segment_by_image").set_index("image_id")
@@ -283,7 +283,7 @@ def test_a_fusion_trains_is_kept_and_segments(
     bundle = open_bundle(tmp_path / "t/last")
     assert (bundle.card.architecture, bundle.card.metrics["step"]) == ("fusion", 2)
     operation = engine.segment(model=str(tmp_path / "t/last"), device="cpu")
-    (run,) = cohort.run(operation, client=client, limit=1)
+    run = cohort.run(operation, client=client, limit=1)
     assert (run.published, run.failed) == (1, 0)
     torch.manual_seed(0)  # as the training began
     network = create_network("fusion", dict(bundle.card.options), 3, 4).eval()
@@ -316,10 +316,10 @@ def test_a_model_of_stains_is_asked_of_stains_only(
     stains.train(tmp_path / "t", masks, settings, client=client, device="cpu")
     card = open_bundle(tmp_path / "t/last").card
     assert card.channels == ("channel_0", "channel_1", "channel_2")
-    (run,) = stains.run(engine.segment(model=str(tmp_path / "t/last"), device="cpu"), client=client)
+    run = stains.run(engine.segment(model=str(tmp_path / "t/last"), device="cpu"), client=client)
     assert (run.published, run.failed) == (3, 0)
     for model in ("marrow", "baseline"):
-        (run,) = stains.run(engine.segment(model=model, device="cpu"), client=client)
+        run = stains.run(engine.segment(model=model, device="cpu"), client=client)
         assert run.reasons == {"other_channels": 3}
         with pytest.raises(engine.EngineError, match=r"in/s1/.*channels do not suit.*--where"):
             stains.evaluate(tmp_path / "e", masks, model, where="subject == 's1'", client=client)

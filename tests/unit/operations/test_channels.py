@@ -47,7 +47,7 @@ def test_stains_need_a_choice_and_colours_do_not(
     assert found["count"]["grey"] == found["count"]["alpha"] == found["count"]["rgb"]
     assert found["count"]["grey"] > 0
     assert cohort.plan(FIND).to_compute == 0
-    (chosen,) = cohort.run(engine.circles(radius_px=(5, 14), channel=0), client=client)
+    chosen = cohort.run(engine.circles(radius_px=(5, 14), channel=0), client=client)
     assert chosen.failed == 0
     of_one = cohort.table(f"circles_by_image@{chosen.key[:8]}").set_index("name")
     assert set(of_one["count"]) == {found["count"]["grey"]}

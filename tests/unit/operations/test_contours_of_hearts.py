@@ -117,7 +117,7 @@ def test_contours_of_another_patient_are_flagged_and_computed_alone(
     report = cohort.ingest(client=client).annotations
     assert report is not None
     assert (report.new, report.changed, report.retired) == (0, 9, 0)
-    (run,) = cohort.run("contours", client=client)
+    run = cohort.run("contours", client=client)
     assert (run.published, run.up_to_date) == (9, 45)
     (shown,) = cohort.reveal(owners[0])
     assert shown["image_id"] in cohort.table("contours")["image_id"].to_list()

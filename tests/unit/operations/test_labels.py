@@ -50,7 +50,7 @@ def ingested(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(ingested: Path, client: Client) -> engine.Cohort:
     """A cohort with the labels of all its images: only to be read."""
     cohort = engine.open(shutil.copytree(ingested, ingested.parent / "made"))
-    (report,) = cohort.run(Bands(), client=client)
+    report = cohort.run(Bands(), client=client)
     assert report.failed == 0
     return cohort
 
@@ -126,7 +126,7 @@ def test_a_later_image_joins_the_shard_and_the_others_stay(
 ) -> None:
     fresh.run(Bands(), client=client, limit=5)
     before = {path: path.read_bytes() for path in files_only(shards_of(fresh, "data/i1.png"))}
-    (report,) = fresh.run(Bands(), client=client)
+    report = fresh.run(Bands(), client=client)
     assert report.planned == IMAGES + 1 + 6 + 1 - 5
     check_labels(fresh, Bands())
     assert not fresh.verify().problems
@@ -142,12 +142,12 @@ def test_a_failed_image_has_no_labels_until_it_succeeds(
 ) -> None:
     sick = tmp_path / "i2.png"
     sick.touch()
-    (report,) = fresh.run(Bands(fails=str(sick)), client=client)
+    report = fresh.run(Bands(fails=str(sick)), client=client)
     assert report.failed == 1
     check_labels(fresh, Bands(), "name != 'i2'")
     assert not read_labels(fresh, Bands(), "name == 'i2'")["data/i2.png"].any()
     sick.unlink()
-    (report,) = fresh.run(Bands(), client=client, retry_failed=True)
+    report = fresh.run(Bands(), client=client, retry_failed=True)
     assert report.planned == 1
     check_labels(fresh, Bands())
     assert not fresh.verify().problems
@@ -173,7 +173,7 @@ def test_lost_labels_are_named_and_computed_again(
     assert broken.plan(Bands(), limit=3).to_compute == 0, "a part of a shard would lose the rest"
     plan = broken.plan(Bands())
     assert plan.causes.keys() == {"labels"}
-    (report,) = broken.run(Bands(), client=client)
+    report = broken.run(Bands(), client=client)
     assert 2 <= report.planned <= 6
     check_labels(broken, Bands())
     assert not broken.verify().problems

@@ -83,7 +83,7 @@ def test_an_image_of_another_spacing_is_no_outlier(cohort, client):
     names = np.array(facts.columns["name"].to_pylist())
     unusual = {str(names[n]) for n in find_extremes(facts).unusual}
     assert not unusual & {"i0", "i1"}
-    (report,) = cohort.qc("circles", client=client)
+    report = cohort.qc("circles", client=client)
     page = Path(report.page).read_text()
     assert "of the same pixel spacing" in page
     assert "By subject and pixel spacing" in page
@@ -100,7 +100,7 @@ def test_within_one_spacing_outliers_are_found_and_the_page_says_nothing_of_it(t
     assert not facts.mixed
     names = facts.columns["name"].to_pylist()
     assert "i3" in {names[n] for n in find_extremes(facts).unusual}
-    (report,) = made.qc("circles", client=client)
+    report = made.qc("circles", client=client)
     assert "pixel spacing" not in Path(report.page).read_text()
 
 

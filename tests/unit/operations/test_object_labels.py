@@ -126,7 +126,7 @@ def fresh(ingested: Path, tmp_path: Path) -> engine.Cohort:
 def made(ingested: Path, client: Client) -> Path:
     """A cohort with all labels: only to be read, or copied."""
     place = shutil.copytree(ingested, ingested.parent / "made")
-    (report,) = engine.open(place).run(Counted(), client=client)
+    report = engine.open(place).run(Counted(), client=client)
     assert (report.planned, report.failed) == (6, 0)
     return place
 
@@ -178,7 +178,7 @@ def test_lost_labels_are_named_and_numbered_again(
     assert named == {str(path.relative_to(place_of(broken)))}
     due = broken.plan(Counted()).to_compute
     assert due in {"objects": [0], "classes": [1], "objects of a stack": [1, 2, 3]}[lost]
-    (report,) = broken.run(Counted(), client=client)
+    report = broken.run(Counted(), client=client)
     assert report.planned == due
     check_labels(broken, Counted())
     check_objects(broken)

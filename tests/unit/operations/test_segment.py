@@ -84,7 +84,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_baseline_says_how_dense_bone_is(cohort: engine.Cohort, client: Client) -> None:
-    (report,) = cohort.run(engine.segment(), client=client)
+    report = cohort.run(engine.segment(), client=client)
     assert (report.planned, report.failed) == (3, 0)
     classes = cohort.table("segment")
     assert len(classes) == 12, "four classes an image, also of the one in blocks"
@@ -111,7 +111,7 @@ def test_the_baseline_says_how_dense_bone_is(cohort: engine.Cohort, client: Clie
     groups = cohort.table("segment_by_experiment")
     assert groups["bone_density_mean"].notna().all()
     assert groups["images"].sum() == 3
-    (again,) = cohort.run(engine.segment(), client=client)
+    again = cohort.run(engine.segment(), client=client)
     assert again.planned == 0
 
 
@@ -132,7 +132,7 @@ def test_a_model_answers_as_rows_and_is_loaded_once(
     operation = engine.segment(model=str(bundle), device="cpu")
     assert operation.resources == {"GPU": 1}
     loads = MODEL_CACHE.loads
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     assert (report.planned, report.failed) == (3, 0)
     assert MODEL_CACHE.loads == loads + 1
     table = pd.read_parquet(place_of(cohort) / f"tables/{report.tables[0]}.parquet")
@@ -218,7 +218,7 @@ def test_a_table_of_objects_takes_memory_as_there_are_objects() -> None:
 
 def test_pictures_show_the_classes_and_their_legend(cohort: engine.Cohort, client: Client) -> None:
     cohort.run(engine.segment(), client=client)
-    (report,) = cohort.qc(engine.segment(), client=client)
+    report = cohort.qc(engine.segment(), client=client)
     assert (report.shown, report.failed) == (3, 0)
     page = Path(report.page).read_text()
     for name, colour in (("bone", "#e69f00"), ("fat", "#f0e442"), ("other", "#0072b2")):
@@ -277,7 +277,7 @@ def test_networks_run_where_the_gpus_slot_is_and_nowhere_else(
         workers = client.scheduler_info()["workers"].values()
         slots = {str(w["name"]) for w in workers if w["resources"].get("GPU") == 1}
         assert len(slots) == 1
-        (report,) = cohort.run(operation, client=client)
+        report = cohort.run(operation, client=client)
     assert (report.planned, report.failed) == (3, 0)
     parts = sorted(place_of(cohort).glob(f"results/segment/v3/*{report.key}/*.parquet"))
     mine = pd.concat([pq.ParquetFile(part).read().to_pandas() for part in parts])
@@ -309,7 +309,7 @@ def test_each_process_that_segments_loads_the_model_once(
         small.ingest(tmp_path / "data", client=client)
         assert set(client.run(loads_here).values()) == {0}
         for operation in (first, first.model_copy(update={"vacuole_radius_px": 7.0})):
-            (report,) = small.run(operation, client=client)
+            report = small.run(operation, client=client)
             assert (report.planned, report.failed) == (8, 0)
         workers = client.scheduler_info(n_workers=-1)["workers"]
         loads = {str(workers[at]["name"]): n for at, n in client.run(loads_here).items()}
@@ -504,7 +504,7 @@ def test_a_graph_out_of_a_package_runs_unchanged(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(graph)
     name = session.get_inputs()[0].name
     for pair in ((0, 1), (2, 2)):
-        said = session.run(None, {name: np.stack([images[n] for n in pair]).astype(np.float32)})[0]
+        said = session.run(None, {name: np.stack([images[n] for n in pair]).astype(np.float32)})
         for n, planes in zip(pair, said, strict=True):
             assert not isinstance(found[n], Exception)
             assert np.array_equal(found[n]["labels"], planes.argmax(0))

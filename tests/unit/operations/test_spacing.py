@@ -141,7 +141,7 @@ def test_radii_in_micrometres_find_the_same_circles_in_pixels_of_any_size(
     of_three, client, polarity
 ):
     operation = engine.circles(radius_um=(6, 24), polarity=polarity)
-    (report,) = of_three.run(operation, client=client)
+    report = of_three.run(operation, client=client)
     suffix = f"@{report.key[:8]}" if report.trial else ""
     table = of_three.table(f"circles_by_image{suffix}").set_index("name")
     assert table.reason.dropna().to_dict() == {

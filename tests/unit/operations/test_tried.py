@@ -119,7 +119,7 @@ OPERATIONS = {
 @pytest.mark.parametrize("asked", OPERATIONS)
 def test_an_answer_that_is_tried_is_the_answer_of_a_run(cohort, client, asked):
     operation = OPERATIONS[asked]()
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     rows = cohort.table(report.tables[0])
     by_image = cohort.table(report.tables[1]).set_index("image_id")
     columns = [n for n in operation.objects.names if n in rows and n != "memory_peak_bytes"]
@@ -152,7 +152,7 @@ def test_an_area_that_is_tried_is_in_square_micrometres(cohort, client):
     (none,) = cohort.images("name == 'none'")
     assert operation(none)["its_area"].tolist() == [305.0]
     assert operation(even)["its_area"].tolist() == [76.25]
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     table = cohort.table(report.tables[0]).set_index("name")["its_area"]
     assert table[["none", "even", "twin"]].tolist() == [305.0, 76.25, 76.25]
 

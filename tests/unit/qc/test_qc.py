@@ -67,7 +67,7 @@ def page_of(place: Path, folder: str = FOLDER) -> Page:
 def test_every_image_has_a_picture_and_a_second_call_makes_nothing(
     small: Any, client: Client
 ) -> None:
-    (first,) = small.cohort.qc("circles", client=client)
+    first = small.cohort.qc("circles", client=client)
     # Seven images with a result (one of them failed), and a montage of the one experiment that
     # has circles; the broken source has no pixels.
     assert (first.images, first.shown, first.made, first.failed) == (8, 7, 8, 0)
@@ -157,7 +157,7 @@ def test_flipped_bits_in_pictures_and_pages_are_named(small: Any, client: Client
 
 
 def test_a_trial_has_a_folder_of_its_own(small: Any, client: Client) -> None:
-    (report,) = small.cohort.qc(small.trial, client=client)
+    report = small.cohort.qc(small.trial, client=client)
     assert report.trial
     folder = f"qc/circles@{small.trial.key[:8]}"
     assert report.page == f"{small.path}/{folder}/index.html"
@@ -260,13 +260,13 @@ def test_a_condition_chooses_the_overlays(small: Any, client: Client) -> None:
     wanted = sorted(rows["image_id"])
     assert 0 < len(wanted) < 6
     where = "count > 1 and name != 'copy'"
-    (report,) = small.cohort.qc("circles", client=client, where=where)
+    report = small.cohort.qc("circles", client=client, where=where)
     noted = read_noted(small.cohort.root, FOLDER)
     assert sorted(name for kind, name in noted if kind == OVERLAY) == wanted
     assert (report.images, report.shown) == (8, len(wanted))
-    (report,) = small.cohort.qc("circles", client=client)
+    report = small.cohort.qc("circles", client=client)
     assert report.shown == 7, "the others are made when they are asked for"
-    (report,) = small.cohort.qc("circles", client=client, where=where)
+    report = small.cohort.qc("circles", client=client, where=where)
     assert (report.shown, report.made) == (7, 0), "and those there are stay"
     with pytest.raises(ConditionError, match=r"did you mean 'count'\?"):
         small.cohort.qc("circles", client=client, where="cuont > 1")

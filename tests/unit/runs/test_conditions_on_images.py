@@ -65,7 +65,7 @@ def test_a_run_takes_what_the_condition_says(
     cohort: engine.Cohort, client: Client, tmp_path: Path
 ) -> None:
     operation = Counting(log=str(tmp_path / "log"))
-    (report,) = cohort.run(operation, client=client, where="dose > 2")
+    report = cohort.run(operation, client=client, where="dose > 2")
     assert report.published == 2
     table = cohort.table(report.tables[1], "status == 'done'")
     assert table["subject"].unique().tolist() == ["s2"]

@@ -66,7 +66,7 @@ def gc_before_commits(
 def settled(cohort: engine.Cohort, operation: Operation, client: Client) -> None:
     """Check that one more run completes what is left, and that nothing is wrong or left then."""
     cohort.run(operation, client=client)
-    (run,) = cohort.run(operation, client=client)
+    run = cohort.run(operation, client=client)
     assert (run.planned, run.failed, run.up_to_date) == (0, 0, IMAGES)
     assert cohort.verify().problems == ()
     assert len(cohort.table(run.tables[1])) == IMAGES
@@ -113,11 +113,11 @@ def test_a_key_whose_parts_are_gone_computes_what_they_held(
     plan = cohort.plan(asked)
     assert 0 < plan.to_compute <= IMAGES
     assert plan.causes["results"] == plan.to_compute
-    (report,) = cohort.run(asked, client=client, retry_failed=retried)
+    report = cohort.run(asked, client=client, retry_failed=retried)
     assert report.planned >= plan.to_compute
     assert len(computed(log)) >= plan.to_compute
     assert cohort.verify().problems == ()
-    (again,) = cohort.run(asked, client=client)
+    again = cohort.run(asked, client=client)
     assert again.planned == 0
     assert cohort.status().keys[0].gone == cohort.status().keys[1].gone == ()
 
@@ -125,7 +125,7 @@ def test_a_key_whose_parts_are_gone_computes_what_they_held(
 def test_a_deleted_part_is_computed_again_and_nothing_else_is(
     cohort: engine.Cohort, client: Client, log: str
 ) -> None:
-    (first,) = cohort.run(Counting(log=log), client=client)
+    first = cohort.run(Counting(log=log), client=client)
     before = cohort.table(first.tables[0])
     files = sorted(Path(cohort.root.url).glob("results/counting/v1/key=*/*.parquet"))
     files[0].unlink()

@@ -47,10 +47,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_run_computes_nothing(cohort: engine.Cohort, client: Client, log: str) -> None:
     operation = Counting(log=log)
     assert cohort.plan(operation).causes == {"new": 6}
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     assert (report.published, report.failed, report.up_to_date) == (6, 0, 0)
     assert len(computed(log)) == 6
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     assert (report.planned, report.published, report.up_to_date) == (0, 0, 6)
     assert computed(log) == []
     assert cohort.plan(operation).settled == {"done": 6}
@@ -69,7 +69,7 @@ def test_each_cause_recomputes_exactly_what_it_affects(
     def change(operation: engine.Operation, causes: dict[str, int], due: list[str]) -> Any:
         plan = cohort.plan(operation)
         assert plan.causes == causes
-        (report,) = cohort.run(operation, client=client)
+        report = cohort.run(operation, client=client)
         assert report.published == len(due)
         assert computed(log) == sorted(due)
         assert cohort.plan(operation).to_compute == 0
@@ -96,7 +96,7 @@ def test_each_cause_recomputes_exactly_what_it_affects(
     put(data / "d1" / "s0" / "e1" / "i4.png", grey(4), **iio_options)
     assert cohort.ingest(client=client).touched == 1
     change(Second(**given), {"inputs": 1}, [sources[4]])
-    (report,) = cohort.run(Second(**given), client=client)
+    report = cohort.run(Second(**given), client=client)
     table = cohort.table(report.tables[1])
     assert len(table) == 6  # one current row for each image, whatever it was before
     assert table["status"].eq("done").all()
@@ -117,14 +117,14 @@ def test_failures_stay_until_they_are_asked_for(
 ) -> None:
     fails = ("i1", "i4")
     operation = Counting(log=log, fails=fails)
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     assert (report.published, report.failed, dict(report.reasons)) == (6, 2, {"asked_to": 2})
     assert len(computed(log)) == 6
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     assert (report.planned, report.failed_before, report.up_to_date) == (0, 2, 4)
     plan = cohort.plan(operation, retry_failed=True)
     assert plan.causes == {"retry": 2}
-    (report,) = cohort.run(operation, client=client, retry_failed=True)
+    report = cohort.run(operation, client=client, retry_failed=True)
     assert (report.published, report.failed) == (2, 2)
     assert [Path(source).stem for source in computed(log)] == ["i4", "i1"]
     by_image = cohort.table(report.tables[1])
@@ -133,26 +133,26 @@ def test_failures_stay_until_they_are_asked_for(
     cohort.ingest(client=client)
     assert cohort.plan(operation).causes == {"copy": 1}
     assert cohort.plan(operation, retry_failed=True).causes == {"retry": 3}
-    (report,) = cohort.run(operation, client=client)
+    report = cohort.run(operation, client=client)
     assert (report.published, report.failed, report.copied) == (1, 1, 1)
     computed(log)
-    (report,) = cohort.run(operation, client=client, retry_failed=True)
+    report = cohort.run(operation, client=client, retry_failed=True)
     assert report.published == 3
     assert len(computed(log)) == 2  # once for each content
 
 
 def test_where_and_limit_select(cohort: engine.Cohort, client: Client, log: str) -> None:
     operation = Counting(log=log)
-    (report,) = cohort.run(operation, client=client, where="subject == 's1'")
+    report = cohort.run(operation, client=client, where="subject == 's1'")
     assert (report.selected, report.published) == (3, 3)
     assert {source.split("/")[2] for source in computed(log)} == {"s1"}
-    (report,) = cohort.run(operation, client=client, limit=2)
+    report = cohort.run(operation, client=client, limit=2)
     assert [Path(source).stem for source in computed(log)] == ["i0", "i2"]
     table = cohort.table(report.tables[1])
     assert table["status"].value_counts().to_dict() == {"done": 5, "missing": 1}
     where = "width > 1000"
     assert cohort.plan(operation, where=where).selected == 0
-    (report,) = cohort.run(operation, client=client, where=where)
+    report = cohort.run(operation, client=client, where=where)
     assert report.selected == 0
     assert cohort.plan(operation, where="subject == 's1'", limit=1).selected == 1
 
@@ -188,12 +188,12 @@ def test_the_first_complete_run_declares_itself(
     cohort: engine.Cohort, client: Client, log: str
 ) -> None:
     first = Counting(log=log, copies=2)
-    (report,) = cohort.run(first, client=client, limit=2)
+    report = cohort.run(first, client=client, limit=2)
     assert (report.declared, report.trial) == (False, True)
-    (report,) = cohort.run(first, client=client, where="subject == 's0'")
+    report = cohort.run(first, client=client, where="subject == 's0'")
     assert (report.declared, report.trial) == (False, True)
     assert report.tables[0] == f"counting@{first.key[:8]}"
-    (report,) = cohort.run(first, client=client)
+    report = cohort.run(first, client=client)
     assert (report.declared, report.trial) == (True, False)
     assert report.tables == ["counting", "counting_by_image", "counting_by_experiment"]
     assert cohort.config.operations["counting"]["copies"] == 2
@@ -201,11 +201,11 @@ def test_the_first_complete_run_declares_itself(
 
 
 def test_a_run_in_which_all_fail_declares_nothing(cohort: engine.Cohort, client: Client) -> None:
-    (report,) = cohort.run(engine.circles(channel=7), client=client)
+    report = cohort.run(engine.circles(channel=7), client=client)
     assert (report.failed, report.declared, report.trial) == (6, False, True)
-    (report,) = cohort.run(engine.circles(channel=7), client=client)
+    report = cohort.run(engine.circles(channel=7), client=client)
     assert (report.failed_before, report.declared) == (6, False)
-    (report,) = cohort.run(engine.circles(), client=client)
+    report = cohort.run(engine.circles(), client=client)
     assert (report.failed, report.declared) == (0, True)
 
 
@@ -216,7 +216,7 @@ def test_other_parameters_are_a_trial_until_declared(
     cohort.run(Counting(log=log), client=client)
     before = cohort.table("counting")
     other = Counting(log=log, copies=3)
-    (report,) = cohort.run(other, client=client)
+    report = cohort.run(other, client=client)
     assert (report.trial, report.declared) == (True, False)
     suffix = f"@{other.key[:8]}"
     assert report.tables == [
@@ -230,17 +230,17 @@ def test_other_parameters_are_a_trial_until_declared(
         [*report.tables, "counting", "counting_by_image", "counting_by_experiment"]
     )
     computed(log)
-    (report,) = cohort.run(other, client=client, declare=True)
+    report = cohort.run(other, client=client, declare=True)
     assert (report.trial, report.declared, report.planned) == (False, True, 0)
     assert len(cohort.table("counting")) == 18
     assert sorted(cohort.tables()) == sorted(report.tables)  # those of the trial are gone
     assert cohort.verify().ok
     (report,) = cohort.run(client=client)  # all that is declared
     assert (report.planned, report.tables[0]) == (0, "counting")
-    (report,) = cohort.run("counting", client=client)  # parameters not given are the declared
+    report = cohort.run("counting", client=client)  # parameters not given are the declared
     assert (report.key, report.planned) == (other.key, 0)
     assert cohort.operation("counting", copies=1).key == Counting(log=log).key
-    (report,) = cohort.run(Counting(log=log), client=client, declare=True)
+    report = cohort.run(Counting(log=log), client=client, declare=True)
     assert computed(log) == []
     pd.testing.assert_frame_equal(cohort.table("counting"), before)
 
@@ -248,7 +248,7 @@ def test_other_parameters_are_a_trial_until_declared(
 def test_an_operation_of_a_notebook_is_never_declared(
     cohort: engine.Cohort, client: Client, log: str
 ) -> None:
-    (report,) = cohort.run(Counting(log=log), client=client)
+    report = cohort.run(Counting(log=log), client=client)
     assert (report.declared, report.trial) == (False, True)
     assert cohort.config.operations == {}
     with pytest.raises(UsageError, match="counting can't be declared"):
@@ -276,7 +276,7 @@ def test_operations_of_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> No
 def test_tables_are_left_alone_when_nothing_changed(
     cohort: engine.Cohort, client: Client, log: str, data: Path
 ) -> None:
-    (report,) = cohort.run(Counting(log=log), client=client)
+    report = cohort.run(Counting(log=log), client=client)
     folder = Path(cohort.root.url) / "tables"
 
     def stamps() -> dict[str, int]:
@@ -324,7 +324,7 @@ def test_a_cohort_without_images(tmp_path: Path, client: Client, log: str) -> No
     cohort = engine.create(tmp_path / "cohort")
     report = cohort.ingest(tmp_path / "data", client=client)
     assert (report.listed, report.ignored, report.new) == (1, 1, 0)
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert (run.selected, run.published) == (0, 0)
     for name in run.tables:
         assert len(cohort.table(name)) == 0
@@ -334,7 +334,7 @@ def test_a_cohort_without_images(tmp_path: Path, client: Client, log: str) -> No
 
 
 def test_images_without_objects(cohort: engine.Cohort, client: Client, log: str) -> None:
-    (run,) = cohort.run(Counting(log=log, copies=0), client=client)
+    run = cohort.run(Counting(log=log, copies=0), client=client)
     assert (run.published, run.failed) == (6, 0)
     assert len(cohort.table(run.tables[0])) == 0
     by_image = cohort.table(run.tables[1])
@@ -359,7 +359,7 @@ def test_what_the_tables_say(tmp_path: Path, client: Client, log: str) -> None:
     (tmp_path / "cohort" / "subjects.csv").write_text("subject,sex,count\ns1,f,7\ns3,m,9\n")
     toml = tmp_path / "cohort" / "cohort.toml"
     toml.write_text('subjects = "subjects.csv"\n' + toml.read_text())
-    (run,) = cohort.run(Counting(log=log, copies=2, fails=("i5",)), client=client)
+    run = cohort.run(Counting(log=log, copies=2, fails=("i5",)), client=client)
     objects, by_image, experiments = (cohort.table(name) for name in run.tables)
     means = {n: float(grey(n).mean()) for n in range(1, 7)}
 
@@ -405,7 +405,7 @@ def test_edited_subjects_make_new_tables(
     csv.write_text("subject,sex\ns0,f\n")
     toml = tmp_path / "cohort" / "cohort.toml"
     toml.write_text(f'subjects = "{csv}"\n' + toml.read_text())
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert cohort.table(run.tables[2])["sex"].fillna("-").to_list() == ["f", "-"]
     csv.write_text("subject,sex\ns0,f\ns1,m\n")
     cohort.run(Counting(log=log), client=client)
@@ -428,7 +428,7 @@ def test_numeric_subjects_join_as_text(tmp_path: Path, client: Client, log: str)
     (tmp_path / "cohort" / "subjects.csv").write_text("subject,age\n007,61\n")
     toml = tmp_path / "cohort" / "cohort.toml"
     toml.write_text('subjects = "subjects.csv"\n' + toml.read_text())
-    (run,) = cohort.run(Counting(log=log), client=client)
+    run = cohort.run(Counting(log=log), client=client)
     assert cohort.table(run.tables[0])["age"].to_list() == [61]
 
 
@@ -453,7 +453,7 @@ class Worse(Counting):
 def test_wrong_answers_fail_their_image_alone(
     cohort: engine.Cohort, client: Client, log: str
 ) -> None:
-    (run,) = cohort.run(Worse(log=log), client=client)
+    run = cohort.run(Worse(log=log), client=client)
     assert (run.published, run.failed) == (6, 5)
     rows = cohort.table(run.tables[1]).set_index("name")
     assert rows["status"].value_counts().to_dict() == {"failed": 5, "done": 1}
@@ -479,7 +479,7 @@ class Mixed(Counting):
 
 
 def test_answers_may_be_any_sequences(cohort: engine.Cohort, client: Client, log: str) -> None:
-    (run,) = cohort.run(Mixed(log=log), client=client)
+    run = cohort.run(Mixed(log=log), client=client)
     assert (run.published, run.failed) == (6, 0)
     found = cohort.arrow_table(run.tables[0]).select(["name", "mean", "n"]).to_pylist()
     assert [tuple(row.values()) for row in sorted(found, key=lambda row: row["name"])] == [

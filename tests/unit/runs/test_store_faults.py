@@ -76,12 +76,12 @@ from tests.support.images import Counting
 place, log = Path(sys.argv[1]), sys.argv[2]
 opened = []
 sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == "open" else None)
-with engine.cluster(workers=1, processes=False) as client:
+with engine.cluster(workers=1, processes=False) as cluster:
     cohort = engine.open(place / "cohort")
     for ask in (
-        lambda: cohort.ingest(client=client),
-        lambda: cohort.ingest(place / "more", client=client),
-        lambda: cohort.run(Counting(log=log, copies=2), client=client),
+        lambda: cohort.ingest(client=cluster),
+        lambda: cohort.ingest(place / "more", client=cluster),
+        lambda: cohort.run(Counting(log=log, copies=2), client=cluster),
     ):
         try:
             ask()
@@ -135,7 +135,7 @@ def test_lost_and_damaged_pixels_fail_their_images_alone(
     damaged.write_bytes(data)
     shortened = shard_of(cohort, "data/d1/s1/e1/i5.png")
     shortened.write_bytes(shortened.read_bytes()[:-1])
-    (report,) = cohort.run(Counting(log=log), client=client)
+    report = cohort.run(Counting(log=log), client=client)
     assert dict(report.reasons) == {"missing_pixels": 1, "corrupt_pixels": 2}
     assert (report.published, report.failed) == (6, 3)
     rows = cohort.table(report.tables[1]).set_index("name")["reason"]
@@ -154,21 +154,21 @@ def test_lost_metadata_of_a_stack_fails_its_images(
     text = metadata.read_text()
     metadata.write_text(text.replace('"fill_value": 0', '"fill_value": 7'))
     assert metadata.read_text() != text
-    (report,) = cohort.run(Counting(log=log), client=client)
+    report = cohort.run(Counting(log=log), client=client)
     assert dict(report.reasons) == {"corrupt_pixels": 6}
     metadata.unlink()
-    (report,) = cohort.run(Counting(log=log), client=client, retry_failed=True)
+    report = cohort.run(Counting(log=log), client=client, retry_failed=True)
     assert dict(report.reasons) == {"missing_pixels": 6}
     with pytest.raises(MissingObject):
         cohort.stacks()
     metadata.write_text(text)
-    (report,) = cohort.run(Counting(log=log), client=client, retry_failed=True)
+    report = cohort.run(Counting(log=log), client=client, retry_failed=True)
     assert (report.published, report.failed) == (6, 0)
     assert len(computed(log)) == 6
 
 
 def test_a_lost_part_or_table_raises(cohort: engine.Cohort, client: Client, log: str) -> None:
-    (report,) = cohort.run(Counting(log=log), client=client)
+    report = cohort.run(Counting(log=log), client=client)
     top = Path(cohort.root.url)
     part = next((top / "results").rglob("*.parquet"))
     data = part.read_bytes()
@@ -402,8 +402,8 @@ def test_a_clock_that_jumps_back_changes_nothing(
                 patch.setattr(ingest_module, "datetime", Yesterday)
             report = cohort.ingest(client=client)
             assert (report.changed, report.unchanged) == (1, 3)
-            (run,) = cohort.run(operation, client=client)
-        (again,) = cohort.run(operation, client=client)
+            run = cohort.run(operation, client=client)
+        again = cohort.run(operation, client=client)
         assert (run.published, again.published) == (3, 0)
         assert len(computed(log)) == 5
         tables.append([cohort.table(name) for name in run.tables])

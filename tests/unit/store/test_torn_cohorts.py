@@ -66,13 +66,13 @@ def test_lost_results_are_computed_again_and_their_tables_made_again(
     with pytest.raises(CorruptStore, match=TORN):
         cohort.plan(small.declared)
     told = Told()
-    (report,) = cohort.run(small.declared, client=client, events=told)
+    report = cohort.run(small.declared, client=client, events=told)
     assert any(f"{RESULTS}: a power cut tore" in note for note in told.notes)
     assert report.published > 0
     cohort.run(small.trial, client=client)
     assert circles(cohort) == circles(made.cohort)
     check_clean(cohort)
-    (report,) = cohort.run(small.declared, client=client)
+    report = cohort.run(small.declared, client=client)
     assert report.published == 0
 
 
@@ -144,7 +144,7 @@ def test_results_of_lost_images_whose_sources_are_gone_count_once_these_are_back
     assert "lab/d1/s1/e1/disc-1.png" in problem.text
     gone.write_bytes(content)
     cohort.ingest(client=client)
-    (done,) = cohort.run(small.declared, client=client)
+    done = cohort.run(small.declared, client=client)
     assert done.published == 0, "its results are still there"
     assert circles(cohort) == expected
     check_clean(cohort)
