@@ -22,7 +22,7 @@ import engine
 import jobs.cli
 from engine.conditions.parsing import parse_condition
 from engine.errors import SourceUnreadable
-from engine.operations.registry import BUILT_IN
+from engine.operations.registry import BUILT_IN, find_operation
 from engine.store.config import parse_config
 
 TOP = Path(__file__).resolve().parents[1]
@@ -115,7 +115,9 @@ def test_commands_and_options_exist() -> None:
     """Of every line that begins with ``cohort``, in every block of shell."""
     known, seen = commands(), 0
     parameters = {
-        f"--{name}".replace("_", "-") for k in BUILT_IN.values() for name in k.model_fields
+        f"--{name}".replace("_", "-")
+        for k in map(find_operation, BUILT_IN)
+        for name in k.model_fields
     }
     parameters |= training_options()
     for page, code in blocks("sh"):

@@ -90,10 +90,10 @@ def commands() -> str:
 
 def operations() -> str:
     """Return the parameters of the operations that are built in."""
-    from engine.operations.registry import BUILT_IN
+    from engine.operations.registry import BUILT_IN, find_operation
 
     parts = []
-    for name, kind in BUILT_IN.items():
+    for name, kind in zip(BUILT_IN, map(find_operation, BUILT_IN), strict=True):
         text = inspect.getdoc(kind) or ""
         meaning = parameters_of(text)
         rows = []

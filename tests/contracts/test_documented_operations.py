@@ -16,8 +16,8 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.operations import registry
 from tests.support.images import LAYOUT, night, put
+from tests.support.operations import register
 
 TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "add-an-operation.md").read_text()
 
@@ -97,7 +97,7 @@ def test_a_built_in_one(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(code, "saturation.py", "exec"), module.__dict__)
     kind: Any = module.__dict__["Saturation"]
-    monkeypatch.setitem(registry.BUILT_IN, "saturation", kind)
+    register(monkeypatch, "saturation", kind)
     exec(compile(case, "cases.py", "exec"), {})
     report = cohort.run("saturation", client=client)
     assert (report.published, report.failed, report.declared) == (5, 0, True)

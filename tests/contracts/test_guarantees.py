@@ -21,12 +21,11 @@ from engine.errors import (
     NoWorkerForResource,
     UsageError,
 )
-from engine.operations import registry
 from engine.operations.base import Operation
 from engine.runs.worker import ledger_of
 from tests.contracts.cases import BAD, CASES, Case
 from tests.support.images import LAYOUT, connect_quietly, grey, put
-from tests.support.operations import count_call
+from tests.support.operations import count_call, register
 
 IMAGES = 10
 
@@ -83,7 +82,7 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
     """Return a case, installed under its name if a package could offer it."""
     found: Case = request.param
     if found.installed and found.name != "circles":
-        monkeypatch.setitem(registry.BUILT_IN, found.name, found.make)  # type: ignore[arg-type]
+        register(monkeypatch, found.name, found.make)
     return found
 
 

@@ -19,7 +19,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,9 @@ def _one_cluster() -> Iterator[None]:
         LocalCluster(**threads, dashboard_address=None, silence_logs=logging.CRITICAL) as cluster,
         Client(cluster) as client,
     ):
-
-        @contextmanager
-        def opened(_: Any) -> Iterator[Any]:
-            yield client
-
-        ClusterArguments.open = opened  # type: ignore[method-assign, assignment]
+        ClusterArguments.open_on_demand = (  # type: ignore[method-assign]
+            lambda _, note: nullcontext(client)
+        )
         yield
 
 

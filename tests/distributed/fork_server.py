@@ -11,7 +11,15 @@ import os
 import sys
 import threading
 import traceback
+from importlib import import_module
 from typing import Any
+
+PRELOADED = (
+    "distributed", "numba", "pandas", "zarr", "engine.execution.cluster.local",
+    "engine.ingest.driver", "engine.runs.driver", "engine.qc.driver", "jobs.commands.core",
+    "tests.support.operations",
+)  # fmt: skip
+"""Modules that commands import when they need them, imported once for all drivers."""
 
 
 def start(request: dict[str, Any]) -> int:
@@ -49,6 +57,8 @@ def start(request: dict[str, Any]) -> int:
 
 
 def _prepare(request: dict[str, Any]) -> None:
+    for name in request.get("imports", ()):
+        import_module(name)
     if request.get("crash") is not None or request.get("count") is not None:
         from tests.distributed import crashpoints
 
@@ -82,10 +92,8 @@ def poll(pid: int) -> int | None:
 
 def serve() -> None:
     """Answer requests until standard input ends."""
-    import distributed  # noqa: F401
-
-    import tests.support.operations  # noqa: F401
-
+    for name in PRELOADED:
+        import_module(name)
     print(json.dumps({"ready": os.getpid(), "threads": threading.active_count()}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -119,13 +119,13 @@ def test_a_source_kills_its_worker(
     for path in sorted(lab.images.rglob("*.png"))[:12]:
         (more / path.name).write_bytes(path.read_bytes())
     lab.images = more
-    preload = ("--preload", "tests.distributed.deadly_format")
-    lab.cluster = Cluster(tmp_path / "cluster", environment, options=preload)
+    plugin = "tests.distributed.deadly_format"
+    lab.cluster = Cluster(tmp_path / "cluster", environment, options=("--preload", plugin))
     try:
         # Dask's command ends, and all its workers with it, if one dies before it was ever there.
         with Client(lab.cluster.address) as client:
             client.wait_for_workers(2, timeout=60)
-        ended = lab.start_ingest().wait()
+        ended = lab.start_ingest(imports=[plugin]).wait()
         assert ended.code == 3, ended.err
         rows = ledger_rows(lab.place, "catalog/images")
         states = {Path(row["image_id"]).name: (row["state"], row["reason"]) for row in rows}
@@ -134,7 +134,7 @@ def test_a_source_kills_its_worker(
         assert states.pop("b.deadly") == ("failed", "worker_crash")
         assert len(states) == len(list(more.glob("*.png")))
         assert set(states.values()) == {("ready", None)}
-        again = lab.start_ingest().wait()
+        again = lab.start_ingest(imports=[plugin]).wait()
         assert again.code == 0, again.err
         assert again.values["new"] == again.values["failed"] == 0
         lab.right = None

@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pytest
 
 from engine import Image, ImageFailed, Operation
+from engine.operations import registry
+
+
+def register(monkeypatch: pytest.MonkeyPatch, name: str, kind: Any) -> None:
+    """Add an operation, or a function that makes one, to the built-in ones."""
+    module = sys.modules[__name__]
+    monkeypatch.setattr(module, f"registered_{name}", kind, raising=False)
+    monkeypatch.setitem(registry.BUILT_IN, name, f"{__name__}:registered_{name}")
+
 
 SLOW_S = 60.0
 """Duration of a slow image, seconds: long enough for a cluster to shrink."""

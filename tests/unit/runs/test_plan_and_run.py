@@ -18,6 +18,7 @@ from engine.operations import registry
 from engine.store.results import read_key
 from engine.store.tables import read_origin, write_table
 from tests.support.images import Counting, Second, computed, discs, grey, night, put
+from tests.support.operations import register
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def log(tmp_path: Path) -> str:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the counting operation by name, as a package would."""
-    monkeypatch.setitem(registry.BUILT_IN, "counting", Counting)
+    register(monkeypatch, "counting", Counting)
 
 
 def test_a_second_run_computes_nothing(cohort: engine.Cohort, client: Client, log: str) -> None:
@@ -267,7 +268,8 @@ def test_operations_of_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> No
             return Counting
 
     monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
-    assert registry.operations() == {"counting": Counting, **registry.BUILT_IN}
+    built_in = {name: registry.find_operation(name) for name in registry.BUILT_IN}
+    assert registry.operations() == {"counting": Counting, **built_in}
     assert registry.find_operation("counting") is Counting
     assert registry.is_registered(Counting(log="x"))
     assert not registry.is_registered(Second(log="x"))
