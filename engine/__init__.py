@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.cohort.cohort import Cohort
-    from engine.cohort.cohort import create_cohort_at as create
-    from engine.cohort.cohort import open_cohort as open  # noqa: A004 - reads as it should
+    from engine.cohort.opening import create_cohort_at as create
+    from engine.cohort.opening import open_cohort as open  # noqa: A004 - reads as it should
     from engine.errors import EngineError
     from engine.execution.cluster.cluster import Cluster as cluster  # noqa: N813 - used as a verb
     from engine.execution.progress import Events
@@ -43,9 +43,9 @@ _HOMES = {
     "circles": "engine.operations.circles:Circles",
     "cluster": "engine.execution.cluster.cluster:Cluster",
     "contours": "engine.operations.cardiac.contours:Contours",
-    "create": "engine.cohort.cohort:create_cohort_at",
+    "create": "engine.cohort.opening:create_cohort_at",
     "from_function": "engine.operations.function:from_function",
-    "open": "engine.cohort.cohort:open_cohort",
+    "open": "engine.cohort.opening:open_cohort",
     "segment": "engine.operations.segment.operation:Segment",
 }
 """Definition of each public name; the first use of a name imports its module."""

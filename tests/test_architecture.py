@@ -135,7 +135,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "TaskFailed": ("KeyError",),
     "TilingError": ("a tile is empty",),
     "UsageError": ("Give one or the other",),
-    "Unanswered": ("in/a.png", "other_channels"),
+    "NoPrediction": ("in/a.png", "other_channels"),
     "UnguardedScript": (),
     "VersionMismatch": ("tcp://127.0.0.1:1", "dask is 1 on the scheduler, 2 here"),
     "WeightsRefused": ("weights.pt", "their SHA-256 is another"),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import pyarrow as pa
 
@@ -36,14 +36,11 @@ from engine.runs.worker import ledger_of
 from engine.store.catalog.tables import ShardRow, read_images, read_shards
 from engine.store.config import (
     CohortConfig,
-    create_cohort,
     declare_operation,
-    declare_roots,
     read_config,
     read_identity,
 )
-from engine.store.root.base import STAGING, Root
-from engine.store.root.open import open_store
+from engine.store.root.base import Root
 from engine.store.root.write_check import check_writable
 from engine.store.tables import read_table, table_names_there
 
@@ -56,8 +53,20 @@ if TYPE_CHECKING:
     from engine.runs.driver import RunReport
 
 
+class RunOptions(TypedDict, total=False):
+    """Options of `Cohort.run`."""
+
+    client: Client | Cluster | None
+    where: str | None
+    limit: int | None
+    retry_failed: bool
+    declare: bool
+    events: Events | None
+    stop: Callable[[], bool]
+
+
 class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
-    """A cohort at a path or URL; created by `open_cohort` or `create_cohort_at`.
+    """A cohort at a path or URL; opened or created by `engine.cohort.opening`.
 
     Attributes
     ----------
@@ -201,32 +210,10 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         return publisher, plan, (catalog.version, images)
 
     @overload
-    def run(
-        self,
-        operation: Operation | str,
-        *,
-        client: Client | Cluster | None = None,
-        where: str | None = None,
-        limit: int | None = None,
-        retry_failed: bool = False,
-        declare: bool = False,
-        events: Events | None = None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> RunReport: ...
+    def run(self, operation: Operation | str, **options: Unpack[RunOptions]) -> RunReport: ...
 
     @overload
-    def run(
-        self,
-        operation: None = None,
-        *,
-        client: Client | Cluster | None = None,
-        where: str | None = None,
-        limit: int | None = None,
-        retry_failed: bool = False,
-        declare: bool = False,
-        events: Events | None = None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> list[RunReport]: ...
+    def run(self, operation: None = None, **options: Unpack[RunOptions]) -> list[RunReport]: ...
 
     def run(
         self,
@@ -393,36 +380,3 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     def stacks(self) -> xr.DataTree:
         """Return all stacks as a lazy tree with one node per stack and level."""
         return stack_tree(self.root, self._files())
-
-
-def open_cohort(url: str | Path) -> Cohort:
-    """Open a cohort.
-
-    Raises
-    ------
-    NoCohort, FormatTooNew
-    """
-    return Cohort(open_store(url))
-
-
-def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
-    """Open a cohort, or create it if there is none.
-
-    Raises
-    ------
-    UsageError
-        If the folder holds other files, or is a file.
-    """
-    root = open_store(url)
-    others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # ignore leftovers
-    if root.size("cohort.json") is None and next(others, None) is not None:
-        raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")
-    try:
-        create_cohort(root)
-    except NotADirectoryError:
-        raise UsageError(
-            f"{url} can't be a folder: it, or one above it, is a file. Give a new or empty folder."
-        ) from None
-    if root.size("cohort.toml") is None:
-        declare_roots(root, {}, layout)
-    return Cohort(root)

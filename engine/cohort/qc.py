@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from shlex import quote
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
 from engine.errors import NothingFound, UsageError
 from engine.execution.cluster.cluster import Cluster, use_client
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from engine.qc.driver import QcReport
 
 
+class QcOptions(TypedDict, total=False):
+    """Options of `QualityControl.qc`."""
+
+    client: Client | Cluster | None
+    where: str | None
+    everything: bool
+    events: Events | None
+    stop: Callable[[], bool]
+
+
 class QualityControl:
     """Pictures of results, by which people can check the tables."""
 
@@ -36,28 +46,10 @@ class QualityControl:
         def _files(self) -> Sequence[ShardRow]: ...
 
     @overload
-    def qc(
-        self,
-        operation: Operation | str,
-        *,
-        client: Client | Cluster | None = None,
-        where: str | None = None,
-        everything: bool = False,
-        events: Events | None = None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> QcReport: ...
+    def qc(self, operation: Operation | str, **options: Unpack[QcOptions]) -> QcReport: ...
 
     @overload
-    def qc(
-        self,
-        operation: None = None,
-        *,
-        client: Client | Cluster | None = None,
-        where: str | None = None,
-        everything: bool = False,
-        events: Events | None = None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> list[QcReport]: ...
+    def qc(self, operation: None = None, **options: Unpack[QcOptions]) -> list[QcReport]: ...
 
     def qc(
         self,

@@ -89,7 +89,7 @@ with engine.cluster(workers=1, processes=False) as cluster:
             print("refused", error.exit_code)
     assert not [name for name in opened if name.endswith("new.png")], opened
     print(len(cohort.images()), len(cohort.images()[0]))
-    print(cohort.run(Counting(log=log), client=client)[0].up_to_date)  # nothing to write
+    print(cohort.run(Counting(log=log), client=cluster).up_to_date)  # nothing to write
 """
 
 

@@ -1,0 +1,44 @@
+"""Functions that open and create cohorts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.cohort.cohort import Cohort
+from engine.errors import UsageError
+from engine.store.config import create_cohort, declare_roots
+from engine.store.root.base import STAGING
+from engine.store.root.open import open_store
+
+
+def open_cohort(url: str | Path) -> Cohort:
+    """Open a cohort.
+
+    Raises
+    ------
+    NoCohort, FormatTooNew
+    """
+    return Cohort(open_store(url))
+
+
+def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
+    """Open a cohort, or create it if there is none.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds other files, or is a file.
+    """
+    root = open_store(url)
+    others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # ignore leftovers
+    if root.size("cohort.json") is None and next(others, None) is not None:
+        raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")
+    try:
+        create_cohort(root)
+    except NotADirectoryError:
+        raise UsageError(
+            f"{url} can't be a folder: it, or one above it, is a file. Give a new or empty folder."
+        ) from None
+    if root.size("cohort.toml") is None:
+        declare_roots(root, {}, layout)
+    return Cohort(root)
