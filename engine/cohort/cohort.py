@@ -281,7 +281,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         events: Events | None,
         stop: Callable[[], bool],
     ) -> RunReport:
-        from engine.runs.driver import RunReport, execute_plan
+        from engine.runs.driver import PlannedRun, RunReport, execute_plan
         from engine.runs.labels.driver import run_numbers
         from engine.tables.driver import make_tables
 
@@ -302,10 +302,8 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             publisher.forget_gone()
         if plan.to_compute:
             check_writable(self.root)
-            execute_plan(
-                self.root, operation, plan, client, self._files(), publisher, report,
-                events=events, stop=stop,
-            )  # fmt: skip
+            run = PlannedRun(self.root, operation, plan, self._files(), publisher, report)
+            execute_plan(run, client, events=events, stop=stop)
         run_numbers(
             self.root, operation, images, publisher, self._files, client,
             events=events, stop=stop,

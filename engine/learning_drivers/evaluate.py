@@ -101,7 +101,7 @@ class EvaluationTask:
     deaths: int = 0
 
 
-def score_on_workers(
+def score_on_workers(  # noqa: PLR0913 - options by name
     client: Client,
     root: Root,
     images: Sequence[MaskedImage],

@@ -158,7 +158,7 @@ class _Parameters(Operation):
         raise NotImplementedError
 
 
-def from_function(
+def from_function(  # noqa: PLR0913 - options by name
     function: Callable[..., Any],
     *,
     name: str,

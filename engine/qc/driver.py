@@ -129,7 +129,7 @@ class FilesShown:
         return [row for (stack, level, _), row in self._shards.items() if (stack, level) == place]
 
 
-def make_pictures(
+def make_pictures(  # noqa: PLR0913 - options by name
     root: Root,
     operation: Operation,
     client: Client,
@@ -199,10 +199,10 @@ def make_pictures(
     noted = dict(plan.kept)
     if plan.to_make:
         check_writable(root)
-        _run(root, operation, client, folder, plan, noted, known,
-             FilesShown(files_by_path(root, files).values(), operation.label_name
-                        if operation.label_classes else None),
-             report, events or Events(), stop)  # fmt: skip
+        labels = operation.label_name if operation.label_classes else None
+        shown = FilesShown(files_by_path(root, files).values(), labels)
+        rendering = _Rendering(root, operation, folder, noted, known, report, events or Events())
+        rendering.run(client, plan, shown, stop)
     context = PageContext(root, operation, folder, trial, facts, extremes, noted)
     pages, of_pages = publish_pages(context)
     noted |= of_pages
@@ -214,68 +214,73 @@ def make_pictures(
     return report
 
 
-def _run(
-    root: Root,
-    operation: Operation,
-    client: Client,
-    folder: str,
-    plan: QcPlan,
-    noted: Noted,
-    known: Noted,
-    files_of: FilesShown,
-    report: QcReport,
-    events: Events,
-    stop: Callable[[], bool],
-) -> None:
-    slots = wait_for_slots(client, {})
-    events.start(STAGE, plan.to_make, "pictures")
-    window = TaskPool(
-        client,
-        picture_task,
-        lambda a: (root, operation, folder, files_of(a.task.wanted), a),
-        label=f"qc-{operation.name}",
-    )
-    last, took = time.monotonic(), 0.0
+@dataclass
+class _Rendering:
+    """Rendering of pictures on workers, with the index of those made so far (``noted``)."""
 
-    def flush() -> None:
-        nonlocal last, took
-        began = time.monotonic()
-        write_noted(root, folder, noted, known)
-        last = time.monotonic()
-        took = last - began
+    root: Root
+    operation: Operation
+    folder: str
+    noted: Noted
+    known: Noted
+    report: QcReport
+    events: Events
+    _written_s: float = field(default_factory=time.monotonic)
+    _took_s: float = 0.0
 
-    # The index grows with the number of pictures, so a slow write makes the next one wait longer.
-    def idle() -> None:
-        if time.monotonic() - last > max(FLUSH_S, FLUSH_SHARE * took):
-            flush()
-
-    done = 0
-    try:
-        for answer in map_tasks(
-            window,
-            plan.units(slots),
-            split=_split,
-            without=_without,
-            stop=stop,
-            idle=idle,
-            told=events.note,
-        ):
-            if answer.poison:
-                reason, _ = poison_of(answer.need, "drawing it")
-                made = Made((), tuple((one.image_id, reason) for one in answer.task.wanted))
-            else:
+    def run(
+        self, client: Client, plan: QcPlan, files_of: FilesShown, stop: Callable[[], bool]
+    ) -> None:
+        """Render the pictures of a plan, and write the index now and then."""
+        root, operation, folder = self.root, self.operation, self.folder
+        slots = wait_for_slots(client, {})
+        self.events.start(STAGE, plan.to_make, "pictures")
+        window = TaskPool(
+            client,
+            picture_task,
+            lambda a: (root, operation, folder, files_of(a.task.wanted), a),
+            label=f"qc-{operation.name}",
+        )
+        done = 0
+        try:
+            for answer in map_tasks(
+                window,
+                plan.units(slots),
+                split=_split,
+                without=_without,
+                stop=stop,
+                idle=self._write_if_due,
+                told=self.events.note,
+            ):
                 made = answer.value
-            noted.update({(one.kind, one.name): one for one in made.pictures})
-            report.made += len(made.pictures)
-            report.reasons.update(reason for _, reason in made.failed)
-            report.failed += len(made.failed)
-            done += answer.task.pictures
-            events.advance(STAGE, answer.task.pictures, failed=len(made.failed))
-    finally:
-        flush()
-    events.finish(STAGE)
-    if stop() and done < plan.to_make:
-        raise Interrupted(done, plan.to_make - done)
+                if answer.poison:
+                    reason, _ = poison_of(answer.need, "drawing it")
+                    made = Made((), tuple((one.image_id, reason) for one in answer.task.wanted))
+                done += answer.task.pictures
+                self._add(made, answer.task.pictures)
+        finally:
+            self._write()
+        self.events.finish(STAGE)
+        if stop() and done < plan.to_make:
+            raise Interrupted(done, plan.to_make - done)
+
+    def _add(self, made: Made, pictures: int) -> None:
+        self.noted.update({(one.kind, one.name): one for one in made.pictures})
+        self.report.made += len(made.pictures)
+        self.report.reasons.update(reason for _, reason in made.failed)
+        self.report.failed += len(made.failed)
+        self.events.advance(STAGE, pictures, failed=len(made.failed))
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        write_noted(self.root, self.folder, self.noted, self.known)
+        self._written_s = time.monotonic()
+        self._took_s = self._written_s - began
+
+    def _write_if_due(self) -> None:
+        # The index grows with the number of pictures: after a slow write, wait longer.
+        if time.monotonic() - self._written_s > max(FLUSH_S, FLUSH_SHARE * self._took_s):
+            self._write()
 
 
 def _split(unit: Unit) -> list[Unit]:

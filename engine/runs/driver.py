@@ -142,14 +142,24 @@ class FilesOf:
         return {row.path: row for row in found if row is not None}
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """A plan with the store, the publisher of its results and the report that it updates.
+
+    ``files`` are the rows of the catalog's shards.
+    """
+
+    root: Root
+    operation: Operation
+    plan: Plan
+    files: Sequence[ShardRow]
+    publisher: Publisher
+    report: RunReport
+
+
 def execute_plan(
-    root: Root,
-    operation: Operation,
-    plan: Plan,
+    run: PlannedRun,
     client: Client,
-    files: Sequence[ShardRow],
-    publisher: Publisher,
-    report: RunReport,
     *,
     events: Events | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -162,114 +172,144 @@ def execute_plan(
         If ``stop`` returned True before the end.
     NoWorkers, NoWorkerForResource, SchedulerLost, StoreFull, StoreReadOnly
     """
-    from distributed import LocalCluster
-
     shown = events or Events()
-    resources = dict(operation.resources)
-    slots = wait_for_slots(client, resources)
+    publisher, operation = run.publisher, run.operation
     # Pack for the slots that exist now, so that every worker gets several units.
-    units = pack_units(plan.items, slots)
-    copies = pack_copies(plan.copies, publisher.parts_of(map(original_of, plan.copies)))
+    slots = wait_for_slots(client, dict(operation.resources))
+    execution = _Execution(run, slots, shown)
     # Record the key before its first row, so that every row's parameters can be looked up.
-    record_key(root, operation.identity, plan.key)
+    record_key(run.root, operation.identity, run.plan.key)
     if operation.label_classes:
-        publisher.labels = LabelPublisher(root, plan.damaged)
-        _open_labels(publisher.labels, operation, plan, {row.path: row for row in files})
-    local = isinstance(client.cluster, LocalCluster)
-    if local and (told := operation.first_use()) is not None:
-        shown.note(told)
-    shown.start(operation.name, plan.to_compute, "images")
-    files_of = FilesOf(files)
-    annotations = read_annotations(root) if "annotation" in operation.inputs else None
-
-    def task_of(attempt: TaskAttempt[Unit]) -> tuple[Any, ...]:
-        items = attempt.task.items
-        names = [item.image_ids[0] for item in items]
-        drawn = {} if annotations is None else annotations.of(names)
-        return root, operation, files_of(items, operation.halo_of), drawn, attempt
-
-    wanted = [row for unit in units for row in rows_of_unit(unit)]
-    wanted += [(copy.image_id, copy.inputs, copy.block) for copy in plan.copies]
-    done = 0
-
-    def left() -> int:
-        return len(units) + len(copies) - done
-
-    last = time.monotonic()
-
-    def idle() -> None:
-        nonlocal last
-        if time.monotonic() - last > COMMIT_S:
-            publisher.flush()
-            last = time.monotonic()
-
-    def upcoming() -> Iterator[Unit]:
-        nonlocal done
-        for unit in units:
-            if publisher.settled(rows_of_unit(unit)):  # another driver published it first
-                done += 1
-                shown.advance(operation.name, unit.images)
-            else:
-                yield unit
-
-    def admit(record: UnitResult, rows: Sequence[tuple[str, str, int | None]]) -> None:
-        publisher.add(Pending(record, tuple(rows)))
-        report.compute_s += record.compute_s
-        report.reasons.update(reason for _, reason in record.failed)
-        for name, need in record.needs:
-            if len(report.needs) < NAMED:
-                shown.note(f"{name}: {OUT_OF_MEMORY}, it {need}.")
-                report.needs[name] = str(need)
-        shown.advance(operation.name, len(rows), failed=len(record.failed))
-
-    window = TaskPool(
-        client,
-        unit_task,
-        task_of,
-        label=operation.name,
-        resources=resources,
-    )
+        publisher.labels = LabelPublisher(run.root, run.plan.damaged)
+        _open_labels(publisher.labels, operation, run.plan, {row.path: row for row in run.files})
+    _announce_first_use(operation, client, shown)
+    shown.start(operation.name, run.plan.to_compute, "images")
     try:
-        for answer in map_tasks(
-            window,
-            upcoming(),
-            split=lambda unit: [replace(unit, items=(item,)) for item in unit.items],
-            without=_without,
-            trial=lambda unit: replace(unit, number=-1 - unit.number),
-            stop=stop,
-            idle=idle,
-            told=shown.note,
-        ):
-            record = answer.value
-            if answer.poison:
-                record = write_failed_unit(
-                    root, operation, answer.task, attempts=answer.attempts, need=answer.need,
-                    reason="worker_crash" if answer.need is None else OUT_OF_MEMORY,
-                )  # fmt: skip
-            else:
-                done += 1
-            admit(record, rows_of_unit(answer.task))
-        if copies and not stop():
-            copying = TaskPool(client, copy_task, lambda a: (root, operation, a), label="copy-rows")
-            for copied in map_tasks(
-                copying, copies, split=lambda _: [], without=lambda task, _: task, idle=idle
-            ):
-                done += 1
-                admit(copied.value, [(c.image_id, c.inputs, c.block) for c in copied.task.copies])
+        execution.compute(client, stop)
+        if not stop():
+            execution.copy(client)
         publisher.finish()
     except SchedulerLost:
         publisher.flush()
-        raise SchedulerLost(done, left()) from None
+        raise SchedulerLost(execution.done, execution.left) from None
     except BaseException:
         publisher.flush(quietly=True)
         raise
     shown.finish(operation.name)
-    report.published = publisher.rows_published
-    report.failed = publisher.failures_published
-    if stop() and left():
-        raise Interrupted(done, left())
-    if missing := publisher.missing(wanted):
-        raise Incomplete(missing, plan.selected)
+    run.report.published = publisher.rows_published
+    run.report.failed = publisher.failures_published
+    if stop() and execution.left:
+        raise Interrupted(execution.done, execution.left)
+    if missing := publisher.missing(execution.rows):
+        raise Incomplete(missing, run.plan.selected)
+
+
+def _announce_first_use(operation: Operation, client: Client, events: Events) -> None:
+    from distributed import LocalCluster
+
+    if isinstance(client.cluster, LocalCluster) and (text := operation.first_use()) is not None:
+        events.note(text)
+
+
+class _Execution:
+    """Tasks of a run, and how many of them ended (``done``) or are still to do (``left``)."""
+
+    def __init__(self, run: PlannedRun, slots: int, events: Events) -> None:
+        self._run = run
+        self._events = events
+        self._units = pack_units(run.plan.items, slots)
+        parts = run.publisher.parts_of(map(original_of, run.plan.copies))
+        self._copies = pack_copies(run.plan.copies, parts)
+        self._files_of = FilesOf(run.files)
+        reads_annotations = "annotation" in run.operation.inputs
+        self._annotations = read_annotations(run.root) if reads_annotations else None
+        self._committed_s = time.monotonic()
+        self.done = 0
+
+    @property
+    def left(self) -> int:
+        """Number of tasks that did not end."""
+        return len(self._units) + len(self._copies) - self.done
+
+    @property
+    def rows(self) -> list[tuple[str, str, int | None]]:
+        """Identifiers of all rows that the run publishes."""
+        computed = [row for unit in self._units for row in rows_of_unit(unit)]
+        return computed + [(c.image_id, c.inputs, c.block) for c in self._run.plan.copies]
+
+    def compute(self, client: Client, stop: Callable[[], bool]) -> None:
+        """Compute the units on workers, and commit their results every `COMMIT_S`."""
+        run = self._run
+        window = TaskPool(
+            client, unit_task, self._arguments, label=run.operation.name,
+            resources=dict(run.operation.resources),
+        )  # fmt: skip
+        for answer in map_tasks(
+            window,
+            self._unpublished(),
+            split=lambda unit: [replace(unit, items=(item,)) for item in unit.items],
+            without=_without,
+            trial=lambda unit: replace(unit, number=-1 - unit.number),
+            stop=stop,
+            idle=self._commit,
+            told=self._events.note,
+        ):
+            record = answer.value
+            if answer.poison:
+                record = write_failed_unit(
+                    run.root, run.operation, answer.task, attempts=answer.attempts,
+                    need=answer.need,
+                    reason="worker_crash" if answer.need is None else OUT_OF_MEMORY,
+                )  # fmt: skip
+            else:
+                self.done += 1
+            self._add(record, rows_of_unit(answer.task))
+
+    def copy(self, client: Client) -> None:
+        """Copy rows for images whose pixels have a result under another image_id."""
+        if not self._copies:
+            return
+        root, operation = self._run.root, self._run.operation
+        window = TaskPool(client, copy_task, lambda a: (root, operation, a), label="copy-rows")
+        for copied in map_tasks(
+            window, self._copies, split=lambda _: [], without=lambda task, _: task,
+            idle=self._commit,
+        ):  # fmt: skip
+            self.done += 1
+            self._add(copied.value, [(c.image_id, c.inputs, c.block) for c in copied.task.copies])
+
+    def _arguments(self, attempt: TaskAttempt[Unit]) -> tuple[Any, ...]:
+        """Return the arguments of `unit_task`: only what the unit needs travels."""
+        operation, items = self._run.operation, attempt.task.items
+        names = [item.image_ids[0] for item in items]
+        drawn = {} if self._annotations is None else self._annotations.of(names)
+        files = self._files_of(items, operation.halo_of)
+        return self._run.root, operation, files, drawn, attempt
+
+    def _unpublished(self) -> Iterator[Unit]:
+        """Yield the units that no other driver has published meanwhile."""
+        for unit in self._units:
+            if self._run.publisher.settled(rows_of_unit(unit)):
+                self.done += 1
+                self._events.advance(self._run.operation.name, unit.images)
+            else:
+                yield unit
+
+    def _commit(self) -> None:
+        if time.monotonic() - self._committed_s > COMMIT_S:
+            self._run.publisher.flush()
+            self._committed_s = time.monotonic()
+
+    def _add(self, record: UnitResult, rows: Sequence[tuple[str, str, int | None]]) -> None:
+        report = self._run.report
+        self._run.publisher.add(Pending(record, tuple(rows)))
+        report.compute_s += record.compute_s
+        report.reasons.update(reason for _, reason in record.failed)
+        for name, need in record.needs:
+            if len(report.needs) < NAMED:
+                self._events.note(f"{name}: {OUT_OF_MEMORY}, it {need}.")
+                report.needs[name] = str(need)
+        self._events.advance(self._run.operation.name, len(rows), failed=len(record.failed))
 
 
 def _open_labels(

@@ -18,15 +18,22 @@ import pyarrow.compute as pc
 from engine.errors import UsageError
 from engine.operations.array_metadata import named
 from engine.operations.base import Operation
-from engine.runs.causes import REASONS_TO_COMPUTE, REASONS_TO_SKIP, RESTORED, changed_part
+from engine.runs.causes import REASONS_TO_COMPUTE, REASONS_TO_SKIP, changed_part
 from engine.runs.input_digests import image_inputs
-from engine.runs.plan_rows import PlanRow, plan_rows
+from engine.runs.plan_rows import (
+    KnownResults,
+    Place,
+    PlannedLabels,
+    PlanRow,
+    decide,
+    plan_rows,
+)
 from engine.runs.selection import ImageCondition, select_images
 from engine.store.arrow import is_any
 from engine.store.catalog.tables import FAILED, ORPHANED
 from engine.store.delta.parts import Part
 from engine.store.labels.images import LabelState
-from engine.store.pixels.layout import GIANT_SHARD_PX, count_blocks
+from engine.store.pixels.layout import GIANT_SHARD_PX
 
 UNIT_IMAGES = 128
 """Maximum images per unit: enough to make the milliseconds per task and part negligible."""
@@ -156,7 +163,7 @@ class Plan:
         }
 
 
-def plan_run(
+def plan_run(  # noqa: PLR0913 - options by name
     operation: Operation,
     images: pa.Table,
     results: pa.Table,
@@ -199,128 +206,72 @@ def plan_run(
     if "fields" not in operation.inputs:
         read.remove("fields")
     kept = select_images(images, where, limit, [n for n in images.column_names if n in read])
-    names_of: list[str] = []
-    state = _known(results) | dict.fromkeys(restored, RESTORED)
-    seen = {image_id for image_id, _, _ in state}
-    by_inputs: dict[tuple[str, int | None], str] = {}
-    for (image_id, inputs, block), status in state.items():
-        # Prefer a result over a failure for the same pixels, which may remain under an older
-        # image_id. The order of the rows depends on the names of parts.
-        if status == "done" or (status != RESTORED and (inputs, block) not in by_inputs):
-            by_inputs[inputs, block] = image_id
+    inputs = image_inputs(operation, kept)
+    everything = where is None and limit is None
+    known = KnownResults(results, restored)
+    labelled = PlannedLabels(labels, everything, plan_rows(kept, inputs))
     cause_of_change = "parameters"
     changes: Mapping[str, Any] = {}
     if other is not None:
         cause_of_change, changes = changed_part(operation.identity, other[0])
 
-    everything = where is None and limit is None
-    damaged = labels.damaged if labels is not None and everything else frozenset()
-    spared = labels.torn if labels is not None and not everything else frozenset()
+    def is_new_because(row: PlanRow) -> str:
+        if row.image_id in known.images:
+            return "inputs"
+        if any(part.low <= row.image_id <= part.high for part in gone):
+            return "results"
+        if other is not None and row.image_id in other[1]:
+            return cause_of_change
+        return "new"
 
-    def labelled(row: PlanRow, block: int | None) -> bool:
-        place = row.stack, row.shard if block is None else block
-        return labels is None or place in labels.whole or place in spared
-
+    names: list[str] = []
     causes: Counter[str] = Counter()
     settled: Counter[str] = Counter()
     copies: list[ReusedResult] = []
-    work: dict[tuple[str, int | None, _Place | None], Item] = {}
-    due = {None, RESTORED, "failed"} if retry_failed else {None, RESTORED}
-    reads = image_inputs(operation, kept)
-    places = {} if labels is None else {row.image_id: _place(row) for row in plan_rows(kept, reads)}
-    for row in plan_rows(kept, reads):
-        names_of.append(row.image_id)
-
-        blocks = _blocks(row)
-        place = places.get(row.image_id)
-        statuses = [state.get((row.image_id, row.inputs, block)) for block in blocks]
-        had = list(zip(blocks, statuses, strict=True))
-        lost = {b for b, status in had if status == "done" and not labelled(row, b)}
-        needed = [b for b, status in had if status in due or b in lost]
-        if not needed:
-            settled["failed" if "failed" in statuses else "done"] += 1
+    work: dict[tuple[str, int | None, Place | None], Item] = {}
+    for row in plan_rows(kept, inputs):
+        names.append(row.image_id)
+        decision = decide(row, known, labelled, retry_failed)
+        if decision.settled is not None:
+            settled[decision.settled] += 1
             continue
-        sources = {b: by_inputs[row.inputs, b] for b in needed if (row.inputs, b) in by_inputs}
-        # labels are stored beside the pixels: reuse them only within the same stack
-        if labels is not None:
-            sources = {
-                b: of
-                for b, of in sources.items()
-                if b not in lost and places.get(of) == place and labelled(row, b)
-            }
-        failed = [b for b, of in sources.items() if state[of, row.inputs, b] == "failed"]
-        if retry_failed and failed:
-            causes["retry"] += 1
-            sources = {b: of for b, of in sources.items() if b not in failed}
-        elif len(sources) == len(needed):
-            causes["copy"] += 1
-        elif RESTORED in statuses:
-            causes["pixels"] += 1
-        elif lost:
-            causes["labels"] += 1
-        elif row.image_id in seen:
-            causes["inputs"] += 1
-        elif any(part.low <= row.image_id <= part.high for part in gone):
-            causes["results"] += 1
-        elif other is not None and row.image_id in other[1]:
-            causes[cause_of_change] += 1
-        else:
-            causes["new"] += 1
+        causes[decision.cause or is_new_because(row)] += 1
         copies += [
-            ReusedResult(row.image_id, row.inputs, of, block) for block, of in sources.items()
+            ReusedResult(row.image_id, row.inputs, of, block)
+            for block, of in decision.copies.items()
         ]
-        for block in needed:
-            if block not in sources:
-                known = work.get((row.inputs, block, place))
-                names = (*known.image_ids, row.image_id) if known else (row.image_id,)
-                work[row.inputs, block, place] = _item(row, names, block, known)
+        for block in decision.blocks:
+            place = row.inputs, block, labelled.place(row)
+            work[place] = _item(row, block, work.get(place))
     return Plan(
         operation=operation.name,
         key=operation.key,
         parameters=operation.parameters,
-        selected=len(names_of),
+        selected=len(names),
         causes={name: causes[name] for name in REASONS_TO_COMPUTE if causes[name]},
         settled={name: settled[name] for name in REASONS_TO_SKIP if settled[name]},
         unreadable=_count(images, FAILED),
         orphaned=_count(kept, ORPHANED),
-        items=tuple(
-            sorted(
-                work.values(),
-                key=lambda i: (i.stack, i.shard if i.block is None else i.block, i.t, i.z or 0),
-            )
-        ),
+        items=tuple(sorted(work.values(), key=_storage_order)),
         copies=tuple(copies),
-        images=tuple(names_of),
+        images=tuple(names),
         changes=changes if causes[cause_of_change] else {},
-        damaged=damaged,
+        damaged=labelled.damaged,
     )
 
 
-_Place = tuple[str, int, int, "int | None"]
-
-
-def _place(row: PlanRow) -> _Place:
-    return row.stack, row.shard, row.t, row.z
-
-
-def _known(results: pa.Table) -> dict[tuple[str, str, int | None], str]:
-    names = ("image_id", "inputs", "block", "status")
-    columns = [results[name].to_pylist() for name in names]
-    return {(i, n, b): s for i, n, b, s in zip(*columns, strict=True)}
+def _storage_order(item: Item) -> tuple[str, int, int, int]:
+    return item.stack, item.shard if item.block is None else item.block, item.t, item.z or 0
 
 
 def _count(images: pa.Table, state: str) -> int:
     return int(pc.sum(is_any(images["state"], [state])).as_py() or 0)
 
 
-def _blocks(row: PlanRow) -> list[int | None]:
-    if not row.giant:
-        return [None]
-    return list(range(count_blocks(row.height, row.width)))
-
-
-def _item(row: PlanRow, names: tuple[str, ...], block: int | None, known: Item | None) -> Item:
+def _item(row: PlanRow, block: int | None, known: Item | None) -> Item:
+    """Return the item of an image, added to the images with the same inputs."""
     place = known or row
+    names = (*known.image_ids, row.image_id) if known else (row.image_id,)
     spacing = row.spacing_y_um, row.spacing_x_um
     rescale = row.rescale_slope, row.rescale_intercept
     return Item(

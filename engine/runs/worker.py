@@ -155,7 +155,7 @@ def read_items(
             )
 
 
-def compute_unit(
+def compute_unit(  # noqa: PLR0913 - options by name
     root: Root,
     operation: Operation,
     unit: Unit,
@@ -215,42 +215,51 @@ def compute_unit(
             unread.append((item, None))
             yield image
 
-    answers: list[Answer] = []
     checks = Checks(operation)
-
-    def admit(item: Item, found: Found | Exception, elapsed_s: float) -> None:
-        try:
-            if isinstance(found, Exception):
-                raise found
-            shape = region_of(item)[0].shape
-            answers.append(checks.answer(item, shape, found, elapsed_s))
-        except (StoreError, WorkerUnfit):
-            raise
-        # a missing package would fail all images of this worker, and only there
-        except ImportError as error:
-            raise MissingPackage(error.name or "a module") from None
-        except Exception as error:  # any other exception is the failure of this image
-            need = None
-            if isinstance(error, MemoryError):
-                need = need_of(error, limit)
-                error.__traceback__ = None  # its frames hold the arrays that exceeded the memory
-                give_back()
-            answers.append(Answer(item, {}, reason_code(error), elapsed_s, need=need))
+    answers: list[Answer] = []
 
     def skip() -> None:
         while unread and unread[0][1] is not None:
             item, error = unread.popleft()
-            admit(item, error or ImageFailed("unread"), 0.0)
+            answers.append(_answer(item, error or ImageFailed("unread"), 0.0, checks, limit))
 
     for found, elapsed_s in operation.measure_each(readable()):
         skip()
-        admit(unread.popleft()[0], found, elapsed_s)
+        answers.append(_answer(unread.popleft()[0], found, elapsed_s, checks, limit))
     skip()
     if trial:
         return None
     computed()
     labels = write_labels(root, operation, answers)
     return _record(root, operation, unit, answers, attempts, place, labels)
+
+
+def _answer(
+    item: Item, found: Found | Exception, elapsed_s: float, checks: Checks, limit: int | None
+) -> Answer:
+    """Return the validated result of an image, or its failure.
+
+    Raises
+    ------
+    StoreError, WorkerUnfit
+    MissingPackage
+        A missing package would fail all images of this worker, and only there.
+    """
+    try:
+        if isinstance(found, Exception):
+            raise found
+        return checks.answer(item, region_of(item)[0].shape, found, elapsed_s)
+    except (StoreError, WorkerUnfit):
+        raise
+    except ImportError as error:
+        raise MissingPackage(error.name or "a module") from None
+    except Exception as error:  # any other exception is the failure of this image
+        need = None
+        if isinstance(error, MemoryError):
+            need = need_of(error, limit)
+            error.__traceback__ = None  # its frames hold the arrays that exceeded the memory
+            give_back()
+        return Answer(item, {}, reason_code(error), elapsed_s, need=need)
 
 
 def write_failed_unit(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -193,7 +193,7 @@ def make_tables(
     return made
 
 
-def reduce_tables(
+def reduce_tables(  # noqa: PLR0913 - options by name
     root: Root,
     operation: Operation,
     client: Client,
@@ -229,7 +229,8 @@ def reduce_tables(
     shown = events or Events()
     for last in (False, True):
         try:
-            _reduce(root, operation, client, images, results, origin, spec, names, shown)
+            reduction = _Reduction(root, operation, client, spec)
+            reduction.run(images, results.of_key(operation.key), names, origin, shown)
             break
         except MissingObject as error:  # gc mistook a fragment for a leftover of a killed run
             if last or not str(error.args[0]).startswith(FRAGMENTS):
@@ -237,43 +238,69 @@ def reduce_tables(
     return list(names.values())
 
 
-def _reduce(
-    root: Root,
-    operation: Operation,
-    client: Client,
-    images: pa.Table,
-    results: Snapshot,
-    origin: Mapping[str, Any],
-    spec: TableContext,
-    names: Mapping[str, str],
-    shown: Events,
-) -> None:
-    token = secrets.token_hex(8)
-    shown.start("tables", images.num_rows, "images")
-    try:
-        slices: list[tuple[int, dict[str, str]]] = []
-        window = TaskPool(
-            client, slice_task, lambda a: (root, operation, spec, token, a), label="slice"
-        )
-        for task, value in _each(window, _slices(images, results.of_key(operation.key))):
-            slices.append((task.number, value))
-            shown.advance("tables", task.images.num_rows)
-        slices.sort(key=lambda pair: pair[0])
-        fragments = {k: tuple(paths[k] for _, paths in slices) for k in slices[0][1]}
-        for kind in {"experiments", SUMMARIES} & set(fragments):
-            fragments[kind] = _merge(root, operation, client, token, kind, fragments[kind])
-        tasks = [
-            AssembleTask(kind, name, fragments[SUMMARIES if kind in operation.summaries else kind])
-            for kind, name in names.items()
-        ]
-        window = TaskPool(
-            client, assemble_task, lambda a: (root, operation, spec, origin, a), label="table"
-        )
-        for _ in _each(window, tasks):
-            pass
-    finally:
-        drop_fragments(root, token)
-    shown.finish("tables")
+@dataclass(frozen=True)
+class _Reduction:
+    """Build of an operation's tables on workers; a token names the fragments of this build."""
+
+    root: Root
+    operation: Operation
+    client: Client
+    spec: TableContext
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def run(
+        self,
+        images: pa.Table,
+        parts: Sequence[Part],
+        names: Mapping[str, str],
+        origin: Mapping[str, Any],
+        events: Events,
+    ) -> None:
+        """Build the tables in slices of images, merge the slices, and assemble each table."""
+        root, operation, spec, token = self.root, self.operation, self.spec, self.token
+        events.start("tables", images.num_rows, "images")
+        try:
+            slices: list[tuple[int, dict[str, str]]] = []
+            window = self._window(slice_task, lambda a: (root, operation, spec, token, a), "slice")
+            for task, value in _each(window, _slices(images, parts)):
+                slices.append((task.number, value))
+                events.advance("tables", task.images.num_rows)
+            slices.sort(key=lambda pair: pair[0])
+            fragments = {k: tuple(paths[k] for _, paths in slices) for k in slices[0][1]}
+            for kind in {"experiments", SUMMARIES} & set(fragments):
+                fragments[kind] = self._merge(kind, fragments[kind])
+            tasks = [
+                AssembleTask(
+                    kind, name, fragments[SUMMARIES if kind in operation.summaries else kind]
+                )
+                for kind, name in names.items()
+            ]
+            window = self._window(
+                assemble_task, lambda a: (root, operation, spec, origin, a), "table"
+            )
+            for _ in _each(window, tasks):
+                pass
+        finally:
+            drop_fragments(root, token)
+        events.finish("tables")
+
+    def _merge(self, kind: str, fragments: tuple[str, ...]) -> tuple[str, ...]:
+        """Merge fragments of a kind, a level of the tree at a time, always in the same order."""
+        root, operation, token = self.root, self.operation, self.token
+        number = 0
+        while len(fragments) > 1:
+            groups = [fragments[i : i + MERGE_FANIN] for i in range(0, len(fragments), MERGE_FANIN)]
+            tasks = [MergeTask(kind, number + n, group) for n, group in enumerate(groups)]
+            number += len(tasks)
+            window = self._window(merge_task, lambda a: (root, operation, token, a), "merge")
+            merged = {task.number: path for task, path in _each(window, tasks)}
+            fragments = tuple(merged[n] for n in sorted(merged))
+        return fragments
+
+    def _window(
+        self, function: Callable[..., Any], arguments: Callable[[Any], tuple[Any, ...]], label: str
+    ) -> TaskPool:
+        return TaskPool(self.client, function, arguments, label=label)
 
 
 def _same(there: Mapping[str, Any] | None, origin: Mapping[str, Any]) -> bool:
@@ -287,26 +314,6 @@ def _slices(images: pa.Table, parts: Sequence[Part]) -> Iterator[SliceTask]:
         ids = rows["image_id"].to_pylist() or [""]
         low, high = ids[0], ids[-1]
         yield SliceTask(number, rows, tuple(p for p in parts if p.low <= high and p.high >= low))
-
-
-def _merge(
-    root: Root,
-    operation: Operation,
-    client: Client,
-    token: str,
-    kind: str,
-    fragments: tuple[str, ...],
-) -> tuple[str, ...]:
-    """Merge fragments of a kind, a level of the tree at a time, always in the same order."""
-    number = 0
-    while len(fragments) > 1:
-        groups = [fragments[i : i + MERGE_FANIN] for i in range(0, len(fragments), MERGE_FANIN)]
-        tasks = [MergeTask(kind, number + n, group) for n, group in enumerate(groups)]
-        number += len(tasks)
-        window = TaskPool(client, merge_task, lambda a: (root, operation, token, a), label="merge")
-        merged = {task.number: path for task, path in _each(window, tasks)}
-        fragments = tuple(merged[n] for n in sorted(merged))
-    return fragments
 
 
 def _each(window: TaskPool, tasks: Any) -> Iterator[tuple[Any, Any]]:

@@ -56,7 +56,7 @@ GEOMETRY, LOOK = 0, 1
 """Streams of random numbers of a crop."""
 
 
-def run_training(
+def run_training(  # noqa: PLR0913 - options by name
     folder: str | Path,
     samples: Sequence[Sample],
     settings: TrainingSettings,
