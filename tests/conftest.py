@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
 
 import pytest
 from distributed import Client
@@ -18,7 +21,12 @@ import engine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of `make faults-short`."""
+    """Add the options of `make test-fast` and `make faults-short`."""
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help="leave out tests that start clusters, servers or processes",
+    )
     parser.addoption(
         "--one-repetition",
         action="store_true",
@@ -27,7 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep one repetition of each test, if that is asked for; COHORT_TEST_SEED draws the same."""
+    """Keep what `make test-fast` runs, or one repetition of each test, if that is asked for.
+
+    COHORT_TEST_SEED draws the same repetitions again.
+    """
+    if config.getoption("--fast"):
+        slow = [item for item in items if not is_fast(item)]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if is_fast(item)]
     if not config.getoption("--one-repetition"):
         return
     seed = int(os.environ.get("COHORT_TEST_SEED", time.time_ns() % 2**31))
@@ -42,6 +57,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item in kept]
 
 
+SERVERS = {"client", "made", "zygote", "connected", "store", "drivers", "monkeypatched_server"}
+"""Fixtures that start a cluster or a server."""
+
+PROCESSES = re.compile(r"\b(subprocess|multiprocessing|LocalCluster|serve\(|CliRunner)\b")
+"""Names in a test's module that tell that its tests start processes or servers."""
+
+
+@cache
+def starts_processes(module: str) -> bool:
+    """Return True if a module starts processes."""
+    return PROCESSES.search(Path(module).read_text()) is not None
+
+
+def is_fast(item: pytest.Item) -> bool:
+    """Return True if a test starts no cluster, server or process."""
+    names = set(getattr(item, "fixturenames", ()))
+    marked = any(item.get_closest_marker(name) for name in ("faults", "deploy", "gpu", "slow"))
+    return not (names & SERVERS or marked or starts_processes(str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     """A cluster of threads in this process: fast, and its code counts as covered."""
@@ -51,6 +86,6 @@ def client() -> Iterator[Client]:
             # Dask leaks a socket where another cluster has the dashboard's port already; it may
             # be collected while the cluster still starts.
             warnings.simplefilter("ignore", ResourceWarning)
-            connected = stack.enter_context(engine.cluster("local", **how))
+            connected = stack.enter_context(engine.cluster("local", **how)).client
             gc.collect()
         yield connected

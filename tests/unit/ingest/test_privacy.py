@@ -99,8 +99,8 @@ if __name__ == "__main__":
         client = cluster.client
         cohort = engine.create(sys.argv[1])
         report = cohort.ingest(sys.argv[2], client=client)
-        runs = cohort.run(engine.circles(radius_px=(5, 12)), client=client)
-        print(json.dumps([report.as_json(), [run.as_json() for run in runs]]))
+        run = cohort.run(engine.circles(radius_px=(5, 12)), client=client)
+        print(json.dumps([report.as_json(), run.as_json()]))
         print(json.dumps(cohort.status().as_json(), default=str))
         print(client.get_worker_logs(), client.get_scheduler_logs())
         print(client.run_on_scheduler(lambda dask_scheduler: [
