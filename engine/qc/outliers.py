@@ -73,7 +73,7 @@ def robust_deviations(
     Examples
     --------
     >>> values, group = np.array([9.0, 10, 11, 10, 10, 40]), np.zeros(6, int)
-    >>> deviations(values, group, 0.5)[0].round(1).tolist()
+    >>> robust_deviations(values, group, 0.5)[0].round(1).tolist()
     [-1.3, 0.0, 1.3, 0.0, 0.0, 40.5]
     """
     import pandas as pd

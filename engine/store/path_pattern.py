@@ -27,9 +27,9 @@ class PathPattern:
 
     Examples
     --------
-    >>> Layout("{date}/{subject}/{experiment}/{name}").fields("raw/2018-03-01/s1/exp1/a.png")
+    >>> PathPattern("{date}/{subject}/{experiment}/{name}").fields("raw/2018-03-01/s1/exp1/a.png")
     {'date': '2018-03-01', 'subject': 's1', 'experiment': 'exp1', 'name': 'a'}
-    >>> Layout("{subject}_{name}").fields("deep/s1_field-2.tif")
+    >>> PathPattern("{subject}_{name}").fields("deep/s1_field-2.tif")
     {'subject': 's1', 'name': 'field-2'}
     """
 

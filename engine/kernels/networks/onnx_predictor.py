@@ -111,7 +111,7 @@ class OnnxPredictor:
         lacking = -len(images) % at_once  # fill a fixed-size batch with the last image
         images = np.concatenate((images, images[-1:].repeat(lacking, axis=0)))
         batches = [images[n : n + at_once] for n in range(0, len(images), at_once)]
-        answers = [self._session.run(None, {self._name: batch}) for batch in batches]
+        answers = [self._session.run(None, {self._name: batch})[0] for batch in batches]
         found = np.concatenate(answers).astype(np.float32)[: len(pixels)]
         if found.ndim != 4 or found.shape[2:] != images.shape[2:] or len(found) != len(pixels):
             raise ParameterError("model", found.shape, "one that answers for every pixel")

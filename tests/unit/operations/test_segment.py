@@ -504,7 +504,7 @@ def test_a_graph_out_of_a_package_runs_unchanged(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(graph)
     name = session.get_inputs()[0].name
     for pair in ((0, 1), (2, 2)):
-        said = session.run(None, {name: np.stack([images[n] for n in pair]).astype(np.float32)})
+        said = session.run(None, {name: np.stack([images[n] for n in pair]).astype(np.float32)})[0]
         for n, planes in zip(pair, said, strict=True):
             assert not isinstance(found[n], Exception)
             assert np.array_equal(found[n]["labels"], planes.argmax(0))
