@@ -143,7 +143,7 @@ def test_nothing_that_names_a_patient_gets_out(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    report, runs = json.loads(done.stdout.splitlines()[0])
+    report, run = json.loads(done.stdout.splitlines()[0])
     assert report["new"] == 4, report  # three slices, and the export beside them
     assert report["failed"] == 5, report
     assert run["failed"] == 0
