@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import engine
+from engine.execution import task_pool
 from engine.execution.progress import Events
 from engine.operations.base import Image
 from tests.support.images import LAYOUT, Counting, computed, connect_quietly, grey, put
@@ -59,12 +60,15 @@ class Heard(Events):
         self.notes.append(text)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.fault(32, "too little memory for a unit")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_image_that_needs_too_much_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TOP))
+    # A busy machine may take more than a minute to start a worker again.
+    monkeypatch.setattr(task_pool, "WORKER_TIMEOUT_S", 300.0)
     names = [f"i{n}" for n in range(20)] + ["slowly", "at-once", "never"][: 2 + (threads == 1)]
     for n, name in enumerate(names):
         put(tmp_path / f"in/d1/s1/e1/{name}.png", grey(n))
