@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,23 +63,18 @@ class Heard(Events):
         self.notes.append(text)
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.fault(32, "too little memory for a unit")
-@pytest.mark.parametrize("threads", [1, 2])
-def test_an_image_that_needs_too_much_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TOP))
+def check_needs(folder: Path, threads: int) -> None:
+    """Run images of which some need too much memory, and check what is said of them."""
     # A busy machine may take more than a minute to start a worker again.
-    monkeypatch.setattr(task_pool, "WORKER_TIMEOUT_S", 300.0)
+    task_pool.WORKER_TIMEOUT_S = 300.0
     names = [f"i{n}" for n in range(20)] + ["slowly", "at-once", "never"][: 2 + (threads == 1)]
     for n, name in enumerate(names):
-        put(tmp_path / f"in/d1/s1/e1/{name}.png", grey(n))
-    cohort = engine.create(tmp_path / "cohort", layout=LAYOUT)
-    log, heard = tmp_path / "log", Heard()
+        put(folder / f"in/d1/s1/e1/{name}.png", grey(n))
+    cohort = engine.create(folder / "cohort", layout=LAYOUT)
+    log, heard = folder / "log", Heard()
     how: dict[str, Any] = {"workers": 1, "threads_per_worker": threads, "memory_limit": LIMIT}
     with connect_quietly(**how) as client:
-        cohort.ingest(tmp_path / "in", client=client)
+        cohort.ingest(folder / "in", client=client)
         report = cohort.run(Hungry(log=str(log)), client=client, events=heard)
     hungry = len(names) - 20
     assert dict(report.reasons) == {"out_of_memory": hungry}
@@ -100,3 +98,20 @@ def test_an_image_that_needs_too_much_says_so(
     assert len(done) == 20
     tries = [Path(source).stem for source in computed(log)]
     assert all(tries.count(name) <= 2 for name in names[20:])
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.fault(32, "too little memory for a unit")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_image_that_needs_too_much_says_so(tmp_path: Path, threads: int) -> None:
+    """In a process of its own: in one of many tests, workers may take minutes to come back."""
+    code = (
+        "import pathlib, sys\nfrom tests.distributed.test_memory import check_needs\n"
+        "if __name__ == '__main__':\n    check_needs(pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(threads)],
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
