@@ -295,7 +295,7 @@ def find_peaks(
     for column in range(columns):
         across[column] = least * _visible_share(column, cell, phase_x, width, reach, outside)
     needed = np.empty(columns, np.int32)
-    share = 0.0
+    share = -1.0  # not a share, so that the first row sets what is needed
     for row in range(1, rows - 1):
         line = sums[row]
         above = sums[row - 1]
