@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench faults faults-short deploy-test deploy-test-short lock clean
+.PHONY: help demo test test-fast check docs bench faults faults-short deploy-test deploy-test-short lock clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test: $(VENV)/.dev ## Run the tests, and measure what they cover
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m coverage run -m pytest -q tests/unit/kernels -k small
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+test-fast: $(VENV)/.dev ## Run the tests that start no clusters, servers or processes
+	$(BIN)/python -m pytest -q -n 2 --fast tests/unit tests/contracts
 
 check: $(VENV)/.dev ## Lint, formatting, types and layers
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ GROUPS = {"phantom", "model"}
 """Names of the groups of commands: the ``app`` of their module."""
 
 
-class LazyCommands(MutableMapping[str, Any]):
+class LazyCommands(Mapping[str, Any]):
     """Mapping of names to commands; looking up a command imports its module."""
 
     def __init__(self) -> None:
@@ -68,12 +68,6 @@ class LazyCommands(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(COMMANDS)
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._made[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._made[name]
 
 
 def _command(name: str, app: typer.Typer) -> Any:

@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item in kept]
 
 
-SERVERS = {"client", "made", "zygote", "connected", "store", "drivers", "monkeypatched_server"}
+SERVERS = {"client", "made", "zygote", "connected", "store", "drivers"}
 """Fixtures that start a cluster or a server."""
 
 PROCESSES = re.compile(r"\b(subprocess|multiprocessing|LocalCluster|serve\(|CliRunner)\b")
@@ -73,7 +73,7 @@ def starts_processes(module: str) -> bool:
 def is_fast(item: pytest.Item) -> bool:
     """Return True if a test starts no cluster, server or process."""
     names = set(getattr(item, "fixturenames", ()))
-    marked = any(item.get_closest_marker(name) for name in ("faults", "deploy", "gpu", "slow"))
+    marked = any(item.get_closest_marker(name) for name in ("faults", "deploy", "gpu"))
     return not (names & SERVERS or marked or starts_processes(str(item.path)))
 
 

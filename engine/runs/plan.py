@@ -215,7 +215,7 @@ def plan_run(  # noqa: PLR0913 - options by name
     if other is not None:
         cause_of_change, changes = changed_part(operation.identity, other[0])
 
-    def is_new_because(row: PlanRow) -> str:
+    def cause_of_new(row: PlanRow) -> str:
         if row.image_id in known.images:
             return "inputs"
         if any(part.low <= row.image_id <= part.high for part in gone):
@@ -235,7 +235,7 @@ def plan_run(  # noqa: PLR0913 - options by name
         if decision.settled is not None:
             settled[decision.settled] += 1
             continue
-        causes[decision.cause or is_new_because(row)] += 1
+        causes[decision.cause or cause_of_new(row)] += 1
         copies += [
             ReusedResult(row.image_id, row.inputs, of, block)
             for block, of in decision.copies.items()

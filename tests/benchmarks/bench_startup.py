@@ -61,6 +61,10 @@ def main() -> dict[str, float]:
         folder = Path(name)
         tree = folder / "earlier"
         git = ["git", "-C", str(REPOSITORY), "worktree"]
+        there = ["git", "-C", str(REPOSITORY), "cat-file", "-e", EARLIER]
+        if subprocess.run(there, capture_output=True, check=False).returncode:
+            print(f"SKIPPED bench_startup: this copy of the repository lacks commit {EARLIER}")
+            return figures
         subprocess.run([*git, "add", "--detach", str(tree), EARLIER], check=True)
         try:
             images = folder / "images"

@@ -212,8 +212,8 @@ class _Verification:
         if ledger.path == ANNOTATIONS and ledger.path in self._snapshots:
             known = self._known()
             if known is not None:
-                nobody = hash_rows(pa.table({"image_id": [""]}), ["image_id"])
-                known = np.append(known, nobody)
+                no_image = hash_rows(pa.table({"image_id": [""]}), ["image_id"])
+                known = np.append(known, no_image)
                 yield from check_unknown(ledger, self._facts[ledger.path], known, self._repaired())
         match = _RESULTS.fullmatch(ledger.path)
         snapshot = self._snapshots.get(ledger.path)
