@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,12 @@ class BrokenOperation(NoOperation):
             f"The operation {name!r} is offered as {value}, which can't be used: {problem}. "
             "Install its package again, or ask its author."
         )
+
+
+@lru_cache(maxsize=1)
+def _offered(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Return the entry points of packages by name; reads the metadata of each package once."""
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def operation_names() -> list[str]:
@@ -93,7 +101,10 @@ def find_operation(name: str) -> type[Operation]:
     """
     if name in BUILT_IN:
         return _built_in(name)
-    points = {point.name: point for point in entry_points(group=GROUP)}
+    points = _offered(tuple(sys.path))
+    if name not in points:  # or installed since
+        _offered.cache_clear()
+        points = _offered(tuple(sys.path))
     if name not in points:
         raise NoOperation(name, sorted({*points, *BUILT_IN}))
     return _loaded(points[name])

@@ -1,0 +1,40 @@
+"""Unit tests for the registry of operations."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+
+from engine.operations import registry
+from tests.support.operations import Probe, install_below
+
+
+def test_the_metadata_of_packages_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(install_below(tmp_path / "first"))
+    asked = []
+
+    def entry_points(**wanted: str) -> importlib.metadata.EntryPoints:
+        asked.append(wanted)
+        return importlib.metadata.entry_points(**wanted)
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    assert [registry.find_operation("probe") for _ in range(9)] == [Probe] * 9
+    assert len(asked) == 1
+
+
+def test_a_package_that_was_just_installed_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    monkeypatch.syspath_prepend(packages)
+    with pytest.raises(registry.NoOperation):
+        registry.find_operation("probe")
+    install_below(packages / "new").joinpath("operations_for_tests-1.0.dist-info").rename(
+        packages / "operations_for_tests-1.0.dist-info"
+    )
+    assert registry.find_operation("probe") is Probe
