@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from engine.geometry import Region
 from engine.operations import registry
 from engine.operations.function import NotPortable
 from tests.contracts.cases import Spots
+from tests.support.operations import install_below
 
 
 def bright(
@@ -171,13 +172,10 @@ def test_what_has_a_radius_is_drawn_as_circles_are() -> None:
     ],
 )
 def test_a_broken_package_is_named_and_in_nobodys_way(
-    monkeypatch: pytest.MonkeyPatch, value: str, problem: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, problem: str
 ) -> None:
-    points = [
-        EntryPoint("broken", value, registry.GROUP),
-        EntryPoint("spots", "tests.contracts.cases:Spots", registry.GROUP),
-    ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    offered = {"broken": value, "spots": "tests.contracts.cases:Spots"}
+    monkeypatch.syspath_prepend(install_below(tmp_path, offered))
     with pytest.raises(registry.BrokenOperation, match=problem) as broken:
         registry.find_operation("broken")
     assert value in str(broken.value)

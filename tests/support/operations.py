@@ -98,19 +98,22 @@ class ProbeTpu(Probe):
     resources: ClassVar[Mapping[str, float]] = {"TPU": 1}
 
 
-def install_below(folder: Path) -> Path:
-    """Make a folder that installs these operations if it is on ``PYTHONPATH``; return it."""
+HERE = {
+    "probe": "tests.support.operations:Probe",
+    "probe_gpu": "tests.support.operations:ProbeGpu",
+    "probe_tpu": "tests.support.operations:ProbeTpu",
+}
+
+
+def install_below(folder: Path, operations: Mapping[str, str] = HERE) -> Path:
+    """Make a folder that installs operations if it is on ``PYTHONPATH``; return it."""
     metadata = folder / "operations_for_tests-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: operations-for-tests\nVersion: 1.0\n"
     )
-    (metadata / "entry_points.txt").write_text(
-        "[cohort.operations]\n"
-        "probe = tests.support.operations:Probe\n"
-        "probe_gpu = tests.support.operations:ProbeGpu\n"
-        "probe_tpu = tests.support.operations:ProbeTpu\n"
-    )
+    lines = [f"{name} = {value}\n" for name, value in operations.items()]
+    (metadata / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{''.join(lines)}")
     return folder
 
 

@@ -18,7 +18,7 @@ from engine.operations import registry
 from engine.store.results import read_key
 from engine.store.tables import read_origin, write_table
 from tests.support.images import Counting, Second, computed, discs, grey, night, put
-from tests.support.operations import register
+from tests.support.operations import install_below, register
 
 
 @pytest.fixture
@@ -260,14 +260,9 @@ def test_an_operation_of_a_notebook_is_never_declared(
         cohort.run("counting", client=client)
 
 
-def test_operations_of_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Point:
-        name = "counting"
-
-        def load(self) -> type[Counting]:
-            return Counting
-
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+def test_operations_of_packages_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offered = {"counting": f"{Counting.__module__}:{Counting.__name__}"}
+    monkeypatch.syspath_prepend(install_below(tmp_path, offered))
     built_in = {name: registry.find_operation(name) for name in registry.BUILT_IN}
     assert registry.operations() == {"counting": Counting, **built_in}
     assert registry.find_operation("counting") is Counting
