@@ -7,15 +7,19 @@ from engine.ingest.discovery import holds_confidential
 from engine.privacy import NoPseudonymKey, read_key
 from engine.sources.locations.base import absolute, containing_folder, open_location
 from engine.sources.locations.dicomweb import is_dicomweb
-
-FORMATS = "PNG, TIFF, JPEG or DICOM"
-"""Supported formats, as text."""
+from engine.sources.registry import format_titles
 
 WITHHELD = (
     "{} DICOM files lie in a root that is not confidential: nothing of them was taken or written "
     "down. Give their folder as a root of its own, or set confidential = true below [roots.NAME] "
     "in cohort.toml, which renames all files of that root (docs/explanation/privacy.md)."
 )
+
+
+def list_formats() -> str:
+    """Return the names of the supported formats, as text."""
+    *others, last = format_titles()
+    return f"{', '.join(others)} or {last}"
 
 
 def require_files(source: str) -> None:

@@ -56,6 +56,7 @@ NETWORKS = (
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "AlignmentError": (3, "a grid of 2 shards"),
     "AlreadyExists": ("pixels/x",),
+    "BrokenFormat": ("plain", "plain:FORMAT", "ImportError: no module x"),
     "BrokenOperation": ("sharpness", "sharpness:Sharpness", "ImportError: no module x"),
     "AnnotationError": ("masks/bone/a.png", "the mask marks nothing"),
     "CardError": ("model/card.json", "no JSON object"),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 from engine.errors import EngineError, UsageError
@@ -19,7 +18,7 @@ from engine.ingest.report import NAMED, IngestReport
 from engine.ingest.worker import PlaneResult, Probe, ShardResult, ShardTask, SourceFile
 from engine.privacy import Pseudonyms
 from engine.sources.failures import OF_THE_PLACE
-from engine.sources.registry import UNTAKEN
+from engine.sources.registry import unsupported_suffix
 from engine.store.catalog.index import CatalogIndex
 from engine.store.catalog.tables import (
     FAILED,
@@ -93,7 +92,8 @@ class CatalogWriter:
             self.report.withheld += probe.withheld
             if not probe.withheld:
                 self.report.ignored += 1
-                self.report.untaken.update({PurePath(probe.file.path).suffix.lower()} & UNTAKEN)
+                suffix = unsupported_suffix(probe.file.path)
+                self.report.untaken.update(() if suffix is None else (suffix,))
             return ()
         arrivals = tuple(self._hidden(arrival) for arrival in probe.arrivals)
         self._retire(source, {arrival.image_id for arrival in arrivals})

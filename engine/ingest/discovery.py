@@ -9,20 +9,17 @@ from pathlib import PurePosixPath
 from engine.errors import EngineError, NoSource, SourceUnreadable, StoreUnreachable
 from engine.ingest.worker import FileStamp, SourceFile
 from engine.privacy import Pseudonyms
-from engine.sources import FORMATS, MAGIC_BYTES, detect_format
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.locations.base import open_location
 from engine.sources.locations.dicomweb import SourceUnreachable
 from engine.sources.locations.folder import FileStat, escape_path
+from engine.sources.opening import detect_in
+from engine.sources.registry import detect, known_suffixes
 from engine.store.catalog.index import CatalogIndex
 from engine.store.config import CohortConfig, roots_inside
 
 PASSING = OF_THE_PLACE | {"not_installed", "out_of_memory"}
 """Transient reasons: such a source is opened again."""
-
-
-SUFFIXES = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
-"""Suffixes of formats, the only readable part of a confidential file's name."""
 
 
 class RootGone(NoSource):
@@ -76,8 +73,11 @@ class Discovery:
 
 
 def source_name(root: str, path: str, pseudonyms: Pseudonyms | None) -> str:
-    """Return a file's name in the catalog: root and path, or pseudonyms of its components."""
-    return f"{root}/{path if pseudonyms is None else pseudonyms.path(path, SUFFIXES)}"
+    """Return a file's name in the catalog: root and path, or pseudonyms of its components.
+
+    The suffix of a format is the only readable part of a pseudonym.
+    """
+    return f"{root}/{path if pseudonyms is None else pseudonyms.path(path, known_suffixes())}"
 
 
 def holds_confidential(base: str) -> bool:
@@ -90,14 +90,14 @@ def holds_confidential(base: str) -> bool:
     for found in place.walk():
         if found.problem is not None:
             continue
-        key = detect_format(found.path, b"")
-        if key is None:
+        detected = detect(found.path, b"")
+        if detected is None:
             try:
                 with place.open(found.path) as file:
-                    key = detect_format(found.path, file.read(MAGIC_BYTES))
+                    detected = detect_in(file, found.path)
             except (SourceUnreadable, OSError):
                 continue
-        if key is not None and FORMATS[key].confidential:
+        if detected is not None and detected.format.confidential:
             return True
     return False
 

@@ -42,6 +42,7 @@ from engine.ingest.worker import (
     ShardTask,
     SourceFile,
     is_ignored,
+    name_missing_format,
     probe_files,
     write_shard,
 )
@@ -266,7 +267,7 @@ class Ingest:
                 reason, detail = poison_of(answer.need, "reading its header")
                 yield Probe(answer.task[0][0], reason=reason, detail=detail)
             else:
-                yield from answer.value
+                yield from map(name_missing_format, answer.value)
 
     def _write(
         self,

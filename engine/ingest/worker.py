@@ -16,10 +16,11 @@ from engine.header import MISSING_PLANES
 from engine.kernels.colour import with_luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.record import Record
-from engine.sources import FORMATS, MAGIC_BYTES, OpenSource, Plane, detect_format, open_source
-from engine.sources.base import coded
+from engine.sources import OpenSource, Plane, open_source
 from engine.sources.locations.base import open_location
 from engine.sources.locations.folder import escape_path
+from engine.sources.opening import detect_in
+from engine.sources.registry import Detected, detect_format
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_plane
 from engine.store.pixels.layout import IncomingPlane, SeriesGeometry, StackLayout
@@ -59,6 +60,7 @@ class Probe(Record):
     """Result of probing a source: its planes, or a reason code, or neither if it is ignored.
 
     ``withheld`` marks a confidential file in a root that is not: nothing of it may be recorded.
+    ``claimed`` marks a file of a known format that holds no image.
     """
 
     file: SourceFile
@@ -66,6 +68,7 @@ class Probe(Record):
     reason: str | None = None
     detail: str | None = None
     withheld: bool = False
+    claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +133,26 @@ def _handle(file: SourceFile) -> Iterator[BinaryIO]:
             handle.close()
 
 
-def _open(handle: BinaryIO, file: SourceFile, limit: int) -> OpenSource:
-    spacing = file.slide_spacing_um
-    return open_source(handle, file.source, max_decoded_bytes=limit, slide_spacing_um=spacing)
+def _open(
+    handle: BinaryIO, file: SourceFile, limit: int, detected: Detected | None = None
+) -> OpenSource:
+    return open_source(
+        handle,
+        file.source,
+        max_decoded_bytes=limit,
+        slide_spacing_um=file.slide_spacing_um,
+        detected=detected,
+    )
+
+
+def _detect(handle: BinaryIO, file: SourceFile) -> Detected | None:
+    """Return a file's format; None if it is ignored, as an empty file without a known suffix is."""
+    try:
+        return detect_in(handle, file.source)
+    except SourceUnreadable as error:
+        if error.reason == "empty" and detect_format(file.source, b"") is None:
+            return None
+        raise
 
 
 def probe_files(
@@ -160,10 +180,21 @@ def is_ignored(file: SourceFile) -> bool:
     if detect_format(file.source, b"") is not None:
         return False
     try:
-        with _handle(file) as handle, coded("file"):
-            return detect_format(file.source, handle.read(MAGIC_BYTES)) is None
+        with _handle(file) as handle:
+            return _detect(handle, file) is None
     except SourceUnreadable:
         return False
+
+
+def name_missing_format(probe: Probe) -> Probe:
+    """Fail a file that a worker ignored, although a package of this process reads its format."""
+    if probe.arrivals or probe.reason or probe.withheld or probe.claimed:
+        return probe
+    key = detect_format(probe.file.source, b"")
+    if key is None:
+        return probe
+    detail = f"a worker lacks the package that reads {key}"
+    return Probe(probe.file, reason="not_installed", detail=detail)
 
 
 def _probe(
@@ -174,14 +205,12 @@ def _probe(
 ) -> Probe:
     try:
         with _handle(file) as handle:
-            with coded("file"):
-                head = handle.read(MAGIC_BYTES)
-            key = detect_format(file.source, head)
-            if key is None:
+            detected = _detect(handle, file)
+            if detected is None:
                 return Probe(file)
-            if FORMATS[key].confidential and not file.confidential:
+            if detected.format.confidential and not file.confidential:
                 return Probe(file, withheld=True)
-            with _open(handle, file, max_decoded_bytes) as source:
+            with _open(handle, file, max_decoded_bytes, detected) as source:
                 planes = source.planes
         sets = {plane.companions for plane in planes} - {()}
         broken = {names for names in sets if _lacks_one(file, names, looked)}
@@ -193,7 +222,7 @@ def _probe(
         )
     except SourceUnreadable as error:
         if error.reason == "no_pixels":
-            return Probe(file)
+            return Probe(file, claimed=True)
         return Probe(file, reason=error.reason, detail=str(error.args[1]))
 
 

@@ -5,7 +5,8 @@ A reader depends on neither the store nor Dask; it takes a seekable binary file 
 
 from engine.sources.base import MAX_DECODED_BYTES, REASONS, OpenSource, Plane, Reader
 from engine.sources.locations.folder import FileStat, open_file, real_path, walk_files
-from engine.sources.registry import FORMATS, MAGIC_BYTES, Format, detect_format, open_source
+from engine.sources.opening import open_source
+from engine.sources.registry import FORMATS, MAGIC_BYTES, Format, Sample, detect_format
 
 __all__ = [
     "FORMATS",
@@ -17,6 +18,7 @@ __all__ = [
     "OpenSource",
     "Plane",
     "Reader",
+    "Sample",
     "detect_format",
     "open_file",
     "open_source",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import ParameterError, SourceUnreadable
 from engine.geometry import YX, Region
 from engine.header import Header
-from engine.sources.failures import is_of_the_disk, unreadable
+from engine.sources.failures import coded
 
 MAX_DECODED_BYTES = 2 * 1024**3
 """Default limit of one decoded plane, bytes (more is ``too_large``)."""
@@ -166,51 +166,6 @@ class Reader(Protocol):
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
         """Read the header of a file, at any position. Raises only `SourceUnreadable`."""
-
-
-class coded:  # noqa: N801 - reads as a verb: `with coded("PNG"):`
-    """Convert all exceptions of a block, except bugs of the caller, to `SourceUnreadable`.
-
-    The original exception is dropped, not chained: decoders quote unparsable text, so a traceback
-    in a log would hold a piece of the file.
-
-    Examples
-    --------
-    >>> with coded("PNG"):
-    ...     raise IndexError("text of the file")
-    Traceback (most recent call last):
-    engine.errors.SourceUnreadable: corrupt: the PNG decoder gave up (IndexError)
-    """
-
-    __slots__ = ("_format",)
-
-    def __init__(self, what: str) -> None:
-        self._format = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None or not isinstance(error, Exception):
-            return
-        if isinstance(error, (SourceUnreadable, ParameterError)):
-            return
-        if isinstance(error, MemoryError):
-            found = SourceUnreadable(
-                "out_of_memory", f"no memory left to decode this {self._format}"
-            )
-        elif isinstance(error, OSError) and is_of_the_disk(error):
-            found = unreadable(error)
-        else:
-            found = SourceUnreadable(
-                "corrupt", f"the {self._format} decoder gave up ({type(error).__name__})"
-            )
-        raise found from None
 
 
 def measure_file(file: BinaryIO) -> int:

@@ -7,9 +7,10 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
-from engine.errors import SourceUnreadable
+from engine.errors import ParameterError, SourceUnreadable
 
 OF_THE_PLACE = frozenset({"unreadable", "vanished"})
 """Reasons that do not depend on a file's content: it could not be read at this time."""
@@ -46,6 +47,51 @@ def unreadable(error: OSError) -> SourceUnreadable:
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
     what = DENIED if isinstance(error, PermissionError) else "the file can't be read"
     return SourceUnreadable("unreadable", f"{what} ({name})")
+
+
+class coded:  # noqa: N801 - reads as a verb: `with coded("PNG"):`
+    """Convert all exceptions of a block, except bugs of the caller, to `SourceUnreadable`.
+
+    The original exception is dropped, not chained: decoders quote unparsable text, so a traceback
+    in a log would hold a piece of the file.
+
+    Examples
+    --------
+    >>> with coded("PNG"):
+    ...     raise IndexError("text of the file")
+    Traceback (most recent call last):
+    engine.errors.SourceUnreadable: corrupt: the PNG decoder gave up (IndexError)
+    """
+
+    __slots__ = ("_format",)
+
+    def __init__(self, what: str) -> None:
+        self._format = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, (SourceUnreadable, ParameterError)):
+            return
+        if isinstance(error, MemoryError):
+            found = SourceUnreadable(
+                "out_of_memory", f"no memory left to decode this {self._format}"
+            )
+        elif isinstance(error, OSError) and is_of_the_disk(error):
+            found = unreadable(error)
+        else:
+            found = SourceUnreadable(
+                "corrupt", f"the {self._format} decoder gave up ({type(error).__name__})"
+            )
+        raise found from None
 
 
 def require_readable(file: BinaryIO) -> None:

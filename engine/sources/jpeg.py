@@ -30,10 +30,10 @@ from engine.sources.base import (
     PlanesSource,
     channels_first,
     check_size,
-    coded,
     measure_file,
     read_at,
 )
+from engine.sources.failures import coded
 from engine.sources.inks import cmyk_profile, finding_of, rgb_of_inks
 from engine.sources.orientation import UPRIGHT, exif_orientation, findings_of
 

@@ -18,8 +18,8 @@ from engine.geometry import YX
 from engine.kernels.colour import full_scale, luminance
 from engine.kernels.segmentation.tissue import Tissue
 from engine.sources.failures import open_remembering
+from engine.sources.opening import open_source
 from engine.sources.orientation import UPRIGHT, as_shown, as_stored, shown_shape
-from engine.sources.registry import open_source
 
 DRAWN = (Tissue.BONE, Tissue.FAT, Tissue.OTHER)
 """Classes with masks; the background is the remainder."""

@@ -29,11 +29,11 @@ from engine.sources.base import (
     PlanesSource,
     channels_first,
     check_size,
-    coded,
     full_palette,
     measure_file,
     read_at,
 )
+from engine.sources.failures import coded
 from engine.sources.orientation import UPRIGHT, exif_orientation, findings_of
 from engine.sources.pixel_size import UM_PER_M, spacing_from_density
 

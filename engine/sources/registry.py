@@ -1,30 +1,29 @@
-"""Formats and their detection; opening of sources. Readers are imported on first use."""
+"""Formats of images and their detection: the built-in ones, and those of installed packages.
+
+Readers are imported on first use, and packages are searched for formats only if no built-in format
+claims a file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import import_module
-from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
-from engine.errors import SourceUnreadable
-from engine.geometry import Region
-from engine.sources.base import (
-    MAX_DECODED_BYTES,
-    Indexed,
-    OpenSource,
-    Plane,
-    Reader,
-    coded,
-    read_head,
-)
-from engine.sources.failures import reads_named
+from engine.errors import EngineError, SourceUnreadable
+from engine.sources.base import Reader
+
+GROUP = "cohort.formats"
+"""Entry point group for formats of other packages."""
 
 MAGIC_BYTES = 512
-"""Bytes of a file that `detect_format` needs; DICOM's mark ends at 132."""
+"""Bytes of a file that `detect` needs; DICOM's mark ends at 132."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,8 @@ class Format:
         Extra that installs the module's packages.
     confidential
         True if its files name patients, so that not even their paths may be written down.
+    title
+        Name for people; the format's key in capitals by default.
     """
 
     begins: Callable[[bytes], bool]
@@ -50,6 +51,48 @@ class Format:
     module: str
     extra: str | None = None
     confidential: bool = False
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Small file of a format for the contract suite; a format's module yields some in ``samples``.
+
+    Attributes
+    ----------
+    name
+        Distinguishes it from the format's other samples.
+    content
+        The file's bytes.
+    planes
+        Its planes (c, y, x), known without the reader.
+    checked
+        True if a checksum covers the pixels, so that no damage may go unnoticed.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+    planes: tuple[NDArray[Any], ...] = field(repr=False)
+    checked: bool = False
+
+
+class Detected(NamedTuple):
+    """Format of a file: its key, and whether the first bytes match or only the suffix."""
+
+    key: str
+    format: Format
+    by_content: bool
+
+
+class BrokenFormat(EngineError):
+    """A package's format that can't be used: (name, entry point, problem)."""
+
+    def __str__(self) -> str:
+        name, value, problem = self.args
+        return (
+            f"The format {name!r} is offered as {value}, which can't be used: {problem}. Its files "
+            "were ignored. Install its package again, or ask its author."
+        )
 
 
 _GROUPS = (b"\x08\0", b"\x02\0", b"\0\x08")
@@ -100,20 +143,78 @@ FORMATS: dict[str, Format] = {
     ),
     "jpeg": Format(_begins_jpeg, (".jpg", ".jpeg", ".jpe", ".jfif"), "engine.sources.jpeg"),
 }
-"""Formats by name, tried in this order; extensions add theirs here."""
+"""Built-in formats by name, tried in this order; `formats` adds those of packages."""
 
-UNTAKEN = frozenset({
+UNSUPPORTED_SUFFIXES = (
     ".avif", ".bmp", ".czi", ".dv", ".fits", ".gif", ".heic", ".heif", ".ims", ".jp2", ".lif",
     ".mha", ".mrxs", ".nd2", ".nii", ".nrrd", ".oib", ".oif", ".vsi", ".webp", ".zvi",
-})  # fmt: skip
-"""Suffixes of unsupported image formats: such files are ignored like others, but reported."""
-
-SLIDES = (".svs", ".ndpi", ".scn", ".bif")
-"""Suffixes of slides with a TIFF header that OpenSlide reads better."""
+)  # fmt: skip
+"""Suffixes of image formats that no built-in reader claims: files that are ignored, but reported
+unless the format of a package claims them."""
 
 
-def detect_format(name: str, head: bytes) -> str | None:
-    """Return the format of a file, by its first bytes or else its suffix.
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> tuple[Mapping[str, Format], tuple[BrokenFormat, ...]]:
+    """Load the formats of packages, once per process and ``sys.path``; return broken ones, too."""
+    found: dict[str, Format] = {}
+    broken = []
+    for point in sorted(entry_points(group=GROUP)):
+        try:
+            found[point.name] = _loaded(point)
+        except BrokenFormat as error:
+            broken.append(error)
+    return found, tuple(broken)
+
+
+def _loaded(point: EntryPoint) -> Format:
+    if point.name in FORMATS:
+        raise BrokenFormat(point.name, point.value, "a built-in format has this name")
+    try:
+        loaded = point.load()
+        if isinstance(loaded, Format):
+            loaded.begins(b"")
+            loaded.begins(bytes(MAGIC_BYTES))
+    except Exception as error:  # a foreign module may raise anything on import
+        problem = f"{type(error).__name__}: {error}"
+        raise BrokenFormat(point.name, point.value, problem) from error
+    if not isinstance(loaded, Format):
+        raise BrokenFormat(point.name, point.value, "it is not an engine.sources.Format")
+    return loaded
+
+
+def _of_packages() -> Mapping[str, Format]:
+    return _installed(tuple(sys.path))[0]
+
+
+def formats() -> dict[str, Format]:
+    """Return all formats by name; those of packages can't replace the built-in ones."""
+    return {**_of_packages(), **FORMATS}
+
+
+def broken_formats() -> tuple[BrokenFormat, ...]:
+    """Return the packages' formats that can't be used; they do not affect others."""
+    return _installed(tuple(sys.path))[1]
+
+
+def known_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of all formats."""
+    return tuple(suffix for known in formats().values() for suffix in known.suffixes)
+
+
+def unsupported_suffix(name: str) -> str | None:
+    """Return the suffix of an ignored file, if it is that of an image format.
+
+    Examples
+    --------
+    >>> unsupported_suffix("field.CZI"), unsupported_suffix("notes.txt")
+    ('.czi', None)
+    """
+    lowered = name.lower()
+    return next((suffix for suffix in UNSUPPORTED_SUFFIXES if lowered.endswith(suffix)), None)
+
+
+def detect(name: str, head: bytes) -> Detected | None:
+    """Return the format of a file, by its first bytes or else its suffix; None if it is ignored.
 
     Parameters
     ----------
@@ -121,10 +222,30 @@ def detect_format(name: str, head: bytes) -> str | None:
         File name or path; only its suffix is used, in any case.
     head
         The first bytes, up to `MAGIC_BYTES`.
+    """
+    tables: tuple[Callable[[], Mapping[str, Format]], ...] = (lambda: FORMATS, _of_packages)
+    if head:
+        for table in tables:
+            for key, known in table().items():
+                if _begins(known, head):
+                    return Detected(key, known, True)
+    lowered = name.lower()
+    for table in tables:
+        for key, known in table().items():
+            if lowered.endswith(known.suffixes):
+                return Detected(key, known, False)
+    return None
 
-    Returns
-    -------
-    Key of `FORMATS`, or None: the file is ignored.
+
+def _begins(known: Format, head: bytes) -> bool:
+    try:
+        return bool(known.begins(head))
+    except Exception:  # a package's predicate must not affect the files of other formats
+        return False
+
+
+def detect_format(name: str, head: bytes) -> str | None:
+    """Return the key of a file's format, see `detect`.
 
     Examples
     --------
@@ -135,124 +256,16 @@ def detect_format(name: str, head: bytes) -> str | None:
     >>> detect_format("notes.txt", b"hello") is None
     True
     """
-    for key, known in FORMATS.items():
-        if known.begins(head):
-            return key
-    lowered = name.lower()
-    for key, known in FORMATS.items():
-        if lowered.endswith(known.suffixes):
-            return key
-    return None
+    found = detect(name, head)
+    return None if found is None else found.key
 
 
-def open_source(
-    file: BinaryIO,
-    name: str,
-    *,
-    max_decoded_bytes: int = MAX_DECODED_BYTES,
-    slide_spacing_um: float | None = None,
-) -> OpenSource:
-    """Open a foreign file and read the description of its planes, without decoding.
-
-    Parameters
-    ----------
-    file
-        Seekable, opened and closed by the caller, and open for as long as the source is.
-    name
-        File name or path; only its suffix is used, and only if no format matches the first bytes.
-    max_decoded_bytes
-        Limit of one decoded plane, bytes. Planes that stream may be larger.
-    slide_spacing_um
-        Pixel size at which whole slides are read, micrometres; None means the scanner's own.
-
-    Returns
-    -------
-    Open source, a context manager.
-
-    Raises
-    ------
-    SourceUnreadable
-        With one of `engine.sources.REASONS`; no other error is raised.
-    """
-    with reads_named(file):
-        return Guarded(_open(file, name, max_decoded_bytes, slide_spacing_um), file)
+def format_titles() -> list[str]:
+    """Return the names of all formats, for people."""
+    return [known.title or key.upper() for key, known in formats().items()]
 
 
-def _open(
-    file: BinaryIO, name: str, max_decoded_bytes: int, slide_spacing_um: float | None
-) -> OpenSource:
-    with coded("file"):
-        head = read_head(file, MAGIC_BYTES)
-    key = detect_format(name, head)
-    if key is None:
-        raise SourceUnreadable("not_an_image", "neither first bytes nor suffix are of a format")
-    if not FORMATS[key].begins(head):
-        raise SourceUnreadable("not_an_image", f"the suffix says {key}, the first bytes do not")
-    if key == "tiff" and (slide_spacing_um is not None or name.lower().endswith(SLIDES)):
-        slide = _open_slide(file, max_decoded_bytes, slide_spacing_um)
-        if slide is not None:
-            return slide
-    chosen: dict[str, Any] = {"spacing_um": slide_spacing_um} if key == "dicom" else {}
-    if key == "tiff":
-        chosen["name"] = name
-    return reader_of(key).open(file, max_decoded_bytes=max_decoded_bytes, **chosen)
-
-
-def _open_slide(file: BinaryIO, limit: int, spacing_um: float | None) -> OpenSource | None:
-    try:
-        from engine.sources.slides import reader
-    except ImportError:
-        raise SourceUnreadable(
-            "not_installed",
-            "the packages to read slides are not installed: pip install 'cohort-engine[slides]'",
-        ) from None
-    return reader.open(file, max_decoded_bytes=limit, spacing_um=spacing_um)
-
-
-class Guarded:
-    """Open source that reports failed reads of its file, see `reads_named`."""
-
-    def __init__(self, source: OpenSource, file: BinaryIO) -> None:
-        self._source = source
-        self._file = file
-
-    @property
-    def planes(self) -> tuple[Plane, ...]:
-        """See `OpenSource`."""
-        return self._source.planes
-
-    def read(self, index: int) -> NDArray[Any]:
-        """See `OpenSource`."""
-        with reads_named(self._file):
-            return self._source.read(index)
-
-    def read_region(self, index: int, region: Region) -> NDArray[Any]:
-        """See `OpenSource`."""
-        with reads_named(self._file):
-            return self._source.read_region(index, region)
-
-    def read_indices(self, index: int) -> Indexed | None:
-        """See `OpenSource`."""
-        with reads_named(self._file):
-            return self._source.read_indices(index)
-
-    def close(self) -> None:
-        """See `OpenSource`."""
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def reader_of(key: str) -> Reader:
+def reader_of(key: str, known: Format) -> Reader:
     """Return the reader of a format.
 
     Raises
@@ -261,11 +274,16 @@ def reader_of(key: str) -> Reader:
         ``not_installed`` if a package of its module is not installed.
     """
     try:
-        reader: Reader = import_module(FORMATS[key].module).reader
+        reader: Reader = import_module(known.module).reader
     except ImportError:
-        extra = FORMATS[key].extra
-        hint = "" if extra is None else f": pip install 'cohort-engine[{extra}]'"
+        hint = "" if known.extra is None else f": pip install 'cohort-engine[{known.extra}]'"
         raise SourceUnreadable(
             "not_installed", f"the packages to read {key} are not installed{hint}"
         ) from None
     return reader
+
+
+def samples_of(known: Format) -> Iterable[Sample]:
+    """Return the samples of a format, if its module has any."""
+    samples = getattr(import_module(known.module), "samples", None)
+    return () if samples is None else samples()

@@ -24,8 +24,8 @@ from PIL import Image
 
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
-from engine.sources.base import OpenSource, Plane, PlanesSource, check_size, coded
-from engine.sources.failures import require_readable
+from engine.sources.base import OpenSource, Plane, PlanesSource, check_size
+from engine.sources.failures import coded, require_readable
 from engine.sources.scaling import SAME, read_scaled
 
 

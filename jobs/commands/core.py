@@ -19,6 +19,7 @@ import engine
 from engine.errors import ParameterError, UsageError
 from engine.execution.progress import counted
 from engine.plain_files import reads_end_on
+from engine.sources.registry import broken_formats
 from jobs.framework import app, command
 from jobs.messages.core import (
     experiments_table,
@@ -44,7 +45,7 @@ from jobs.options import (
     read_parameters,
 )
 from jobs.output import Output
-from jobs.source_checks import FORMATS, WITHHELD, require_files, require_key
+from jobs.source_checks import WITHHELD, list_formats, require_files, require_key
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -178,8 +179,11 @@ def ingest(
     if report.listed == report.ignored and not report.orphaned:
         output.say(
             f"No image was found in {', '.join(sources) or 'the roots of cohort.toml'}: of "
-            f"{counted(report.listed, 'files')} none is {FORMATS}."
+            f"{counted(report.listed, 'files')} none is {list_formats()}."
         )
+    if report.ignored:
+        for error in broken_formats():
+            output.say(str(error))
     output.result(report.as_json(), *ingest_lines(report))
     failed = report.failed + report.left + report.withheld + len(report.lost) + report.refused
     return _code(failed, max_failed)

@@ -20,7 +20,8 @@ from PIL import Image
 from engine.errors import ParameterError, SourceUnreadable
 from engine.geometry import Region
 from engine.sources import FORMATS, REASONS, Format, OpenSource, Plane, detect_format, open_source
-from engine.sources.base import PlanesSource, check_size, coded, measure_file, read_at
+from engine.sources.base import PlanesSource, check_size, measure_file, read_at
+from engine.sources.failures import coded
 
 DATA = Path(skimage.__file__).parent / "data"
 CANARY = b"DOE^JANE^19700101"

@@ -105,15 +105,17 @@ HERE = {
 }
 
 
-def install_below(folder: Path, operations: Mapping[str, str] = HERE) -> Path:
-    """Make a folder that installs operations if it is on ``PYTHONPATH``; return it."""
+def install_below(
+    folder: Path, operations: Mapping[str, str] = HERE, group: str = registry.GROUP
+) -> Path:
+    """Make a folder that installs operations, or formats, if it is on ``PYTHONPATH``; return it."""
     metadata = folder / "operations_for_tests-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: operations-for-tests\nVersion: 1.0\n"
     )
     lines = [f"{name} = {value}\n" for name, value in operations.items()]
-    (metadata / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{''.join(lines)}")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{''.join(lines)}")
     return folder
 
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.header import SAME_PLACE_MM
-from engine.ingest.discovery import SUFFIXES
 from engine.privacy import Pseudonyms
 from engine.sources import FORMATS
 from engine.sources.annotations import PlaneGeometry, Target
 from engine.sources.annotations.base import OFF_PLANE_MM
+from engine.sources.registry import known_suffixes
 from engine.store.catalog.tables import ORPHANED, READY
 from engine.store.pixels.layout import DOWNSAMPLE
 
@@ -197,8 +197,9 @@ class ImageIndex:
                 continue
             # a pseudonym does not preserve prefixes, so try each suffix
             stem = path.removesuffix(".*")
-            for name in [path] if stem == path else [stem + suffix for suffix in SUFFIXES]:
-                yield self._ends_with(self.pseudonyms.path(name, SUFFIXES))
+            suffixes = known_suffixes()
+            for name in [path] if stem == path else [stem + suffix for suffix in suffixes]:
+                yield self._ends_with(self.pseudonyms.path(name, suffixes))
 
     def _ends_with(self, path: str) -> list[str]:
         stem = path.removesuffix("*")

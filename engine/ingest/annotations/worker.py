@@ -15,8 +15,7 @@ from engine.kernels.contours.union import union_of
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import Drawing, DrawingReader
 from engine.sources.annotations.base import MOST_BYTES
-from engine.sources.base import coded
-from engine.sources.failures import OF_THE_PLACE
+from engine.sources.failures import OF_THE_PLACE, coded
 from engine.sources.locations.folder import open_file
 from engine.store.catalog.annotations import (
     UNMATCHED,

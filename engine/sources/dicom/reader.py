@@ -16,11 +16,12 @@ from typing import Any, BinaryIO
 from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
-from engine.sources.base import OpenSource, PlanesSource, coded
+from engine.sources.base import OpenSource, PlanesSource
 from engine.sources.dicom.frames import Frames
 from engine.sources.dicom.header import read_headers
 from engine.sources.dicom.mosaic import DicomMosaicSource, is_mosaic
 from engine.sources.dicom.slide import DicomSlideSource, is_slide
+from engine.sources.failures import coded
 
 MOST_IMAGES = 100_000
 """Maximum number of images in one file; each has a row in the catalog."""

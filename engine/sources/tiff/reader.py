@@ -36,15 +36,8 @@ from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
-from engine.sources.base import (
-    Indexed,
-    OpenSource,
-    Plane,
-    PlanesSource,
-    check_size,
-    coded,
-    full_palette,
-)
+from engine.sources.base import Indexed, OpenSource, Plane, PlanesSource, check_size, full_palette
+from engine.sources.failures import coded
 from engine.sources.inks import finding_of
 from engine.sources.orientation import TAG, findings_of, orientation_of
 from engine.sources.pixel_size import UM_PER_CM, UM_PER_INCH, spacing_from_density
