@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from engine.execution.kubernetes.api import NOT_FOUND, REMOVE_S, Api
+from engine.execution.kubernetes.manifests import Object
 from jobs.kubernetes.nightly_job import Night
 
 
@@ -16,13 +15,14 @@ def delete_job(api: Api, night: Night) -> None:
     NotRemoved
         If an object still exists after its pods' grace period.
     """
-    runner = api.ask(
-        "delete the runner",
-        api.core.delete_namespaced_pod, night.runner, api.namespace, passing=NOT_FOUND,
-    )  # fmt: skip
+
+    def pods() -> list[Object]:
+        return api.of_cluster("Pod", night.name)
+
+    runner = api.request("delete the runner", "DELETE", "Pod", night.runner, passing=NOT_FOUND)
     if runner is not None:
         api.until(
-            lambda: night.runner not in [pod.metadata.name for pod in api.pods(night.name)],
+            lambda: night.runner not in [pod["metadata"]["name"] for pod in pods()],
             night.name, "The runner", REMOVE_S + _grace_s(runner),
         )  # fmt: skip
     for kind, name in (
@@ -31,9 +31,9 @@ def delete_job(api: Api, night: Night) -> None:
         ("DaskJob", night.name),
     ):
         api.delete(kind, name)
-    grace_s = max((_grace_s(pod) for pod in api.pods(night.name)), default=0.0)
-    api.until(lambda: not api.pods(night.name), night.name, "A pod", REMOVE_S + grace_s)
+    grace_s = max((_grace_s(pod) for pod in pods()), default=0.0)
+    api.until(lambda: not pods(), night.name, "A pod", REMOVE_S + grace_s)
 
 
-def _grace_s(pod: Any) -> float:
-    return float(pod.spec.termination_grace_period_seconds or 30)
+def _grace_s(pod: Object) -> float:
+    return float(pod.get("spec", {}).get("terminationGracePeriodSeconds") or 30)

@@ -7,11 +7,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from engine.errors import EngineError
-from engine.execution.kubernetes.api import Api, OperatorSilent, why_waiting
+from engine.execution.kubernetes.api import (
+    POLL_S,
+    Api,
+    KubernetesFailed,
+    OperatorSilent,
+    why_waiting,
+)
+from engine.execution.kubernetes.manifests import Object
 from jobs.kubernetes.nightly_job import Night
 
 WATCH_S = 15
@@ -22,9 +29,6 @@ OPERATOR_S = 120.0
 
 LOG_S = 10.0
 """Maximum delay of the log after the end of the runner, seconds."""
-
-SAID_LINES = 2000
-"""Log lines that are requested again after its stream broke."""
 
 
 class RunnerNotStarted(EngineError):
@@ -102,33 +106,32 @@ def watch_runner(
     raise AssertionError  # a watch does not end by itself
 
 
-def _changes(night: Night, api: Api) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(night: Night, api: Api) -> Iterator[tuple[str, Object]]:
     """Yield each state of the runner's pod; "GONE" if a list lacks it, "TICK" regularly."""
-    from kubernetes.client.exceptions import ApiException
-    from kubernetes.watch import Watch
-    from urllib3.exceptions import HTTPError
-
     fields = f"metadata.name={night.runner}"
-    pods = api.core.list_namespaced_pod
     while True:
-        found = api.ask("list the runner", pods, api.namespace, field_selector=fields)
-        for pod in found.items:
-            yield "LISTED", api.plain(pod)
-        if not found.items:
+        found, version = api.find("Pod", fieldSelector=fields)
+        for pod in found:
+            yield "LISTED", pod
+        if not found:
             yield "GONE", {}
         yield "TICK", {}
         # Start at the version of the list, so that the last state of a deleted pod is not missed.
+        events = api.lines(
+            "watch the runner", "Pod", silence_s=2 * WATCH_S, fieldSelector=fields,
+            watch="true", timeoutSeconds=WATCH_S, resourceVersion=version,
+        )  # fmt: skip
         try:
-            for event in Watch().stream(
-                pods, api.namespace, field_selector=fields, timeout_seconds=WATCH_S,
-                resource_version=found.metadata.resource_version,
-            ):  # fmt: skip
-                yield event["type"], event["raw_object"]
-        except (ApiException, HTTPError):
-            continue  # the next list shows the state, or fails
+            with closing(events):
+                for event in map(json.loads, events):
+                    if event["type"] == "ERROR":  # e.g. 410: the version is too old
+                        raise ValueError(event["object"])
+                    yield event["type"], event["object"]
+        except (KubernetesFailed, ValueError):
+            time.sleep(POLL_S)  # the next list shows the state, or fails
 
 
-def _how_ended(night: Night, pod: dict[str, Any]) -> RunnerEnded:
+def _how_ended(night: Night, pod: Object) -> RunnerEnded:
     status = pod["status"]
     for container in status.get("containerStatuses", ()):
         ended = container.get("state", {}).get("terminated")
@@ -165,26 +168,16 @@ class RunnerLog:
 
     def _read(self, follow: bool) -> None:
         try:
-            stream = self._api.core.read_namespaced_pod_log(
-                self._night.runner, self._api.namespace, container="runner", follow=follow,
-                _preload_content=False,
+            lines = self._api.lines(
+                "read the runner's log", "Pod", f"{self._night.runner}/log", silence_s=None,
+                container="runner", follow=str(follow).lower(),
             )  # fmt: skip
-            for number, line in enumerate(_lines(stream)):
+            for number, line in enumerate(lines):
                 if number >= self._lines:
                     self._lines = number + 1
                     pass_on(line)
-        except Exception as error:  # a stream can fail with any exception
-            print(f"(the runner's log ended early: {type(error).__name__})", file=sys.stderr)
-
-
-def _lines(stream: Any) -> Iterator[str]:
-    rest = b""
-    for chunk in stream.stream():
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line.decode(errors="replace")
-    if rest:
-        yield rest.decode(errors="replace")
+        except EngineError as error:
+            print(f"(the runner's log ended early: {error})", file=sys.stderr)
 
 
 def pass_on(line: str) -> None:

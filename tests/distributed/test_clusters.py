@@ -16,7 +16,7 @@ import pytest
 import engine
 from engine.errors import NoWorkerForResource, ParameterError, UsageError
 from engine.execution.cluster.cluster import NoCertificate, SchedulerUnreachable
-from engine.execution.kubernetes.api import NoKubernetes
+from engine.execution.kubernetes.credentials import NoKubernetes
 from engine.execution.workers import workers_of
 from tests.distributed.processes import Cluster, is_alive, wait_for
 from tests.support.images import connect_quietly

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError
+from engine.execution.kubernetes.credentials import ACCOUNT, REQUEST_S, Credentials, in_pod
 from engine.execution.kubernetes.manifests import GROUP, VERSION, Object, Templates
+
+if TYPE_CHECKING:
+    import httpx
 
 REMOVE_S = 60.0
 """Timeout for the deletion of an object without dependents, seconds."""
 
 POLL_S = 1.0
-
-REQUEST_S = 30
-"""Timeout of one request, seconds."""
 
 RETRY_S = 600.0
 """Period for which a nightly job retries a request, seconds: an upgrade of the API server takes
@@ -24,13 +25,21 @@ minutes, and the job continues without it."""
 
 RETRIED = (429, 500, 502, 503, 504)
 
-PLURALS = {
-    "DaskCluster": "daskclusters",
-    "DaskJob": "daskjobs",
-    "DaskWorkerGroup": "daskworkergroups",
-    "DaskAutoscaler": "daskautoscalers",
-}
+DASK = f"/apis/{GROUP}/{VERSION}"
 
+RESOURCES = {
+    "DaskCluster": (DASK, "daskclusters"),
+    "DaskJob": (DASK, "daskjobs"),
+    "DaskWorkerGroup": (DASK, "daskworkergroups"),
+    "DaskAutoscaler": (DASK, "daskautoscalers"),
+    "Deployment": ("/apis/apps/v1", "deployments"),
+    "Pod": ("/api/v1", "pods"),
+    "PodTemplate": ("/api/v1", "podtemplates"),
+    "Secret": ("/api/v1", "secrets"),
+}
+"""Path of the API and plural, by kind."""
+
+UNAUTHORIZED = 401
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
 
@@ -57,16 +66,6 @@ ADVICE: dict[int | str, str] = {
 """Next step for the user, by status."""
 
 
-class NoKubernetes(EngineError):
-    """No Kubernetes configuration was found: (reason,)."""
-
-    def __str__(self) -> str:
-        return (
-            f"No Kubernetes cluster is known here: {self.args[0]}. Name its file in KUBECONFIG, or "
-            "run this in a pod that has a service account; kubectl get pods must work."
-        )
-
-
 class OperatorSilent(EngineError):
     """The operator did not create an object: (object, seconds)."""
 
@@ -90,25 +89,35 @@ class NotRemoved(EngineError):
 
 
 class Api:
-    """Kubernetes API with the permissions of a service account or a user.
+    """Kubernetes API in one namespace, with the permissions of a service account or a user.
+
+    kr8s finds the credentials and forwards ports; requests are JSON over httpx, on which kr8s is
+    built (docs/decisions/kubernetes.md).
 
     Parameters
     ----------
-    client
-        A client of the package ``kubernetes``.
+    namespace
+        Namespace; if empty, that of the pod or of the kubeconfig's context, else `NAMESPACE`.
+    kubeconfig
+        Paths of kubeconfigs, separated by colons; None for the service account of this pod.
     retry_s
         Period for which a request is retried without an answer, seconds.
+
+    Raises
+    ------
+    MissingExtra
+        If the packages of the extra ``kubernetes`` are not installed.
+    NoKubernetes
+        If there are no usable credentials.
     """
 
-    def __init__(self, client: Any, namespace: str, retry_s: float = RETRY_S) -> None:
-        from kubernetes.client import AppsV1Api, CoreV1Api, CustomObjectsApi
-
-        self.namespace = namespace
-        self._client = client
+    def __init__(
+        self, namespace: str, kubeconfig: str | None = None, retry_s: float = RETRY_S
+    ) -> None:
+        self.credentials = Credentials(kubeconfig)
+        self._http = self.credentials.authenticate()
+        self.namespace = namespace or self.credentials.default_namespace()
         self._retry_s = retry_s
-        self.core = CoreV1Api(client)
-        self.apps = AppsV1Api(client)
-        self._custom = CustomObjectsApi(client)
 
     @classmethod
     def connect(cls, namespace: str) -> Api:
@@ -119,95 +128,141 @@ class Api:
         KubernetesFailed
             If this process does not run in a pod, or the pod has no token.
         """
-        from kubernetes.client import ApiClient
-        from kubernetes.config import ConfigException, load_incluster_config
+        if not in_pod():
+            raise KubernetesFailed("connect from inside a pod", "no token", f"in {ACCOUNT}")
+        return cls(namespace)
 
-        try:
-            load_incluster_config()
-        except ConfigException as error:
-            raise KubernetesFailed("connect from inside a pod", "no token", error) from error
-        return cls(ApiClient(), namespace)
+    def _send(
+        self, method: str, path: str, *, stream: bool = False, **options: Any
+    ) -> httpx.Response:
+        """Send a request, and once more with new credentials if those in use have expired."""
+        server = self.credentials.session.auth.tls_server_name
+        options["extensions"] = {"sni_hostname": server} if server else {}
+        http = self._http
+        response = http.send(http.build_request(method, path, **options), stream=stream)
+        if response.status_code == UNAUTHORIZED:
+            response.close()
+            http = self._http = self.credentials.authenticate()
+            response = http.send(http.build_request(method, path, **options), stream=stream)
+        return response
 
-    def ask(
+    def request(
         self,
         what: str,
-        function: Callable[..., Any],
-        *arguments: Any,
+        method: str,
+        kind: str,
+        name: str = "",
+        *,
         passing: int | None = None,
         **options: Any,
-    ) -> Any:
-        """Call the client, with retries if there is no answer.
+    ) -> Object | None:
+        """Send a request, with retries if there is no answer.
 
         Parameters
         ----------
         what
             Description of the action, for the error.
+        name
+            Name of the object; if empty, the request is for all objects of the kind.
         passing
             A status that counts as success; None is then returned.
+        options
+            Options of httpx: ``json``, ``params``, ``headers``.
 
         Raises
         ------
         KubernetesFailed
         """
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
+        import httpx
 
         deadline = time.monotonic() + self._retry_s
         while True:
             try:
-                return function(*arguments, _request_timeout=REQUEST_S, **options)
-            except ApiException as error:
-                if error.status == passing:
+                response = self._send(method, self._path(kind, name), **options)
+                if response.status_code == passing:
                     return None
-                if error.status not in RETRIED or time.monotonic() > deadline:
-                    raise KubernetesFailed(what, error.status, _words(error)) from error
-            except HTTPError as error:
+                if response.is_success:
+                    found: Object = response.json()
+                    return found
+                if response.status_code not in RETRIED or time.monotonic() > deadline:
+                    raise _refusal(what, response)
+            except (httpx.RequestError, ValueError) as error:
                 if time.monotonic() > deadline:
                     raise KubernetesFailed(what, "no answer", type(error).__name__) from error
             time.sleep(POLL_S)
 
-    def plain(self, value: Any) -> Object:
-        """Return an object of the client in Kubernetes' JSON form."""
-        made: Object = self._client.sanitize_for_serialization(value)
-        return made
+    def lines(
+        self, what: str, kind: str, name: str = "", *, silence_s: float | None, **query: Any
+    ) -> Generator[str, None, None]:
+        """Yield the lines of a watch or a log as they come, without retries.
+
+        Parameters
+        ----------
+        silence_s
+            Maximum time without data, seconds; None for no limit.
+
+        Raises
+        ------
+        KubernetesFailed
+            If the request is refused, or the connection breaks.
+        """
+        import httpx
+
+        try:
+            response = self._send(
+                "GET", self._path(kind, name), stream=True, params=query,
+                timeout=httpx.Timeout(REQUEST_S, read=silence_s),
+            )  # fmt: skip
+            with closing(response):
+                if response.is_error:
+                    response.read()
+                    raise _refusal(what, response)
+                rest = b""
+                for chunk in response.iter_bytes():  # iter_lines would also split at U+0085
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in whole)
+                if rest:
+                    yield rest.decode(errors="replace")
+        except httpx.RequestError as error:
+            raise KubernetesFailed(what, "no answer", type(error).__name__) from error
+
+    def _path(self, kind: str, name: str) -> str:
+        base, plural = RESOURCES[kind]
+        return f"{base}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
 
     def templates(self, *names: str) -> Templates:
         """Return the pod specs of a cluster, e.g. of ``scheduler`` and ``worker``."""
         return {name: self._template(f"cohort-{name}") for name in names}
 
     def _template(self, name: str) -> Object:
-        found = self.ask(
-            f"read the pod template {name} of namespace {self.namespace}",
-            self.core.read_namespaced_pod_template, name, self.namespace,
-        )  # fmt: skip
-        return self.plain(found.template.spec)
-
-    # Dask's resources.
+        what = f"read the pod template {name} of namespace {self.namespace}"
+        found = self.request(what, "GET", "PodTemplate", name)
+        assert found is not None  # no status passes
+        spec: Object = found["template"]["spec"]
+        return spec
 
     def create(self, made: Object) -> bool:
         """Create an object; return False if one of that name exists."""
         kind = made["kind"]
-        return self.ask(
-            f"create {kind} {made['metadata']['name']}",
-            self._custom.create_namespaced_custom_object, *self._place(kind), made,
-            passing=CONFLICT,
-        ) is not None  # fmt: skip
+        what = f"create {kind} {made['metadata']['name']}"
+        return self.request(what, "POST", kind, json=made, passing=CONFLICT) is not None
 
     def get(self, kind: str, name: str) -> Object | None:
         """Return an object, or None if it does not exist."""
-        found: Object | None = self.ask(
-            f"read {kind} {name}",
-            self._custom.get_namespaced_custom_object, *self._place(kind), name,
-            passing=NOT_FOUND,
-        )  # fmt: skip
-        return found
+        return self.request(f"read {kind} {name}", "GET", kind, name, passing=NOT_FOUND)
+
+    def find(self, kind: str, **query: str) -> tuple[list[Object], str]:
+        """Return the selected objects of a kind, and the version at which they were listed."""
+        found = self.request(f"list {RESOURCES[kind][1]}", "GET", kind, params=query)
+        assert found is not None  # no status passes
+        return found["items"], found["metadata"]["resourceVersion"]
 
     def scale(self, kind: str, name: str, replicas: int) -> None:
         """Set the number of workers of a group."""
-        change = {"spec": {"worker": {"replicas": replicas}}}
-        self.ask(
-            f"scale {kind} {name}",
-            self._custom.patch_namespaced_custom_object, *self._place(kind), name, change,
+        self.request(
+            f"scale {kind} {name}", "PATCH", kind, name,
+            json={"spec": {"worker": {"replicas": replicas}}},
+            headers={"Content-Type": "application/merge-patch+json"},
         )  # fmt: skip
 
     def delete(self, kind: str, name: str) -> None:
@@ -218,27 +273,13 @@ class Api:
         NotRemoved
             If it still exists after `REMOVE_S`.
         """
-        self.ask(
-            f"delete {kind} {name}",
-            self._custom.delete_namespaced_custom_object, *self._place(kind), name,
-            passing=NOT_FOUND,
-        )  # fmt: skip
+        self.request(f"delete {kind} {name}", "DELETE", kind, name, passing=NOT_FOUND)
         self.until(lambda: self.get(kind, name) is None, name, f"The {kind}", REMOVE_S)
 
-    def _place(self, kind: str) -> tuple[str, str, str, str]:
-        return GROUP, VERSION, self.namespace, PLURALS[kind]
-
-    # Pods.
-
-    def pods(self, cluster: str, component: str | None = None) -> list[Any]:
-        """Return the pods of a cluster, or of one component; the runner is a component too."""
+    def of_cluster(self, kind: str, cluster: str, component: str | None = None) -> list[Object]:
+        """Return the objects of a cluster, or of one component; the runner is a component too."""
         also = f",dask.org/component={component}" if component else ""
-        found: list[Any] = self.ask(
-            "list pods",
-            self.core.list_namespaced_pod, self.namespace,
-            label_selector=f"dask.org/cluster-name={cluster}{also}",
-        ).items  # fmt: skip
-        return found
+        return self.find(kind, labelSelector=f"dask.org/cluster-name={cluster}{also}")[0]
 
     def until(self, gone: Callable[[], bool], name: str, what: str, within_s: float) -> None:
         """Wait until something is gone.
@@ -274,8 +315,9 @@ def why_waiting(pod: Object) -> str:
     return str(status.get("phase"))
 
 
-def _words(error: Any) -> str:
+def _refusal(what: str, response: httpx.Response) -> KubernetesFailed:
     try:
-        return str(json.loads(error.body)["message"])
+        words = str(response.json()["message"])
     except (TypeError, ValueError, KeyError):
-        return str(error.reason)
+        words = response.reason_phrase
+    return KubernetesFailed(what, response.status_code, words)

@@ -11,25 +11,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import dask
-import yaml
 from dask.utils import parse_bytes
 from distributed import Client, Security
 
-from engine.errors import EngineError, MissingExtra, ParameterError
+from engine.errors import EngineError, ParameterError
 from engine.execution.cluster.spec import START_S, Opened, Wanted
 from engine.execution.kubernetes.api import (
-    FORBIDDEN,
     NOT_FOUND,
     Api,
     KubernetesFailed,
-    NoKubernetes,
     OperatorSilent,
     why_waiting,
 )
+from engine.execution.kubernetes.credentials import in_pod
 from engine.execution.kubernetes.manifests import (
     DASHBOARD_PORT,
     SCHEDULER_PORT,
@@ -40,9 +37,6 @@ from engine.execution.kubernetes.manifests import (
 from engine.execution.timeouts import startup_timeout_s
 from engine.execution.versions import require_same_versions
 from engine.execution.workers import slots, workers_of
-
-NAMESPACE = "cohort"
-"""Default namespace of deploy/kubernetes."""
 
 SECRET = "cohort-tls"
 
@@ -108,7 +102,7 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
         node.
     SchedulerShut, VersionMismatch, NoWorkerForResource
     """
-    api, in_pod = connect(wanted.where.partition("://")[2])
+    api = connect(wanted.where.partition("://")[2])
     security = _security(api)
     place = Place(
         f"cohort-{secrets.token_hex(4)}", api.namespace, "tls" if security is not None else "tcp"
@@ -124,7 +118,7 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
         if gpus:
             api.create(place.gpu_group(templates, gpus))
         _wait_for(api, place, "scheduler", lambda: _is_ready(api, place))
-        address, link = _way_in(stack, api, place, in_pod)
+        address, link = _way_in(stack, api, place)
         client = stack.enter_context(_client(address, security))
         require_same_versions(client, address)
         _wait_for(api, place, "worker", lambda: _has_workers(client, wanted, gpus))
@@ -140,55 +134,31 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
         yield Opened(client, scale, link, _told(place, link))
 
 
-def connect(namespace: str) -> tuple[Api, bool]:
+def connect(namespace: str) -> Api:
     """Connect by KUBECONFIG, as this pod's service account, or by the user's own configuration.
 
     Parameters
     ----------
     namespace
-        Namespace; if empty, that of this pod, else of the configuration's context, else
-        `NAMESPACE`.
-
-    Returns
-    -------
-    The API, and whether this process runs in a pod of the cluster.
+        Namespace; if empty, see `Api`.
 
     Raises
     ------
     MissingExtra
     NoKubernetes
     """
-    try:
-        from kubernetes import client, config
-    except ImportError:
-        raise MissingExtra("kubernetes", "kubernetes", "for clusters on Kubernetes") from None
-    if "KUBECONFIG" not in os.environ:
-        settings = client.Configuration()
-        try:
-            config.load_incluster_config(client_configuration=settings)
-        except config.ConfigException:
-            pass  # not in a pod
-        else:
-            mounted = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-            api = client.ApiClient(settings)
-            return Api(api, namespace or mounted.read_text().strip(), ANSWER_S), True
-    try:
-        _, context = config.list_kube_config_contexts()
-        api = config.new_client_from_config()
-    except (config.ConfigException, OSError, TypeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        raise NoKubernetes(why or "its configuration can't be read") from error
-    named = context["context"].get("namespace")
-    return Api(api, namespace or named or NAMESPACE, ANSWER_S), False
+    if "KUBECONFIG" not in os.environ and in_pod():
+        return Api(namespace, retry_s=ANSWER_S)
+    return Api(namespace, os.environ.get("KUBECONFIG") or "~/.kube/config", retry_s=ANSWER_S)
 
 
 def _security(api: Api) -> Security | None:
     """Return certificates from Dask's settings, or the namespace's; None for no TLS."""
     if dask.config.get("distributed.comm.tls.client.cert", None):
         return Security(require_encryption=True)
-    found = api.ask(
-        f"read the secret {SECRET} of namespace {api.namespace}",
-        api.core.read_namespaced_secret, SECRET, api.namespace, passing=NOT_FOUND,
+    found = api.request(
+        f"read the secret {SECRET} of namespace {api.namespace}", "GET", "Secret", SECRET,
+        passing=NOT_FOUND,
     )  # fmt: skip
     if found is None:
         warnings.warn(
@@ -200,7 +170,8 @@ def _security(api: Api) -> Security | None:
         return None
     try:
         ca, certificate, key = (
-            base64.b64decode(found.data[name]).decode() for name in ("ca.crt", "tls.crt", "tls.key")
+            base64.b64decode(found["data"][name]).decode()
+            for name in ("ca.crt", "tls.crt", "tls.key")
         )
     except KeyError as error:
         raise KubernetesFailed(f"use the secret {SECRET}", "it lacks", error.args[0]) from None
@@ -224,9 +195,9 @@ def _sized(templates: Templates, wanted: Wanted) -> Templates:
 
 def _is_ready(api: Api, place: Place) -> bool:
     return any(
-        condition.type == "Ready" and condition.status == "True"
-        for pod in api.pods(place.name, "scheduler")
-        for condition in pod.status.conditions or ()
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for pod in api.of_cluster("Pod", place.name, "scheduler")
+        for condition in pod["status"].get("conditions", ())
     )
 
 
@@ -256,7 +227,7 @@ def _wait_for(api: Api, place: Place, part: str, ready: Callable[[], bool]) -> N
 
 def _trouble(api: Api, place: Place, part: str) -> tuple[bool, str]:
     """Return whether a component has pods, and the reason why one does not run."""
-    pods = [api.plain(pod) for pod in api.pods(place.name, part)]
+    pods = api.of_cluster("Pod", place.name, part)
     for pod in pods:
         reason = why_waiting(pod)
         waits = pod["status"].get("phase") != "Running" or any(w in reason for w in LASTING)
@@ -264,38 +235,26 @@ def _trouble(api: Api, place: Place, part: str) -> tuple[bool, str]:
             return True, reason
     if pods:
         return True, ""
-    deployments = api.ask(
-        "list deployments",
-        api.apps.list_namespaced_deployment, api.namespace,
-        label_selector=f"dask.org/cluster-name={place.name},dask.org/component={part}",
-    ).items  # fmt: skip
+    deployments = api.of_cluster("Deployment", place.name, part)
     for deployment in deployments:
-        for condition in deployment.status.conditions or ():
-            if condition.type == "ReplicaFailure" and condition.status == "True":
-                return True, str(condition.message)  # a quota, or a rule of the namespace
+        for condition in deployment.get("status", {}).get("conditions", ()):
+            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+                return True, str(condition.get("message"))  # a quota, or a rule of the namespace
     return bool(deployments), ""
 
 
-def _way_in(stack: ExitStack, api: Api, place: Place, in_pod: bool) -> tuple[str, str | None]:
+def _way_in(stack: ExitStack, api: Api, place: Place) -> tuple[str, str | None]:
     """Return the addresses of the scheduler and the dashboard, as reachable from this process."""
-    if in_pod:
+    if api.credentials.in_pod:
         return place.address, None
-    try:
-        import kr8s
-    except ImportError:
-        raise MissingExtra("kr8s", "kubernetes", "to reach pods from outside") from None
-    [name] = [pod.metadata.name for pod in api.pods(place.name, "scheduler")][:1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # suppresses its list of tested Kubernetes versions
-        try:
-            session = kr8s.api(namespace=api.namespace)
-            pod = kr8s.objects.Pod.get(name, namespace=api.namespace, api=session)
-            scheduler, dashboard = (
-                stack.enter_context(pod.portforward(port, local_port="auto"))
-                for port in (SCHEDULER_PORT, DASHBOARD_PORT)
-            )
-        except (kr8s.ServerError, kr8s.ConnectionClosedError, kr8s.NotFoundError) as error:
-            raise KubernetesFailed(f"reach the pod {name}", FORBIDDEN, error) from error
+    from kr8s.objects import Pod
+
+    [name] = [pod["metadata"]["name"] for pod in api.of_cluster("Pod", place.name, "scheduler")][:1]
+    pod = Pod(name, namespace=api.namespace, api=api.credentials.session)
+    scheduler, dashboard = (
+        stack.enter_context(pod.portforward(port, local_port="auto"))
+        for port in (SCHEDULER_PORT, DASHBOARD_PORT)
+    )
     return f"{place.protocol}://127.0.0.1:{scheduler}", f"http://127.0.0.1:{dashboard}/status"
 
 
