@@ -91,6 +91,7 @@ FINDINGS = {
     "study_date_invalid": "StudyDate is not a date, e.g. 20120000.",
     "no_patient_id": "PatientID is missing or empty; the study stands for the patient.",
     "spacing_invalid": "The pixel spacing is not a pair of positive numbers.",
+    "unit_assumed": "The file names no unit of length; its spacing is taken as millimetres.",
     "spacing_at_detector": "The spacing holds at the detector, where the object is magnified.",
     "spacing_by_magnification": "The spacing is the detector's over the estimated magnification.",
     "spacing_of_region": "The spacing holds in the ultrasound's 2-D regions, and not in others.",

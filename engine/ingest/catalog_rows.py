@@ -48,6 +48,8 @@ def _file_columns(arrival: IncomingPlane) -> dict[str, Any]:
     return {
         "time_ms": time_ms,
         "spacing_z_um": lattice.distance_um,
+        "position_mm": arrival.position_mm,
+        "orientation": lattice.orientation,
         **_rescale_columns(arrival.rescale),
         "header": arrival.facts,
         "findings": arrival.findings,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import AlignmentError, Conflict, SourceUnreadable
 from engine.header import MISSING_PLANES
+from engine.ingest.file_geometry import FileGeometry, geometry_of
 from engine.kernels.colour import with_luminance
 from engine.kernels.noise import estimate_noise_windows, merge_noise
 from engine.record import Record
@@ -23,7 +24,7 @@ from engine.sources.opening import detect_in
 from engine.sources.registry import Detected, detect_format
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_plane
-from engine.store.pixels.layout import IncomingPlane, SeriesGeometry, StackLayout
+from engine.store.pixels.layout import IncomingPlane, StackLayout
 from engine.store.pixels.stacks import StackWriter
 from engine.store.root.base import Root
 
@@ -214,10 +215,14 @@ def _probe(
                 planes = source.planes
         sets = {plane.companions for plane in planes} - {()}
         broken = {names for names in sets if _lacks_one(file, names, looked)}
+        last = max((plane.place[1] for plane in planes if plane.place is not None), default=0)
         return Probe(
             file,
             tuple(
-                _arrival(file, plane, spacing_um, plane.companions in broken) for plane in planes
+                _arrival(
+                    file, plane, spacing_um, geometry_of(plane, last), plane.companions in broken
+                )
+                for plane in planes
             ),
         )
     except SourceUnreadable as error:
@@ -242,26 +247,31 @@ def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, s
 
 
 def _arrival(
-    file: SourceFile, plane: Plane, spacing_um: tuple[float, float] | None, lacks_planes: bool
+    file: SourceFile,
+    plane: Plane,
+    spacing_um: tuple[float, float] | None,
+    geometry: FileGeometry,
+    lacks_planes: bool,
 ) -> IncomingPlane:
-    steps = plane.step_ms, plane.step_um
     # Set for every potential slide; its absence marks images catalogued before this was recorded.
     whole = None if file.slide_spacing_um is None or plane.header is not None else (1.0, 1.0)
+    findings = (*geometry.findings, *((MISSING_PLANES,) if lacks_planes else ()))
     return IncomingPlane(
         file.source,
         plane.fragment,
         plane.shape,
         plane.dtype,
-        plane.spacing_um or spacing_um,
+        geometry.spacing_um or spacing_um,
         plane.place,
         plane.series,
         plane.header,
-        SeriesGeometry(*steps) if any(steps) else None,
+        geometry.lattice,
         plane.downsample or whole,
         () if file.confidential else plane.channel_names,  # free text, which may name a patient
         plane.orientation,
-        tuple(sorted({*plane.findings, MISSING_PLANES})) if lacks_planes else plane.findings,
+        tuple(sorted({*plane.findings, *findings})) if findings else plane.findings,
         plane.rescale,
+        geometry.position_mm,
     )
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import ParameterError, SourceUnreadable
 from engine.geometry import YX, Region
 from engine.header import Header
+from engine.sources.affine import Affine
 from engine.sources.failures import coded
 
 MAX_DECODED_BYTES = 2 * 1024**3
@@ -78,6 +79,9 @@ class Plane:
     step_um, step_ms
         Of its series: distance between slices, micrometres, and time between frames, milliseconds;
         None if the file does not state them.
+    affine
+        From the voxels of its series to the patient, see `engine.sources.affine`, if a file without
+        a header states it. ``spacing_um`` and ``step_um`` follow from it, and need not be given.
     channel_names
         Names from the file, one per channel; empty if it has none.
     findings
@@ -108,6 +112,7 @@ class Plane:
     rescale: tuple[float, float] | None = None
     companions: tuple[str, ...] = ()
     marks_bright: bool | None = True
+    affine: Affine | None = None
 
     @property
     def nbytes(self) -> int:

@@ -7,6 +7,7 @@ claims a file.
 from __future__ import annotations
 
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -126,6 +127,21 @@ def _begins_jpeg(head: bytes) -> bool:
     return head.startswith(b"\xff\xd8\xff")  # ITU-T T.81, B.1.1.3: SOI and the next marker
 
 
+def _begins_nifti(head: bytes) -> bool:
+    zipped = head[:2] == b"\x1f\x8b"  # RFC 1952, 2.3.1
+    if zipped:
+        try:
+            head = zlib.decompressobj(31).decompress(head, MAGIC_BYTES)
+        except zlib.error:
+            return False
+    if head[:4] in (b"\x1c\2\0\0", b"\0\0\2\x1c"):
+        return head[4:7] in (b"n+2", b"ni2")
+    if head[:4] not in (b"\x5c\1\0\0", b"\0\0\1\x5c"):
+        return False
+    # The mark is the last field; of a header that hardly compresses, not all is inflated here.
+    return head[344:347] in (b"n+1", b"ni1") or (zipped and len(head) < 348)
+
+
 FORMATS: dict[str, Format] = {
     # First, so that a file that is both DICOM and another format stays confidential.
     "dicom": Format(
@@ -142,12 +158,19 @@ FORMATS: dict[str, Format] = {
         "engine.sources.tiff.reader",
     ),
     "jpeg": Format(_begins_jpeg, (".jpg", ".jpeg", ".jpe", ".jfif"), "engine.sources.jpeg"),
+    "nifti": Format(
+        _begins_nifti,
+        (".nii", ".nii.gz"),
+        "engine.sources.nifti",
+        extra="nifti",
+        title="NIfTI",
+    ),
 }
 """Built-in formats by name, tried in this order; `formats` adds those of packages."""
 
 UNSUPPORTED_SUFFIXES = (
     ".avif", ".bmp", ".czi", ".dv", ".fits", ".gif", ".heic", ".heif", ".ims", ".jp2", ".lif",
-    ".mha", ".mrxs", ".nd2", ".nii", ".nrrd", ".oib", ".oif", ".vsi", ".webp", ".zvi",
+    ".mha", ".mrxs", ".nd2", ".nrrd", ".oib", ".oif", ".vsi", ".webp", ".zvi",
 )  # fmt: skip
 """Suffixes of image formats that no built-in reader claims: files that are ignored, but reported
 unless the format of a package claims them."""

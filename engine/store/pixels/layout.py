@@ -37,7 +37,8 @@ class SeriesGeometry:
 
     ``step_ms`` is the time between phases, ``distance_um`` that between slices; ``origin_um`` the
     first pixel's centre (z, y, x) along the image's own axes. ``position_mm`` and ``orientation``
-    are those of the first slice in DICOM's terms.
+    are those of the first slice in DICOM's terms. ``affine`` maps (x, y, z, 1), in voxels, to the
+    patient, mm, if the file states it; slices may then follow against the normal.
     """
 
     step_ms: float | None = None
@@ -45,6 +46,7 @@ class SeriesGeometry:
     origin_um: tuple[float, float, float] | None = None
     position_mm: tuple[float, float, float] | None = None
     orientation: tuple[float, ...] | None = None
+    affine: tuple[tuple[float, ...], ...] | None = None
 
 
 DOWNSAMPLE = "downsample"
@@ -58,8 +60,8 @@ class IncomingPlane(Record):
     ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series without ``header``
     belongs to one file, by number; one with a ``header`` spans several files, by name.
     ``downsample`` is the number of the file's pixels (y, x) per pixel of the plane, for slides read
-    at a given resolution. ``channel_names``, ``orientation``, ``findings`` and ``rescale`` come
-    from files without a header, see `engine.sources.Plane`.
+    at a given resolution. ``channel_names``, ``orientation``, ``findings``, ``rescale`` and
+    ``position_mm`` come from files without a header, see `engine.sources.Plane`.
     """
 
     source: str
@@ -76,6 +78,7 @@ class IncomingPlane(Record):
     orientation: int = 1
     findings: tuple[str, ...] = ()
     rescale: tuple[float, float] | None = None
+    position_mm: tuple[float, float, float] | None = None
 
     @property
     def image_id(self) -> str:

@@ -37,7 +37,7 @@ def group_attributes(
     lattice
         Of a series: steps in time and across slices, and its position in the patient. The
         translation is along the image's own axes; the attribute ``dicom`` gives their orientation
-        in the patient.
+        in the patient, and ``voxel_to_patient_mm`` the affine that a file without a header states.
     channel_names
         Names common to all its planes; the attribute ``channel_names``.
     """
@@ -72,6 +72,8 @@ def group_attributes(
                 "ImageOrientationPatient": list(lattice.orientation),
                 "ImagePositionPatient": list(lattice.position_mm or ()),
             }
+        if lattice.affine is not None:
+            attributes["voxel_to_patient_mm"] = [list(row) for row in lattice.affine]
     return attributes
 
 
