@@ -134,7 +134,7 @@ def _as_typer_wants(function: Callable[..., int]) -> Callable[..., None]:
 def run_command(json: bool, action: Callable[[Output], int]) -> None:
     """Run a command and end with its exit code; errors become one sentence each."""
     from engine.errors import EngineError
-    from engine.store.root.os_errors import refusal
+    from engine.store.backend.os_errors import refusal
     from jobs.output import Output
 
     # From here on Ctrl-C raises KeyboardInterrupt; until now jobs.start ended the process at once.

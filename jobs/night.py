@@ -105,7 +105,7 @@ def run_nightly(
         Called with each finished step and its report.
     """
     began = time.perf_counter()
-    summary = Summary(cohort.root.url, datetime.now(UTC).isoformat(timespec="seconds"))
+    summary = Summary(cohort.store.url, datetime.now(UTC).isoformat(timespec="seconds"))
     before: set[tuple[str, str, str]] = set()
     with suppress(EngineError):  # the steps and the final status report the problem
         before = {_identity(failure) for failure in _failures(cohort.status())}

@@ -11,14 +11,14 @@ from engine.learning.datasets.create import create_batches
 from engine.learning.datasets.left_out import LeftOut, find_left_out
 from engine.learning.datasets.masks import ContourMasks, MaskSource
 from engine.runs.selection import with_sources
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import read_images, read_shards
-from engine.store.root.base import Root
 
 
 class Batching:
     """Mixin of `Cohort` for training on its images."""
 
-    root: Root
+    store: Store
 
     def batches(
         self,
@@ -83,16 +83,16 @@ class Batching:
             If torch is needed, and not installed.
         """
         options = BatchOptions(batch_size, shuffle, seed, drop_last, buffer_bytes, workers)
-        rows = read_images(self.root)[1]
+        rows = read_images(self.store)[1]
         meant = rows if with_orphaned else with_sources(rows)
         source = ContourMasks(masks) if isinstance(masks, Mapping) else masks
-        opened = None if source is None else source.open(self.root, meant)
+        opened = None if source is None else source.open(self.store, meant)
         left: tuple[LeftOut, ...] = ()
         if images is None and opened is not None:
             images = opened.image_ids
-            every = chosen_images(self.root, meant, None, with_orphaned=True)
+            every = chosen_images(self.store, meant, None, with_orphaned=True)
             left = find_left_out(every, frozenset(images), opened)
-        chosen = chosen_images(self.root, rows, images, with_orphaned)
-        made = create_batches(self.root, read_shards(self.root), chosen, opened, augment, options)
+        chosen = chosen_images(self.store, rows, images, with_orphaned)
+        made = create_batches(self.store, read_shards(self.store), chosen, opened, augment, options)
         made.left_out = left
         return made

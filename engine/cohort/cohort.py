@@ -17,6 +17,7 @@ from engine.cohort.maintenance import Upkeep
 from engine.cohort.qc import QualityControl
 from engine.cohort.training import Learning
 from engine.conditions.compiling import filter_rows
+from engine.deprecations import warn_deprecated
 from engine.errors import NothingFound, UsageError
 from engine.execution.cluster.cluster import Cluster, use_client
 from engine.execution.notebook_progress import events_here
@@ -33,6 +34,8 @@ from engine.runs.publish import Publisher
 from engine.runs.retry_pixels import find_retryable
 from engine.runs.selection import check_declare_allowed, condition_of
 from engine.runs.worker import ledger_of
+from engine.store.backend.base import Store
+from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow, read_images, read_shards
 from engine.store.config import (
     CohortConfig,
@@ -40,8 +43,6 @@ from engine.store.config import (
     read_config,
     read_identity,
 )
-from engine.store.root.base import Root
-from engine.store.root.write_check import check_writable
 from engine.store.tables import read_table, table_names_there
 
 if TYPE_CHECKING:
@@ -70,21 +71,27 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
     Attributes
     ----------
-    root
+    store
         Storage of the cohort.
     """
 
-    def __init__(self, root: Root) -> None:
-        self.root = root
-        self.identity = read_identity(root)
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.identity = read_identity(store)
 
     def __repr__(self) -> str:
-        return f"Cohort({self.root.url!r})"
+        return f"Cohort({self.store.url!r})"
+
+    @property
+    def root(self) -> Store:
+        """Return `store` under its name in an earlier version."""
+        warn_deprecated("Cohort.root is called Cohort.store now.")
+        return self.store
 
     @property
     def config(self) -> CohortConfig:
         """Current contents of cohort.toml."""
-        return read_config(self.root)
+        return read_config(self.store)
 
     # Input.
 
@@ -122,10 +129,10 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         from engine.ingest.driver import Ingest
 
         config, scopes, pseudonyms = self._sources(sources, layout)
-        shown = note_repairs(self.root, events or events_here())
+        shown = note_repairs(self.store, events or events_here())
         with use_client(client, shown) as working:
             return Ingest(
-                self.root, config, working, scopes,
+                self.store, config, working, scopes,
                 pseudonyms=pseudonyms, rehash=rehash, events=shown, stop=stop,
             ).run()  # fmt: skip
 
@@ -143,7 +150,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     ) -> tuple[CohortConfig, list[tuple[str, str]], Pseudonyms | None]:
         from engine.ingest.roots import resolve_sources, roots_used
 
-        scopes = resolve_sources(self.root, sources, layout, self.pseudonyms)
+        scopes = resolve_sources(self.store, sources, layout, self.pseudonyms)
         config = self.config
         hidden = any(config.roots[name].confidential for name in roots_used(config, scopes))
         return config, scopes, self.pseudonyms() if hidden else None
@@ -166,7 +173,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         if not declared:
             raise NothingFound(
                 "cohort.toml declares no operation yet",
-                f"Name one: cohort run {quote(self.root.url)} circles --radius-px 10:60",
+                f"Name one: cohort run {quote(self.store.url)} circles --radius-px 10:60",
             )
         return [self.operation(name) for name in declared]
 
@@ -180,7 +187,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     ) -> Plan:
         """Return the plan of a run, with reasons; computes nothing."""
         wanted = self.operation(operation) if isinstance(operation, str) else operation
-        other = find_previous_key(self.root, wanted)
+        other = find_previous_key(self.store, wanted)
         _, plan, _ = self._plan(wanted, where, limit, retry_failed, other)
         return plan
 
@@ -192,19 +199,19 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         retry_failed: bool,
         other: tuple[Mapping[str, Any], frozenset[str]] | None = None,
     ) -> tuple[Publisher, Plan, tuple[int, pa.Table]]:
-        catalog, images = read_inputs(self.root, operation)
-        ledger = ledger_of(self.root, operation)
+        catalog, images = read_inputs(self.store, operation)
+        ledger = ledger_of(self.store, operation)
         publisher = Publisher(ledger, operation.key, ledger.snapshot())
         plan = plan_run(
             operation,
             images,
             publisher.planned(),
             other=other,
-            where=condition_of(self.root, where),
+            where=condition_of(self.store, where),
             limit=limit,
             retry_failed=retry_failed,
-            labels=read_labels_due(self.root, operation, images),
-            restored=find_retryable(self.root, operation, images, publisher.lost),
+            labels=read_labels_due(self.store, operation, images),
+            restored=find_retryable(self.store, operation, images, publisher.lost),
             gone=publisher.gone,
         )
         return publisher, plan, (catalog.version, images)
@@ -257,7 +264,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         """
         wanted = self._wanted(operation)
         check_declare_allowed(where, limit, declare)
-        shown = note_repairs(self.root, events or events_here())
+        shown = note_repairs(self.store, events or events_here())
         with use_client(client, shown) as working:
             reports = [
                 self._run_one(o, working, where, limit, retry_failed, declare, shown, stop)
@@ -298,14 +305,14 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             unreadable_sources=plan.unreadable,
         )
         if publisher.gone:
-            check_writable(self.root)
+            check_writable(self.store)
             publisher.forget_gone()
         if plan.to_compute:
-            check_writable(self.root)
-            run = PlannedRun(self.root, operation, plan, self._files(), publisher, report)
+            check_writable(self.store)
+            run = PlannedRun(self.store, operation, plan, self._files(), publisher, report)
             execute_plan(run, client, events=events, stop=stop)
         run_numbers(
-            self.root, operation, images, publisher, self._files, client,
+            self.store, operation, images, publisher, self._files, client,
             events=events, stop=stop,
         )  # fmt: skip
         # Never declare parameters under which every image failed.
@@ -314,14 +321,14 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         report.declared = self._declare(operation, complete, declare)
         report.trial = not self._is_declared(operation)
         report.tables = make_tables(
-            self.root, self.config, operation, client, (catalog, images), publisher.snapshot,
+            self.store, self.config, operation, client, (catalog, images), publisher.snapshot,
             trial=report.trial, events=events,
         )  # fmt: skip
         report.elapsed_s = time.perf_counter() - began
         return report
 
     def _files(self) -> list[ShardRow]:
-        return read_shards(self.root)
+        return read_shards(self.store)
 
     def _is_declared(self, operation: Operation) -> bool:
         declared = self.config.operations.get(operation.name)
@@ -338,7 +345,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             return False
         if wanted or (complete and operation.name not in self.config.operations):
             return declare_operation(
-                self.root, operation.name, operation.parameters, replace=wanted
+                self.store, operation.name, operation.parameters, replace=wanted
             )
         return False
 
@@ -346,7 +353,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
     def tables(self) -> list[str]:
         """Return the names of the existing tables."""
-        return table_names_there(self.root)
+        return table_names_there(self.store)
 
     def table(self, name: str, where: str | None = None) -> pd.DataFrame:
         """Return a table, e.g. ``circles``; ``where`` is a condition on its own columns.
@@ -359,7 +366,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
     def arrow_table(self, name: str, where: str | None = None) -> pa.Table:
         """Return a table as an Arrow table; see `table`."""
-        rows = read_table(self.root, name)
+        rows = read_table(self.store, name)
         return rows if where is None else filter_rows(rows, where)
 
     def images(self, where: str | None = None, *, stored: bool = False) -> Images:
@@ -373,8 +380,8 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             Return stored values even if the header has slope and intercept; by default those are
             applied (float64), e.g. to get Hounsfield units. A run passes stored values.
         """
-        return Images(self.root, read_images(self.root)[1], self._files(), where, stored=stored)
+        return Images(self.store, read_images(self.store)[1], self._files(), where, stored=stored)
 
     def stacks(self) -> xr.DataTree:
         """Return all stacks as a lazy tree with one node per stack and level."""
-        return stack_tree(self.root, self._files())
+        return stack_tree(self.store, self._files())

@@ -17,10 +17,10 @@ from engine.errors import NothingFound
 from engine.operations.array_metadata import as_array, attributes_of, in_units, named
 from engine.runs.selection import condition_of, select_images, with_sources
 from engine.store.arrow import is_any
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow, expand_fields
 from engine.store.labels.images import LABELS, files_by_path, is_label
 from engine.store.pixels.stacks import StackReader, stack_path
-from engine.store.root.base import Root
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,16 +31,16 @@ class Images(Sequence["xr.DataArray"]):
 
     def __init__(
         self,
-        root: Root,
+        store: Store,
         images: pa.Table,
         files: Sequence[ShardRow],
         where: str | None,
         *,
         stored: bool = False,
     ) -> None:
-        chosen = select_images(images, condition_of(root, where), None)
+        chosen = select_images(images, condition_of(store, where), None)
         self.frame = expand_fields(chosen).to_pandas()
-        self._reader = StackReader(root, {row.path: row for row in files})
+        self._reader = StackReader(store, {row.path: row for row in files})
         self._stored = stored
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class Images(Sequence["xr.DataArray"]):
 
 
 def chosen_images(
-    root: Root,
+    store: Store,
     images: pa.Table,
     chosen: str | Sequence[str] | Images | None,
     with_orphaned: bool = False,
@@ -97,7 +97,7 @@ def chosen_images(
 
     Parameters
     ----------
-    root
+    store
         The cohort.
     images
         The catalog's current rows.
@@ -113,7 +113,7 @@ def chosen_images(
         If an image_id is not in the catalog, has no pixels, or is orphaned.
     """
     if chosen is None or isinstance(chosen, str):
-        found = select_images(images, condition_of(root, chosen), None)
+        found = select_images(images, condition_of(store, chosen), None)
         return found if with_orphaned else with_sources(found)
     names = list(chosen.frame["image_id"]) if isinstance(chosen, Images) else list(chosen)
     ready = select_images(images, None, None)
@@ -141,9 +141,9 @@ class Level:
     Small and picklable; paths and metadata travel to a worker, not pixels.
     """
 
-    def __init__(self, root: Root, files: Mapping[str, ShardRow], stack: str, level: int) -> None:
-        self._given = (root, files, stack, level)
-        self._reader = StackReader(root, files)
+    def __init__(self, store: Store, files: Mapping[str, ShardRow], stack: str, level: int) -> None:
+        self._given = (store, files, stack, level)
+        self._reader = StackReader(store, files)
         array = self._reader.array(stack, level)
         self.shape: tuple[int, ...] = array.shape
         self.ndim = len(self.shape)
@@ -171,7 +171,7 @@ class Level:
         ]
 
 
-def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
+def stack_tree(store: Store, files: Sequence[ShardRow]) -> xr.DataTree:
     """Return a tree with one node per stack and level, ``/<stack>/<level>``, read lazily.
 
     Label images are at ``/<stack>/labels/<name>/<level>``, in ``labels`` instead of ``pixels``.
@@ -180,12 +180,12 @@ def stack_tree(root: Root, files: Sequence[ShardRow]) -> xr.DataTree:
     import xarray as xr
 
     by_level: dict[tuple[str, int], dict[str, ShardRow]] = {}
-    for row in files_by_path(root, files).values():
+    for row in files_by_path(store, files).values():
         if row.level >= 0:
             by_level.setdefault((row.stack, row.level), {})[row.path] = row
     nodes = {}
     for (stack, number), rows in sorted(by_level.items()):
-        level = Level(root, rows, stack, number)
+        level = Level(store, rows, stack, number)
         names = ("t", "c", "z", "y", "x") if level.ndim == 5 else ("t", "c", "y", "x")
         meta = np.empty((0,) * level.ndim, level.dtype)
         lazy = da.from_array(level, chunks=level.chunks, name=False, fancy=False, meta=meta)

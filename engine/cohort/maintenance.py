@@ -11,12 +11,12 @@ from engine.operations.registry import operations
 from engine.privacy import OtherPseudonymKey, Pseudonyms, read_key
 from engine.runs.selection import check_declare_allowed, condition_of, select_images
 from engine.status.status import Status, read_status
+from engine.store.backend.base import Store
 from engine.store.catalog.annotations import Contour, read_annotations, read_contours
 from engine.store.catalog.tables import images_ledger, read_images
 from engine.store.config import declare_key_check, read_config
 from engine.store.maintenance.gc import OLDER_THAN_S, UnreferencedFile, collect, plan_gc
 from engine.store.maintenance.repair import Repaired, repair_ledgers
-from engine.store.root.base import Root
 
 if TYPE_CHECKING:
     from engine.store.maintenance.verify import VerifyReport
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Upkeep:
     """Mixin of `Cohort` with the methods that need no cluster."""
 
-    root: Root
+    store: Store
 
     def pseudonyms(self) -> Pseudonyms:
         """Return the pseudonyms of this cohort, made with the key that the environment names.
@@ -34,9 +34,9 @@ class Upkeep:
         ------
         NoPseudonymKey, OtherPseudonymKey
         """
-        url = self.root.url
+        url = self.store.url
         names = read_key(outside=None if "://" in url else url)
-        if declare_key_check(self.root, names.check) != names.check:
+        if declare_key_check(self.store, names.check) != names.check:
             raise OtherPseudonymKey(url)
         return names
 
@@ -53,14 +53,14 @@ class Upkeep:
             If ``declare`` is combined with a selection.
         """
         check_declare_allowed(where, limit, declare)
-        if not images_ledger(self.root).snapshot().parts:
+        if not images_ledger(self.store).snapshot().parts:
             raise NothingFound(
-                f"{self.root.url} holds no images yet",
-                f"Take some first: cohort ingest {quote(self.root.url)} SOURCE",
+                f"{self.store.url} holds no images yet",
+                f"Take some first: cohort ingest {quote(self.store.url)} SOURCE",
             )
         if where is not None or limit is not None:
-            images = read_images(self.root)[1]
-            condition = condition_of(self.root, where)
+            images = read_images(self.store)[1]
+            condition = condition_of(self.store, where)
             chosen = select_images(images, condition, limit, ("image_id",))
             if condition is not None and not chosen.num_rows:
                 raise NothingFound(
@@ -91,12 +91,12 @@ class Upkeep:
         from engine.ingest.annotations.reveal import reveal_drawings
         from engine.ingest.reveal import find_catalog_rows
 
-        config = read_config(self.root)
+        config = read_config(self.store)
         hidden = any(root.confidential for root in config.roots.values()) and config.annotations
         names = self.pseudonyms() if hidden else None
-        drawn = tuple(reveal_drawings(self.root, config, source, names))
+        drawn = tuple(reveal_drawings(self.store, config, source, names))
         try:
-            return (*find_catalog_rows(self.root, config, source, self.pseudonyms), *drawn)
+            return (*find_catalog_rows(self.store, config, source, self.pseudonyms), *drawn)
         except NothingFound:  # not in a root, but it may be an annotation file
             if not drawn:
                 raise
@@ -109,19 +109,19 @@ class Upkeep:
         ------
         CorruptStore, MissingObject
         """
-        refs = read_annotations(self.root).of([image_id])
-        return read_contours(self.root, refs).get(image_id, ())
+        refs = read_annotations(self.store).of([image_id])
+        return read_contours(self.store, refs).get(image_id, ())
 
     def status(self) -> Status:
         """Report existing, missing and failed results, each by name."""
-        return read_status(self.root)
+        return read_status(self.store)
 
     def verify(self) -> VerifyReport:
         """Check every file, ledger and table, and name all that is wrong; see `verify_cohort`."""
         from engine.store.maintenance.verify import verify_cohort
 
         known = {(kind.name, kind.version): kind.objects for kind in operations().values()}
-        return verify_cohort(self.root, operations=known)
+        return verify_cohort(self.store, operations=known)
 
     def repair(self, *, also_gone: bool = True) -> tuple[Repaired, ...]:
         """Repair ledgers torn by a power cut, and report the losses.
@@ -138,7 +138,7 @@ class Upkeep:
         ------
         StoreFull, StoreReadOnly
         """
-        return tuple(repair_ledgers(self.root, also_gone=also_gone))
+        return tuple(repair_ledgers(self.store, also_gone=also_gone))
 
     def gc(
         self, *, older_than_s: float = OLDER_THAN_S, dry_run: bool = False
@@ -152,5 +152,5 @@ class Upkeep:
         dry_run
             Only return the files that would be deleted.
         """
-        found = plan_gc(self.root, older_than_s)
-        return found if dry_run else collect(self.root, found)
+        found = plan_gc(self.store, older_than_s)
+        return found if dry_run else collect(self.store, found)

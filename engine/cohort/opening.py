@@ -6,9 +6,9 @@ from pathlib import Path
 
 from engine.cohort.cohort import Cohort
 from engine.errors import UsageError
+from engine.store.backend.base import STAGING
+from engine.store.backend.open import open_store
 from engine.store.config import create_cohort, declare_roots
-from engine.store.root.base import STAGING
-from engine.store.root.open import open_store
 
 
 def open_cohort(url: str | Path) -> Cohort:
@@ -29,16 +29,16 @@ def create_cohort_at(url: str | Path, *, layout: str | None = None) -> Cohort:
     UsageError
         If the folder holds other files, or is a file.
     """
-    root = open_store(url)
-    others = (e for e in root.list() if not e.path.startswith(f"{STAGING}/"))  # ignore leftovers
-    if root.size("cohort.json") is None and next(others, None) is not None:
+    store = open_store(url)
+    others = (e for e in store.list() if not e.path.startswith(f"{STAGING}/"))  # ignore leftovers
+    if store.size("cohort.json") is None and next(others, None) is not None:
         raise UsageError(f"{url} is not empty and holds no cohort; give a new or empty folder.")
     try:
-        create_cohort(root)
+        create_cohort(store)
     except NotADirectoryError:
         raise UsageError(
             f"{url} can't be a folder: it, or one above it, is a file. Give a new or empty folder."
         ) from None
-    if root.size("cohort.toml") is None:
-        declare_roots(root, {}, layout)
-    return Cohort(root)
+    if store.size("cohort.toml") is None:
+        declare_roots(store, {}, layout)
+    return Cohort(store)

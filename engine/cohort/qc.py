@@ -14,9 +14,9 @@ from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
 from engine.runs.inputs import read_inputs
 from engine.runs.worker import ledger_of
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.config import read_config
-from engine.store.root.base import Root
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -37,7 +37,7 @@ class QcOptions(TypedDict, total=False):
 class QualityControl:
     """Pictures of results, by which people can check the tables."""
 
-    root: Root
+    store: Store
 
     if TYPE_CHECKING:  # provided by the cohort
 
@@ -97,25 +97,25 @@ class QualityControl:
         wanted = self._wanted(operation)
         if where is not None and everything:
             raise UsageError("where selects images, and everything takes all: give only one.")
-        shown = note_repairs(self.root, events or events_here())
-        files, config = self._files(), read_config(self.root)
+        shown = note_repairs(self.store, events or events_here())
+        files, config = self._files(), read_config(self.store)
         reports = []
         with use_client(client, shown) as working:
             for one in wanted:
-                catalog, images = read_inputs(self.root, one)
-                results = ledger_of(self.root, one).snapshot()
+                catalog, images = read_inputs(self.store, one)
+                results = ledger_of(self.store, one).snapshot()
                 if not results.of_key(one.key):
                     raise NothingFound(
                         f"{one.name} has no results with these parameters",
-                        f"Make them first: cohort run {quote(self.root.url)} {one.name}",
+                        f"Make them first: cohort run {quote(self.store.url)} {one.name}",
                     )
                 trial = not self._is_declared(one)
                 make_tables(
-                    self.root, config, one, working, (catalog.version, images), results,
+                    self.store, config, one, working, (catalog.version, images), results,
                     trial=trial, events=shown,
                 )  # fmt: skip
                 report = make_pictures(
-                    self.root, one, working, images, results, files,
+                    self.store, one, working, images, results, files,
                     trial=trial, where=where, everything=everything, events=shown, stop=stop,
                 )  # fmt: skip
                 reports.append(report)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import NothingFound, ParameterError
 from engine.execution.progress import Events
-from engine.store.root.base import Root
+from engine.store.backend.base import Store
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Learning:
     """Training and evaluation on images with annotated masks."""
 
-    root: Root
+    store: Store
 
     if TYPE_CHECKING:  # provided by the cohort
 
@@ -113,7 +113,7 @@ class Learning:
         chosen = asked or TrainingSettings(**dict(settings or {}))
         if device not in (None, "cpu", "cuda"):
             raise ParameterError("device", device, "cpu or cuda")
-        shown = note_repairs(self.root, events or events_here())
+        shown = note_repairs(self.store, events or events_here())
         opened, images, left = self._masked(masks, where, limit, with_orphaned)
         classes = classes_of_masks(opened)
         if start is not None:
@@ -121,7 +121,7 @@ class Learning:
         # fail before a cluster is started
         split_subjects([i.subject for i in images], chosen.holdout, chosen.seed)
         task = TrainingTask(
-            self.root,
+            self.store,
             tuple(images),
             opened,
             str(Path(folder).absolute()),
@@ -196,11 +196,11 @@ class Learning:
         from engine.learning.evaluation.plots import draw_plots
         from engine.learning_drivers.evaluate import ERRORS, score_on_workers
         from engine.operations.segment.operation import Segment
-        from engine.store.root.atomic_write import atomic_write
+        from engine.store.backend.atomic_write import atomic_write
 
         place, shown = Path(folder).absolute(), events or events_here()
         require_place(place)
-        note_repairs(self.root, shown)
+        note_repairs(self.store, shown)
         opened, images, left_out = self._masked(masks, where, limit, with_orphaned)
         wanted = self.operation("segment") if answer is None else answer
         if isinstance(wanted, str):
@@ -209,7 +209,7 @@ class Learning:
         claim_place(place)
         with use_client(client, shown) as working:
             scored = score_on_workers(
-                working, self.root, images, opened, asked, classes, place,
+                working, self.store, images, opened, asked, classes, place,
                 resources=resources, events=shown, stop=stop,
             )  # fmt: skip
         learnt = self._familiarity(wanted, images)
@@ -239,7 +239,7 @@ class Learning:
             if classes[: len(true)] != true:
                 raise ParameterError("masks", ", ".join(true), f"of {', '.join(classes)}")
             return of, classes, Asked(answer), dict(answer.resources)
-        stored = answer.open(self.root, read_images(self.root)[1])
+        stored = answer.open(self.store, read_images(self.store)[1])
         lacking = {image.image_id for image in images} - set(stored.image_ids)
         if lacking:
             raise NoMask(min(lacking), f"it and {len(lacking) - 1} others have no answer stored")
@@ -255,7 +255,7 @@ class Learning:
         if not isinstance(answer, Segment) or answer.model == BASELINE:
             return {}
         contents = open_bundle(answer.model).trained_on()
-        return {} if contents is None else familiarity(images, read_images(self.root)[1], contents)
+        return {} if contents is None else familiarity(images, read_images(self.store)[1], contents)
 
     def _masked(
         self, masks: MasksAsked, where: str | None, limit: int | None, with_orphaned: bool
@@ -268,11 +268,11 @@ class Learning:
         from engine.store.catalog.tables import read_images
 
         source = MaskFolders(masks) if isinstance(masks, (str, Path)) else masks
-        images = read_images(self.root)[1]
+        images = read_images(self.store)[1]
         if not with_orphaned:
             images = with_sources(images)
-        opened = source.open(self.root, images)
-        chosen = select_images(images, condition_of(self.root, where), limit)
+        opened = source.open(self.store, images)
+        chosen = select_images(images, condition_of(self.store, where), limit)
         found = masked_images(chosen, opened)
         if not found:
             raise NothingFound(

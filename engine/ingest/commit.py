@@ -19,6 +19,7 @@ from engine.ingest.worker import PlaneResult, Probe, ShardResult, ShardTask, Sou
 from engine.privacy import Pseudonyms
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.registry import unsupported_suffix
+from engine.store.backend.base import Store
 from engine.store.catalog.index import CatalogIndex
 from engine.store.catalog.tables import (
     FAILED,
@@ -39,7 +40,6 @@ from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.pixels.layout import IncomingPlane, PlaneSlot
 from engine.store.pixels.repair import ShardRepair, publish_repairs
-from engine.store.root.base import Root
 
 
 class CatalogWriter:
@@ -51,25 +51,25 @@ class CatalogWriter:
 
     def __init__(
         self,
-        root: Root,
+        store: Store,
         config: CohortConfig,
         ingest: str,
         outages: Outages,
         pseudonyms: Pseudonyms | None = None,
     ) -> None:
-        self._root = root
+        self._store = store
         self._config = config
         self._ingest = ingest
         self._pseudonyms = pseudonyms
         self.outages = outages
         """Distinguishes failures of single sources from outages of a root."""
-        self.healing = RepairDriver(root)
+        self.healing = RepairDriver(store)
         """Collects this ingest's sources for damaged pixels."""
         self._holders: dict[str, str] = {}  # source of each instance in this ingest
         self.gone: Callable[[str], bool] = lambda _: False
         """Predicate for missing sources, set once all are listed."""
-        self._images = images_ledger(root)
-        self._shards = shards_ledger(root)
+        self._images = images_ledger(store)
+        self._shards = shards_ledger(store)
         self._snapshot = self._images.snapshot()
         self.known = CatalogIndex(self._images, self._snapshot)
         self.report = IngestReport()
@@ -146,7 +146,7 @@ class CatalogWriter:
             self._files += record.files
         else:
             for row in record.files:  # all planes duplicate stored ones
-                self._root.delete(row.path)
+                self._store.delete(row.path)
 
     def poison(self, file: SourceFile, slot: PlaneSlot, reason: str, detail: str) -> None:
         """Add a plane that crashes workers when decoded."""
@@ -157,7 +157,7 @@ class CatalogWriter:
         """Delete the unused stacks."""
         for rows in self._metadata.values():
             for row in rows:
-                self._root.delete(row.path)
+                self._store.delete(row.path)
         self._metadata.clear()
 
     def settle(self, listing: Discovery, gone: Iterable[str]) -> None:
@@ -354,9 +354,9 @@ class CatalogWriter:
         gc never deletes referenced files, so check for their existence after the commit.
         """
         with ThreadPoolExecutor(LOOK_THREADS) as threads:
-            sizes = threads.map(self._root.size, [row.path for row in files])
+            sizes = threads.map(self._store.size, [row.path for row in files])
             gone = [r for r, size in zip(files, sizes, strict=True) if r.size and size is None]
-        publish_repairs(self._root, [ShardRepair(row, None) for row in gone])
+        publish_repairs(self._store, [ShardRepair(row, None) for row in gone])
         for row in gone:
             self._removed[row.stack].add(row.shard)
 

@@ -48,13 +48,13 @@ from engine.ingest.worker import (
 )
 from engine.privacy import Pseudonyms
 from engine.sources.failures import may_be_the_place
+from engine.store.backend.base import Store
+from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import create_catalog
 from engine.store.config import CohortConfig, read_config
 from engine.store.maintenance.unreferenced import managed_folders
 from engine.store.pixels.layout import IncomingPlane, PlaneSlot, StackLayout, plan_stack_layouts
 from engine.store.pixels.stacks import create_stack
-from engine.store.root.base import Root
-from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -77,11 +77,11 @@ def probe_task(attempt: TaskAttempt[Pack]) -> list[Probe]:
         return probe_files(*attempt.task)
 
 
-def shard_task(root: Root, attempt: TaskAttempt[ShardTask]) -> ShardResult:
+def shard_task(store: Store, attempt: TaskAttempt[ShardTask]) -> ShardResult:
     """Write one shard, or one giant image, on a worker."""
     task = attempt.task
     with room_for(attempt):
-        return write_pyramid(root, task) if task.plan.kind == "giant" else write_shard(root, task)
+        return write_pyramid(store, task) if task.plan.kind == "giant" else write_shard(store, task)
 
 
 class Ingest:
@@ -105,7 +105,7 @@ class Ingest:
 
     def __init__(
         self,
-        root: Root,
+        store: Store,
         config: CohortConfig,
         client: Client,
         scopes: Sequence[tuple[str, str]],
@@ -115,7 +115,7 @@ class Ingest:
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._root = root
+        self._store = store
         self._config = config
         self._client = client
         self._scopes = scopes
@@ -139,17 +139,17 @@ class Ingest:
         began = time.perf_counter()
         listing = Discovery()
         outages = Outages(listing)
-        admission = CatalogWriter(self._root, self._config, self._id, outages, self._pseudonyms)
+        admission = CatalogWriter(self._store, self._config, self._id, outages, self._pseudonyms)
         report = admission.report
         if self._rehash:
             admission.healing.find(self._client, self._events, self._stop)
         files = list_sources(
             self._config, self._scopes, admission.known, listing, self._pseudonyms,
-            managed_folders(self._root),
+            managed_folders(self._store),
         )  # fmt: skip
         changed = changed_files(files, admission.known, listing, self._rehash)
         # Read after the catalog, so that all roots of catalogued images are included.
-        declared = read_config(self._root).roots.keys()
+        declared = read_config(self._store).roots.keys()
 
         def gone() -> Callable[[str], bool]:  # called once all files are listed
             return missing_predicate(
@@ -159,8 +159,8 @@ class Ingest:
         rounds = 0
         while not self._stop() and (batch := list(islice(changed, ROUND_FILES))):
             if not rounds:
-                check_writable(self._root)
-                create_catalog(self._root)
+                check_writable(self._store)
+                create_catalog(self._store)
             if len(batch) < ROUND_FILES:  # the listing is complete, so unseen sources are missing
                 admission.gone = gone()
             self._round(admission, batch, rounds)
@@ -172,7 +172,7 @@ class Ingest:
         limit = self._config.limits.max_decoded_bytes
         admission.healing.heal(self._client, limit, report, self._events, self._stop)
         drawn = AnnotationIngest(
-            self._root, self._config, self._client, self._id,
+            self._store, self._config, self._client, self._id,
             pseudonyms=self._pseudonyms, events=self._events, stop=self._stop,
         )  # fmt: skip
         report.annotations = drawn.run()
@@ -216,7 +216,7 @@ class Ingest:
         admission.report.ignored += len(levels)
         arrivals = assign_series_positions(arrivals)
         plans = plan_stack_layouts(arrivals, f"{self._id}-{number}", self._config.limits)
-        admission.open_stacks({plan.name: create_stack(self._root, plan) for plan in plans})
+        admission.open_stacks({plan.name: create_stack(self._store, plan) for plan in plans})
         self._events.start("pixels", len(arrivals), "images")
         try:
             self._write(admission, plans, sources)
@@ -286,7 +286,7 @@ class Ingest:
         if not tasks:
             return
         window = TaskPool(
-            self._client, shard_task, lambda attempt: (self._root, attempt), label="shard"
+            self._client, shard_task, lambda attempt: (self._store, attempt), label="shard"
         )
         last = time.monotonic()
 

@@ -13,14 +13,14 @@ from engine.geometry import Region
 from engine.ingest.worker import PlaneResult, ShardResult, ShardTask, change_of, noise_of, opened
 from engine.kernels.noise import merge_noise
 from engine.sources import OpenSource
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import BLOCK_PX, digest_block, digest_content
 from engine.store.pixels.layout import GIANT_SHARD_PX, IncomingPlane, StackLayout, level_shapes
 from engine.store.pixels.stacks import StackReader, StackWriter
-from engine.store.root.base import Root
 
 
-def write_pyramid(root: Root, task: ShardTask) -> ShardResult:
+def write_pyramid(store: Store, task: ShardTask) -> ShardResult:
     """Write a giant image band by band, then each level of its pyramid from the one below it.
 
     One task owns all shards of the image, so no level has to wait for another task.
@@ -35,11 +35,11 @@ def write_pyramid(root: Root, task: ShardTask) -> ShardResult:
             )
             if index is None or source.planes[index].shape != arrival.shape:
                 return ShardResult(place, (), (PlaneResult(arrival),))
-            taken, rows = _write_base(root, task.plan, source, index, arrival)
+            taken, rows = _write_base(store, task.plan, source, index, arrival)
         if (changed := change_of(file)) is not None:
             return ShardResult(place, (), (changed(arrival),))
         for level in range(1, len(level_shapes(task.plan.shape))):
-            rows += _write_level(root, task.plan, level, rows)
+            rows += _write_level(store, task.plan, level, rows)
     except SourceUnreadable as error:
         failed = PlaneResult(arrival, reason=error.reason, detail=str(error.args[1]))
         return ShardResult(place, (), (failed,))
@@ -49,11 +49,11 @@ def write_pyramid(root: Root, task: ShardTask) -> ShardResult:
 
 
 def _write_base(
-    root: Root, plan: StackLayout, source: OpenSource, index: int, arrival: IncomingPlane
+    store: Store, plan: StackLayout, source: OpenSource, index: int, arrival: IncomingPlane
 ) -> tuple[PlaneResult, list[ShardRow]]:
     plane = source.planes[index]
     _, height, width = plane.shape
-    writer = StackWriter(root, plan.name)
+    writer = StackWriter(store, plan.name)
     whole = None if plane.streams else source.read(index)
     rows: list[ShardRow] = []
     digests: list[str] = []
@@ -75,12 +75,12 @@ def _write_base(
 
 
 def _write_level(
-    root: Root, plan: StackLayout, level: int, below: list[ShardRow]
+    store: Store, plan: StackLayout, level: int, below: list[ShardRow]
 ) -> list[ShardRow]:
     """Make one level from the one below it, shard by shard."""
-    metadata = [StackWriter(root, plan.name, n).describe() for n in (level - 1, level)]
-    reader = StackReader(root, {row.path: row for row in [*below, *metadata]})
-    writer = StackWriter(root, plan.name, level)
+    metadata = [StackWriter(store, plan.name, n).describe() for n in (level - 1, level)]
+    reader = StackReader(store, {row.path: row for row in [*below, *metadata]})
+    writer = StackWriter(store, plan.name, level)
     return [
         writer.write(index, read_downsampled_block(reader, writer, plan.name, level, index))
         for index in range(math.prod(writer.grid))

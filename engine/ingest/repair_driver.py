@@ -23,6 +23,8 @@ from engine.ingest.repair_worker import RepairResult, RepairTask, Wanted, mend_s
 from engine.ingest.report import IngestReport
 from engine.ingest.worker import SourceFile
 from engine.store.arrow import is_any
+from engine.store.backend.base import Store
+from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import (
     ORPHANED,
     READY,
@@ -34,8 +36,6 @@ from engine.store.catalog.tables import (
 from engine.store.labels.images import is_label
 from engine.store.pixels.layout import IncomingPlane
 from engine.store.pixels.repair import Place, ShardRepair, lost_places, publish_repairs
-from engine.store.root.base import Root
-from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,22 +62,22 @@ _Image = dict[str, Any]
 _Damaged = tuple[ShardRow, frozenset[Place] | None]
 
 
-def check_task(root: Root, attempt: TaskAttempt[tuple[ShardRow, ...]]) -> list[_Damaged]:
+def check_task(store: Store, attempt: TaskAttempt[tuple[ShardRow, ...]]) -> list[_Damaged]:
     """Return the files that do not match the catalog, or lack planes, on a worker."""
-    found = ((row, lost_places(root, row)) for row in attempt.task)
+    found = ((row, lost_places(store, row)) for row in attempt.task)
     return [(row, lost) for row, lost in found if lost is None or lost]
 
 
-def mend_task(root: Root, attempt: TaskAttempt[RepairTask]) -> RepairResult:
+def mend_task(store: Store, attempt: TaskAttempt[RepairTask]) -> RepairResult:
     """Stage repaired shards on a worker."""
-    return mend_shards(root, attempt.task)
+    return mend_shards(store, attempt.task)
 
 
 class RepairDriver:
     """Driver of repairs: the damage found in a cohort, and the sources to repair it."""
 
-    def __init__(self, root: Root) -> None:
-        self._root = root
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._damaged: list[ShardRow] = []
         self._stacks: set[str] = set()
         self._shards: dict[tuple[str, int], frozenset[Place] | None] = {}
@@ -87,12 +87,12 @@ class RepairDriver:
 
     def find(self, client: Client, events: Events, stop: Callable[[], bool]) -> None:
         """Check all files below ``pixels/`` except labels, which a run repairs itself."""
-        rows = [row for row in read_shards(self._root) if not is_label(row.stack)]
+        rows = [row for row in read_shards(self._store) if not is_label(row.stack)]
         if not rows:
             return
         wait_for_slots(client, {})
         events.start("stored pixels", len(rows), "files")
-        window = TaskPool(client, check_task, lambda a: (self._root, a), label="check")
+        window = TaskPool(client, check_task, lambda a: (self._store, a), label="check")
         for answer in _run(window, _packs(rows), stop):
             for row, lost in answer.value:
                 self._damaged.append(row)
@@ -146,8 +146,8 @@ class RepairDriver:
         report.replaced += sorted(self._replaced)
         if not self._damaged or stop():
             return
-        check_writable(self._root)
-        images = _Images(self._root, self._stacks)
+        check_writable(self._store)
+        images = _Images(self._store, self._stacks)
         broken = {row.stack for row in self._damaged if row.shard < 0}
         lost: dict[str, dict[str, str]] = {}
         for image in (i for stack in broken for i in images.of(stack)):
@@ -162,7 +162,7 @@ class RepairDriver:
             if not (images.has(stack) if stack in broken else images.has(stack, shard))
             for row in rows
         ]
-        publish_repairs(self._root, [ShardRepair(row, None) for row in unneeded])
+        publish_repairs(self._store, [ShardRepair(row, None) for row in unneeded])
         places = [p for p in groups if p[0] not in broken and images.has(p[0], p[2])]
         healed: set[str] = set()
         self._events = events
@@ -183,7 +183,7 @@ class RepairDriver:
     def _files_of(self, stacks: set[str], level: int) -> dict[str, dict[str, ShardRow]]:
         """Return the catalog's current rows of the inputs of a level, by stack."""
         found: dict[str, dict[str, ShardRow]] = defaultdict(dict)
-        for row in read_shards(self._root, stacks) if level else ():
+        for row in read_shards(self._store, stacks) if level else ():
             if row.level in (level - 1, level):
                 found[row.stack][row.path] = row
         return found
@@ -229,7 +229,7 @@ class RepairDriver:
                 yield task
 
         def flush() -> None:
-            done = {m.old.path for m in publish_repairs(self._root, [m for m, _ in waiting])}
+            done = {m.old.path for m in publish_repairs(self._store, [m for m, _ in waiting])}
             for mend, names in waiting:
                 healed.update(names if mend.old.path in done else ())
             waiting.clear()
@@ -242,7 +242,7 @@ class RepairDriver:
                 flush()
                 last = time.monotonic()
 
-        window = TaskPool(client, mend_task, lambda a: (self._root, a), label="mend")
+        window = TaskPool(client, mend_task, lambda a: (self._store, a), label="mend")
         try:
             for answer in _run(window, tasks(), stop, idle):
                 record, here = answer.value, in_flight.pop(id(answer.task))
@@ -271,8 +271,8 @@ def _note(lost: dict[str, dict[str, str]], image: _Image, reason: str) -> None:
 class _Images:
     """The current images with pixels in some stacks, as columns, indexed by stack and shard."""
 
-    def __init__(self, root: Root, stacks: Iterable[str]) -> None:
-        images = read_images(root, PLACE)[1]
+    def __init__(self, store: Store, stacks: Iterable[str]) -> None:
+        images = read_images(store, PLACE)[1]
         here = pc.and_(
             is_any(images["state"], [READY, ORPHANED]),
             is_any(images["stack"], stacks),

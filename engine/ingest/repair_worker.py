@@ -19,13 +19,13 @@ from engine.geometry import Region
 from engine.ingest.pyramid import read_downsampled_block
 from engine.ingest.worker import SourceFile, change_of, opened, read_planes_of
 from engine.record import Record
+from engine.store.backend.base import STAGING, Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_block, digest_bytes, digest_content, digest_plane
 from engine.store.pixels.layout import GIANT_SHARD_PX, IncomingPlane
 from engine.store.pixels.repair import Place, ShardRepair, chunk_of
 from engine.store.pixels.shard_codec import LOST, count_chunks, pack_chunks, unpack_chunks
 from engine.store.pixels.stacks import StackReader, StackWriter
-from engine.store.root.base import STAGING, Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +62,18 @@ class RepairResult(Record):
     lost: tuple[Place, ...] = ()
 
 
-def mend_shards(root: Root, task: RepairTask) -> RepairResult:
+def mend_shards(store: Store, task: RepairTask) -> RepairResult:
     """Stage repaired shards; they are visible once the driver publishes them."""
     if not task.giant:
-        return _mend_planes(root, task)
-    return _mend_blocks(root, task) if task.rows[0].level == 0 else _mend_level(root, task)
+        return _mend_planes(store, task)
+    return _mend_blocks(store, task) if task.rows[0].level == 0 else _mend_level(store, task)
 
 
-def _mend_planes(root: Root, task: RepairTask) -> RepairResult:
+def _mend_planes(store: Store, task: RepairTask) -> RepairResult:
     (row,) = task.rows
-    writer = StackWriter(root, row.stack)
+    writer = StackWriter(store, row.stack)
     due = {chunk_of(writer, *wanted.place): wanted for wanted in task.wanted}
-    data = _data_of(root, row.path)
+    data = _data_of(store, row.path)
     pieces = _what_is_left(writer, row.shard, data, due)
     missing = {chunk: due[chunk] for chunk in due if chunk not in pieces}
     found = _from_sources(list(missing.values()), task.max_decoded_bytes)
@@ -90,12 +90,12 @@ def _mend_planes(root: Root, task: RepairTask) -> RepairResult:
     if lost and not found:  # the new shard would not be better than the old one
         return RepairResult(lost=lost)
     new = pack_chunks([pieces.get(chunk) for chunk in range(writer.chunks)])
-    return RepairResult((_aside(root, row, new, writer, data),), tuple(found), lost)
+    return RepairResult((_aside(store, row, new, writer, data),), tuple(found), lost)
 
 
-def _data_of(root: Root, path: str) -> bytes | None:
+def _data_of(store: Store, path: str) -> bytes | None:
     try:
-        return root.read(path)
+        return store.read(path)
     except MissingObject:
         return None
 
@@ -149,21 +149,21 @@ def _from_sources(wanted: Sequence[Wanted], limit: int) -> dict[Place, NDArray[A
 
 
 def _aside(
-    root: Root, row: ShardRow, new: bytes, writer: StackWriter, seen: bytes | None
+    store: Store, row: ShardRow, new: bytes, writer: StackWriter, seen: bytes | None
 ) -> ShardRepair:
     path = f"{STAGING}/{secrets.token_hex(8)}"
-    root.create(path, new, durable=False)
+    store.create(path, new, durable=False)
     chunks = count_chunks(new, writer.chunks)
     changed = replace(row, digest=digest_bytes(new), size=len(new), chunks=chunks)
     return ShardRepair(row, changed, path, None if seen is None else digest_bytes(seen))
 
 
-def _mend_blocks(root: Root, task: RepairTask) -> RepairResult:
+def _mend_blocks(store: Store, task: RepairTask) -> RepairResult:
     """Repair blocks of a giant image from its source."""
     (wanted,) = task.wanted
     for arrival, file in zip(wanted.arrivals, wanted.files, strict=True):
         try:
-            mends = _blocks_of(root, task, wanted, arrival, file)
+            mends = _blocks_of(store, task, wanted, arrival, file)
         except SourceUnreadable:
             continue
         if mends:
@@ -172,9 +172,9 @@ def _mend_blocks(root: Root, task: RepairTask) -> RepairResult:
 
 
 def _blocks_of(
-    root: Root, task: RepairTask, wanted: Wanted, arrival: IncomingPlane, file: SourceFile
+    store: Store, task: RepairTask, wanted: Wanted, arrival: IncomingPlane, file: SourceFile
 ) -> tuple[ShardRepair, ...]:
-    writer = StackWriter(root, task.rows[0].stack)
+    writer = StackWriter(store, task.rows[0].stack)
     side = GIANT_SHARD_PX
     _, height, width = wanted.shape
     rows = {row.shard: row for row in task.rows}
@@ -192,20 +192,20 @@ def _blocks_of(
                 block = np.ascontiguousarray(pixels[:, :, left : left + side])
                 if (row := rows.get(len(digests))) is not None:
                     data = writer.encode(row.shard, block[None])
-                    mends.append(_aside(root, row, data, writer, _data_of(root, row.path)))
+                    mends.append(_aside(store, row, data, writer, _data_of(store, row.path)))
                 digests.append(digest_block(block))
     content = digest_content(writer.metadata["data_type"], wanted.shape, digests)
     if content != wanted.content or change_of(file) is not None:
         for mend in mends:
-            root.delete(mend.aside)
+            store.delete(mend.aside)
         return ()
     return tuple(mends)
 
 
-def _mend_level(root: Root, task: RepairTask) -> RepairResult:
+def _mend_level(store: Store, task: RepairTask) -> RepairResult:
     """Repair shards of a pyramid level from the level below."""
     level, stack = task.rows[0].level, task.rows[0].stack
-    reader, writer = StackReader(root, task.files), StackWriter(root, stack, level)
+    reader, writer = StackReader(store, task.files), StackWriter(store, stack, level)
     mends: list[ShardRepair] = []
     lost: tuple[Place, ...] = ()
     for row in task.rows:
@@ -215,5 +215,5 @@ def _mend_level(root: Root, task: RepairTask) -> RepairResult:
             lost = tuple(wanted.place for wanted in task.wanted)
             continue
         data = writer.encode(row.shard, block)
-        mends.append(_aside(root, row, data, writer, _data_of(root, row.path)))
+        mends.append(_aside(store, row, data, writer, _data_of(store, row.path)))
     return RepairResult(tuple(mends), () if lost else tuple(w.place for w in task.wanted), lost)

@@ -11,15 +11,15 @@ from engine.ingest.discovery import source_name
 from engine.privacy import Pseudonyms
 from engine.sources.locations.base import absolute, open_location
 from engine.sources.locations.folder import escape_path
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import read_images
 from engine.store.config import CohortConfig, locate_root
-from engine.store.root.base import Root
 
 COLUMNS = ("source", "state", "reason", "series", "fields")
 
 
 def find_catalog_rows(
-    root: Root, config: CohortConfig, source: str | Path, pseudonyms: Callable[[], Pseudonyms]
+    store: Store, config: CohortConfig, source: str | Path, pseudonyms: Callable[[], Pseudonyms]
 ) -> Iterator[dict[str, Any]]:
     """Yield the catalog's rows of a file, or of all files in a folder; see `Upkeep.reveal`."""
     located = locate_root(absolute(source), config)
@@ -30,7 +30,7 @@ def find_catalog_rows(
     name, below = located
     names = pseudonyms() if config.roots[name].confidential else None
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in read_images(root, COLUMNS)[1].to_pylist():
+    for row in read_images(store, COLUMNS)[1].to_pylist():
         rows.setdefault(row["source"], []).append(row)
     base = config.roots[name].path
     for found in open_location(base).walk(escape_path(below)):

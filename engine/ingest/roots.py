@@ -12,6 +12,7 @@ from engine.privacy import Pseudonyms
 from engine.sources.locations.base import absolute, containing_folder, open_location
 from engine.sources.locations.dicomweb import is_dicomweb
 from engine.sources.locations.folder import escape_path
+from engine.store.backend.base import Store
 from engine.store.config import (
     CohortConfig,
     declare_roots,
@@ -20,14 +21,13 @@ from engine.store.config import (
     read_config,
     roots_inside,
 )
-from engine.store.root.base import Root
 
 CONFIDENTIAL_ROOT = "dicom"
 """Name of a new root with confidential files, since its folder's name may be a patient's."""
 
 
 def resolve_sources(
-    root: Root,
+    store: Store,
     sources: Sequence[str | Path],
     layout: str | None,
     pseudonyms: Callable[[], Pseudonyms],
@@ -39,7 +39,7 @@ def resolve_sources(
 
     Parameters
     ----------
-    root
+    store
         Storage of the cohort.
     sources
         Files, folders, URLs of an object store (``s3://bucket/prefix``), or DICOMweb services
@@ -57,7 +57,7 @@ def resolve_sources(
     UsageError
         If a source lies in the cohort itself.
     """
-    config = read_config(root)
+    config = read_config(store)
     if not sources:
         if not config.roots:
             raise NothingFound(
@@ -69,13 +69,13 @@ def resolve_sources(
     scopes = []
     for source in sources:
         if is_dicomweb(str(source)):
-            scopes.append((_declare_service(root, str(source).rstrip("/"), pseudonyms), ""))
-            config = read_config(root)
+            scopes.append((_declare_service(store, str(source).rstrip("/"), pseudonyms), ""))
+            config = read_config(store)
             continue
         if not str(source).strip():  # an empty path would be the working directory
             raise NoSource("'' (an empty name)")
         path = absolute(source)
-        if f"{path}/".startswith(f"{root.url}/"):
+        if f"{path}/".startswith(f"{store.url}/"):
             raise UsageError(f"{source} lies in the cohort itself. Name the folder of your images.")
         located = locate_root(path, config)
         # a missing root gives a better error itself
@@ -83,8 +83,8 @@ def resolve_sources(
         if base is None:
             raise NoSource(str(source))
         if located is None:
-            _declare_root(root, config, base, layout, pseudonyms)
-            config = read_config(root)
+            _declare_root(store, config, base, layout, pseudonyms)
+            config = read_config(store)
             located = locate_root(path, config)
         if located is None:
             raise ConfigError("cohort.toml", "a new root was not kept")
@@ -109,20 +109,20 @@ def _require_layout(config: CohortConfig, name: str, layout: str | None) -> None
         )
 
 
-def _declare_service(root: Root, url: str, pseudonyms: Callable[[], Pseudonyms]) -> str:
+def _declare_service(store: Store, url: str, pseudonyms: Callable[[], Pseudonyms]) -> str:
     """Return the name of a DICOMweb service's root, which is always confidential."""
-    config = read_config(root)
+    config = read_config(store)
     for name, known in config.roots.items():
         if known.path == url:
             return name
     pseudonyms()
     name = new_root_name("dicomweb", config)
-    declare_roots(root, {name: {"path": url, "confidential": True}}, None)
+    declare_roots(store, {name: {"path": url, "confidential": True}}, None)
     return name
 
 
 def _declare_root(
-    root: Root,
+    store: Store,
     config: CohortConfig,
     base: str,
     layout: str | None,
@@ -136,7 +136,7 @@ def _declare_root(
         pseudonyms()  # fails without a key, before anything is written
         name = new_root_name(CONFIDENTIAL_ROOT, config)
         entry["confidential"] = True
-    declare_roots(root, {name: entry}, None)
+    declare_roots(store, {name: entry}, None)
 
 
 def roots_used(config: CohortConfig, scopes: Sequence[tuple[str, str]]) -> set[str]:

@@ -22,11 +22,11 @@ from engine.sources.locations.base import open_location
 from engine.sources.locations.folder import escape_path
 from engine.sources.opening import detect_in
 from engine.sources.registry import Detected, detect_format
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_plane
 from engine.store.pixels.layout import IncomingPlane, StackLayout
 from engine.store.pixels.stacks import StackWriter
-from engine.store.root.base import Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,14 +296,14 @@ def current_stamp(file: SourceFile) -> FileStamp | None:
     return None if found is None else FileStamp(found.size, found.mtime_ns, found.ctime_ns)
 
 
-def write_shard(root: Root, task: ShardTask) -> ShardResult:
+def write_shard(store: Store, task: ShardTask) -> ShardResult:
     """Decode the planes of one shard and publish it whole.
 
     A plane that can't be decoded is left blank. A source that changed since listing is left to the
     next ingest.
     """
     plan, slots = task.plan, task.plan.slots
-    writer = StackWriter(root, plan.name)
+    writer = StackWriter(store, plan.name)
     corner = [
         int(i) * s for i, s in zip(np.unravel_index(task.shard, plan.grid), plan.shard, strict=True)
     ]

@@ -23,8 +23,8 @@ from engine.learning.evaluation.scores import confusion
 from engine.operations.base import Image, ImageFailed
 from engine.operations.failure_reasons import explain
 from engine.operations.segment.operation import Segment
-from engine.store.root.atomic_write import atomic_write
-from engine.store.root.base import Root
+from engine.store.backend.atomic_write import atomic_write
+from engine.store.backend.base import Store
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -92,7 +92,7 @@ class Stored:
 class EvaluationTask:
     """Some images, the source of their labels, and their masks."""
 
-    root: Root
+    store: Store
     images: tuple[MaskedImage, ...]
     masks: Masks
     answer: Answer
@@ -103,7 +103,7 @@ class EvaluationTask:
 
 def score_on_workers(  # noqa: PLR0913 - options by name
     client: Client,
-    root: Root,
+    store: Store,
     images: Sequence[MaskedImage],
     masks: Masks,
     answer: Answer,
@@ -126,7 +126,7 @@ def score_on_workers(  # noqa: PLR0913 - options by name
     slots = wait_for_slots(client, resources)
     size = max(1, min(PACK, len(images) // (2 * slots)))
     waiting = [
-        EvaluationTask(root, tuple(images[n : n + size]), masks, answer, classes, str(folder))
+        EvaluationTask(store, tuple(images[n : n + size]), masks, answer, classes, str(folder))
         for n in range(0, len(images), size)
     ]
     tasks = len(waiting)
@@ -152,7 +152,7 @@ def score_on_workers(  # noqa: PLR0913 - options by name
 
 def score_task(task: EvaluationTask) -> list[Scored]:
     """Compare some images with their masks on a worker."""
-    reader = reader_of(task.root, task.images)
+    reader = reader_of(task.store, task.images)
     return [_scored(task, image, image.read(reader)) for image in task.images]
 
 

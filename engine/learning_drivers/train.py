@@ -25,7 +25,7 @@ from engine.learning.models.card import ClassCard
 from engine.learning.training.finetune import made_by
 from engine.learning.training.report import Progress
 from engine.learning.training.settings import TrainingSettings
-from engine.store.root.base import Root
+from engine.store.backend.base import Store
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -68,7 +68,7 @@ class TrainingStopped(EngineError):
 class TrainingTask:
     """Input of the training task: a few hundred bytes an image, and no pixels."""
 
-    root: Root
+    store: Store
     images: tuple[MaskedImage, ...]
     masks: Masks
     folder: str
@@ -205,7 +205,7 @@ def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
     torch.set_num_threads(worker.state.nthreads)
     try:
         samples = []
-        for sample in read_samples(task.root, task.images, task.masks, place / SAMPLES, unpacked):
+        for sample in read_samples(task.store, task.images, task.masks, place / SAMPLES, unpacked):
             samples.append(sample)
             if stop():
                 return None

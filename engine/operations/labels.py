@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.store.backend.base import Store
 from engine.store.labels.images import LabelClass, LabelImage, LabelState, read_label_state
-from engine.store.root.base import Root
 
 
 class LabelSpec:
@@ -83,7 +83,7 @@ class LabelSpec:
         raise NotImplementedError(f"{self.name} does not label its objects")
 
 
-def read_labels_due(root: Root, operation: LabelSpec, images: pa.Table) -> LabelState | None:
+def read_labels_due(store: Store, operation: LabelSpec, images: pa.Table) -> LabelState | None:
     """Return the state of the label images that belong to rows; None for an operation without any.
 
     Excludes the object labels of giant images: those are written once all blocks have rows.
@@ -97,7 +97,7 @@ def read_labels_due(root: Root, operation: LabelSpec, images: pa.Table) -> Label
         return None
     names = [operation.label_name]
     if not operation.labels_objects:
-        return read_label_state(root, lambda _: names)
+        return read_label_state(store, lambda _: names)
     both = [*names, operation.object_image.name]
     giants = set(images.filter(images["giant"])["stack"].to_pylist())
-    return read_label_state(root, lambda stack: names if stack in giants else both)
+    return read_label_state(store, lambda stack: names if stack in giants else both)

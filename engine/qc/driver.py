@@ -30,13 +30,13 @@ from engine.qc.page.index import write_page
 from engine.qc.plan import QcPlan, plan_pictures
 from engine.qc.statistics import read_chosen, read_facts
 from engine.qc.worker import Made, MontageUnit, OverlayUnit, Unit, Wanted, make_unit
+from engine.store.backend.base import Store
+from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow
 from engine.store.delta.ledger import Snapshot
 from engine.store.labels.images import files_by_path
 from engine.store.pictures import Noted, files_there, folder_of, read_noted, write_noted
 from engine.store.pixels.stacks import label_stack
-from engine.store.root.base import Root
-from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -82,14 +82,14 @@ class QcReport(SingleReport):
 
 
 def picture_task(
-    root: Root,
+    store: Store,
     operation: Operation,
     folder: str,
     files: Mapping[str, ShardRow],
     attempt: TaskAttempt[Unit],
 ) -> Made:
     """Render the pictures of one unit on a worker."""
-    return make_unit(root, operation, folder, attempt.task, files)
+    return make_unit(store, operation, folder, attempt.task, files)
 
 
 class FilesShown:
@@ -130,7 +130,7 @@ class FilesShown:
 
 
 def make_pictures(  # noqa: PLR0913 - options by name
-    root: Root,
+    store: Store,
     operation: Operation,
     client: Client,
     images: pa.Table,
@@ -171,21 +171,21 @@ def make_pictures(  # noqa: PLR0913 - options by name
     began = time.perf_counter()
     suffix = f"@{operation.key[:8]}" if trial else ""
     folder = folder_of(operation.name, suffix)
-    facts = read_facts(root, operation, images, suffix)
+    facts = read_facts(store, operation, images, suffix)
     extremes = find_extremes(facts)
-    among = None if where is None else read_chosen(root, operation, suffix, where)
+    among = None if where is None else read_chosen(store, operation, suffix, where)
     chosen = select_pictures(facts, extremes, everything=everything, among=among)
     if where is not None and not len(chosen):
         raise NothingFound(
             f"--where {where!r} fits no image with a result",
-            f"cohort export {quote(root.url)} {operation.name}_by_image{suffix} t.csv shows all.",
+            f"cohort export {quote(store.url)} {operation.name}_by_image{suffix} t.csv shows all.",
         )
     try:
-        known = read_noted(root, folder)
+        known = read_noted(store, folder)
     except CorruptStore:  # the index is damaged: render all pictures again
         known = {}
     plan = plan_pictures(
-        root, operation, facts, chosen, images, results, known, files_there(root, folder)
+        store, operation, facts, chosen, images, results, known, files_there(store, folder)
     )
     report = QcReport(
         operation.name,
@@ -198,18 +198,18 @@ def make_pictures(  # noqa: PLR0913 - options by name
     )
     noted = dict(plan.kept)
     if plan.to_make:
-        check_writable(root)
+        check_writable(store)
         labels = operation.label_name if operation.label_classes else None
-        shown = FilesShown(files_by_path(root, files).values(), labels)
-        rendering = _Rendering(root, operation, folder, noted, known, report, events or Events())
+        shown = FilesShown(files_by_path(store, files).values(), labels)
+        rendering = _Rendering(store, operation, folder, noted, known, report, events or Events())
         rendering.run(client, plan, shown, stop)
-    context = PageContext(root, operation, folder, trial, facts, extremes, noted)
+    context = PageContext(store, operation, folder, trial, facts, extremes, noted)
     pages, of_pages = publish_pages(context)
     noted |= of_pages
     if noted != known:
-        write_noted(root, folder, noted, known)
+        write_noted(store, folder, noted, known)
     report.shown, report.page_made = len(context.overlays), write_page(context, pages)
-    report.page = f"{root.url}/{folder}/index.html"
+    report.page = f"{store.url}/{folder}/index.html"
     report.elapsed_s = time.perf_counter() - began
     return report
 
@@ -218,7 +218,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
 class _Rendering:
     """Rendering of pictures on workers, with the index of those made so far (``noted``)."""
 
-    root: Root
+    store: Store
     operation: Operation
     folder: str
     noted: Noted
@@ -232,13 +232,13 @@ class _Rendering:
         self, client: Client, plan: QcPlan, files_of: FilesShown, stop: Callable[[], bool]
     ) -> None:
         """Render the pictures of a plan, and write the index now and then."""
-        root, operation, folder = self.root, self.operation, self.folder
+        store, operation, folder = self.store, self.operation, self.folder
         slots = wait_for_slots(client, {})
         self.events.start(STAGE, plan.to_make, "pictures")
         window = TaskPool(
             client,
             picture_task,
-            lambda a: (root, operation, folder, files_of(a.task.wanted), a),
+            lambda a: (store, operation, folder, files_of(a.task.wanted), a),
             label=f"qc-{operation.name}",
         )
         done = 0
@@ -273,7 +273,7 @@ class _Rendering:
 
     def _write(self) -> None:
         began = time.monotonic()
-        write_noted(self.root, self.folder, self.noted, self.known)
+        write_noted(self.store, self.folder, self.noted, self.known)
         self._written_s = time.monotonic()
         self._took_s = self._written_s - began
 

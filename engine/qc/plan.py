@@ -19,13 +19,13 @@ from engine.qc.worker import MONTAGE_CROPS, MontageUnit, OverlayUnit, Unit, Want
 from engine.runs.input_digests import image_inputs
 from engine.runs.plan import Item
 from engine.runs.worker import ledger_of
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ORPHANED, READY
 from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
 from engine.store.pictures import MONTAGE, OVERLAY, Noted, is_there, slug
 from engine.store.results import DONE
-from engine.store.root.base import Root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ class _Images:
 
 
 def plan_pictures(
-    root: Root,
+    store: Store,
     operation: Operation,
     facts: QcStatistics,
     chosen: NDArray[np.int64],
@@ -153,7 +153,7 @@ def plan_pictures(
         else:
             montages.append((experiment, digest, of_it))
     needed = sorted({*stale, *(n for _, _, of_it in montages for n in of_it)})
-    parts = _locate(root, operation, results, found, needed)
+    parts = _locate(store, operation, results, found, needed)
     ready = {n: _wanted(found, n, made_of[n], parts) for n in needed}
     overlays = sorted((ready[n] for n in stale), key=lambda one: _order(one))
     return QcPlan(
@@ -213,7 +213,7 @@ def _look_up(
 
 
 def _locate(
-    root: Root, operation: Operation, results: Snapshot, found: _Images, needed: Sequence[int]
+    store: Store, operation: Operation, results: Snapshot, found: _Images, needed: Sequence[int]
 ) -> dict[str, list[Part]]:
     """Return the parts that hold the current rows of some images, by image_id."""
     if not needed:
@@ -222,7 +222,7 @@ def _locate(
     inputs = dict(zip(ids, (found.inputs[n] for n in needed), strict=True))
     low, high = min(inputs), max(inputs)
     names = pa.array(list(inputs), pa.string())
-    ledger = ledger_of(root, operation)
+    ledger = ledger_of(store, operation)
     places: dict[str, list[Part]] = {}
     for part in results.of_key(operation.key):
         if part.low > high or part.high < low:

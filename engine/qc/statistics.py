@@ -20,8 +20,8 @@ from engine.conditions.parsing import parse_condition
 from engine.conditions.tree import names_of
 from engine.operations.base import Operation
 from engine.operations.spacings import group_spacings, known_spacing, spacing_text
+from engine.store.backend.base import Store
 from engine.store.results import DONE, FAILED
-from engine.store.root.base import Root
 from engine.store.tables import open_table
 from engine.tables.build import GROUP, table_names
 
@@ -164,7 +164,7 @@ def whole_edges(low: float, high: float) -> Floats:
 
 
 def read_facts(
-    root: Root, operation: Operation, catalog: pa.Table, suffix: str = ""
+    store: Store, operation: Operation, catalog: pa.Table, suffix: str = ""
 ) -> QcStatistics:
     """Read the statistics of an operation from its tables.
 
@@ -179,7 +179,7 @@ def read_facts(
     """
     names = table_names(operation, suffix)
     wanted = ["image_id", "source", *GROUP, "name", "status", "reason", COUNT]
-    with open_table(root, names["images"]) as file:
+    with open_table(store, names["images"]) as file:
         there = set(file.schema_arrow.names)  # tables of an earlier version have fewer means
         averaged = [n for n in operation.quantities if f"{n}_mean" in there]
         means = [f"{name}_mean" for name in averaged]
@@ -191,7 +191,7 @@ def read_facts(
     for name in averaged:
         measures[name] = _floats(images[f"{name}_mean"])
     watched = [n for n in operation.watched if n in operation.objects.names]
-    with open_table(root, names["objects"]) as file:
+    with open_table(store, names["objects"]) as file:
         of_objects, watched_means = _read_objects(
             file, (*averaged, *watched), measures[COUNT], group, len(groups)
         )
@@ -236,7 +236,7 @@ def _groups(
     return tuple(texts), group.ravel().astype(np.int64)
 
 
-def read_chosen(root: Root, operation: Operation, suffix: str, where: str) -> NDArray[np.bool_]:
+def read_chosen(store: Store, operation: Operation, suffix: str, where: str) -> NDArray[np.bool_]:
     """Return the mask of images that match a condition on the table of images, in table order.
 
     Raises
@@ -244,7 +244,7 @@ def read_chosen(root: Root, operation: Operation, suffix: str, where: str) -> ND
     ConditionError, NoTable, CorruptStore, MissingObject
     """
     condition = parse_condition(where)
-    with open_table(root, table_names(operation, suffix)["images"]) as file:
+    with open_table(store, table_names(operation, suffix)["images"]) as file:
         names = file.schema_arrow.names
         require_columns(where, condition, names)
         named = {name.name for name in names_of(condition)}

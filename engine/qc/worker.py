@@ -34,6 +34,7 @@ from engine.qc.render import (
 from engine.runs.plan import Item
 from engine.runs.rows import reason_code
 from engine.runs.worker import ledger_of, read_items
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.delta.parts import Part
 from engine.store.pictures import MONTAGE, MONTAGES, OVERLAY, OVERLAYS, THUMBS, Picture
@@ -41,7 +42,6 @@ from engine.store.pictures import publish_picture as publish
 from engine.store.pixels.layout import level_shapes
 from engine.store.pixels.stacks import StackReader, label_stack
 from engine.store.results import DONE
-from engine.store.root.base import Root
 
 MONTAGE_CROPS = 48
 """Maximum crops in a montage: four rows."""
@@ -120,7 +120,7 @@ class Made:
 
 
 def make_unit(
-    root: Root, operation: Operation, folder: str, unit: Unit, files: Mapping[str, ShardRow]
+    store: Store, operation: Operation, folder: str, unit: Unit, files: Mapping[str, ShardRow]
 ) -> Made:
     """Render the pictures of a unit and publish them; the driver adds them to the index later.
 
@@ -135,10 +135,10 @@ def make_unit(
     ------
     StoreFull, StoreReadOnly
     """
-    found = _read_objects(root, operation, unit.wanted)
-    reader = StackReader(root, files)
+    found = _read_objects(store, operation, unit.wanted)
+    reader = StackReader(store, files)
     if isinstance(unit, MontageUnit):
-        return _make_montage(root, operation, folder, unit, reader, found)
+        return _make_montage(store, operation, folder, unit, reader, found)
     pictures: list[Picture] = []
     failed: list[tuple[str, str]] = []
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -156,7 +156,7 @@ def make_unit(
                 failed.append((wanted.image_id, reason_code(error)))
                 continue
             names = [
-                pool.submit(publish, root, folder, f"{kind}/{wanted.path}", data)
+                pool.submit(publish, store, folder, f"{kind}/{wanted.path}", data)
                 for kind, data in zip((OVERLAYS, THUMBS), jpegs, strict=True)
             ]
             waiting.append((picture, names))
@@ -216,7 +216,7 @@ def _tinted(
 
 
 def _make_montage(
-    root: Root,
+    store: Store,
     operation: Operation,
     folder: str,
     unit: MontageUnit,
@@ -247,7 +247,7 @@ def _make_montage(
         MONTAGE,
         unit.name,
         unit.made_of,
-        publish(root, folder, f"{MONTAGES}/{unit.path}", data),
+        publish(store, folder, f"{MONTAGES}/{unit.path}", data),
         len(data),
         height=sheet.shape[0],
         width=sheet.shape[1],
@@ -291,10 +291,10 @@ def _read_shown(
 
 
 def _read_objects(
-    root: Root, operation: Operation, wanted: Sequence[Wanted]
+    store: Store, operation: Operation, wanted: Sequence[Wanted]
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """Return the object columns of each completed image, with its blocks concatenated."""
-    ledger = ledger_of(root, operation)
+    ledger = ledger_of(store, operation)
     parts = {part.path: part for one in wanted for part in one.parts}
     names = pa.array([one.image_id for one in wanted], pa.string())
     inputs = {one.image_id: one.item.inputs for one in wanted}

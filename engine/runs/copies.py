@@ -10,9 +10,9 @@ import pyarrow as pa
 from engine.operations.base import Operation
 from engine.runs.plan import UNIT_IMAGES, ReusedResult
 from engine.runs.worker import RowId, UnitResult, ledger_of
+from engine.store.backend.base import Store
 from engine.store.delta.parts import Part
 from engine.store.results import FAILED
-from engine.store.root.base import Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ def original_of(copy: ReusedResult) -> RowId:
     return copy.of, copy.inputs, copy.block
 
 
-def copy_rows(root: Root, operation: Operation, task: CopyTask) -> UnitResult:
+def copy_rows(store: Store, operation: Operation, task: CopyTask) -> UnitResult:
     """Write a part with one row per copy, equal to the original's row except for image_id."""
-    ledger = ledger_of(root, operation)
+    ledger = ledger_of(store, operation)
     rows = ledger.read(task.parts)
     ids = zip(*(rows[name].to_pylist() for name in ("image_id", "inputs", "block")), strict=True)
     places = {row: n for n, row in enumerate(ids)}

@@ -28,12 +28,12 @@ from engine.runs.worker import (
     shards_read,
     write_failed_unit,
 )
+from engine.store.backend.base import Store
 from engine.store.catalog.annotations import Ref, read_annotations
 from engine.store.catalog.tables import ShardRow
 from engine.store.labels.publisher import LabelPublisher
 from engine.store.pixels.stacks import label_stack
 from engine.store.results import record_key
-from engine.store.root.base import Root
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -90,7 +90,7 @@ class RunReport(SingleReport):
 
 
 def unit_task(
-    root: Root,
+    store: Store,
     operation: Operation,
     files: Mapping[str, ShardRow],
     drawn: Mapping[str, tuple[Ref, ...]],
@@ -106,7 +106,7 @@ def unit_task(
     unit = attempt.task
     with room_for(attempt, where.device) as limit:
         return compute_unit(
-            root,
+            store,
             operation,
             unit,
             files,
@@ -120,9 +120,9 @@ def unit_task(
         )
 
 
-def copy_task(root: Root, operation: Operation, attempt: TaskAttempt[CopyTask]) -> UnitResult:
+def copy_task(store: Store, operation: Operation, attempt: TaskAttempt[CopyTask]) -> UnitResult:
     """Copy rows on a worker for images whose pixels have a result under another image_id."""
-    return copy_rows(root, operation, attempt.task)
+    return copy_rows(store, operation, attempt.task)
 
 
 class FilesOf:
@@ -149,7 +149,7 @@ class PlannedRun:
     ``files`` are the rows of the catalog's shards.
     """
 
-    root: Root
+    store: Store
     operation: Operation
     plan: Plan
     files: Sequence[ShardRow]
@@ -178,9 +178,9 @@ def execute_plan(
     slots = wait_for_slots(client, dict(operation.resources))
     execution = _Execution(run, slots, shown)
     # Record the key before its first row, so that every row's parameters can be looked up.
-    record_key(run.root, operation.identity, run.plan.key)
+    record_key(run.store, operation.identity, run.plan.key)
     if operation.label_classes:
-        publisher.labels = LabelPublisher(run.root, run.plan.damaged)
+        publisher.labels = LabelPublisher(run.store, run.plan.damaged)
         _open_labels(publisher.labels, operation, run.plan, {row.path: row for row in run.files})
     _announce_first_use(operation, client, shown)
     shown.start(operation.name, run.plan.to_compute, "images")
@@ -222,7 +222,7 @@ class _Execution:
         self._copies = pack_copies(run.plan.copies, parts)
         self._files_of = FilesOf(run.files)
         reads_annotations = "annotation" in run.operation.inputs
-        self._annotations = read_annotations(run.root) if reads_annotations else None
+        self._annotations = read_annotations(run.store) if reads_annotations else None
         self._committed_s = time.monotonic()
         self.done = 0
 
@@ -257,7 +257,7 @@ class _Execution:
             record = answer.value
             if answer.poison:
                 record = write_failed_unit(
-                    run.root, run.operation, answer.task, attempts=answer.attempts,
+                    run.store, run.operation, answer.task, attempts=answer.attempts,
                     need=answer.need,
                     reason="worker_crash" if answer.need is None else OUT_OF_MEMORY,
                 )  # fmt: skip
@@ -269,8 +269,8 @@ class _Execution:
         """Copy rows for images whose pixels have a result under another image_id."""
         if not self._copies:
             return
-        root, operation = self._run.root, self._run.operation
-        window = TaskPool(client, copy_task, lambda a: (root, operation, a), label="copy-rows")
+        store, operation = self._run.store, self._run.operation
+        window = TaskPool(client, copy_task, lambda a: (store, operation, a), label="copy-rows")
         for copied in map_tasks(
             window, self._copies, split=lambda _: [], without=lambda task, _: task,
             idle=self._commit,
@@ -284,7 +284,7 @@ class _Execution:
         names = [item.image_ids[0] for item in items]
         drawn = {} if self._annotations is None else self._annotations.of(names)
         files = self._files_of(items, operation.halo_of)
-        return self._run.root, operation, files, drawn, attempt
+        return self._run.store, operation, files, drawn, attempt
 
     def _unpublished(self) -> Iterator[Unit]:
         """Yield the units that no other driver has published meanwhile."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from engine.operations.base import ImageFailed, Operation
 from engine.runs.plan import Item
+from engine.store.backend.base import Store
 from engine.store.catalog.annotations import (
     Annotations,
     Contour,
@@ -18,22 +19,21 @@ from engine.store.catalog.annotations import (
 )
 from engine.store.catalog.tables import read_images
 from engine.store.delta.ledger import Snapshot
-from engine.store.root.base import Root
 
 VERSION = b"cohort.annotations"
 """Schema metadata key for the version of the annotations that were joined to the rows."""
 
 
-def read_inputs(root: Root, operation: Operation) -> tuple[Snapshot, pa.Table]:
+def read_inputs(store: Store, operation: Operation) -> tuple[Snapshot, pa.Table]:
     """Return the catalog as `read_images` does, with the inputs that an operation declares.
 
     Operations with "annotation" among their inputs get a column ``annotation``: the digest of each
     image's annotations, null for images without any.
     """
-    snapshot, images = read_images(root)
+    snapshot, images = read_images(store)
     if "annotation" not in operation.inputs:
         return snapshot, images
-    return snapshot, add_annotation_digests(images, read_annotations(root))
+    return snapshot, add_annotation_digests(images, read_annotations(store))
 
 
 def add_annotation_digests(images: pa.Table, annotations: Annotations) -> pa.Table:
@@ -61,8 +61,8 @@ class Drawn:
         Locations of the points, by image_id.
     """
 
-    def __init__(self, root: Root, refs: dict[str, tuple[Ref, ...]]) -> None:
-        self._root = root
+    def __init__(self, store: Store, refs: dict[str, tuple[Ref, ...]]) -> None:
+        self._store = store
         self._refs = refs
         self._found: dict[str, tuple[Contour, ...]] | None = None
 
@@ -82,5 +82,5 @@ class Drawn:
         if not refs:
             return ()
         if self._found is None:
-            self._found = read_contours(self._root, self._refs)
+            self._found = read_contours(self._store, self._refs)
         return self._found[item.image_ids[0]]

@@ -7,30 +7,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.operations.base import Operation
+from engine.store.backend.base import Store
 from engine.store.results import read_key, read_there, results_ledger, versions_there
-from engine.store.root.base import Root
 
 
 def find_previous_key(
-    root: Root, operation: Operation
+    store: Store, operation: Operation
 ) -> tuple[Mapping[str, Any], frozenset[str]] | None:
     """Return the identity and images of the key with the most rows, other than the current key.
 
     Earlier versions of the operation count too. On a tie, the newer version wins.
     """
     rows: Counter[tuple[int, str]] = Counter()
-    for version in versions_there(root, operation.name):
-        ledger = results_ledger(root, operation.name, version, operation.objects)
+    for version in versions_there(store, operation.name):
+        ledger = results_ledger(store, operation.name, version, operation.objects)
         for part in ledger.snapshot().parts:
             if part.key is not None and part.key != operation.key:
                 rows[version, part.key] += part.rows
     if not rows:
         return None
     version, key = max(rows, key=lambda pair: (rows[pair], pair))
-    identity = read_key(root, operation.name, version, key)
+    identity = read_key(store, operation.name, version, key)
     if identity is None:
         return None
-    ledger = results_ledger(root, operation.name, version, operation.objects)
+    ledger = results_ledger(store, operation.name, version, operation.objects)
     parts = ledger.snapshot().of_key(key)
     images = read_there(ledger, parts, ["image_id"])[0]["image_id"].to_pylist()
     return identity, frozenset(images)

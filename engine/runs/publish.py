@@ -198,9 +198,9 @@ class Publisher:
 
     def _drop_unlabelled(self, pending: list[Pending]) -> None:
         """Drop parts whose staged labels gc removed before publication."""
-        root = self._ledger.root
+        store = self._ledger.store
         due = [w.record for w in pending if w.record.part.path not in self._labelled]
-        gone = {r.part.path for r in due if any(root.size(p.aside) is None for p in r.labels)}
+        gone = {r.part.path for r in due if any(store.size(p.aside) is None for p in r.labels)}
         self._drop(pending, gone)
 
     def _drop(self, pending: list[Pending], gone: set[str]) -> None:

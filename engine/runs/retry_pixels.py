@@ -11,9 +11,9 @@ from engine.operations.base import Operation
 from engine.runs.plan import Item
 from engine.runs.worker import RowId, shards_read
 from engine.store.arrow import is_any
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import read_shards
 from engine.store.pixels.repair import Place, lost_places
-from engine.store.root.base import Root
 
 LOST_PIXELS = ("missing_pixels", "corrupt_pixels")
 """Failure reasons caused by the store, not by the image."""
@@ -30,7 +30,7 @@ def failed_on_pixels(rows: pa.Table) -> list[RowId]:
 
 
 def find_retryable(
-    root: Root, operation: Operation, images: pa.Table, failed: Collection[RowId]
+    store: Store, operation: Operation, images: pa.Table, failed: Collection[RowId]
 ) -> frozenset[RowId]:
     """Return the failed results whose pixels now match the catalog again.
 
@@ -49,12 +49,12 @@ def find_retryable(
     concerned = images.filter(is_any(images["image_id"], names)).select(PLACE)
     places = {row["image_id"]: row for row in concerned.to_pylist()}
     stacks = {place["stack"] for place in places.values()}
-    files = {(f.stack, f.shard): f for f in read_shards(root, stacks) if f.level == 0}
+    files = {(f.stack, f.shard): f for f in read_shards(store, stacks) if f.level == 0}
 
     @cache
     def lost(stack: str, shard: int) -> frozenset[Place] | None:
         row = files.get((stack, shard))
-        return None if row is None else lost_places(root, row)
+        return None if row is None else lost_places(store, row)
 
     def readable(image_id: str, block: int | None) -> bool:
         if (place := places.get(image_id)) is None:

@@ -13,9 +13,9 @@ from engine.conditions.parsing import parse_condition
 from engine.conditions.tree import names_of
 from engine.errors import ParameterError, UsageError
 from engine.store.arrow import is_any
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import IMAGES, ORPHANED, READY, expand_fields
 from engine.store.config import read_config
-from engine.store.root.base import Root
 from engine.store.subjects import join_subjects, mark_taken, read_subjects
 
 ABOUT = ("source", "series", "instance", "channels", "height", "width", "dtype")
@@ -39,7 +39,7 @@ class ImageCondition:
     """
 
     text: str
-    root: Root | None = None
+    store: Store | None = None
 
     def columns(self, images: pa.Table) -> pa.Table:
         """Return the catalog columns that the condition names.
@@ -61,9 +61,9 @@ class ImageCondition:
         return rows.select(names)
 
     def _with_subjects(self, rows: pa.Table) -> pa.Table:
-        if self.root is None:
+        if self.store is None:
             return rows
-        subjects = read_subjects(self.root, read_config(self.root))[0]
+        subjects = read_subjects(self.store, read_config(self.store))[0]
         if subjects is None:
             return rows
         return join_subjects(rows, mark_taken(subjects, rows.column_names))
@@ -85,9 +85,9 @@ class ImageCondition:
         return f"Of all images {'; '.join(told)}."
 
 
-def condition_of(root: Root, where: str | None) -> ImageCondition | None:
+def condition_of(store: Store, where: str | None) -> ImageCondition | None:
     """Return a condition on the images of a cohort, or None."""
-    return None if where is None else ImageCondition(where, root)
+    return None if where is None else ImageCondition(where, store)
 
 
 def select_images(

@@ -22,6 +22,7 @@ from engine.runs.inputs import Drawn
 from engine.runs.labels.parts import write_labels
 from engine.runs.plan import Item, Unit
 from engine.runs.rows import Answer, Checks, answers_table, reason_code
+from engine.store.backend.base import Store
 from engine.store.catalog.annotations import Ref
 from engine.store.catalog.tables import ShardRow
 from engine.store.delta.ledger import Ledger
@@ -30,7 +31,6 @@ from engine.store.labels.publisher import StagedLabelShard
 from engine.store.pixels.layout import GIANT_SHARD_PX
 from engine.store.pixels.stacks import StackReader
 from engine.store.results import results_ledger
-from engine.store.root.base import Root
 
 READ_AT_ONCE_BYTES = 64 * 1024**2
 """Maximum size of one read of neighbouring images in a shard, bytes."""
@@ -63,9 +63,9 @@ class Where:
     device: str = "cpu"
 
 
-def ledger_of(root: Root, operation: Operation) -> Ledger:
+def ledger_of(store: Store, operation: Operation) -> Ledger:
     """Return the ledger that holds an operation's results."""
-    return results_ledger(root, operation.name, operation.version, operation.objects)
+    return results_ledger(store, operation.name, operation.version, operation.objects)
 
 
 def region_of(item: Item) -> tuple[Region, int]:
@@ -156,7 +156,7 @@ def read_items(
 
 
 def compute_unit(  # noqa: PLR0913 - options by name
-    root: Root,
+    store: Store,
     operation: Operation,
     unit: Unit,
     files: Mapping[str, ShardRow],
@@ -172,7 +172,7 @@ def compute_unit(  # noqa: PLR0913 - options by name
 
     Parameters
     ----------
-    root
+    store
         Storage of the cohort.
     operation
         Operation to run.
@@ -198,12 +198,12 @@ def compute_unit(  # noqa: PLR0913 - options by name
     """
     place = where or Where()
     operation.prepare()
-    on_images = Drawn(root, dict(drawn or {}))
+    on_images = Drawn(store, dict(drawn or {}))
     unread: deque[tuple[Item, Exception | None]] = deque()
 
     def readable() -> Iterator[Image]:
         """Yield the readable images, and queue the outcome of each read in order."""
-        for item, image in read_items(StackReader(root, files), unit.items, operation.halo_of):
+        for item, image in read_items(StackReader(store, files), unit.items, operation.halo_of):
             try:
                 if isinstance(image, Exception):
                     raise image
@@ -230,8 +230,8 @@ def compute_unit(  # noqa: PLR0913 - options by name
     if trial:
         return None
     computed()
-    labels = write_labels(root, operation, answers)
-    return _record(root, operation, unit, answers, attempts, place, labels)
+    labels = write_labels(store, operation, answers)
+    return _record(store, operation, unit, answers, attempts, place, labels)
 
 
 def _answer(
@@ -263,7 +263,7 @@ def _answer(
 
 
 def write_failed_unit(
-    root: Root,
+    store: Store,
     operation: Operation,
     unit: Unit,
     *,
@@ -273,11 +273,11 @@ def write_failed_unit(
 ) -> UnitResult:
     """Write failure rows for items that can't be computed, such as those that crash workers."""
     answers = [Answer(item, {}, reason, 0.0, need=need) for item in unit.items]
-    return _record(root, operation, unit, answers, attempts, Where("", ""))
+    return _record(store, operation, unit, answers, attempts, Where("", ""))
 
 
 def _record(
-    root: Root,
+    store: Store,
     operation: Operation,
     unit: Unit,
     answers: Sequence[Answer],
@@ -287,7 +287,7 @@ def _record(
 ) -> UnitResult:
     """Write the results of a unit as one part, with a row for each image_id."""
     named = [(name, answer) for answer in answers for name in answer.item.image_ids]
-    part = ledger_of(root, operation).write_part(
+    part = ledger_of(store, operation).write_part(
         answers_table(operation, named, attempts, where.worker, where.device), operation.key
     )
     failed = tuple(

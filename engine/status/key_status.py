@@ -16,10 +16,10 @@ from engine.runs.plan import Plan, plan_run
 from engine.runs.retry_pixels import failed_on_pixels, find_retryable
 from engine.runs.worker import RowId
 from engine.store.arrow import empty_table, is_any, make_array
+from engine.store.backend.base import Store
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.maintenance.verify_log import key_changed_since
 from engine.store.results import DONE, FAILED, read_key, read_there
-from engine.store.root.base import Root
 from engine.store.tables import read_origin
 from engine.tables.build import table_names
 
@@ -105,7 +105,7 @@ class KeyStatus:
     gone: tuple[str, ...] = ()
 
 
-def empty_key_status(root: Root, operation: Operation, images: pa.Table) -> KeyStatus:
+def empty_key_status(store: Store, operation: Operation, images: pa.Table) -> KeyStatus:
     """Return the status of a declared operation without any result."""
     empty = empty_table(pa.schema(READ))
     plan = plan_run(operation, images, empty)
@@ -120,7 +120,7 @@ def empty_key_status(root: Root, operation: Operation, images: pa.Table) -> KeyS
         missing=plan.to_compute,
         missing_images=_missing(plan),
         tables=tuple(
-            TableState(name, read_origin(root, name) is not None, stale=True)
+            TableState(name, read_origin(store, name) is not None, stale=True)
             for name in table_names(operation).values()
         ),
     )
@@ -135,7 +135,7 @@ def _missing(plan: Plan) -> tuple[str, ...]:
 class KeyResults:
     """The rows of one key of one ledger, for counting."""
 
-    root: Root
+    store: Store
     ledger: Ledger
     snapshot: Snapshot
     key: str
@@ -160,7 +160,7 @@ class KeyResults:
             )  # fmt: skip
             return state, self._failures(name, rows, sources)
         lost = failed_on_pixels(rows)
-        restored = find_retryable(self.root, self.operation, images, lost)
+        restored = find_retryable(self.store, self.operation, images, lost)
         plan = plan_run(self.operation, images, rows, restored=restored, gone=gone)
         current = set(
             zip(images["image_id"].to_pylist(), image_inputs(self.operation, images), strict=True)
@@ -176,7 +176,7 @@ class KeyResults:
         return state, self._failures(name, kept, sources, restored)
 
     def _parameters(self, name: str) -> Mapping[str, Any]:
-        identity = read_key(self.root, name, self.version, self.key)
+        identity = read_key(self.store, name, self.version, self.key)
         return dict(identity.get("parameters", {})) if identity else {}
 
     def _failures(
@@ -204,7 +204,7 @@ class KeyResults:
 
     def _age(self, name: str, catalog_version: int) -> tuple[bool, bool]:
         """Return whether a table exists, and whether it is older than its inputs."""
-        origin = read_origin(self.root, name)
+        origin = read_origin(self.store, name)
         if origin is None or origin.get("key") != self.key:
             return origin is not None, True
         if int(origin["catalog"]) < catalog_version:
@@ -213,7 +213,7 @@ class KeyResults:
         if reads and int(origin.get("annotations", -1)) < self.annotations_version:
             return True, True
         made_of, newest = int(origin["results"]), self.snapshot.version
-        return True, key_changed_since(self.root, self.ledger.path, self.key, made_of, newest)
+        return True, key_changed_since(self.store, self.ledger.path, self.key, made_of, newest)
 
 
 def _need(row: Mapping[str, Any]) -> str | None:

@@ -18,13 +18,13 @@ from engine.runs.inputs import add_annotation_digests
 from engine.sources.locations.base import Folder, open_location
 from engine.status.key_status import Failure, KeyResults, KeyStatus, empty_key_status
 from engine.store.arrow import is_any
+from engine.store.backend.base import Store
 from engine.store.catalog import tables as catalog
 from engine.store.catalog.annotations import AnnotationState, annotation_state, read_annotations
 from engine.store.catalog.tables import read_images, shards_ledger
 from engine.store.config import CohortConfig, read_config
 from engine.store.maintenance.unreferenced import all_ledgers
 from engine.store.results import read_key
-from engine.store.root.base import Root
 from engine.store.subjects import read_subjects
 
 INGEST = "ingest"
@@ -94,26 +94,26 @@ class Status:
         }
 
 
-def read_status(root: Root) -> Status:
+def read_status(store: Store) -> Status:
     """Report existing, missing and failed results; reads no pixels.
 
     Raises
     ------
     CorruptStore, MissingObject, ConfigError
     """
-    config = read_config(root)
-    snapshot_of_images, images = read_images(root, PLACE)
+    config = read_config(store)
+    snapshot_of_images, images = read_images(store, PLACE)
     # fails if the shards ledger is lost; its contents are not needed
-    shards_ledger(root).snapshot()
+    shards_ledger(store).snapshot()
     has_pixels = is_any(images["state"], [catalog.READY, catalog.ORPHANED])
-    annotations = read_annotations(root)
+    annotations = read_annotations(store)
     with_pixels = add_annotation_digests(images.filter(has_pixels), annotations)
     sources = dict(zip(images["image_id"].to_pylist(), images["source"].to_pylist(), strict=True))
-    drawn = annotation_state(root)
+    drawn = annotation_state(store)
     failures = [*_unreadable(images), *_unusable(drawn)]
     keys: list[KeyStatus] = []
     declared, notes = _declared(config)
-    for ledger in all_ledgers(root):
+    for ledger in all_ledgers(store):
         if not ledger.path.startswith("results/"):
             continue
         _, name, folder = ledger.path.split("/")
@@ -121,10 +121,10 @@ def read_status(root: Root) -> Status:
         for key in sorted({part.key for part in snapshot.parts if part.key is not None}):
             is_declared = name in declared and declared[name].key == key
             operation, note = (
-                (declared[name], None) if is_declared else _operation(root, name, folder, key)
+                (declared[name], None) if is_declared else _operation(store, name, folder, key)
             )
             facts = KeyResults(
-                root, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note,
+                store, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note,
                 annotations.version,
             )  # fmt: skip
             state, failed = facts.read(snapshot_of_images.version, with_pixels, sources)
@@ -133,7 +133,7 @@ def read_status(root: Root) -> Status:
     seen = {(state.operation, state.key) for state in keys}
     for name, operation in declared.items():
         if (name, operation.key) not in seen:
-            keys.append(empty_key_status(root, operation, with_pixels))
+            keys.append(empty_key_status(store, operation, with_pixels))
     ingests = [name for name in pc.unique(images["ingest"]).to_pylist() if name is not None]
     return Status(
         images=dict(sorted(Counter(images["state"].to_pylist()).items())),
@@ -141,7 +141,7 @@ def read_status(root: Root) -> Status:
         failures=tuple(sorted(failures, key=lambda f: (f.operation, f.key or "", f.image_id))),
         last_ingest=max(ingests, default=None),
         notes=notes,
-        absent=tuple(_absent(root, config)),
+        absent=tuple(_absent(store, config)),
         spacings=_spacings(images.filter(has_pixels)),
         annotations=drawn,
     )
@@ -156,7 +156,7 @@ def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
     return dict(sorted(found.items(), key=lambda item: (-item[1], str(item[0]))))
 
 
-def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
+def _absent(store: Store, config: CohortConfig) -> Iterator[str]:
     """Yield a message for each missing source and table that cohort.toml names."""
     for name, declared in config.roots.items():
         if not open_location(declared.path).is_there():
@@ -165,7 +165,7 @@ def _absent(root: Root, config: CohortConfig) -> Iterator[str]:
         if not Folder(drawn.path).is_there():
             yield f"The annotations {name!r} are not there: {drawn.path}. Is their disk mounted?"
     try:
-        read_subjects(root, config)
+        read_subjects(store, config)
     except ConfigError as error:
         yield f"The subjects can't be joined: {error}"
 
@@ -200,7 +200,9 @@ def _declared(config: CohortConfig) -> tuple[dict[str, Operation], tuple[str, ..
     return found, tuple(notes)
 
 
-def _operation(root: Root, name: str, folder: str, key: str) -> tuple[Operation | None, str | None]:
+def _operation(
+    store: Store, name: str, folder: str, key: str
+) -> tuple[Operation | None, str | None]:
     """Return the operation of a key, or the reason why it can't be created."""
     version = int(folder[1:])
     try:
@@ -209,7 +211,7 @@ def _operation(root: Root, name: str, folder: str, key: str) -> tuple[Operation 
         return None, f"{name} is not installed: rows are counted, not images"
     if kind.version != version:
         return None, f"version {version} is not the installed one: rows are counted, not images"
-    identity = read_key(root, name, version, key)
+    identity = read_key(store, name, version, key)
     if identity is None:
         return None, "the parameters of this key are not recorded: rows are counted, not images"
     try:

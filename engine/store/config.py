@@ -27,9 +27,9 @@ from engine.errors import (
     NoCohort,
     did_you_mean,
 )
+from engine.store.backend.base import Store
 from engine.store.digests import digest_of
 from engine.store.path_pattern import DEFAULT_LAYOUT, PathPattern
-from engine.store.root.base import Root
 
 FORMAT = 1
 """Version of the on-disk layout that this engine writes."""
@@ -159,7 +159,7 @@ class Identity:
     cohort_id: str
 
 
-def create_cohort(root: Root) -> Identity:
+def create_cohort(store: Store) -> Identity:
     """Write cohort.json unless it exists; the first of two writers wins.
 
     Raises
@@ -172,18 +172,18 @@ def create_cohort(root: Root) -> Identity:
         "cohort_id": uuid.uuid4().hex,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    if root.size(JSON) is None:
-        root.require_conditions()
+    if store.size(JSON) is None:
+        store.require_conditions()
     with contextlib.suppress(AlreadyExists):
-        root.create(JSON, _identity_bytes(identity))
-    return read_identity(root)
+        store.create(JSON, _identity_bytes(identity))
+    return read_identity(store)
 
 
 def _identity_bytes(values: Mapping[str, Any]) -> bytes:
     return json.dumps({**values, "digest": digest_of(values)}, indent=2).encode()
 
 
-def read_identity(root: Root) -> Identity:
+def read_identity(store: Store) -> Identity:
     """Read cohort.json.
 
     Raises
@@ -191,9 +191,9 @@ def read_identity(root: Root) -> Identity:
     NoCohort, FormatTooNew, CorruptStore
     """
     try:
-        raw = root.read(JSON)
+        raw = store.read(JSON)
     except MissingObject:
-        raise NoCohort(root.url) from None
+        raise NoCohort(store.url) from None
     try:
         values = dict(json.loads(raw))
         found = int(values["format"])
@@ -206,7 +206,7 @@ def read_identity(root: Root) -> Identity:
     if not intact:
         raise CorruptStore(JSON, "is not the JSON that the engine wrote")
     if found > FORMAT:
-        raise FormatTooNew(root.url, found, FORMAT)
+        raise FormatTooNew(store.url, found, FORMAT)
     return Identity(found, cohort_id)
 
 
@@ -251,15 +251,15 @@ def _entries(place: Sequence[int | str]) -> Iterable[str]:
     return (sections[str(place[0])] if place else CohortConfig).model_fields
 
 
-def read_config(root: Root) -> CohortConfig:
+def read_config(store: Store) -> CohortConfig:
     """Read cohort.toml; without it, return the defaults."""
     try:
-        return parse_config(root.read(TOML))
+        return parse_config(store.read(TOML))
     except MissingObject:
         return CohortConfig()
 
 
-def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: str | None) -> None:
+def declare_roots(store: Store, roots: Mapping[str, Mapping[str, Any]], layout: str | None) -> None:
     """Add source roots (and the layout of a new cohort) to cohort.toml, and keep the rest."""
 
     def change(raw: bytes | None) -> bytes | None:
@@ -282,10 +282,10 @@ def declare_roots(root: Root, roots: Mapping[str, Mapping[str, Any]], layout: st
         parse_config(new)
         return None if new == raw else new
 
-    root.update(TOML, change)
+    store.update(TOML, change)
 
 
-def declare_key_check(root: Root, check: str) -> str:
+def declare_key_check(store: Store, check: str) -> str:
     """Declare the check of the pseudonym key; the first of two writers wins.
 
     Returns
@@ -302,13 +302,13 @@ def declare_key_check(root: Root, check: str) -> str:
         document["pseudonyms"] = entry
         return tomlkit.dumps(document).encode()
 
-    root.update(TOML, change)
-    found = read_config(root).pseudonyms
+    store.update(TOML, change)
+    found = read_config(store).pseudonyms
     return "" if found is None else found.key_check
 
 
 def declare_operation(
-    root: Root, name: str, parameters: Mapping[str, Any], *, replace: bool
+    store: Store, name: str, parameters: Mapping[str, Any], *, replace: bool
 ) -> bool:
     """Declare an operation's parameters in cohort.toml.
 
@@ -342,7 +342,7 @@ def declare_operation(
         new = tomlkit.dumps(document).encode()
         return None if new == raw else new
 
-    return root.update(TOML, change)
+    return store.update(TOML, change)
 
 
 def _section_in(parent: Any) -> Any:

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 
 from engine.errors import AlreadyExists, CorruptStore, MissingObject
+from engine.store.backend.base import Store
 from engine.store.digests import DIGEST_CHARS, digest_bytes
 from engine.store.parquet import read_parquet, write_parquet
-from engine.store.root.base import Root
 
 FOLDER = "qc"
 INDEX = "index.html"
@@ -124,7 +124,7 @@ def folder_of(operation: str, suffix: str = "") -> str:
     return f"{FOLDER}/{operation}{suffix}"
 
 
-def publish_picture(root: Root, folder: str, path: str, data: bytes, ending: str = "jpg") -> str:
+def publish_picture(store: Store, folder: str, path: str, data: bytes, ending: str = "jpg") -> str:
     """Write a picture under a name that holds the digest of its bytes, and return the name.
 
     Parameters
@@ -137,10 +137,10 @@ def publish_picture(root: Root, folder: str, path: str, data: bytes, ending: str
     name = f"{path}-{digest_bytes(data)}.{ending}"
     place = f"{folder}/{name}"
     try:
-        root.create(place, data)
+        store.create(place, data)
     except AlreadyExists:  # it has the same content, unless it was damaged
-        if root.read(place) != data:
-            root.replace(place, data)
+        if store.read(place) != data:
+            store.replace(place, data)
     return name
 
 
@@ -168,7 +168,7 @@ def parse_note(raw: bytes, path: str) -> Noted:
     return {(picture.kind, picture.name): picture for picture in found}
 
 
-def read_noted(root: Root, folder: str) -> Noted:
+def read_noted(store: Store, folder: str) -> Noted:
     """Return the pictures in an index, none if no index exists.
 
     Raises
@@ -177,12 +177,12 @@ def read_noted(root: Root, folder: str) -> Noted:
     """
     path = f"{folder}/{NOTE}"
     try:
-        return parse_note(root.read(path), path)
+        return parse_note(store.read(path), path)
     except MissingObject:
         return {}
 
 
-def write_noted(root: Root, folder: str, noted: Noted, known: Noted) -> None:
+def write_noted(store: Store, folder: str, noted: Noted, known: Noted) -> None:
     """Update the index; keep the entries that another writer added since ``known`` was read.
 
     Parameters
@@ -203,18 +203,18 @@ def write_noted(root: Root, folder: str, noted: Noted, known: Noted) -> None:
         new = note_bytes({**added, **noted}.values())
         return None if new == raw else new
 
-    root.update(path, change)
+    store.update(path, change)
 
 
-def folders_there(root: Root) -> list[str]:
+def folders_there(store: Store) -> list[str]:
     """Return the folders of pictures of a cohort."""
-    names = {entry.path.split("/")[1] for entry in root.list(f"{FOLDER}/")}
+    names = {entry.path.split("/")[1] for entry in store.list(f"{FOLDER}/")}
     return [f"{FOLDER}/{name}" for name in sorted(names)]
 
 
-def files_there(root: Root, folder: str) -> dict[str, int]:
+def files_there(store: Store, folder: str) -> dict[str, int]:
     """Return the files of a folder of pictures with their sizes, paths relative to it."""
-    return {entry.path[len(folder) + 1 :]: entry.size for entry in root.list(f"{folder}/")}
+    return {entry.path[len(folder) + 1 :]: entry.size for entry in store.list(f"{folder}/")}
 
 
 def is_there(picture: Picture, files: Mapping[str, int]) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from engine.errors import AlreadyExists, CorruptStore, MissingObject
+from engine.store.backend.base import Store
 from engine.store.delta.ledger import Ledger
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
-from engine.store.root.base import Root
 
 DONE, FAILED = "done", "failed"
 
@@ -46,9 +46,9 @@ PLANNED = pa.schema(
 """Columns of results needed for a plan."""
 
 
-def results_ledger(root: Root, operation: str, version: int, objects: pa.Schema) -> Ledger:
+def results_ledger(store: Store, operation: str, version: int, objects: pa.Schema) -> Ledger:
     """Return the ledger of one operation's version."""
-    return Ledger(root, f"results/{operation}/v{version}", result_schema(objects), "key")
+    return Ledger(store, f"results/{operation}/v{version}", result_schema(objects), "key")
 
 
 def read_there(
@@ -74,14 +74,14 @@ def key_path(operation: str, version: int, key: str) -> str:
     return f"results/{operation}/v{version}/_keys/{key}.json"
 
 
-def record_key(root: Root, identity: Mapping[str, Any], key: str) -> None:
+def record_key(store: Store, identity: Mapping[str, Any], key: str) -> None:
     """Record a key's inputs once, so that a later plan can report changes."""
     path = key_path(identity["operation"], identity["version"], key)
     with contextlib.suppress(AlreadyExists):
-        root.create(path, json.dumps(dict(identity), indent=2, sort_keys=True).encode())
+        store.create(path, json.dumps(dict(identity), indent=2, sort_keys=True).encode())
 
 
-def read_key(root: Root, operation: str, version: int, key: str) -> dict[str, Any] | None:
+def read_key(store: Store, operation: str, version: int, key: str) -> dict[str, Any] | None:
     """Return a key's recorded inputs, or None if they were never recorded.
 
     Raises
@@ -91,7 +91,7 @@ def read_key(root: Root, operation: str, version: int, key: str) -> dict[str, An
     """
     path = key_path(operation, version, key)
     try:
-        identity = dict(json.loads(root.read(path)))
+        identity = dict(json.loads(store.read(path)))
     except MissingObject:
         return None
     except (ValueError, TypeError):
@@ -101,11 +101,11 @@ def read_key(root: Root, operation: str, version: int, key: str) -> dict[str, An
     return identity
 
 
-def versions_there(root: Root, operation: str) -> list[int]:
+def versions_there(store: Store, operation: str) -> list[int]:
     """Return the versions of an operation with results, oldest first."""
     prefix = f"results/{operation}/"
     found = set()
-    for entry in root.list(prefix):
+    for entry in store.list(prefix):
         name = entry.path[len(prefix) :].split("/", 1)[0]
         if name.startswith("v") and name[1:].isdigit():
             found.add(int(name[1:]))

@@ -13,9 +13,9 @@ import pyarrow.csv
 from engine.errors import ConfigError
 from engine.plain_files import NotAFile, read_plain
 from engine.store.arrow import make_array
+from engine.store.backend.base import Store
 from engine.store.config import CohortConfig
 from engine.store.digests import digest_bytes
-from engine.store.root.base import Root
 
 ENTRY = "cohort.toml, subjects"
 """Location for error messages."""
@@ -24,7 +24,7 @@ CODE = r"^\s*0[0-9]+\s*$"
 """Pattern of codes, which stay text: as a number, 007 would become 7."""
 
 
-def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, str | None]:
+def read_subjects(store: Store, config: CohortConfig) -> tuple[pa.Table | None, str | None]:
     """Return the subjects' table and the digest of its file, or None if no file is declared.
 
     Names are normalised by `subject_keys`, and rows without a name are dropped: spreadsheets add
@@ -32,7 +32,7 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
 
     Parameters
     ----------
-    root
+    store
         Storage of the cohort; a relative path starts there.
     config
         Content of cohort.toml.
@@ -45,7 +45,7 @@ def read_subjects(root: Root, config: CohortConfig) -> tuple[pa.Table | None, st
     if config.subjects is None:
         return None, None
     path = Path(config.subjects)
-    local = root.local_path("")
+    local = store.as_local_path("")
     if not path.is_absolute() and local is not None:
         path = local / path
     try:

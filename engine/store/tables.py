@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import CorruptStore, MissingObject, NoTable
+from engine.store.backend.base import Store
 from engine.store.digests import DIGEST_CHARS, digest_bytes, digest_of
 from engine.store.parquet import read_parquet, write_parquet
-from engine.store.root.base import Root
 
 FOLDER = "tables"
 FRAGMENTS = f"{FOLDER}/.fragments"
@@ -114,7 +114,7 @@ def parse_note(raw: bytes, path: str) -> Note:
     return note
 
 
-def read_note(root: Root, name: str) -> Note:
+def read_note(store: Store, name: str) -> Note:
     """Return the sidecar record of a table.
 
     Raises
@@ -122,35 +122,35 @@ def read_note(root: Root, name: str) -> Note:
     MissingObject, CorruptStore
     """
     path = note_path(name)
-    return parse_note(root.read(path), path)
+    return parse_note(store.read(path), path)
 
 
-def read_origin(root: Root, name: str) -> dict[str, Any] | None:
+def read_origin(store: Store, name: str) -> dict[str, Any] | None:
     """Return the origin of a table, or None if the table is missing or cut short.
 
     This reads only the last bytes, which reveal a cut copy, or zeros after a power cut; the readers
     of the table check the others.
     """
     path = table_path(name)
-    size = root.size(path)
+    size = store.size(path)
     if size is None or size < len(PARQUET_END):
         return None
     try:
-        ends = root.read(path, size - len(PARQUET_END), len(PARQUET_END)) == PARQUET_END
-        return read_note(root, name).origin if ends else None
+        ends = store.read(path, size - len(PARQUET_END), len(PARQUET_END)) == PARQUET_END
+        return read_note(store, name).origin if ends else None
     except (MissingObject, CorruptStore):
         return None
 
 
-def table_names_there(root: Root) -> list[str]:
+def table_names_there(store: Store) -> list[str]:
     """Return the names of a cohort's tables."""
-    names = (entry.path.removeprefix(f"{FOLDER}/") for entry in root.list(f"{FOLDER}/"))
+    names = (entry.path.removeprefix(f"{FOLDER}/") for entry in store.list(f"{FOLDER}/"))
     return sorted(
         n.removesuffix(".parquet") for n in names if n.endswith(".parquet") and "/" not in n
     )
 
 
-def read_table(root: Root, name: str) -> pa.Table:
+def read_table(store: Store, name: str) -> pa.Table:
     """Read a table, and check its bytes against the recorded digest.
 
     Raises
@@ -160,44 +160,44 @@ def read_table(root: Root, name: str) -> pa.Table:
     MissingObject, CorruptStore
         If it was made, and is missing or differs.
     """
-    there = root.size(table_path(name)) is not None
+    there = store.size(table_path(name)) is not None
     try:
-        note = read_note(root, name)
+        note = read_note(store, name)
     except MissingObject:
         if not there:
-            raise NoTable(name, table_names_there(root)) from None
+            raise NoTable(name, table_names_there(store)) from None
         raise CorruptStore(table_path(name), "has no note of its digest") from None
     if not there and note.origin is None:  # its first writer was killed before placing it
-        raise NoTable(name, table_names_there(root))
-    data = root.read(table_path(name))
+        raise NoTable(name, table_names_there(store))
+    data = store.read(table_path(name))
     if digest_bytes(data) not in note.digests:
         # It may just have been replaced: the record is then newer than the one in hand.
-        note, data = read_note(root, name), root.read(table_path(name))
+        note, data = read_note(store, name), store.read(table_path(name))
     if digest_bytes(data) not in note.digests:
         raise CorruptStore(table_path(name), "its bytes do not match its digest")
     return read_parquet(data)
 
 
-def write_fragment(root: Root, token: str, name: str, rows: pa.Table) -> str:
+def write_fragment(store: Store, token: str, name: str, rows: pa.Table) -> str:
     """Write a fragment of a table where workers find it, and return its path."""
     path = f"{FRAGMENTS}/{token}/{name}.parquet"
-    root.replace(path, write_parquet(rows))
+    store.replace(path, write_parquet(rows))
     return path
 
 
-def read_fragment(root: Root, path: str) -> pa.Table:
+def read_fragment(store: Store, path: str) -> pa.Table:
     """Read a fragment of a table."""
-    return read_parquet(root.read(path))
+    return read_parquet(store.read(path))
 
 
-def drop_fragments(root: Root, token: str) -> None:
+def drop_fragments(store: Store, token: str) -> None:
     """Remove the fragments of one reduction."""
-    for entry in list(root.list(f"{FRAGMENTS}/{token}/")):
-        root.delete(entry.path)
+    for entry in list(store.list(f"{FRAGMENTS}/{token}/")):
+        store.delete(entry.path)
 
 
 def write_table(
-    root: Root, name: str, pieces: Iterator[pa.Table], origin: Mapping[str, Any]
+    store: Store, name: str, pieces: Iterator[pa.Table], origin: Mapping[str, Any]
 ) -> bool:
     """Replace a table by one made of pieces, unless a table of newer versions exists.
 
@@ -213,7 +213,7 @@ def write_table(
     -------
     True if the table was replaced.
     """
-    with root.staging() as folder:
+    with store.staging() as folder:
         local = folder / "table.parquet"
         first = next(pieces)
         metadata = {b"cohort.origin": json.dumps(dict(origin), sort_keys=True).encode()}
@@ -233,7 +233,7 @@ def write_table(
         with contextlib.suppress(CorruptStore):
             if raw is not None:
                 note = parse_note(raw, sidecar)
-                there = root.size(table_path(name)) is not None
+                there = store.size(table_path(name)) is not None
                 return note if there else Note(coming=note.coming)
         return Note()
 
@@ -244,20 +244,20 @@ def write_table(
     def place(_: bytes | None) -> bytes | None:
         # Called after reading the table in place, and the put fails if that was replaced since: so
         # a newer table is either seen here, or makes this writer retry.
-        note = noted(root.read(sidecar))
+        note = noted(store.read(sidecar))
         return None if note.is_newer(origin) else data
 
     def settle(raw: bytes | None) -> bytes | None:
         note = noted(raw)
         return None if note.is_newer(origin) else note.settle(digest, origin).as_bytes()
 
-    placed = root.update(sidecar, announce) and root.update(table_path(name), place)
+    placed = store.update(sidecar, announce) and store.update(table_path(name), place)
     if placed:
-        root.update(sidecar, settle)
+        store.update(sidecar, settle)
     return placed
 
 
-def drop_tables(root: Root, names: Iterable[str]) -> None:
+def drop_tables(store: Store, names: Iterable[str]) -> None:
     """Remove tables that exist. Deletion is atomic: after a crash a table is intact or absent."""
 
     def withdraw(raw: bytes | None) -> bytes | None:
@@ -265,14 +265,14 @@ def drop_tables(root: Root, names: Iterable[str]) -> None:
             return None if raw is None else parse_note(raw, sidecar).withdraw().as_bytes()
         return None
 
-    for name in sorted({*names} & {*table_names_there(root)}):
+    for name in sorted({*names} & {*table_names_there(store)}):
         sidecar = note_path(name)
-        root.update(sidecar, withdraw)
-        root.delete(table_path(name))
-        root.delete(sidecar)
+        store.update(sidecar, withdraw)
+        store.delete(table_path(name))
+        store.delete(sidecar)
 
 
-def outdate_tables(root: Root, made_of: Callable[[Mapping[str, Any]], bool]) -> list[str]:
+def outdate_tables(store: Store, made_of: Callable[[Mapping[str, Any]], bool]) -> list[str]:
     """Mark tables as outdated, regardless of their versions, so that the next run makes them again.
 
     Parameters
@@ -285,7 +285,7 @@ def outdate_tables(root: Root, made_of: Callable[[Mapping[str, Any]], bool]) -> 
     Names of the marked tables. They stay readable.
     """
     found = []
-    for name in table_names_there(root):
+    for name in table_names_there(store):
 
         def change(raw: bytes | None, sidecar: str = note_path(name)) -> bytes | None:
             with contextlib.suppress(CorruptStore):  # a broken record outdates the table anyway
@@ -295,7 +295,7 @@ def outdate_tables(root: Root, made_of: Callable[[Mapping[str, Any]], bool]) -> 
                     return note.without_origin().as_bytes()
             return None
 
-        if root.update(note_path(name), change):
+        if store.update(note_path(name), change):
             found.append(name)
     return found
 
@@ -307,19 +307,19 @@ def _newer(there: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
     return any(there.get(name, -1) > mine.get(name, -1) for name in VERSIONS)
 
 
-def concat_fragments(root: Root, paths: Sequence[str]) -> Iterator[pa.Table]:
+def concat_fragments(store: Store, paths: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the fragments of a table, one at a time."""
     for path in paths:
-        yield read_fragment(root, path)
+        yield read_fragment(store, path)
 
 
 class _Ranged(io.RawIOBase):
     """Object of a store as a seekable file."""
 
-    def __init__(self, root: Root, path: str) -> None:
+    def __init__(self, store: Store, path: str) -> None:
         super().__init__()
-        self._root, self._path, self._at = root, path, 0
-        size = root.size(path)
+        self._store, self._path, self._at = store, path, 0
+        size = store.size(path)
         if size is None:
             raise MissingObject(path)
         self._size = size
@@ -339,13 +339,13 @@ class _Ranged(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._at)
-        data = self._root.read(self._path, self._at, left if size < 0 else min(size, left))
+        data = self._store.read(self._path, self._at, left if size < 0 else min(size, left))
         self._at += len(data)
         return data
 
 
 @contextlib.contextmanager
-def open_table(root: Root, name: str) -> Iterator[pq.ParquetFile]:
+def open_table(store: Store, name: str) -> Iterator[pq.ParquetFile]:
     """Open a table for reading in parts, after checking all its bytes.
 
     Raises
@@ -353,13 +353,13 @@ def open_table(root: Root, name: str) -> Iterator[pq.ParquetFile]:
     NoTable, MissingObject, CorruptStore
     """
     path = table_path(name)
-    if root.size(path) is None:
-        raise NoTable(name, table_names_there(root))
-    with _Ranged(root, path) as raw:
+    if store.size(path) is None:
+        raise NoTable(name, table_names_there(store))
+    with _Ranged(store, path) as raw:
         hashed = hashlib.sha256()
         while data := raw.read(CHECK_BYTES):
             hashed.update(data)
-        if hashed.hexdigest()[:DIGEST_CHARS] not in read_note(root, name).digests:
+        if hashed.hexdigest()[:DIGEST_CHARS] not in read_note(store, name).digests:
             raise CorruptStore(path, "its bytes do not match its digest")
         raw.seek(0)
         with pq.ParquetFile(

@@ -17,14 +17,14 @@ from engine.execution.task_pool import TaskPool
 from engine.operations.base import Operation
 from engine.runs.inputs import origin_of_inputs
 from engine.runs.worker import ledger_of
+from engine.store.backend.base import Store
+from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ORPHANED
 from engine.store.config import CohortConfig
 from engine.store.delta.integrity import state_digest
 from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.path_pattern import FIELDS
-from engine.store.root.base import Root
-from engine.store.root.write_check import check_writable
 from engine.store.subjects import read_subjects
 from engine.store.tables import (
     FRAGMENTS,
@@ -88,7 +88,7 @@ class AssembleTask:
 
 
 def slice_task(
-    root: Root,
+    store: Store,
     operation: Operation,
     spec: TableContext,
     token: str,
@@ -96,7 +96,7 @@ def slice_task(
 ) -> dict[str, str]:
     """Build one slice of each table on a worker; return the fragments' paths by kind."""
     task = attempt.task
-    ledger = ledger_of(root, operation)
+    ledger = ledger_of(store, operation)
     wanted = pa.array(task.images["image_id"].to_pylist(), pa.string())
     pieces = [ledger.read((), None)]
     for rows in ledger.read_parts(task.parts):
@@ -105,26 +105,26 @@ def slice_task(
         )
     tables = build_slice(operation, task.images, pa.concat_tables(pieces), spec)
     return {
-        kind: write_fragment(root, token, f"{kind}-{task.number:06d}", rows)
+        kind: write_fragment(store, token, f"{kind}-{task.number:06d}", rows)
         for kind, rows in tables.items()
     }
 
 
 def merge_task(
-    root: Root, operation: Operation, token: str, attempt: TaskAttempt[MergeTask]
+    store: Store, operation: Operation, token: str, attempt: TaskAttempt[MergeTask]
 ) -> str:
     """Merge some fragments on a worker; return the path of the merged one."""
     task = attempt.task
-    parts = [read_fragment(root, path) for path in task.fragments]
+    parts = [read_fragment(store, path) for path in task.fragments]
     if task.kind == SUMMARIES:
         merged = operation.merge_summaries(parts)
     else:
         merged = merge_experiments(operation, parts)
-    return write_fragment(root, token, f"merged-{task.kind}-{task.number:06d}", merged)
+    return write_fragment(store, token, f"merged-{task.kind}-{task.number:06d}", merged)
 
 
 def assemble_task(
-    root: Root,
+    store: Store,
     operation: Operation,
     spec: TableContext,
     origin: Mapping[str, Any],
@@ -132,16 +132,16 @@ def assemble_task(
 ) -> bool:
     """Assemble a table on a worker, with one fragment in memory at a time."""
     task = attempt.task
-    pieces = concat_fragments(root, task.fragments)
+    pieces = concat_fragments(store, task.fragments)
     if task.kind == "experiments":
         pieces = (finish_experiments(operation, piece, spec) for piece in pieces)
     elif task.kind in operation.summaries:
         pieces = (operation.finish_summaries(piece)[task.kind] for piece in pieces)
-    return write_table(root, task.name, pieces, origin)
+    return write_table(store, task.name, pieces, origin)
 
 
 def make_tables(
-    root: Root,
+    store: Store,
     config: CohortConfig,
     operation: Operation,
     client: Client,
@@ -163,7 +163,7 @@ def make_tables(
         Whether the parameters differ from the declared ones.
     """
     version, images = catalog
-    subjects, digest = read_subjects(root, config)
+    subjects, digest = read_subjects(store, config)
     names = {n for name in config.roots for n in config.layout_of(name).names} - {*FIELDS}
     spec = TableContext((*FIELDS, *sorted(names)), subjects)
     origin = {
@@ -186,15 +186,15 @@ def make_tables(
     of_trial = f"@{operation.key[:8]}"
     suffix = of_trial if trial else ""
     made = reduce_tables(
-        root, operation, client, images, results, origin, spec, suffix=suffix, events=events
+        store, operation, client, images, results, origin, spec, suffix=suffix, events=events
     )
     if not trial:  # drop the trial's tables: no later run would update them
-        drop_tables(root, table_names(operation, of_trial).values())
+        drop_tables(store, table_names(operation, of_trial).values())
     return made
 
 
 def reduce_tables(  # noqa: PLR0913 - options by name
-    root: Root,
+    store: Store,
     operation: Operation,
     client: Client,
     images: pa.Table,
@@ -223,13 +223,13 @@ def reduce_tables(  # noqa: PLR0913 - options by name
     Names of the tables, whether rebuilt or up to date.
     """
     names = table_names(operation, suffix)
-    if all(_same(read_origin(root, name), origin) for name in names.values()):
+    if all(_same(read_origin(store, name), origin) for name in names.values()):
         return list(names.values())
-    check_writable(root)
+    check_writable(store)
     shown = events or Events()
     for last in (False, True):
         try:
-            reduction = _Reduction(root, operation, client, spec)
+            reduction = _Reduction(store, operation, client, spec)
             reduction.run(images, results.of_key(operation.key), names, origin, shown)
             break
         except MissingObject as error:  # gc mistook a fragment for a leftover of a killed run
@@ -242,7 +242,7 @@ def reduce_tables(  # noqa: PLR0913 - options by name
 class _Reduction:
     """Build of an operation's tables on workers; a token names the fragments of this build."""
 
-    root: Root
+    store: Store
     operation: Operation
     client: Client
     spec: TableContext
@@ -257,11 +257,11 @@ class _Reduction:
         events: Events,
     ) -> None:
         """Build the tables in slices of images, merge the slices, and assemble each table."""
-        root, operation, spec, token = self.root, self.operation, self.spec, self.token
+        store, operation, spec, token = self.store, self.operation, self.spec, self.token
         events.start("tables", images.num_rows, "images")
         try:
             slices: list[tuple[int, dict[str, str]]] = []
-            window = self._window(slice_task, lambda a: (root, operation, spec, token, a), "slice")
+            window = self._window(slice_task, lambda a: (store, operation, spec, token, a), "slice")
             for task, value in _each(window, _slices(images, parts)):
                 slices.append((task.number, value))
                 events.advance("tables", task.images.num_rows)
@@ -276,23 +276,23 @@ class _Reduction:
                 for kind, name in names.items()
             ]
             window = self._window(
-                assemble_task, lambda a: (root, operation, spec, origin, a), "table"
+                assemble_task, lambda a: (store, operation, spec, origin, a), "table"
             )
             for _ in _each(window, tasks):
                 pass
         finally:
-            drop_fragments(root, token)
+            drop_fragments(store, token)
         events.finish("tables")
 
     def _merge(self, kind: str, fragments: tuple[str, ...]) -> tuple[str, ...]:
         """Merge fragments of a kind, a level of the tree at a time, always in the same order."""
-        root, operation, token = self.root, self.operation, self.token
+        store, operation, token = self.store, self.operation, self.token
         number = 0
         while len(fragments) > 1:
             groups = [fragments[i : i + MERGE_FANIN] for i in range(0, len(fragments), MERGE_FANIN)]
             tasks = [MergeTask(kind, number + n, group) for n, group in enumerate(groups)]
             number += len(tasks)
-            window = self._window(merge_task, lambda a: (root, operation, token, a), "merge")
+            window = self._window(merge_task, lambda a: (store, operation, token, a), "merge")
             merged = {task.number: path for task, path in _each(window, tasks)}
             fragments = tuple(merged[n] for n in sorted(merged))
         return fragments

@@ -17,8 +17,8 @@ import typer
 
 from engine.errors import ParameterError, UsageError
 from engine.execution.progress import counted
-from engine.store.root.base import Root
-from engine.store.root.os_errors import translate_os_errors
+from engine.store.backend.base import Store
+from engine.store.backend.os_errors import translate_os_errors
 from jobs.framework import app, command
 from jobs.opening import opened
 from jobs.options import CohortPath
@@ -42,12 +42,12 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 """Writers of tables, by suffix."""
 
 
-def require_target(file: Path, root: Root | None = None) -> None:
+def require_target(file: Path, store: Store | None = None) -> None:
     """Check that a table can be written to this file.
 
     Parameters
     ----------
-    root
+    store
         The table's cohort, whose own folders are excluded.
 
     Raises
@@ -62,7 +62,7 @@ def require_target(file: Path, root: Root | None = None) -> None:
         raise UsageError(f"There is no folder {file.parent}; make it first.")
     if file.is_dir():
         raise UsageError(f"{file} is a folder; give the name of a file.")
-    own = root.local_path("tables") if root is not None else None
+    own = store.as_local_path("tables") if store is not None else None
     if own is not None and own.parent.resolve() in file.resolve().parent.parents:
         raise UsageError(f"{file} would be among the cohort's own files; choose another folder.")
 
@@ -147,7 +147,7 @@ def export(
     In CSV, an apostrophe precedes text that a spreadsheet would treat as a formula.
     """
     cohort = opened(output, place)
-    require_target(file, cohort.root)
+    require_target(file, cohort.store)
     rows = cohort.arrow_table(table, where)
     write_export(rows, file, raw=raw)
     output.result(

@@ -38,7 +38,7 @@ from engine.learning.evaluation.page import (
 )
 from engine.learning.training.settings import TrainingSettings
 from engine.learning_drivers.train import cores
-from engine.store.root.atomic_write import atomic_write
+from engine.store.backend.atomic_write import atomic_write
 from jobs.commands.core import graceful_interrupt, working
 from jobs.framework import app, command
 from jobs.opening import opened

@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.store.root.open import open_store
+from engine.store.backend.open import open_store
 from engine.store.tables import note_path, read_note, read_table, write_table
 from tests.support.images import LAYOUT, discs, grey, put
 from tests.support.label_operation import Bands, check_labels
@@ -85,7 +85,7 @@ def test_a_cohort_lives_in_an_object_store(
 
     (shown,) = again.qc(client=connected)
     assert (shown.shown, shown.made, shown.failed) == (IMAGES, IMAGES + 3, 0)
-    assert again.root.size("qc/circles/index.html")
+    assert again.store.size("qc/circles/index.html")
     assert again.qc(client=connected)[0].made == 0
 
     image = again.images()[0]
@@ -96,35 +96,35 @@ def test_a_cohort_lives_in_an_object_store(
     assert "torn.png" in str(status)
     assert again.gc(older_than_s=0) is not None
     assert again.verify().problems == ()
-    assert [e.path for e in again.root.list(".staging/")] == []
+    assert [e.path for e in again.store.list(".staging/")] == []
 
 
 def test_a_table_is_never_replaced_by_an_older_one(bucket: str, tmp_path: Path) -> None:
-    for root in (open_store(tmp_path / "c"), open_store(f"{bucket}/{tmp_path.name}")):
+    for store in (open_store(tmp_path / "c"), open_store(f"{bucket}/{tmp_path.name}")):
         origin = {"key": "k", "catalog": 2, "results": 2}
 
-        def write(n: int, root=root, **changed: int) -> bool:  # type: ignore[no-untyped-def]
+        def write(n: int, store=store, **changed: int) -> bool:  # type: ignore[no-untyped-def]
             made_of = {"key": "k", "catalog": 2, "results": 2, **changed}
-            return write_table(root, "t", iter([pa.table({"n": [n]})]), made_of)
+            return write_table(store, "t", iter([pa.table({"n": [n]})]), made_of)
 
         assert write(1)
         assert write(2)  # the same versions: the last one stays
         assert not write(3, results=1)
-        assert read_table(root, "t")["n"].to_pylist() == [2]
+        assert read_table(store, "t")["n"].to_pylist() == [2]
         # A newer one that was announced, and whose writer was killed before it was in place.
         newer = {**origin, "results": 3}
-        root.update(
+        store.update(
             note_path("t"),
-            lambda _, root=root, newer=newer: (  # type: ignore[misc]
-                read_note(root, "t").announce("0" * 32, newer).as_bytes()
+            lambda _, store=store, newer=newer: (  # type: ignore[misc]
+                read_note(store, "t").announce("0" * 32, newer).as_bytes()
             ),
         )
-        assert read_table(root, "t")["n"].to_pylist() == [2]
+        assert read_table(store, "t")["n"].to_pylist() == [2]
         assert not write(4)
         assert write(5, results=3)
-        assert read_table(root, "t")["n"].to_pylist() == [5]
+        assert read_table(store, "t")["n"].to_pylist() == [5]
         assert write(6, results=4)
-        assert len(read_note(root, "t").digests) == 1
+        assert len(read_note(store, "t").digests) == 1
 
 
 # tornado leaves a socket open where the dashboard's port is taken by somebody else's cluster.
@@ -135,7 +135,7 @@ def test_label_images_are_written_and_changed_in_a_bucket(
     for n in range(5):
         put(tmp_path / "data" / f"i{n}.png", grey(n))
     cohort = engine.create(f"{bucket}/labels", layout="{name}")
-    cohort.root.replace("cohort.toml", b'layout = "{name}"\n[limits]\nshard_images = 4\n')
+    cohort.store.replace("cohort.toml", b'layout = "{name}"\n[limits]\nshard_images = 4\n')
     cohort.ingest(tmp_path / "data", client=client)
     cohort.run(Bands(), client=client, limit=2)
     check_labels(cohort, Bands(), "name in ['i0', 'i1']")
@@ -143,4 +143,4 @@ def test_label_images_are_written_and_changed_in_a_bucket(
     assert report.planned == 3
     check_labels(cohort, Bands())
     assert not cohort.verify().problems
-    assert not [entry for entry in cohort.root.list(".staging/") if "labels" in entry.path]
+    assert not [entry for entry in cohort.store.list(".staging/") if "labels" in entry.path]

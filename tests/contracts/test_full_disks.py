@@ -16,13 +16,13 @@ from distributed import Client
 
 import engine
 from engine.errors import AlreadyExists, StoreFull, StoreReadOnly
+from engine.store.backend.base import Store
+from engine.store.backend.open import open_store
+from engine.store.backend.write_check import check_writable
 from engine.store.config import Limits
 from engine.store.delta.ledger import Ledger
 from engine.store.pixels.layout import IncomingPlane, plan_stack_layouts
 from engine.store.pixels.stacks import StackReader, StackWriter, create_stack
-from engine.store.root.base import Root
-from engine.store.root.open import open_store
-from engine.store.root.write_check import check_writable
 from jobs.cli import main
 from tests.contracts.small_disks import fill, mount, small_disk
 from tests.support.images import LAYOUT, discs, put
@@ -37,24 +37,24 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield found
 
 
-def visible(root: Root) -> set[str]:
-    return {entry.path for entry in root.list()}
+def visible(store: Store) -> set[str]:
+    return {entry.path for entry in store.list()}
 
 
-def writers(root: Root, made: Path) -> dict[str, Callable[[], object]]:
+def writers(store: Store, made: Path) -> dict[str, Callable[[], object]]:
     """Return all ways to write 8 KiB, by name."""
     body = b"\1" * 8192
 
     def assemble() -> None:
-        with root.staging() as folder:
+        with store.staging() as folder:
             (folder / "x").write_bytes(body)
 
     return {
-        "create": lambda: root.create("new/created", body),
-        "create_from": lambda: root.create_from("new/from", made),
-        "replace": lambda: root.replace("there", body),
-        "replace_from": lambda: root.replace_from("there", made),
-        "update": lambda: root.update("there", lambda old: body),
+        "create": lambda: store.create("new/created", body),
+        "create_from": lambda: store.create_from("new/from", made),
+        "replace": lambda: store.replace("there", body),
+        "replace_from": lambda: store.replace_from("there", made),
+        "update": lambda: store.update("there", lambda old: body),
         "staging": assemble,
     }
 
@@ -62,78 +62,78 @@ def writers(root: Root, made: Path) -> dict[str, Callable[[], object]]:
 def test_a_full_disk_is_named_and_nothing_is_visible(disk: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.write_bytes(b"\1" * 8192)
-    root = open_store(disk / "c")
-    root.create("there", b"old")
+    store = open_store(disk / "c")
+    store.create("there", b"old")
     filling = fill(disk, leave=4096)
-    for name, write in writers(root, made).items():
+    for name, write in writers(store, made).items():
         with pytest.raises(StoreFull, match=str(disk)) as caught:
             write()
         assert type(pickle.loads(pickle.dumps(caught.value))) is StoreFull, name
-        assert root.read("there") == b"old", name
+        assert store.read("there") == b"old", name
     with pytest.raises(AlreadyExists):
-        root.create("there", b"\1" * 8192)  # no room is needed to say so
-    assert visible(root) - {".staging/lock"} == {"there"}
+        store.create("there", b"\1" * 8192)  # no room is needed to say so
+    assert visible(store) - {".staging/lock"} == {"there"}
     filling.unlink()
-    for write in writers(root, made).values():
+    for write in writers(store, made).values():
         made.write_bytes(b"\1" * 8192)
         write()
-    assert root.read("there") == b"\1" * 8192
-    assert visible(root) - {".staging/lock"} == {"there", "new/created", "new/from"}
+    assert store.read("there") == b"\1" * 8192
+    assert visible(store) - {".staging/lock"} == {"there", "new/created", "new/from"}
 
 
 def test_a_read_only_disk_is_named(disk: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.write_bytes(b"\1" * 8192)
-    root = open_store(disk / "c")
-    root.create("there", b"old")
+    store = open_store(disk / "c")
+    store.create("there", b"old")
     mount(disk, "remount,ro")
-    for write in writers(root, made).values():
+    for write in writers(store, made).values():
         with pytest.raises(StoreReadOnly, match=str(disk)):
             write()
     with pytest.raises(StoreReadOnly):
-        root.delete("there")
-    with pytest.raises(StoreReadOnly, match=root.url):
-        check_writable(root)
-    assert root.read("there") == b"old"
+        store.delete("there")
+    with pytest.raises(StoreReadOnly, match=store.url):
+        check_writable(store)
+    assert store.read("there") == b"old"
     assert made.exists()
     mount(disk, "remount,rw")
-    check_writable(root)
-    assert visible(root) == {"there"}
+    check_writable(store)
+    assert visible(store) == {"there"}
 
 
 def test_a_shard_is_whole_or_the_disk_is_full(disk: Path) -> None:
     """Whatever room there is, zarrs' file is right or its failure is named."""
-    root = open_store(disk / "c")
+    store = open_store(disk / "c")
     arrivals = [IncomingPlane("r/i.png", f"{n}", (1, 128, 128), "uint8", None) for n in range(8)]
     limits = Limits(shard_images=8)
     pixels = np.random.default_rng(0).integers(1, 255, (1, 1, 128, 128), "uint8")
     outcomes = set()
     for free in range(0, 40 * 1024, 2048):
         (plan,) = plan_stack_layouts(arrivals, f"s{free}", limits)
-        rows = {row.path: row for row in create_stack(root, plan)}
+        rows = {row.path: row for row in create_stack(store, plan)}
         filling = fill(disk, leave=free)
-        writer = StackWriter(root, plan.name)
+        writer = StackWriter(store, plan.name)
         try:
             row = writer.write(0, pixels)
         except StoreFull:
             outcomes.add("full")
-            assert not list(root.list(f"pixels/{plan.name}.zarr/0/c/"))
+            assert not list(store.list(f"pixels/{plan.name}.zarr/0/c/"))
         else:
             outcomes.add("written")
             assert row.chunks == 1
-            reader = StackReader(root, {**rows, row.path: row})
+            reader = StackReader(store, {**rows, row.path: row})
             assert np.array_equal(
                 reader.read(plan.name, (0, slice(0, 1), slice(0, 128), slice(0, 128))), pixels[0]
             )
-            root.delete(row.path)
+            store.delete(row.path)
         filling.unlink()
     assert outcomes == {"full", "written"}
 
 
 def test_a_commit_to_a_full_disk_is_named(disk: Path) -> None:
     """deltalake's entry needs more than the 4 KiB that a probe would find."""
-    root = open_store(disk / "c")
-    ledger = Ledger(root, "results/x/v1", pa.schema([("image_id", pa.string())]))
+    store = open_store(disk / "c")
+    ledger = Ledger(store, "results/x/v1", pa.schema([("image_id", pa.string())]))
     rows = pa.table({"image_id": ["a"]})
     for leave in (0, 4096):
         filling = fill(disk, leave)

@@ -92,7 +92,7 @@ def operation(case: Case) -> Operation:
 
 
 def rows_of(cohort: engine.Cohort, operation: Operation) -> list[dict[str, Any]]:
-    ledger = ledger_of(cohort.root, operation)
+    ledger = ledger_of(cohort.store, operation)
     rows = ledger.read(ledger.snapshot().of_key(operation.key))
     return sorted(rows.to_pylist(), key=lambda row: (row["image_id"], row["block"] or 0))
 
@@ -113,10 +113,10 @@ def test_one_row_an_image_and_no_call_twice(
     second = cohort.run(operation, client=staffed)
     assert second.up_to_date + second.failed_before == 4
     assert second.planned == IMAGES - 4
-    before = ledger_of(cohort.root, operation).snapshot()
+    before = ledger_of(cohort.store, operation).snapshot()
     third = cohort.run(operation, client=staffed)
     assert (third.planned, third.published) == (0, 0)
-    assert ledger_of(cohort.root, operation).snapshot() == before
+    assert ledger_of(cohort.store, operation).snapshot() == before
     rows = rows_of(cohort, operation)
     counted = Counter((row["image_id"], row["block"]) for row in rows)
     assert set(counted.values()) == {1}
@@ -288,7 +288,7 @@ def test_a_flipped_bit_in_a_schema_is_no_change_of_columns(
 ) -> None:
     operation = CASES[1].make(**CASES[1].given)
     cohort.run(operation, client=client)
-    entry = Path(cohort.root.url, "results/counting/v1/_delta_log", f"{0:020d}.json")
+    entry = Path(cohort.store.url, "results/counting/v1/_delta_log", f"{0:020d}.json")
     whole = entry.read_bytes()
     for old, new in ((b"worker", b"vorker"), (b'mean\\"', b'meam\\"'), (b"double", b"dnuble")):
         assert old in whole

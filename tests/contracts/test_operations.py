@@ -128,7 +128,7 @@ def test_its_parameters_survive_toml(operation: Operation, case: Case, tmp_path:
     from engine.store.config import declare_operation
 
     cohort = engine.create(tmp_path / "cohort")
-    assert declare_operation(cohort.root, case.name, operation.parameters, replace=False)
+    assert declare_operation(cohort.store, case.name, operation.parameters, replace=False)
     assert case.make(**cohort.config.operations[case.name]).key == operation.key
 
 
@@ -292,7 +292,7 @@ def test_it_can_be_looked_at(operation: Operation, staffed: Client, tmp_path: Pa
     assert (report.shown, report.failed) == (len(images), 0)
     folder = Path(report.page).parent
     assert "i3" in (folder / "index.html").read_text()
-    noted = read_noted(cohort.root, f"qc/{folder.name}")
+    noted = read_noted(cohort.store, f"qc/{folder.name}")
     assert len({name for kind, name in noted if kind == OVERLAY}) == len(images)
     if operation.name == "circles":
         assert sum(picture.outlines for picture in noted.values()) >= 4

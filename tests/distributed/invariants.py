@@ -16,10 +16,10 @@ from deltalake import DeltaTable
 import engine
 from engine.operations.registry import operations
 from engine.runs.input_digests import image_inputs
+from engine.store.backend.open import open_store
 from engine.store.catalog.tables import read_images, shards_ledger
 from engine.store.digests import digest_bytes
 from engine.store.maintenance.problems import STALE
-from engine.store.root.open import open_store
 from tests.support.operations import Probe
 
 VARYING = ["elapsed_s", "attempts", "worker", "device"]
@@ -113,8 +113,8 @@ def check_files(place: Path, *, settled: bool = True) -> None:
     settled
         Whether a run completed; otherwise tables may be older than the results.
     """
-    root = open_store(place)
-    ledger = shards_ledger(root)
+    store = open_store(place)
+    ledger = shards_ledger(store)
     for row in ledger.read(ledger.snapshot().parts).to_pylist():
         file = place / row["path"]
         data = file.read_bytes() if file.exists() else b""

@@ -87,14 +87,14 @@ def facts(disk: Path) -> dict[str, Any]:
     if not (place / "cohort.json").exists():
         return {}
     cohort = engine.open(place)
-    _, images = read_images(cohort.root)
+    _, images = read_images(cohort.store)
     found: dict[str, Any] = {"images": sorted(images["image_id"].to_pylist())}
     for operation in (PROBE, BANDS):
         name = operation.name
         if (place / f"results/{name}/v1").exists():
             rows = result_rows(place, operation.key, operation=name)
             found[name] = sorted(row["image_id"] for row in rows)
-    found["pictures"] = sorted(name for _, name in read_noted(cohort.root, f"qc/{PROBE.name}"))
+    found["pictures"] = sorted(name for _, name in read_noted(cohort.store, f"qc/{PROBE.name}"))
     found["models"] = sorted(path.name for path in (disk / TRAINING).glob("*/") if path.is_dir())
     return found
 

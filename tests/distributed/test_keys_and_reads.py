@@ -113,7 +113,7 @@ def test_a_file_that_does_not_answer_ends_by_sigterm(tmp_path: Path, what: str) 
         ["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "blocks.c", "-ldl"], check=True
     )
     cohort = engine.create(tmp_path / "cohort")
-    place, blocked = Path(cohort.root.url), tmp_path / what
+    place, blocked = Path(cohort.store.url), tmp_path / what
     if what == "key":
         blocked.write_text(SECRET)
         put_dicom(tmp_path / "in/a.dcm", np.full((16, 16), 7, np.int16))

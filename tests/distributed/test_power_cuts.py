@@ -90,7 +90,7 @@ def check_cut(place: Path, done: dict[str, Any], client: Any, calls: Path) -> in
         warnings.simplefilter("ignore")
         problems = [p for p in cohort.verify().problems if p.kind != STALE]
     assert problems == [], "I3: something is torn"
-    assert repair_ledgers(cohort.root) == []
+    assert repair_ledgers(cohort.store) == []
     probe = Probe(calls=str(calls))
     computed(calls)
     cohort.ingest(client=client)

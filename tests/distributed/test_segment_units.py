@@ -71,7 +71,7 @@ def test_only_the_worker_with_the_slot_segments_also_after_kills(
 ) -> None:
     monkeypatch.setattr(engine.runs.plan, "UNIT_IMAGES", 1)
     operation = engine.segment(model=str(model), device="cpu")
-    parts = Path(cohort.root.url) / "results" / "segment"
+    parts = Path(cohort.store.url) / "results" / "segment"
     killed: list[int] = []
     ended = threading.Event()
 

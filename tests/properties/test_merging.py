@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import Conflict, CorruptStore, MissingObject
+from engine.store.backend.open import open_store
 from engine.store.catalog.tables import ImageRow, commit_with_retry, image_table
 from engine.store.delta.ledger import Ledger, Snapshot, Stale
 from engine.store.delta.parts import Part
 from engine.store.maintenance.verify_log import check_log
 from engine.store.results import result_schema
-from engine.store.root.open import open_store
 from engine.tables.build import (
     GROUP,
     TableContext,

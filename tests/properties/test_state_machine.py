@@ -62,8 +62,8 @@ def test_a_result_is_preferred_to_an_older_failure_of_the_same_pixels(machine: M
     machine.put("s2/a.png", 1)
     machine.ingest()
     operation = machine._operation(1)
-    _, images = read_images(machine.cohort.root)
-    ledger = ledger_of(machine.cohort.root, operation)
+    _, images = read_images(machine.cohort.store)
+    ledger = ledger_of(machine.cohort.store, operation)
     rows = ledger.read(ledger.snapshot().of_key(operation.key))
     assert rows["status"].to_pylist().count("failed") == 1
     for order in (range(len(rows)), range(len(rows) - 1, -1, -1)):

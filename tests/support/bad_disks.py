@@ -203,7 +203,7 @@ def drawn(disk: Disk) -> None:
     disk.take(disk.data)
 
     def there() -> int:
-        refs = read_annotations(disk.cohort.root).of(list(states(disk.cohort)))
+        refs = read_annotations(disk.cohort.store).of(list(states(disk.cohort)))
         return sum(map(len, refs.values()))
 
     assert there() == 4
@@ -224,7 +224,7 @@ def drawn(disk: Disk) -> None:
     assert report is not None
     assert (report.failed, report.retired, there()) == (0, 0, 4)
     masks = MaskFolders(disk.base / "masks").open(
-        disk.cohort.root, read_images(disk.cohort.root)[1]
+        disk.cohort.store, read_images(disk.cohort.store)[1]
     )
     disk.fail(("read", "EIO", 0, "bone/d1/s1/e1/i0.png"), ("stat", "ESTALE", 0, "fat/d1/s1/e1/i1"))
     for n, why in enumerate(("EIO", "")):
@@ -233,7 +233,7 @@ def drawn(disk: Disk) -> None:
     assert set(np.unique(masks.read("data/d1/s1/e1/i2.png"))) == {1, 2}
     disk.fail(("list", "EIO", 0, "masks/bone"))
     with pytest.raises(EngineError, match="bone"):
-        MaskFolders(disk.base / "masks").open(disk.cohort.root, read_images(disk.cohort.root)[1])
+        MaskFolders(disk.base / "masks").open(disk.cohort.store, read_images(disk.cohort.store)[1])
 
 
 SCENES: tuple[Callable[[Disk], None], ...] = (sectors, known, stale, drawn)

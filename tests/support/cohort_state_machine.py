@@ -370,7 +370,7 @@ class Machine(RuleBasedStateMachine):
         """Return the files that the engine wrote and needs, without leftovers and user files."""
         left = {*self._leftovers(), "cohort.toml"}
         used = {
-            part.key for part in ledger_of(self.cohort.root, self._operation(1)).snapshot().parts
+            part.key for part in ledger_of(self.cohort.store, self._operation(1)).snapshot().parts
         }
         there = (p.relative_to(place).as_posix() for p in sorted(place.rglob("*")) if p.is_file())
         return [
@@ -427,7 +427,7 @@ class Machine(RuleBasedStateMachine):
         return Asked(scale=scale, calls=str(self.log), sick=sick)
 
     def _catalog(self, cohort: engine.Cohort | None = None) -> dict[str, Known]:
-        _, images = read_images((cohort or self.cohort).root)
+        _, images = read_images((cohort or self.cohort).store)
         return {
             row["image_id"]: Known(
                 row["state"],
@@ -504,7 +504,7 @@ def _rows(
     cohort: engine.Cohort, operation: Asked
 ) -> dict[tuple[str, int], tuple[str, list[dict[str, float]]]]:
     """Return status and objects of each row, without duplicates."""
-    ledger = ledger_of(cohort.root, operation)
+    ledger = ledger_of(cohort.store, operation)
     rows: list[dict[str, Any]] = ledger.read(ledger.snapshot().of_key(operation.key)).to_pylist()
     found = {(r["image_id"], DIGESTS.index(r["inputs"])): (r["status"], r["objects"]) for r in rows}
     assert len(found) == len(rows)

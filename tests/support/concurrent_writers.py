@@ -24,7 +24,7 @@ LOST = 3
 def create(url: str, who: str) -> int:
     """Try to create one path."""
     from engine.errors import AlreadyExists
-    from engine.store.root.open import open_store
+    from engine.store.backend.open import open_store
 
     try:
         open_store(url).create("contended/one", who.encode() * 10_000)
@@ -35,35 +35,35 @@ def create(url: str, who: str) -> int:
 
 def count(url: str, times: str) -> int:
     """Add 1 to a counter, many times."""
-    from engine.store.root.open import open_store
+    from engine.store.backend.open import open_store
 
-    root = open_store(url)
+    store = open_store(url)
     for _ in range(int(times)):
-        root.update("contended/counter", lambda old: str(int(old or b"0") + 1).encode())
+        store.update("contended/counter", lambda old: str(int(old or b"0") + 1).encode())
     return 0
 
 
 def write(url: str, who: str) -> int:
     """Create and replace objects until killed. An object repeats a single byte."""
-    from engine.store.root.open import open_store
+    from engine.store.backend.open import open_store
 
-    root = open_store(url)
+    store = open_store(url)
     number = 0
     while True:
         number += 1
         body = bytes([number % 256]) * (64 * 1024 + number)
-        root.create(f"loop/{who}-{number}", body)
-        root.replace("loop/replaced", body)
-        root.update("loop/updated", lambda old, body=body: body)  # type: ignore[misc]
-        with root.staging() as folder:
+        store.create(f"loop/{who}-{number}", body)
+        store.replace("loop/replaced", body)
+        store.update("loop/updated", lambda old, body=body: body)  # type: ignore[misc]
+        with store.staging() as folder:
             (folder / "made").write_bytes(body)
-            root.create_from(f"loop/{who}-{number}-made", folder / "made")
+            store.create_from(f"loop/{who}-{number}-made", folder / "made")
 
 
 def serve() -> None:
     """Fork contenders for each line on standard input; see `Contenders`."""
-    import engine.store.root.local
-    import engine.store.root.object_store  # noqa: F401 - so that the contenders need not
+    import engine.store.backend.local
+    import engine.store.backend.object_store  # noqa: F401 - so that the contenders need not
 
     print("ready", flush=True)
     for line in sys.stdin:

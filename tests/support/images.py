@@ -74,7 +74,7 @@ def night(folder: Path, count: int = 4, seed: int = 0, **options: Any) -> list[P
 
 def catalog(cohort: engine.Cohort) -> dict[str, dict[str, Any]]:
     """Return the catalog's current rows by image_id."""
-    return {row["image_id"]: row for row in read_images(cohort.root)[1].to_pylist()}
+    return {row["image_id"]: row for row in read_images(cohort.store)[1].to_pylist()}
 
 
 def states(cohort: engine.Cohort) -> dict[str, str]:
@@ -84,7 +84,7 @@ def states(cohort: engine.Cohort) -> dict[str, str]:
 
 def files_below(cohort: engine.Cohort, folder: str) -> dict[str, int]:
     """Return the files of a part of the store with their sizes, without the engine's sidecars."""
-    top = Path(cohort.root.url) / folder
+    top = Path(cohort.store.url) / folder
     return {
         str(p.relative_to(top)): p.stat().st_size for p in sorted(top.rglob("*")) if p.is_file()
     }

@@ -58,7 +58,7 @@ class Bands(Operation):
 
 def label_rows(cohort: engine.Cohort) -> list[ShardRow]:
     """Return the catalog's rows of all files below ``pixels/``."""
-    ledger = shards_ledger(cohort.root)
+    ledger = shards_ledger(cohort.store)
     rows = ledger.read(ledger.snapshot().parts).select(SHARDS.names).to_pylist()
     return [ShardRow(**row) for row in rows]
 
@@ -67,7 +67,7 @@ def read_labels(
     cohort: engine.Cohort, operation: Operation, where: str | None = None
 ) -> dict[str, NDArray[np.uint8]]:
     """Return the labels of images by image_id, through the engine's reader."""
-    reader = StackReader(cohort.root, files_by_path(cohort.root, label_rows(cohort)))
+    reader = StackReader(cohort.store, files_by_path(cohort.store, label_rows(cohort)))
     found = {}
     for row in cohort.images(where).frame.itertuples():
         place: tuple[int | slice, ...] = (int(row.t), 0)

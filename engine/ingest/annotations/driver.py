@@ -38,6 +38,8 @@ from engine.sources.annotations.base import UNTAKEN
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.locations.base import Folder
 from engine.sources.locations.folder import walk_files
+from engine.store.backend.base import Store
+from engine.store.backend.write_check import check_writable
 from engine.store.catalog.annotations import (
     PART_ROWS,
     AnnotationRow,
@@ -53,8 +55,6 @@ from engine.store.config import AnnotationConfig, CohortConfig
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
-from engine.store.root.base import Root
-from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -129,7 +129,7 @@ class AnnotationIngest:
 
     def __init__(
         self,
-        root: Root,
+        store: Store,
         config: CohortConfig,
         client: Client,
         ingest: str,
@@ -138,7 +138,7 @@ class AnnotationIngest:
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._root = root
+        self._store = store
         self._sets = config.annotations
         self._slides = config.slides
         self._client = client
@@ -146,7 +146,7 @@ class AnnotationIngest:
         self._pseudonyms = pseudonyms
         self._events = events or Events()
         self._stop = stop
-        self._ledger = annotations_ledger(root)
+        self._ledger = annotations_ledger(store)
         self._indices: dict[str | None, ImageIndex] = {}
         self._report = AnnotationReport()
         self._hidden_below: list[str] = []
@@ -161,7 +161,7 @@ class AnnotationIngest:
             If a declared folder is missing, or became empty: an unmounted disk must not retire
             rows.
         """
-        if not self._sets and not has_annotations(self._root):
+        if not self._sets and not has_annotations(self._store):
             return None
         snapshot = self._ledger.snapshot()
         rows = read_light(self._ledger, snapshot)
@@ -180,7 +180,7 @@ class AnnotationIngest:
                     retire(row, known, self._id, changes)
         total = sum(len(files) for _, files in due)
         if total or changes.rows:
-            check_writable(self._root)
+            check_writable(self._store)
         if total:
             self._events.start("annotations", total, "files")
             self.left = total
@@ -275,7 +275,7 @@ class AnnotationIngest:
 
     @cached_property
     def _images(self) -> Any:
-        return read_images(self._root)[1]
+        return read_images(self._store)[1]
 
     def _read(self, packs: Sequence[Pack]) -> Iterator[Read]:
         window = TaskPool(self._client, read_task, lambda attempt: (attempt,), label="drawings")

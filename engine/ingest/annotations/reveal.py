@@ -10,10 +10,10 @@ from typing import Any
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import SUFFIXES
 from engine.sources.locations.folder import walk_files
+from engine.store.backend.base import Store
 from engine.store.catalog.annotations import annotations_ledger, has_annotations, read_light
 from engine.store.catalog.tables import RETIRED
 from engine.store.config import CohortConfig
-from engine.store.root.base import Root
 
 
 def drawing_name(annotation: str, path: str, pseudonyms: Pseudonyms | None) -> str:
@@ -22,13 +22,13 @@ def drawing_name(annotation: str, path: str, pseudonyms: Pseudonyms | None) -> s
 
 
 def reveal_drawings(
-    root: Root, config: CohortConfig, source: str | Path, pseudonyms: Pseudonyms | None
+    store: Store, config: CohortConfig, source: str | Path, pseudonyms: Pseudonyms | None
 ) -> Iterator[dict[str, Any]]:
     """Yield the ledger's rows of an annotation file, or of all files in a folder."""
     place = Path(os.path.abspath(source))  # noqa: PTH100 - takes out "..", follows no link
-    if not has_annotations(root):
+    if not has_annotations(store):
         return
-    ledger = annotations_ledger(root)
+    ledger = annotations_ledger(store)
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in read_light(ledger, ledger.snapshot()).to_pylist():
         if row["state"] != RETIRED:

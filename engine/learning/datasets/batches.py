@@ -15,9 +15,9 @@ from engine.learning.datasets.items import Items, ShardPrefetcher
 from engine.learning.datasets.left_out import LeftOut
 from engine.learning.datasets.masks import Masks
 from engine.learning.datasets.sampler import Epoch, Numbers, cut_batches, shuffle_items
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_bytes
-from engine.store.root.base import Root
 
 BUFFER_BYTES = 128 * 1024**2
 """Decoded size of the shuffle window: a thousand planes of 256 x 256."""
@@ -79,14 +79,14 @@ class Batches:
 
     def __init__(
         self,
-        root: Root,
+        store: Store,
         files: Sequence[ShardRow],
         items: Items,
         masks: Masks | None,
         augment: Augment | None,
         options: BatchOptions,
     ) -> None:
-        self._root = root
+        self._store = store
         self._files = {row.path: row for row in files}
         self._items = items
         self._masks = masks
@@ -210,7 +210,7 @@ class Batches:
         shard = int(np.add.reduceat(self._nbytes(), self._items.starts[:-1]).max())
         limit = self.options.buffer_bytes + shard
         with ShardPrefetcher(
-            self._root, self._files, self._items, self._masks, np.concatenate(wanted), limit
+            self._store, self._files, self._items, self._masks, np.concatenate(wanted), limit
         ) as shelf:
             for number, items in zip(numbers, wanted, strict=True):
                 yield self._batch(items.tolist(), shelf, epoch, number)

@@ -11,12 +11,12 @@ from engine.errors import MissingExtra
 from engine.learning.datasets.batches import Augment, Batches, BatchOptions
 from engine.learning.datasets.items import items_of
 from engine.learning.datasets.masks import Masks, NoMask
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
-from engine.store.root.base import Root
 
 
 def create_batches(
-    root: Root,
+    store: Store,
     files: Sequence[ShardRow],
     images: pa.Table,
     masks: Masks | None,
@@ -40,10 +40,10 @@ def create_batches(
     if find_spec("torch") is None:
         if options.workers:
             raise MissingExtra("torch", "segment", "to read batches in other processes")
-        return Batches(root, files, items, masks, augment, options)
+        return Batches(store, files, items, masks, augment, options)
     from engine.learning.datasets.torch import TorchBatches
 
-    return TorchBatches(root, files, items, masks, augment, options)
+    return TorchBatches(store, files, items, masks, augment, options)
 
 
 def _check_masks(images: pa.Table, masks: Masks) -> None:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from engine.errors import NothingFound, ParameterError
 from engine.learning.datasets.masks import Labels, Masks
 from engine.learning.datasets.sampler import Numbers
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.pixels.read_planes import Place, read_planes
 from engine.store.pixels.stacks import StackReader
-from engine.store.root.base import Root
 
 ORDER = [(name, "ascending") for name in ("stack", "shard", "t", "z", "image_id")]
 
@@ -185,14 +185,14 @@ class ShardPrefetcher:
 
     def __init__(
         self,
-        root: Root,
+        store: Store,
         files: Mapping[str, ShardRow],
         items: Items,
         masks: Masks | None,
         wanted: Numbers,
         limit_bytes: int,
     ) -> None:
-        self._reader = StackReader(root, files)
+        self._reader = StackReader(store, files)
         self._items = items
         self._masks = masks
         self._limit = limit_bytes

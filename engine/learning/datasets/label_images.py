@@ -19,11 +19,11 @@ from engine.learning.datasets.masks import (
     planes_of,
     region_of,
 )
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow, read_shards
 from engine.store.digests import digest_bytes, digest_of, digest_plane
 from engine.store.pixels.read_planes import read_planes
 from engine.store.pixels.stacks import StackReader, stack_path
-from engine.store.root.base import Root
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LabelImages:
     name: str
     names: Mapping[int, str] = field(default_factory=dict)
 
-    def open(self, root: Root, images: pa.Table) -> Masks:
+    def open(self, store: Store, images: pa.Table) -> Masks:
         """Find the stacks with a label image of this name; see `MaskSource.open`.
 
         Raises
@@ -57,19 +57,19 @@ class LabelImages:
         level = f"labels/{self.name}/0"
         stacks = sorted({plane.stack for plane in planes.values()})
         with_labels = [
-            s for s in stacks if root.size(f"{stack_path(s)}/{level}/zarr.json") is not None
+            s for s in stacks if store.size(f"{stack_path(s)}/{level}/zarr.json") is not None
         ]
         if not with_labels:
             raise NothingFound(
-                f"No stack of {root.url} has a label image {self.name!r}",
+                f"No stack of {store.url} has a label image {self.name!r}",
                 f"It would be at {stack_path('<stack>')}/{level}",
             )
-        rows = _rows(root, with_labels)
+        rows = _rows(store, with_labels)
         known = {s for s in with_labels if f"{stack_path(s)}/{level}/zarr.json" in rows}
         for stack in {*with_labels} - known:  # made by another program: used as it is
-            found = _found(root, stack, f"{stack_path(stack)}/{level}")
+            found = _found(store, stack, f"{stack_path(stack)}/{level}")
             rows |= {row.path: row for row in found}
-        reader = StackReader(root, rows)
+        reader = StackReader(store, rows)
         sides = {stack: _check(reader, stack, level) for stack in with_labels}
 
         def labelled(plane: Plane) -> bool:
@@ -84,23 +84,23 @@ class LabelImages:
         return _StoredLabels(reader, level, self.names, planes, kept)
 
 
-def _rows(root: Root, stacks: Sequence[str]) -> dict[str, ShardRow]:
+def _rows(store: Store, stacks: Sequence[str]) -> dict[str, ShardRow]:
     """Return the catalog's rows of some stacks and of their label images, by path."""
     wanted, rows = {*stacks}, dict[str, ShardRow]()
-    for row in read_shards(root):
+    for row in read_shards(store):
         if row.stack.partition(".zarr/")[0] not in wanted:
             continue
         # While a shard of labels is replaced, the catalog lists its old and its new version.
-        if row.path not in rows or root.size(row.path) == row.size:
+        if row.path not in rows or store.size(row.path) == row.size:
             rows[row.path] = row
     return rows
 
 
-def _found(root: Root, stack: str, base: str) -> list[ShardRow]:
+def _found(store: Store, stack: str, base: str) -> list[ShardRow]:
     """Return rows of an array's files; a missing shard can't be distinguished from a blank one."""
-    data = root.read(f"{base}/zarr.json")
+    data = store.read(f"{base}/zarr.json")
     rows = [ShardRow(f"{base}/zarr.json", stack, 0, -1, digest_bytes(data), len(data), -1)]
-    for entry in root.list(f"{base}/c"):
+    for entry in store.list(f"{base}/c"):
         rows.append(ShardRow(entry.path, stack, 0, -1, "", entry.size, 1))
     return rows
 

@@ -25,9 +25,9 @@ from engine.sources.mask_images import DRAWN, AnnotationError, find_mask_file, r
 from engine.sources.orientation import UPRIGHT
 from engine.sources.png import has_palette
 from engine.sources.psd import read_psd
+from engine.store.backend.base import Store
 from engine.store.config import read_config
 from engine.store.digests import digest_bytes, digest_of
-from engine.store.root.base import Root
 
 RULE = 1
 """Version of the rules that convert files to labels, see `engine.sources.mask_images`."""
@@ -60,7 +60,7 @@ class MaskFolders:
     fat_over_bone: bool = True
     may_be_empty: tuple[Tissue, ...] = ()
 
-    def open(self, root: Root, images: pa.Table) -> Masks:
+    def open(self, store: Store, images: pa.Table) -> Masks:
         """Find the images with a mask in any of the folders; see `MaskSource.open`.
 
         Raises
@@ -72,7 +72,7 @@ class MaskFolders:
         # An image without a mask in one folder counts as masked, so that reading it reports the
         # gap.
         names = {name for folder in self._folders() for name in _names_below(folder, None)}
-        return _MaskFiles(self, planes_of(images), _match(root, images, self, names))
+        return _MaskFiles(self, planes_of(images), _match(store, images, self, names))
 
     def files_of(self, name: str) -> list[Path]:
         """Return the files of the mask of a name."""
@@ -116,7 +116,7 @@ class LayeredFiles:
     classes: Mapping[str, Tissue] | None = None
     fat_over_bone: bool = True
 
-    def open(self, root: Root, images: pa.Table) -> Masks:
+    def open(self, store: Store, images: pa.Table) -> Masks:
         """Find the images with a PSD; see `MaskSource.open`.
 
         Raises
@@ -127,7 +127,7 @@ class LayeredFiles:
         """
         _list(self.path)
         names = set(_names_below(Path(self.path), ".psd"))
-        return _MaskFiles(self, planes_of(images), _match(root, images, self, names))
+        return _MaskFiles(self, planes_of(images), _match(store, images, self, names))
 
     def files_of(self, name: str) -> list[Path]:
         """Return the file of the mask of a name."""
@@ -247,9 +247,9 @@ def _names_below(folder: Path, suffix: str | None) -> Iterator[str]:
         raise AnnotationError(folder, f"it can't be listed now ({error.strerror})") from None
 
 
-def _match(root: Root, images: pa.Table, files: _Files, names: set[str]) -> dict[str, str]:
+def _match(store: Store, images: pa.Table, files: _Files, names: set[str]) -> dict[str, str]:
     """Return the name of the mask of each image that has one, by image_id."""
-    roots = read_config(root).roots
+    roots = read_config(store).roots
     if files.images is not None and files.images not in roots:
         raise ParameterError("images", files.images, f"one of {', '.join(sorted(roots))}")
     found: dict[str, str] = {}
@@ -276,7 +276,7 @@ def _match(root: Root, images: pa.Table, files: _Files, names: set[str]) -> dict
     if not found:
         why = "; paths of a confidential root are not stored, so its images can't be found"
         raise NoMask(
-            root.url,
+            store.url,
             f"no image has a mask of its path below {files.path}"
             f"{why if hidden else '; a mask is named as its image is below the root'}",
         )

@@ -19,11 +19,11 @@ from engine.kernels.colour import has_luminance
 from engine.learning.datasets.masks import Masks
 from engine.learning.datasets.samples import Sample
 from engine.learning.models.card import ClassCard, make_classes, tissue_classes
+from engine.store.backend.atomic_write import atomic_write
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import SHARDS, ShardRow, expand_fields, shards_ledger
 from engine.store.digests import digest_of
 from engine.store.pixels.stacks import StackReader
-from engine.store.root.atomic_write import atomic_write
-from engine.store.root.base import Root
 
 SAMPLES = ".samples"
 """Subfolder of a training that holds its unpacked samples."""
@@ -129,17 +129,17 @@ def card_name(structure: str) -> str:
     return (plain if plain[:1].isalpha() else f"label_{plain}")[:40]
 
 
-def reader_of(root: Root, images: Sequence[MaskedImage]) -> StackReader:
+def reader_of(store: Store, images: Sequence[MaskedImage]) -> StackReader:
     """Return a reader of the pixels of some images."""
-    ledger = shards_ledger(root)
+    ledger = shards_ledger(store)
     rows = ledger.read(ledger.snapshot().parts).select(SHARDS.names)
     stacks = {image.stack for image in images}
     kept = [ShardRow(**row) for row in rows.to_pylist() if row["stack"] in stacks]
-    return StackReader(root, {row.path: row for row in kept})
+    return StackReader(store, {row.path: row for row in kept})
 
 
 def read_samples(
-    root: Root,
+    store: Store,
     images: Sequence[MaskedImage],
     masks: Masks,
     folder: Path,
@@ -152,7 +152,7 @@ def read_samples(
 
     Parameters
     ----------
-    root
+    store
         Store of the cohort.
     images, masks
         Images to unpack, and their masks.
@@ -167,7 +167,7 @@ def read_samples(
         If an image has values that can't be trained on.
     NoMask, CorruptStore, MissingObject, StoreFull, StoreReadOnly
     """
-    reader = reader_of(root, images)
+    reader = reader_of(store, images)
     for image in images:
         digest = digest_of([image.content, masks.digest(image.image_id)])
         pixels, labels = (folder / f"{digest}-{what}.npy" for what in ("pixels", "labels"))

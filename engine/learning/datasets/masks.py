@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
 from engine.kernels.contours.geometry import edges_of_layers, paint_edges
+from engine.store.backend.base import Store
 from engine.store.catalog.annotations import Ref, read_annotations, read_contours
 from engine.store.catalog.tables import ORPHANED, READY, orientations_of
 from engine.store.digests import digest_of
-from engine.store.root.base import Root
 
 Labels = NDArray[np.uint8]
 Layers = tuple[NDArray[np.float64], ...]
@@ -92,12 +92,12 @@ class Masks(Protocol):
 class MaskSource(Protocol):
     """Choice of masks, independent of a cohort."""
 
-    def open(self, root: Root, images: pa.Table) -> Masks:
+    def open(self, store: Store, images: pa.Table) -> Masks:
         """Find the masks of images.
 
         Parameters
         ----------
-        root
+        store
             Store of the cohort.
         images
             The catalog's current rows, see `engine.store.catalog.tables.read_images`.
@@ -178,7 +178,7 @@ class ContourMasks:
         if not self.labels or not all(0 < label < 256 for label in self.labels.values()):
             raise ParameterError("labels", dict(self.labels), "a label from 1 to 255 a structure")
 
-    def open(self, root: Root, images: pa.Table) -> Masks:
+    def open(self, store: Store, images: pa.Table) -> Masks:
         """Find the images with drawings of all structures; see `MaskSource.open`.
 
         Raises
@@ -189,7 +189,7 @@ class ContourMasks:
         planes = planes_of(images)
         chosen: dict[str, tuple[Ref, ...]] = {}
         drawn: set[str] = set()
-        annotations = read_annotations(root)
+        annotations = read_annotations(store)
         lacking = {
             image_id: "refused"
             for image_id, structures in annotations.refused.items()
@@ -217,11 +217,11 @@ class ContourMasks:
             asked = " and ".join(map(repr, self.labels))
             there = ", ".join(sorted(drawn)) or "nothing"
             raise NoMask(
-                root.url,
+                store.url,
                 f"no image has {asked} drawn on it, but {there}. Drawings are declared under "
                 "[annotations] in cohort.toml, and read by cohort ingest",
             )
-        return _DrawnMasks(root, dict(self.labels), planes, dict(sorted(chosen.items())), lacking)
+        return _DrawnMasks(store, dict(self.labels), planes, dict(sorted(chosen.items())), lacking)
 
 
 class _DrawnMasks:
@@ -229,13 +229,13 @@ class _DrawnMasks:
 
     def __init__(
         self,
-        root: Root,
+        store: Store,
         labels: Mapping[str, int],
         planes: Mapping[str, Plane],
         refs: Mapping[str, tuple[Ref, ...]],
         lacking: Mapping[str, str],
     ) -> None:
-        self._root = root
+        self._store = store
         self._lacking = lacking
         self._labels = labels
         self._planes = planes
@@ -289,7 +289,7 @@ class _DrawnMasks:
 
     def _keep(self, image_ids: Iterable[str]) -> None:
         refs = {image_id: self._refs[image_id] for image_id in image_ids}
-        for image_id, contours in read_contours(self._root, refs).items():
+        for image_id, contours in read_contours(self._store, refs).items():
             self._kept[image_id] = tuple(edges_of_layers(contour.rings) for contour in contours)
         while len(self._kept) > KEPT_IMAGES:
             # The requested image is the first of those just read: evict older ones.

@@ -37,7 +37,7 @@ class TorchBatches(Batches, IterableDataset):
         there = copy(self)  # with the same start position
         self._begin()
         # The client of an object store has threads of its own, which a fork would not copy.
-        local = self._root.local_path("") is not None
+        local = self._store.as_local_path("") is not None
         return DataLoader(
             there,
             batch_size=None,

@@ -28,7 +28,7 @@ from engine.learning.evaluation.bootstrap import (
 )
 from engine.learning.evaluation.overlap import describe_overlap
 from engine.learning.evaluation.scores import MARROW, densities_of, dice_of, relative_error
-from engine.store.root.atomic_write import atomic_write
+from engine.store.backend.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from engine.learning.datasets.left_out import told_left_out
 from engine.learning.evaluation.bootstrap import AGREEING, Interval
 from engine.learning.evaluation.comparison import Difference
 from engine.learning.evaluation.evaluation import Evaluation
-from engine.store.root.atomic_write import atomic_write
+from engine.store.backend.atomic_write import atomic_write
 from engine.visible import escape
 
 PAGE = "index.html"

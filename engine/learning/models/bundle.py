@@ -27,7 +27,7 @@ from engine.learning.models.weights import (
     read_checked,
 )
 from engine.plain_files import open_plain
-from engine.store.root.atomic_write import atomic_write, make_folder, sync_folder
+from engine.store.backend.atomic_write import atomic_write, make_folder, sync_folder
 
 TRAINED_ON = "trained_on.json"
 """Contents of the training images, stored with the card; not part of the model's key."""

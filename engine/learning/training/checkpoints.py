@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engine.learning.training.run_folder import CHECKPOINT, CheckpointUnreadable, OtherTraining
-from engine.store.root.atomic_write import atomic_write
+from engine.store.backend.atomic_write import atomic_write
 
 FORMAT = 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.store.root.atomic_write import atomic_write
+from engine.store.backend.atomic_write import atomic_write
 
 CURVES = "curves.parquet"
 PICTURE = "curves.png"

@@ -42,7 +42,7 @@ from engine.learning.training.run_folder import TrainingDiverged, lock_folder
 from engine.learning.training.settings import TrainingSettings
 from engine.learning.training.splits import split_subjects
 from engine.learning.training.validation import validate
-from engine.store.root.atomic_write import atomic_write
+from engine.store.backend.atomic_write import atomic_write
 
 CHECKPOINT_S = 20.0
 """Default interval between checkpoints, seconds."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import EngineError, StoreReadOnly, UsageError
-from engine.store.root.atomic_write import make_folder
+from engine.store.backend.atomic_write import make_folder
 
 CHECKPOINT = "checkpoint.pt"
 LOCK = ".lock"

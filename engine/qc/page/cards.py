@@ -18,9 +18,9 @@ from engine.qc.page.histograms import number
 from engine.qc.page.style import SCRIPT, STYLE
 from engine.qc.render import THUMB_PX
 from engine.qc.statistics import COUNT, QcStatistics
+from engine.store.backend.base import Store
 from engine.store.pictures import OVERLAY, Noted, Picture
 from engine.store.results import DONE
-from engine.store.root.base import Root
 from engine.visible import escape
 
 
@@ -28,7 +28,7 @@ from engine.visible import escape
 class PageContext:
     """Contents of a page; ``up`` is the relative path from it to the folder of pictures."""
 
-    root: Root
+    store: Store
     operation: Operation
     folder: str
     trial: bool

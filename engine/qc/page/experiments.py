@@ -64,7 +64,7 @@ def publish_pages(context: PageContext) -> tuple[Pages, Noted]:
             text = "".join(_own_page(inner, experiment, some, start, len(shown)))
             path = f"{EXPERIMENTS}/{experiment_path(context.facts, experiment)}"
             data = text.encode()
-            name = publish_picture(context.root, context.folder, path, data, "html")
+            name = publish_picture(context.store, context.folder, path, data, "html")
             of = f"{experiment_name(context.facts, experiment)}\n{start}"
             page = Picture(PAGE, of, "", name, len(data), outlines=len(some))
             pages.setdefault(experiment, []).append(page)

@@ -50,12 +50,12 @@ def write_page(context: PageContext, pages: Pages) -> bool:
     body = "".join(_body(context, pages))
     end = f"<!-- made of {digest_bytes(body.encode())} -->\n"
     path = f"{context.folder}/{INDEX}"
-    if context.root.size(path) is not None:
-        there = context.root.read(path)
+    if context.store.size(path) is not None:
+        there = context.store.read(path)
         if end.encode() in there[-200:] and page_problem(there) is None:
             return False
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    context.root.replace(path, sealed(body.replace("<!-- now -->", now, 1) + end))
+    context.store.replace(path, sealed(body.replace("<!-- now -->", now, 1) + end))
     return True
 
 
@@ -84,7 +84,7 @@ def _header(context: PageContext) -> Iterator[str]:
         if value is not None
     )
     kind = "a trial: other parameters than the declared ones" if context.trial else "as declared"
-    name = context.root.url.rstrip("/").rsplit("/", 1)[-1]
+    name = context.store.url.rstrip("/").rsplit("/", 1)[-1]
     yield (
         f"<header>\n<h1>{escape(operation.name)} <span>quality control of {escape(name)}</span>"
         f'</h1>\n<p class="dim">{escape(given)} ({kind}, key {operation.key[:8]}). '

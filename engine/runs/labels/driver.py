@@ -20,25 +20,25 @@ from engine.runs.labels.objects import (
     write_object_labels,
 )
 from engine.runs.publish import Publisher
+from engine.store.backend.base import Store
+from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow
 from engine.store.labels.images import read_label_state
 from engine.store.labels.publisher import LabelPublisher, StagedLabelShard
-from engine.store.root.base import Root
-from engine.store.root.write_check import check_writable
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
 def number_task(
-    root: Root, operation: Operation, attempt: TaskAttempt[NumberTask]
+    store: Store, operation: Operation, attempt: TaskAttempt[NumberTask]
 ) -> tuple[StagedLabelShard, ...]:
     """Label the objects of some blocks on a worker."""
-    return write_object_labels(root, operation, attempt.task)
+    return write_object_labels(store, operation, attempt.task)
 
 
 def run_numbers(
-    root: Root,
+    store: Store,
     operation: Operation,
     images: pa.Table,
     publisher: Publisher,
@@ -70,19 +70,19 @@ def run_numbers(
     if not giants:
         return
     stacks, names = {item.stack for item in giants}, (operation.object_image.name,)
-    state = read_label_state(root, lambda stack: names if stack in stacks else ())
+    state = read_label_state(store, lambda stack: names if stack in stacks else ())
     due = [item for item in giants if missing_blocks(item, state)]
     if not due:
         return
-    check_writable(root)
+    check_writable(store)
     rows = files()
     tasks = plan_numbers(operation, due, state, publisher.snapshot.of_key(operation.key), rows)
-    labels = LabelPublisher(root, state.damaged)
+    labels = LabelPublisher(store, state.damaged)
     opened = [(item.stack, operation.object_image) for item in due]
     labels.open(opened, {row.path: row for row in rows})
     shown, stage = events or Events(), f"{operation.name} objects"
     shown.start(stage, sum(len(task.blocks) for task in tasks), "blocks")
-    window = TaskPool(client, number_task, lambda a: (root, operation, a), label=operation.name)
+    window = TaskPool(client, number_task, lambda a: (store, operation, a), label=operation.name)
     done = 0
     for answer in map_tasks(
         window, tasks, split=lambda _: [], without=lambda task, _: task, stop=stop

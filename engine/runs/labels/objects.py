@@ -20,6 +20,7 @@ from engine.runs.labels.parts import write_block
 from engine.runs.plan import Item
 from engine.runs.worker import RowId, ledger_of, region_of
 from engine.store.arrow import is_any
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import RETIRED, ShardRow
 from engine.store.delta.parts import Part
 from engine.store.labels.images import LabelState, files_by_path
@@ -27,7 +28,6 @@ from engine.store.labels.publisher import StagedLabelShard
 from engine.store.pixels.layout import count_blocks
 from engine.store.pixels.stacks import StackReader, label_stack
 from engine.store.results import DONE
-from engine.store.root.base import Root
 
 BLOCKS_A_TASK = 16
 """Blocks per labelling task, which takes some seconds. Each task joins the pieces of the whole
@@ -105,7 +105,7 @@ def plan_numbers(
 
 
 def write_object_labels(
-    root: Root, operation: Operation, task: NumberTask
+    store: Store, operation: Operation, task: NumberTask
 ) -> tuple[StagedLabelShard, ...]:
     """Label the objects of some blocks and stage the shards; they are visible once published.
 
@@ -115,8 +115,8 @@ def write_object_labels(
         If the stored class labels differ from those that the results were computed from.
     MissingObject, StoreFull, StoreReadOnly
     """
-    numbers = operation.number_blocks(_read_blocks(root, operation, task))
-    reader = StackReader(root, files_by_path(root, task.files))
+    numbers = operation.number_blocks(_read_blocks(store, operation, task))
+    reader = StackReader(store, files_by_path(store, task.files))
     stack = label_stack(task.item.stack, operation.label_name)
     parts: list[StagedLabelShard] = []
     for block in task.blocks:
@@ -126,15 +126,15 @@ def write_object_labels(
             objects = operation.label_objects(labels, numbers[block])
         except ValueError:
             raise CorruptStore(stack, "its labels do not match the results") from None
-        parts += write_block(root, operation.object_image, item, objects)
+        parts += write_block(store, operation.object_image, item, objects)
     return tuple(parts)
 
 
-def _read_blocks(root: Root, operation: Operation, task: NumberTask) -> list[pa.Table]:
+def _read_blocks(store: Store, operation: Operation, task: NumberTask) -> list[pa.Table]:
     """Return the results of each block of an image, in order of blocks."""
     (name,) = task.item.image_ids
     found: dict[int, pa.Table] = {}
-    ledger = ledger_of(root, operation)
+    ledger = ledger_of(store, operation)
     columns = ["image_id", "inputs", "block", "status", "objects"]
     for part in task.parts:
         rows = ledger.read_part(part, columns)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engine.operations.base import Operation
 from engine.runs.plan import Item
 from engine.runs.rows import Answer
+from engine.store.backend.base import STAGING, Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_bytes
 from engine.store.labels.images import LabelImage
@@ -19,11 +20,10 @@ from engine.store.labels.publisher import StagedLabelShard
 from engine.store.pixels.layout import level_shapes
 from engine.store.pixels.shard_codec import count_chunks
 from engine.store.pixels.stacks import StackWriter, label_stack
-from engine.store.root.base import STAGING, Root
 
 
 def write_labels(
-    root: Root, operation: Operation, answers: Sequence[Answer]
+    store: Store, operation: Operation, answers: Sequence[Answer]
 ) -> tuple[StagedLabelShard, ...]:
     """Stage the labels of some images; they are visible once the driver publishes them.
 
@@ -40,20 +40,20 @@ def write_labels(
     for answer in answers:
         item = answer.item
         if item.block is not None:  # objects are numbered once all blocks have rows
-            parts += write_block(root, operation.class_image, item, answer.labels)
+            parts += write_block(store, operation.class_image, item, answer.labels)
         else:
             shards.setdefault((item.stack, item.shard), []).append(answer)
     for members in shards.values():
-        parts.append(_write_images(root, operation.class_image, members, lambda labels: labels))
+        parts.append(_write_images(store, operation.class_image, members, lambda labels: labels))
         if operation.labels_objects:
             parts.append(
-                _write_images(root, operation.object_image, members, operation.label_objects)
+                _write_images(store, operation.object_image, members, operation.label_objects)
             )
     return tuple(parts)
 
 
 def _write_images(
-    root: Root,
+    store: Store,
     image: LabelImage,
     members: Sequence[Answer],
     of: Callable[[NDArray[np.uint8]], NDArray[Any]],
@@ -61,7 +61,7 @@ def _write_images(
     """Stage the labels of images in one shard of a stack or series."""
     first = members[0].item
     stack, shard = label_stack(first.stack, image.name), first.shard
-    writer = StackWriter(root, stack)
+    writer = StackWriter(store, stack)
     pixels = np.zeros(writer.shape_of(shard), image.dtype)
     corner = np.unravel_index(shard, writer.grid)
     taken = []
@@ -74,11 +74,11 @@ def _write_images(
             height, width = answer.labels.shape
             place = (t, 0) if z is None else (t, 0, z)
             pixels[(*place, slice(0, height), slice(0, width))] = of(answer.labels)
-    return _part(root, writer, stack, 0, shard, pixels, tuple(sorted(taken)))
+    return _part(store, writer, stack, 0, shard, pixels, tuple(sorted(taken)))
 
 
 def write_block(
-    root: Root, image: LabelImage, item: Item, labels: NDArray[Any] | None
+    store: Store, image: LabelImage, item: Item, labels: NDArray[Any] | None
 ) -> list[StagedLabelShard]:
     """Stage the labels of one block of a giant image: its shard on each level.
 
@@ -88,16 +88,16 @@ def write_block(
     stack, shard = label_stack(item.stack, image.name), item.block or 0
     parts = []
     for level in range(len(level_shapes((1, *item.shape)))):
-        writer = StackWriter(root, stack, level)
+        writer = StackWriter(store, stack, level)
         pixels = np.zeros(writer.shape_of(shard), image.dtype)
         if labels is not None:
             pixels[0, 0] = labels[:: 2**level, :: 2**level]
-        parts.append(_part(root, writer, stack, level, shard, pixels, None))
+        parts.append(_part(store, writer, stack, level, shard, pixels, None))
     return parts
 
 
 def _part(
-    root: Root,
+    store: Store,
     writer: StackWriter,
     stack: str,
     level: int,
@@ -109,7 +109,7 @@ def _part(
     digest = digest_bytes(data)
     aside = f"{STAGING}/labels-{secrets.token_hex(6)}-{digest}"
     # Not fsynced: the driver reads and checks it before publication
-    root.create(aside, data, durable=False)
+    store.create(aside, data, durable=False)
     chunks = count_chunks(data, writer.chunks)
     row = ShardRow(writer.path_of(shard), stack, level, shard, digest, len(data), chunks)
     return StagedLabelShard(row, aside, writer.chunks, taken)

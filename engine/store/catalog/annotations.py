@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from engine.errors import CorruptStore
 from engine.store.arrow import empty_table, is_any, make_array
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import FAILED, READY, RETIRED
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_bytes, digest_of
-from engine.store.root.base import Root
 
 UNMATCHED = "unmatched"
 """State of a drawing that matches no catalogued image, or more than one."""
@@ -123,14 +123,14 @@ class Contour:
     rings: Rings
 
 
-def annotations_ledger(root: Root) -> Ledger:
+def annotations_ledger(store: Store) -> Ledger:
     """Return the ledger of annotations."""
-    return Ledger(root, PATH, SCHEMA)
+    return Ledger(store, PATH, SCHEMA)
 
 
-def has_annotations(root: Root) -> bool:
+def has_annotations(store: Store) -> bool:
     """Return True if any annotation was ever ingested."""
-    return root.size(f"{PATH}/_delta_log/{0:020d}.json") is not None
+    return store.size(f"{PATH}/_delta_log/{0:020d}.json") is not None
 
 
 def flat_rings(rings: Iterable[NDArray[np.float64]]) -> tuple[tuple[float, ...], ...]:
@@ -203,7 +203,7 @@ def digest_refs(refs: Sequence[Ref]) -> str:
     return digest_of([[ref.annotation, ref.structure, ref.digest] for ref in refs])
 
 
-def read_annotations(root: Root) -> Annotations:
+def read_annotations(store: Store) -> Annotations:
     """Return the current drawings, without their points.
 
     If two files draw one structure of an image, the first by name is used; `annotation_state`
@@ -213,9 +213,9 @@ def read_annotations(root: Root) -> Annotations:
     ------
     CorruptStore, MissingObject
     """
-    if not has_annotations(root):
+    if not has_annotations(store):
         return Annotations(-1, {})
-    ledger = annotations_ledger(root)
+    ledger = annotations_ledger(store)
     snapshot = ledger.snapshot()
     rows = read_light(ledger, snapshot)
     refs: dict[str, dict[tuple[str, str], Ref]] = {}
@@ -243,7 +243,7 @@ def read_light(ledger: Ledger, snapshot: Snapshot) -> pa.Table:
 
 
 def read_contours(
-    root: Root, refs: Mapping[str, tuple[Ref, ...]]
+    store: Store, refs: Mapping[str, tuple[Ref, ...]]
 ) -> dict[str, tuple[Contour, ...]]:
     """Read the points of drawings of some images, and check them against their digests.
 
@@ -251,7 +251,7 @@ def read_contours(
     ------
     MissingObject, CorruptStore
     """
-    ledger = annotations_ledger(root)
+    ledger = annotations_ledger(store)
     wanted: dict[str, dict[tuple[str, str, str, str], None]] = {}
     for image_id, of_image in refs.items():
         for ref in of_image:
@@ -327,11 +327,11 @@ class AnnotationState:
         return newly
 
 
-def annotation_state(root: Root) -> AnnotationState | None:
+def annotation_state(store: Store) -> AnnotationState | None:
     """Return the counts of drawings, or None if none were ever ingested."""
-    if not has_annotations(root):
+    if not has_annotations(store):
         return None
-    ledger = annotations_ledger(root)
+    ledger = annotations_ledger(store)
     return state_of(read_light(ledger, ledger.snapshot()))
 
 

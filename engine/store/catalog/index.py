@@ -26,7 +26,7 @@ class CatalogIndex:
         self._ledger = ledger
         self._parts = {part.path for part in snapshot.parts}
         self._table = current(ledger.read(snapshot.parts))
-        lacking = unnamed_images(self._table, read_shard_places(ledger.root))
+        lacking = unnamed_images(self._table, read_shard_places(ledger.store))
         self._unnamed = frozenset(lacking["image_id"].to_pylist())
         self._by_source: dict[str, list[int]] = {}
         self._by_content: dict[str, int] = {}

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from engine.errors import Conflict, StoreFailed
 from engine.store.arrow import fill_null, is_any, make_array, make_scalar
+from engine.store.backend.base import Store
 from engine.store.delta.ledger import MAX_COMMIT_ATTEMPTS, Ledger, Snapshot, Stale
 from engine.store.delta.parts import Part
 from engine.store.path_pattern import FIELDS
-from engine.store.root.base import Root
 
 AGAIN_S = (0.5, 0.1)
 """Waits before a commit is retried after a disk fault, seconds, last first: a network share that
@@ -154,17 +154,17 @@ AFTER = ("pixels/", "results/")
 """Folders that are empty until both ledgers exist."""
 
 
-def images_ledger(root: Root) -> Ledger:
+def images_ledger(store: Store) -> Ledger:
     """Return the ledger of images."""
-    return Ledger(root, "catalog/images", IMAGES, before=AFTER)
+    return Ledger(store, "catalog/images", IMAGES, before=AFTER)
 
 
-def shards_ledger(root: Root) -> Ledger:
+def shards_ledger(store: Store) -> Ledger:
     """Return the ledger of shards."""
-    return Ledger(root, "catalog/shards", SHARDS, before=AFTER)
+    return Ledger(store, "catalog/shards", SHARDS, before=AFTER)
 
 
-def create_catalog(root: Root) -> None:
+def create_catalog(store: Store) -> None:
     """Create both ledgers, before any file is written that they reference.
 
     From then on a missing catalog means that it was lost; files are neither taken for new ones nor
@@ -175,13 +175,13 @@ def create_catalog(root: Root) -> None:
     CorruptStore
         If one was lost.
     """
-    images_ledger(root).begin()
-    shards_ledger(root).begin()
+    images_ledger(store).begin()
+    shards_ledger(store).begin()
 
 
-def read_shards(root: Root, stacks: Collection[str] | None = None) -> list[ShardRow]:
+def read_shards(store: Store, stacks: Collection[str] | None = None) -> list[ShardRow]:
     """Return the rows of files below ``pixels/``: of all stacks, or of the given ones."""
-    ledger = shards_ledger(root)
+    ledger = shards_ledger(store)
     rows = ledger.read(ledger.snapshot().parts)
     if stacks is not None:
         rows = rows.filter(is_any(rows["stack"], stacks))
@@ -230,7 +230,7 @@ def current(versions: pa.Table) -> pa.Table:
     return versions.take(order.filter(last)).combine_chunks()
 
 
-def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snapshot, pa.Table]:
+def read_images(store: Store, columns: Sequence[str] | None = None) -> tuple[Snapshot, pa.Table]:
     """Return the catalog's snapshot and the current version of each image.
 
     Parameters
@@ -238,7 +238,7 @@ def read_images(root: Root, columns: Sequence[str] | None = None) -> tuple[Snaps
     columns
         Columns to read besides ``image_id`` and ``version``; all by default.
     """
-    ledger = images_ledger(root)
+    ledger = images_ledger(store)
     snapshot = ledger.snapshot()
     names = None
     if columns is not None:
@@ -330,7 +330,7 @@ def absent(ledger: Ledger, parts: Sequence[Part]) -> list[Part]:
     for a killed writer's leftover if its writer slept or has a slow clock.
     """
     with ThreadPoolExecutor(LOOK_THREADS) as threads:
-        sizes = threads.map(ledger.root.size, [f"{ledger.path}/{part.path}" for part in parts])
+        sizes = threads.map(ledger.store.size, [f"{ledger.path}/{part.path}" for part in parts])
         return [part for part, size in zip(parts, sizes, strict=True) if size is None]
 
 

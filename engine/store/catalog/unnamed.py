@@ -13,17 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.store.arrow import fill_null, is_any, make_array, make_scalar
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ORPHANED, READY, read_images, shards_ledger
 from engine.store.pixels.layout import count_blocks
-from engine.store.root.base import Root
 
 PLACE = ("state", "stack", "shard", "z", "giant", "height", "width")
 """Columns of images that `unnamed_images` reads, beside ``image_id``."""
 
 
-def read_shard_places(root: Root) -> pa.Table:
+def read_shard_places(store: Store) -> pa.Table:
     """Return stack, level and shard of all files below ``pixels/``; call it after `read_images`."""
-    ledger = shards_ledger(root)
+    ledger = shards_ledger(store)
     return ledger.read(ledger.snapshot().parts, ["stack", "level", "shard"])
 
 
@@ -68,15 +68,15 @@ def _cut(images: pa.Table, named: pa.Table) -> pa.Array | pa.ChunkedArray:
     return pc.and_(images["giant"], is_any(images["stack"], cut))
 
 
-def unnamed_stacks(root: Root) -> frozenset[str]:
+def unnamed_stacks(store: Store) -> frozenset[str]:
     """Return the stacks that hold such images: none of their files may be removed.
 
     Raises
     ------
     CorruptStore, MissingObject
     """
-    images = read_images(root, PLACE)[1]
-    stacks = unnamed_images(images, read_shard_places(root))["stack"]
+    images = read_images(store, PLACE)[1]
+    stacks = unnamed_images(images, read_shard_places(store))["stack"]
     return frozenset(stack for stack in stacks.to_pylist() if stack is not None)
 
 

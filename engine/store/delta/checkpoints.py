@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from deltalake import DeltaTable
 
 from engine.errors import MissingObject
+from engine.store.backend.base import Store
 from engine.store.delta.integrity import checkpoint_name, log_path
 from engine.store.digests import digest_bytes
-from engine.store.root.base import Root
 
 CHECKPOINT_EVERY = 100
 """Commits between two checkpoints, the default of deltalake."""
@@ -27,7 +27,7 @@ def checkpoint_due(version: int) -> bool:
     return (version + 1) % CHECKPOINT_EVERY == 0
 
 
-def write_checkpoint(root: Root, ledger: str, version: int, noted: Mapping[str, str]) -> None:
+def write_checkpoint(store: Store, ledger: str, version: int, noted: Mapping[str, str]) -> None:
     """Write the checkpoint of a version; make it durable before the pointer file names it.
 
     Parameters
@@ -44,29 +44,29 @@ def write_checkpoint(root: Root, ledger: str, version: int, noted: Mapping[str, 
     StoreFull, StoreReadOnly
     """
     folder = f"{ledger}/_delta_log"
-    with root.staging() as aside:
+    with store.staging() as aside:
         log = aside / "ledger" / "_delta_log"
         log.mkdir(parents=True)
         first = 0
         for before in range(version - 1, -1, -1):
             name = checkpoint_name(before)
-            if name in noted and (data := _whole(root, f"{folder}/{name}", noted[name])):
+            if name in noted and (data := _whole(store, f"{folder}/{name}", noted[name])):
                 (log / name).write_bytes(data)
                 first = before + 1
                 break
         for number in range(first, version + 1):
             path = log_path(ledger, number)
-            (log / path.rsplit("/", 1)[-1]).write_bytes(root.read(path))
+            (log / path.rsplit("/", 1)[-1]).write_bytes(store.read(path))
         DeltaTable(str(log.parent)).create_checkpoint()
         made = (log / checkpoint_name(version)).read_bytes()
         last = (log / LAST).read_bytes()
-    root.replace(f"{folder}/{checkpoint_name(version)}", made)
-    root.replace(f"{folder}/{LAST}", last)
+    store.replace(f"{folder}/{checkpoint_name(version)}", made)
+    store.replace(f"{folder}/{LAST}", last)
 
 
-def _whole(root: Root, path: str, digest: str) -> bytes | None:
+def _whole(store: Store, path: str, digest: str) -> bytes | None:
     try:
-        data = root.read(path)
+        data = store.read(path)
     except MissingObject:
         return None
     return data if digest_bytes(data) == digest else None

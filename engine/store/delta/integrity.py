@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CorruptStore, EngineError, MissingObject
+from engine.store.backend.base import Store
 from engine.store.digests import digest_bytes, digest_of
-from engine.store.root.base import Root
 
 if TYPE_CHECKING:
     from engine.store.delta.parts import Part
@@ -95,16 +95,16 @@ def parse_head(raw: bytes, path: str) -> HeadRecord:
     return head
 
 
-def read_head(root: Root, ledger: str) -> HeadRecord | None:
+def read_head(store: Store, ledger: str) -> HeadRecord | None:
     """Return the head record of a ledger, or None if none exists yet."""
     path = f"{ledger}/{HEAD}"
     try:
-        return parse_head(root.read(path), path)
+        return parse_head(store.read(path), path)
     except MissingObject:
         return None
 
 
-def record_head(root: Root, ledger: str, version: int) -> None:
+def record_head(store: Store, ledger: str, version: int) -> None:
     """Record a newly committed version as the head, unless a newer one is recorded.
 
     A failed write (e.g. a full disk) is ignored: the commit is valid, and so is an older record.
@@ -115,16 +115,16 @@ def record_head(root: Root, ledger: str, version: int) -> None:
         old = None if raw is None else parse_head(raw, f"{ledger}/{HEAD}")
         checkpoints = dict(old.checkpoints) if old is not None else {}
         with contextlib.suppress(MissingObject):
-            checkpoints[name] = digest_bytes(root.read(f"{ledger}/_delta_log/{name}"))
+            checkpoints[name] = digest_bytes(store.read(f"{ledger}/_delta_log/{name}"))
         if old is not None and old.version >= version:
             kept = replace(old, checkpoints=checkpoints)
             return None if kept == old else kept.as_bytes()
-        entry = root.read(log_path(ledger, version))
+        entry = store.read(log_path(ledger, version))
         repaired = old is not None and old.repaired
         return HeadRecord(version, digest_bytes(entry), checkpoints, repaired).as_bytes()
 
     with contextlib.suppress(EngineError):
-        root.update(f"{ledger}/{HEAD}", change)
+        store.update(f"{ledger}/{HEAD}", change)
 
 
 def actions(entry: bytes) -> Iterator[dict[str, Any]]:

@@ -22,6 +22,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from engine.errors import AlreadyExists, CorruptStore, EngineError, MissingObject
 from engine.store.arrow import as_table, empty_table, make_array
+from engine.store.backend.base import Store
 from engine.store.delta.checkpoints import checkpoint_due, write_checkpoint
 from engine.store.delta.entries import make_entry
 from engine.store.delta.integrity import log_path, read_head, record_head, state_digest, verify_head
@@ -29,7 +30,6 @@ from engine.store.delta.parts import Part
 from engine.store.delta.torn import REMEDY, TORN, examine
 from engine.store.digests import digest_bytes
 from engine.store.parquet import read_parquet, write_parquet
-from engine.store.root.base import Root
 
 MAX_COMMIT_ATTEMPTS = 200
 """Compare-and-swap attempts before giving up; each failed one means that another writer
@@ -69,7 +69,7 @@ class Ledger:
     root
         Storage of the cohort.
     path
-        Folder of the table, relative to the root.
+        Folder of the table, relative to the store.
     schema
         Columns; the first one is a string that identifies the row's subject.
     partition
@@ -79,7 +79,7 @@ class Ledger:
         created. If one has files and the ledger does not exist, the ledger was lost.
     """
 
-    root: Root
+    store: Store
     path: str
     schema: pa.Schema
     partition: str | None = None
@@ -91,12 +91,12 @@ class Ledger:
         return pa.schema([field for field in self.schema if field.name != self.partition])
 
     def _open(self) -> DeltaTable | None:
-        uri, options = self.root.delta(self.path)
+        uri, options = self.store.delta_location(self.path)
         try:
             try:
                 return DeltaTable(uri, storage_options=options)
             except TableNotFoundError:
-                if self.root.size(self._log_path(0)) is None:
+                if self.store.size(self._log_path(0)) is None:
                     return None
                 # Created by another writer since, or a listing failed for a moment: open it again.
                 return DeltaTable(uri, storage_options=options)
@@ -109,7 +109,7 @@ class Ledger:
         """Return the cause of a failed read: the store, or the log itself."""
         path = f"{self.path}/_delta_log"
         told = f"can't be read ({type(error).__name__})"
-        return self.root.refusal(error, path, reading=True) or CorruptStore(path, told)
+        return self.store.refusal(error, path, reading=True) or CorruptStore(path, told)
 
     def snapshot(self) -> Snapshot:
         """Return the ledger's current state.
@@ -122,13 +122,13 @@ class Ledger:
         try:
             return self._snapshot()
         except CorruptStore as error:
-            if examine(self.root, self.path) is None:
+            if examine(self.store, self.path) is None:
                 raise
             told = f"{TORN} its newest entries or notes; {REMEDY}"
             raise CorruptStore(f"{self.path}/_delta_log", told) from error
 
     def _snapshot(self) -> Snapshot:
-        head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
+        head = read_head(self.store, self.path)  # before the log, which may only be ahead of it
         table = self._open()
         if table is None:
             if head is not None:
@@ -159,13 +159,13 @@ class Ledger:
             )
         )
         version = table.version()
-        verify_head(self.path, head, version, self.root.read(self._log_path(version)), parts)
+        verify_head(self.path, head, version, self.store.read(self._log_path(version)), parts)
         return Snapshot(version, tuple(sorted(parts, key=lambda part: part.path)))
 
     def _begun_since(self) -> DeltaTable | None:
         """Return the table if the folders of ``before`` have files: it may be newly created."""
         for folder in self.before:
-            if next(iter(self.root.list(folder)), None) is not None:
+            if next(iter(self.store.list(folder)), None) is not None:
                 table = self._open()
                 if table is None:
                     raise CorruptStore(self.path, f"is missing, but {folder} exists; restore it")
@@ -199,7 +199,7 @@ class Ledger:
         data = write_parquet(rows)
         folder = f"{self.partition}={key}/" if self.partition else ""
         path = f"{folder}{secrets.token_hex(6)}-{digest_bytes(data)}.parquet"
-        self.root.create(f"{self.path}/{path}", data)
+        self.store.create(f"{self.path}/{path}", data)
         first = rows.column(0)
         ids = first.to_pylist() if rows.num_rows else [""]
         return Part(path, len(data), rows.num_rows, key, min(ids), max(ids))
@@ -211,7 +211,7 @@ class Ledger:
         ------
         MissingObject, CorruptStore
         """
-        data = self.root.read(f"{self.path}/{part.path}")
+        data = self.store.read(f"{self.path}/{part.path}")
         if digest_bytes(data) != part.path.rsplit("-", 1)[-1].removesuffix(".parquet"):
             raise CorruptStore(f"{self.path}/{part.path}", "its bytes do not match its digest")
         wanted = [n for n in columns if n != self.partition] if columns is not None else None
@@ -255,12 +255,12 @@ class Ledger:
             If entries are missing, or the newest one differs from its commit.
         StoreFull, StoreReadOnly
         """
-        head = read_head(self.root, self.path)  # before the log, which may only be ahead of it
+        head = read_head(self.store, self.path)  # before the log, which may only be ahead of it
         version = max(snapshot.version, 0)
         entry = self._entry(version) or (self._create() if snapshot.version <= 0 else None)
         if entry is None:
             raise CorruptStore(f"{self.path}/_delta_log", "its newest entries are gone")
-        if self.root.size(self._log_path(version + 1)) is not None:
+        if self.store.size(self._log_path(version + 1)) is not None:
             raise Stale(self.path)
         gone = {part.path for part in remove}
         kept = [part for part in snapshot.parts if part.path not in gone]
@@ -275,7 +275,7 @@ class Ledger:
             state=state_digest([*kept, *add]),
         )
         try:
-            self.root.create(self._log_path(version + 1), new)
+            self.store.create(self._log_path(version + 1), new)
         except (EngineError, OSError) as error:
             # The commit may have succeeded: the answer was lost, or a later step failed.
             if self._entry(version + 1) != new:
@@ -286,27 +286,27 @@ class Ledger:
             # The commit is valid without a checkpoint; the next checkpoint reads more entries.
             with contextlib.suppress(EngineError, OSError, DeltaError):
                 noted = {} if head is None else head.checkpoints
-                write_checkpoint(self.root, self.path, version + 1, noted)
-        record_head(self.root, self.path, version + 1)
+                write_checkpoint(self.store, self.path, version + 1, noted)
+        record_head(self.store, self.path, version + 1)
         return Snapshot(version + 1, tuple(sorted([*kept, *add], key=lambda part: part.path)))
 
     def _entry(self, version: int) -> bytes | None:
         try:
-            return self.root.read(self._log_path(version))
+            return self.store.read(self._log_path(version))
         except MissingObject:
             return None
 
     def _create(self) -> bytes:
         """Create the first entry, unless another writer does; return the one in place."""
         with contextlib.suppress(AlreadyExists):
-            self.root.create(self._log_path(0), self.first_entry())
-        return self.root.read(self._log_path(0))
+            self.store.create(self._log_path(0), self.first_entry())
+        return self.store.read(self._log_path(0))
 
     def first_entry(self) -> bytes:
         """Return the log entry of version 0, which creates the table without parts."""
         # Publish it from a staging folder, by one create: with Delta's own creation of a table, the
         # second of two concurrent writers commits an empty version 1.
-        with self.root.staging() as folder:
+        with self.store.staging() as folder:
             DeltaTable.create(
                 str(folder / "ledger"),
                 self.schema,

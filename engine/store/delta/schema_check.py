@@ -24,15 +24,15 @@ def require_columns(ledger: Ledger) -> None:
     """
     path = log_path(ledger.path, 0)
     try:
-        entry = ledger.root.read(path)
+        entry = ledger.store.read(path)
     except MissingObject:  # missing or corrupt: the next reader reports it
         return
     there = _schema_of(entry, path)
     if there == Schema.from_arrow(ledger.schema):
         return
     following = log_path(ledger.path, 1)
-    if ledger.root.size(following) is not None:
-        noted = commit_info(ledger.root.read(following), following).get(PREVIOUS_DIGEST)
+    if ledger.store.size(following) is not None:
+        noted = commit_info(ledger.store.read(following), following).get(PREVIOUS_DIGEST)
         if noted != digest_bytes(entry):
             raise CorruptStore(path, "its bytes do not match the digest in the entry after it")
     raise ColumnsChanged(ledger.path, _described(there), _described(ledger.schema))

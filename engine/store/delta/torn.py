@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.errors import CorruptStore, MissingObject
+from engine.store.backend.base import Store
 from engine.store.delta.checkpoints import LAST
 from engine.store.delta.entries import last_line
 from engine.store.delta.integrity import HEAD, PREVIOUS_DIGEST, checkpoint_name, log_path, read_head
-from engine.store.root.base import Root
 
 TORN = "a power cut tore"
 """Phrase of messages about torn files."""
@@ -141,7 +141,7 @@ class TornLog:
         return len(self.entries) + len(self.gone)
 
 
-def examine(root: Root, ledger: str, *, also_gone: bool = False) -> TornLog | None:
+def examine(store: Store, ledger: str, *, also_gone: bool = False) -> TornLog | None:
     """Return a power cut's damage to a ledger's log, or None if the log is intact.
 
     Damage of another kind is not reported: a torn entry before an intact one, a missing entry in
@@ -154,64 +154,64 @@ def examine(root: Root, ledger: str, *, also_gone: bool = False) -> TornLog | No
     also_gone
         True if missing newest entries count too, though a person may have removed them.
     """
-    if root.local_path(ledger) is None:  # an object is written completely, or not at all
+    if store.as_local_path(ledger) is None:  # an object is written completely, or not at all
         return None
     folder = f"{ledger}/_delta_log"
-    names = {entry.path.rsplit("/", 1)[-1] for entry in root.list(f"{folder}/")}
+    names = {entry.path.rsplit("/", 1)[-1] for entry in store.list(f"{folder}/")}
     versions = {int(m[1]) for name in names if (m := _ENTRY.fullmatch(name))}
     torn: list[int] = []
     for version in sorted(versions, reverse=True):
-        if not is_torn_entry(_read(root, log_path(ledger, version)), version):
+        if not is_torn_entry(_read(store, log_path(ledger, version)), version):
             break
         torn.append(version)
     whole = max(versions - {*torn}, default=-1)
-    raw = _read(root, f"{ledger}/{HEAD}", absent=b"{}")
-    noted = _noted_version(root, ledger)
+    raw = _read(store, f"{ledger}/{HEAD}", absent=b"{}")
+    noted = _noted_version(store, ledger)
     newest = max([whole, *torn])
     gone = range(newest + 1, noted + 1) if torn or (also_gone and versions) else range(0)
     if {*range(whole + 1, newest + 1)} != {*torn} or not _all_there(whole, versions):
         return None
     # If nothing is lost, a newer entry of another writer is not a problem.
     most = whole if torn or gone else sys.maxsize
-    checkpoints = tuple(sorted(_torn_checkpoints(root, folder, names, most)))
+    checkpoints = tuple(sorted(_torn_checkpoints(store, folder, names, most)))
     last = LAST in names and (
-        is_torn_note(_read(root, f"{folder}/{LAST}"))
-        or any(_is_named(root, folder, name) for name in checkpoints)
+        is_torn_note(_read(store, f"{folder}/{LAST}"))
+        or any(_is_named(store, folder, name) for name in checkpoints)
     )
     found = TornLog(whole, tuple(sorted(torn)), tuple(gone), checkpoints, last, is_torn_note(raw))
     return None if found == TornLog(whole) else found
 
 
-def is_suspect(root: Root, ledger: str) -> bool:
+def is_suspect(store: Store, ledger: str) -> bool:
     """Return True if a few small reads suggest that a ledger's log needs to be examined."""
-    raw = _read(root, f"{ledger}/{HEAD}", absent=b"")
+    raw = _read(store, f"{ledger}/{HEAD}", absent=b"")
     if is_torn_note(raw):  # or absent: a writer was killed before its first head record
-        return root.size(log_path(ledger, 0)) is not None
-    version = _noted_version(root, ledger)
-    while root.size(log_path(ledger, version + 1)) is not None:
+        return store.size(log_path(ledger, 0)) is not None
+    version = _noted_version(store, ledger)
+    while store.size(log_path(ledger, version + 1)) is not None:
         version += 1
-    if is_torn_entry(_read(root, log_path(ledger, version)), version):
+    if is_torn_entry(_read(store, log_path(ledger, version)), version):
         return True
-    last = _read(root, f"{ledger}/_delta_log/{LAST}", absent=b"{}")
+    last = _read(store, f"{ledger}/_delta_log/{LAST}", absent=b"{}")
     if is_torn_note(last):
         return True
     named = re.search(rb'"version":(\d+)', last)
     if named is None:
         return False
     path = f"{ledger}/_delta_log/{checkpoint_name(int(named[1]))}"
-    return is_torn_checkpoint(_read(root, path, absent=PARQUET_END))
+    return is_torn_checkpoint(_read(store, path, absent=PARQUET_END))
 
 
-def _read(root: Root, path: str, absent: bytes = b"") -> bytes:
+def _read(store: Store, path: str, absent: bytes = b"") -> bytes:
     try:
-        return root.read(path)
+        return store.read(path)
     except MissingObject:
         return absent
 
 
-def _noted_version(root: Root, ledger: str) -> int:
+def _noted_version(store: Store, ledger: str) -> int:
     try:
-        head = read_head(root, ledger)
+        head = read_head(store, ledger)
     except CorruptStore:
         return -1
     return -1 if head is None else head.version
@@ -221,14 +221,14 @@ def _all_there(whole: int, versions: Iterable[int]) -> bool:
     return {*range(whole + 1)} <= {*versions}
 
 
-def _torn_checkpoints(root: Root, folder: str, names: set[str], most: int) -> Iterable[str]:
+def _torn_checkpoints(store: Store, folder: str, names: set[str], most: int) -> Iterable[str]:
     for name in names:
         if match := _CHECKPOINT.fullmatch(name):
             ahead = int(match[1]) > most
-            if ahead or is_torn_checkpoint(_read(root, f"{folder}/{name}")):
+            if ahead or is_torn_checkpoint(_read(store, f"{folder}/{name}")):
                 yield name
 
 
-def _is_named(root: Root, folder: str, checkpoint: str) -> bool:
-    last = _read(root, f"{folder}/{LAST}")
+def _is_named(store: Store, folder: str, checkpoint: str) -> bool:
+    last = _read(store, f"{folder}/{LAST}")
     return f'"version":{int(checkpoint.split(".", 1)[0])}'.encode() in last.replace(b" ", b"")

@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow.compute as pc
 
 from engine.errors import CorruptStore
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow, shards_ledger
 from engine.store.digests import digest_bytes
 from engine.store.pixels.stacks import LevelPlan, create_image, label_stack, stack_path
-from engine.store.root.base import Root
 
 LABELS = ".zarr/labels/"
 """Substring that distinguishes the catalog's names of label images from those of stacks."""
@@ -71,7 +71,7 @@ def image_stack(stack: str) -> str:
 
 
 def create_label_image(
-    root: Root,
+    store: Store,
     stack: str,
     image: LabelImage,
     files: Mapping[str, ShardRow],
@@ -92,12 +92,14 @@ def create_label_image(
     Conflict
         If different metadata exist under this name.
     """
-    ome = _read_checked(root, f"{stack_path(stack)}/zarr.json", files)["attributes"]["ome"]
+    ome = _read_checked(store, f"{stack_path(stack)}/zarr.json", files)["attributes"]["ome"]
     pixels = ome["multiscales"][0]
     levels = []
     for number, _ in enumerate(pixels["datasets"]):
         path = f"{stack_path(stack)}/{number}/zarr.json"
-        levels.append(_level(number, _read_checked(root, path, files), len(pixels["datasets"]) > 1))
+        levels.append(
+            _level(number, _read_checked(store, path, files), len(pixels["datasets"]) > 1)
+        )
     datasets = [
         {**dataset, "coordinateTransformations": [
             {key: [1.0 if axis == 1 else value for axis, value in enumerate(values)]
@@ -114,7 +116,7 @@ def create_label_image(
         label["colors"] = [{"label-value": c.value, "rgba": c.rgba} for c in image.classes]
         label["properties"] = [{"label-value": c.value, "name": c.name} for c in image.classes]
     attributes = {"ome": {"version": "0.5", "multiscales": [multiscale], "image-label": label}}
-    return create_image(root, label_stack(stack, image.name), levels, image.dtype, attributes)
+    return create_image(store, label_stack(stack, image.name), levels, image.dtype, attributes)
 
 
 def _level(number: int, metadata: Mapping[str, Any], pyramid: bool) -> LevelPlan:
@@ -134,11 +136,11 @@ def _level(number: int, metadata: Mapping[str, Any], pyramid: bool) -> LevelPlan
     return LevelPlan((shape[0], 1, *shape[2:]), shard, chunk)
 
 
-def _read_checked(root: Root, path: str, files: Mapping[str, ShardRow]) -> dict[str, Any]:
+def _read_checked(store: Store, path: str, files: Mapping[str, ShardRow]) -> dict[str, Any]:
     row = files.get(path)
     if row is None:
         raise CorruptStore(path, "is not in the catalog")
-    data = root.read(path)
+    data = store.read(path)
     if digest_bytes(data) != row.digest:
         raise CorruptStore(path, "its bytes do not match the catalog's digest")
     return dict(json.loads(data))
@@ -168,7 +170,7 @@ def names_in_index(data: bytes) -> tuple[str, ...] | None:
     return names if index_bytes(names) == data else None
 
 
-def note_index(root: Root, stack: str, names: Iterable[str]) -> None:
+def note_index(store: Store, stack: str, names: Iterable[str]) -> None:
     """Add names to a stack's index; replace a damaged index by one of these names."""
     mine = set(names)
 
@@ -176,13 +178,13 @@ def note_index(root: Root, stack: str, names: Iterable[str]) -> None:
         new = index_bytes(mine | set(names_in_index(old) or ()) if old else mine)
         return None if new == old else new
 
-    root.update(index_path(stack), change)
+    store.update(index_path(stack), change)
 
 
 # reading
 
 
-def files_by_path(root: Root, rows: Iterable[ShardRow]) -> dict[str, ShardRow]:
+def files_by_path(store: Store, rows: Iterable[ShardRow]) -> dict[str, ShardRow]:
     """Return the catalog's rows by path, for each file the row of its current state.
 
     While a shard of labels is replaced, the catalog holds rows of its old and new state.
@@ -190,14 +192,14 @@ def files_by_path(root: Root, rows: Iterable[ShardRow]) -> dict[str, ShardRow]:
     found: dict[str, ShardRow] = {}
     for row in rows:
         other = found.get(row.path)
-        if other is None or root.size(row.path) == row.size:
+        if other is None or store.size(row.path) == row.size:
             found[row.path] = row
     return found
 
 
-def read_label_rows(root: Root, names: Callable[[str], Collection[str]]) -> Iterator[ShardRow]:
+def read_label_rows(store: Store, names: Callable[[str], Collection[str]]) -> Iterator[ShardRow]:
     """Yield the catalog's rows of label images; ``names`` selects those of a stack."""
-    ledger = shards_ledger(root)
+    ledger = shards_ledger(store)
     rows = ledger.read(ledger.snapshot().parts)
     for row in rows.filter(pc.match_substring(rows["stack"], LABELS)).to_pylist():
         stack, _, name = row["stack"].partition(LABELS)
@@ -205,7 +207,7 @@ def read_label_rows(root: Root, names: Callable[[str], Collection[str]]) -> Iter
             yield ShardRow(**row)
 
 
-def read_label_state(root: Root, names: Callable[[str], Collection[str]]) -> LabelState:
+def read_label_state(store: Store, names: Callable[[str], Collection[str]]) -> LabelState:
     """Return the state of label images by their files' sizes, with one listing per label image.
 
     Parameters
@@ -213,11 +215,11 @@ def read_label_state(root: Root, names: Callable[[str], Collection[str]]) -> Lab
     names
         Function from a stack to the label images that it must have; a shard is whole if all do.
     """
-    rows = list(read_label_rows(root, names))
+    rows = list(read_label_rows(store, names))
     sizes = {
         entry.path: entry.size
         for stack in sorted({row.stack for row in rows})
-        for entry in root.list(f"{stack_path(stack)}/")
+        for entry in store.list(f"{stack_path(stack)}/")
     }
     levels: dict[str, int] = {}  # by label image
     named: dict[tuple[str, int], dict[str, set[int]]] = {}

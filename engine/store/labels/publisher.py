@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import AlreadyExists, Conflict, CorruptStore, EngineError, MissingObject
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import (
     SHARDS,
     ShardRow,
@@ -39,7 +40,6 @@ from engine.store.labels.images import (
 )
 from engine.store.pixels.shard_codec import count_chunks, merge_shards
 from engine.store.pixels.stacks import label_stack, stack_path
-from engine.store.root.base import Root
 
 THREADS = 8
 """Concurrent reads and writes of shards: small files, limited by the store's latency."""
@@ -85,10 +85,10 @@ class LabelPublisher:
         Paths of shards to discard, because all their images are computed again.
     """
 
-    def __init__(self, root: Root, damaged: Iterable[str] = ()) -> None:
-        self._root = root
+    def __init__(self, store: Store, damaged: Iterable[str] = ()) -> None:
+        self._store = store
         self._damaged = set(damaged)
-        self._ledger = shards_ledger(root)
+        self._ledger = shards_ledger(store)
         self._snapshot = self._ledger.snapshot()
         self._parts: dict[str, list[ShardRow]] = {}  # rows of label images, by the part's path
         self._place: dict[tuple[str, str], str] = {}  # (path, digest) to the part's path
@@ -115,16 +115,16 @@ class LabelPublisher:
         """
         pairs = sorted(set(wanted), key=lambda pair: (pair[0], pair[1].name))
         due = [(stack, i) for stack, i in pairs if i.name not in self._names.get(stack, ())]
-        made = self._each(lambda pair: create_label_image(self._root, *pair, files), due)
+        made = self._each(lambda pair: create_label_image(self._store, *pair, files), due)
         rows = [row for rows in made for row in rows]
         self._commit(rows)
-        if any(self._root.size(row.path) is None for row in rows):  # gc ran before the commit
-            self._each(lambda pair: create_label_image(self._root, *pair, files), due)
+        if any(self._store.size(row.path) is None for row in rows):  # gc ran before the commit
+            self._each(lambda pair: create_label_image(self._store, *pair, files), due)
         self._each(self._check_metadata, [pair for pair in pairs if pair not in due])
         new = {stack for stack, _ in due}
         for stack in sorted({stack for stack, _ in pairs}):
-            if stack in new or self._root.size(index_path(stack)) is None:
-                note_index(self._root, stack, self._names[stack])
+            if stack in new or self._store.size(index_path(stack)) is None:
+                note_index(self._store, stack, self._names[stack])
 
     def retract(self, labels: Iterable[str]) -> None:
         """Drop the shards of some label images, by catalog name, from the catalog and delete them.
@@ -137,7 +137,7 @@ class LabelPublisher:
         if gone:
             self._past |= {(row.path, row.digest) for row in gone}
             self._commit([])
-            self._each(self._root.delete, sorted({row.path for row in gone}))
+            self._each(self._store.delete, sorted({row.path for row in gone}))
 
     def publish(self, parts: Sequence[StagedLabelShard]) -> None:
         """Publish parts, each shard atomically, and catalog the shards.
@@ -168,7 +168,7 @@ class LabelPublisher:
         if waiting:
             raise Conflict(next(iter(waiting)))
         with contextlib.suppress(EngineError):  # gc removes any remaining ones
-            self._each(self._root.delete, [part.aside for part in parts])
+            self._each(self._store.delete, [part.aside for part in parts])
 
     def finish(self) -> None:
         """Drop the superseded states of replaced shards from the catalog."""
@@ -178,7 +178,7 @@ class LabelPublisher:
         group = f"{stack_path(label_stack(pair[0], pair[1].name))}/"
         for path, known in list(self._known.items()):
             metadata = path.startswith(group) and path.endswith("/zarr.json")
-            if metadata and digest_bytes(self._root.read(path)) not in known:
+            if metadata and digest_bytes(self._store.read(path)) not in known:
                 raise CorruptStore(path, "its bytes do not match the catalog's digest")
 
     # one shard
@@ -188,7 +188,7 @@ class LabelPublisher:
         path, parts = item
         known = self._known.get(path, {})
         try:
-            there = self._root.read(path)
+            there = self._store.read(path)
         except MissingObject:
             there = None
             if known and path not in self._damaged:
@@ -204,7 +204,7 @@ class LabelPublisher:
         first = parts[0]
         data = kept
         for part in parts:
-            new = self._root.read(part.aside)
+            new = self._store.read(part.aside)
             if digest_bytes(new) != part.row.digest:
                 raise CorruptStore(part.aside, "its bytes do not match its digest")
             try:
@@ -216,7 +216,7 @@ class LabelPublisher:
 
     def _create(self, change: _Change) -> None:
         try:
-            self._root.create(change.new.path, change.data)
+            self._store.create(change.new.path, change.data)
         except AlreadyExists:  # by another driver: `_now` reads its bytes
             return
 
@@ -224,7 +224,7 @@ class LabelPublisher:
         """Return a shard's change again, as seen after its creation."""
         if change.old is not None:
             return change
-        there = self._root.read(change.new.path)
+        there = self._store.read(change.new.path)
         if there == change.data:
             return change
         return self._change((change.new.path, list(change.parts)))
@@ -245,7 +245,7 @@ class LabelPublisher:
             there = found in (before, digest)
             return change.data if found == before != digest else None
 
-        self._root.update(path, swap)
+        self._store.update(path, swap)
         if not there:
             self._past.add((path, digest))  # it was catalogued, but another driver won
             return False

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import MissingObject, ParameterError
+from engine.store.backend.base import Store
 from engine.store.delta.integrity import actions
 from engine.store.maintenance.unreferenced import (
     PART,
@@ -19,7 +20,6 @@ from engine.store.maintenance.unreferenced import (
     find_leftovers,
     read_named,
 )
-from engine.store.root.base import Root
 
 OLDER_THAN_S = 24 * 3600.0
 """Minimum age of removed files, seconds: no ingest or run takes a day to commit its files."""
@@ -44,7 +44,7 @@ class UnreferencedFile:
         return {**asdict(self), "age_s": round(self.age_s, 3)}
 
 
-def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[UnreferencedFile, ...]:
+def plan_gc(store: Store, older_than_s: float = OLDER_THAN_S) -> tuple[UnreferencedFile, ...]:
     """Return the files to remove: unreferenced and old enough.
 
     Parameters
@@ -64,18 +64,18 @@ def plan_gc(root: Root, older_than_s: float = OLDER_THAN_S) -> tuple[Unreference
     if not older_than_s >= 0:
         raise ParameterError("older_than_s", older_than_s, "at least 0")
     now = time.time()
-    entries = find_leftovers(root)
-    replaced = _replaced_since(root, now - older_than_s)
+    entries = find_leftovers(store)
+    replaced = _replaced_since(store, now - older_than_s)
     found = []
     for entry in entries:
         # Read after the listing, so that parts replaced in between are known.
         age = now - max(entry.modified_s, replaced.get(entry.path, entry.modified_s))
         found.append(UnreferencedFile(entry.path, entry.size, age))
-    found += _empty_folders(root, now)
+    found += _empty_folders(store, now)
     return tuple(left for left in found if left.age_s >= older_than_s)
 
 
-def collect(root: Root, leftovers: Iterable[UnreferencedFile]) -> tuple[UnreferencedFile, ...]:
+def collect(store: Store, leftovers: Iterable[UnreferencedFile]) -> tuple[UnreferencedFile, ...]:
     """Remove leftovers after checking again that they are unreferenced.
 
     Parameters
@@ -91,14 +91,14 @@ def collect(root: Root, leftovers: Iterable[UnreferencedFile]) -> tuple[Unrefere
     ------
     StoreReadOnly
     """
-    named = read_named(root)
+    named = read_named(store)
     removed = [left for left in leftovers if _is_left(named, left)]
     for left in removed:
         if left.path.endswith("/"):
-            _remove_folder(root, left.path)
+            _remove_folder(store, left.path)
         else:
-            root.delete(left.path)
-    _remove_empty_parents(root, removed)
+            store.delete(left.path)
+    _remove_empty_parents(store, removed)
     return tuple(removed)
 
 
@@ -108,28 +108,28 @@ def _is_left(named: ReferencedFiles, left: UnreferencedFile) -> bool:
     return named.leaves(left.path)
 
 
-def _replaced_since(root: Root, since_s: float) -> dict[str, float]:
+def _replaced_since(store: Store, since_s: float) -> dict[str, float]:
     """Return the times at which parts were removed from their ledgers, since a given time."""
     found: dict[str, float] = {}
-    for ledger in all_ledgers(root):
-        for entry in root.list(f"{ledger.path}/_delta_log/"):
+    for ledger in all_ledgers(store):
+        for entry in store.list(f"{ledger.path}/_delta_log/"):
             if entry.modified_s >= since_s and entry.path.endswith(".json"):
-                for path in _removed_by(root, entry.path):
+                for path in _removed_by(store, entry.path):
                     found[f"{ledger.path}/{path}"] = entry.modified_s
     return {path: at for path, at in found.items() if PART.fullmatch(path)}
 
 
-def _removed_by(root: Root, log_entry: str) -> Iterator[str]:
+def _removed_by(store: Store, log_entry: str) -> Iterator[str]:
     # verify reports unreadable log entries; their ledger can't be read either.
     with contextlib.suppress(ValueError, TypeError, KeyError, MissingObject):
-        for action in actions(root.read(log_entry)):
+        for action in actions(store.read(log_entry)):
             if "remove" in action:
                 yield str(action["remove"]["path"])
 
 
-def _empty_folders(root: Root, now: float) -> Iterator[UnreferencedFile]:
+def _empty_folders(store: Store, now: float) -> Iterator[UnreferencedFile]:
     """Yield the empty folders of writers that were killed before their first write."""
-    base = root.local_path(STAGING)
+    base = store.as_local_path(STAGING)
     if base is None or not base.is_dir():
         return
     for folder in sorted(path for path in base.iterdir() if path.is_dir()):
@@ -138,14 +138,14 @@ def _empty_folders(root: Root, now: float) -> Iterator[UnreferencedFile]:
                 yield UnreferencedFile(f"{STAGING}/{folder.name}/", 0, now - folder.stat().st_mtime)
 
 
-def _remove_folder(root: Root, path: str) -> None:
-    local = root.local_path(path)
+def _remove_folder(store: Store, path: str) -> None:
+    local = store.as_local_path(path)
     if local is not None:
         with contextlib.suppress(OSError):  # no longer empty, or removed
             Path(local).rmdir()
 
 
-def _remove_empty_parents(root: Root, removed: Iterable[UnreferencedFile]) -> None:
+def _remove_empty_parents(store: Store, removed: Iterable[UnreferencedFile]) -> None:
     """Remove the folders below the known ones that are now empty."""
     folders = {
         "/".join(pieces[:n]) + "/"
@@ -156,4 +156,4 @@ def _remove_empty_parents(root: Root, removed: Iterable[UnreferencedFile]) -> No
     kept = {*PREFIXES, "catalog/images/", "catalog/shards/", "catalog/annotations/"}
     for folder in sorted(folders, key=len, reverse=True):
         if folder not in kept and any(folder.startswith(prefix) for prefix in PREFIXES):
-            _remove_folder(root, folder)
+            _remove_folder(store, folder)

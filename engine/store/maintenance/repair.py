@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.errors import CorruptStore
 from engine.record import Record
+from engine.store.backend.base import Store
 from engine.store.catalog.annotations import PATH as ANNOTATIONS
 from engine.store.catalog.tables import images_ledger, shards_ledger
 from engine.store.delta.checkpoints import LAST, write_checkpoint
@@ -29,7 +30,6 @@ from engine.store.delta.integrity import (
 )
 from engine.store.delta.torn import TornLog, examine, is_suspect, is_torn_entry
 from engine.store.digests import digest_bytes
-from engine.store.root.base import Root
 from engine.store.tables import outdate_tables
 
 
@@ -66,7 +66,7 @@ class Repaired(Record):
         return f"{self.ledger}: a power cut tore {lost}{since}; took them out: {again}."
 
 
-def repair_ledgers(root: Root, *, also_gone: bool = False) -> list[Repaired]:
+def repair_ledgers(store: Store, *, also_gone: bool = False) -> list[Repaired]:
     """Repair the ledgers of a cohort that a power cut tore.
 
     Parameters
@@ -80,17 +80,17 @@ def repair_ledgers(root: Root, *, also_gone: bool = False) -> list[Repaired]:
     StoreFull, StoreReadOnly
     """
     found = []
-    for ledger in _ledgers_there(root):
-        if also_gone or is_suspect(root, ledger):
-            done = _repair(root, ledger, also_gone)
+    for ledger in _ledgers_there(store):
+        if also_gone or is_suspect(store, ledger):
+            done = _repair(store, ledger, also_gone)
             if done is not None:
                 found.append(done)
     return found
 
 
-def _ledgers_there(root: Root) -> Iterator[str]:
+def _ledgers_there(store: Store) -> Iterator[str]:
     """Yield the paths of the ledgers, the catalog's first; none for an object store."""
-    place = root.local_path("")
+    place = store.as_local_path("")
     if place is None:
         return
     for ledger in ("catalog/images", "catalog/shards", ANNOTATIONS):
@@ -100,33 +100,33 @@ def _ledgers_there(root: Root) -> Iterator[str]:
         yield log.parent.relative_to(place).as_posix()
 
 
-def _repair(root: Root, ledger: str, also_gone: bool) -> Repaired | None:
-    torn = examine(root, ledger, also_gone=also_gone)
+def _repair(store: Store, ledger: str, also_gone: bool) -> Repaired | None:
+    torn = examine(store, ledger, also_gone=also_gone)
     if torn is None:
         return None
     tables: list[str] = []
     if torn.lost:
-        tables = outdate_tables(root, lambda origin: _made_of(origin, ledger) > torn.whole)
+        tables = outdate_tables(store, lambda origin: _made_of(origin, ledger) > torn.whole)
     if torn.whole < 0:
-        _begin_again(root, ledger)
+        _begin_again(store, ledger)
     # Each step examines the log again, and holds a lock against other repairs: entries that another
     # process repaired, or committed since, stay.
     note = f"{ledger}/{HEAD}"
     # Cut the head record before the entries: a record ahead of the log would block the ledger.
-    root.update(note, lambda raw: _cut_note(root, ledger, raw, also_gone))
-    root.update(note, lambda _: _remove_torn(root, ledger))
+    store.update(note, lambda raw: _cut_note(store, ledger, raw, also_gone))
+    store.update(note, lambda _: _remove_torn(store, ledger))
     if (torn.last or torn.checkpoints) and torn.whole >= 0:
-        head = read_head(root, ledger)
-        write_checkpoint(root, ledger, torn.whole, {} if head is None else head.checkpoints)
-        record_head(root, ledger, torn.whole)
+        head = read_head(store, ledger)
+        write_checkpoint(store, ledger, torn.whole, {} if head is None else head.checkpoints)
+        record_head(store, ledger, torn.whole)
     return Repaired(
-        ledger, torn.lost, _time_of(root, ledger, torn.whole), _files(ledger, torn), tuple(tables)
+        ledger, torn.lost, _time_of(store, ledger, torn.whole), _files(ledger, torn), tuple(tables)
     )
 
 
-def _begin_again(root: Root, ledger: str) -> None:
+def _begin_again(store: Store, ledger: str) -> None:
     """Replace a torn first entry of the catalog's ledgers; other ledgers are created on demand."""
-    known = {one.path: one for one in (images_ledger(root), shards_ledger(root))}
+    known = {one.path: one for one in (images_ledger(store), shards_ledger(store))}
     if ledger not in known:
         return
     first = known[ledger].first_entry()
@@ -134,16 +134,16 @@ def _begin_again(root: Root, ledger: str) -> None:
     def begin(there: bytes | None) -> bytes | None:
         return first if there is not None and is_torn_entry(there, 0) else None
 
-    root.update(log_path(ledger, 0), begin)
+    store.update(log_path(ledger, 0), begin)
 
 
-def _cut_note(root: Root, ledger: str, raw: bytes | None, also_gone: bool) -> bytes | None:
+def _cut_note(store: Store, ledger: str, raw: bytes | None, also_gone: bool) -> bytes | None:
     """Return the head record for the newest intact entry."""
-    torn = examine(root, ledger, also_gone=also_gone)
+    torn = examine(store, ledger, also_gone=also_gone)
     if torn is None:
         return None
     if torn.whole < 0:
-        root.delete(f"{ledger}/{HEAD}")
+        store.delete(f"{ledger}/{HEAD}")
         return None
     checkpoints: dict[str, str] = {}
     repaired = torn.lost > 0
@@ -154,18 +154,18 @@ def _cut_note(root: Root, ledger: str, raw: bytes | None, also_gone: bool) -> by
             repaired |= old.repaired
     for name in torn.checkpoints:
         checkpoints.pop(name, None)
-    entry = root.read(log_path(ledger, torn.whole))
+    entry = store.read(log_path(ledger, torn.whole))
     return HeadRecord(torn.whole, digest_bytes(entry), checkpoints, repaired).as_bytes()
 
 
-def _remove_torn(root: Root, ledger: str) -> None:
-    torn = examine(root, ledger)
+def _remove_torn(store: Store, ledger: str) -> None:
+    torn = examine(store, ledger)
     if torn is None:
         return
     for name in ((LAST,) if torn.last else ()) + torn.checkpoints:
-        root.delete(f"{ledger}/_delta_log/{name}")
+        store.delete(f"{ledger}/_delta_log/{name}")
     for version in reversed(torn.entries):  # in this order, no entry is ever missing in between
-        root.delete(log_path(ledger, version))
+        store.delete(log_path(ledger, version))
 
 
 def _files(ledger: str, torn: TornLog) -> tuple[str, ...]:
@@ -174,11 +174,11 @@ def _files(ledger: str, torn: TornLog) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _time_of(root: Root, ledger: str, version: int) -> str | None:
+def _time_of(store: Store, ledger: str, version: int) -> str | None:
     if version < 0:
         return None
     path = log_path(ledger, version)
-    made_s = float(commit_info(root.read(path), path)["timestamp"]) / 1000
+    made_s = float(commit_info(store.read(path), path)["timestamp"]) / 1000
     return datetime.fromtimestamp(made_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

@@ -10,13 +10,13 @@ from functools import partial
 import pyarrow as pa
 
 from engine.errors import CorruptStore, MissingObject
+from engine.store.backend.base import ObjectInfo, Store
 from engine.store.catalog.annotations import annotations_ledger, has_annotations
 from engine.store.catalog.tables import images_ledger, shards_ledger
 from engine.store.catalog.unnamed import unnamed_stacks
 from engine.store.delta.ledger import Ledger
 from engine.store.pictures import folder_of_picture, folders_there, paths_of, read_noted
 from engine.store.results import results_ledger, versions_there
-from engine.store.root.base import ObjectInfo, Root
 
 PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", "qc/", ".staging/")
 """Prefixes that gc searches. No file elsewhere is ever removed."""
@@ -67,46 +67,49 @@ class ReferencedFiles:
         return ASIDE.fullmatch(path) is not None
 
 
-def all_ledgers(root: Root) -> Iterator[Ledger]:
+def all_ledgers(store: Store) -> Iterator[Ledger]:
     """Yield the ledgers of a cohort: of the catalog, and of each operation and version.
 
     Those of results have no operation's schema, so do not read their objects.
     """
-    yield images_ledger(root)
-    yield shards_ledger(root)
-    if has_annotations(root):
-        yield annotations_ledger(root)
+    yield images_ledger(store)
+    yield shards_ledger(store)
+    if has_annotations(store):
+        yield annotations_ledger(store)
     prefix = "results/"
-    names = {entry.path[len(prefix) :].split("/", 1)[0] for entry in root.list(prefix)}
+    names = {entry.path[len(prefix) :].split("/", 1)[0] for entry in store.list(prefix)}
     for name in sorted(names):
-        for version in versions_there(root, name):
-            yield results_ledger(root, name, version, pa.schema([]))
+        for version in versions_there(store, name):
+            yield results_ledger(store, name, version, pa.schema([]))
 
 
-def list_managed_files(root: Root) -> list[ObjectInfo]:
+def list_managed_files(store: Store) -> list[ObjectInfo]:
     """Return all files in the searched prefixes. List them before reading the ledgers."""
-    return [entry for prefix in PREFIXES for entry in root.list(prefix)]
+    return [entry for prefix in PREFIXES for entry in store.list(prefix)]
 
 
-def managed_folders(root: Root) -> list[str]:
+def managed_folders(store: Store) -> list[str]:
     """Return the paths or URLs of the folders with the cohort's own files."""
-    return [f"{root.url}/{prefix.split('/', 1)[0]}" for prefix in PREFIXES]
+    return [f"{store.url}/{prefix.split('/', 1)[0]}" for prefix in PREFIXES]
 
 
-def read_named(root: Root) -> ReferencedFiles:
+def read_named(store: Store) -> ReferencedFiles:
     """Return the files that the ledgers reference now."""
-    spared = _or_none(lambda: unnamed_stacks(root))  # images first: shards are committed before
-    shards = shards_ledger(root)
+    spared = _or_none(lambda: unnamed_stacks(store))  # images first: shards are committed before
+    shards = shards_ledger(store)
     return ReferencedFiles(
         _or_none(lambda: shards.read(shards.snapshot().parts, ["path"])["path"].to_pylist()),
-        {ledger.path: _or_none(partial(_part_paths, ledger)) for ledger in all_ledgers(root)},
-        {folder: _or_none(partial(_picture_paths, root, folder)) for folder in folders_there(root)},
+        {ledger.path: _or_none(partial(_part_paths, ledger)) for ledger in all_ledgers(store)},
+        {
+            folder: _or_none(partial(_picture_paths, store, folder))
+            for folder in folders_there(store)
+        },
         spared,
     )
 
 
-def _picture_paths(root: Root, folder: str) -> Iterable[str]:
-    return paths_of(read_noted(root, folder).values(), folder)
+def _picture_paths(store: Store, folder: str) -> Iterable[str]:
+    return paths_of(read_noted(store, folder).values(), folder)
 
 
 def _part_paths(ledger: Ledger) -> list[str]:
@@ -120,12 +123,12 @@ def _or_none(read: Callable[[], Iterable[str]]) -> frozenset[str] | None:
         return None
 
 
-def find_leftovers(root: Root) -> list[ObjectInfo]:
+def find_leftovers(store: Store) -> list[ObjectInfo]:
     """Return the unreferenced files, by path.
 
     Files are listed first and the ledgers read second, so that files committed in between count as
     referenced.
     """
-    there = list_managed_files(root)
-    named = read_named(root)
+    there = list_managed_files(store)
+    named = read_named(store)
     return sorted((e for e in there if named.leaves(e.path)), key=lambda entry: entry.path)

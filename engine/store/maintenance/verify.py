@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.errors import CorruptStore, MissingObject
+from engine.store.backend.base import Store
 from engine.store.catalog.annotations import PATH as ANNOTATIONS
 from engine.store.catalog.tables import SHARDS, ShardRow, images_ledger, read_images, shards_ledger
 from engine.store.catalog.unnamed import unnamed_images
@@ -53,7 +54,6 @@ from engine.store.maintenance.verify_pixels import (
     check_places,
 )
 from engine.store.pictures import folders_there
-from engine.store.root.base import Root
 from engine.store.tables import FOLDER, note_path, parse_note, table_names_there, table_path
 
 THREADS = 4
@@ -108,7 +108,7 @@ class VerifyReport:
 
 
 def verify_cohort(
-    root: Root, *, operations: Mapping[tuple[str, int], pa.Schema] | None = None
+    store: Store, *, operations: Mapping[tuple[str, int], pa.Schema] | None = None
 ) -> VerifyReport:
     """Check everything that a cohort holds; report every flipped bit and every lost file.
 
@@ -116,14 +116,14 @@ def verify_cohort(
 
     Parameters
     ----------
-    root
+    store
         Storage of the cohort.
     operations
         Object columns of the installed operations, by (name, version). Results of other operations
         are checked without them.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        return _Verification(root, dict(operations or {}), pool).run()
+        return _Verification(store, dict(operations or {}), pool).run()
 
 
 class _Verification:
@@ -131,11 +131,11 @@ class _Verification:
 
     def __init__(
         self,
-        root: Root,
+        store: Store,
         operations: Mapping[tuple[str, int], pa.Schema],
         pool: ThreadPoolExecutor,
     ) -> None:
-        self._root = root
+        self._store = store
         self._operations = operations
         self._pool = pool
         self._checked: Counter[str] = Counter()
@@ -146,9 +146,9 @@ class _Verification:
         self._spared: frozenset[str] | None = None
 
     def run(self) -> VerifyReport:
-        there = list_managed_files(self._root)  # before the ledgers are read; see `find_leftovers`
+        there = list_managed_files(self._store)  # before the ledgers are read; see `find_leftovers`
         problems = [*self._files_of_people()]
-        ledgers = list(all_ledgers(self._root))
+        ledgers = list(all_ledgers(self._store))
         for ledger in ledgers:
             problems += self._ledger(ledger)
         problems += report_errors("catalog/shards", self._pixels)
@@ -162,13 +162,13 @@ class _Verification:
 
     def _files_of_people(self) -> Iterator[Problem]:
         def identity() -> Iterator[Problem]:
-            if self._root.size(JSON) is None:
+            if self._store.size(JSON) is None:
                 raise MissingObject(JSON)
-            read_identity(self._root)
+            read_identity(self._store)
             yield from ()
 
         def config() -> Iterator[Problem]:
-            read_config(self._root)
+            read_config(self._store)
             yield from ()
 
         self._checked["files"] += 2
@@ -223,20 +223,22 @@ class _Verification:
         objects = self._operations.get((operation, version))
         if objects is not None:
             yield from check_schema(ledger, snapshot, objects)
-        yield from check_keys(self._root, operation, version, {part.key for part in snapshot.parts})
+        yield from check_keys(
+            self._store, operation, version, {part.key for part in snapshot.parts}
+        )
         known = self._known()
         if known is not None:
             yield from check_unknown(ledger, self._facts[ledger.path], known, self._repaired())
 
     def _repaired(self) -> bool:
         with contextlib.suppress(CorruptStore):  # the check of the ledger reports it
-            head = read_head(self._root, images_ledger(self._root).path)
+            head = read_head(self._store, images_ledger(self._store).path)
             return head is not None and head.repaired
         return False
 
     def _known(self) -> NDArray[np.uint64] | None:
         # Read after the results: an image is in the catalog before it has a result.
-        ledger = images_ledger(self._root)
+        ledger = images_ledger(self._store)
         try:
             return known_images(ledger, ledger.snapshot())
         except (CorruptStore, MissingObject):
@@ -246,17 +248,17 @@ class _Verification:
 
     def _pixels(self) -> Iterator[Problem]:
         images_there = self._intact("catalog/images")
-        images = read_images(self._root, [*PLACE])[1] if images_there else None
+        images = read_images(self._store, [*PLACE])[1] if images_there else None
         if not self._intact("catalog/shards"):
             return
         # Read after the images: an ingest commits the shards first.
-        ledger = shards_ledger(self._root)
+        ledger = shards_ledger(self._store)
         table = ledger.read(ledger.snapshot().parts)
         self._rows = [ShardRow(**row) for row in table.select(SHARDS.names).to_pylist()]
         self._checked["pixel_files"] += len(self._rows)
         levels: dict[tuple[str, int], Level] = {}
-        yield from check_files(self._root, self._rows, levels, self._map)
-        yield from check_indexes(self._root, self._rows)
+        yield from check_files(self._store, self._rows, levels, self._map)
+        yield from check_indexes(self._store, self._rows)
         if images is not None:
             self._checked["images"] += images.num_rows
             self._spared = frozenset(unnamed_images(images, table)["stack"].to_pylist())
@@ -279,10 +281,10 @@ class _Verification:
     # pictures
 
     def _pictures(self) -> Iterator[Problem]:
-        for folder in folders_there(self._root):
+        for folder in folders_there(self._store):
             found: set[str] = set()
             self._shown[folder] = frozenset()
-            check = partial(check_pictures, self._root, folder, self._pool.map, found)
+            check = partial(check_pictures, self._store, folder, self._pool.map, found)
             yield from report_errors(folder, check, partial(self._shown.__setitem__, folder, None))
             if self._shown[folder] is not None:
                 self._shown[folder] = frozenset(found)
@@ -292,20 +294,22 @@ class _Verification:
 
     def _tables(self) -> Iterator[Problem]:
         prefix = note_path("").removesuffix(".json")
-        noted = {e.path.removeprefix(prefix).removesuffix(".json") for e in self._root.list(prefix)}
-        for name in sorted({*table_names_there(self._root), *noted}):
+        noted = {
+            e.path.removeprefix(prefix).removesuffix(".json") for e in self._store.list(prefix)
+        }
+        for name in sorted({*table_names_there(self._store), *noted}):
             self._checked["tables"] += 1
             yield from report_errors(table_path(name), partial(self._table, name))
 
     def _table(self, name: str) -> Iterator[Problem]:
         path, sidecar = table_path(name), note_path(name)
         for last in (False, True):  # it may be replaced during the check
-            note = parse_note(self._root.read(sidecar), sidecar)
-            if self._root.size(path) is None:
+            note = parse_note(self._store.read(sidecar), sidecar)
+            if self._store.size(path) is None:
                 if note.origin is not None:
                     yield Problem(path, MISSING, "is not there; the next run makes it again")
                 return
-            data = self._root.read(path)
+            data = self._store.read(path)
             if digest_bytes(data) in note.digests:
                 break
             if last:
@@ -330,7 +334,7 @@ class _Verification:
                 continue
             snapshot = self._snapshots.get(ledger)
             if snapshot is None:
-                if self._root.size(f"{ledger}/_delta_log/{0:020d}.json") is None and made_of >= 0:
+                if self._store.size(f"{ledger}/_delta_log/{0:020d}.json") is None and made_of >= 0:
                     yield Problem(path, INCONSISTENT, f"is made of {ledger}, which is not there")
                 continue
             if made_of > snapshot.version and outdated:  # marked by the repair of the ledger
@@ -339,7 +343,7 @@ class _Verification:
             elif made_of > snapshot.version:
                 text = f"is made of version {made_of} of {ledger}, which has {snapshot.version}"
                 yield Problem(path, INCONSISTENT, text)
-            elif key_changed_since(self._root, ledger, key, made_of, snapshot.version):
+            elif key_changed_since(self._store, ledger, key, made_of, snapshot.version):
                 text = f"is older than {ledger}; the next run makes it again"
                 yield Problem(path, STALE, text)
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from engine.errors import CorruptStore
+from engine.store.backend.base import Store
 from engine.store.delta.checkpoints import LAST
 from engine.store.delta.integrity import (
     HEAD,
@@ -32,7 +33,6 @@ from engine.store.maintenance.problems import (
     report_errors,
 )
 from engine.store.parquet import read_parquet
-from engine.store.root.base import Root
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
@@ -51,12 +51,12 @@ def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
     head = None
     unread: Problem | None = None
     try:
-        head = read_head(ledger.root, ledger.path)
+        head = read_head(ledger.store, ledger.path)
     except CorruptStore as error:
         unread = problem_from_error(error, folder)
-    names = {entry.path.rsplit("/", 1)[-1] for entry in ledger.root.list(f"{folder}/")}
+    names = {entry.path.rsplit("/", 1)[-1] for entry in ledger.store.list(f"{folder}/")}
     newest = max((int(m[1]) for name in names if (m := _ENTRY.fullmatch(name))), default=-1)
-    torn = examine(ledger.root, ledger.path)
+    torn = examine(ledger.store, ledger.path)
     yield from _torn(ledger.path, torn)
     if unread is not None and (torn is None or not torn.head):
         yield unread
@@ -75,7 +75,7 @@ def check_log(ledger: Ledger, snapshot: Snapshot | None) -> Iterator[Problem]:
             yield Problem(path, MISSING, "is not there, though later entries are")
             previous = None
             continue
-        data = ledger.root.read(path)
+        data = ledger.store.read(path)
         yield from report_errors(path, partial(_entry, ledger, version, data, previous))
         if version == newest:
             yield from report_errors(path, partial(_newest, ledger, head, version, data))
@@ -160,7 +160,7 @@ def _checkpoints(
         path = f"{ledger.path}/_delta_log/{name}"
 
         def check(name: str = name, path: str = path) -> Iterator[Problem]:
-            data = ledger.root.read(path)
+            data = ledger.store.read(path)
             if name in noted and digest_bytes(data) != noted[name]:
                 raise CorruptStore(path, "its bytes do not match the recorded digest")
             adds = read_parquet(data, ["add"])["add"]
@@ -177,7 +177,7 @@ def _checkpoints(
 def _last_checkpoint(
     ledger: Ledger, path: str, newest: int, facts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Problem]:
-    values = json.loads(ledger.root.read(path))
+    values = json.loads(ledger.store.read(path))
     version = int(values.pop("version"))
     known = facts.get(checkpoint_name(version))
     if version > newest or known is None:
@@ -187,7 +187,9 @@ def _last_checkpoint(
         yield Problem(path, CORRUPT, "does not match the checkpoint")
 
 
-def key_changed_since(root: Root, ledger: str, key: str | None, version: int, newest: int) -> bool:
+def key_changed_since(
+    store: Store, ledger: str, key: str | None, version: int, newest: int
+) -> bool:
     """Return True if a ledger's parts of one key (None: any) changed after a version.
 
     Parameters
@@ -206,7 +208,7 @@ def key_changed_since(root: Root, ledger: str, key: str | None, version: int, ne
     folder = f"key={key}/"
     for number in range(version + 1, newest + 1):
         path = log_path(ledger, number)
-        data = root.read(path)
+        data = store.read(path)
         commit_info(data, path)
         changed: set[str] = set()
         for action in _actions(data):

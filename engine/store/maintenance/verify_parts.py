@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.errors import CorruptStore, MissingObject
+from engine.store.backend.base import Store
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
@@ -25,7 +26,6 @@ from engine.store.maintenance.problems import (
     report_errors,
 )
 from engine.store.results import DONE, FAILED, key_path, result_schema
-from engine.store.root.base import Root
 
 Apply = Callable[[Callable[[Part], "PartFacts"], Iterable[Part]], Iterator["PartFacts"]]
 
@@ -98,8 +98,8 @@ def _facts(ledger: Ledger, part: Part, identity: tuple[str, ...]) -> PartFacts:
     found: list[NDArray[np.uint64]] = [empty, empty]
 
     def check() -> Iterator[Problem]:
-        if ledger.root.size(path) not in (None, part.size):
-            text = f"has {ledger.root.size(path)} bytes, but the ledger says {part.size}"
+        if ledger.store.size(path) not in (None, part.size):
+            text = f"has {ledger.store.size(path)} bytes, but the ledger says {part.size}"
             raise CorruptStore(path, text)
         rows = ledger.read_part(part)
         if rows.num_rows != part.rows:
@@ -199,12 +199,12 @@ def check_unknown(
 
 
 def check_keys(
-    root: Root, operation: str, version: int, used: Iterable[str | None]
+    store: Store, operation: str, version: int, used: Iterable[str | None]
 ) -> Iterator[Problem]:
     """Yield the problems of the key files."""
     prefix = key_path(operation, version, "").removesuffix(".json")
     there = set()
-    for entry in root.list(prefix):
+    for entry in store.list(prefix):
         name = entry.path.removeprefix(prefix)
         if not name.endswith(".json") or "/" in name:
             continue
@@ -213,7 +213,7 @@ def check_keys(
         def check(
             path: str = entry.path, key: str = name.removesuffix(".json")
         ) -> Iterator[Problem]:
-            raw = root.read(path)
+            raw = store.read(path)
             identity: Mapping[str, object] = dict(json.loads(raw))
             if digest_of(identity) != key:
                 raise CorruptStore(path, "does not match the key, which is its digest")

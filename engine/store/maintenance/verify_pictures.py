@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from engine.errors import CorruptStore, MissingObject
+from engine.store.backend.base import Store
 from engine.store.digests import digest_bytes
 from engine.store.maintenance.problems import CORRUPT, MISSING, Problem, report_errors
 from engine.store.pictures import INDEX, digest_in, page_problem, read_noted
-from engine.store.root.base import Root
 
 REMEDY = "remove it, and cohort qc makes it again"
 
@@ -17,7 +17,7 @@ _File = tuple[str, int]
 _Apply = Callable[[Callable[[_File], Problem | None], Iterable[_File]], Iterator[Problem | None]]
 
 
-def check_pictures(root: Root, folder: str, apply: _Apply, found: set[str]) -> Iterator[Problem]:
+def check_pictures(store: Store, folder: str, apply: _Apply, found: set[str]) -> Iterator[Problem]:
     """Yield the problems of a folder of pictures, all of which can be made again.
 
     Parameters
@@ -29,26 +29,26 @@ def check_pictures(root: Root, folder: str, apply: _Apply, found: set[str]) -> I
     found
         Set to which the indexed paths are added.
     """
-    yield from report_errors(f"{folder}/{INDEX}", partial(_page, root, f"{folder}/{INDEX}"))
+    yield from report_errors(f"{folder}/{INDEX}", partial(_page, store, f"{folder}/{INDEX}"))
     # Read the index before the files: files exist before they are indexed.
-    noted = read_noted(root, folder)
+    noted = read_noted(store, folder)
     files = {f"{folder}/{path}": size for one in noted.values() for path, size in one.files}
     found.update(files)
-    yield from (problem for problem in apply(partial(_file, root), files.items()) if problem)
+    yield from (problem for problem in apply(partial(_file, store), files.items()) if problem)
 
 
-def _page(root: Root, path: str) -> Iterator[Problem]:
-    if root.size(path) is not None:
-        problem = page_problem(root.read(path))
+def _page(store: Store, path: str) -> Iterator[Problem]:
+    if store.size(path) is not None:
+        problem = page_problem(store.read(path))
         if problem is not None:
             raise CorruptStore(path, f"{problem}; cohort qc makes it again")
     yield from ()
 
 
-def _file(root: Root, file: _File) -> Problem | None:
+def _file(store: Store, file: _File) -> Problem | None:
     path, size = file
     try:
-        data = root.read(path)
+        data = store.read(path)
     except MissingObject:
         return Problem(path, MISSING, "is not there; cohort qc makes it again")
     if len(data) != size or digest_bytes(data) != digest_in(path):

@@ -11,6 +11,7 @@ from functools import partial
 import pyarrow as pa
 
 from engine.errors import CorruptStore
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ORPHANED, READY, ShardRow
 from engine.store.digests import digest_bytes
 from engine.store.labels.images import LABELS, image_stack, index_path, is_label, names_in_index
@@ -24,7 +25,6 @@ from engine.store.maintenance.problems import (
 )
 from engine.store.pixels.shard_codec import LOST, count_chunks
 from engine.store.pixels.stacks import stack_path
-from engine.store.root.base import Root
 
 PLACE = ("state", "channels", "height", "width", "dtype", "stack", "shard", "t", "z", "giant")
 """Columns of the catalog that locate an image's pixels."""
@@ -74,7 +74,7 @@ def parse_level(data: bytes) -> Level:
 
 
 def check_files(
-    root: Root, rows: Sequence[ShardRow], levels: dict[tuple[str, int], Level], apply: _Apply
+    store: Store, rows: Sequence[ShardRow], levels: dict[tuple[str, int], Level], apply: _Apply
 ) -> Iterator[Problem]:
     """Yield the problems of the files that the catalog lists.
 
@@ -95,23 +95,23 @@ def check_files(
             yield Problem(path, INCONSISTENT, f"is in the catalog {len(named)} times")
     for row in rows:
         if row.shard < 0:
-            yield from report_errors(row.path, partial(_metadata, root, row, levels))
-    shards = (_as_it_is(root, named) for named in by_path.values() if named[0].shard >= 0)
+            yield from report_errors(row.path, partial(_metadata, store, row, levels))
+    shards = (_as_it_is(store, named) for named in by_path.values() if named[0].shard >= 0)
     for found in apply(
-        lambda row: list(report_errors(row.path, lambda: _shard(root, row, levels))), shards
+        lambda row: list(report_errors(row.path, lambda: _shard(store, row, levels))), shards
     ):
         yield from found
 
 
-def _as_it_is(root: Root, named: Sequence[ShardRow]) -> ShardRow:
+def _as_it_is(store: Store, named: Sequence[ShardRow]) -> ShardRow:
     """Return the row of a file; for a shard of labels under replacement, the current one."""
-    if len(named) == 1 or root.size(named[0].path) is None:
+    if len(named) == 1 or store.size(named[0].path) is None:
         return named[0]
-    digest = digest_bytes(root.read(named[0].path))
+    digest = digest_bytes(store.read(named[0].path))
     return next((row for row in named if row.digest == digest), named[0])
 
 
-def check_indexes(root: Root, rows: Sequence[ShardRow]) -> Iterator[Problem]:
+def check_indexes(store: Store, rows: Sequence[ShardRow]) -> Iterator[Problem]:
     """Yield the stacks whose list of label images differs from the catalog."""
     names: dict[str, set[str]] = {}
     for row in rows:
@@ -119,7 +119,7 @@ def check_indexes(root: Root, rows: Sequence[ShardRow]) -> Iterator[Problem]:
             names.setdefault(image_stack(row.stack), set()).add(row.stack.split(LABELS)[1])
     for stack, due in sorted(names.items()):
         path = index_path(stack)
-        data = root.read(path) if root.size(path) is not None else None
+        data = store.read(path) if store.size(path) is not None else None
         listed = None if data is None else names_in_index(data)
         if data is not None and listed is None:
             yield Problem(path, CORRUPT, "is not the list that the engine wrote")
@@ -127,8 +127,8 @@ def check_indexes(root: Root, rows: Sequence[ShardRow]) -> Iterator[Problem]:
             yield Problem(path, STALE, "lacks label images; the next run adds them")
 
 
-def _read(root: Root, row: ShardRow) -> bytes:
-    data = root.read(row.path)
+def _read(store: Store, row: ShardRow) -> bytes:
+    data = store.read(row.path)
     if len(data) != row.size:
         raise CorruptStore(row.path, f"has {len(data)} bytes, but the catalog says {row.size}")
     if digest_bytes(data) != row.digest:
@@ -136,23 +136,27 @@ def _read(root: Root, row: ShardRow) -> bytes:
     return data
 
 
-def _metadata(root: Root, row: ShardRow, levels: dict[tuple[str, int], Level]) -> Iterator[Problem]:
-    data = _read(root, row)
+def _metadata(
+    store: Store, row: ShardRow, levels: dict[tuple[str, int], Level]
+) -> Iterator[Problem]:
+    data = _read(store, row)
     if row.level >= 0:
         levels[row.stack, row.level] = parse_level(data)
     yield from ()
 
 
-def _shard(root: Root, row: ShardRow, levels: Mapping[tuple[str, int], Level]) -> Iterator[Problem]:
+def _shard(
+    store: Store, row: ShardRow, levels: Mapping[tuple[str, int], Level]
+) -> Iterator[Problem]:
     level = levels.get((row.stack, row.level))
     if level is not None and row.shard >= math.prod(level.grid):
         text = f"is shard {row.shard} of an array that has {math.prod(level.grid)}"
         yield Problem(row.path, INCONSISTENT, text)
     if row.size == 0:  # all blank, and blank chunks are not stored
-        if root.size(row.path) is not None:
+        if store.size(row.path) is not None:
             yield Problem(row.path, INCONSISTENT, "is there, but the catalog says it is blank")
         return
-    data = _read(root, row)
+    data = _read(store, row)
     if LOST in data:
         text = f"lacks pixels of {data.count(LOST)} images, which no source gave back"
         yield Problem(row.path, MISSING, text)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from engine.errors import MissingObject
 from engine.record import Record
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import (
     SHARDS,
     ShardRow,
@@ -28,7 +29,6 @@ from engine.store.delta.parts import Part
 from engine.store.digests import digest_bytes
 from engine.store.pixels.shard_codec import LOST, unpack_chunks
 from engine.store.pixels.stacks import StackWriter
-from engine.store.root.base import Root
 
 Place = tuple[int, int | None]
 """Position of a plane in its stack: t, and z in a series."""
@@ -48,22 +48,22 @@ class ShardRepair(Record):
     """Digest of the file when the new bytes were made; None if it did not exist."""
 
 
-def lost_places(root: Root, row: ShardRow) -> frozenset[Place] | None:
+def lost_places(store: Store, row: ShardRow) -> frozenset[Place] | None:
     """Return the positions of planes that an earlier repair marked as lost in a file.
 
     Returns
     -------
     None if the file differs from the catalog; an empty set if it is complete.
     """
-    size = root.size(row.path) or 0
+    size = store.size(row.path) or 0
     if size != row.size:
         return None
-    data = root.read(row.path) if size else b""  # an all-blank shard has no file
+    data = store.read(row.path) if size else b""  # an all-blank shard has no file
     if data and digest_bytes(data) != row.digest:
         return None
     if row.level or row.shard < 0 or LOST not in data:
         return frozenset()
-    writer = StackWriter(root, row.stack)
+    writer = StackWriter(store, row.stack)
     first = np.unravel_index(row.shard, writer.grid) * np.array(writer.shard)
     found = set()
     for chunk, piece in enumerate(unpack_chunks(data, writer.chunks)):
@@ -79,7 +79,7 @@ def chunk_of(writer: StackWriter, t: int, z: int | None) -> int:
     return int(np.ravel_multi_index(place, writer.inner))
 
 
-def publish_repairs(root: Root, mends: Sequence[ShardRepair]) -> list[ShardRepair]:
+def publish_repairs(store: Store, mends: Sequence[ShardRepair]) -> list[ShardRepair]:
     """Replace damaged shards, unless they changed since; return the repairs in effect.
 
     A repair published by another ingest first is kept.
@@ -90,33 +90,33 @@ def publish_repairs(root: Root, mends: Sequence[ShardRepair]) -> list[ShardRepai
     """
     # gc may have removed these files (it can't know that this ingest is alive): leave their repair
     # to the next ingest.
-    there = [m for m in mends if m.new is None or root.size(m.aside) is not None]
+    there = [m for m in mends if m.new is None or store.size(m.aside) is not None]
     changes = {(m.old.path, m.old.digest): m.new for m in there
                if m.new is None or m.new.digest != m.old.digest}  # fmt: skip
-    named = _rename(root, changes)
+    named = _rename(store, changes)
     done, undone = [], {}
     for mend in there:
         new = mend.new
         place = mend.old.path, mend.old.digest
         if place in changes and place not in named:
             continue
-        if new is not None and not _put(root, mend, new):
+        if new is not None and not _put(store, mend, new):
             if new.digest != mend.old.digest:  # the other ingest's bytes are the catalogued ones
                 undone[new.path, new.digest] = mend.old
             continue
         done.append(mend)
     if undone:
-        _rename(root, undone)
+        _rename(store, undone)
     for mend in mends:
         if mend.aside:
-            root.delete(mend.aside)
+            store.delete(mend.aside)
     return done
 
 
-def _put(root: Root, mend: ShardRepair, new: ShardRow) -> bool:
+def _put(store: Store, mend: ShardRepair, new: ShardRow) -> bool:
     """Write the bytes of a shard unless another ingest changed it; return True if it has them."""
     try:
-        data = root.read(mend.aside)
+        data = store.read(mend.aside)
     except MissingObject:
         return False
     there = True
@@ -127,16 +127,18 @@ def _put(root: Root, mend: ShardRepair, new: ShardRow) -> bool:
         there = found in (mend.seen, new.digest)
         return data if there and found != new.digest else None
 
-    root.update(new.path, swap)
+    store.update(new.path, swap)
     return there
 
 
-def _rename(root: Root, changes: Mapping[tuple[str, str], ShardRow | None]) -> set[tuple[str, str]]:
+def _rename(
+    store: Store, changes: Mapping[tuple[str, str], ShardRow | None]
+) -> set[tuple[str, str]]:
     """Replace catalog rows by (path, digest) in one commit; return the keys that were found."""
     found: set[tuple[str, str]] = set()
     if not changes:
         return found
-    ledger = shards_ledger(root)
+    ledger = shards_ledger(store)
 
     def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
         found.clear()

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import AlignmentError, AlreadyExists, Conflict, CorruptStore, MissingObject
+from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_bytes
 from engine.store.pixels.layout import StackLayout, level_shapes
 from engine.store.pixels.ome_metadata import group_attributes
 from engine.store.pixels.shard_codec import count_chunks, merge_shards
-from engine.store.root.base import Root
 
 if TYPE_CHECKING:
     import zarr
@@ -37,11 +37,11 @@ OPEN_ARRAYS = 64
 
 
 @lru_cache(maxsize=OPEN_ARRAYS)
-def _open_level(root: Root, path: str, digest: str) -> zarr.Array[Any]:
+def _open_level(store: Store, path: str, digest: str) -> zarr.Array[Any]:
     """Open a level for reading, cached per process; ``digest`` is that of its checked metadata."""
     from engine.store.pixels.zarr_arrays import open_array
 
-    return open_array(root.zarr_store(path), "r")
+    return open_array(store.as_zarr_store(path), "r")
 
 
 def stack_path(stack: str) -> str:
@@ -82,7 +82,7 @@ class LevelPlan:
     chunk: tuple[int, ...]
 
 
-def create_stack(root: Root, plan: StackLayout) -> list[ShardRow]:
+def create_stack(store: Store, plan: StackLayout) -> list[ShardRow]:
     """Write the metadata of all levels of a stack, and return their rows for the catalog."""
     shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
     known = plan.spacing_um, plan.lattice, plan.channel_names
@@ -90,11 +90,11 @@ def create_stack(root: Root, plan: StackLayout) -> list[ShardRow]:
     levels = [LevelPlan(shape, plan.shard, plan.chunk) for shape in shapes]
     from engine.store.pixels.zarr_arrays import pixel_codecs
 
-    return create_image(root, plan.name, levels, plan.dtype, attributes, pixel_codecs(plan.dtype))
+    return create_image(store, plan.name, levels, plan.dtype, attributes, pixel_codecs(plan.dtype))
 
 
 def create_image(
-    root: Root,
+    store: Store,
     stack: str,
     levels: Sequence[LevelPlan],
     dtype: str,
@@ -129,9 +129,9 @@ def create_image(
 
     path = stack_path(stack)
     rows = []
-    with root.staging() as folder:
-        store = folder / "stack.zarr"
-        group = zarr.create_group(store, zarr_format=3, attributes=dict(attributes))
+    with store.staging() as folder:
+        made = folder / "stack.zarr"
+        group = zarr.create_group(made, zarr_format=3, attributes=dict(attributes))
         names = ("t", "c", "z", "y", "x") if len(levels[0].shape) == 5 else ("t", "c", "y", "x")
         for number, level in enumerate(levels):
             group.create_array(
@@ -148,9 +148,9 @@ def create_image(
             name = "zarr.json" if number < 0 else f"{number}/zarr.json"
             data = (folder / "stack.zarr" / name).read_bytes()
             try:
-                root.create(f"{path}/{name}", data)
+                store.create(f"{path}/{name}", data)
             except AlreadyExists:
-                data, mine = root.read(f"{path}/{name}"), data
+                data, mine = store.read(f"{path}/{name}"), data
                 if data != mine and json.loads(data) != json.loads(mine):
                     raise Conflict(f"{path}/{name}") from None
             digest = digest_bytes(data)
@@ -171,10 +171,10 @@ class StackWriter:
         Level of the pyramid.
     """
 
-    def __init__(self, root: Root, stack: str, level: int = 0) -> None:
-        self._root, self._stack, self._level = root, stack, level
+    def __init__(self, store: Store, stack: str, level: int = 0) -> None:
+        self._store, self._stack, self._level = store, stack, level
         self._base = f"{stack_path(stack)}/{level}"
-        self.metadata: dict[str, Any] = json.loads(root.read(f"{self._base}/zarr.json"))
+        self.metadata: dict[str, Any] = json.loads(store.read(f"{self._base}/zarr.json"))
         self.shape = tuple(self.metadata["shape"])
         self.shard = tuple(self.metadata["chunk_grid"]["configuration"]["chunk_shape"])
         inner = tuple(self.metadata["codecs"][0]["configuration"]["chunk_shape"])
@@ -202,13 +202,13 @@ class StackWriter:
         """
         path = self.path_of(index)
         self._check_shape(index, pixels)
-        with self._root.staging() as folder:
+        with self._store.staging() as folder:
             assembled = self._assemble(folder, pixels)
             if not assembled.exists():  # every chunk is blank, and blank chunks are not stored
                 return self._row(path, index, b"", 0)
             data = assembled.read_bytes()
             try:
-                self._root.create_from(path, assembled)
+                self._store.create_from(path, assembled)
             except AlreadyExists:
                 data = self._adopt(path, data, pixels)
         return self._row(path, index, data, count_chunks(data, self.chunks))
@@ -221,7 +221,7 @@ class StackWriter:
         AlignmentError, StoreFull, StoreReadOnly
         """
         self._check_shape(index, pixels)
-        with self._root.staging() as folder:
+        with self._store.staging() as folder:
             assembled = self._assemble(folder, pixels)
             data = assembled.read_bytes() if assembled.exists() else None
         return merge_shards(None, data, self.chunks)
@@ -250,7 +250,7 @@ class StackWriter:
     def describe(self) -> ShardRow:
         """Return the catalog's row of the level's own metadata."""
         path = f"{self._base}/zarr.json"
-        return self._row(path, -1, self._root.read(path), -1)
+        return self._row(path, -1, self._store.read(path), -1)
 
     def _assemble(self, folder: Path, pixels: NDArray[Any]) -> Path:
         from engine.store.pixels.zarr_arrays import open_array
@@ -262,7 +262,7 @@ class StackWriter:
 
     def _adopt(self, path: str, mine: bytes, pixels: NDArray[Any]) -> bytes:
         """Reuse the shard of an earlier attempt if its pixels are equal."""
-        there = self._root.read(path)
+        there = self._store.read(path)
         if there == mine:
             return there
         with self.opened(there) as array:
@@ -276,7 +276,7 @@ class StackWriter:
         """Yield an array of the shard's shape, backed by the given bytes, e.g. damaged ones."""
         from engine.store.pixels.zarr_arrays import open_array
 
-        with self._root.staging() as folder:
+        with self._store.staging() as folder:
             (folder / "zarr.json").write_text(json.dumps({**self.metadata, "shape": self.shard}))
             target = folder / shard_key((1,) * len(self.shard), 0)
             target.parent.mkdir(parents=True)
@@ -295,8 +295,8 @@ class StackReader:
         Catalog rows by path, at least of the metadata and shards to read.
     """
 
-    def __init__(self, root: Root, files: Mapping[str, ShardRow]) -> None:
-        self._root = root
+    def __init__(self, store: Store, files: Mapping[str, ShardRow]) -> None:
+        self._store = store
         self._files = files
         self._checked: dict[str, str] = {}
 
@@ -312,13 +312,13 @@ class StackReader:
         path = f"{stack_path(stack)}/{level}"
         if path not in self._checked:
             self._checked[path] = self._check_metadata(f"{path}/zarr.json")
-        return _open_level(self._root, path, self._checked[path])
+        return _open_level(self._store, path, self._checked[path])
 
     def _check_metadata(self, path: str) -> str:
         row = self._files.get(path)
         if row is None:
             raise CorruptStore(path, "is not in the catalog")
-        if digest_bytes(self._root.read(path)) != row.digest:
+        if digest_bytes(self._store.read(path)) != row.digest:
             raise CorruptStore(path, "its bytes do not match the catalog's digest")
         return row.digest
 
@@ -327,7 +327,7 @@ class StackReader:
         row = self._files.get(path)
         if row is None:
             raise CorruptStore(path, "is not in the catalog")
-        size = self._root.size(path)
+        size = self._store.size(path)
         if size is None and row.size:
             raise MissingObject(path)
         if (size or 0) != row.size:
@@ -371,5 +371,5 @@ class StackReader:
             # zarr and zarrs raise many types for bad checksums; their texts hold no pixels.
             where = f"{stack_path(stack)}/{level}"
             told = f"a chunk can't be decoded ({type(error).__name__})"
-            named = self._root.refusal(error, where, reading=True) or CorruptStore(where, told)
+            named = self._store.refusal(error, where, reading=True) or CorruptStore(where, told)
             raise named from None

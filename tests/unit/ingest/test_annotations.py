@@ -67,7 +67,7 @@ class Place:
         self.declare()
 
     def declare(self, **options: Any) -> None:
-        toml = Path(self.cohort.root.url) / "cohort.toml"
+        toml = Path(self.cohort.store.url) / "cohort.toml"
         text = toml.read_text().split("\n[annotations")[0]
         lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
         toml.write_text(
@@ -180,7 +180,7 @@ def test_folders_that_are_not_there_end_nothing(place: Place) -> None:
     marks.rename(place.marks)
     assert place.ingest() == {"listed": 3, "unchanged": 3}
     # What is no longer declared is retired.
-    toml = Path(place.cohort.root.url) / "cohort.toml"
+    toml = Path(place.cohort.store.url) / "cohort.toml"
     toml.write_text(toml.read_text().split("\n[annotations")[0])
     assert place.ingest() == {"retired": 6}
     place.declare(origni=1)
@@ -193,7 +193,7 @@ def test_folders_that_are_not_there_end_nothing(place: Place) -> None:
 
 def test_a_flipped_bit_in_a_drawing_is_named_and_never_computed_with(place: Place) -> None:
     place.ingest()
-    (part,) = Path(place.cohort.root.url).glob("catalog/annotations/*.parquet")
+    (part,) = Path(place.cohort.store.url).glob("catalog/annotations/*.parquet")
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 4
     part.write_bytes(data)
@@ -207,7 +207,7 @@ def test_an_ingest_that_is_stopped_says_what_is_left(place: Place) -> None:
     place.cohort.ingest(place.data, client=place.client)
     draw(place.marks / f"{place.names[3]}.geojson", inner=box(9))
     stopped = AnnotationIngest(
-        place.cohort.root, place.cohort.config, place.client, "now", stop=lambda: True
+        place.cohort.store, place.cohort.config, place.client, "now", stop=lambda: True
     )
     report = stopped.run()
     assert report is not None
@@ -220,11 +220,11 @@ def test_an_ingest_that_is_stopped_says_what_is_left(place: Place) -> None:
 
 def test_two_ingests_at_once_leave_one_row_a_drawing(place: Place) -> None:
     place.ingest()
-    root = place.cohort.root
-    drawn = read_annotations(root)
+    store = place.cohort.store
+    drawn = read_annotations(store)
     # A second ingest that began before the first one had committed anything.
-    late = AnnotationIngest(root, place.cohort.config, place.client, "late")
-    ledger = annotations_ledger(root)
+    late = AnnotationIngest(store, place.cohort.config, place.client, "late")
+    ledger = annotations_ledger(store)
     whole = ledger.snapshot()
 
     class Before(type(ledger)):  # type: ignore[misc]
@@ -234,10 +234,10 @@ def test_two_ingests_at_once_leave_one_row_a_drawing(place: Place) -> None:
             Before.asked += 1
             return whole if Before.asked > 1 else type(whole)(whole.version - 1, ())
 
-    late._ledger = Before(root, ledger.path, ledger.schema)
+    late._ledger = Before(store, ledger.path, ledger.schema)
     late.run()
-    again = read_annotations(root)
+    again = read_annotations(store)
     assert again.refs == drawn.refs
-    contours = read_contours(root, again.refs)
+    contours = read_contours(store, again.refs)
     assert {c.structure for found in contours.values() for c in found} == {"inner", "outer"}
     assert place.cohort.verify().ok

@@ -94,7 +94,7 @@ def test_circles_run_on_planes_of_a_series(
 
 def test_ome_zarr_has_units_and_place(cine: Any) -> None:
     cohort = cine[0]
-    for path in sorted((Path(cohort.root.url) / "pixels").glob("*.zarr")):
+    for path in sorted((Path(cohort.store.url) / "pixels").glob("*.zarr")):
         yaozarrs.validate_zarr_store(str(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

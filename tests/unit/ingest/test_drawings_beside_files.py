@@ -101,7 +101,7 @@ def test_planes_of_qupath_choose_the_image_of_a_series(place: Place) -> None:
     }  # fmt: skip
     assert report.refused == 3
     assert "z or t that does not exist" in MATCHING_REASONS["other_plane"]
-    digests = read_annotations(place.cohort.root).digests
+    digests = read_annotations(place.cohort.store).digests
     # Where no object has a plane, nothing says that the first one is meant.
     place.draw("z", feature(polygon(*A), "First"))
     place.ingest()
@@ -110,7 +110,7 @@ def test_planes_of_qupath_choose_the_image_of_a_series(place: Place) -> None:
     place.ingest()
     assert drawn(place)["z.tif#0"] == ["First"]
     assert (
-        read_annotations(place.cohort.root).digests["data/s1/z.tif#0"]
+        read_annotations(place.cohort.store).digests["data/s1/z.tif#0"]
         == (digests["data/s1/z.tif#0"])
     )
 

@@ -111,7 +111,7 @@ def test_masks_and_figures_have_all_polygons_of_a_class(place: Place) -> None:
     assert table.loc[("data/s1/i0.png", "Tumor")]["area_px"] == 1200.0
     assert table.loc[("data/s1/i1.png", "Necrosis")]["inside_share"] == 1.0
     assert len(place.cohort.table("contour_findings")) == 0
-    drawn = ContourMasks({"Tumor": 2}).open(place.cohort.root, read_images(place.cohort.root)[1])
+    drawn = ContourMasks({"Tumor": 2}).open(place.cohort.store, read_images(place.cohort.store)[1])
     assert (drawn.read("data/s1/i1.png") == 2).sum() == 700
 
 
@@ -147,7 +147,7 @@ def test_drawings_of_slides_are_scaled_to_what_was_read(tmp_path: Path, client: 
     assert (tumor["y"], tumor["x"]) == pytest.approx((127.625, 174.625), abs=0.01)
     assert table.loc[("data/s1/plain.tif", "Corner")]["area_px"] == 400
     # A slide of which it was not kept how much smaller it was read: nothing is laid anywhere.
-    ledger, (snapshot, rows) = images_ledger(place.cohort.root), read_images(place.cohort.root)
+    ledger, (snapshot, rows) = images_ledger(place.cohort.store), read_images(place.cohort.store)
     known = CatalogIndex(ledger, snapshot)
     old = []
     for image_id in rows["image_id"].to_pylist():
@@ -161,10 +161,10 @@ def test_drawings_of_slides_are_scaled_to_what_was_read(tmp_path: Path, client: 
     assert [(row["structure"], row["reason"]) for row in report.annotations.refused_first] == [
         ("Corner", "no_scale")
     ]
-    assert "data/s1/slide.tif" not in read_annotations(place.cohort.root).refs
+    assert "data/s1/slide.tif" not in read_annotations(place.cohort.store).refs
     report = place.ingest(rehash=True)  # as the reason says
     assert (report.touched, report.refused) == (2, 0)
-    assert "data/s1/slide.tif" in read_annotations(place.cohort.root).refs
+    assert "data/s1/slide.tif" in read_annotations(place.cohort.store).refs
 
 
 def test_what_an_older_version_stored_is_read_again_and_changes_where_it_was_wrong(
@@ -175,9 +175,9 @@ def test_what_an_older_version_stored_is_read_again_and_changes_where_it_was_wro
     place.draw("one", feature(polygon(*A), "Tumor"))
     place.draw("many", feature(polygon(*A), "Tumor"), feature(polygon(*B), "Tumor"))
     place.ingest()
-    before = read_annotations(place.cohort.root)
+    before = read_annotations(place.cohort.store)
     # As it stood there: polygons numbered, no rule among what they were made of.
-    ledger = annotations_ledger(place.cohort.root)
+    ledger = annotations_ledger(place.cohort.store)
     rows = []
     for name, boxes in (("one", [A]), ("many", [A, B])):
         for n, box in enumerate(boxes):
@@ -195,10 +195,10 @@ def test_what_an_older_version_stored_is_read_again_and_changes_where_it_was_wro
     commit_with_retry(ledger, ledger.snapshot(), lambda _: ([part], []))
     place.cohort.run("contours", client=place.client)
     assert place.masks(Tumor=1)["data/s1/many.png"] == {1: 400}  # its meaning is kept until then
-    old = read_annotations(place.cohort.root).digests
+    old = read_annotations(place.cohort.store).digests
     report = place.ingest().annotations
     assert (report.unchanged, report.changed, report.retired) == (0, 1, 1)
-    now = read_annotations(place.cohort.root)
+    now = read_annotations(place.cohort.store)
     assert now.digests == before.digests
     assert now.digests["data/s1/one.png"] == old["data/s1/one.png"]
     assert place.cohort.plan("contours").to_compute == 1
@@ -297,8 +297,8 @@ def test_what_is_left_out_is_named_with_its_reason(place: Place, tmp_path: Path)
         ("refused", ("data/s1/i3.png",)),
     ]
     assert "1 left out (refused)" in repr(batches)
-    images = read_images(place.cohort.root)[1]
-    masks = ContourMasks({"Bone": 1, "Fat": 2}).open(place.cohort.root, images)
+    images = read_images(place.cohort.store)[1]
+    masks = ContourMasks({"Bone": 1, "Fat": 2}).open(place.cohort.store, images)
     left = find_left_out(images, {"data/s1/i0.png", "data/s1/i1.png"}, masks)
     assert {one.reason: one.count for one in left} == {
         "no_mask": 1, "not_all_drawn": 1, "refused": 1, "copy": 1,

@@ -48,9 +48,9 @@ def cohort(tmp_path: Path, data: Path, client: Client) -> engine.Cohort:
 
 def shards_of(cohort: engine.Cohort) -> list[Path]:
     """Return the files of pixels, of the finest level first."""
-    rows = [row for row in read_shards(cohort.root) if row.shard >= 0]
+    rows = [row for row in read_shards(cohort.store) if row.shard >= 0]
     rows.sort(key=lambda row: (row.level, row.stack, row.shard))
-    return [Path(cohort.root.url, row.path) for row in rows]
+    return [Path(cohort.store.url, row.path) for row in rows]
 
 
 def images_in(cohort: engine.Cohort, shard: Path) -> list[str]:
@@ -67,7 +67,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def stored(cohort: engine.Cohort) -> dict[str, bytes]:
-    top = Path(cohort.root.url)
+    top = Path(cohort.store.url)
     return {name: (top / "pixels" / name).read_bytes() for name in files_below(cohort, "pixels")}
 
 
@@ -138,7 +138,7 @@ def test_what_no_source_gives_back_is_named_and_its_siblings_heal(
     assert report.lost == [{"source": gone, "image_id": gone, "reason": "source_gone"}]
     assert report.replaced == [changed]
     (problem,) = (p for p in cohort.verify().problems if p.kind != STALE)
-    assert (problem.path, problem.kind) == (str(shard.relative_to(cohort.root.url)), "missing")
+    assert (problem.path, problem.kind) == (str(shard.relative_to(cohort.store.url)), "missing")
     images = cohort.images()
     number = int(Path(kept).stem[1:])
     assert np.array_equal(images.by_id(kept).values[0], grey(number))
@@ -167,7 +167,7 @@ def test_shards_that_nobody_needs_are_forgotten(
     assert not cohort.verify().ok
     cohort.ingest(client=client, rehash=True)
     assert cohort.verify().ok
-    assert str(shard.relative_to(cohort.root.url)) in cohort.verify().leftovers
+    assert str(shard.relative_to(cohort.store.url)) in cohort.verify().leftovers
 
 
 def test_a_series_and_its_results_stay_what_they_were(
@@ -230,7 +230,7 @@ def torn(tmp_path: Path, client: Client) -> tuple[engine.Cohort, set[str]]:
     made.ingest(client=client)
     first.unlink()
     second.unlink()
-    return made, {str(path.relative_to(made.root.url)) for path in (first, second)}
+    return made, {str(path.relative_to(made.store.url)) for path in (first, second)}
 
 
 def damaged(cohort: engine.Cohort) -> set[str]:
@@ -241,7 +241,7 @@ def test_a_death_at_any_point_of_healing_leaves_a_cohort_that_heals(
     torn: tuple[engine.Cohort, set[str]], tmp_path: Path
 ) -> None:
     cohort, lost = torn
-    place = Path(cohort.root.url)
+    place = Path(cohort.store.url)
     shutil.move(place, tmp_path / "before")
 
     def begin() -> engine.Cohort:
@@ -279,7 +279,7 @@ def test_two_that_heal_at_once_leave_what_one_would(
     torn: tuple[engine.Cohort, set[str]], tmp_path: Path
 ) -> None:
     cohort, lost = torn
-    place = Path(cohort.root.url)
+    place = Path(cohort.store.url)
     shutil.move(place, tmp_path / "before")
     with here() as client:
         point, came = BEFORE_HEALING, True

@@ -22,7 +22,7 @@ from tests.support.images import grey
 
 
 def rows(cohort: engine.Cohort) -> dict[str, dict[str, object]]:
-    table = read_images(cohort.root)[1]
+    table = read_images(cohort.store)[1]
     return {row["image_id"].split("/", 1)[1]: row for row in table.to_pylist()}
 
 
@@ -70,7 +70,7 @@ def test_rehash_brings_to_an_older_cohort_what_it_did_not_keep(
     tifffile.imwrite(source / "a.tif", grey(1), extratags=turned, metadata=None)
     cohort = engine.create(tmp_path / "cohort")
     cohort.ingest(source, client=client)
-    ledger = images_ledger(cohort.root)
+    ledger = images_ledger(cohort.store)
     snapshot = ledger.snapshot()
     row = CatalogIndex(ledger, snapshot).image("in/a.tif", "in/a.tif")
     assert row is not None
@@ -104,8 +104,8 @@ def test_masks_lie_on_turned_images_or_are_refused(tmp_path: Path, client: Clien
             Image.fromarray(mask * np.uint8(255)).save(tmp_path / f"masks/{tissue}/{name}.png")
     cohort = engine.create(tmp_path / "cohort")
     cohort.ingest(source, client=client)
-    images = read_images(cohort.root)[1]
-    masks = MaskFolders(tmp_path / "masks", may_be_empty=(Tissue.FAT,)).open(cohort.root, images)
+    images = read_images(cohort.store)[1]
+    masks = MaskFolders(tmp_path / "masks", may_be_empty=(Tissue.FAT,)).open(cohort.store, images)
     np.testing.assert_array_equal(masks.read("in/wide.png"), drawn["wide"])
     np.testing.assert_array_equal(masks.read("in/upright.png"), drawn["upright"])
     with pytest.raises(NoMask, match="shown turned"):

@@ -117,10 +117,10 @@ def test_two_roots_of_one_name(cohort: engine.Cohort, tmp_path: Path, client: Cl
 
 
 def test_a_root_added_later_stands_apart_in_cohort_toml(cohort: engine.Cohort) -> None:
-    declare_roots(cohort.root, {"a": {"path": "/a"}}, None)
-    declare_operation(cohort.root, "circles", {"radius_px": (8.0, 43.0)}, replace=True)
-    declare_roots(cohort.root, {"b": {"path": "/b"}, "c": {"path": "/c"}}, None)
-    lines = (cohort.root.read("cohort.toml") or b"").decode().splitlines()
+    declare_roots(cohort.store, {"a": {"path": "/a"}}, None)
+    declare_operation(cohort.store, "circles", {"radius_px": (8.0, 43.0)}, replace=True)
+    declare_roots(cohort.store, {"b": {"path": "/b"}, "c": {"path": "/c"}}, None)
+    lines = (cohort.store.read("cohort.toml") or b"").decode().splitlines()
     sections = [number for number, line in enumerate(lines) if line.startswith("[")]
     assert [lines[n] for n in sections] == [
         "[roots.a]", "[roots.b]", "[roots.c]", "[operations.circles]",
@@ -244,12 +244,12 @@ def test_cohort_toml_is_changed_in_the_form_that_it_has(
     toml.write_bytes(b"\xef\xbb\xbf" + one.encode())  # as some editors begin a file
     cohort.ingest(tmp_path / "data", client=client)
     changed = {"radius_px": (6.0, 9.0), "polarity": "dark"}
-    declare_operation(cohort.root, "circles", changed, replace=True)
+    declare_operation(cohort.store, "circles", changed, replace=True)
     assert cohort.config.roots["data"].path == str(tmp_path / "data")
     assert cohort.config.operations == {"circles": {"radius_px": [6.0, 9.0], "polarity": "dark"}}
     assert "# as drawn" in toml.read_text()
     toml.write_text("[operations.circles] # why\nradius_px = [5, 9]\nchannel = 1\n# the next\n")
-    declare_operation(cohort.root, "circles", changed, replace=True)
+    declare_operation(cohort.store, "circles", changed, replace=True)
     assert cohort.config.operations == {"circles": {"radius_px": [6.0, 9.0], "polarity": "dark"}}
     assert "# why" in toml.read_text()
     assert "# the next" in toml.read_text()

@@ -258,12 +258,12 @@ def test_dicom_that_comes_to_another_root_is_withheld(
     put_dicom(tmp_path / "data" / "CANARY.png", grey(3))  # under another suffix
     report = cohort.ingest(client=client)
     assert (report.withheld, report.new, report.failed) == (2, 0, 0)
-    assert CANARY not in all_text(Path(cohort.root.url))
+    assert CANARY not in all_text(Path(cohort.store.url))
     monkeypatch.setattr(commands, "working", lambda *_: nullcontext(client))
-    code = commands.ingest(Output(False), cohort.root.url, cluster=ClusterArguments())
+    code = commands.ingest(Output(False), cohort.store.url, cluster=ClusterArguments())
     assert code == 3
     assert "2 DICOM files lie in a root that is not confidential" in capfd.readouterr().err
-    toml = Path(cohort.root.url) / "cohort.toml"
+    toml = Path(cohort.store.url) / "cohort.toml"
     toml.write_text(toml.read_text() + "confidential = true\n")
     report = cohort.ingest(client=client)
     assert (report.new, report.duplicates, report.orphaned) == (3, 1, 1)

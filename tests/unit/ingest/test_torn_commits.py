@@ -44,7 +44,7 @@ def failing_commits(
         nonlocal failed
         due = ledger.path == path and failed < times
         failed += due
-        raised = fault or StoreUnreachable(ledger.root.url, "it was pulled")
+        raised = fault or StoreUnreachable(ledger.store.url, "it was pulled")
         if due and when == "before":
             raise raised
         found = commit(ledger, *given, **named)
@@ -104,7 +104,7 @@ def test_what_a_failed_commit_of_results_left_is_not_computed_twice(
 
 def forget_shards(cohort: engine.Cohort, forgotten: Callable[[dict[str, Any]], bool]) -> None:
     """Make a cohort as such an ingest left it: the catalog names some files no more."""
-    ledger = shards_ledger(cohort.root)
+    ledger = shards_ledger(cohort.store)
     snapshot = ledger.snapshot()
     rows = ledger.read(snapshot.parts).to_pylist()
     kept = [row for row in rows if not forgotten(row)]

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 import skimage.data
 
+from engine.store.backend.open import open_store
 from engine.store.catalog.tables import images_ledger
 from engine.store.results import results_ledger
-from engine.store.root.open import open_store
 
 HERE = Path(__file__).resolve().parents[3]
 
@@ -48,11 +48,11 @@ def values(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def versions(place: Path) -> tuple[int, int]:
     """Return the versions of the catalog and of the circles' ledger."""
-    root = open_store(place)
+    store = open_store(place)
     from engine.operations.circles import OBJECTS
 
-    results = results_ledger(root, "circles", 1, OBJECTS).snapshot().version
-    return images_ledger(root).snapshot().version, results
+    results = results_ledger(store, "circles", 1, OBJECTS).snapshot().version
+    return images_ledger(store).snapshot().version, results
 
 
 @pytest.fixture(scope="module")

@@ -58,9 +58,9 @@ def test_a_cohort_keeps_its_own_files(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "c/tables")
     for place in ("c/tables/circles.parquet", "c/tables/deeper/t.csv", "link/t.csv"):
         with pytest.raises(UsageError, match="own files"):
-            require_target(tmp_path / place, cohort.root)
+            require_target(tmp_path / place, cohort.store)
     for place in ("t.csv", "c/t.csv"):
-        require_target(tmp_path / place, cohort.root)
+        require_target(tmp_path / place, cohort.store)
 
 
 def test_a_full_disk_leaves_the_former_file(

@@ -19,7 +19,7 @@ FULL = "/dev/full"
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("streams")
     put(folder / "d/s/e/a.png", discs(1))
-    return Path(engine.create(folder / "c").root.url)
+    return Path(engine.create(folder / "c").store.url)
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:

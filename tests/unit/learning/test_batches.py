@@ -46,7 +46,7 @@ def test_an_epoch_gives_every_image_once_in_modality_units(
     hearts: engine.Cohort, shuffle: bool
 ) -> None:
     images = hearts.images()
-    masks = ContourMasks(MASKS).open(hearts.root, read_images(hearts.root)[1])
+    masks = ContourMasks(MASKS).open(hearts.store, read_images(hearts.store)[1])
     batches = hearts.batches(masks=MASKS, batch_size=5, shuffle=shuffle, buffer_bytes=200_000)
     assert len(batches) == 8
     given = list(batches.numpy())
@@ -91,7 +91,7 @@ def test_planes_are_themselves_however_many_are_read_at_once(
     for cohort in (hearts, pictures):
         images = cohort.images(SMALL, stored=True)
         frame = images.frame.astype({"z": "Int64"})
-        reader = StackReader(cohort.root, {row.path: row for row in read_shards(cohort.root)})
+        reader = StackReader(cohort.store, {row.path: row for row in read_shards(cohort.store)})
         for (stack, _), rows in frame.groupby(["stack", "shard"]):
             some = rows.sample(random.integers(1, len(rows) + 1), random_state=random)
             places = {
@@ -267,7 +267,7 @@ def test_what_is_asked_for_and_is_not_there_is_said(
 
 
 def test_a_flipped_bit_speaks(hearts: engine.Cohort, tmp_path: Path) -> None:
-    shutil.copytree(hearts.root.url, tmp_path / "cohort")
+    shutil.copytree(hearts.store.url, tmp_path / "cohort")
     shards = sorted((tmp_path / "cohort" / "pixels").glob("*/0/c/*/*/*/*/*"))
     assert len(shards) == 12
     data = bytearray(shards[3].read_bytes())

@@ -32,7 +32,7 @@ from engine.learning.evaluation.page import told_interval
 from engine.learning.evaluation.scores import MARROW, confusion
 from engine.phantoms.marrow.files import write_marrow
 from engine.phantoms.marrow.options import MarrowOptions
-from engine.store.root.atomic_write import atomic_write
+from engine.store.backend.atomic_write import atomic_write
 from jobs.cli import app
 
 pytest.importorskip("matplotlib", reason="plots need matplotlib: pip install .[segment]")

@@ -45,7 +45,7 @@ from tests.support.images import grey, put
 
 
 def catalog(cohort: engine.Cohort) -> pa.Table:
-    return read_images(cohort.root)[1]
+    return read_images(cohort.store)[1]
 
 
 def assert_one_face(masks: Masks, images: pa.Table) -> None:
@@ -87,11 +87,11 @@ def marrow(tmp_path_factory: pytest.TempPathFactory, client: Client) -> tuple[en
 
 def test_contours_become_masks_in_the_order_of_their_labels(hearts: engine.Cohort) -> None:
     images = catalog(hearts)
-    masks = ContourMasks({"outer": 2, "inner": 1}).open(hearts.root, images)
+    masks = ContourMasks({"outer": 2, "inner": 1}).open(hearts.store, images)
     assert len(masks.image_ids) == 36
     assert masks.names == {2: "outer", 1: "inner"}
     assert_one_face(masks, images)
-    drawn = read_contours(hearts.root, read_annotations(hearts.root).refs)
+    drawn = read_contours(hearts.store, read_annotations(hearts.store).refs)
     for image_id in masks.image_ids:
         inner, outer = (
             fill_contour(next(c for c in drawn[image_id] if c.structure == name).rings, (128, 128))
@@ -100,7 +100,7 @@ def test_contours_become_masks_in_the_order_of_their_labels(hearts: engine.Cohor
         np.testing.assert_array_equal(
             masks.read(image_id), np.where(inner, 1, np.where(outer, 2, 0))
         )
-    other = ContourMasks({"inner": 1, "outer": 2}).open(hearts.root, images)
+    other = ContourMasks({"inner": 1, "outer": 2}).open(hearts.store, images)
     image_id = masks.image_ids[0]
     assert set(np.unique(other.read(image_id))) == {0, 2}, "the outer one was painted last"
     assert other.digest(image_id) != masks.digest(image_id)
@@ -111,20 +111,20 @@ def test_contours_that_are_not_there_are_said(
 ) -> None:
     images = catalog(hearts)
     with pytest.raises(NoMask, match=r"no image has 'endo'.* but inner, outer"):
-        ContourMasks({"endo": 1}).open(hearts.root, images)
+        ContourMasks({"endo": 1}).open(hearts.store, images)
     with pytest.raises(NoMask, match="but nothing"):
-        ContourMasks().open(marrow[0].root, catalog(marrow[0]))
+        ContourMasks().open(marrow[0].store, catalog(marrow[0]))
     with pytest.raises(ParameterError):
         ContourMasks({"inner": 256})
-    masks = ContourMasks().open(hearts.root, images.slice(0, 5))
+    masks = ContourMasks().open(hearts.store, images.slice(0, 5))
     assert len(masks.image_ids) == 5
 
 
 def test_folders_and_layers_give_the_same_masks(marrow: tuple[engine.Cohort, Path]) -> None:
     cohort, base = marrow
     images = catalog(cohort)
-    folders = MaskFolders(base / "png" / "masks").open(cohort.root, images)
-    layers = LayeredFiles(base / "psd" / "slides").open(cohort.root, images)
+    folders = MaskFolders(base / "png" / "masks").open(cohort.store, images)
+    layers = LayeredFiles(base / "psd" / "slides").open(cohort.store, images)
     assert len(folders.image_ids) == 2
     assert folders.image_ids == layers.image_ids
     for masks in (folders, layers):
@@ -140,7 +140,7 @@ def test_files_that_do_not_fit_are_named(
     cohort, base = marrow
     images = catalog(cohort)
     shutil.copytree(base / "png" / "masks", tmp_path / "masks")
-    masks = MaskFolders(tmp_path / "masks").open(cohort.root, images)
+    masks = MaskFolders(tmp_path / "masks").open(cohort.store, images)
     first, second = masks.image_ids
     before = masks.digest(first)
     path = tmp_path / "masks" / "fat" / Path(first).relative_to("slides")
@@ -151,19 +151,19 @@ def test_files_that_do_not_fit_are_named(
         masks.read(first)
     assert str(error.value).startswith(first)
     path.unlink()
-    again = MaskFolders(tmp_path / "masks").open(cohort.root, images)
+    again = MaskFolders(tmp_path / "masks").open(cohort.store, images)
     assert again.image_ids == (first, second), "what one folder lacks is said, not left out"
     for ask in (again.read, again.digest):
         with pytest.raises(NoMask, match="no mask for"):
             ask(first)
     layered = LayeredFiles(base / "psd" / "slides", classes={"bone": Tissue.FAT})
-    assert set(np.unique(layered.open(cohort.root, images).read(second))) == {0, Tissue.FAT}
+    assert set(np.unique(layered.open(cohort.store, images).read(second))) == {0, Tissue.FAT}
     with pytest.raises(NoMask, match="named as its image is"):
-        LayeredFiles(tmp_path / "masks").open(cohort.root, images)
+        LayeredFiles(tmp_path / "masks").open(cohort.store, images)
     with pytest.raises(NoSource):
-        MaskFolders(tmp_path / "none").open(cohort.root, images)
+        MaskFolders(tmp_path / "none").open(cohort.store, images)
     with pytest.raises(ParameterError, match="slides"):
-        MaskFolders(tmp_path / "masks", images="raw").open(cohort.root, images)
+        MaskFolders(tmp_path / "masks", images="raw").open(cohort.store, images)
 
 
 def test_paths_of_confidential_images_are_not_looked_for(
@@ -171,14 +171,14 @@ def test_paths_of_confidential_images_are_not_looked_for(
 ) -> None:
     put(tmp_path / "bone" / "a.png", grey(1))
     with pytest.raises(NoMask, match="confidential"):
-        MaskFolders(tmp_path).open(hearts.root, catalog(hearts))
+        MaskFolders(tmp_path).open(hearts.store, catalog(hearts))
 
 
 def write_labels(cohort: engine.Cohort, stack: str, labels: np.ndarray, name: str = "seg") -> Path:
     """Write a label image by NGFF 0.5, as any program might."""
-    group = zarr.open_group(Path(cohort.root.url) / f"pixels/{stack}.zarr", mode="r")
+    group = zarr.open_group(Path(cohort.store.url) / f"pixels/{stack}.zarr", mode="r")
     axes = group.attrs["ome"]["multiscales"][0]["axes"]
-    path = Path(cohort.root.url) / f"pixels/{stack}.zarr/labels"
+    path = Path(cohort.store.url) / f"pixels/{stack}.zarr/labels"
     zarr.create_group(path, attributes={"ome": {"version": "0.5", "labels": [name]}})
     scale = {"type": "scale", "scale": [1.0] * len(axes)}
     datasets = [{"path": "0", "coordinateTransformations": [scale]}]
@@ -221,20 +221,20 @@ Labelled = tuple[engine.Cohort, dict[str, np.ndarray], Path]
 def test_label_images_are_read_where_they_lie(labelled: Labelled) -> None:
     cohort, planes, path = labelled
     images = catalog(cohort)
-    masks = LabelImages("seg", {1: "cell", 2: "edge"}).open(cohort.root, images)
+    masks = LabelImages("seg", {1: "cell", 2: "edge"}).open(cohort.store, images)
     assert_one_face(masks, images)
     assert set(masks.image_ids) == set(planes)
     for image_id, plane in planes.items():
         np.testing.assert_array_equal(masks.read(image_id), plane)
     assert len({masks.digest(image_id) for image_id in planes}) == 9
     with pytest.raises(NothingFound, match="has a label image 'nuclei'"):
-        LabelImages("nuclei").open(cohort.root, images)
+        LabelImages("nuclei").open(cohort.store, images)
     stack = images["stack"][0].as_py()
     for wrong in (np.zeros((9, 1, 40, 47), np.uint8), np.zeros((9, 1, 40, 48), np.uint32)):
         shutil.rmtree(path.parents[1])
         write_labels(cohort, stack, wrong)
         with pytest.raises(NoMask, match=r"its stack asks for|classes are uint8"):
-            LabelImages("seg").open(cohort.root, images)
+            LabelImages("seg").open(cohort.store, images)
 
 
 @pytest.mark.parametrize("catalogued", [True, False])
@@ -244,7 +244,7 @@ def test_broken_label_images_speak(labelled: Labelled, catalogued: bool) -> None
     if catalogued:
         (path / "c/4/0/0/0").unlink()  # never written: the last image has no labels
         note(cohort, path)
-    masked = LabelImages("seg").open(cohort.root, images).image_ids
+    masked = LabelImages("seg").open(cohort.store, images).image_ids
     assert len(masked) == (8 if catalogued else 9)
     shard = path / "c/0/0/0/0"
     data = bytearray(shard.read_bytes())
@@ -253,7 +253,7 @@ def test_broken_label_images_speak(labelled: Labelled, catalogued: bool) -> None
     ids = images["image_id"].to_pylist()
 
     def errors() -> Sequence[type[EngineError]]:
-        masks = LabelImages("seg").open(cohort.root, images)
+        masks = LabelImages("seg").open(cohort.store, images)
         found = []
         for image_id in (ids[first], ids[second]):
             try:
@@ -270,14 +270,14 @@ def test_broken_label_images_speak(labelled: Labelled, catalogued: bool) -> None
 
 def note(cohort: engine.Cohort, path: Path) -> None:
     """Put a label image's files into the catalog."""
-    top = Path(cohort.root.url)
+    top = Path(cohort.store.url)
     stack = str(path.parent.relative_to(top / "pixels"))
     rows = []
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         data, name = file.read_bytes(), str(file.relative_to(top))
         chunks = -1 if file.name == "zarr.json" else 2
         rows.append(ShardRow(name, stack, 0, -1, digest_bytes(data), len(data), chunks))
-    ledger = shards_ledger(cohort.root)
+    ledger = shards_ledger(cohort.store)
     part = ledger.write_part(shard_table(rows))
     commit_with_retry(ledger, ledger.snapshot(), lambda _: ([part], []))
 

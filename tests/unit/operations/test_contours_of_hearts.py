@@ -37,7 +37,7 @@ def _key() -> Iterator[None]:
 
 
 def declare(cohort: engine.Cohort, **sets: str) -> None:
-    toml = Path(cohort.root.url) / "cohort.toml"
+    toml = Path(cohort.store.url) / "cohort.toml"
     text = toml.read_text().split("\n[annotations")[0]
     toml.write_text(text + "".join(f"\n[annotations.{n}]\n{lines}\n" for n, lines in sets.items()))
 
@@ -84,7 +84,7 @@ def test_sunnybrook_contours_are_as_is_known_of_them(sunnybrook: engine.Cohort) 
     assert quantities["thickness_mean_mm"].dropna().between(3, 12).all()
     assert sunnybrook.status().complete
     assert sunnybrook.verify().ok
-    stored = "".join(str(p) for p in Path(sunnybrook.root.url).rglob("*"))
+    stored = "".join(str(p) for p in Path(sunnybrook.store.url).rglob("*"))
     names = sunnybrook.status().annotations
     assert "SC-HF" not in stored + str(names) + table.to_csv()
 
@@ -102,8 +102,8 @@ def test_thresholds_find_most_of_the_blood_pool(sunnybrook: engine.Cohort) -> No
 def test_contours_of_another_patient_are_flagged_and_computed_alone(
     sunnybrook: engine.Cohort, client: Client, tmp_path: Path
 ) -> None:
-    shutil.copytree(sunnybrook.root.url, tmp_path / "cohort")
-    before = Path(sunnybrook.root.url).parent / "data"
+    shutil.copytree(sunnybrook.store.url, tmp_path / "cohort")
+    before = Path(sunnybrook.store.url).parent / "data"
     shutil.copytree(before, tmp_path / "data")
     toml = tmp_path / "cohort" / "cohort.toml"
     toml.write_text(toml.read_text().replace(str(before), str(tmp_path / "data")))
@@ -176,8 +176,8 @@ def test_a_made_heart_has_the_volumes_that_it_was_made_with(
     assert report is not None
     assert (report.new, report.unmatched, report.failed) == (64 + 12 + 18, 0, 0)
     # What came through SEG and RTSTRUCT covers the same pixels as what was drawn.
-    refs = read_annotations(cohort.root).refs
-    for contours in read_contours(cohort.root, refs).values():
+    refs = read_annotations(cohort.store).refs
+    for contours in read_contours(cohort.store, refs).values():
         by_name = {(c.annotation, c.structure): fill_contour(c.rings, (128, 128)) for c in contours}
         for (_, structure), mask in by_name.items():
             same = "inner" if structure.startswith("structure-") else structure
@@ -213,7 +213,7 @@ def test_a_made_heart_has_the_volumes_that_it_was_made_with(
     assert not math.isnan(scores["dice_sd"].max())
     assert cohort.verify().ok
     text = "".join(cohort.table(name).to_csv() for name in cohort.tables())
-    ledger = annotations_ledger(cohort.root)
+    ledger = annotations_ledger(cohort.store)
     drawings = ledger.read(ledger.snapshot().parts).drop_columns(["rings"]).to_pylist()
     assert "structure-" in str(drawings)
     assert "CANARY" not in text + str(cohort.status().as_json()) + str(drawings)

@@ -68,7 +68,7 @@ def fresh(ingested: Path, tmp_path: Path) -> engine.Cohort:
 
 
 def place_of(cohort: engine.Cohort) -> Path:
-    return Path(cohort.root.url)
+    return Path(cohort.store.url)
 
 
 def shards_of(cohort: engine.Cohort, image: str) -> list[Path]:

@@ -69,7 +69,9 @@ def test_means_are_the_same_for_slices_of_any_size(cohort, client, monkeypatch):
     whole = cohort.table("circles_by_experiment")
     for size in (1, 3):
         monkeypatch.setattr("engine.tables.driver.SLICE_IMAGES", size)
-        for path in Path(cohort.root.url.removeprefix("file://"), "tables").glob("circles_by_exp*"):
+        for path in Path(cohort.store.url.removeprefix("file://"), "tables").glob(
+            "circles_by_exp*"
+        ):
             path.unlink()
         cohort.run("circles", client=client)
         pd.testing.assert_frame_equal(cohort.table("circles_by_experiment"), whole)
@@ -77,7 +79,7 @@ def test_means_are_the_same_for_slices_of_any_size(cohort, client, monkeypatch):
 
 def test_an_image_of_another_spacing_is_no_outlier(cohort, client):
     operation = cohort.operation("circles")
-    facts = read_facts(cohort.root, operation, read_images(cohort.root)[1])
+    facts = read_facts(cohort.store, operation, read_images(cohort.store)[1])
     assert facts.mixed
     assert "s1 at 1 x 1 um" in facts.groups
     names = np.array(facts.columns["name"].to_pylist())
@@ -96,7 +98,7 @@ def test_within_one_spacing_outliers_are_found_and_the_page_says_nothing_of_it(t
     made = engine.create(tmp_path / "cohort")
     made.ingest(tmp_path / "in", client=client)
     made.run(engine.circles(radius_px=(6, 30), min_support=0.7, polarity="bright"), client=client)
-    facts = read_facts(made.root, made.operation("circles"), read_images(made.root)[1])
+    facts = read_facts(made.store, made.operation("circles"), read_images(made.store)[1])
     assert not facts.mixed
     names = facts.columns["name"].to_pylist()
     assert "i3" in {names[n] for n in find_extremes(facts).unusual}

@@ -90,7 +90,7 @@ def check_objects(cohort: engine.Cohort, where: str | None = None) -> None:
 
 
 def place_of(cohort: engine.Cohort) -> Path:
-    return Path(cohort.root.url)
+    return Path(cohort.store.url)
 
 
 def object_shards(cohort: engine.Cohort, image: str) -> list[Path]:

@@ -47,7 +47,7 @@ CARD = Card(
 
 
 def place_of(cohort: engine.Cohort) -> Path:
-    return Path(str(cohort.root.url).removeprefix("file://"))
+    return Path(str(cohort.store.url).removeprefix("file://"))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_model_answers_as_rows_and_is_loaded_once(
     (trial,) = (key for key in cohort.status().keys if key.key == operation.key)
     assert (trial.missing, trial.declared) == (None, False)
     assert "weights" in str(trial.note)
-    declare_operation(cohort.root, "segment", elsewhere.parameters, replace=True)
+    declare_operation(cohort.store, "segment", elsewhere.parameters, replace=True)
     (current,) = (key for key in cohort.status().keys if key.key == operation.key)
     assert (current.missing, current.done, current.declared) == (0, 3, True)
     toml.write_text(before)
@@ -164,7 +164,7 @@ def test_vacuoles_are_counted_whole_and_lie_in_the_labels(
     assert classes[classes["class_name"] != "fat"]["objects"].isna().all()
     assert set(objects["class_name"]) == {"fat"}
     rows = label_rows(cohort)
-    reader = StackReader(cohort.root, files_by_path(cohort.root, rows))
+    reader = StackReader(cohort.store, files_by_path(cohort.store, rows))
     for image in cohort.images().frame.itertuples():
         stack = label_stack(image.stack, engine.segment().label_name)
         labels = reader.read(
@@ -313,7 +313,7 @@ def test_each_process_that_segments_loads_the_model_once(
             assert (report.planned, report.failed) == (8, 0)
         workers = client.scheduler_info(n_workers=-1)["workers"]
         loads = {str(workers[at]["name"]): n for at, n in client.run(loads_here).items()}
-    parts = [*Path(small.root.url).glob("results/segment/v3/*/*.parquet")]
+    parts = [*Path(small.store.url).glob("results/segment/v3/*/*.parquet")]
     units = pd.concat(
         pq.ParquetFile(part).read(["worker"]).to_pandas().drop_duplicates() for part in parts
     )

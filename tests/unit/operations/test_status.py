@@ -97,7 +97,7 @@ def test_operations_that_are_not_installed_are_counted_by_rows(
     small: Any, tmp_path: Path, client: Client
 ) -> None:
     small.cohort.run(Counting(log=str(tmp_path / "log"), fails=("disc",)), client=client)
-    status = read_status(small.cohort.root)
+    status = read_status(small.cohort.store)
     (key,) = (key for key in status.keys if key.operation == "counting")
     assert key.missing is None
     assert key.note is not None

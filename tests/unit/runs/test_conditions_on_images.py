@@ -82,7 +82,7 @@ def test_errors_of_images_name_columns_and_say_no_value_of_the_csv(cohort: engin
         cohort.require_images(where="dose > 100 and subject == 's9'")
     assert "'s0', 's1', 's2', 's3'" in str(nothing.value)
     assert "4.0" not in str(nothing.value)
-    csv = Path(cohort.root.url, "subjects.csv")
+    csv = Path(cohort.store.url, "subjects.csv")
     csv.write_bytes(b"\xff")
     try:
         assert len(cohort.images("subject == 's1'")) == 2, "the CSV is not asked for"
@@ -97,7 +97,7 @@ def test_the_same_on_the_command_line(
 ) -> None:
     cohort.run(engine.circles(radius_px=(3, 6)), client=client)
     monkeypatch.chdir(tmp_path)
-    place = cohort.root.url
+    place = cohort.store.url
     call = CliRunner().invoke
     where = ["--where", "subject in ['s0', 's1'] and dose is not null"]
     done = call(app, ["plan", place, "circles", *where])

@@ -127,7 +127,7 @@ def test_a_deleted_part_is_computed_again_and_nothing_else_is(
 ) -> None:
     first = cohort.run(Counting(log=log), client=client)
     before = cohort.table(first.tables[0])
-    files = sorted(Path(cohort.root.url).glob("results/counting/v1/key=*/*.parquet"))
+    files = sorted(Path(cohort.store.url).glob("results/counting/v1/key=*/*.parquet"))
     files[0].unlink()
     computed(log)
     held = cohort.plan(Counting(log=log)).to_compute

@@ -106,11 +106,11 @@ def test_each_cause_recomputes_exactly_what_it_affects(
 def test_keys_say_what_they_were_made_of(cohort: engine.Cohort, client: Client, log: str) -> None:
     operation = Counting(log=log, copies=3)
     cohort.run(operation, client=client)
-    assert read_key(cohort.root, "counting", 1, operation.key) == operation.identity
-    assert read_key(cohort.root, "counting", 1, "f" * 32) is None
-    (Path(cohort.root.url) / f"results/counting/v1/_keys/{operation.key}.json").write_text("{")
+    assert read_key(cohort.store, "counting", 1, operation.key) == operation.identity
+    assert read_key(cohort.store, "counting", 1, "f" * 32) is None
+    (Path(cohort.store.url) / f"results/counting/v1/_keys/{operation.key}.json").write_text("{")
     with pytest.raises(engine.errors.CorruptStore):
-        read_key(cohort.root, "counting", 1, operation.key)
+        read_key(cohort.store, "counting", 1, operation.key)
 
 
 def test_failures_stay_until_they_are_asked_for(
@@ -274,7 +274,7 @@ def test_tables_are_left_alone_when_nothing_changed(
     cohort: engine.Cohort, client: Client, log: str, data: Path
 ) -> None:
     report = cohort.run(Counting(log=log), client=client)
-    folder = Path(cohort.root.url) / "tables"
+    folder = Path(cohort.store.url) / "tables"
 
     def stamps() -> dict[str, int]:
         return {name: (folder / f"{name}.parquet").stat().st_mtime_ns for name in report.tables}
@@ -303,13 +303,13 @@ def test_tables_are_left_alone_when_nothing_changed(
 
 def test_a_table_is_never_replaced_by_an_older_one(cohort: engine.Cohort) -> None:
     def write(n: int, **origin: Any) -> bool:
-        return write_table(cohort.root, "t", iter([pa.table({"n": [n]})]), origin)
+        return write_table(cohort.store, "t", iter([pa.table({"n": [n]})]), origin)
 
     assert write(1, key="k", catalog=3, results=5)
     assert not write(2, key="k", catalog=3, results=4)
     assert not write(3, key="k", catalog=2, results=9)
     assert cohort.table("t")["n"].to_list() == [1]
-    assert read_origin(cohort.root, "t") == {"key": "k", "catalog": 3, "results": 5}
+    assert read_origin(cohort.store, "t") == {"key": "k", "catalog": 3, "results": 5}
     assert write(4, key="k", catalog=3, results=6)
     assert write(5, key="other", catalog=1, results=1)  # another question: declared just now
     assert cohort.table("t")["n"].to_list() == [5]

@@ -61,7 +61,7 @@ def cohort(tmp_path: Path, client: Client) -> engine.Cohort:
 
 def shard_of(cohort: engine.Cohort, image_id: str) -> Path:
     row = catalog(cohort)[image_id]
-    level = Path(cohort.root.url) / "pixels" / f"{row['stack']}.zarr" / "0"
+    level = Path(cohort.store.url) / "pixels" / f"{row['stack']}.zarr" / "0"
     return level / "c" / f"{row['shard']}" / "0/0/0"
 
 
@@ -150,7 +150,7 @@ def test_lost_metadata_of_a_stack_fails_its_images(
     cohort: engine.Cohort, client: Client, log: str
 ) -> None:
     row = catalog(cohort)["data/d1/s0/e1/i0.png"]
-    metadata = Path(cohort.root.url) / "pixels" / f"{row['stack']}.zarr" / "0" / "zarr.json"
+    metadata = Path(cohort.store.url) / "pixels" / f"{row['stack']}.zarr" / "0" / "zarr.json"
     text = metadata.read_text()
     metadata.write_text(text.replace('"fill_value": 0', '"fill_value": 7'))
     assert metadata.read_text() != text
@@ -169,11 +169,11 @@ def test_lost_metadata_of_a_stack_fails_its_images(
 
 def test_a_lost_part_or_table_raises(cohort: engine.Cohort, client: Client, log: str) -> None:
     report = cohort.run(Counting(log=log), client=client)
-    top = Path(cohort.root.url)
+    top = Path(cohort.store.url)
     part = next((top / "results").rglob("*.parquet"))
     data = part.read_bytes()
     part.unlink()
-    ledger = ledger_of(cohort.root, Counting(log=log))
+    ledger = ledger_of(cohort.store, Counting(log=log))
     with pytest.raises(MissingObject, match=part.name):
         ledger.read(ledger.snapshot().parts)
     assert cohort.plan(Counting(log=log)).causes.keys() == {"results"}
@@ -223,9 +223,9 @@ def test_work_not_aligned_to_shards_is_refused_at_planning(cohort: engine.Cohort
 def test_a_writer_takes_whole_shards_only(cohort: engine.Cohort) -> None:
     arrivals = [IncomingPlane(f"r/{n}", "", (1, 8, 8), "uint8", None) for n in range(19)]
     (plan,) = plan_stack_layouts(arrivals, "i", Limits())
-    create_stack(cohort.root, plan)
+    create_stack(cohort.store, plan)
     before = files_below(cohort, "pixels")
-    writer = StackWriter(cohort.root, plan.name)
+    writer = StackWriter(cohort.store, plan.name)
     depth, last = plan.shard[0], plan.grid[0] - 1
     for index, frames in [(0, depth - 1), (0, depth + 1), (last, depth)]:
         with pytest.raises(AlignmentError):

@@ -16,11 +16,11 @@ import pytest
 import engine
 from engine.errors import CorruptStore, ParameterError
 from engine.runs.worker import ledger_of
+from engine.store.backend.open import open_store
 from engine.store.catalog.tables import SHARDS, create_catalog, shards_ledger
 from engine.store.maintenance.gc import collect, plan_gc
 from engine.store.pixels.layout import IncomingPlane, plan_stack_layouts
 from engine.store.pixels.stacks import StackWriter, create_stack
-from engine.store.root.open import open_store
 from engine.store.tables import write_fragment
 
 DAY_S = 86_400.0
@@ -28,15 +28,15 @@ DAY_S = 86_400.0
 
 def leave(small: Any) -> set[str]:
     """Leave behind what killed writers leave, and return the paths."""
-    root = open_store(small.path)
+    store = open_store(small.path)
     arrival = IncomingPlane("s/a.png", "", (1, 8, 8), "uint8", None)
     (plan,) = plan_stack_layouts([arrival], "killed", small.cohort.config.limits)
-    create_stack(root, plan)
-    StackWriter(root, plan.name).write(0, np.ones((1, 1, 8, 8), np.uint8))
-    ledger = ledger_of(root, small.declared)
+    create_stack(store, plan)
+    StackWriter(store, plan.name).write(0, np.ones((1, 1, 8, 8), np.uint8))
+    ledger = ledger_of(store, small.declared)
     part = ledger.snapshot().of_key(small.declared.key)[0]
     uncommitted = ledger.write_part(ledger.read_part(part), small.declared.key)
-    fragment = write_fragment(root, "0123456789abcdef", "objects-000000", pa.table({"a": [1]}))
+    fragment = write_fragment(store, "0123456789abcdef", "objects-000000", pa.table({"a": [1]}))
     staged = small.path / ".staging/0123/table.parquet"
     staged.parent.mkdir(parents=True)
     staged.write_bytes(b"half")
@@ -110,19 +110,19 @@ def test_a_replaced_part_is_as_old_as_its_replacement(small: Any) -> None:
 
 def test_what_is_committed_meanwhile_stays(small: Any) -> None:
     left = leave(small)
-    root = open_store(small.path)
-    planned = plan_gc(root, 0.0)
+    store = open_store(small.path)
+    planned = plan_gc(store, 0.0)
     rows = []
     for path in sorted(p for p in left if p.startswith("pixels/")):
         shard = 0 if "/c/" in path else -1
         size = (small.path / path).stat().st_size
         stack = path.split("/")[1].removesuffix(".zarr")
         rows.append([path, stack, 0, shard, "digest", size, shard + 1])
-    ledger = shards_ledger(root)
+    ledger = shards_ledger(store)
     columns = dict(zip(SHARDS.names, zip(*rows, strict=True), strict=True))
     table = pa.table({n: list(values) for n, values in columns.items()}, schema=SHARDS)
     ledger.commit(ledger.snapshot(), [ledger.write_part(table)])
-    removed = {one.path for one in collect(root, planned)}
+    removed = {one.path for one in collect(store, planned)}
     assert removed == {p for p in left if not p.startswith("pixels/")} | {".staging/4567/"}
     assert all((small.path / row[0]).exists() for row in rows)
 
@@ -169,7 +169,7 @@ def test_an_age_is_not_negative(small: Any) -> None:
 
 def test_leftovers_are_plain_values(small: Any) -> None:
     leave(small)
-    values = plan_gc(engine.open(small.path).root, 0.0)[0].as_json()
+    values = plan_gc(engine.open(small.path).store, 0.0)[0].as_json()
     assert set(values) == {"path", "size", "age_s"}
 
 
@@ -199,14 +199,14 @@ def test_a_first_ingest_that_was_killed_is_not_a_lost_catalog(
 ) -> None:
     """Its pixels are leftovers, and the next ingest goes on."""
     cohort = engine.create(tmp_path / "new")
-    create_catalog(cohort.root)
+    create_catalog(cohort.store)
     arrival = IncomingPlane("s/a.png", "", (1, 8, 8), "uint8", None)
     (plan,) = plan_stack_layouts([arrival], "killed", cohort.config.limits)
-    create_stack(cohort.root, plan)
+    create_stack(cohort.store, plan)
     assert cohort.status().images == {}
     assert {one.path for one in cohort.gc(older_than_s=0)} == {
         f"pixels/{plan.name}.zarr/zarr.json",
         f"pixels/{plan.name}.zarr/0/zarr.json",
     }
-    create_stack(cohort.root, plan)
+    create_stack(cohort.store, plan)
     assert cohort.ingest(small.sources, client=client).taken > 0

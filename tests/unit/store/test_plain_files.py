@@ -79,7 +79,7 @@ def test_a_file_that_is_none_is_refused_wherever_it_is_named(no_file: Path, tmp_
     cohort = engine.create(tmp_path / "cohort")
     (tmp_path / "cohort/cohort.toml").write_text(f'subjects = "{no_file}"\n')
     with pytest.raises(ConfigError, match=r"cohort.toml, subjects.*pipe, a socket"):
-        read_subjects(cohort.root, read_config(cohort.root))
+        read_subjects(cohort.store, read_config(cohort.store))
     card = Card(name="edges", architecture="onnx")
     weights = no_file.rename(tmp_path / "weights.onnx")
     with pytest.raises(WeightsRefused, match="pipe, a socket or a device"):

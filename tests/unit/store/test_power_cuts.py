@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import CorruptStore
+from engine.store.backend.open import open_store
 from engine.store.delta.entries import last_line
 from engine.store.delta.integrity import PREVIOUS_DIGEST, HeadRecord, log_path
 from engine.store.delta.ledger import Ledger, Snapshot
@@ -19,7 +20,6 @@ from engine.store.delta.torn import TORN, examine, is_torn_checkpoint, is_torn_e
 from engine.store.digests import digest_bytes
 from engine.store.maintenance.repair import repair_ledgers
 from engine.store.maintenance.verify_log import check_log
-from engine.store.root.open import open_store
 
 SEED = 20261129
 
@@ -119,14 +119,14 @@ def test_a_torn_tail_costs_what_it_held(how: str, count: int, place: Path) -> No
     found = [(p.path, p.kind) for p in check_log(ledger, None) if TORN in p.text]
     assert found == [(log_path(PATH, version), "corrupt") for version in range(7 - count, 7)]
     assert all(TORN in p.text for p in check_log(ledger, None))
-    (done,) = repair_ledgers(ledger.root)
+    (done,) = repair_ledgers(ledger.store)
     assert done.ledger == PATH
     assert done.commits == count
     assert done.since is not None
     assert TORN in str(done)
     assert names_of(ledger) == [*"abcdeö"][: 6 - count]
     assert list(check_log(ledger, ledger.snapshot())) == []
-    assert repair_ledgers(ledger.root) == []
+    assert repair_ledgers(ledger.store) == []
     commit(ledger, "g", "h")
     assert names_of(ledger) == sorted([*"abcdeö"[: 6 - count], "g", "h"])
     assert list(check_log(ledger, ledger.snapshot())) == []
@@ -140,7 +140,7 @@ def test_a_note_further_ahead_than_the_torn_entries_is_cut_back(place: Path) -> 
         entry(place, version).unlink()
     problems = list(check_log(ledger, None))
     assert [p.path for p in problems] == [log_path(PATH, v) for v in (4, 5, 6)]
-    (done,) = repair_ledgers(ledger.root)
+    (done,) = repair_ledgers(ledger.store)
     assert done.commits == 3
     assert names_of(ledger) == ["a", "b", "c"]
 
@@ -157,18 +157,18 @@ def test_nothing_that_can_be_read_is_dropped(place: Path) -> None:
     ledger = ledger_at(place)
     whole = {version: entry(place, version).read_bytes() for version in (5, 6)}
     entry(place, 5).write_bytes(b"")
-    assert examine(ledger.root, PATH) is None
-    assert repair_ledgers(ledger.root, also_gone=True) == []
+    assert examine(ledger.store, PATH) is None
+    assert repair_ledgers(ledger.store, also_gone=True) == []
     assert entry(place, 6).read_bytes() == whole[6]
     with pytest.raises(CorruptStore):
         ledger.snapshot()
     assert any(p.path == log_path(PATH, 5) for p in check_log(ledger, None))
     entry(place, 5).write_bytes(whole[5])
     entry(place, 6).unlink()
-    assert repair_ledgers(ledger.root) == []
+    assert repair_ledgers(ledger.store) == []
     with pytest.raises(CorruptStore, match="newest entries are gone; cohort verify --repair"):
         ledger.snapshot()
-    (done,) = repair_ledgers(ledger.root, also_gone=True)
+    (done,) = repair_ledgers(ledger.store, also_gone=True)
     assert done.commits == 1
     assert names_of(ledger) == [*"abcde"]
 
@@ -182,7 +182,7 @@ def test_a_flipped_bit_in_the_newest_entry_is_never_repaired(place: Path) -> Non
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
-        assert repair_ledgers(ledger.root, also_gone=True) == []
+        assert repair_ledgers(ledger.store, also_gone=True) == []
         assert path.read_bytes() == bytes(data)
         assert any(TORN not in p.text for p in check_log(ledger, None)), bit
 
@@ -194,7 +194,7 @@ def test_a_torn_note_loses_nothing(left: bytes, place: Path) -> None:
     assert [(p.path, TORN in p.text) for p in check_log(ledger, None)] == [
         (f"{PATH}/_head.json", True)
     ]
-    (done,) = repair_ledgers(ledger.root)
+    (done,) = repair_ledgers(ledger.store)
     assert done.commits == 0
     assert "nothing was lost" in str(done)
     assert names_of(ledger) == [*"abcdeö"]
@@ -207,7 +207,7 @@ def test_a_ledger_whose_every_entry_is_torn_begins_again(tmp_path: Path) -> None
     commit(ledger, "a")
     for version in (0, 1):
         entry(tmp_path, version).write_bytes(b"")
-    (done,) = repair_ledgers(ledger.root)
+    (done,) = repair_ledgers(ledger.store)
     assert done.since is None
     assert ledger.snapshot().version == -1
     commit(ledger, "b")
@@ -252,7 +252,7 @@ def test_torn_checkpoints_are_made_again(
     found = {p.path: p for p in check_log(ledger, None)}
     assert {*hit} <= {*found}
     assert [found[path] for path in hit if TORN not in found[path].text] == []
-    repair_ledgers(ledger.root, also_gone=True)
+    repair_ledgers(ledger.store, also_gone=True)
     lost = sum(path.endswith(".json") for path in hit)
     snapshot = ledger.snapshot()
     assert len(snapshot.parts) == 201 - lost
@@ -268,14 +268,14 @@ def test_who_repairs_second_leaves_what_was_committed_since(place: Path) -> None
     entry(place, 6).write_bytes(b"")
     other = False
 
-    class Slow(type(ledger.root)):  # type: ignore[misc]
-        """A root at which another one comes first."""
+    class Slow(type(ledger.store)):  # type: ignore[misc]
+        """A store at which another one comes first."""
 
         def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
             nonlocal other
             if not other and path.endswith("_head.json"):
                 other = True
-                repair_ledgers(ledger.root)
+                repair_ledgers(ledger.store)
                 commit(ledger, "g")
             return bool(super().update(path, change))
 

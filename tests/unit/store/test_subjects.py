@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from engine.errors import ConfigError
+from engine.store.backend.open import open_store
 from engine.store.catalog.tables import IMAGES, READY
 from engine.store.config import CohortConfig
 from engine.store.results import result_schema
-from engine.store.root.open import open_store
 from engine.store.subjects import join_subjects, read_subjects
 from engine.tables.build import TableContext, build_slice, finish_experiments
 from tests.support.images import Counting

@@ -80,7 +80,7 @@ def test_tables_of_lost_commits_are_read_until_they_are_made_again(
     small: Small, made: Small, client: Client
 ) -> None:
     """The run that comes makes fewer commits, so its tables are of smaller versions."""
-    ledger = engine.runs.worker.ledger_of(small.cohort.root, small.declared)
+    ledger = engine.runs.worker.ledger_of(small.cohort.store, small.declared)
     snapshot = ledger.snapshot()
     for _ in range(3):  # as if it had been computed in many small commits
         part = snapshot.of_key(small.declared.key)[0]

@@ -16,6 +16,7 @@ import pytest
 import engine
 from engine.errors import ConfigError, CorruptStore, MissingObject, NoTable
 from engine.runs.worker import ledger_of
+from engine.store.backend.open import open_store
 from engine.store.catalog.tables import images_ledger, read_images
 from engine.store.delta.integrity import PREVIOUS_DIGEST, STATE_DIGEST
 from engine.store.delta.ledger import Ledger
@@ -23,7 +24,6 @@ from engine.store.maintenance.problems import Problem
 from engine.store.maintenance.verify import VerifyReport, verify_cohort
 from engine.store.maintenance.verify_log import check_log
 from engine.store.maintenance.verify_parts import hash_rows
-from engine.store.root.open import open_store
 from engine.store.tables import read_table
 
 SEED = 20260801
@@ -208,7 +208,7 @@ def test_readers_refuse_and_do_not_fill(small: Any, truth: dict[str, Any]) -> No
         small.cohort.table("squares")
     for part in small.files("results/*/*/key=*/*.parquet"):
         part.unlink()
-    ledger = ledger_of(small.cohort.root, small.declared)
+    ledger = ledger_of(small.cohort.store, small.declared)
     with pytest.raises(MissingObject):
         ledger.read(ledger.snapshot().parts)
     assert "results" in small.cohort.plan(small.declared).causes
@@ -221,7 +221,7 @@ def test_every_byte_of_the_log_counts(entry: str, small: Any) -> None:
     folder = path.parent.parent.relative_to(small.path).as_posix()
     ledger = Ledger(open_store(small.path), folder, pa.schema([("image_id", pa.string())]))
     if "results" in folder:
-        ledger = Ledger(ledger.root, folder, ledger.schema, "key")
+        ledger = Ledger(ledger.store, folder, ledger.schema, "key")
     whole = path.read_bytes()
     for place in range(len(whole)):
         data = bytearray(whole)
@@ -260,9 +260,9 @@ def test_lost_newest_entries_are_noticed(small: Any) -> None:
 
 
 def test_checkpoints_are_checked(tmp_path: Path) -> None:
-    root = open_store(tmp_path)
+    store = open_store(tmp_path)
     schema = pa.schema([("image_id", pa.string()), ("key", pa.string())])
-    ledger = Ledger(root, "results/x/v1", schema, "key")
+    ledger = Ledger(store, "results/x/v1", schema, "key")
     snapshot = ledger.snapshot()
     for n in range(101):
         part = ledger.write_part(pa.table({"image_id": [f"image {n}"]}), "ab")
@@ -299,8 +299,8 @@ def test_blank_images_are_not_reported(small: Any) -> None:
 
 
 def test_rows_that_are_there_twice_are_named(small: Any) -> None:
-    root = open_store(small.path)
-    ledger = engine.runs.worker.ledger_of(root, small.declared)
+    store = open_store(small.path)
+    ledger = engine.runs.worker.ledger_of(store, small.declared)
     snapshot = ledger.snapshot()
     part = snapshot.of_key(small.declared.key)[0]
     rows = ledger.read_part(part)
@@ -311,15 +311,15 @@ def test_rows_that_are_there_twice_are_named(small: Any) -> None:
 
 
 def test_images_and_results_that_nothing_backs_are_named(small: Any) -> None:
-    root = open_store(small.path)
-    ledger = images_ledger(root)
-    snapshot, images = read_images(root)
+    store = open_store(small.path)
+    ledger = images_ledger(store)
+    snapshot, images = read_images(store)
     ready = images.filter(pa.array([s == "ready" for s in images["state"].to_pylist()])).slice(0, 2)
     moved = ready.set_column(
         ready.column_names.index("t"), "t", pa.array([99, 99], pa.int32())
     ).set_column(ready.column_names.index("version"), "version", pa.array([5, 5], pa.int32()))
     ledger.commit(snapshot, [ledger.write_part(moved)])
-    results = engine.runs.worker.ledger_of(root, small.declared)
+    results = engine.runs.worker.ledger_of(store, small.declared)
     before = results.snapshot()
     rows = results.read_part(before.parts[0]).slice(0, 1)
     stranger = rows.set_column(0, "image_id", pa.array(["nobody"]))
@@ -334,8 +334,8 @@ def test_images_and_results_that_nothing_backs_are_named(small: Any) -> None:
 
 
 def test_older_tables_are_a_warning_and_newer_ones_an_error(small: Any) -> None:
-    root = open_store(small.path)
-    results = engine.runs.worker.ledger_of(root, small.declared)
+    store = open_store(small.path)
+    results = engine.runs.worker.ledger_of(store, small.declared)
     snapshot = results.snapshot()
     part = snapshot.of_key(small.declared.key)[0]
     rows = results.read_part(part)

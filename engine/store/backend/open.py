@@ -7,11 +7,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from engine.errors import ParameterError
-from engine.store.root.base import Root
-from engine.store.root.local import LocalRoot
+from engine.store.backend.base import Store
+from engine.store.backend.local import LocalStore
 
 
-def open_store(url: str | Path) -> Root:
+def open_store(url: str | Path) -> Store:
     """Return the store at a path, made absolute, or at a URL such as ``s3://bucket/prefix``.
 
     This reads and writes nothing. Object stores take their settings from the environment of each
@@ -26,10 +26,10 @@ def open_store(url: str | Path) -> Root:
     if isinstance(url, str) and "://" in url:
         parts = urlsplit(url)
         if parts.scheme != "file":
-            from engine.store.root.object_store import open_object_root
+            from engine.store.backend.object_store import open_object_store
 
-            return open_object_root(url)
+            return open_object_store(url)
         url = unquote(parts.path)
     if not str(url) or "\0" in str(url):
         raise ParameterError("url", str(url), "a folder, or a URL such as s3://bucket/prefix")
-    return LocalRoot(os.path.abspath(url))  # noqa: PTH100 - takes out "..", follows no link
+    return LocalStore(os.path.abspath(url))  # noqa: PTH100 - takes out "..", follows no link

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from engine.errors import UsageError
-from engine.store.root.local import NO_SYNC
-from engine.store.root.os_errors import refusal
+from engine.store.backend.local import NO_SYNC
+from engine.store.backend.os_errors import refusal
 
 
 def atomic_write(path: Path, data: bytes) -> None:

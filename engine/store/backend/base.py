@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Protocol
 from engine.errors import ParameterError, StoreError
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
+    from zarr.abc.store import Store as ZarrStore
     from zarr.storage import StorePath
 
 STAGING = ".staging"
-"""Folder below the storage root for unpublished files; killed writers leave theirs there."""
+"""Folder below the store for unpublished files; killed writers leave theirs there."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """Listing entry of an object: path relative to the root (posix), size in bytes, and time."""
+    """Listing entry of an object: path relative to the store (posix), size in bytes, and time."""
 
     path: str
     size: int
     modified_s: float
 
 
-class Root(Protocol):
+class Store(Protocol):
     """Storage of a cohort. Small, picklable (workers reopen it) and thread-safe.
 
-    Paths are relative to the root, with slashes. Every method refuses a path that leaves the root
+    Paths are relative to the store, with slashes. Every method refuses a path that leaves the store
     with `ParameterError`. Refusals and failures of the store are raised as a `StoreError`. A failed
     write has no visible effect, unless the failure came after it (a lost answer, a folder that
     could not be synced).
@@ -129,15 +129,15 @@ class Root(Protocol):
         """
         ...
 
-    def zarr_store(self, path: str, read_only: bool = True) -> Store | StorePath:
+    def as_zarr_store(self, path: str, read_only: bool = True) -> ZarrStore | StorePath:
         """Return the Zarr store of the array or group at a path."""
         ...
 
-    def delta(self, path: str) -> tuple[str, dict[str, str]]:
+    def delta_location(self, path: str) -> tuple[str, dict[str, str]]:
         """Return the URI and the storage options of a table for deltalake."""
         ...
 
-    def local_path(self, path: str) -> Path | None:
+    def as_local_path(self, path: str) -> Path | None:
         """Return the local path of an object or folder, or None if the storage is remote."""
         ...
 
@@ -163,7 +163,7 @@ class Root(Protocol):
 
 
 def check_path(path: str) -> None:
-    """Refuse a path that does not name an object below the root.
+    """Refuse a path that does not name an object below the store.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def check_path(path: str) -> None:
 
 
 def as_folder(path: str) -> str:
-    """Return the checked path of a folder, with a slash at its end; ``""`` is the root.
+    """Return the checked path of a folder, with a slash at its end; ``""`` is the store itself.
 
     Examples
     --------

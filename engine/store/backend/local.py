@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from engine.errors import AlreadyExists, MissingObject, StoreError
 from engine.plain_files import open_plain
-from engine.store.root.base import STAGING, ObjectInfo, as_folder, check_path
-from engine.store.root.os_errors import refusal, translate_os_errors, translate_write_errors
+from engine.store.backend.base import STAGING, ObjectInfo, as_folder, check_path
+from engine.store.backend.os_errors import refusal, translate_os_errors, translate_write_errors
 
 if TYPE_CHECKING:
-    from zarr.storage import LocalStore
+    from zarr.storage import LocalStore as ZarrLocalStore
 
 LOCK = f"{STAGING}/lock"
 CREATE_LOCK = f"{STAGING}/create.lock"
@@ -39,7 +39,7 @@ _GONE = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
-class LocalRoot:
+class LocalStore:
     """Storage in a folder. ``url`` is its absolute path.
 
     A killed writer leaves files only below ``.staging/``. Safe for concurrent threads, processes
@@ -161,13 +161,13 @@ class LocalRoot:
 
     # for other libraries
 
-    def zarr_store(self, path: str, read_only: bool = True) -> LocalStore:
+    def as_zarr_store(self, path: str, read_only: bool = True) -> ZarrLocalStore:
         """Return a Zarr store of a folder."""
-        from zarr.storage import LocalStore
+        from zarr.storage import LocalStore as ZarrLocalStore
 
-        return LocalStore(self._place(path), read_only=read_only)
+        return ZarrLocalStore(self._place(path), read_only=read_only)
 
-    def delta(self, path: str) -> tuple[str, dict[str, str]]:
+    def delta_location(self, path: str) -> tuple[str, dict[str, str]]:
         """Return the URI and the storage options of a Delta table."""
         return str(self._place(path)), {}
 
@@ -180,7 +180,7 @@ class LocalRoot:
     def require_conditions(self) -> None:
         """Do nothing: a folder needs no conditional puts."""
 
-    def local_path(self, path: str) -> Path | None:
+    def as_local_path(self, path: str) -> Path | None:
         """Return the local path of an object or folder."""
         return Path(self.url, as_folder(path))
 
@@ -204,7 +204,7 @@ class LocalRoot:
 
     @contextmanager
     def _near(self, local_file: Path) -> Iterator[Path]:
-        """Yield a durable file on the root's file system: the local one, or a copy."""
+        """Yield a durable file on the store's file system: the local one, or a copy."""
         with local_file.open("rb") as file:
             os.fsync(file.fileno())
         _make_folder(Path(self.url, STAGING))

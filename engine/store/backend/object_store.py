@@ -29,9 +29,10 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import ObjectStore as Store
+from obstore.store import ObjectStore as Client
 from obstore.store import from_url
-from zarr.storage import ObjectStore, StorePath
+from zarr.storage import ObjectStore as ZarrObjectStore
+from zarr.storage import StorePath
 
 from engine.errors import (
     AlreadyExists,
@@ -45,8 +46,8 @@ from engine.errors import (
     StoreReadOnly,
     StoreUnreachable,
 )
-from engine.store.root.base import STAGING, ObjectInfo, as_folder, check_path
-from engine.store.root.os_errors import refusal, translate_write_errors
+from engine.store.backend.base import STAGING, ObjectInfo, as_folder, check_path
+from engine.store.backend.os_errors import refusal, translate_write_errors
 
 UPDATE_TRIES = 100
 """Compare-and-swap attempts; each failed one means that another writer succeeded."""
@@ -74,7 +75,7 @@ _STATUS = re.compile(r"status(?: code)?:? (\d{3}(?: [A-Z][A-Za-z]+)*)")
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectRoot:
+class ObjectStore:
     """A prefix of an object store. ``url`` names it, e.g. ``s3://bucket/prefix``."""
 
     url: str
@@ -192,19 +193,19 @@ class ObjectRoot:
 
     # for other libraries
 
-    def zarr_store(self, path: str, read_only: bool = True) -> StorePath:
+    def as_zarr_store(self, path: str, read_only: bool = True) -> StorePath:
         """Return a path in a Zarr store."""
         check_path(path)
-        return StorePath(ObjectStore(self._store, read_only=read_only), path)
+        return StorePath(ZarrObjectStore(self._store, read_only=read_only), path)
 
-    def delta(self, path: str) -> tuple[str, dict[str, str]]:
+    def delta_location(self, path: str) -> tuple[str, dict[str, str]]:
         """Return the URI and the storage options of a Delta table."""
         check_path(path)
         s3 = urlsplit(self.url).scheme in ("s3", "s3a")
         # A commit is a put that fails if the log entry exists.
         return f"{self.url}/{path}", {"aws_conditional_put": "etag"} if s3 else {}
 
-    def local_path(self, path: str) -> Path | None:
+    def as_local_path(self, path: str) -> Path | None:
         """Return None: there are no local files."""
         as_folder(path)
         return None
@@ -272,12 +273,12 @@ class Stale(Exception):
 
 
 @cache
-def _open_store(url: str) -> Store:
+def _open_store(url: str) -> Client:
     # No client options: if any is given, those of the environment (AWS_ALLOW_HTTP) are ignored.
     return from_url(url)
 
 
-def open_object_root(url: str) -> ObjectRoot:
+def open_object_store(url: str) -> ObjectStore:
     """Return the store at a URL.
 
     Raises
@@ -289,9 +290,9 @@ def open_object_root(url: str) -> ObjectRoot:
     expected = "a folder, or a URL such as s3://bucket/prefix"
     if parts.query or parts.fragment or ".." in parts.path.split("/"):
         raise ParameterError("url", url, expected)
-    root = ObjectRoot(url.rstrip("/"))
+    store = ObjectStore(url.rstrip("/"))
     try:
-        _open_store(root.url)
+        _open_store(store.url)
     except (BaseError, ValueError, TypeError):
         raise ParameterError("url", url, expected) from None
-    return root
+    return store

@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 
 from engine.errors import StoreFull, StoreReadOnly
-from engine.store.root.base import STAGING, Root
-from engine.store.root.os_errors import PROBE_BYTES
+from engine.store.backend.base import STAGING, Store
+from engine.store.backend.os_errors import PROBE_BYTES
 
 
-def check_writable(root: Root) -> None:
+def check_writable(store: Store) -> None:
     """Write and remove a small file, to detect a read-only or full store before any work.
 
     Raises
@@ -19,7 +19,7 @@ def check_writable(root: Root) -> None:
     # Use the staging folder: a killed writer must not leave files elsewhere.
     probe = f"{STAGING}/{secrets.token_hex(8)}"
     try:
-        root.create(probe, b"\0" * PROBE_BYTES)
-        root.delete(probe)
+        store.create(probe, b"\0" * PROBE_BYTES)
+        store.delete(probe)
     except (StoreFull, StoreReadOnly) as error:
-        raise type(error)(root.url, *error.args[1:]) from error  # name the store, not the probe
+        raise type(error)(store.url, *error.args[1:]) from error  # name the store, not the probe
