@@ -48,16 +48,16 @@ PROCESSES = 8
 @pytest.fixture(params=["local", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Return an empty store of each kind."""
-    return new_root(request, tmp_path, request.param)
+    return new_store(request, tmp_path, request.param)
 
 
 @pytest.fixture(params=["local", "s3"])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Return an empty store that other processes can open."""
-    return new_root(request, tmp_path, request.param)
+    return new_store(request, tmp_path, request.param)
 
 
-def new_root(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> Store:
+def new_store(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> Store:
     if kind == "s3":
         return open_store(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
     return open_store(tmp_path / "root" if kind == "local" else f"memory:///{tmp_path.name}")
