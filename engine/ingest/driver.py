@@ -89,7 +89,7 @@ class Ingest:
 
     Parameters
     ----------
-    root, config
+    store, config
         The cohort.
     client
         Client of the cluster that does the work.

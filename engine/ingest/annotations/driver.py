@@ -117,7 +117,7 @@ class AnnotationIngest:
 
     Parameters
     ----------
-    root, config
+    store, config
         The cohort.
     client
         Client of the cluster that reads the files.
