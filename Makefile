@@ -41,11 +41,19 @@ test: $(VENV)/.dev ## Run the tests, and measure what they cover
 test-fast: $(VENV)/.dev ## Run the tests that start no clusters, servers or processes
 	$(BIN)/python -m pytest -q -n 2 --fast tests/unit tests/contracts
 
-check: $(VENV)/.dev ## Lint, formatting, types and layers
+# Node comes as a wheel, and npm's lock pins the binary of biome by its hash.
+WITH_NODE = PATH="$(CURDIR)/$(BIN):$$PATH"
+
+$(VENV)/.biome: tests/biome/package-lock.json $(VENV)/.dev
+	$(WITH_NODE) npm ci --silent --prefix tests/biome
+	@touch $@
+
+check: $(VENV)/.dev $(VENV)/.biome ## Lint, formatting, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(WITH_NODE) tests/biome/node_modules/.bin/biome ci --config-path tests/biome --error-on-warnings engine
 
 SPHINX ?= $(BIN)/python -m sphinx
 
@@ -104,4 +112,4 @@ lock: $(BIN)/python ## Resolve all versions anew, with hashes
 	  --constraint requirements-dev.lock -o deploy/docker/requirements-cuda.lock pyproject.toml; fi
 
 clean: ## Remove what was set up and measured
-	rm -rf $(VENV) docs/_build docs/generated docs/reference/python .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) tests/biome/node_modules docs/_build docs/generated docs/reference/python .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,8 +1,7 @@
-"""Escape foreign text for terminals and pages."""
+"""Foreign text as terminals and pages show it."""
 
 from __future__ import annotations
 
-import html
 import unicodedata
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -45,17 +44,6 @@ def _escaped(character: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def escape(text: str) -> str:
-    r"""Escape a text for HTML, including attributes: it is shown, and has no effect.
-
-    Examples
-    --------
-    >>> escape("<b>\u202ea")
-    '&lt;b&gt;\\u202ea'
-    """
-    return html.escape(visible(text))
 
 
 def columns_of(text: str) -> int:

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from engine.execution.progress import Events, Stage, StageTracker
-from engine.visible import escape
+from engine.pages.rendering import render
 
 EVERY_S = 0.2
 """Minimum interval between updates, seconds: each one is sent to the browser."""
@@ -57,16 +57,6 @@ class NotebookEvents(StageTracker):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         lines = [*map(str, self.stages.values()), *self._notes]
-        return {"text/plain": "\n".join(lines), "text/html": self._html()}
-
-    def _html(self) -> str:
-        rows = "".join(map(_row, self.stages.values()))
-        notes = "".join(f"<div>{escape(note)}</div>" for note in self._notes)
-        return f"<table>{rows}</table>{notes}"
-
-
-def _row(stage: Stage) -> str:
-    of = f"{stage.done:,} / {stage.total:,} {stage.unit}"
-    bar = f'<progress value="{stage.done}" max="{max(stage.total, 1)}"></progress>'
-    cells = (escape(stage.name), bar, of, stage.rate, stage.time, stage.failures)
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        stages = list(self.stages.values())
+        page = render("execution/progress.html.jinja", stages=stages, notes=self._notes)
+        return {"text/plain": "\n".join(lines), "text/html": page}

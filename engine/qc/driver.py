@@ -24,7 +24,7 @@ from engine.execution.worker_memory import poison_of
 from engine.execution.workers import wait_for_slots
 from engine.operations.base import Operation
 from engine.qc.outliers import find_extremes, select_pictures
-from engine.qc.page.cards import PageContext
+from engine.qc.page.context import PageContext
 from engine.qc.page.experiments import publish_pages
 from engine.qc.page.index import write_page
 from engine.qc.plan import QcPlan, plan_pictures

@@ -10,8 +10,9 @@ import pytest
 
 import engine
 
-SLOW = {"dask", "distributed", "pandas", "numba", "torch", "zarr", "xarray", "scipy", "skimage"}
-"""Packages that cost a tenth of a second and more to import."""
+SLOW = {"dask", "distributed", "pandas", "numba", "torch", "zarr", "xarray", "scipy", "skimage",
+        "jinja2"}  # fmt: skip
+"""Packages that cost time to import: jinja2 some hundredths of a second, the others more."""
 
 
 def imported(statement: str) -> set[str]:
@@ -27,6 +28,7 @@ def imported(statement: str) -> set[str]:
         ("import engine; dir(engine)", set()),
         ("import engine; engine.EngineError; engine.Events", set()),
         ("import engine; engine.cluster", set()),
+        ("import engine.pages.rendering, engine.execution.notebook_progress", set()),
         ("import engine; engine.Cohort; engine.open; engine.create", {"pandas"}),
         ("import engine; engine.circles(radius_px=(10, 60)).key", {"pandas"}),
     ],

@@ -16,7 +16,7 @@ from engine.execution.progress import Events, counted
 from engine.execution.timeouts import startup_timeout_s
 from engine.execution.versions import require_same_versions
 from engine.execution.workers import wait_for_slots, workers_of
-from engine.visible import escape
+from engine.pages.rendering import render
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -181,11 +181,8 @@ class Cluster:
         return f"<Cluster {self.where!r}: {self._told()}>"
 
     def _repr_html_(self) -> str:
-        link = self.dashboard_link
-        dashboard = (
-            f' &middot; <a href="{escape(link)}" target="_blank">dashboard</a>' if link else ""
-        )
-        return f"<b>{escape(self.where)}</b>: {self._told()}{dashboard}"
+        values = {"where": self.where, "state": self._told(), "link": self.dashboard_link}
+        return render("execution/cluster/cluster.html.jinja", **values)
 
     def _told(self) -> str:
         from dask.utils import format_bytes

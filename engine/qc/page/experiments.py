@@ -1,4 +1,4 @@
-"""Section of all experiments on the quality control page, or on separate pages for many images.
+"""Experiments on the quality control page, or on separate pages for many images.
 
 A page of a thousand thumbnails, loaded lazily, opens at once; a page of a million does not.
 """
@@ -8,23 +8,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.qc.outliers import EVERY, SAMPLE
-from engine.qc.page.cards import PageContext, card, experiment_text, foot, head
+from engine.pages.rendering import render
+from engine.qc.outliers import EVERY
+from engine.qc.page.context import PageContext
 from engine.qc.page.histograms import number
 from engine.qc.plan import experiment_name, experiment_path
-from engine.qc.render import OVERLAY_PX, PALETTE, WINDOW_PERCENT
+from engine.qc.render import PALETTE
 from engine.qc.statistics import COUNT, QcStatistics
 from engine.store.pictures import EXPERIMENTS, MONTAGE, PAGE, Noted, Picture, publish_picture
 from engine.store.results import FAILED
 from engine.tables.build import UNREADABLE
-from engine.visible import escape
 
 Pages = Mapping[int, Sequence[Picture]]
 """Pages of each experiment by its number; empty if everything is on the first page."""
+
+
+class Experiment(NamedTuple):
+    """Summary of an experiment: some figures, its montage, and its images with an overlay."""
+
+    number: int
+    first: int
+    figures: str
+    montage: Picture | None
+    shown: list[int]
 
 
 def first_images(facts: QcStatistics) -> dict[int, int]:
@@ -61,9 +72,16 @@ def publish_pages(context: PageContext) -> tuple[Pages, Noted]:
         shown = _shown(context, images)
         for start in range(0, len(shown), EVERY):
             some = shown[start : start + EVERY]
-            text = "".join(_own_page(inner, experiment, some, start, len(shown)))
+            data = render(
+                "qc/page/experiment.html.jinja",
+                page=inner,
+                number=number,
+                title=context.experiment(experiment),
+                images=some,
+                start=start,
+                total=len(shown),
+            ).encode()
             path = f"{EXPERIMENTS}/{experiment_path(context.facts, experiment)}"
-            data = text.encode()
             name = publish_picture(context.store, context.folder, path, data, "html")
             of = f"{experiment_name(context.facts, experiment)}\n{start}"
             page = Picture(PAGE, of, "", name, len(data), outlines=len(some))
@@ -71,67 +89,39 @@ def publish_pages(context: PageContext) -> tuple[Pages, Noted]:
     return pages, {(PAGE, one.name): one for all_of in pages.values() for one in all_of}
 
 
-def _own_page(
-    context: PageContext, experiment: int, images: Sequence[int], start: int, total: int
-) -> Iterator[str]:
-    name = experiment_text(context.facts, experiment)
-    yield head(f"{name}: {context.operation.name}")
-    yield (
-        f"<header>\n<h1>{escape(name)} <span>{escape(context.operation.name)}, overlays "
-        f"{start + 1:,} to {start + len(images):,} of {total:,}</span></h1>\n"
-        '<p><a href="../index.html#experiments">All experiments</a></p>\n</header>\n<main>'
-        '<article><div class="cards">\n'
-    )
-    for image in images:
-        yield card(context, image)
-    yield "</div></article></main>\n"
-    yield foot()
+def label_colours(context: PageContext) -> list[tuple[str, str]]:
+    """Return the kinds of outlines with their colours; none if the only kind has no name."""
+    labels = dict.fromkeys(label for one in context.noted.values() for label in one.labels)
+    if not any(labels):
+        return []
+    classes = {c.name: c.colour for c in context.operation.label_classes}
+    return [
+        (label, classes.get(label, "rgb({},{},{})".format(*PALETTE[n % len(PALETTE)])))
+        for n, label in enumerate(labels)
+    ]
 
 
-def experiments_section(context: PageContext, pages: Pages) -> Iterator[str]:
-    """Yield the section of all experiments: a montage of each, and its overlays or their pages."""
-    facts = context.facts
-    shown, computed = len(context.overlays), int(facts.computed.sum())
-    yield (
-        f'<section id="experiments">\n<h2>Experiments <span>{len(facts.experiments):,}</span></h2>'
-        "\n<p>"
-    )
-    if shown < computed:
-        yield (
-            f"Overlays of {shown:,} of {computed:,} images: with more than {EVERY:,}, those that "
-            f"failed, the extremes, and {SAMPLE} of each experiment. <code>cohort qc COHORT "
-            f"{escape(context.operation.name)} --all</code> makes the rest. "
+def summarise_experiments(context: PageContext) -> Iterator[Experiment]:
+    """Yield a summary of each experiment."""
+    for experiment, images in _of_experiments(context.facts):
+        name = experiment_name(context.facts, experiment)
+        yield Experiment(
+            experiment,
+            int(images[0]),
+            ", ".join(_figures(context, images)),
+            context.noted.get((MONTAGE, name)),
+            _shown(context, images),
         )
-    low, high = WINDOW_PERCENT
-    yield (
-        f"Black and white are the {low:g} and {high:g} percentiles of each image's grey values, "
-        "given below it; 8-bit colour is unchanged. Pictures are at most "
-        f"{OVERLAY_PX:,} pixels wide or high. In a montage all crops have one size, the smallest "
-        f"{escape(context.operation.singular)} first.</p>\n"
-    )
-    labels = list(dict.fromkeys(label for one in context.noted.values() for label in one.labels))
-    if any(labels):
-        yield "<p>"
-        classes = {c.name: c.colour for c in context.operation.label_classes}
-        for n, label in enumerate(labels):
-            colour = classes.get(label, "rgb({},{},{})".format(*PALETTE[n % len(PALETTE)]))
-            yield f'<span class="key"><i style="background:{colour}"></i>{escape(label)}</span>'
-        yield "</p>\n"
-    for experiment, images in _of_experiments(facts):
-        yield from _experiment(context, experiment, images, pages)
-    yield "<p data-none hidden>None in this selection.</p>\n</section>\n"
 
 
-def _experiment(
-    context: PageContext, experiment: int, images: NDArray[np.int64], pages: Pages
-) -> Iterator[str]:
+def _figures(context: PageContext, images: NDArray[np.int64]) -> Iterator[str]:
     facts = context.facts
     failed = int(np.isin(facts.status[images], [FAILED, UNREADABLE]).sum())
     count = facts.measures[COUNT][images]
-    told = [f"{len(images):,} {'image' if len(images) == 1 else 'images'}"]
-    told.append(f"{number(float(np.nansum(count)))} {context.objects}")
+    yield f"{len(images):,} {'image' if len(images) == 1 else 'images'}"
+    yield f"{number(float(np.nansum(count)))} {context.objects}"
     if failed:
-        told.append(f"{failed:,} failed")
+        yield f"{failed:,} failed"
     mixed = len(np.unique(facts.group[images[np.isfinite(count)]])) > 1  # several spacings
     for measure in context.operation.quantities:
         if measure not in facts.measures or (mixed and measure in context.operation.pixel_sizes):
@@ -141,28 +131,4 @@ def _experiment(
         if weights.sum():
             name, unit = context.caption(measure)
             mean = float(np.average(np.nan_to_num(values), weights=weights))
-            told.append(f"{name} {number(mean)} {unit}".strip())
-    yield (
-        f"<article {context.tags(int(images[0]))}><h3>{escape(experiment_text(facts, experiment))} "
-        f"<span>{escape(', '.join(told))}</span></h3>\n"
-    )
-    sheet = context.noted.get((MONTAGE, experiment_name(facts, experiment)))
-    if sheet is not None:
-        yield (
-            f'<a data-big href="{sheet.path}"><img class="montage" loading="lazy" '
-            f'decoding="async" src="{sheet.path}" width="{sheet.width}" height="{sheet.height}" '
-            f'alt="{sheet.outlines} {escape(context.objects)} of '
-            f'{escape(experiment_text(facts, experiment))}"></a>\n'
-        )
-    if pages:
-        start = 0
-        yield "<p>Overlays: "
-        for page in pages.get(experiment, ()):
-            yield f'<a href="{page.path}">{start + 1:,} to {start + page.outlines:,}</a> '
-            start += page.outlines
-        yield "</p></article>\n"
-        return
-    yield '<div class="cards">\n'
-    for image in _shown(context, images):
-        yield card(context, image)
-    yield "</div></article>\n"
+            yield f"{name} {number(mean)} {unit}".strip()

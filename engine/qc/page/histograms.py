@@ -1,20 +1,54 @@
-"""Histograms as inline SVG: one row per subject, a shared axis, counts and units as text."""
+"""Layout of histograms: one row per subject, a shared axis, counts and units as text."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.qc.statistics import COUNT, Histogram, round_to
-from engine.visible import escape
 
 WIDTH = 360
-LEFT, RIGHT = 46, 18
-ROW, PLOT = 78, 46
-"""Height of a row and of the bars in it, SVG units."""
+LEFT, RIGHT = 46, 342
+"""Ends of the axis, SVG units."""
+
+ROW, PLOT, BASE = 78, 46, 70
+"""Height of a row and of the bars in it, and the axis below them, SVG units."""
 
 MOST_ROWS = 8
 """Maximum rows; further subjects share the last one."""
+
+
+class Row(NamedTuple):
+    """Histogram of one group; ``bars`` is an SVG path, ``mean_x`` is None without a mean."""
+
+    name: str
+    total: int
+    mean: float
+    most: int
+    bars: str
+    mean_x: float | None
+
+
+class Chart(NamedTuple):
+    """Histograms of a measure on one axis, whose ``ticks`` are positions and values."""
+
+    title: str
+    of: str
+    rows: tuple[Row, ...]
+    ticks: tuple[tuple[float, float], ...]
+    width: int = WIDTH
+    left: int = LEFT
+    right: int = RIGHT
+    row: int = ROW
+    base: int = BASE
+    top: int = BASE - PLOT
+
+    @property
+    def height(self) -> int:
+        """Height of all rows with the axis."""
+        return len(self.rows) * self.row + 40
 
 
 def number(value: float) -> str:
@@ -69,8 +103,8 @@ def ticks(low: float, high: float, least_step: float = 0.0) -> list[float]:
     return round_to(step, np.arange(first, high / step + 1e-9) * step).tolist()
 
 
-def chart(histogram: Histogram, subjects: tuple[str, ...], title: str, of: str) -> str:
-    """Return a histogram as SVG.
+def chart(histogram: Histogram, groups: tuple[str, ...], title: str, of: str) -> Chart | None:
+    """Lay out a histogram; None if it counts nothing.
 
     Parameters
     ----------
@@ -79,50 +113,23 @@ def chart(histogram: Histogram, subjects: tuple[str, ...], title: str, of: str) 
     of
         Name of the counted items: "circles", "images".
     """
-    rows = rows_shown(histogram, subjects)
-    if not rows:
-        return ""
+    found = rows_shown(histogram, groups)
+    if not found:
+        return None
     low, high = float(histogram.edges[0]), float(histogram.edges[-1])
-    span = WIDTH - LEFT - RIGHT
 
     def across(value: float) -> float:
-        return LEFT + (value - low) / (high - low) * span
+        return LEFT + (value - low) / (high - low) * (RIGHT - LEFT)
 
-    height = len(rows) * ROW + 40
-    told = "; ".join(
-        f"{name}: {int(counts.sum())} {of}, mean {number(mean)}" for name, counts, mean in rows
-    )
-    out = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{escape(f"{title}. {told}")}">'
-    ]
-    # Each row is scaled to its own maximum, printed at the left.
-    for n, (name, counts, mean) in enumerate(rows):
-        base = n * ROW + ROW - 8
+    rows = []
+    for name, counts, mean in found:
         most = max(int(counts.max()), 1)
-        short = name if len(name) <= 24 else name[:23] + "…"
-        out.append(
-            f'<text x="{LEFT}" y="{base - PLOT - 8}"><tspan class="who">{escape(short)}</tspan>'
-            f'<tspan class="dim" dx="8">{int(counts.sum()):,} {escape(of)}, mean {number(mean)}'
-            "</tspan></text>"
+        steps = "".join(
+            f"H{across(float(edge)):.1f}V{BASE - PLOT * count / most:.1f}"
+            for edge, count in zip(histogram.edges, counts, strict=False)
         )
-        path = f"M{across(low):.1f} {base}"
-        for edge, count in zip(histogram.edges, counts, strict=False):
-            path += f"H{across(float(edge)):.1f}V{base - PLOT * count / most:.1f}"
-        path += f"H{across(high):.1f}V{base}Z"
-        out.append(f'<path class="bars" d="{path}"/>')
-        out.append(f'<path class="axis" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>')
-        out.append(f'<text class="dim end" x="{LEFT - 6}" y="{base - PLOT + 9}">{most:,}</text>')
-        out.append(f'<text class="dim end" x="{LEFT - 6}" y="{base}">0</text>')
-        if np.isfinite(mean):
-            x = across(mean)
-            out.append(f'<path class="mean" d="M{x:.1f} {base}V{base - PLOT}"/>')
-    base = len(rows) * ROW - 8
-    for tick in ticks(low, high, 1.0 if histogram.measure == COUNT else 0.0):
-        x = across(tick)
-        out.append(f'<path class="axis" d="M{x:.1f} {base}v5"/>')
-        out.append(f'<text class="dim mid" x="{x:.1f}" y="{base + 18}">{number(tick)}</text>')
-    out.append(
-        f'<text class="mid" x="{LEFT + span / 2:.0f}" y="{base + 38}">{escape(title)}</text></svg>'
-    )
-    return "".join(out)
+        bars = f"M{LEFT} {BASE}{steps}H{RIGHT}V{BASE}Z"
+        mean_x = across(mean) if np.isfinite(mean) else None
+        rows.append(Row(name, int(counts.sum()), mean, most, bars, mean_x))
+    marks = ticks(low, high, 1.0 if histogram.measure == COUNT else 0.0)
+    return Chart(title, of, tuple(rows), tuple((across(tick), tick) for tick in marks))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.pages.rendering import render
 from engine.qc.outliers import (
     EVERY,
     MOST_FAILED,
@@ -15,7 +16,7 @@ from engine.qc.outliers import (
     sample,
     select_pictures,
 )
-from engine.qc.page.histograms import chart, ticks
+from engine.qc.page.histograms import chart, number, ticks
 from engine.qc.statistics import Histogram, QcStatistics, nice_edges, whole_edges
 
 
@@ -31,8 +32,8 @@ def facts_of(images, *, failed=(), missing=(), experiments=4, seed=0, **odd):
         "radius_px": random.normal(20, 0.5, images),
     }
     for name, values in odd.items():
-        for number, value in values.items():
-            measures[name][number] = value
+        for image, value in values.items():
+            measures[name][image] = value
     for values in measures.values():
         values[status != "done"] = np.nan
     names = pa.chunked_array([[f"r/{n:07d}.png" for n in range(images)]])
@@ -157,7 +158,8 @@ def test_a_chart_says_what_it_counts_and_in_which_unit():
     counts = np.ones((12, len(edges) - 1), np.int64) * np.arange(1, 13)[:, None]
     histogram = Histogram("radius_px", edges, counts, np.full(12, 33.3))
     names = tuple(f"<s{n}>" for n in range(12))
-    svg = chart(histogram, names, "radius, px", "circles")
+    made = chart(histogram, names, "radius, px", "circles")
+    svg = render("qc/page/chart.svg.jinja", chart=made, number=number)
     assert svg.count('class="bars"') == 8
     assert "5 other subjects" in svg
     assert "radius, px" in svg
@@ -165,4 +167,4 @@ def test_a_chart_says_what_it_counts_and_in_which_unit():
     assert "<s11>" not in svg
     assert all(10 <= tick <= 62 for tick in ticks(10, 62))
     empty = Histogram("radius_px", edges, counts * 0, np.full(12, np.nan))
-    assert chart(empty, names, "radius, px", "circles") == ""
+    assert chart(empty, names, "radius, px", "circles") is None

@@ -1,0 +1,1 @@
+"""HTML pages: their templates, and the environment that renders them."""
