@@ -19,7 +19,7 @@ from engine.kernels.circles.detect import (
     halo_px,
     is_compiled,
 )
-from engine.kernels.circles.measure import measure_circles
+from engine.kernels.circles.measure import MEASURES, measure_circles
 from engine.kernels.circles.rims import Polarity, make_rims
 from engine.kernels.colour import luminance
 from engine.operations.base import Image, ImageFailed, Operation
@@ -27,7 +27,7 @@ from engine.operations.base import Image, ImageFailed, Operation
 if TYPE_CHECKING:
     import pandas as pd
 
-RING_SHARE = 1.2
+RING_OUTER_RADII = 1.2
 """Outer radius of the background's ring, in radii (see `measure_circles`)."""
 
 RING_PX = 5.0
@@ -50,30 +50,13 @@ OBJECTS = pa.schema(
         ("radius_um", pa.float64()),
         ("spacing_um", pa.float64()),
         ("support", pa.float64()),
-        ("mean_intensity", pa.float64()),
-        ("sd_intensity", pa.float64()),
-        ("min_intensity", pa.float64()),
-        ("median_intensity", pa.float64()),
-        ("max_intensity", pa.float64()),
-        ("background_mean", pa.float64()),
-        ("contrast", pa.float64()),
-        ("area_px", pa.float64()),
-        ("touches_border", pa.bool_()),
+        # Whole numbers are stored as float64 too.
+        *(
+            (n, pa.bool_() if MEASURES[n].kind == "b" else pa.float64())
+            for n in MEASURES.names or ()
+        ),
     ]
 )
-
-MEASURES = {
-    "mean_intensity": "mean",
-    "sd_intensity": "sd",
-    "min_intensity": "min",
-    "median_intensity": "median",
-    "max_intensity": "max",
-    "background_mean": "background_mean",
-    "contrast": "contrast",
-    "area_px": "area_px",
-    "touches_border": "touches_border",
-}
-"""Column names here and in `engine.kernels.circles.measure.MEASURES`."""
 
 
 class Circles(Operation):
@@ -193,7 +176,7 @@ class Circles(Operation):
         except ImageFailed:  # each block of this image will fail
             return 0
         detection = halo_px(radii, self.polarity, self.rim_width_px)
-        return detection + math.ceil((1.0 + RING_SHARE) * radii[1] + RING_PX)
+        return detection + math.ceil((1.0 + RING_OUTER_RADII) * radii[1] + RING_PX)
 
     def __call__(self, array: NDArray[Any]) -> pd.DataFrame:
         """Measure one array, see `Operation.__call__`; ``radius_um`` needs an array with a spacing.
@@ -243,7 +226,7 @@ class Circles(Operation):
         # Null, not NaN: tables are compared, and averaged by more tools than pandas.
         columns["radius_um"] = pa.array(columns["radius_px"] * spacing, from_pandas=True)
         columns["spacing_um"] = pa.array(np.full(len(circles), spacing), from_pandas=True)
-        return {**columns, **{ours: measures[theirs] for ours, theirs in MEASURES.items()}}
+        return {**columns, **{name: measures[name] for name in MEASURES.names or ()}}
 
     def _radii_px(self, spacing_um: tuple[float, float] | None) -> tuple[float, float]:
         """Return the range of radii for an image of a spacing, pixels."""

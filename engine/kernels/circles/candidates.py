@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
+from engine.kernels._jit import Floats, Whole, compiled
+from engine.kernels.circles.edges import Edges
 from engine.kernels.circles.fit import (
     P_DISTANCE,
     P_SINE,
+    Centre,
+    Circle,
+    Points,
     box_px,
     estimate_radius,
     gather,
     refine_circle,
 )
-from engine.kernels.circles.support import collect_support, count_bins, drop_touching, visible_bins
-from engine.kernels.circles.votes import LEAST_SUPPORT_OUTSIDE
+from engine.kernels.circles.peaks import Peaks
+from engine.kernels.circles.support import (
+    Box,
+    collect_support,
+    count_bins,
+    drop_touching,
+    visible_bins,
+)
+from engine.kernels.circles.votes import LEAST_SUPPORT_OUTSIDE, Frame, Grid
 
 # Columns of the table of candidates: centre from the anchor, fitted radius, share of the visible
 # circumference, root mean square distance of the points, radius corrected for blur; pixels.
@@ -37,10 +50,6 @@ cover the shift."""
 GATHER_CELLS = 2.0
 """Margin of the annulus in which points are gathered around the band of radii, cells."""
 
-FIT_ROUNDS = 6
-"""The biweight's width shrinks by a factor of 0.6 a round: from 9 px, the coarsest usual cell, to
-1.5 px in four rounds; two more converge the fit far below 0.01 px."""
-
 CHAIN_PX = 3.2
 """Edge points in noise come in short chains, since smoothing spreads every disturbance: arcs
 shorter than this are not independent. (It is also the longest arc, see `support.count_bins`.)"""
@@ -53,68 +62,126 @@ LEAST_CHANCE = 1e-3
 """Lower bound of the chance of an accidental point in an arc, for empty neighbourhoods."""
 
 
+class Limits(NamedTuple):
+    """Requirements of a circle, and figures that follow from the parameters of a search."""
+
+    innermost_px: float
+    """Smallest radius, pixels; that of the inner edge for rims."""
+    largest_px: float
+    """Largest radius, pixels."""
+    smallest_px: float
+    """Smallest radius of a circle to report, pixels; a rim's inner edge may be smaller."""
+    variance_px2: float
+    """Variance of the blur, square pixels."""
+    spread_px: float
+    """Standard deviation of a point across an edge at signal-to-noise ratio 1, pixels."""
+    min_support: float
+    """Least share of the visible circumference that shows an edge."""
+    least_evidence: float
+    """Least evidence against chance, nats."""
+    most_turning: float
+    """Largest turning error, rad per rad, see `support.drop_touching`."""
+    reach_px: float
+    """Largest distance of two centres that compete, pixels."""
+    rims: int
+    """Treatment of rims, see `rims.pair_rims`."""
+    rim_px: float
+    """Greatest width of a rim, pixels; infinite: a share of its radius."""
+
+
+class Candidates(NamedTuple):
+    """Circles so far, and the edge points that support them."""
+
+    table: Floats
+    """(n, 6) float64: C_ columns above."""
+    numbers: Whole
+    """(n, 8) int64: I_ columns above."""
+    members: Whole
+    """(m,) int64: edge points of all candidates."""
+    member_bins: Whole
+    """(m,) int64: arc of each of these."""
+    filled: Whole
+    """(2,) int64: number of candidates and of members so far. Those beyond the room of the arrays
+    are counted and dropped."""
+
+
+class FitBuffers(NamedTuple):
+    """Buffers for the points and arcs of one candidate."""
+
+    points: Points
+    """Room for all edge points."""
+    histogram: Floats
+    """One bin a pixel of radius, see `fit.estimate_radius`."""
+    sums: Floats
+    """One row an arc, see `support.collect_support`."""
+    cosines: Floats
+    """Not written, see `support.visible_bins`."""
+
+
+class Gathered(NamedTuple):
+    """Edge points gathered around a peak."""
+
+    points: int
+    """Number of points."""
+    nearby: int
+    """Number of all edge points in the neighbourhood."""
+    area: int
+    """Area of the neighbourhood, square pixels."""
+    anchor_y: int
+    """Row of the anchor in the plane, pixels."""
+    anchor_x: int
+    """Column of the anchor."""
+    sign: int
+    """Polarity, +1 or -1."""
+
+
 @compiled
 def score_candidate(
-    points: Floats,
-    index: Whole,
-    count: int,
-    nearby: int,
-    area: int,
-    y: float,
-    x: float,
-    radius: float,
-    anchor_y: int,
-    anchor_x: int,
-    sign: int,
-    height: int,
-    width: int,
-    limits: Floats,
-    cosines: Floats,
-    sums: Floats,
-    table: Floats,
-    numbers: Whole,
-    members: Whole,
-    member_bins: Whole,
-    filled: Whole,
+    circle: Circle,
+    gathered: Gathered,
+    frame: Frame,
+    limits: Limits,
+    buffers: FitBuffers,
+    candidates: Candidates,
 ) -> float:
     """Append a fitted circle to the candidates if enough of its circumference is on edges.
 
     Parameters
     ----------
-    points, index, count
-        See `fit.gather`.
-    nearby, area
-        Number of all edge points in the neighbourhood, and its area, square pixels.
-    y, x, radius
-        The circle, from the anchor, pixels.
-    anchor_y, anchor_x, sign
-        The anchor in the plane, pixels; polarity, +1 or -1.
-    height, width
-        Size of the plane, pixels.
+    circle
+        The circle.
+    gathered
+        Points that it was fitted to; they are in ``buffers.points``.
+    frame
+        The plane.
     limits
-        (6,) float64: smallest and largest radius, pixels; variance of the blur, square pixels;
-        least support; least evidence, nats; largest turning error, rad per rad.
-    cosines
-        See `support.visible_bins`.
-    sums
-        Buffer of `support.collect_support`.
-    table, numbers, members, member_bins, filled
-        See `fit_candidates`.
+        Requirements.
+    buffers
+        ``sums`` are written.
+    candidates
+        Updated.
 
     Returns
     -------
     The circle's support, or 0 if it was not appended.
     """
+    y, x, radius = circle
+    count, nearby, area, anchor_y, anchor_x, sign = gathered
+    table, numbers, members, member_bins, filled = candidates
+    sums = buffers.sums
     if radius <= 0.0:
         return 0.0
-    corrected = radius + 0.5 * limits[2] / radius
-    if corrected < limits[0] - RADIUS_SLACK_PX or corrected > limits[1] + RADIUS_SLACK_PX:
+    corrected = radius + 0.5 * limits.variance_px2 / radius
+    if (
+        corrected < limits.innermost_px - RADIUS_SLACK_PX
+        or corrected > limits.largest_px + RADIUS_SLACK_PX
+    ):
         return 0.0
     # Position of the plane's edges relative to the anchor.
     top = -0.5 - anchor_y
     left = -0.5 - anchor_x
-    bottom = height - 0.5 - anchor_y
-    right = width - 0.5 - anchor_x
+    bottom = frame.height - 0.5 - anchor_y
+    right = frame.width - 0.5 - anchor_x
     outside = y < top or x < left or y > bottom or x > right
     c = filled[0]
     if count > members.size - filled[1] or c >= table.shape[0]:
@@ -122,28 +189,25 @@ def score_candidate(
         filled[1] += count
         return 0.0
     bins = count_bins(radius)
-    visible = visible_bins(y, x, radius, bins, cosines, top, left, bottom, right)
+    visible = visible_bins(circle, bins, buffers.cosines, Box(top, left, bottom, right))
     if outside and visible + 1 < LEAST_VISIBLE_OUTSIDE * bins:
         return 0.0
     found, residual = collect_support(
-        points,
-        index,
+        buffers.points,
         count,
-        y,
-        x,
-        radius,
+        circle,
         bins,
         sums,
         members[filled[1] :],
         member_bins[filled[1] :],
     )
-    turning = drop_touching(sums, bins, limits[5])
+    turning = drop_touching(sums, bins, limits.most_turning)
     arcs = 0
     for b in range(bins):
         arcs += 1 if sums[b, 0] > 0.0 else 0
     support = min(1.0, arcs / max(visible, 1))
-    least = max(limits[3], LEAST_SUPPORT_OUTSIDE) if outside else limits[3]
-    if support < least or abs(turning) > limits[5]:
+    least = max(limits.min_support, LEAST_SUPPORT_OUTSIDE) if outside else limits.min_support
+    if support < least or abs(turning) > limits.most_turning:
         return 0.0
     kept = filled[1]
     for m in range(filled[1], filled[1] + found):
@@ -155,6 +219,7 @@ def score_candidate(
     # Chance that an arc has a point by accident: density of points nearby, times the area and
     # the share of directions that are allowed (mean over the points).
     allowed = 0.0
+    points = buffers.points.table
     for i in range(count):
         allowed += points[i, P_DISTANCE] * points[i, P_SINE]
     allowed /= count
@@ -167,7 +232,7 @@ def score_candidate(
     evidence = trials * (
         share * np.log(share / chance) + (1.0 - share) * np.log((1.0 - share) / (1.0 - chance))
     )
-    if evidence < limits[4]:
+    if evidence < limits.least_evidence:
         return 0.0
     table[c, C_Y] = y
     table[c, C_X] = x
@@ -190,156 +255,84 @@ def score_candidate(
 
 @compiled
 def fit_candidates(
-    pixel: Whole32,
-    value: Floats32,
-    starts: Whole32,
-    height: int,
-    width: int,
-    sign: int,
-    anchors: Whole,
-    shifts: Floats,
-    peaks: int,
-    low: float,
-    high: float,
-    cell: int,
-    spread: float,
-    limits: Floats,
-    cosines: Floats,
-    points: Floats,
-    index: Whole,
-    histogram: Floats,
-    sums: Floats,
-    table: Floats,
-    numbers: Whole,
-    members: Whole,
-    member_bins: Whole,
-    filled: Whole,
+    edges: Edges,
+    frame: Frame,
+    grid: Grid,
+    peaks: Peaks,
+    found: int,
+    limits: Limits,
+    buffers: FitBuffers,
+    candidates: Candidates,
 ) -> None:
     """Fit a circle at every peak of a band; append those with enough support to the candidates.
 
     Parameters
     ----------
-    pixel, value, starts
-        Edge points, see `edges.find_edges`.
-    height, width
-        Size of the plane, pixels.
-    sign
-        +1 for bright circles, -1 for dark ones.
-    anchors, shifts, peaks
-        See `votes.find_peaks`; ``peaks`` is the number of peaks.
-    low, high, cell
-        The band's radii and cell, pixels.
-    spread
-        See `fit.gather`.
-    limits, cosines
-        See `score_candidate`.
-    points, index, histogram, sums
-        Buffers of `fit` and `support`.
-    table, numbers, members, member_bins
-        The candidates so far, written: columns as above; members are edge points.
-    filled
-        (2,) int64: number of candidates and members so far; updated. Rows beyond the buffers' room
-        are dropped.
+    edges, frame
+        All edge points, and the plane.
+    grid, peaks, found
+        The band and polarity, its peaks, and their number.
+    limits
+        Requirements of a circle.
+    buffers
+        Written.
+    candidates
+        Updated.
     """
+    points, histogram = buffers.points, buffers.histogram
+    low, high, cell = grid.low, grid.high, 1 << grid.cell_log2
     nearest = max(1.0, low - GATHER_CELLS * cell)
     farthest = high + GATHER_CELLS * cell
     box = box_px(farthest)
-    blur = cell // 2 + 1
-    for p in range(peaks):
-        anchor_y = anchors[p, 0]
-        anchor_x = anchors[p, 1]
-        shift_y = shifts[p, 0]
-        shift_x = shifts[p, 1]
+    walk = WALK_CELLS * cell
+    for p in range(found):
+        anchor_y = peaks.anchors[p, 0]
+        anchor_x = peaks.anchors[p, 1]
+        shift_y = peaks.shifts[p, 0]
+        shift_x = peaks.shifts[p, 1]
+        centre = Centre(anchor_y, anchor_x, shift_y, shift_x)
         count, nearby = gather(
-            pixel,
-            value,
-            starts,
-            sign,
-            anchor_y,
-            anchor_x,
-            shift_y,
-            shift_x,
-            nearest,
-            farthest,
-            spread,
-            points,
-            index,
+            edges, grid.sign, centre, nearest, farthest, limits.spread_px, points
         )
         radius, share = estimate_radius(
-            points, count, shift_y, shift_x, low - 0.25 * cell, high + 0.25 * cell, blur, histogram
+            points.table,
+            count,
+            shift_y,
+            shift_x,
+            low - 0.25 * cell,
+            high + 0.25 * cell,
+            cell // 2 + 1,
+            histogram,
         )
         whole = (
-            min(anchor_y, height - 1 - anchor_y) > farthest
-            and min(anchor_x, width - 1 - anchor_x) > farthest
+            min(anchor_y, frame.height - 1 - anchor_y) > farthest
+            and min(anchor_x, frame.width - 1 - anchor_x) > farthest
         )
         # At least a quarter of a circle is visible, or a third if its centre lies outside.
-        if radius <= 0.0 or share < limits[3] * (1.0 if whole else 0.25):
+        if radius <= 0.0 or share < limits.min_support * (1.0 if whole else 0.25):
             continue
-        rows = min(anchor_y + box, height - 1) - max(anchor_y - box, 0) + 1
-        columns = min(anchor_x + box, width - 1) - max(anchor_x - box, 0) + 1
-        walk = WALK_CELLS * cell
-        y, x, radius = refine_circle(
-            points, count, shift_y, shift_x, radius, shift_y, shift_x, 1.0 + cell, walk, FIT_ROUNDS
+        rows = min(anchor_y + box, frame.height - 1) - max(anchor_y - box, 0) + 1
+        columns = min(anchor_x + box, frame.width - 1) - max(anchor_x - box, 0) + 1
+        gathered = Gathered(count, nearby, rows * columns, anchor_y, anchor_x, grid.sign)
+        circle = refine_circle(
+            points.table, count, Circle(shift_y, shift_x, radius), centre, 1.0 + cell, walk
         )
-        support = score_candidate(
-            points,
-            index,
-            count,
-            nearby,
-            rows * columns,
-            y,
-            x,
-            radius,
-            anchor_y,
-            anchor_x,
-            sign,
-            height,
-            width,
-            limits,
-            cosines,
-            sums,
-            table,
-            numbers,
-            members,
-            member_bins,
-            filled,
-        )
+        support = score_candidate(circle, gathered, frame, limits, buffers, candidates)
         if support == 0.0 or support > AMBIGUOUS_SUPPORT:
             continue
         # Two discs that overlap widely share a peak, and the fit may converge between them.
         for side in range(4):
-            from_y = y + (cell * (side - 1) if side % 2 == 0 else 0)
-            from_x = x + (cell * (side - 2) if side % 2 == 1 else 0)
+            from_y = circle.y + (cell * (side - 1) if side % 2 == 0 else 0)
+            from_x = circle.x + (cell * (side - 2) if side % 2 == 1 else 0)
             start, share = estimate_radius(
-                points, count, from_y, from_x, low - cell, high + cell, 1, histogram
+                points.table, count, from_y, from_x, low - cell, high + cell, 1, histogram
             )
             if start <= 0.0:
                 continue
-            other_y, other_x, other_radius = refine_circle(
-                points, count, from_y, from_x, start, shift_y, shift_x, 2.0, walk, FIT_ROUNDS
+            other = refine_circle(
+                points.table, count, Circle(from_y, from_x, start), centre, 2.0, walk
             )
-            if abs(other_y - y) + abs(other_x - x) + abs(other_radius - radius) < 1.0:
+            apart = abs(other.y - circle.y) + abs(other.x - circle.x)
+            if apart + abs(other.radius - circle.radius) < 1.0:
                 continue
-            score_candidate(
-                points,
-                index,
-                count,
-                nearby,
-                rows * columns,
-                other_y,
-                other_x,
-                other_radius,
-                anchor_y,
-                anchor_x,
-                sign,
-                height,
-                width,
-                limits,
-                cosines,
-                sums,
-                table,
-                numbers,
-                members,
-                member_bins,
-                filled,
-            )
+            score_candidate(other, gathered, frame, limits, buffers, candidates)

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from engine.errors import ParameterError
 from engine.kernels.circles import candidates, edges, gradient, votes
 from engine.kernels.circles.buffers import Workspace, thread_workspace
-from engine.kernels.circles.fit import GATHERED_COLUMNS
+from engine.kernels.circles.fit import GATHERED_COLUMNS, Points
+from engine.kernels.circles.peaks import Peaks
 from engine.kernels.circles.rims import NO_RIMS, SIGNS, Polarity, Rims, make_rims
-from engine.kernels.circles.search import ROUNDS, find_circles
+from engine.kernels.circles.search import ROUNDS, Buffers, find_circles
 from engine.kernels.circles.support import MOST_BINS
-from engine.kernels.circles.suppression import RIM_CENTRE_SHARE, SHADOW_PX
+from engine.kernels.circles.suppression import RIM_CENTRE_SHARE, SHADOW_PX, Claims
 from engine.kernels.noise import noise_sd as estimate_noise_sd
 from engine.kernels.planes import as_plane
 
@@ -216,16 +217,12 @@ class _Plan:
 
     shape: tuple[int, int]
     smoothing: gradient.Smoothing
-    spread: float
     signs: NDArray[np.int64]
-    bands: NDArray[np.float64]
-    limits: NDArray[np.float64]
+    bands: votes.Bands
+    limits: candidates.Limits
     cells: tuple[int, int]
     most_peaks: int
     histogram_bins: int
-    reach_px: float
-    rims: Rims
-    smallest_px: float
 
 
 @functools.lru_cache(maxsize=64)
@@ -241,34 +238,39 @@ def _make_plan(
     innermost = rims.innermost_px(low)
     bands = votes.make_bands(innermost, high)
     rows, columns = votes.most_cells(shape, bands)
-    variance = smoothing.variance_px2 + _BLUR_VARIANCE_PX2
     return _Plan(
         shape=shape,
         smoothing=smoothing,
-        spread=math.sqrt(smoothing.variance_px2),
         signs=np.array(SIGNS[polarity], np.int64),
         bands=votes.tabulate_bands(bands, min_support),
-        limits=np.array([innermost, high, variance, min_support, _LEAST_EVIDENCE, _MOST_TURNING]),
+        limits=candidates.Limits(
+            innermost_px=innermost,
+            largest_px=high,
+            smallest_px=low - candidates.RADIUS_SLACK_PX,
+            variance_px2=smoothing.variance_px2 + _BLUR_VARIANCE_PX2,
+            spread_px=math.sqrt(smoothing.variance_px2),
+            min_support=min_support,
+            least_evidence=_LEAST_EVIDENCE,
+            most_turning=_MOST_TURNING,
+            reach_px=_reach(high),
+            rims=rims.kind,
+            rim_px=rims.width_px,
+        ),
         cells=(rows, columns),
         # Of two neighbouring cells in an axis, at most one is a peak.
         most_peaks=(rows // 2 + 1) * (columns // 2 + 1),
         histogram_bins=math.ceil(high) + 3 * bands[-1].cell_px + 16,
-        reach_px=_reach(high),
-        rims=rims,
-        smallest_px=low - candidates.RADIUS_SLACK_PX,
     )
 
 
 _FIRST_ROOM = 1 << 17
 """Initial capacity for the edge points of all candidates: a few hundred circles."""
 
-_Edges = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], int]
-
 
 def _find_edges(
     image: NDArray[Any], noise_sd: float, smoothing: gradient.Smoothing, work: Workspace
-) -> _Edges:
-    """Return edge points, their values, the start of each row, and the number of points."""
+) -> tuple[edges.Edges, int]:
+    """Return the edge points, and the number of points that their buffers have room for."""
     height, width = image.shape
     is_float = image.dtype.kind == "f"
     # Powers of two keep every bit; without them, squares of tiny or huge noise overflow float32.
@@ -276,15 +278,25 @@ def _find_edges(
     scale = math.ldexp(1.0, -exponent)
     least_sd = _QUANTUM_SD if image.dtype.kind in "ui" else 0.0
     noise = max(noise_sd * scale, least_sd) * smoothing.noise_gain
+    limits = edges.EdgeLimits(
+        threshold=np.float32(_THRESHOLD_SD * noise).view(np.int32),
+        relative=np.float32(_ROUNDING),
+        # Without noise every edge is significant.
+        noise=np.float32(max(noise, 1e-30)),
+        flank=round(2.0 * math.sqrt(smoothing.variance_px2)),
+    )
     rows = height if is_float else edges.RING_ROWS
     blocks = -(-width // edges.COLUMN_BLOCK)
-    plane = work.take("plane", (rows, width), np.float32)
-    bad = work.take("bad", (rows, width), np.uint8)
-    row = work.take("row", (width + 2 * smoothing.taps.size,), np.float32)
-    smoothed = work.take("smoothed", (edges.RING_ROWS, width), np.float32)
-    mag = work.take("mag", (edges.RING_ROWS, blocks * edges.COLUMN_BLOCK), np.float32)
-    columns = work.take("columns", (blocks * edges.COLUMN_BLOCK + 1,), np.int32)
-    ends = work.take("ends", (blocks,), np.int32)
+    padded = blocks * edges.COLUMN_BLOCK
+    buffers = edges.RowBuffers(
+        plane=work.take("plane", (rows, width), np.float32),
+        bad=work.take("bad", (rows, width), np.uint8),
+        row=work.take("row", (width + 2 * smoothing.taps.size,), np.float32),
+        smoothed=work.take("smoothed", (edges.RING_ROWS, width), np.float32),
+        mag=work.take("mag", (edges.RING_ROWS, padded), np.float32),
+        columns=work.take("columns", (padded + 1,), np.int32),
+        ends=work.take("ends", (blocks,), np.int32),
+    )
     starts = work.take("starts", (height, blocks + 1), np.int32)
     room = height * width // 8 + 1024
     while True:
@@ -295,70 +307,66 @@ def _find_edges(
             not is_float,
             np.float32(scale),
             smoothing.taps,
-            np.float32(_THRESHOLD_SD * noise).view(np.int32),
-            np.float32(_ROUNDING),
-            # Without noise every edge is significant.
-            np.float32(max(noise, 1e-30)),
-            round(2.0 * math.sqrt(smoothing.variance_px2)),
-            plane,
-            bad,
-            row,
-            smoothed,
-            mag,
-            columns,
-            ends,
-            pixel,
-            value,
-            starts,
+            limits,
+            buffers,
+            edges.Edges(pixel, value, starts),
         )
         if count <= room:
-            return pixel, value, starts, count
+            return edges.Edges(pixel[:count], value[:count], starts), room
         room = count
 
 
 def _search(
-    found_edges: _Edges, plan: _Plan, origin: tuple[int, int], room: int, work: Workspace
+    found_edges: tuple[edges.Edges, int],
+    plan: _Plan,
+    origin: tuple[int, int],
+    room: int,
+    work: Workspace,
 ) -> NDArray[np.float64] | None:
     """Return the circles, or None if the buffers are too small for all candidates' points."""
-    pixel, value, starts, count = found_edges
+    # Buffers with room for as many points as there may be are the same for most images.
+    points, point_room = found_edges
     most = room // 16
     rows, columns = plan.cells
     circles = work.take("circles", (most, 4), np.float64)
+    buffers = Buffers(
+        accumulator=work.take("accumulator", (rows * columns,), np.int32),
+        windows=work.take("windows", (rows * columns,), np.int32),
+        line=work.take("line", (columns,), np.int32),
+        peaks=Peaks(
+            anchors=work.take("anchors", (plan.most_peaks, 3), np.int64),
+            shifts=work.take("shifts", (plan.most_peaks, 2), np.float64),
+        ),
+        fit=candidates.FitBuffers(
+            points=Points(
+                table=work.take("points", (point_room, GATHERED_COLUMNS), np.float64),
+                edge=work.take("edge", (point_room,), np.int64),
+            ),
+            histogram=work.take("histogram", (plan.histogram_bins,), np.float64),
+            sums=work.take("sums", (MOST_BINS, 3), np.float64),
+            cosines=COSINES,
+        ),
+        claims=Claims(
+            owner=work.take("owner", (point_room,), np.int64),
+            seen=work.take("seen", (MOST_BINS,), np.int64),
+            verdict=work.take("verdict", (most,), np.int64),
+        ),
+    )
+    listed = candidates.Candidates(
+        table=work.take("table", (most, candidates.CANDIDATE_COLUMNS), np.float64),
+        numbers=work.take("numbers", (most, candidates.CANDIDATE_INTEGERS), np.int64),
+        members=work.take("members", (room,), np.int64),
+        member_bins=work.take("member_bins", (room,), np.int64),
+        filled=work.take("filled", (2,), np.int64),
+    )
     found = find_circles(
-        pixel,
-        value,
-        count,
-        starts,
-        plan.shape[0],
-        plan.shape[1],
-        origin[0],
-        origin[1],
+        points,
+        votes.Frame(*plan.shape, *origin),
         plan.signs,
         plan.bands,
-        work.take("accumulator", (rows * columns,), np.int32),
-        work.take("windows", (rows * columns,), np.int32),
-        work.take("line", (columns,), np.int32),
-        work.take("anchors", (plan.most_peaks, 3), np.int64),
-        work.take("shifts", (plan.most_peaks, 2), np.float64),
-        plan.spread,
         plan.limits,
-        COSINES,
-        work.take("points", (pixel.shape[0], GATHERED_COLUMNS), np.float64),
-        work.take("histogram", (plan.histogram_bins,), np.float64),
-        work.take("sums", (MOST_BINS, 3), np.float64),
-        work.take("table", (most, candidates.CANDIDATE_COLUMNS), np.float64),
-        work.take("numbers", (most, candidates.CANDIDATE_INTEGERS), np.int64),
-        # Edge points gathered; members and arcs; owners of edge points; arcs seen; verdicts.
-        work.take("index", (pixel.shape[0],), np.int64),
-        work.take("members", (room,), np.int64),
-        work.take("member_bins", (room,), np.int64),
-        work.take("owner", (pixel.shape[0],), np.int64),
-        work.take("seen", (MOST_BINS,), np.int64),
-        work.take("verdict", (most,), np.int64),
-        plan.reach_px,
-        plan.rims.kind,
-        plan.rims.width_px,
-        plan.smallest_px,
+        buffers,
+        listed,
         circles,
     )
     return None if found < 0 else circles[:found].copy()

@@ -10,6 +10,8 @@ step reads the previous step's output from the cache, and no whole float32 plane
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from engine.kernels._jit import Bytes, Floats32, Plane, Whole32, compiled
@@ -47,6 +49,56 @@ RING = RING_ROWS - 1
 """Mask of the ring buffer: row y of a plane is row ``y & RING``."""
 
 
+class Edges(NamedTuple):
+    """Edge points of a plane, in raster order."""
+
+    pixel: Whole32
+    """(n, 2) int32: y, x of the pixel."""
+    value: Floats32
+    """(n, 5) float32: offset y, offset x (pixels), unit direction y, x of the gradient,
+    signal-to-noise ratio."""
+    starts: Whole32
+    """(y, blocks + 1) int32: first point of each row's blocks of 64 columns."""
+
+
+class EdgeLimits(NamedTuple):
+    """Requirements of an edge point."""
+
+    threshold: np.int32
+    """Least magnitude of the gradient, value per pixel, as the bits of a float32."""
+    relative: np.float32
+    """Least magnitude as a share of the smoothed value, against rounding errors of float32."""
+    noise: np.float32
+    """Standard deviation of a gradient component, value per pixel, for the signal-to-noise
+    ratio."""
+    flank: int
+    """Distance within which the gradient must fall off, pixels."""
+
+
+class RowBuffers(NamedTuple):
+    """Buffers from the pixels to the edge points.
+
+    Rings of rows, unless the plane has values that are not finite: then ``plane`` and ``bad`` hold
+    all rows, so that values can be filled first.
+    """
+
+    plane: Floats32
+    """(rows, width) float32: pixels."""
+    bad: Bytes
+    """(rows, width) uint8: marks of pixels that are not finite, see `gradient.fill_bad`."""
+    row: Floats32
+    """One padded row, see `gradient.smooth_rows`."""
+    smoothed: Floats32
+    """(rows, width) float32: the smoothed plane."""
+    mag: Floats32
+    """(rows, columns) float32: magnitude of the gradient, with rows padded by zeros to a multiple
+    of 64 columns."""
+    columns: Whole32
+    """Steep columns of a row, see `list_steep`; one column longer than a row."""
+    ends: Whole32
+    """End of each block's steep columns, see `list_steep`."""
+
+
 @compiled
 def list_steep(bits: Whole32, threshold: np.int32, columns: Whole32, ends: Whole32) -> None:
     """List a row's columns above a threshold, and the end of each block's list.
@@ -78,46 +130,38 @@ def list_steep(bits: Whole32, threshold: np.int32, columns: Whole32, ends: Whole
 
 @compiled
 def find_edges_rows(
-    smoothed: Floats32,
-    mag: Floats32,
-    bits: Whole32,
     first: int,
     last: int,
     height: int,
-    threshold: np.int32,
-    relative: np.float32,
-    noise: np.float32,
-    flank: int,
+    limits: EdgeLimits,
+    buffers: RowBuffers,
     count: int,
-    columns: Whole32,
-    ends: Whole32,
-    pixel: Whole32,
-    value: Floats32,
-    starts: Whole32,
+    edges: Edges,
 ) -> int:
     """Append the edge points of some rows; return the new number of points.
 
     Parameters
     ----------
-    smoothed, mag, bits
-        Ring buffers of rows: the smoothed plane, (rows, width) float32; its gradient's magnitude,
-        with rows padded by zeros to a multiple of 64 columns; the bits of the magnitude.
     first, last, height
         The first row, the one after the last, and the number of the plane's rows.
-    threshold, relative, noise, flank
-        See `find_edges`; ``threshold`` as bits.
+    limits
+        Requirements of an edge point.
+    buffers
+        Smoothed rows and magnitudes, read; the others are written.
     count
         Number of points so far.
-    columns, ends
-        Buffers of int32 for one row, see `list_steep`; one column longer than a row.
-    pixel, value, starts
-        See `find_edges`.
+    edges
+        Written.
     """
+    pixel, value, starts = edges
+    smoothed, mag = buffers.smoothed, buffers.mag
+    columns, ends = buffers.columns, buffers.ends
+    bits = mag.view(np.int32)
+    relative, noise, flank = limits.relative, limits.noise, limits.flank
     room = pixel.shape[0]
     blocks = starts.shape[1] - 1
     width = smoothed.shape[1]
-    one = np.float32(1.0)
-    half = np.float32(0.5)
+    one, half = np.float32(1.0), np.float32(0.5)
     for y in range(first, last):
         if y == 0 or y == height - 1:
             starts[y, :] = min(count, room)
@@ -128,7 +172,7 @@ def find_edges_rows(
         here_row = smoothed[y & RING]
         above_row = smoothed[(y - 1) & RING]
         below_row = smoothed[(y + 1) & RING]
-        list_steep(bits[y & RING], threshold, columns, ends)
+        list_steep(bits[y & RING], limits.threshold, columns, ends)
         for block in range(blocks):
             starts[y, block] = min(count, room)
             for i in range(ends[block - 1] if block > 0 else 0, ends[block]):
@@ -182,7 +226,7 @@ def find_edges_rows(
 
 
 @compiled
-def drop_masked(bad: Bytes, reach: int, pixel: Whole32, value: Floats32, starts: Whole32) -> int:
+def drop_masked(bad: Bytes, reach: int, edges: Edges) -> int:
     """Drop the points within reach of masked pixels; return the number of points left.
 
     Parameters
@@ -191,9 +235,10 @@ def drop_masked(bad: Bytes, reach: int, pixel: Whole32, value: Floats32, starts:
         (y, x): 2 for pixels that are unrelated to the image, see `gradient.fill_bad`.
     reach
         Radius of influence of a pixel on a point, pixels.
-    pixel, value, starts
-        See `find_edges`; written.
+    edges
+        Written.
     """
+    pixel, value, starts = edges
     height, width = bad.shape
     kept = 0
     n = 0
@@ -220,20 +265,9 @@ def find_edges(
     is_finite: bool,
     scale: np.float32,
     taps: Floats32,
-    threshold: np.int32,
-    relative: np.float32,
-    noise: np.float32,
-    flank: int,
-    plane: Floats32,
-    bad: Bytes,
-    row: Floats32,
-    smoothed: Floats32,
-    mag: Floats32,
-    columns: Whole32,
-    ends: Whole32,
-    pixel: Whole32,
-    value: Floats32,
-    starts: Whole32,
+    limits: EdgeLimits,
+    buffers: RowBuffers,
+    edges: Edges,
 ) -> int:
     """List the points of maximal gradient along the gradient's direction, in raster order.
 
@@ -242,70 +276,47 @@ def find_edges(
     image
         Plane (y, x), 3 x 3 or more.
     is_finite
-        Whether all values are finite, as integers are: then ``plane`` is a ring buffer of rows;
-        otherwise ``plane`` and ``bad`` hold all rows, so that values can be filled first.
+        Whether all values are finite, as integers are: then all buffers are rings of rows.
     scale
         Factor of the values, a power of 2.
     taps
         Half the smoothing kernel, see `gradient.smooth_rows`.
-    threshold
-        Least magnitude, value per pixel, as the bits of a float32.
-    relative
-        Least magnitude as a share of the smoothed value, against rounding errors of float32.
-    noise
-        Standard deviation of a gradient component, value per pixel, for the signal-to-noise ratio.
-    flank
-        Distance within which the gradient must fall off, pixels.
-    plane, bad, row, smoothed, mag, columns, ends
-        Buffers: see above, `gradient.smooth_rows` and `find_edges_rows`.
-    pixel
-        (n, 2) int32, written: y, x of the pixel.
-    value
-        (n, 5) float32, written: offset y, offset x (pixels), unit direction y, x of the gradient,
-        signal-to-noise ratio.
-    starts
-        (y, blocks + 1) int32, written: first point of each row's blocks of 64 columns.
+    limits, buffers
+        Requirements of an edge point, and buffers.
+    edges
+        Written.
 
     Returns
     -------
-    The number of points; if it exceeds the room in ``pixel``, the rest was dropped.
+    The number of points; if it exceeds the room in ``edges``, the rest was dropped.
     """
     height = image.shape[0]
     radius = taps.size - 1
     mask = RING if is_finite else WHOLE
+    plane, bad, smoothed = buffers.plane, buffers.bad, buffers.smoothed
     converted = 0
     deep = 0
     if not is_finite and convert(image, scale, plane, bad) > 0:
         deep = fill_bad(plane, bad, FILL_PX)
-    bits = mag.view(np.int32)
     count = 0
     # Magnitudes need one more row of the smoothed plane, edge points a flank more of magnitudes.
-    for first in range(0, height + 1 + flank, BATCH_ROWS):
+    for first in range(0, height + 1 + limits.flank, BATCH_ROWS):
         last = first + BATCH_ROWS
         if is_finite:
             needed = min(height, last + radius)
             convert_rows(image, scale, converted, needed, plane)
             converted = max(converted, needed)
-        smooth_rows(plane, mask, taps, first, min(height, last), height, row, smoothed)
-        magnitude_rows(smoothed, max(0, first - 1), min(height, last - 1), height, mag)
+        smooth_rows(plane, mask, taps, first, min(height, last), height, buffers.row, smoothed)
+        magnitude_rows(smoothed, max(0, first - 1), min(height, last - 1), height, buffers.mag)
         count = find_edges_rows(
-            smoothed,
-            mag,
-            bits,
-            max(0, first - 1 - flank),
-            min(height, last - 1 - flank),
+            max(0, first - 1 - limits.flank),
+            min(height, last - 1 - limits.flank),
             height,
-            threshold,
-            relative,
-            noise,
-            flank,
+            limits,
+            buffers,
             count,
-            columns,
-            ends,
-            pixel,
-            value,
-            starts,
+            edges,
         )
-    if deep > 0 and count <= pixel.shape[0]:
-        count = drop_masked(bad, taps.size + 1, pixel, value, starts)
+    if deep > 0 and count <= edges.pixel.shape[0]:
+        count = drop_masked(bad, taps.size + 1, edges)
     return count

@@ -8,9 +8,12 @@ shrinking width removes the influence of other edges.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from engine.kernels._jit import Floats, Floats32, Whole, Whole32, compiled
+from engine.kernels._jit import Floats, Whole, compiled
+from engine.kernels.circles.edges import Edges
 
 # Columns of the gathered points: position from the anchor, unit direction to the centre, weight,
 # allowed distance from the circle, allowed sine between direction and radius.
@@ -29,8 +32,39 @@ LEAST_WIDTH_PX = 1.5
 SETTLED_PX = 0.005
 """Convergence threshold, pixels: each step gains an order of magnitude or more."""
 
+FIT_ROUNDS = 6
+"""The biweight's width shrinks by a factor of 0.6 a round: from 9 px, the coarsest usual cell, to
+1.5 px in four rounds; two more converge the fit far below 0.01 px."""
+
 SINE_SD = 2.5
 """Allowed deviation of directions: 2.5 standard deviations (and a little more)."""
+
+
+class Circle(NamedTuple):
+    """A circle, from its anchor, pixels."""
+
+    y: float
+    x: float
+    radius: float
+
+
+class Centre(NamedTuple):
+    """A rough centre: a pixel, the anchor, and the offset from it, pixels."""
+
+    anchor_y: int
+    anchor_x: int
+    shift_y: float
+    shift_x: float
+
+
+class Points(NamedTuple):
+    """Edge points around a rough centre."""
+
+    table: Floats
+    """(n, 7) float64: y, x from the anchor; unit direction to the centre; weight; allowed distance
+    from the circle, pixels; allowed sine between direction and radius."""
+    edge: Whole
+    """(n,) int64: number of the edge point."""
 
 
 @compiled
@@ -41,45 +75,39 @@ def box_px(farthest: float) -> int:
 
 @compiled
 def gather(
-    pixel: Whole32,
-    value: Floats32,
-    starts: Whole32,
+    edges: Edges,
     sign: int,
-    anchor_y: int,
-    anchor_x: int,
-    shift_y: float,
-    shift_x: float,
+    centre: Centre,
     nearest: float,
     farthest: float,
     spread: float,
-    points: Floats,
-    index: Whole,
+    points: Points,
 ) -> tuple[int, int]:
     """Collect the edge points in an annulus around a rough centre that may be on its circle.
 
     Parameters
     ----------
-    pixel, value, starts
-        Edge points, see `edges.find_edges`.
+    edges
+        All edge points.
     sign
         +1: the gradient points to the centre (bright circles); -1: away from it.
-    anchor_y, anchor_x, shift_y, shift_x
-        The rough centre: a pixel, and the offset from it, pixels.
+    centre
+        The rough centre.
     nearest, farthest
         Radii of the annulus, pixels.
     spread
         Standard deviation of a point across an edge at signal-to-noise ratio 1, pixels.
     points
-        (n, 7) float64, written: y, x from the anchor; unit direction to the centre; weight; allowed
-        distance from the circle, pixels; allowed sine between direction and radius.
-    index
-        (n,) int64, written: number of the edge point.
+        Written.
 
     Returns
     -------
     The number of points, in raster order, and the number of all edge points in the box of `box_px`
     around the anchor.
     """
+    pixel, value, starts = edges
+    anchor_y, anchor_x, shift_y, shift_x = centre
+    table, edge = points
     height = starts.shape[0]
     blocks = starts.shape[1] - 1
     box = box_px(farthest)
@@ -89,7 +117,7 @@ def gather(
     last_block = min(blocks - 1, (anchor_x + box) >> 6)
     low = nearest * nearest
     high = farthest * farthest
-    room = index.size
+    room = edge.size
     count = 0
     nearby = 0
     for row in range(first_row, last_row + 1):
@@ -114,16 +142,16 @@ def gather(
                 continue
             ratio = np.float64(value[i, 4])
             error = spread / ratio
-            points[count, P_Y] = y
-            points[count, P_X] = x
-            points[count, P_UY] = uy
-            points[count, P_UX] = ux
+            table[count, P_Y] = y
+            table[count, P_X] = x
+            table[count, P_UY] = uy
+            table[count, P_UX] = ux
             # Inverse variance; 0.25 px is the error without noise (pixel grid, curvature).
-            points[count, P_WEIGHT] = 1.0 / (0.0625 + error * error)
-            points[count, P_DISTANCE] = min(MOST_DISTANCE_PX, 0.8 + 2.0 * error)
+            table[count, P_WEIGHT] = 1.0 / (0.0625 + error * error)
+            table[count, P_DISTANCE] = min(MOST_DISTANCE_PX, 0.8 + 2.0 * error)
             # Noise of a component over the magnitude is the error of the direction, radians.
-            points[count, P_SINE] = min(0.7, 0.2 + SINE_SD / ratio)
-            index[count] = i
+            table[count, P_SINE] = min(0.7, 0.2 + SINE_SD / ratio)
+            edge[count] = i
             count += 1
     return count, nearby
 
@@ -171,36 +199,34 @@ def estimate_radius(
 
 @compiled
 def refine_circle(
-    points: Floats,
-    count: int,
-    y: float,
-    x: float,
-    radius: float,
-    home_y: float,
-    home_x: float,
-    width: float,
-    walk: float,
-    rounds: int,
-) -> tuple[float, float, float]:
-    """Fit a circle to gathered points; return (y, x, radius).
+    points: Floats, count: int, start: Circle, home: Centre, width: float, walk: float
+) -> Circle:
+    """Fit a circle to gathered points.
 
-    ``width`` is the initial half width of the biweight, pixels; it shrinks to 1.5 px, but never
-    below a point's own allowance. A radius of 0 means that the points do not determine a circle, or
-    that the centre moved more than ``walk`` px from (home_y, home_x) in either axis.
+    Parameters
+    ----------
+    points, count
+        Table of `Points`, and the number of points.
+    start
+        First estimate.
+    home, walk
+        Rough centre from which the centre may move by at most ``walk`` px in either axis.
+    width
+        Initial half width of the biweight, pixels; it shrinks to 1.5 px, but never below a point's
+        own allowance.
+
+    Returns
+    -------
+    The circle; a radius of 0 means that the points do not determine one, or that the centre moved
+    too far.
     """
-    for _ in range(rounds):
+    y, x, radius = start
+    for _ in range(FIT_ROUNDS):
         farthest = max(width, ALLOWANCE * MOST_DISTANCE_PX)
         inner = max(0.0, radius - farthest) ** 2
         outer = (radius + farthest) ** 2
-        w = 0.0
-        wy = 0.0
-        wx = 0.0
-        wyy = 0.0
-        wxx = 0.0
-        wyx = 0.0
-        wr = 0.0
-        wyr = 0.0
-        wxr = 0.0
+        w = wy = wx = wyy = wxx = wyx = 0.0
+        wr = wyr = wxr = 0.0
         for i in range(count):
             dy = points[i, P_Y] - y
             dx = points[i, P_X] - x
@@ -231,7 +257,7 @@ def refine_circle(
             wyr += weight * ny * residual
             wxr += weight * nx * residual
         if w <= 0.0:
-            return y, x, 0.0
+            return Circle(y, x, 0.0)
         # Eliminate the radius, then solve 2 x 2 for the centre.
         ayy = wyy - wy * wy / w
         axx = wxx - wx * wx / w
@@ -241,7 +267,7 @@ def refine_circle(
         determinant = ayy * axx - ayx * ayx
         # An arc too short to fix the centre along its axis.
         if determinant <= 1e-6 * w * w:
-            return y, x, 0.0
+            return Circle(y, x, 0.0)
         my = (by * axx - bx * ayx) / determinant
         mx = (bx * ayy - by * ayx) / determinant
         length = np.sqrt(my * my + mx * mx)
@@ -252,9 +278,9 @@ def refine_circle(
         x += mx
         grown = (wr - my * wy - mx * wx) / w
         radius += grown
-        if radius <= 0.5 or abs(y - home_y) > walk or abs(x - home_x) > walk:
-            return y, x, 0.0
+        if radius <= 0.5 or abs(y - home.shift_y) > walk or abs(x - home.shift_x) > walk:
+            return Circle(y, x, 0.0)
         if width <= LEAST_WIDTH_PX and abs(my) + abs(mx) + abs(grown) < SETTLED_PX:
             break
         width = max(LEAST_WIDTH_PX, width * 0.6)
-    return y, x, radius
+    return Circle(y, x, radius)

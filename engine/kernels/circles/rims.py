@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from engine.errors import ParameterError
-from engine.kernels._jit import Floats, Whole, compiled
-from engine.kernels.circles.candidates import C_CORRECTED, I_ALIVE
+from engine.kernels._jit import Whole, compiled
+from engine.kernels.circles.candidates import C_CORRECTED, I_ALIVE, Candidates, Limits
 from engine.kernels.circles.suppression import RIM_WIDTH_SHARE, is_rim, offset, ranks_before
 
 Polarity = Literal["bright", "dark", "any", "rim"]
@@ -71,10 +71,9 @@ def outer_radius(outer: float, inner: float, variance: float) -> float:
 
 
 @compiled
-def nearest_edge(
-    table: Floats, numbers: Whole, order: Whole, i: int, rim_px: float, reach: float
-) -> int:
+def nearest_edge(candidates: Candidates, order: Whole, i: int, limits: Limits) -> int:
     """Return the candidate that forms the narrowest rim with ``order[i]``, or -1."""
+    table, numbers = candidates.table, candidates.numbers
     a = order[i]
     best = -1
     width = 0.0
@@ -83,9 +82,9 @@ def nearest_edge(
         while 0 <= j < order.size:
             b = order[j]
             j += way
-            if abs(offset(table, numbers, a, b)[0]) > reach:
+            if abs(offset(table, numbers, a, b)[0]) > limits.reach_px:
                 break
-            if numbers[b, I_ALIVE] == 0 or not is_rim(table, numbers, a, b, rim_px):
+            if numbers[b, I_ALIVE] == 0 or not is_rim(table, numbers, a, b, limits.rim_px):
                 continue
             apart = abs(table[a, C_CORRECTED] - table[b, C_CORRECTED])
             if (
@@ -99,16 +98,7 @@ def nearest_edge(
 
 
 @compiled
-def pair_rims(
-    table: Floats,
-    numbers: Whole,
-    order: Whole,
-    rims: int,
-    rim_px: float,
-    reach: float,
-    variance: float,
-    partner: Whole,
-) -> None:
+def pair_rims(candidates: Candidates, order: Whole, limits: Limits, partner: Whole) -> None:
     """Merge the two edges of each rim into one circle: the outer edge, corrected for smoothing.
 
     Two candidates form a rim if each is the nearest edge of the other, so the decision depends only
@@ -116,21 +106,20 @@ def pair_rims(
 
     Parameters
     ----------
-    table, numbers, order
-        Candidates, see `suppression.suppress_candidates`; I_ALIVE and C_CORRECTED are updated.
-    rims
-        `MERGE_RIMS`, or `ONLY_RIMS`, which also drops candidates without a partner.
-    rim_px, reach
-        See `suppression.suppress_candidates`.
-    variance
-        Variance of the blur, square pixels.
+    candidates
+        I_ALIVE and C_CORRECTED are updated.
+    order
+        (n,) int64: candidates by ascending y.
+    limits
+        ``rims`` is `MERGE_RIMS`, or `ONLY_RIMS`, which also drops candidates without a partner.
     partner
         Buffer of int64, one element a candidate.
     """
+    table, numbers = candidates.table, candidates.numbers
     for i in range(order.size):
         partner[order[i]] = -1
         if numbers[order[i], I_ALIVE] != 0:
-            partner[order[i]] = nearest_edge(table, numbers, order, i, rim_px, reach)
+            partner[order[i]] = nearest_edge(candidates, order, i, limits)
     for a in range(order.size):
         b = partner[a]
         if b >= 0 and partner[b] == a:
@@ -138,6 +127,6 @@ def pair_rims(
             outer, inner = table[a, C_CORRECTED], table[b, C_CORRECTED]
             if outer > inner or (outer == inner and ranks_before(table, numbers, a, b)):
                 numbers[b, I_ALIVE] = 0
-                table[a, C_CORRECTED] = outer_radius(outer, inner, variance)
-        elif rims == ONLY_RIMS:
+                table[a, C_CORRECTED] = outer_radius(outer, inner, limits.variance_px2)
+        elif limits.rims == ONLY_RIMS:
             numbers[a, I_ALIVE] = 0

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from engine.kernels._jit import Floats, Whole, compiled
-from engine.kernels.circles.fit import P_DISTANCE, P_SINE, P_UX, P_UY, P_X, P_Y, SINE_SD
+from engine.kernels.circles.fit import (
+    P_DISTANCE,
+    P_SINE,
+    P_UX,
+    P_UY,
+    P_X,
+    P_Y,
+    SINE_SD,
+    Circle,
+    Points,
+)
 
 SINE_TO_VARIANCE = 1.0 / SINE_SD**2
 """Factor from the square of the allowed deviation to the variance of a direction."""
 
 MOST_BINS = 1024
 """Number of arcs of the largest circles; beyond a radius of 512 px arcs become longer."""
+
+
+class Box(NamedTuple):
+    """Edges of a plane from an anchor, pixels."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
 
 
 @compiled
@@ -50,12 +71,9 @@ def count_bins(radius: float) -> int:
 
 @compiled
 def collect_support(
-    points: Floats,
-    index: Whole,
+    points: Points,
     count: int,
-    y: float,
-    x: float,
-    radius: float,
+    circle: Circle,
     bins: int,
     sums: Floats,
     members: Whole,
@@ -65,10 +83,10 @@ def collect_support(
 
     Parameters
     ----------
-    points, index, count
+    points, count
         See `fit.gather`.
-    y, x, radius
-        The circle, pixels from the anchor.
+    circle
+        The circle.
     bins
         Number of arcs.
     sums
@@ -81,6 +99,8 @@ def collect_support(
     -------
     The number of members, and the root of their mean squared distance from the circle, pixels.
     """
+    table, edge = points
+    y, x, radius = circle
     for b in range(bins):
         sums[b, 0] = 0.0
         sums[b, 1] = 0.0
@@ -88,21 +108,21 @@ def collect_support(
     found = 0
     squares = 0.0
     for i in range(count):
-        dy = points[i, P_Y] - y
-        dx = points[i, P_X] - x
+        dy = table[i, P_Y] - y
+        dx = table[i, P_X] - x
         distance = np.sqrt(dy * dy + dx * dx)
         residual = abs(distance - radius)
-        if residual > points[i, P_DISTANCE] or distance < 1e-9:
+        if residual > table[i, P_DISTANCE] or distance < 1e-9:
             continue
-        cross = (dy * points[i, P_UX] - dx * points[i, P_UY]) / distance
-        along = dy * points[i, P_UY] + dx * points[i, P_UX]
-        if abs(cross) > points[i, P_SINE] or along > 0.0:
+        cross = (dy * table[i, P_UX] - dx * table[i, P_UY]) / distance
+        along = dy * table[i, P_UY] + dx * table[i, P_UX]
+        if abs(cross) > table[i, P_SINE] or along > 0.0:
             continue
         b = int(pseudo_turn(dy, dx) * bins)
         sums[b, 0] += 1.0
         sums[b, 1] += cross
-        sums[b, 2] += points[i, P_SINE] * points[i, P_SINE] * SINE_TO_VARIANCE
-        members[found] = index[i]
+        sums[b, 2] += table[i, P_SINE] * table[i, P_SINE] * SINE_TO_VARIANCE
+        members[found] = edge[i]
         member_bins[found] = b
         found += 1
         squares += residual * residual
@@ -168,21 +188,13 @@ def drop_touching(sums: Floats, bins: int, most: float) -> float:
 
 
 @compiled
-def visible_bins(
-    y: float,
-    x: float,
-    radius: float,
-    bins: int,
-    cosines: Floats,
-    top: float,
-    left: float,
-    bottom: float,
-    right: float,
-) -> int:
+def visible_bins(circle: Circle, bins: int, cosines: Floats, box: Box) -> int:
     """Count the arcs of a circle with their middle in a box.
 
     ``cosines`` holds cos(2 pi i / n) for one full turn, n a multiple of ``4 * bins``.
     """
+    y, x, radius = circle
+    top, left, bottom, right = box
     if y - radius >= top and x - radius >= left and y + radius <= bottom and x + radius <= right:
         return bins
     n = cosines.size

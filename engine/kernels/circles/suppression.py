@@ -8,6 +8,8 @@ decision depends only on candidates within a bounded halo.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from engine.kernels._jit import Floats, Whole, compiled
@@ -26,6 +28,8 @@ from engine.kernels.circles.candidates import (
     I_FIRST,
     I_SIGN,
     I_VISIBLE,
+    Candidates,
+    Limits,
 )
 
 LEAST_OWN_SHARE = 0.5
@@ -108,96 +112,119 @@ def is_rim(table: Floats, numbers: Whole, a: int, b: int, rim_px: float) -> bool
     return dy * dy + dx * dx <= farthest * farthest
 
 
+class Claims(NamedTuple):
+    """Buffers of non-maximum suppression, of int64."""
+
+    owner: Whole
+    """One element an edge point: the candidate that it was taken from last, or -1."""
+    seen: Whole
+    """One element an arc: 1 if a point of it is the candidate's own."""
+    verdict: Whole
+    """One element a candidate: 1 if it survives the round."""
+
+
 @compiled
-def assign_edges(numbers: Whole, members: Whole, a: int, b: int, owner: Whole) -> None:
+def assign_edges(candidates: Candidates, a: int, b: int, owner: Whole) -> None:
     """Mark the edge points of candidate ``b`` as taken away from candidate ``a``."""
+    numbers = candidates.numbers
     for m in range(numbers[b, I_FIRST], numbers[b, I_FIRST] + numbers[b, I_COUNT]):
-        owner[members[m]] = a
+        owner[candidates.members[m]] = a
+
+
+@compiled
+def own_share(candidates: Candidates, a: int, claims: Claims) -> float:
+    """Return the share of the visible arcs with an edge point that no better candidate explains."""
+    numbers = candidates.numbers
+    owner, seen = claims.owner, claims.seen
+    for s in range(numbers[a, I_BINS]):
+        seen[s] = 0
+    for m in range(numbers[a, I_FIRST], numbers[a, I_FIRST] + numbers[a, I_COUNT]):
+        if owner[candidates.members[m]] != a:
+            seen[candidates.member_bins[m]] = 1
+    own = 0
+    for s in range(numbers[a, I_BINS]):
+        own += seen[s]
+    return own / max(numbers[a, I_VISIBLE], 1)
+
+
+@compiled
+def yield_edges(
+    candidates: Candidates, order: Whole, i: int, reach: float, rim_px: float, owner: Whole
+) -> bool:
+    """Take the edge points of better candidates from ``order[i]``; return whether it is unique.
+
+    It is not if it is a duplicate of a better one.
+    """
+    table, numbers = candidates.table, candidates.numbers
+    a = order[i]
+    # Candidates are sorted by y: scan up and down to the reach.
+    for way in (-1, 1):
+        j = i + way
+        while 0 <= j < order.size:
+            b = order[j]
+            j += way
+            dy, dx = offset(table, numbers, a, b)
+            if abs(dy) > reach:
+                break
+            square = dy * dy + dx * dx
+            if (
+                numbers[b, I_ALIVE] == 0
+                or square > reach * reach
+                or not ranks_before(table, numbers, b, a)
+            ):
+                continue
+            if rim_px > 0.0 and is_rim(table, numbers, a, b, rim_px):
+                continue
+            if is_duplicate(table, a, b, np.sqrt(square)):
+                return False
+            if numbers[b, I_SIGN] == numbers[a, I_SIGN]:
+                assign_edges(candidates, a, b, owner)
+    return True
 
 
 @compiled
 def suppress_candidates(
-    table: Floats,
-    numbers: Whole,
+    candidates: Candidates,
     order: Whole,
-    members: Whole,
-    member_bins: Whole,
-    min_support: float,
-    reach: float,
+    limits: Limits,
     rounds: int,
     rim_px: float,
-    owner: Whole,
-    seen: Whole,
-    verdict: Whole,
+    claims: Claims,
 ) -> None:
-    """Take from each candidate the arcs that better ones within ``reach`` px explain.
+    """Take from each candidate the arcs that better ones within reach explain.
 
     Candidates that keep too few arcs of their own, or are duplicates, are marked as dead. Every
     round compares all candidates with those alive before it.
 
     Parameters
     ----------
-    table, numbers, members, member_bins
-        Candidates, see `candidates.fit_candidates`; I_ALIVE is updated.
+    candidates
+        I_ALIVE is updated.
     order
         (n,) int64: candidates by ascending y.
-    min_support
-        Least share of the visible circumference that a candidate must have of its own.
-    reach
-        Largest distance of two centres that compete, pixels.
+    limits
+        ``min_support``, which a candidate must have of its own, and ``reach_px``.
     rounds
-        Number of rounds for the survivors; each adds ``reach`` to the halo.
+        Number of rounds for the survivors; each adds the reach to the halo.
     rim_px
         Greatest width of a rim, pixels, whose two edges do not compete; 0 if all edges compete.
-    owner, seen, verdict
-        Buffers of int64, sized by edge points, arcs and candidates.
+    claims
+        Buffers.
     """
-    count = order.size
+    table, numbers = candidates.table, candidates.numbers
+    owner, verdict = claims.owner, claims.verdict
     for _ in range(rounds):
         owner[:] = -1
-        for i in range(count):
+        for i in range(order.size):
             a = order[i]
             verdict[a] = 0
             if numbers[a, I_ALIVE] == 0:
                 continue
-            verdict[a] = 1
-            # Candidates are sorted by y: scan up and down to the reach.
-            for way in (-1, 1):
-                j = i + way
-                while 0 <= j < count:
-                    b = order[j]
-                    j += way
-                    dy, dx = offset(table, numbers, a, b)
-                    if abs(dy) > reach:
-                        break
-                    square = dy * dy + dx * dx
-                    if (
-                        numbers[b, I_ALIVE] == 0
-                        or square > reach * reach
-                        or not ranks_before(table, numbers, b, a)
-                    ):
-                        continue
-                    if rim_px > 0.0 and is_rim(table, numbers, a, b, rim_px):
-                        continue
-                    if is_duplicate(table, a, b, np.sqrt(square)):
-                        verdict[a] = 0
-                        break
-                    if numbers[b, I_SIGN] == numbers[a, I_SIGN]:
-                        assign_edges(numbers, members, a, b, owner)
-            if verdict[a] == 0:
+            if not yield_edges(candidates, order, i, limits.reach_px, rim_px, owner):
                 continue
-            # Count the arcs with an edge point that no better candidate explains.
-            for s in range(numbers[a, I_BINS]):
-                seen[s] = 0
-            for m in range(numbers[a, I_FIRST], numbers[a, I_FIRST] + numbers[a, I_COUNT]):
-                if owner[members[m]] != a:
-                    seen[member_bins[m]] = 1
-            own = 0
-            for s in range(numbers[a, I_BINS]):
-                own += seen[s]
-            share = own / max(numbers[a, I_VISIBLE], 1)
-            if share < min_support or share < LEAST_OWN_SHARE * table[a, C_SUPPORT]:
-                verdict[a] = 0
+            share = own_share(candidates, a, claims)
+            if share >= max(limits.min_support, LEAST_OWN_SHARE * table[a, C_SUPPORT]):
+                verdict[a] = 1
         # Only now, so that the whole round compares with the candidates alive before it.
-        for a in range(count):
+        for a in range(order.size):
             numbers[a, I_ALIVE] = verdict[a]

@@ -76,25 +76,25 @@ def test_small_measures(dtype):
         row = rows[index]
         assert row["area_px"] == inside.size
         for name, value in (
-            ("mean", inside.mean()),
-            ("sd", inside.std()),
-            ("min", inside.min()),
-            ("median", np.median(inside)),
-            ("max", inside.max()),
+            ("mean_intensity", inside.mean()),
+            ("sd_intensity", inside.std()),
+            ("min_intensity", inside.min()),
+            ("median_intensity", np.median(inside)),
+            ("max_intensity", inside.max()),
             ("background_mean", ring.mean()),
             ("contrast", inside.mean() - ring.mean()),
         ):
             assert row[name] == pytest.approx(value), name
     assert rows["touches_border"].tolist() == [False, False, True, True]
     assert rows["area_px"][3] == 0
-    assert np.isnan(rows["median"][3])
+    assert np.isnan(rows["median_intensity"][3])
 
 
 def test_small_measures_leave_out_what_is_not_finite():
     plane = np.full((40, 40), 5.0)
     plane[18:22, 18:22] = np.nan
     row = measure_circles(plane, np.array([(20.0, 20.0, 8.0)]))[0]
-    assert (row["mean"], row["sd"], row["contrast"]) == (5, 0, 0)
+    assert (row["mean_intensity"], row["sd_intensity"], row["contrast"]) == (5, 0, 0)
 
 
 def test_small_measures_of_no_circles_and_wrong_ones():
