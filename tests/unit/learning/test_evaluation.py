@@ -180,7 +180,7 @@ def test_a_cohort_is_evaluated_and_the_page_shows_the_worst_first(
     density = areas[1] / areas[1:].sum()
     assert found.loc["s2", "density_found"] == pytest.approx(density)
     page = (base / "fine" / "index.html").read_text()
-    assert "baseline against masks of 3 images" in page
+    assert "baseline <span>against masks of 3 images" in page
     assert "rough for as few as 3" in page
     order = [page.index(picture) for picture in made.images["picture"]]
     assert order == sorted(order)
