@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import io
 import re
 import shlex
 import sys
 import textwrap
-import types
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer.main
 
 import engine
 import jobs.cli
 from engine.conditions.parsing import parse_condition
-from engine.errors import SourceUnreadable
+from engine.ingest.file_geometry import geometry_of
 from engine.operations.registry import BUILT_IN, find_operation
+from engine.sources import open_source, registry
 from engine.store.config import parse_config
+from tests.contracts import test_sources as contract
+from tests.support.operations import install_below
 
 TOP = Path(__file__).resolve().parents[1]
 DOCS = TOP / "docs"
@@ -159,25 +162,39 @@ def test_python_is_python() -> None:
         ast.parse(code, str(page))
 
 
-def test_the_example_of_a_format_reads_and_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.sources import FORMATS, Format, open_source
+def test_the_example_of_a_format_keeps_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is installed by its entry point, and also put into the table of built-in formats."""
+    page = (DOCS / "how-to" / "add-a-format.md").read_text()
+    code, entry = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    (package,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    points = tomllib.loads(package)["project"]["entry-points"][registry.GROUP]
+    install_below(tmp_path, points, registry.GROUP)
+    (tmp_path / code.split("\n")[0].removeprefix("# ")).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    (sample,) = registry.samples_of(registry.formats()["plain"])
+    case = ("plain volume", sample.content, list(sample.planes))
+    checks = [
+        check
+        for name, check in vars(contract).items()
+        if name.startswith("test_") and [*inspect.signature(check).parameters] == ["case"]
+    ]
+    assert len(checks) >= 8
+    for check in checks:
+        check(case)
+    with open_source(io.BytesIO(sample.content), "a") as source:
+        placed = geometry_of(source.planes[2], 3)
+    assert placed.spacing_um == (500.0, 500.0)
+    assert placed.position_mm == (-20.0, -30.0, 16.0)
 
-    page = DOCS / "how-to" / "add-a-format.md"
-    code, entry = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
-    module = types.ModuleType("engine.sources.plain")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(code, "plain.py", "exec"), module.__dict__)
-    formats = dict(FORMATS)
-    exec(compile(entry, "registry.py", "exec"), {"FORMATS": formats, "Format": Format})
-    monkeypatch.setitem(FORMATS, "plain", formats["plain"])
-    pixels = np.arange(15, dtype=np.uint8).reshape(3, 5)
-    content = b"PLN1" + np.array([3, 5], "<u4").tobytes() + pixels.tobytes()
-    with open_source(io.BytesIO(content), "a.bin") as source:
-        assert source.planes[0].shape == (1, 3, 5)
-        np.testing.assert_array_equal(source.read(0), pixels[None])
-    for length in range(4, len(content)):
-        with pytest.raises(SourceUnreadable):
-            open_source(io.BytesIO(content[:length]), "a.pln")
+    monkeypatch.setattr(registry, "FORMATS", dict(registry.FORMATS))
+    exec(compile(entry, "registry.py", "exec"), {})
+    monkeypatch.setitem(sys.modules, "engine.sources.plain", sys.modules["plain"])
+    contract.test_pixels_are_those_of_an_independent_decoder(case)
+    found = registry.detect("a", sample.content[: registry.MAGIC_BYTES])
+    assert found is not None
+    assert found.format.module == "engine.sources.plain"
 
 
 def test_tuning_and_export_run_as_they_stand(
