@@ -74,12 +74,11 @@ class Neighbours(NamedTuple):
 
 
 @compiled
-def list_neighbours(circles: Floats, outer: Floats, neighbours: Neighbours) -> None:
+def list_neighbours(circles: Floats, outer: Floats, members: Whole, first: Whole) -> None:
     """List, for each circle, the other circles that reach within its ``outer`` radius.
 
-    Lists beyond the room of ``neighbours.members`` are counted, not written.
+    Write the fields of `Neighbours`; lists beyond the room of ``members`` are counted, not written.
     """
-    members, first = neighbours
     count = 0
     for c in range(circles.shape[0]):
         first[c] = count
@@ -281,7 +280,7 @@ def _ring_neighbours(rows: NDArray[np.float64]) -> Neighbours:
     outer = radius + RING_GAP_PX + np.maximum(RING_LEAST_PX, RING_WIDTH_SHARE * radius)
     first = np.zeros(len(rows) + 1, np.int64)
     # A buffer for all pairs would grow with the square of thousands of circles: count first.
-    list_neighbours(rows, outer, Neighbours(np.empty(0, np.int64), first))
-    neighbours = Neighbours(np.empty(first[-1], np.int64), first)
-    list_neighbours(rows, outer, neighbours)
-    return neighbours
+    list_neighbours(rows, outer, np.empty(0, np.int64), first)
+    members = np.empty(first[-1], np.int64)
+    list_neighbours(rows, outer, members, first)
+    return Neighbours(members, first)
