@@ -211,7 +211,7 @@ def _of_packages() -> Mapping[str, Format]:
 
 def formats() -> dict[str, Format]:
     """Return all formats by name; those of packages can't replace the built-in ones."""
-    return {**_of_packages(), **FORMATS}
+    return {**FORMATS, **_of_packages(), **FORMATS}  # built-in ones first
 
 
 def broken_formats() -> tuple[BrokenFormat, ...]:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.sources.registry import GROUP
 from jobs.framework import run_command
+from tests.support.operations import install_below
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -70,3 +72,26 @@ def test_a_limit_of_open_files_that_is_too_low_is_named(tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert "60 that a process may open" in line
     assert "ulimit -n 4096" in line
+
+
+def test_a_format_that_can_not_be_imported_is_named(tmp_path: Path) -> None:
+    """A folder without images needs no cluster, so the driver looks for packages itself."""
+    install_below(tmp_path / "packages", {"plain": "no_such_module:FORMAT"}, GROUP)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "notes.txt").write_text("no image")
+    found = os.pathsep.join([str(REPOSITORY), str(tmp_path / "packages")])
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.start", "ingest", "c", "data"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": found},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 0, said
+    assert "of 1 file none is DICOM, PNG, TIFF, JPEG or NIfTI." in said
+    assert "'plain' is offered as no_such_module:FORMAT" in said
+    assert "ModuleNotFoundError" in said
