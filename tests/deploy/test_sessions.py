@@ -202,8 +202,9 @@ def test_a_script_that_closes_nothing_leaves_nothing(
 def test_a_cluster_whose_kernel_was_killed_goes_when_it_is_idle(
     cluster: Cluster, notebook: Manifest, tmp_path: Path
 ) -> None:
+    # Longer than a busy machine needs to start a worker: the cluster is idle until then.
     code = (
-        "import os, engine, engine.execution.kubernetes.cluster as sessions; sessions.IDLE_S = 10; "
+        "import os, engine, engine.execution.kubernetes.cluster as sessions; sessions.IDLE_S = 30; "
         "cluster = engine.cluster('kubernetes', workers=1); os._exit(9)"
     )
     assert run_outside(cluster, tmp_path, code).returncode == 9
