@@ -116,7 +116,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "WorkerKeepsDying": (3,),
     "WorkerUnfit": ("no model there.",),
     "CheckpointUnreadable": ("/t/checkpoint.pt", "EOFError"),
-    "EvaluationLost": (("a#1", "b#2"),),
+    "EvaluationLost": ("a#1", 3, None),
     "NoEvaluation": ("/e",),
     "NothingShared": ("no image is in both",),
     "OtherTraining": ("/t", "settings"),

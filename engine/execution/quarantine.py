@@ -12,10 +12,11 @@ survives; a piece that still exceeds the memory is tried once.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from engine.errors import EngineError, Interrupted
 from engine.execution.memory_limit import Need
@@ -29,6 +30,8 @@ SHARED_DEATHS = 2
 LONE_TRIES = 3
 """Deaths alone after which a piece is poison (invariant 7)."""
 
+COMMIT_S = 2.0
+"""Interval at which the results of finished tasks are flushed, seconds."""
 
 SHORT = "A worker was killed for lack of memory: its task {}. It is retried alone at the end."
 """Message shown as soon as a worker is killed for memory."""
@@ -42,6 +45,28 @@ class WorkerKeepsDying(EngineError):
             f"A task crashed its worker {self.args[0]} times, though each of its images alone does "
             "not. Workers may have too little memory: raise --memory-limit."
         )
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A task of several parts, each of which may crash a worker: images, files, planes.
+
+    `map_tasks` takes any value as a task. One without these members can't be divided: if it crashes
+    its workers repeatedly, the run ends with `WorkerKeepsDying`.
+    """
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        """Parts of the task."""
+        ...
+
+    def only(self, parts: Sequence[Any]) -> Self:
+        """Return the task with some of its parts."""
+        ...
+
+    def dry_run(self) -> Self:
+        """Return a task that publishes nothing, to test whether it crashes a worker."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,38 +96,36 @@ class Answer(Generic[T]):
 
 
 def map_tasks(
-    window: TaskPool,
+    pool: TaskPool,
     tasks: Iterable[T],
     *,
-    split: Callable[[T], list[T]],
-    without: Callable[[T, list[T]], T | None],
-    trial: Callable[[T], T] = lambda piece: piece,
     stop: Callable[[], bool] = lambda: False,
-    idle: Callable[[], None] = lambda: None,
-    told: Callable[[str], None] = lambda _: None,
+    flush: Callable[[], None] = lambda: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Answer[T]]:
     """Run all tasks to their end, also if some of them crash their workers.
 
     Parameters
     ----------
-    window
-        Task pool, whose function receives an `TaskAttempt`.
-    split
-        Splits a task into its pieces: one image, one file.
-    without
-        Returns the task without some pieces, or None if no piece remains.
-    trial
-        Marks a piece as a dry run, which publishes nothing.
-    told
+    pool
+        Task pool, whose function receives a `TaskAttempt`.
+    tasks
+        Values of any kind; a `Task` is divided if it crashes its workers.
+    stop
+        Predicate; once True, no further tasks start.
+    flush
+        Called every `COMMIT_S` while tasks run.
+    note
         Called with a message as soon as memory is short.
 
     Yields
     ------
-    One answer with a value for each task with remaining pieces, and one for each poison piece.
+    One answer with a value for each task with remaining parts, and one for each poison part.
     """
     source = iter(tasks)
     again: deque[TaskAttempt[T]] = deque()
-    aside: list[tuple[TaskAttempt[T], Need | None]] = []
+    deferred: list[tuple[TaskAttempt[T], Need | None]] = []
+    idle = _every(COMMIT_S, flush)
 
     def take() -> TaskAttempt[T] | None:
         if again:
@@ -110,64 +133,73 @@ def map_tasks(
         task = next(source, None)
         return None if task is None else TaskAttempt(task)
 
-    for ended in window.run(take, stop=stop, idle=idle):
+    for ended in pool.run(take, stop=stop, idle=idle):
         attempt: TaskAttempt[T] = ended.task
         if not ended.crashed:
             yield Answer(attempt.task, ended.value, attempts=attempt.number)
             continue
         if ended.need is not None:
-            told(SHORT.format(ended.need))
+            note(SHORT.format(ended.need))
+        next_attempt = TaskAttempt(attempt.task, attempt.number + 1)
         if attempt.number < SHARED_DEATHS and ended.need is None:
-            again.append(TaskAttempt(attempt.task, attempt.number + 1))
+            again.append(next_attempt)
         else:
-            aside.append((TaskAttempt(attempt.task, attempt.number + 1), ended.need))
-    for attempt, need in aside:
+            deferred.append((next_attempt, ended.need))
+    for attempt, need in deferred:
         if stop():
             return
-        yield from _isolate(window, attempt, need, split, without, trial, idle)
+        yield from _isolate(pool, attempt, need, idle)
 
 
-def _alone(window: TaskPool, attempt: TaskAttempt[T], idle: Callable[[], None]) -> Any:
+def _every(period_s: float, call: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls another one, at most once in a period."""
+    last = time.monotonic()
+
+    def idle() -> None:
+        nonlocal last
+        if time.monotonic() - last > period_s:
+            call()
+            last = time.monotonic()
+
+    return idle
+
+
+def _alone(pool: TaskPool, attempt: TaskAttempt[T], idle: Callable[[], None]) -> Any:
     pending = [replace(attempt, lone=True)]
-    for ended in window.run(lambda: pending.pop() if pending else None, idle=idle, most=1):
+    for ended in pool.run(lambda: pending.pop() if pending else None, idle=idle, most=1):
         return ended
-    raise Interrupted(window.done, 1)
+    raise Interrupted(pool.done, 1)
 
 
 def _isolate(
-    window: TaskPool,
-    attempt: TaskAttempt[T],
-    need: Need | None,
-    split: Callable[[T], list[T]],
-    without: Callable[[T, list[T]], T | None],
-    trial: Callable[[T], T],
-    idle: Callable[[], None],
+    pool: TaskPool, attempt: TaskAttempt[T], need: Need | None, idle: Callable[[], None]
 ) -> Iterator[Answer[T]]:
-    poison: list[T] = []
-    task: T | None = attempt.task
-    number = attempt.number
-    while task is not None:
-        ended = _alone(window, TaskAttempt(task, number), idle)
+    """Run a task alone; if it crashes, try its parts alone, and run it without those that crash."""
+    task, number = attempt.task, attempt.number
+    while True:
+        ended = _alone(pool, TaskAttempt(task, number), idle)
         if not ended.crashed:
             yield Answer(task, ended.value, attempts=number)
             return
         need = ended.need or need
-        pieces = split(task)
+        pieces = [task.only((part,)) for part in task.parts] if isinstance(task, Task) else []
         if need is not None and len(pieces) == 1:  # it was tried alone just now
             yield Answer(pieces[0], poison=True, attempts=number, need=need)
             return
         number += 1
-        found = []
         most = LONE_TRIES if need is None else 1
+        healthy: list[Any] = []
         for piece in pieces:
             for tries in range(1, most + 1):
-                ended = _alone(window, TaskAttempt(trial(piece), number + tries - 1), idle)
+                ended = _alone(pool, TaskAttempt(piece.dry_run(), number + tries - 1), idle)
                 if not ended.crashed:
+                    healthy += piece.parts
                     break
             else:
-                found.append(piece)
                 yield Answer(piece, poison=True, attempts=number + most - 1, need=need)
-        if not found and number > attempt.number + LONE_TRIES:
+        if len(healthy) == len(pieces) and number > attempt.number + LONE_TRIES:
             raise WorkerKeepsDying(number)
-        poison += found
-        task = without(attempt.task, poison)
+        if pieces and not healthy:
+            return
+        if isinstance(task, Task):
+            task = task.only(healthy)

@@ -38,6 +38,7 @@ from engine.ingest.report import IngestReport
 from engine.ingest.slide_levels import choose_levels
 from engine.ingest.worker import (
     Probe,
+    ProbeTask,
     ShardResult,
     ShardTask,
     SourceFile,
@@ -65,16 +66,11 @@ ROUND_FILES = 20_000
 PROBE_FILES = 128
 """Files per probe task: about 5 ms of work, against 1 ms of scheduler."""
 
-COMMIT_S = 2.0
-"""Commit interval for finished shards, seconds: a kill loses at most this much work."""
 
-Pack = tuple[tuple[SourceFile, ...], int, tuple[float, float] | None]
-
-
-def probe_task(attempt: TaskAttempt[Pack]) -> list[Probe]:
-    """Read the headers of a pack of files on a worker."""
+def probe_task(attempt: TaskAttempt[ProbeTask]) -> list[Probe]:
+    """Read the headers of some files on a worker."""
     with room_for(attempt):
-        return probe_files(*attempt.task)
+        return probe_files(attempt.task)
 
 
 def shard_task(store: Store, attempt: TaskAttempt[ShardTask]) -> ShardResult:
@@ -238,34 +234,21 @@ class Ingest:
         if not files:
             return
         wait_for_slots(self._client, {})
-        limit = self._config.limits.max_decoded_bytes
+        limit, roots = self._config.limits.max_decoded_bytes, self._config.roots
         by_root: dict[str, list[SourceFile]] = {}
         for file in files:
             by_root.setdefault(file.source.split("/", 1)[0], []).append(file)
-        packs: Iterator[Pack] = (
-            (tuple(members[i : i + PROBE_FILES]), limit, self._config.roots[name].spacing_um)
+        tasks = (
+            ProbeTask(tuple(members[i : i + PROBE_FILES]), limit, roots[name].spacing_um)
             for name, members in by_root.items()
             for i in range(0, len(members), PROBE_FILES)
             if not outages.away(members[0])
         )
-
-        def without(pack: Pack, poison: list[Pack]) -> Pack | None:
-            bad = {file.source for piece in poison for file in piece[0]}
-            left = tuple(file for file in pack[0] if file.source not in bad)
-            return (left, *pack[1:]) if left else None
-
-        window = TaskPool(self._client, probe_task, lambda a: (a,), label="probe")
-        for answer in map_tasks(
-            window,
-            packs,
-            split=lambda pack: [((file,), *pack[1:]) for file in pack[0]],
-            without=without,
-            stop=self._stop,
-            told=self._events.note,
-        ):
+        pool = TaskPool(self._client, probe_task, lambda attempt: (attempt,), label="probe")
+        for answer in map_tasks(pool, tasks, stop=self._stop, note=self._events.note):
             if answer.poison:
                 reason, detail = poison_of(answer.need, "reading its header")
-                yield Probe(answer.task[0][0], reason=reason, detail=detail)
+                yield Probe(answer.task.files[0], reason=reason, detail=detail)
             else:
                 yield from map(name_missing_format, answer.value)
 
@@ -285,26 +268,12 @@ class Ingest:
     def _write_shards(self, admission: CatalogWriter, tasks: Sequence[ShardTask]) -> None:
         if not tasks:
             return
-        window = TaskPool(
+        here = (t for t in tasks if not all(map(admission.outages.away, t.files.values())))
+        pool = TaskPool(
             self._client, shard_task, lambda attempt: (self._store, attempt), label="shard"
         )
-        last = time.monotonic()
-
-        def idle() -> None:
-            nonlocal last
-            if time.monotonic() - last > COMMIT_S:
-                admission.flush()
-                last = time.monotonic()
-
         for answer in map_tasks(
-            window,
-            (task for task in tasks if not all(map(admission.outages.away, task.files.values()))),
-            split=lambda task: [_only(task, (slot,)) for slot in task.plan.slots],
-            without=_without,
-            trial=lambda task: replace(task, trial=True),
-            stop=self._stop,
-            idle=idle,
-            told=self._events.note,
+            pool, here, stop=self._stop, flush=admission.flush, note=self._events.note
         ):
             if answer.poison:
                 slot = answer.task.plan.slots[0]
@@ -326,14 +295,3 @@ class Ingest:
             for shard, slots in shards.items():
                 files = {slot.arrival.source: sources[slot.arrival.source] for slot in slots}
                 yield ShardTask(replace(plan, slots=tuple(slots)), shard, files, limit)
-
-
-def _only(task: ShardTask, slots: tuple[PlaneSlot, ...]) -> ShardTask:
-    files = {slot.arrival.source: task.files[slot.arrival.source] for slot in slots}
-    return replace(task, plan=replace(task.plan, slots=slots), files=files)
-
-
-def _without(task: ShardTask, poison: list[ShardTask]) -> ShardTask | None:
-    bad = {slot for piece in poison for slot in piece.plan.slots}
-    left = tuple(slot for slot in task.plan.slots if slot not in bad)
-    return _only(task, left) if left else None

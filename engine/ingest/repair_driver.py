@@ -7,7 +7,6 @@ shards, and the driver publishes them.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow.compute as pc
 
 from engine.execution.progress import Events
-from engine.execution.quarantine import Answer, TaskAttempt, map_tasks
+from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.workers import wait_for_slots
 from engine.ingest.repair_worker import RepairResult, RepairTask, Wanted, mend_shards
@@ -54,8 +53,6 @@ repairs the rest."""
 PLACE: tuple[str, ...] = ("state", "source", "content", "channels", "height", "width")
 PLACE += ("stack", "shard", "t", "z", "giant")
 
-COMMIT_S = 2.0
-"""Interval at which repaired shards are published, seconds."""
 
 T = TypeVar("T")
 _Image = dict[str, Any]
@@ -92,8 +89,8 @@ class RepairDriver:
             return
         wait_for_slots(client, {})
         events.start("stored pixels", len(rows), "files")
-        window = TaskPool(client, check_task, lambda a: (self._store, a), label="check")
-        for answer in _run(window, _packs(rows), stop):
+        pool = TaskPool(client, check_task, lambda a: (self._store, a), label="check")
+        for answer in map_tasks(pool, _packs(rows), stop=stop):
             for row, lost in answer.value:
                 self._damaged.append(row)
                 if row.level == 0:
@@ -234,17 +231,9 @@ class RepairDriver:
                 healed.update(names if mend.old.path in done else ())
             waiting.clear()
 
-        last = time.monotonic()
-
-        def idle() -> None:
-            nonlocal last
-            if time.monotonic() - last > COMMIT_S:
-                flush()
-                last = time.monotonic()
-
-        window = TaskPool(client, mend_task, lambda a: (self._store, a), label="mend")
+        pool = TaskPool(client, mend_task, lambda a: (self._store, a), label="mend")
         try:
-            for answer in _run(window, tasks(), stop, idle):
+            for answer in map_tasks(pool, tasks(), stop=stop, flush=flush):
                 record, here = answer.value, in_flight.pop(id(answer.task))
                 names = {i["image_id"] for i in here if (i["t"], i["z"]) in record.healed}
                 waiting += [(mend, names) for mend in record.mends]
@@ -306,15 +295,3 @@ def _packs(rows: Sequence[ShardRow]) -> Iterator[tuple[ShardRow, ...]]:
             pack = []
         pack.append(row)
     yield tuple(pack)
-
-
-def _run(
-    window: TaskPool,
-    tasks: Iterable[T],
-    stop: Callable[[], bool],
-    idle: Callable[[], None] = lambda: None,
-) -> Iterator[Answer[T]]:
-    """Run tasks that can't be split."""
-    yield from map_tasks(
-        window, tasks, split=lambda _: [], without=lambda task, _: task, stop=stop, idle=idle
-    )

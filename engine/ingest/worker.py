@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -25,7 +25,7 @@ from engine.sources.registry import Detected, detect_format
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_plane
-from engine.store.pixels.layout import IncomingPlane, StackLayout
+from engine.store.pixels.layout import IncomingPlane, PlaneSlot, StackLayout
 from engine.store.pixels.stacks import StackWriter
 
 
@@ -107,6 +107,20 @@ class ShardTask:
             if slot.shard != self.shard:
                 raise AlignmentError((slot.t, slot.z), f"shard {self.shard} of {self.plan.name}")
 
+    @property
+    def parts(self) -> tuple[PlaneSlot, ...]:
+        """Planes, each of which may crash a worker."""
+        return self.plan.slots
+
+    def only(self, parts: Sequence[PlaneSlot]) -> ShardTask:
+        """Return the task with some of its planes."""
+        files = {slot.arrival.source: self.files[slot.arrival.source] for slot in parts}
+        return replace(self, plan=replace(self.plan, slots=tuple(parts)), files=files)
+
+    def dry_run(self) -> ShardTask:
+        """Return a task that only decodes."""
+        return replace(self, trial=True)
+
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
@@ -156,12 +170,9 @@ def _detect(handle: BinaryIO, file: SourceFile) -> Detected | None:
         raise
 
 
-def probe_files(
-    files: Sequence[SourceFile],
-    max_decoded_bytes: int,
-    spacing_um: tuple[float, float] | None = None,
-) -> list[Probe]:
-    """Read the headers of files, without decoding pixels.
+@dataclass(frozen=True, slots=True)
+class ProbeTask:
+    """Files whose headers are read together.
 
     Parameters
     ----------
@@ -172,8 +183,30 @@ def probe_files(
     spacing_um
         Pixel spacing (y, x) for files without one.
     """
+
+    files: tuple[SourceFile, ...]
+    max_decoded_bytes: int
+    spacing_um: tuple[float, float] | None = None
+
+    @property
+    def parts(self) -> tuple[SourceFile, ...]:
+        """Files, each of which may crash a worker."""
+        return self.files
+
+    def only(self, parts: Sequence[SourceFile]) -> ProbeTask:
+        """Return the task with some of its files."""
+        return replace(self, files=tuple(parts))
+
+    def dry_run(self) -> ProbeTask:
+        """Return the task itself: it publishes nothing."""
+        return self
+
+
+def probe_files(task: ProbeTask) -> list[Probe]:
+    """Read the headers of files, without decoding pixels."""
     looked: dict[tuple[str, str], bool] = {}
-    return [_probe(file, max_decoded_bytes, spacing_um, looked) for file in files]
+    limit, spacing = task.max_decoded_bytes, task.spacing_um
+    return [_probe(file, limit, spacing, looked) for file in task.files]
 
 
 def is_ignored(file: SourceFile) -> bool:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from engine.errors import EngineError, Interrupted, ParameterError
 from engine.execution.progress import Events
+from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
+from engine.execution.worker_memory import room_for
 from engine.execution.workers import wait_for_slots
 from engine.learning.datasets.masked_images import MaskedImage, reader_of
 from engine.learning.datasets.masks import Masks
@@ -35,19 +37,16 @@ ERRORS = "errors"
 PACK = 8
 """Maximum images per task: large enough to read the catalog's rows rarely."""
 
-DEATHS = 3
-"""Maximum number of workers that may die on one pack of images."""
-
 
 class EvaluationLost(EngineError):
-    """Workers died repeatedly on some images: (image_ids,)."""
+    """An image repeatedly crashed its worker: (image_id, attempts, memory or None)."""
 
     def __str__(self) -> str:
-        first, *others = self.args[0]
-        more = f" or {len(others)} others" if others else ""
+        image_id, attempts, need = self.args
+        memory = "" if need is None else f", and {need}"
         return (
-            f"Workers died {DEATHS} times under {first}{more}, for want of memory perhaps: give "
-            "workers more, or leave the image out (--where)."
+            f"{image_id} crashed its worker in {attempts} attempts{memory}. Give workers more "
+            "memory, or leave the image out (--where)."
         )
 
 
@@ -98,7 +97,19 @@ class EvaluationTask:
     answer: Answer
     classes: tuple[str, ...]
     folder: str
-    deaths: int = 0
+
+    @property
+    def parts(self) -> tuple[MaskedImage, ...]:
+        """Images, each of which may crash a worker."""
+        return self.images
+
+    def only(self, parts: Sequence[MaskedImage]) -> EvaluationTask:
+        """Return the task with some of its images."""
+        return replace(self, images=tuple(parts))
+
+    def dry_run(self) -> EvaluationTask:
+        """Return the task itself: it may run twice."""
+        return self
 
 
 def score_on_workers(  # noqa: PLR0913 - options by name
@@ -125,35 +136,30 @@ def score_on_workers(  # noqa: PLR0913 - options by name
     """
     slots = wait_for_slots(client, resources)
     size = max(1, min(PACK, len(images) // (2 * slots)))
-    waiting = [
+    tasks = [
         EvaluationTask(store, tuple(images[n : n + size]), masks, answer, classes, str(folder))
         for n in range(0, len(images), size)
     ]
-    tasks = len(waiting)
     events.start("evaluate", len(images), "images")
-    window = TaskPool(
-        client, score_task, lambda task: (task,), label="evaluate", resources=resources
-    )
+    pool = TaskPool(client, score_task, lambda a: (a,), label="evaluate", resources=resources)
     scored: list[Scored] = []
-    for ended in window.run(lambda: waiting.pop(0) if waiting else None, stop=stop):
-        task = ended.task
-        if ended.crashed:
-            if task.deaths + 1 >= DEATHS:
-                raise EvaluationLost(tuple(image.image_id for image in task.images))
-            waiting.append(replace(task, deaths=task.deaths + 1))
-            continue
+    for ended in map_tasks(pool, tasks, stop=stop, note=events.note):
+        if ended.poison:
+            raise EvaluationLost(ended.task.images[0].image_id, ended.attempts, ended.need)
         scored += ended.value
         events.advance("evaluate", len(ended.value))
     events.finish("evaluate")
-    if stop() and len(scored) < len(images):
-        raise Interrupted(tasks - len(waiting), len(waiting))
+    if len(scored) < len(images):
+        raise Interrupted(len(scored), len(images) - len(scored))
     return scored
 
 
-def score_task(task: EvaluationTask) -> list[Scored]:
+def score_task(attempt: TaskAttempt[EvaluationTask]) -> list[Scored]:
     """Compare some images with their masks on a worker."""
+    task = attempt.task
     reader = reader_of(task.store, task.images)
-    return [_scored(task, image, image.read(reader)) for image in task.images]
+    with room_for(attempt):
+        return [_scored(task, image, image.read(reader)) for image in task.images]
 
 
 def _scored(task: EvaluationTask, image: MaskedImage, pixels: NDArray[Any]) -> Scored:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from engine.qc.page.experiments import publish_pages
 from engine.qc.page.index import write_page
 from engine.qc.plan import QcPlan, plan_pictures
 from engine.qc.statistics import read_chosen, read_facts
-from engine.qc.worker import Made, MontageUnit, OverlayUnit, Unit, Wanted, make_unit
+from engine.qc.worker import Made, Unit, Wanted, make_unit
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow
@@ -235,7 +235,7 @@ class _Rendering:
         store, operation, folder = self.store, self.operation, self.folder
         slots = wait_for_slots(client, {})
         self.events.start(STAGE, plan.to_make, "pictures")
-        window = TaskPool(
+        pool = TaskPool(
             client,
             picture_task,
             lambda a: (store, operation, folder, files_of(a.task.wanted), a),
@@ -244,13 +244,7 @@ class _Rendering:
         done = 0
         try:
             for answer in map_tasks(
-                window,
-                plan.units(slots),
-                split=_split,
-                without=_without,
-                stop=stop,
-                idle=self._write_if_due,
-                told=self.events.note,
+                pool, plan.units(slots), stop=stop, flush=self._write_if_due, note=self.events.note
             ):
                 made = answer.value
                 if answer.poison:
@@ -281,15 +275,3 @@ class _Rendering:
         # The index grows with the number of pictures: after a slow write, wait longer.
         if time.monotonic() - self._written_s > max(FLUSH_S, FLUSH_SHARE * self._took_s):
             self._write()
-
-
-def _split(unit: Unit) -> list[Unit]:
-    if isinstance(unit, MontageUnit):
-        return [unit]
-    return [replace(unit, wanted=(one,)) for one in unit.wanted]
-
-
-def _without(unit: Unit, poison: list[Unit]) -> Unit | None:
-    bad = {one.image_id for piece in poison for one in piece.wanted}
-    left = tuple(one for one in unit.wanted if one.image_id not in bad)
-    return replace(unit, wanted=left) if left and isinstance(unit, OverlayUnit) else None

@@ -91,6 +91,19 @@ class OverlayUnit:
         """Number of pictures."""
         return len(self.wanted)
 
+    @property
+    def parts(self) -> tuple[Wanted, ...]:
+        """Images to draw."""
+        return self.wanted
+
+    def only(self, parts: Sequence[Wanted]) -> OverlayUnit:
+        """Return the unit with some of its images."""
+        return replace(self, wanted=tuple(parts))
+
+    def dry_run(self) -> OverlayUnit:
+        """Return the unit itself: drawing twice does no harm."""
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class MontageUnit:
@@ -106,6 +119,19 @@ class MontageUnit:
     def pictures(self) -> int:
         """Number of pictures."""
         return 1
+
+    @property
+    def parts(self) -> tuple[MontageUnit]:
+        """The montage, which can't be divided."""
+        return (self,)
+
+    def only(self, parts: Sequence[MontageUnit]) -> MontageUnit:
+        """Return the one part."""
+        return parts[0]
+
+    def dry_run(self) -> MontageUnit:
+        """Return the unit itself: drawing twice does no harm."""
+        return self
 
 
 Unit = OverlayUnit | MontageUnit

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.deprecations import SingleReport
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
 
 NAMED = 5
 """Maximum number of out-of-memory images named during the run; `cohort status` names all."""
-
-COMMIT_S = 2.0
-"""Commit interval for finished units, seconds: a kill loses at most this much work."""
 
 
 class Incomplete(EngineError):
@@ -223,7 +219,6 @@ class _Execution:
         self._files_of = FilesOf(run.files)
         reads_annotations = "annotation" in run.operation.inputs
         self._annotations = read_annotations(run.store) if reads_annotations else None
-        self._committed_s = time.monotonic()
         self.done = 0
 
     @property
@@ -238,22 +233,14 @@ class _Execution:
         return computed + [(c.image_id, c.inputs, c.block) for c in self._run.plan.copies]
 
     def compute(self, client: Client, stop: Callable[[], bool]) -> None:
-        """Compute the units on workers, and commit their results every `COMMIT_S`."""
+        """Compute the units on workers, and commit their results as they come."""
         run = self._run
-        window = TaskPool(
+        pool = TaskPool(
             client, unit_task, self._arguments, label=run.operation.name,
             resources=dict(run.operation.resources),
         )  # fmt: skip
-        for answer in map_tasks(
-            window,
-            self._unpublished(),
-            split=lambda unit: [replace(unit, items=(item,)) for item in unit.items],
-            without=_without,
-            trial=lambda unit: replace(unit, number=-1 - unit.number),
-            stop=stop,
-            idle=self._commit,
-            told=self._events.note,
-        ):
+        flush, note = run.publisher.flush, self._events.note
+        for answer in map_tasks(pool, self._unpublished(), stop=stop, flush=flush, note=note):
             record = answer.value
             if answer.poison:
                 record = write_failed_unit(
@@ -270,11 +257,8 @@ class _Execution:
         if not self._copies:
             return
         store, operation = self._run.store, self._run.operation
-        window = TaskPool(client, copy_task, lambda a: (store, operation, a), label="copy-rows")
-        for copied in map_tasks(
-            window, self._copies, split=lambda _: [], without=lambda task, _: task,
-            idle=self._commit,
-        ):  # fmt: skip
+        pool = TaskPool(client, copy_task, lambda a: (store, operation, a), label="copy-rows")
+        for copied in map_tasks(pool, self._copies, flush=self._run.publisher.flush):
             self.done += 1
             self._add(copied.value, [(c.image_id, c.inputs, c.block) for c in copied.task.copies])
 
@@ -294,11 +278,6 @@ class _Execution:
                 self._events.advance(self._run.operation.name, unit.images)
             else:
                 yield unit
-
-    def _commit(self) -> None:
-        if time.monotonic() - self._committed_s > COMMIT_S:
-            self._run.publisher.flush()
-            self._committed_s = time.monotonic()
 
     def _add(self, record: UnitResult, rows: Sequence[tuple[str, str, int | None]]) -> None:
         report = self._run.report
@@ -329,9 +308,3 @@ def _open_labels(
 def rows_of_unit(unit: Unit) -> list[tuple[str, str, int | None]]:
     """Return the identifiers (image_id, inputs, block) of a unit's rows."""
     return [(name, item.inputs, item.block) for item in unit.items for name in item.image_ids]
-
-
-def _without(unit: Unit, poison: list[Unit]) -> Unit | None:
-    bad = {(item.image_ids, item.block) for piece in poison for item in piece.items}
-    left = tuple(item for item in unit.items if (item.image_ids, item.block) not in bad)
-    return replace(unit, items=left) if left else None

@@ -55,7 +55,7 @@ class Drawn:
 
     Parameters
     ----------
-    root
+    store
         The cohort.
     refs
         Locations of the points, by image_id.

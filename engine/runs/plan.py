@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,6 +94,19 @@ class Unit:
 
     number: int
     items: tuple[Item, ...]
+
+    @property
+    def parts(self) -> tuple[Item, ...]:
+        """Items, each of which may crash a worker."""
+        return self.items
+
+    def only(self, parts: Sequence[Item]) -> Unit:
+        """Return the unit with some of its items."""
+        return replace(self, items=tuple(parts))
+
+    def dry_run(self) -> Unit:
+        """Return a unit with a negative number, of which nothing is published."""
+        return replace(self, number=-1 - self.number)
 
     @property
     def images(self) -> int:

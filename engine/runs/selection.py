@@ -34,7 +34,7 @@ class ImageCondition:
     text
         Expression over catalog columns, the layout's fields and the columns of the subjects' CSV. A
         CSV column with the name of another column is called ``<name>_of_subject``.
-    root
+    store
         The cohort, whose subjects' CSV is read only if the condition names other columns.
     """
 

@@ -316,7 +316,7 @@ def _slices(images: pa.Table, parts: Sequence[Part]) -> Iterator[SliceTask]:
         yield SliceTask(number, rows, tuple(p for p in parts if p.low <= high and p.high >= low))
 
 
-def _each(window: TaskPool, tasks: Any) -> Iterator[tuple[Any, Any]]:
+def _each(pool: TaskPool, tasks: Any) -> Iterator[tuple[Any, Any]]:
     """Run tasks that can't be split: one that repeatedly crashes its worker ends the reduction."""
-    for answer in map_tasks(window, tasks, split=lambda _: [], without=lambda task, _: task):
+    for answer in map_tasks(pool, tasks):
         yield answer.task, answer.value

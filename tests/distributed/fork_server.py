@@ -74,10 +74,9 @@ def _prepare(request: dict[str, Any]) -> None:
 
         engine.execution.cluster.cluster.CONNECT_S = connect_s
     if (commit_s := request.get("commit_s")) is not None:
-        import engine.ingest.driver
-        import engine.runs.driver
+        import engine.execution.quarantine
 
-        engine.runs.driver.COMMIT_S = engine.ingest.driver.COMMIT_S = commit_s
+        engine.execution.quarantine.COMMIT_S = commit_s
     if (unit_images := request.get("unit_images")) is not None:
         import engine.runs.plan
 

@@ -18,8 +18,7 @@ from unittest.mock import patch
 
 import distributed
 
-import engine.ingest.driver
-import engine.runs.driver
+import engine.execution.quarantine
 
 POINTS = ("link", "rename", "replace", "unlink")
 """Functions of `os` that make files appear or vanish; a ledger's commit is a link."""
@@ -100,8 +99,7 @@ def here() -> Iterator[Any]:
     with (
         patch.object(distributed, "get_worker", lambda: worker),
         patch.object(distributed, "secede", lambda: None),
-        patch.object(engine.runs.driver, "COMMIT_S", -1.0),
-        patch.object(engine.ingest.driver, "COMMIT_S", -1.0),
+        patch.object(engine.execution.quarantine, "COMMIT_S", -1.0),
     ):
         yield Here()
 

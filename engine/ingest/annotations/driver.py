@@ -24,6 +24,7 @@ from engine.ingest.annotations.worker import (
     Changes,
     DrawingFile,
     Read,
+    ReadTask,
     read_files,
     rebased,
     retire,
@@ -33,7 +34,7 @@ from engine.ingest.annotations.worker import (
 from engine.ingest.discovery import RootEmpty
 from engine.ingest.worker import FileStamp
 from engine.privacy import Pseudonyms
-from engine.sources.annotations import DrawingReader, create_reader
+from engine.sources.annotations import create_reader
 from engine.sources.annotations.base import UNTAKEN
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.locations.base import Folder
@@ -67,8 +68,6 @@ COMMIT_ROWS = 4 * PART_ROWS
 
 NAMED = 5
 """Newly unusable annotations that a report lists for each reason; it counts all."""
-
-Pack = tuple[DrawingReader, tuple[DrawingFile, ...]]
 
 
 @dataclass
@@ -107,9 +106,9 @@ class AnnotationReport:
         return dict(vars(self))
 
 
-def read_task(attempt: TaskAttempt[Pack]) -> list[Read]:
-    """Read a pack of files on a worker."""
-    return read_files(*attempt.task)
+def read_task(attempt: TaskAttempt[ReadTask]) -> list[Read]:
+    """Read some files on a worker."""
+    return read_files(attempt.task)
 
 
 class AnnotationIngest:
@@ -168,7 +167,7 @@ class AnnotationIngest:
         known, before = AnnotationIndex(rows_of(rows)), state_of(rows)
         self._snapshot = snapshot
         seen: set[tuple[str, str]] = set()
-        due: list[Pack] = []
+        due: list[ReadTask] = []
         for name, declared in self._sets.items():
             due += self._list(name, declared, known, seen)
         changes = Changes()
@@ -178,7 +177,7 @@ class AnnotationIngest:
             if (annotation, source) not in seen and listable:
                 for row in known.of_file(annotation, source).values():
                     retire(row, known, self._id, changes)
-        total = sum(len(files) for _, files in due)
+        total = sum(len(task.files) for task in due)
         if total or changes.rows:
             check_writable(self._store)
         if total:
@@ -216,8 +215,8 @@ class AnnotationIngest:
         declared: AnnotationConfig,
         known: AnnotationIndex,
         seen: set[tuple[str, str]],
-    ) -> Iterator[Pack]:
-        """Yield packs of the files of one set that must be read."""
+    ) -> Iterator[ReadTask]:
+        """Yield tasks for the files of one set that must be read."""
         base = Path(declared.path)
         folder_of_set = Folder(declared.path)
         if not folder_of_set.is_there():
@@ -250,7 +249,7 @@ class AnnotationIngest:
             else:
                 files.append(file)
         for start in range(0, len(files), PACK_FILES):
-            yield reader, tuple(files[start : start + PACK_FILES])
+            yield ReadTask(reader, tuple(files[start : start + PACK_FILES]))
 
     @property
     def _key_check(self) -> str:
@@ -277,18 +276,11 @@ class AnnotationIngest:
     def _images(self) -> Any:
         return read_images(self._store)[1]
 
-    def _read(self, packs: Sequence[Pack]) -> Iterator[Read]:
-        window = TaskPool(self._client, read_task, lambda attempt: (attempt,), label="drawings")
-        answers = map_tasks(
-            window,
-            packs,
-            split=lambda pack: [(pack[0], (file,)) for file in pack[1]],
-            without=_without,
-            stop=self._stop,
-        )
-        for answer in answers:
+    def _read(self, tasks: Sequence[ReadTask]) -> Iterator[Read]:
+        pool = TaskPool(self._client, read_task, lambda attempt: (attempt,), label="drawings")
+        for answer in map_tasks(pool, tasks, stop=self._stop):
             if answer.poison:
-                yield Read(answer.task[1][0], reason="corrupt")
+                yield Read(answer.task.files[0], reason="corrupt")
             else:
                 yield from answer.value
 
@@ -319,9 +311,3 @@ class AnnotationIngest:
 def _write_parts(ledger: Ledger, rows: Sequence[AnnotationRow]) -> Iterator[Part]:
     for start in range(0, len(rows), PART_ROWS):
         yield ledger.write_part(annotation_table(rows[start : start + PART_ROWS]))
-
-
-def _without(pack: Pack, poison: list[Pack]) -> Pack | None:
-    bad = {file for piece in poison for file in piece[1]}
-    left = tuple(file for file in pack[1] if file not in bad)
-    return (pack[0], left) if left else None

@@ -56,16 +56,37 @@ class Read:
     reason: str | None = None
 
 
-def read_files(reader: DrawingReader, files: Sequence[DrawingFile]) -> list[Read]:
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """Files of one set of annotations that are read together."""
+
+    reader: DrawingReader
+    files: tuple[DrawingFile, ...]
+
+    @property
+    def parts(self) -> tuple[DrawingFile, ...]:
+        """Files, each of which may crash a worker."""
+        return self.files
+
+    def only(self, parts: Sequence[DrawingFile]) -> ReadTask:
+        """Return the task with some of its files."""
+        return replace(self, files=tuple(parts))
+
+    def dry_run(self) -> ReadTask:
+        """Return the task itself: it publishes nothing."""
+        return self
+
+
+def read_files(task: ReadTask) -> list[Read]:
     """Read some files of one set; an unreadable file does not affect the others."""
     found = []
-    for file in files:
+    for file in task.files:
         if file.problem is not None:
             found.append(Read(file, reason=file.problem))
             continue
         try:
             with coded("drawing"):
-                found.append(Read(file, tuple(reader.read(file.path, _bytes(file)))))
+                found.append(Read(file, tuple(task.reader.read(file.path, _bytes(file)))))
         except SourceUnreadable as error:
             found.append(Read(file, reason=error.reason))
     return found

@@ -82,11 +82,9 @@ def run_numbers(
     labels.open(opened, {row.path: row for row in rows})
     shown, stage = events or Events(), f"{operation.name} objects"
     shown.start(stage, sum(len(task.blocks) for task in tasks), "blocks")
-    window = TaskPool(client, number_task, lambda a: (store, operation, a), label=operation.name)
+    pool = TaskPool(client, number_task, lambda a: (store, operation, a), label=operation.name)
     done = 0
-    for answer in map_tasks(
-        window, tasks, split=lambda _: [], without=lambda task, _: task, stop=stop
-    ):
+    for answer in map_tasks(pool, tasks, stop=stop):
         labels.publish(answer.value)
         shown.advance(stage, len(answer.task.blocks))
         done += 1

@@ -66,7 +66,7 @@ class Ledger:
 
     Parameters
     ----------
-    root
+    store
         Storage of the cohort.
     path
         Folder of the table, relative to the store.

@@ -79,7 +79,7 @@ class LabelPublisher:
 
     Parameters
     ----------
-    root
+    store
         Storage of the cohort.
     damaged
         Paths of shards to discard, because all their images are computed again.

@@ -163,7 +163,7 @@ class StackWriter:
 
     Parameters
     ----------
-    root
+    store
         Storage of the cohort.
     stack
         Name of a stack made by `create_stack`.
@@ -289,7 +289,7 @@ class StackReader:
 
     Parameters
     ----------
-    root
+    store
         Storage of the cohort.
     files
         Catalog rows by path, at least of the metadata and shards to read.

@@ -12,7 +12,7 @@ from distributed import Client
 
 import engine
 from engine.errors import EngineError, StoreFailed, StoreUnreachable
-from engine.ingest import driver as ingest_module
+from engine.execution import quarantine
 from engine.privacy import KEY
 from engine.store.catalog.tables import shards_ledger
 from engine.store.delta.ledger import Ledger, Snapshot
@@ -65,7 +65,7 @@ def test_a_commit_that_fails_leaves_no_image_without_its_files(
 ) -> None:  # fmt: skip
     night(tmp_path / "data", IMAGES)
     cohort = engine.create(tmp_path / "cohort")
-    monkeypatch.setattr(ingest_module, "COMMIT_S", 0.0)
+    monkeypatch.setattr(quarantine, "COMMIT_S", 0.0)
     with monkeypatch.context() as patch:
         failed = failing_commits(patch, ledger, times, when)
         with pytest.raises(StoreUnreachable):

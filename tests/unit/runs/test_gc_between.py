@@ -12,9 +12,8 @@ import pytest
 from distributed import Client
 
 import engine
-from engine.ingest import driver as ingest_module
+from engine.execution import quarantine
 from engine.operations.base import Operation
-from engine.runs import driver as run_module
 from engine.runs import publish
 from engine.runs.driver import Incomplete
 from engine.store.catalog import tables as catalog_module
@@ -76,7 +75,7 @@ def settled(cohort: engine.Cohort, operation: Operation, client: Client) -> None
 def test_parts_that_gc_takes_before_their_commit_are_computed_again(
     cohort: engine.Cohort, client: Client, log: str, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    monkeypatch.setattr(run_module, "COMMIT_S", 0.0)
+    monkeypatch.setattr(quarantine, "COMMIT_S", 0.0)
     gc = gc_before_commits(monkeypatch, cohort, "results/counting/v1", times)
     with gc as removed, pytest.raises(Incomplete) as told:
         cohort.run(Counting(log=log), client=client)
@@ -96,7 +95,7 @@ def test_a_key_whose_parts_are_gone_computes_what_they_held(
 ) -> None:
     asked = Counting(log=log, fails=("i3", "i4") if retried else ())
     cohort.run(Counting(log=log, copies=2), client=client)  # another key, which keeps its parts
-    monkeypatch.setattr(run_module, "COMMIT_S", 0.0)
+    monkeypatch.setattr(quarantine, "COMMIT_S", 0.0)
     with monkeypatch.context() as patch:  # the driver dies before it looks
         for module in (catalog_module, publish):
             patch.setattr(module, "absent", lambda *_: [])
@@ -144,7 +143,7 @@ def test_an_ingest_beside_gc_names_nothing_that_is_gone(
 ) -> None:
     night(tmp_path / "data", IMAGES)
     cohort = engine.create(tmp_path / "cohort")
-    monkeypatch.setattr(ingest_module, "COMMIT_S", 0.0)
+    monkeypatch.setattr(quarantine, "COMMIT_S", 0.0)
     with gc_before_commits(monkeypatch, cohort, path, 3) as removed:
         cohort.ingest(tmp_path / "data", client=client)
     assert any(removed)
@@ -159,7 +158,7 @@ def test_an_ingest_beside_gc_names_nothing_that_is_gone(
 def test_labels_that_gc_takes_before_they_are_named_are_made_again(
     cohort: engine.Cohort, client: Client, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(run_module, "COMMIT_S", 0.0)
+    monkeypatch.setattr(quarantine, "COMMIT_S", 0.0)
     with gc_before_commits(monkeypatch, cohort, path, 3) as removed, suppress(Incomplete):
         cohort.run(Bands(), client=client)
     assert any(removed)
