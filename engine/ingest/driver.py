@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from engine.errors import Interrupted
+from engine.errors import Interrupted, MissingObject
 from engine.execution.progress import Events
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
@@ -55,7 +55,7 @@ from engine.store.catalog.tables import create_catalog
 from engine.store.config import CohortConfig, read_config
 from engine.store.maintenance.unreferenced import managed_folders
 from engine.store.pixels.layout import IncomingPlane, PlaneSlot, StackLayout, plan_stack_layouts
-from engine.store.pixels.stacks import create_stack
+from engine.store.pixels.stacks import create_stack, stack_path
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -73,11 +73,17 @@ def probe_task(attempt: TaskAttempt[ProbeTask]) -> list[Probe]:
         return probe_files(attempt.task)
 
 
-def shard_task(store: Store, attempt: TaskAttempt[ShardTask]) -> ShardResult:
-    """Write one shard, or one giant image, on a worker."""
+def shard_task(store: Store, attempt: TaskAttempt[ShardTask]) -> ShardResult | None:
+    """Write one shard, or one giant image, on a worker; None if gc deleted its stack meanwhile."""
     task = attempt.task
+    write = write_pyramid if task.plan.kind == "giant" else write_shard
     with room_for(attempt):
-        return write_pyramid(store, task) if task.plan.kind == "giant" else write_shard(store, task)
+        try:
+            return write(store, task)
+        except MissingObject as error:
+            if not str(error.args[0]).startswith(f"{stack_path(task.plan.name)}/"):
+                raise
+            return None  # its files stay in `IngestReport.left`; the next ingest takes them
 
 
 class Ingest:
@@ -279,7 +285,7 @@ class Ingest:
                 slot = answer.task.plan.slots[0]
                 file = answer.task.files[slot.arrival.source]
                 admission.poison(file, slot, *poison_of(answer.need, "decoding it"))
-            else:
+            elif answer.value is not None:
                 admission.shard(answer.task, answer.value)
             count = len(answer.task.plan.slots)
             self._events.advance("pixels", count, failed=count if answer.poison else 0)

@@ -13,11 +13,13 @@ from distributed import Client
 
 import engine
 from engine.execution import quarantine
+from engine.ingest import driver as ingest_driver
 from engine.operations.base import Operation
 from engine.runs import publish
 from engine.runs.driver import Incomplete
 from engine.store.catalog import tables as catalog_module
 from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.pixels.stacks import create_stack
 from engine.tables import driver as reduce
 from tests.support.images import Counting, catalog, computed, night
 from tests.support.label_operation import Bands
@@ -201,3 +203,24 @@ def test_drawings_that_gc_takes_before_they_are_named_are_written_again(
     assert place.cohort.verify().problems == ()
     assert len(place.run()) == 4
     assert place.ingest() == {"listed": 3, "unchanged": 3}
+
+
+def test_a_stack_that_gc_takes_before_its_pixels_are_written_is_left_to_the_next_ingest(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch, log: str
+) -> None:
+    night(tmp_path / "data", IMAGES)
+    cohort = engine.create(tmp_path / "cohort")
+
+    def create_and_collect(*given: Any) -> Any:
+        rows = create_stack(*given)
+        assert collect(cohort)
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_driver, "create_stack", create_and_collect)
+        report = cohort.ingest(tmp_path / "data", client=client)
+    assert (report.failed, report.left) == (0, IMAGES)
+    assert cohort.verify().problems == ()
+    report = cohort.ingest(client=client)
+    assert (report.taken, report.failed, report.left) == (IMAGES, 0, 0)
+    settled(cohort, Counting(log=log), client)
