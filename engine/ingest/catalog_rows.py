@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import UsageError
-from engine.ingest.worker import ShardTask
+from engine.ingest.tasks import ShardTask
 from engine.store.catalog.tables import ImageRow
 from engine.store.pixels.layout import IncomingPlane, PlaneSlot, SeriesGeometry
 

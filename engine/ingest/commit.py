@@ -13,9 +13,9 @@ from engine.errors import EngineError, UsageError
 from engine.ingest.catalog_rows import header_columns, of_original, placed_like
 from engine.ingest.discovery import Discovery
 from engine.ingest.outages import Outages
-from engine.ingest.repair_driver import RepairDriver
+from engine.ingest.repair.driver import RepairDriver
 from engine.ingest.report import NAMED, IngestReport
-from engine.ingest.worker import PlaneResult, Probe, ShardResult, ShardTask, SourceFile
+from engine.ingest.tasks import PlaneResult, Probe, ShardResult, ShardTask, SourceFile
 from engine.privacy import Pseudonyms
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.registry import unsupported_suffix

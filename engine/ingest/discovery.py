@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from engine.errors import EngineError, NoSource, SourceUnreadable, StoreUnreachable
-from engine.ingest.worker import FileStamp, SourceFile
+from engine.ingest.tasks import FileStamp, SourceFile
 from engine.privacy import Pseudonyms
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.locations.base import open_location

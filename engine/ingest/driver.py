@@ -36,17 +36,8 @@ from engine.ingest.outages import Outages
 from engine.ingest.pyramid import write_pyramid
 from engine.ingest.report import IngestReport
 from engine.ingest.slide_levels import choose_levels
-from engine.ingest.worker import (
-    Probe,
-    ProbeTask,
-    ShardResult,
-    ShardTask,
-    SourceFile,
-    is_ignored,
-    name_missing_format,
-    probe_files,
-    write_shard,
-)
+from engine.ingest.tasks import Probe, ProbeTask, ShardResult, ShardTask, SourceFile
+from engine.ingest.worker import is_ignored, name_missing_format, probe_files, write_shard
 from engine.privacy import Pseudonyms
 from engine.sources.failures import may_be_the_place
 from engine.store.backend.base import Store

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from engine.errors import EngineError
 from engine.ingest.discovery import Discovery, RootLost
-from engine.ingest.worker import SourceFile
+from engine.ingest.tasks import SourceFile
 from engine.sources.failures import OF_THE_PLACE, may_be_the_place
 from engine.sources.locations.base import open_location
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from engine.errors import Conflict, SourceUnreadable
 from engine.geometry import Region
-from engine.ingest.worker import PlaneResult, ShardResult, ShardTask, change_of, noise_of, opened
+from engine.ingest.tasks import PlaneResult, ShardResult, ShardTask
+from engine.ingest.worker import change_of, noise_of, opened
 from engine.kernels.noise import merge_noise
 from engine.sources import OpenSource
 from engine.store.backend.base import Store

@@ -32,7 +32,7 @@ from engine.ingest.annotations.worker import (
     take_file,
 )
 from engine.ingest.discovery import RootEmpty
-from engine.ingest.worker import FileStamp
+from engine.ingest.tasks import FileStamp
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import create_reader
 from engine.sources.annotations.base import UNTAKEN

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import SourceUnreadable
 from engine.ingest.annotations.matching import ImageIndex, NoMatch
-from engine.ingest.worker import FileStamp
+from engine.ingest.tasks import FileStamp
 from engine.kernels.contours.layers import Rings
 from engine.kernels.contours.union import union_of
 from engine.privacy import Pseudonyms

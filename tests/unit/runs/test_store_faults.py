@@ -25,7 +25,7 @@ from distributed import Client
 import engine
 from engine.errors import AlignmentError, CorruptStore, MissingObject, NoTable
 from engine.ingest import driver as ingest_module
-from engine.ingest.worker import ShardTask
+from engine.ingest.tasks import ShardTask
 from engine.runs.worker import ledger_of
 from engine.store.config import Limits
 from engine.store.delta import entries as entries_module

@@ -20,7 +20,7 @@ from pydicom.uid import generate_uid
 from engine.errors import SourceUnreadable
 from engine.ingest.annotations.matching import ImageIndex
 from engine.ingest.annotations.worker import AnnotationIndex, Changes, DrawingFile, Read, take_file
-from engine.ingest.worker import FileStamp
+from engine.ingest.tasks import FileStamp
 from engine.kernels.contours.geometry import area_px, fill_contour
 from engine.sources.annotations import DrawingReader
 from engine.sources.annotations.dicom_seg import SegReader

@@ -13,7 +13,8 @@ from distributed import Client
 
 import engine
 from engine.errors import SourceUnreadable
-from engine.ingest.worker import FileStamp, Probe, SourceFile, name_missing_format
+from engine.ingest.tasks import FileStamp, Probe, SourceFile
+from engine.ingest.worker import name_missing_format
 from engine.sources import FORMATS, detect_format, open_source, registry
 from tests.support.images import grey
 from tests.support.operations import install_below

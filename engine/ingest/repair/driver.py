@@ -18,9 +18,9 @@ from engine.execution.progress import Events
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.workers import wait_for_slots
-from engine.ingest.repair_worker import RepairResult, RepairTask, Wanted, mend_shards
+from engine.ingest.repair.worker import RepairResult, RepairTask, Wanted, mend_shards
 from engine.ingest.report import IngestReport
-from engine.ingest.worker import SourceFile
+from engine.ingest.tasks import SourceFile
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable

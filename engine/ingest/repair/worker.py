@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from engine.errors import CorruptStore, MissingObject, SourceUnreadable
 from engine.geometry import Region
 from engine.ingest.pyramid import read_downsampled_block
-from engine.ingest.worker import SourceFile, change_of, opened, read_planes_of
+from engine.ingest.tasks import SourceFile
+from engine.ingest.worker import change_of, opened, read_planes_of
 from engine.record import Record
 from engine.store.backend.base import STAGING, Store
 from engine.store.catalog.tables import ShardRow

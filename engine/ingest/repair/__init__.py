@@ -1,0 +1,1 @@
+"""Repair of stored pixels during an ingest: damaged shards are written again from their sources."""
