@@ -31,6 +31,7 @@ exclude_patterns = ["_build", "_ext", "generated/*.md", "**.ipynb_checkpoints"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]
+smartquotes_action = "q"  # quotes only: two hyphens begin an option
 
 # Notebooks are executed by tests/notebooks and shown with their stored output.
 nb_execution_mode = "off"
@@ -66,4 +67,4 @@ html_theme_options = {
     # Nothing is loaded from elsewhere, so the site opens from disk without a network.
     "search_as_you_type": False,
 }
-html_sidebars = {"index": []}
+html_sidebars = {"index": [], "glossary": []}

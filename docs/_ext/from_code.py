@@ -57,7 +57,7 @@ def arguments_of(command: Any) -> str:
         parts.append(table(("argument", "meaning", "required"), rows))
     rows = (
         (f"`{' '.join([*p.opts[:1], *([p.metavar] if p.metavar else [])])}`", p.help or "",
-         "" if p.default in (None, False) else f"`{p.default}`")
+         "" if p.default is None or p.default is False else f"`{p.default}`")
         for p in options
         if not getattr(p, "hidden", False) and "--help" not in p.opts
     )  # fmt: skip
@@ -179,7 +179,10 @@ def errors() -> str:
         (
             f"`{name}`",
             str(kind.exit_code),
-            re.sub(r"``", "`", (kind.__doc__ or "").split("\n\n")[0]),
+            # The arguments, in parentheses at the end, are for who raises it.
+            re.sub(r":? \([\w, ]*,?\)\.", ".", (kind.__doc__ or "").split("\n\n")[0]).replace(
+                "``", "`"
+            ),
         )
         for name, kind in sorted(found.items(), key=lambda one: (one[1].exit_code, one[0]))
     )

@@ -1,0 +1,1 @@
+"""Tests of the documentation: README, the pages of the site, and their code."""
