@@ -75,7 +75,7 @@ def with_subjects(folder: Path) -> None:
 
 def with_cine(folder: Path, images: str, drawings: str) -> None:
     """Make a heart: its DICOM files in a folder, and what is drawn on them in another one."""
-    cohort(folder, "phantom cine made --patients 1 --slices 3 --phases 3 --size 96")
+    cohort(folder, "phantom cine made --patients 1 --slices 3 --phases 3 --size 120")
     for made, place in ((folder / "made" / "dicoms", images), (folder / "made", drawings)):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         made.rename(folder / place)
@@ -163,14 +163,20 @@ SHORT = {
 SCENARIOS: dict[str, Scenario] = {
     "README.md": Scenario(acquisitions, replaced={"make demo": "cohort demo demo"}),
     "docs/reference/python.md": Scenario(with_circles),
-    "docs/reference/conditions.md": Scenario(with_subjects, given=OPEN),
-    "docs/reference/dicom.md": Scenario(with_scans, extras=("pydicom",)),
+    "docs/reference/conditions.md": Scenario(
+        with_subjects, given=OPEN, replaced={"count > 30": "count >= 1"}
+    ),
+    "docs/reference/dicom.md": Scenario(
+        with_scans,
+        replaced={"cine DIR": "cine DIR --patients 1 --slices 2 --phases 2"},
+        extras=("pydicom",),
+    ),
     "docs/how-to/ingest-folders.md": Scenario(acquisitions, replaced=machine("/data/")),
     "docs/how-to/tune-parameters.md": Scenario(
         lambda folder: (acquisitions(folder), cohort(folder, "ingest COHORT data/acquisitions"))[0]
     ),
     "docs/how-to/export.md": Scenario(with_circles),
-    "docs/how-to/open-in-a-viewer.md": Scenario(with_circles),
+    "docs/how-to/open-in-a-viewer.md": Scenario(with_circles, given=OPEN),
     "docs/how-to/repair-damage.md": Scenario(with_circles),
     "docs/how-to/privacy-key.md": Scenario(nothing),
     "docs/how-to/ingest-pacs.md": Scenario(
