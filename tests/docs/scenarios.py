@@ -57,10 +57,16 @@ def acquisitions(folder: Path, width: int = 128) -> None:
         put(day / f"s{n % 2 + 1}" / "exp1" / f"field-{n:03}.png", image)
 
 
+def ingested(folder: Path) -> None:
+    """Make a cohort with images and no results."""
+    acquisitions(folder)
+    cohort(folder, "ingest COHORT data/acquisitions")
+
+
 def with_circles(folder: Path) -> None:
     """Make a cohort with images and circles."""
-    acquisitions(folder)
-    cohort(folder, "ingest COHORT data/acquisitions", "run COHORT circles")
+    ingested(folder)
+    cohort(folder, "run COHORT circles")
 
 
 def with_subjects(folder: Path) -> None:
@@ -172,15 +178,13 @@ SCENARIOS: dict[str, Scenario] = {
         extras=("pydicom",),
     ),
     "docs/how-to/ingest-folders.md": Scenario(acquisitions, replaced=machine("/data/")),
-    "docs/how-to/tune-parameters.md": Scenario(
-        lambda folder: (acquisitions(folder), cohort(folder, "ingest COHORT data/acquisitions"))[0]
-    ),
+    "docs/how-to/tune-parameters.md": Scenario(ingested),
     "docs/how-to/export.md": Scenario(with_circles),
     "docs/how-to/open-in-a-viewer.md": Scenario(with_circles, given=OPEN),
     "docs/how-to/repair-damage.md": Scenario(with_circles),
     "docs/how-to/privacy-key.md": Scenario(nothing),
     "docs/how-to/ingest-pacs.md": Scenario(
-        with_scans,
+        lambda folder: with_cine(folder, "scans", "data/contours"),
         replaced={
             **machine("/data/"),
             **machine("/secure/"),

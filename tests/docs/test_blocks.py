@@ -27,8 +27,8 @@ ELSEWHERE = {
 DRAWINGS = {"docs/reference/disk-format-1.md: <cohort>/"}
 """Blocks that are no code."""
 
-FILES = re.compile(r"(?:deploy|docs|notebooks)/[\w./-]+")
-"""Files of the repository, as commands name them."""
+FILES = re.compile(r"(?:deploy|docs(?!/_build)|notebooks)/[\w./-]+")
+"""Files of the repository, as commands name them, but not what they build."""
 
 
 def executed(block: Block) -> bool:
