@@ -56,6 +56,7 @@ html_static_path = ["_static"]
 html_css_files = ["cohort.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_use_index = False  # the search finds names, and the pages of classes list their members
 html_theme_options = {
     "logo": {"text": "Cohort"},
     "header_links_before_dropdown": 6,
