@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from engine.errors import NoSource, NothingFound
-from engine.ingest.discovery import holds_confidential
+from engine.errors import NothingFound
+from engine.ingest.roots import Source
 from engine.privacy import NoPseudonymKey, read_key
-from engine.sources.locations.base import absolute, containing_folder, open_location
-from engine.sources.locations.dicomweb import is_dicomweb
+from engine.sources.locations.base import open_location
 from engine.sources.registry import format_titles
 
 WITHHELD = (
@@ -22,24 +21,20 @@ def list_formats() -> str:
     return f"{', '.join(others)} or {last}"
 
 
-def require_files(source: str) -> None:
+def require_files(source: Source) -> None:
     """Raise an error for a source that contains nothing.
 
     Raises
     ------
     NoSource, NothingFound
     """
-    if is_dicomweb(source):
+    if source.is_service:
         return
-    path = absolute(source)
-    base = containing_folder(path)
-    if base is None or not source.strip():  # e.g. an unset shell variable
-        raise NoSource(source or "'' (an empty name)")
-    if base == path and open_location(base).is_empty():
-        raise NothingFound(f"The folder {source} is empty", "Check the path of SOURCE.")
+    if source.folder == source.path and open_location(source.folder).is_empty():
+        raise NothingFound(f"The folder {source.given} is empty", "Check the path of SOURCE.")
 
 
-def require_key(source: str, cohort: str) -> None:
+def require_key(source: Source, cohort: str) -> None:
     """Raise an error for a confidential source without a key, before a cohort is created.
 
     Raises
@@ -49,6 +44,5 @@ def require_key(source: str, cohort: str) -> None:
     try:
         read_key(outside=None if "://" in cohort else cohort)
     except NoPseudonymKey:
-        base = source if is_dicomweb(source) else containing_folder(absolute(source))
-        if is_dicomweb(source) or (base is not None and holds_confidential(base)):
+        if source.is_service or source.survey.confidential:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
@@ -26,7 +26,6 @@ from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
 from engine.operations.labels import read_labels_due
 from engine.operations.registry import create_operation, is_registered
-from engine.privacy import Pseudonyms
 from engine.runs.inputs import read_inputs
 from engine.runs.plan import Plan, plan_run
 from engine.runs.previous_key import find_previous_key
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from engine.ingest.report import IngestReport
+    from engine.ingest.roots import IngestRequest, Source
     from engine.runs.driver import RunReport
 
 
@@ -103,6 +103,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         rehash: bool = False,
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
+        request: IngestRequest | None = None,
     ) -> IngestReport:
         """Ingest new and changed files of some sources, or of all declared roots.
 
@@ -119,6 +120,8 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             Open all files, also those that look unchanged.
         events
             Listener for progress; by default a notebook shows it, and a script is silent.
+        request
+            Sources that `require_sources` resolved, instead of ``sources`` and ``layout``.
 
         Raises
         ------
@@ -128,32 +131,25 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         """
         from engine.ingest.driver import Ingest
 
-        config, scopes, pseudonyms = self._sources(sources, layout)
+        request = request or self.require_sources(*sources, layout=layout)
         shown = note_repairs(self.store, events or events_here())
         with use_client(client, shown) as working:
             return Ingest(
-                self.store, config, working, scopes,
-                pseudonyms=pseudonyms, rehash=rehash, events=shown, stop=stop,
-            ).run()  # fmt: skip
+                self.store, request, working, rehash=rehash, events=shown, stop=stop
+            ).run()
 
-    def require_sources(self, *sources: str | Path, layout: str | None = None) -> None:
-        """Raise the errors of `ingest` for these sources, before a cluster is started.
+    def require_sources(
+        self, *sources: str | Path | Source, layout: str | None = None
+    ) -> IngestRequest:
+        """Resolve sources for `ingest`, or raise its errors, before a cluster is started.
 
         Raises
         ------
         NoSource, NothingFound, NoPseudonymKey, OtherPseudonymKey
         """
-        self._sources(sources, layout)
+        from engine.ingest.roots import resolve_sources
 
-    def _sources(
-        self, sources: Sequence[str | Path], layout: str | None
-    ) -> tuple[CohortConfig, list[tuple[str, str]], Pseudonyms | None]:
-        from engine.ingest.roots import resolve_sources, roots_used
-
-        scopes = resolve_sources(self.store, sources, layout, self.pseudonyms)
-        config = self.config
-        hidden = any(config.roots[name].confidential for name in roots_used(config, scopes))
-        return config, scopes, self.pseudonyms() if hidden else None
+        return resolve_sources(self.store, sources, layout, self.pseudonyms)
 
     # Computation.
 

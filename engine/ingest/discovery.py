@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -10,13 +10,16 @@ from engine.errors import EngineError, NoSource, SourceUnreadable, StoreUnreacha
 from engine.ingest.tasks import FileStamp, SourceFile
 from engine.privacy import Pseudonyms
 from engine.sources.failures import OF_THE_PLACE
-from engine.sources.locations.base import open_location
+from engine.sources.locations.base import Place, open_location
 from engine.sources.locations.dicomweb import SourceUnreachable
 from engine.sources.locations.folder import FileStat, escape_path
 from engine.sources.opening import detect_in
 from engine.sources.registry import detect, known_suffixes
 from engine.store.catalog.index import CatalogIndex
 from engine.store.config import CohortConfig, roots_inside
+
+MAX_SURVEYED = 100_000
+"""Maximum number of files to remember of a survey: about 40 MB."""
 
 PASSING = OF_THE_PLACE | {"not_installed", "out_of_memory"}
 """Transient reasons: such a source is opened again."""
@@ -80,26 +83,49 @@ def source_name(root: str, path: str, pseudonyms: Pseudonyms | None) -> str:
     return f"{root}/{path if pseudonyms is None else pseudonyms.path(path, known_suffixes())}"
 
 
-def holds_confidential(base: str) -> bool:
-    """Return whether a folder holds a confidential file, by suffix or first bytes.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Result of a walk through a folder before it becomes a root.
+
+    Attributes
+    ----------
+    confidential
+        Whether it holds a confidential file, by suffix or first bytes.
+    files
+        All its files, so that the ingest need not walk it again; empty if there are more than
+        `MAX_SURVEYED` or the walk ended at a confidential one.
+    """
+
+    confidential: bool
+    files: tuple[FileStat, ...] = ()
+
+
+def survey_folder(base: str) -> Survey:
+    """Walk a folder, up to its first confidential file.
 
     Files with the suffix of another format are not opened; if one is confidential, it is withheld
     when it is read.
     """
     place = open_location(base)
-    for found in place.walk():
-        if found.problem is not None:
-            continue
-        detected = detect(found.path, b"")
-        if detected is None:
-            try:
-                with place.open(found.path) as file:
-                    detected = detect_in(file, found.path)
-            except (SourceUnreadable, OSError):
-                continue
-        if detected is not None and detected.format.confidential:
-            return True
-    return False
+    files: list[FileStat] = []
+    count = 0
+    for count, found in enumerate(place.walk(), 1):
+        if count <= MAX_SURVEYED:
+            files.append(found)
+        if found.problem is None and _is_confidential(place, found.path):
+            return Survey(confidential=True)
+    return Survey(confidential=False, files=tuple(files) if count <= MAX_SURVEYED else ())
+
+
+def _is_confidential(place: Place, path: str) -> bool:
+    detected = detect(path, b"")
+    if detected is None:
+        try:
+            with place.open(path) as file:
+                detected = detect_in(file, path)
+        except (SourceUnreadable, OSError):
+            return False
+    return detected is not None and detected.format.confidential
 
 
 def list_sources(
@@ -109,6 +135,8 @@ def list_sources(
     listing: Discovery,
     pseudonyms: Pseudonyms | None = None,
     own: Sequence[str] = (),
+    *,
+    walked: Mapping[str, Sequence[FileStat]] | None = None,
 ) -> Iterator[SourceFile]:
     """Yield the files of some scopes, each once, and record those that can't be opened.
 
@@ -125,10 +153,14 @@ def list_sources(
     own
         The cohort's own folders, to skip if it lies inside a root: its pictures are not source
         images.
+    walked
+        Files of whole roots that were walked just before, by the root's name.
     """
     for name, below in scopes:
+        files = (walked or {}).get(name) if not below else None
         try:
-            yield from _list_root(config, name, below, known, listing, pseudonyms, own)
+            found = files or _walk(name, config.roots[name].path, below, known)
+            yield from _list_root(config, name, found, listing, pseudonyms, own)
         except (RootGone, RootEmpty, SourceUnreachable, StoreUnreachable) as error:
             listing.lost.setdefault(name, error)
 
@@ -136,8 +168,7 @@ def list_sources(
 def _list_root(
     config: CohortConfig,
     name: str,
-    below: str,
-    known: CatalogIndex,
+    files: Iterable[FileStat],
     listing: Discovery,
     pseudonyms: Pseudonyms | None,
     own: Sequence[str],
@@ -148,7 +179,7 @@ def _list_root(
     left_out = [*roots_inside(base, config).values()]
     left_out += [at.removeprefix(above) for at in own if at.startswith(above)]
     inner = tuple(escape_path(at) + "/" for at in left_out)
-    for found in _walk(name, base, below, known):
+    for found in files:
         if found.path.startswith(inner):
             continue
         source = source_name(name, found.path, names)

@@ -35,15 +35,15 @@ from engine.ingest.discovery import (
 from engine.ingest.outages import Outages
 from engine.ingest.pyramid import write_pyramid
 from engine.ingest.report import IngestReport
+from engine.ingest.roots import IngestRequest
 from engine.ingest.slide_levels import choose_levels
 from engine.ingest.tasks import Probe, ProbeTask, ShardResult, ShardTask, SourceFile
 from engine.ingest.worker import is_ignored, name_missing_format, probe_files, write_shard
-from engine.privacy import Pseudonyms
 from engine.sources.failures import may_be_the_place
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import create_catalog
-from engine.store.config import CohortConfig, read_config
+from engine.store.config import read_config
 from engine.store.maintenance.unreferenced import managed_folders
 from engine.store.pixels.layout import IncomingPlane, PlaneSlot, StackLayout, plan_stack_layouts
 from engine.store.pixels.stacks import create_stack, stack_path
@@ -82,14 +82,12 @@ class Ingest:
 
     Parameters
     ----------
-    store, config
-        The cohort.
+    store
+        Storage of the cohort.
+    request
+        What to ingest.
     client
         Client of the cluster that does the work.
-    scopes
-        (root name, path below it) to ingest; "" is the whole root.
-    pseudonyms
-        For confidential roots; never leaves the driver.
     rehash
         Open all files, also those that look unchanged.
     stop
@@ -99,20 +97,19 @@ class Ingest:
     def __init__(
         self,
         store: Store,
-        config: CohortConfig,
+        request: IngestRequest,
         client: Client,
-        scopes: Sequence[tuple[str, str]],
         *,
-        pseudonyms: Pseudonyms | None = None,
         rehash: bool = False,
         events: Events | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
-        self._config = config
+        self._config = request.config
         self._client = client
-        self._scopes = scopes
-        self._pseudonyms = pseudonyms
+        self._scopes = request.scopes
+        self._pseudonyms = request.pseudonyms
+        self._walked = request.walked
         self._rehash = rehash
         self._events = events or Events()
         self._stop = stop
@@ -138,7 +135,7 @@ class Ingest:
             admission.healing.find(self._client, self._events, self._stop)
         files = list_sources(
             self._config, self._scopes, admission.known, listing, self._pseudonyms,
-            managed_folders(self._store),
+            managed_folders(self._store), walked=self._walked,
         )  # fmt: skip
         changed = changed_files(files, admission.known, listing, self._rehash)
         # Read after the catalog, so that all roots of catalogued images are included.

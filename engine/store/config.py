@@ -259,10 +259,14 @@ def read_config(store: Store) -> CohortConfig:
         return CohortConfig()
 
 
-def declare_roots(store: Store, roots: Mapping[str, Mapping[str, Any]], layout: str | None) -> None:
-    """Add source roots (and the layout of a new cohort) to cohort.toml, and keep the rest."""
+def declare_roots(
+    store: Store, roots: Mapping[str, Mapping[str, Any]], layout: str | None
+) -> CohortConfig:
+    """Add source roots (and the layout of a new cohort) to cohort.toml; return its content."""
+    declared = CohortConfig()
 
     def change(raw: bytes | None) -> bytes | None:
+        nonlocal declared
         parse_config(raw)
         document = tomlkit.parse(_text(raw))
         if layout is not None:
@@ -279,22 +283,22 @@ def declare_roots(store: Store, roots: Mapping[str, Mapping[str, Any]], layout: 
                     entry.add(tomlkit.nl())  # before the next section
                 table[name] = entry
         new = tomlkit.dumps(document).encode()
-        parse_config(new)
+        declared = parse_config(new)
         return None if new == raw else new
 
     store.update(TOML, change)
+    return declared
 
 
 def declare_key_check(store: Store, check: str) -> str:
-    """Declare the check of the pseudonym key; the first of two writers wins.
-
-    Returns
-    -------
-    The declared check.
-    """
+    """Declare the check of the pseudonym key, if none is, and return the declared one."""
+    declared = check
 
     def change(raw: bytes | None) -> bytes | None:
-        if parse_config(raw).pseudonyms is not None:
+        nonlocal declared
+        found = parse_config(raw).pseudonyms
+        declared = check if found is None else found.key_check
+        if found is not None:
             return None
         document = tomlkit.parse(_text(raw))
         entry = tomlkit.table()
@@ -303,8 +307,7 @@ def declare_key_check(store: Store, check: str) -> str:
         return tomlkit.dumps(document).encode()
 
     store.update(TOML, change)
-    found = read_config(store).pseudonyms
-    return "" if found is None else found.key_check
+    return declared
 
 
 def declare_operation(

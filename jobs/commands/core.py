@@ -18,6 +18,7 @@ import typer
 import engine
 from engine.errors import ParameterError, UsageError
 from engine.execution.progress import counted
+from engine.ingest.roots import Source
 from engine.plain_files import reads_end_on
 from engine.sources.registry import broken_formats
 from jobs.framework import app, command
@@ -161,24 +162,24 @@ def ingest(
 
     Creates the cohort if there is none. Without SOURCE, ingests all sources in cohort.toml.
     """
-    sources = sources or []
-    if sources:
-        for source in sources:  # check before creating a cohort
+    given = [Source(source) for source in sources or []]
+    if given:
+        for source in given:  # check before creating a cohort
             require_files(source)
             require_key(source, place)
         cohort = repaired(output, engine.create(place, layout=layout))
     else:
         cohort = opened(output, place)
-    cohort.require_sources(*sources, layout=layout)
+    request = cohort.require_sources(*given, layout=layout)
     with graceful_interrupt(output) as stop, working(output, cluster) as client:
         report = cohort.ingest(
-            *sources, client=client, layout=layout, rehash=rehash, events=output.events, stop=stop
+            client=client, rehash=rehash, events=output.events, stop=stop, request=request
         )
     if report.withheld:
         output.say(WITHHELD.format(report.withheld))
     if report.listed == report.ignored and not report.orphaned:
         output.say(
-            f"No image was found in {', '.join(sources) or 'the roots of cohort.toml'}: of "
+            f"No image was found in {', '.join(sources or ()) or 'the roots of cohort.toml'}: of "
             f"{counted(report.listed, 'files')} none is {list_formats()}."
         )
     if report.ignored:

@@ -22,6 +22,7 @@ from distributed import Client
 import engine
 from engine.errors import NoSource, SourceUnreadable, StoreUnreachable
 from engine.ingest.discovery import RootEmpty
+from engine.ingest.roots import Source
 from engine.sources.locations.base import containing_folder
 from engine.sources.locations.object_store import BUFFER_BYTES, open_object, walk_objects
 from jobs.source_checks import require_files
@@ -104,10 +105,10 @@ def test_parts_of_a_prefix(
     assert cohort.config.roots["e1"].path == f"{url}/{NIGHT}"
     assert cohort.ingest(f"{url}/{NIGHT}/i1.png", client=client).taken == 1
     assert cohort.status().images == {"ready": 2}
-    for use in (partial(cohort.ingest, client=client), require_files):
+    for use in (partial(cohort.ingest, client=client), lambda url: require_files(Source(url))):
         with pytest.raises(NoSource, match="no such"):
             use(f"{url}/no such")
-    require_files(url)
+    require_files(Source(url))
     with pytest.raises(StoreUnreachable, match="no such bucket"):
         cohort.ingest("s3://not-there/data", client=client)
     assert containing_folder(url) == url

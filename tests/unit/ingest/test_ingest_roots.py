@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import Client
@@ -11,7 +13,9 @@ from distributed import Client
 import engine
 from engine.errors import ConfigError, NoSource, UsageError
 from engine.execution.progress import Events
-from engine.ingest.discovery import RootGone
+from engine.ingest import discovery
+from engine.ingest.discovery import RootGone, Survey, survey_folder
+from engine.store.backend.local import LocalStore
 from engine.store.config import (
     CohortConfig,
     RootConfig,
@@ -55,6 +59,49 @@ def test_a_source_inside_a_known_root_belongs_to_it(
     assert states(cohort)["data/d1/s0/e1/i0.png"] == "orphaned"
     assert states(cohort)["s1/e1/i1.png"] == "ready"
     assert list(cohort.config.roots) == ["s1", "data"]
+
+
+def test_an_ingest_lists_each_folder_and_reads_cohort_toml_once(
+    cohort: engine.Cohort, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night(tmp_path / "data")
+    (tmp_path / "data" / "d1" / "notes").write_text("a file without a suffix, which is opened")
+    folders = [str(folder) for folder in (tmp_path / "data").rglob("")]
+    listed: Counter[str] = Counter()
+    read: Counter[str] = Counter()
+    scandir, read_object = os.scandir, LocalStore.read
+
+    def counting_scandir(path: Any) -> Any:
+        listed[str(path).rstrip("/")] += 1
+        return scandir(path)
+
+    def counting_read(store: LocalStore, path: str, *args: Any) -> bytes:
+        read[path] += 1
+        return read_object(store, path, *args)
+
+    monkeypatch.setattr(os, "scandir", counting_scandir)
+    monkeypatch.setattr(LocalStore, "read", counting_read)
+    request = cohort.require_sources(tmp_path / "data")
+    # Once to find the root, and once, under the lock, to declare it.
+    assert read["cohort.toml"] == 2
+    report = cohort.ingest(client=client, request=request)
+    # Once more after the catalog was read, for roots that other ingests declared meanwhile.
+    assert read["cohort.toml"] == 3
+    assert [listed[folder] for folder in folders] == [1] * 6  # data, d1, s0, s1 and two e1
+    assert (report.listed, report.new, report.ignored) == (5, 4, 1)
+    put(tmp_path / "data" / "d1" / "s1" / "e1" / "late.png", grey(9))
+    assert cohort.ingest(tmp_path / "data", client=client).new == 1
+
+
+def test_a_survey_remembers_its_files_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night(tmp_path)
+    assert len(survey_folder(str(tmp_path)).files) == 4
+    monkeypatch.setattr(discovery, "MAX_SURVEYED", 3)
+    assert survey_folder(str(tmp_path)) == Survey(confidential=False)
+    (tmp_path / "z.dcm").write_bytes(b"")  # its suffix decides
+    assert survey_folder(str(tmp_path)) == Survey(confidential=True)
 
 
 def test_scopes_end_at_a_folder_not_at_a_prefix(
