@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +16,8 @@ import typer
 
 from engine.errors import ParameterError, UsageError
 from engine.execution.progress import counted
+from engine.store.backend.atomic_write import atomic_replace
 from engine.store.backend.base import Store
-from engine.store.backend.os_errors import translate_os_errors
 from jobs.framework import app, command
 from jobs.opening import opened
 from jobs.options import CohortPath
@@ -114,18 +113,8 @@ def write_export(rows: pa.Table, file: Path, *, raw: bool = False) -> None:
     nested = [f"{f.name} ({f.type})" for f in rows.schema if pa.types.is_nested(f.type)]
     if suffix == ".csv" and nested:
         raise UsageError(f"CSV can't hold {', '.join(nested)}; use .parquet or .arrow.")
-    target = file.resolve()  # follow links
-    aside = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{suffix}")
-    try:
-        with translate_os_errors(str(file)):
-            WRITERS[suffix](rows.replace_schema_metadata(None), aside)
-            aside.replace(target)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise UsageError(f"{file} can't be written: {error.strerror}.") from None
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_replace(file.resolve(), shown=file) as aside:  # follow links
+        WRITERS[suffix](rows.replace_schema_metadata(None), aside)
 
 
 @command(app)

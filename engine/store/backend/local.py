@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING
 
 from engine.errors import AlreadyExists, MissingObject, StoreError
 from engine.plain_files import open_plain
+from engine.store.backend.atomic_write import (
+    discard,
+    make_folder,
+    open_in_folder,
+    publish,
+    sync_file,
+    write_new,
+)
 from engine.store.backend.base import STAGING, ObjectInfo, as_folder, check_path
 from engine.store.backend.os_errors import refusal, translate_os_errors, translate_write_errors
 
@@ -28,12 +36,6 @@ CREATE_LOCK = f"{STAGING}/create.lock"
 
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """Errors of file systems without hard links (FAT: EPERM)."""
-
-NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
-"""Errors of file systems that can't sync a folder; they order names themselves."""
-
-LINK_TRIES = 10
-"""Attempts to publish into a folder that may vanish (gc removes empty folders)."""
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 
@@ -98,35 +100,37 @@ class LocalStore:
         with self._naming(path):
             if os.path.lexists(target):  # first: a full disk may refuse the temporary file
                 raise AlreadyExists(path)
-            aside = self._write_aside(data, durable)
+            aside = self._aside()
+            write_new(aside, data, durable=durable)
             try:
                 self._link(aside, target, path, durable)
             finally:
-                _leave(aside)
+                discard(aside)
 
     def create_from(self, path: str, local_file: Path) -> None:
         """Publish a local file, which is consumed, as a new object."""
         target = self._place(path)
         with self._naming(path), self._near(local_file) as near:
             self._link(near, target, path)
-            _leave(local_file)  # if it stayed, a later write into it would change the object
+            discard(local_file)  # if it stayed, a later write into it would change the object
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         """Publish an object durably, replacing any existing one."""
         target = self._place(path)
         with self._naming(path):
-            aside = self._write_aside(data)
+            aside = self._aside()
+            write_new(aside, data)
             try:
-                self._rename(aside, target)
+                publish(target.parent, lambda: aside.replace(target))
             finally:
-                _leave(aside)
+                discard(aside)
 
     def replace_from(self, path: str, local_file: Path) -> None:
         """Publish a local file, which is consumed, replacing any existing object."""
         target = self._place(path)
         with self._naming(path), self._near(local_file) as near:
-            self._rename(near, target)
-            _leave(local_file)
+            publish(target.parent, lambda: near.replace(target))
+            discard(local_file)
 
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
         """Update an object under a lock; return False if ``change`` returned None."""
@@ -150,9 +154,9 @@ class LocalStore:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """Create a private folder on the same file system, and report a full one."""
-        folder = Path(self.url, STAGING, secrets.token_hex(8))
+        folder = self._aside()
         with translate_os_errors(self.url, others=True):
-            _make_folder(folder)
+            make_folder(folder)
         try:
             with translate_write_errors(folder, self.url):
                 yield folder
@@ -186,39 +190,24 @@ class LocalStore:
 
     # how
 
-    def _write_aside(self, data: bytes | memoryview, durable: bool = True) -> Path:
-        aside = Path(self.url, STAGING, secrets.token_hex(8))
-        descriptor = _open_in_folder(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            left = memoryview(data).cast("B")
-            while len(left):
-                left = left[os.write(descriptor, left) :]
-            if durable:
-                os.fsync(descriptor)
-        except BaseException:
-            _leave(aside)
-            raise
-        finally:
-            os.close(descriptor)
-        return aside
+    def _aside(self) -> Path:
+        return Path(self.url, STAGING, secrets.token_hex(8))
 
     @contextmanager
     def _near(self, local_file: Path) -> Iterator[Path]:
         """Yield a durable file on the store's file system: the local one, or a copy."""
-        with local_file.open("rb") as file:
-            os.fsync(file.fileno())
-        _make_folder(Path(self.url, STAGING))
+        sync_file(local_file)
+        make_folder(Path(self.url, STAGING))
         if local_file.stat().st_dev == Path(self.url, STAGING).stat().st_dev:
             yield local_file
             return
-        aside = Path(self.url, STAGING, secrets.token_hex(8))
+        aside = self._aside()
         try:
             shutil.copyfile(local_file, aside)
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(aside)
             yield aside
         finally:
-            _leave(aside)
+            discard(aside)
 
     def _link(self, source: Path, target: Path, path: str, durable: bool = True) -> None:
         def link() -> None:
@@ -234,10 +223,7 @@ class LocalStore:
                         raise AlreadyExists(path) from None
                     source.rename(target)
 
-        _into_folder(target.parent, link, durable)
-
-    def _rename(self, source: Path, target: Path) -> None:
-        _into_folder(target.parent, lambda: source.replace(target))
+        publish(target.parent, link, durable)
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -252,16 +238,10 @@ class LocalStore:
             os.close(descriptor)
 
 
-def _leave(aside: Path) -> None:
-    """Remove a temporary file; gc removes any that can't be removed."""
-    with suppress(OSError):
-        aside.unlink(missing_ok=True)
-
-
 def _open_locked(lock: Path) -> int:
     """Lock the lock file and return its descriptor."""
     while True:
-        descriptor = _open_in_folder(lock, os.O_RDWR | os.O_CREAT)
+        descriptor = open_in_folder(lock, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):
@@ -271,57 +251,6 @@ def _open_locked(lock: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # the file was removed: lock the new one
-
-
-def _open_in_folder(path: Path, flags: int) -> int:
-    try:
-        return os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        _make_folder(path.parent)
-        return os.open(path, flags, 0o666)
-
-
-def _into_folder(folder: Path, publish: Callable[[], object], durable: bool = True) -> None:
-    """Publish a name in a folder durably; create the folder if needed."""
-    for tries in range(LINK_TRIES):
-        _make_folder(folder)
-        try:
-            publish()
-            break
-        except FileNotFoundError:
-            if tries == LINK_TRIES - 1:
-                raise
-    if durable:
-        _sync_folder(folder)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents, and make each name durable."""
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        _make_folder(folder.parent)
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder)) from None
-        return
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:  # emptied and removed by another process: nothing to sync
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in NO_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[ObjectInfo]:
