@@ -195,9 +195,9 @@ class CatalogWriter:
     def _fail(self, file: SourceFile, image_id: str, reason: str, detail: str | None) -> None:
         self._rows.append(
             ImageRow(
-                image_id,
-                FAILED,
-                file.source,
+                image_id=image_id,
+                state=FAILED,
+                source=file.source,
                 version=self._version(file.source, image_id),
                 reason=reason,
                 detail=detail,
@@ -270,9 +270,9 @@ class CatalogWriter:
         original = self.known.with_content(taken.content)
         spacing = arrival.spacing_um or (None, None)
         row = ImageRow(
-            image_id,
-            READY,
-            arrival.source,
+            image_id=image_id,
+            state=READY,
+            source=arrival.source,
             version=1 if old is None else old.version + 1,
             content=taken.content,
             channels=arrival.shape[0],

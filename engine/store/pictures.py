@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-
-import pyarrow as pa
+from dataclasses import dataclass
 
 from engine.errors import AlreadyExists, CorruptStore, MissingObject
 from engine.store.backend.base import Store
 from engine.store.digests import DIGEST_CHARS, digest_bytes
 from engine.store.parquet import read_parquet, write_parquet
+from engine.store.rows import Int32, rows_of, schema_of, table_of
 
 FOLDER = "qc"
 INDEX = "index.html"
@@ -69,8 +68,8 @@ class Picture:
     size: int
     thumb: str = ""
     thumb_size: int = 0
-    height: int = 0
-    width: int = 0
+    height: Int32 = 0
+    width: Int32 = 0
     low: float | None = None
     high: float | None = None
     outlines: int = 0
@@ -84,24 +83,7 @@ class Picture:
         return tuple((path, size) for path, size in both if path)
 
 
-SCHEMA = pa.schema(
-    [
-        ("kind", pa.string()),
-        ("name", pa.string()),
-        ("made_of", pa.string()),
-        ("path", pa.string()),
-        ("size", pa.int64()),
-        ("thumb", pa.string()),
-        ("thumb_size", pa.int64()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("outlines", pa.int64()),
-        ("labels", pa.list_(pa.string())),
-        ("scale", pa.float64()),
-    ]
-)
+SCHEMA = schema_of(Picture)
 
 Noted = dict[tuple[str, str], Picture]
 """Pictures by kind and name."""
@@ -147,8 +129,7 @@ def publish_picture(store: Store, folder: str, path: str, data: bytes, ending: s
 def note_bytes(pictures: Iterable[Picture]) -> bytes:
     """Return the bytes of an index: the digest of the rest, and a Parquet table."""
     rows = sorted(pictures, key=lambda picture: (picture.kind, picture.name))
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-    data = write_parquet(table)
+    data = write_parquet(table_of(rows, Picture))
     return digest_bytes(data).encode() + data
 
 
@@ -163,8 +144,7 @@ def parse_note(raw: bytes, path: str) -> Noted:
     data = raw[DIGEST_CHARS:]
     if digest_bytes(data).encode() != raw[:DIGEST_CHARS]:
         raise CorruptStore(path, "its bytes do not match its digest; cohort qc makes it again")
-    rows = read_parquet(data).to_pylist()
-    found = [Picture(**{**row, "labels": tuple(row["labels"])}) for row in rows]
+    found = rows_of(read_parquet(data), Picture)
     return {(picture.kind, picture.name): picture for picture in found}
 
 

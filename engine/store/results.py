@@ -41,7 +41,7 @@ def result_schema(objects: pa.Schema) -> pa.Schema:
 
 
 PLANNED = pa.schema(
-    {"image_id": pa.string(), "inputs": pa.string(), "block": pa.int32(), "status": pa.string()}
+    [result_schema(pa.schema([])).field(n) for n in ("image_id", "inputs", "block", "status")]
 )
 """Columns of results needed for a plan."""
 

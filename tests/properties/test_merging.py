@@ -49,7 +49,11 @@ def cohorts(draw: st.DrawFn) -> tuple[pa.Table, pa.Table]:
         }
         images.append(
             ImageRow(
-                image_id, state, image_id, fields, content=None if state == "failed" else f"c{n}"
+                image_id=image_id,
+                state=state,
+                source=image_id,
+                fields=fields,
+                content=None if state == "failed" else f"c{n}",
             )
         )
         outcome = draw(st.sampled_from(["done", "done", "failed", "none"]))

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 import engine
 from engine.operations.base import LABELS, Image, ImageFailed, Operation
-from engine.store.catalog.tables import SHARDS, ShardRow, shards_ledger
+from engine.store.catalog.tables import ShardRow, shards_ledger
 from engine.store.labels.images import LabelClass, files_by_path
 from engine.store.pixels.stacks import StackReader, label_stack
+from engine.store.rows import rows_of
 
 CLASSES = (
     LabelClass(0, "dark", "#000000"),
@@ -59,8 +60,7 @@ class Bands(Operation):
 def label_rows(cohort: engine.Cohort) -> list[ShardRow]:
     """Return the catalog's rows of all files below ``pixels/``."""
     ledger = shards_ledger(cohort.store)
-    rows = ledger.read(ledger.snapshot().parts).select(SHARDS.names).to_pylist()
-    return [ShardRow(**row) for row in rows]
+    return rows_of(ledger.read(ledger.snapshot().parts), ShardRow)
 
 
 def read_labels(

@@ -48,7 +48,6 @@ from engine.store.catalog.annotations import (
     annotations_ledger,
     has_annotations,
     read_light,
-    rows_of,
     state_of,
 )
 from engine.store.catalog.tables import commit_with_retry, read_images
@@ -56,6 +55,7 @@ from engine.store.config import AnnotationConfig, CohortConfig
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
+from engine.store.rows import rows_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -164,7 +164,7 @@ class AnnotationIngest:
             return None
         snapshot = self._ledger.snapshot()
         rows = read_light(self._ledger, snapshot)
-        known, before = AnnotationIndex(rows_of(rows)), state_of(rows)
+        known, before = AnnotationIndex(rows_of(rows, AnnotationRow)), state_of(rows)
         self._snapshot = snapshot
         seen: set[tuple[str, str]] = set()
         due: list[ReadTask] = []
@@ -300,7 +300,7 @@ class AnnotationIngest:
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
             left = rows
             if snapshot is not first:
-                others = rows_of(read_light(self._ledger, snapshot))
+                others = rows_of(read_light(self._ledger, snapshot), AnnotationRow)
                 left = rebased(rows, {row.name: row for row in others})
             return list(_write_parts(self._ledger, left)), []
 

@@ -239,7 +239,7 @@ def _rows(read: Read, index: Callable[[], ImageIndex]) -> Iterator[AnnotationRow
         "made_of": file.made_of,
     }
     if read.reason is not None:
-        yield AnnotationRow("", FAILED, reason=read.reason, **about)  # type: ignore[arg-type]
+        yield AnnotationRow(image_id="", state=FAILED, reason=read.reason, **about)  # type: ignore[arg-type]
         return
     found = _Matched()
     for drawing in read.drawings:
@@ -248,8 +248,8 @@ def _rows(read: Read, index: Callable[[], ImageIndex]) -> Iterator[AnnotationRow
         reason = found.broken.get((image_id, structure))
         flat = () if reason is not None else flat_rings(union_of(polygons))
         yield AnnotationRow(
-            image_id,
-            READY if reason is None else FAILED,
+            image_id=image_id,
+            state=READY if reason is None else FAILED,
             structure=structure,
             reason=reason,
             digest=digest_rings(flat) if reason is None else None,
@@ -257,7 +257,10 @@ def _rows(read: Read, index: Callable[[], ImageIndex]) -> Iterator[AnnotationRow
             **about,  # type: ignore[arg-type]
         )
     for structure, (state, reason) in found.left.items():
-        yield AnnotationRow("", state, structure=structure, reason=reason, **about)  # type: ignore[arg-type]
+        yield AnnotationRow(
+            image_id="", state=state, structure=structure, reason=reason,
+            **about,  # type: ignore[arg-type]
+        )  # fmt: skip
 
 
 @dataclass

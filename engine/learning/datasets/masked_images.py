@@ -21,7 +21,7 @@ from engine.learning.datasets.samples import Sample
 from engine.learning.models.card import ClassCard, make_classes, tissue_classes
 from engine.store.backend.atomic_write import atomic_write
 from engine.store.backend.base import Store
-from engine.store.catalog.tables import SHARDS, ShardRow, expand_fields, shards_ledger
+from engine.store.catalog.tables import expand_fields, read_shards
 from engine.store.digests import digest_of
 from engine.store.pixels.stacks import StackReader
 
@@ -131,10 +131,7 @@ def card_name(structure: str) -> str:
 
 def reader_of(store: Store, images: Sequence[MaskedImage]) -> StackReader:
     """Return a reader of the pixels of some images."""
-    ledger = shards_ledger(store)
-    rows = ledger.read(ledger.snapshot().parts).select(SHARDS.names)
-    stacks = {image.stack for image in images}
-    kept = [ShardRow(**row) for row in rows.to_pylist() if row["stack"] in stacks]
+    kept = read_shards(store, {image.stack for image in images})
     return StackReader(store, {row.path: row for row in kept})
 
 

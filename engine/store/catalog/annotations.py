@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ from engine.store.catalog.tables import FAILED, READY, RETIRED
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_bytes, digest_of
+from engine.store.rows import Int32, schema_of, table_of
 
 UNMATCHED = "unmatched"
 """State of a drawing that matches no catalogued image, or more than one."""
@@ -34,29 +35,6 @@ TWICE = "twice"
 """Reason of an unused drawing: another file draws the same structure of the same image."""
 
 PATH = "catalog/annotations"
-
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("version", pa.int32()),
-        ("state", pa.string()),
-        ("reason", pa.string()),
-        ("annotation", pa.string()),
-        ("structure", pa.string()),
-        ("source", pa.string()),
-        ("size", pa.int64()),
-        ("mtime_ns", pa.int64()),
-        ("ctime_ns", pa.int64()),
-        ("made_of", pa.string()),
-        ("digest", pa.string()),
-        ("rings", pa.list_(pa.list_(pa.float64()))),
-        ("ingest", pa.string()),
-    ]
-)
-"""``annotation`` is the set in cohort.toml, ``source`` the file below it; ``made_of`` digests all
-other inputs of the drawing; ``rings`` are y, x, y, x, ... each. A ring without points ends a layer
-(see `engine.kernels.contours.geometry`); rows written before layers were introduced have one
-layer."""
 
 NAME = ("annotation", "source", "image_id", "structure")
 """Columns that identify a drawing; ``version`` numbers its versions."""
@@ -67,17 +45,29 @@ PART_ROWS = 1_000
 Rings = tuple[NDArray[np.float64], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotationRow:
-    """One version of one structure of one image. See `SCHEMA`."""
+    """One version of one structure of one image: the columns of the ledger.
+
+    Attributes
+    ----------
+    annotation, source
+        The set in cohort.toml, and the file below it.
+    made_of
+        Digest of all other inputs of the drawing.
+    rings
+        y, x, y, x, ... each. A ring without points ends a layer (see
+        `engine.kernels.contours.geometry`); rows written before layers were introduced have one
+        layer.
+    """
 
     image_id: str
+    version: Int32 = 1
     state: str
-    annotation: str
-    source: str
-    structure: str = ""
-    version: int = 1
     reason: str | None = None
+    annotation: str
+    structure: str = ""
+    source: str
     size: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
@@ -90,6 +80,9 @@ class AnnotationRow:
     def name(self) -> tuple[str, str, str, str]:
         """Identity of the drawing, see `NAME`."""
         return self.annotation, self.source, self.image_id, self.structure
+
+
+SCHEMA = schema_of(AnnotationRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +139,7 @@ def digest_rings(rings: Sequence[Sequence[float] | NDArray[np.float64]]) -> str:
 
 def annotation_table(rows: Sequence[AnnotationRow]) -> pa.Table:
     """Convert rows to a table of `SCHEMA`."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    return table_of(rows, AnnotationRow)
 
 
 def current_rows(versions: pa.Table) -> pa.Table:
@@ -297,16 +290,6 @@ def _there(
     if key not in found:
         raise CorruptStore(f"{PATH}/{part}", "lacks a drawing that it must hold")
     return found[key]
-
-
-def rows_of(table: pa.Table) -> list[AnnotationRow]:
-    """Convert Arrow rows, with or without points, to values."""
-    names = [f.name for f in fields(AnnotationRow)]
-    rows = []
-    for values in table.select([n for n in table.column_names if n in names]).to_pylist():
-        values["rings"] = tuple(tuple(ring) for ring in values.get("rings") or ())
-        rows.append(AnnotationRow(**values))
-    return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import fields
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.store.arrow import is_any
-from engine.store.catalog.tables import FAILED, IMAGES, LISTS, ORPHANED, READY, ImageRow, current
+from engine.store.catalog.tables import FAILED, ORPHANED, READY, ImageRow, current
 from engine.store.catalog.unnamed import read_shard_places, unnamed_images
 from engine.store.delta.ledger import Ledger, Snapshot
+from engine.store.rows import rows_of
 
 
 class CatalogIndex:
@@ -54,7 +54,7 @@ class CatalogIndex:
         self._facts: dict[str, pa.Table] = {}
 
     def _row(self, n: int) -> ImageRow:
-        return rows_of(self._table.slice(n, 1))[0]
+        return rows_of(self._table.slice(n, 1), ImageRow)[0]
 
     def of_source(self, source: str) -> dict[str, ImageRow]:
         """Return the images of a source, by image_id."""
@@ -138,7 +138,7 @@ class CatalogIndex:
     def refresh(self, snapshot: Snapshot) -> None:
         """Add the rows that other writers committed since."""
         fresh = [part for part in snapshot.parts if part.path not in self._parts]
-        rows = rows_of(current(self._ledger.read(fresh)))
+        rows = rows_of(current(self._ledger.read(fresh)), ImageRow)
         self._others.update({row.image_id: row for row in rows})
         self.seen(snapshot)
 
@@ -149,16 +149,3 @@ class CatalogIndex:
     def committed(self, image_id: str) -> ImageRow | None:
         """Return the row that a concurrent ingest committed for an image."""
         return self._others.get(image_id)
-
-
-def rows_of(table: pa.Table) -> list[ImageRow]:
-    """Convert catalog rows from Arrow to values."""
-    names = [field.name for field in fields(ImageRow)]
-    rows = []
-    for values in table.select([n for n in IMAGES.names if n in names]).to_pylist():
-        for name in ("fields", "header"):
-            values[name] = dict(values[name] or ())
-        for name in LISTS:
-            values[name] = None if values[name] is None else tuple(values[name])
-        rows.append(ImageRow(**values))
-    return rows

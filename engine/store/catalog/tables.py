@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +21,7 @@ from engine.store.backend.base import Store
 from engine.store.delta.ledger import MAX_COMMIT_ATTEMPTS, Ledger, Snapshot, Stale
 from engine.store.delta.parts import Part
 from engine.store.path_pattern import FIELDS
+from engine.store.rows import Int32, rows_of, schema_of, table_of
 
 AGAIN_S = (0.5, 0.1)
 """Waits before a commit is retried after a disk fault, seconds, last first: a network share that
@@ -32,96 +33,40 @@ LOOK_THREADS = 16
 READY, FAILED, ORPHANED, RETIRED = "ready", "failed", "orphaned", "retired"
 """States of an image: has pixels; can't be read; has pixels, but its source is missing; removed."""
 
-IMAGES = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("version", pa.int32()),
-        ("state", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("source", pa.string()),
-        ("fields", pa.map_(pa.string(), pa.string())),
-        ("size", pa.int64()),
-        ("mtime_ns", pa.int64()),
-        ("ctime_ns", pa.int64()),
-        ("etag", pa.string()),  # always null: an object's tag is in ctime_ns; format 1 has it
-        ("content", pa.string()),
-        ("channels", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("dtype", pa.string()),
-        ("spacing_y_um", pa.float64()),
-        ("spacing_x_um", pa.float64()),
-        ("stack", pa.string()),
-        ("shard", pa.int32()),
-        ("t", pa.int32()),
-        ("z", pa.int32()),
-        ("giant", pa.bool_()),
-        ("noise_sd", pa.list_(pa.float64())),
-        ("duplicate_of", pa.string()),
-        ("ingest", pa.string()),
-        # Additional columns of medical images.
-        ("series", pa.string()),
-        ("instance", pa.int32()),
-        ("time_ms", pa.float64()),
-        ("spacing_z_um", pa.float64()),
-        ("position_mm", pa.list_(pa.float64())),
-        ("orientation", pa.list_(pa.float64())),
-        ("rescale_slope", pa.float64()),
-        ("rescale_intercept", pa.float64()),
-        ("header", pa.map_(pa.string(), pa.string())),
-        ("findings", pa.list_(pa.string())),
-    ]
-)
 
-LISTS = ("noise_sd", "position_mm", "orientation", "findings")
-"""Columns of `IMAGES` that hold lists."""
-
-SHARDS = pa.schema(
-    [
-        ("path", pa.string()),
-        ("stack", pa.string()),
-        ("level", pa.int32()),
-        ("shard", pa.int32()),
-        ("digest", pa.string()),
-        ("size", pa.int64()),
-        ("chunks", pa.int32()),
-    ]
-)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRow:
-    """One version of one image, or of one unreadable source. See `IMAGES`."""
+    """One version of one image, or of one unreadable source: the columns of ``catalog/images``."""
 
     image_id: str
+    version: Int32 = 1
     state: str
-    source: str
-    fields: Mapping[str, str] = field(default_factory=dict)
-    version: int = 1
     reason: str | None = None
     detail: str | None = None
+    source: str
+    fields: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
-    etag: str | None = None
+    etag: str | None = None  # always None: an object's tag is in ctime_ns; format 1 has it
     content: str | None = None
-    channels: int | None = None
-    height: int | None = None
-    width: int | None = None
+    channels: Int32 | None = None
+    height: Int32 | None = None
+    width: Int32 | None = None
     dtype: str | None = None
     spacing_y_um: float | None = None
     spacing_x_um: float | None = None
     stack: str | None = None
-    shard: int | None = None
-    t: int | None = None
-    z: int | None = None
+    shard: Int32 | None = None
+    t: Int32 | None = None
+    z: Int32 | None = None
     giant: bool = False
     noise_sd: tuple[float, ...] = ()
     duplicate_of: str | None = None
     ingest: str | None = None
+    # Additional columns of medical images.
     series: str | None = None
-    instance: int | None = None
+    instance: Int32 | None = None
     time_ms: float | None = None
     spacing_z_um: float | None = None
     position_mm: tuple[float, ...] | None = None
@@ -143,12 +88,15 @@ class ShardRow:
 
     path: str
     stack: str
-    level: int
-    shard: int
+    level: Int32
+    shard: Int32
     digest: str
     size: int
-    chunks: int
+    chunks: Int32
 
+
+IMAGES, SHARDS = schema_of(ImageRow), schema_of(ShardRow)
+"""Columns of the ledgers."""
 
 AFTER = ("pixels/", "results/")
 """Folders that are empty until both ledgers exist."""
@@ -185,24 +133,17 @@ def read_shards(store: Store, stacks: Collection[str] | None = None) -> list[Sha
     rows = ledger.read(ledger.snapshot().parts)
     if stacks is not None:
         rows = rows.filter(is_any(rows["stack"], stacks))
-    return [ShardRow(**row) for row in rows.select(SHARDS.names).to_pylist()]
+    return rows_of(rows, ShardRow)
 
 
 def image_table(rows: Sequence[ImageRow]) -> pa.Table:
     """Convert rows to a table of `IMAGES`."""
-    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(ImageRow)}
-    for name in ("fields", "header"):
-        columns[name] = [list(getattr(row, name).items()) for row in rows]
-    for name in LISTS:
-        columns[name] = [None if v is None else list(v) for v in columns[name]]
-    return pa.table(columns, schema=pa.schema([IMAGES.field(n) for n in columns])).select(
-        IMAGES.names
-    )
+    return table_of(rows, ImageRow)
 
 
 def shard_table(rows: Sequence[ShardRow]) -> pa.Table:
     """Convert rows to a table of `SHARDS`."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SHARDS)
+    return table_of(rows, ShardRow)
 
 
 def current(versions: pa.Table) -> pa.Table:

@@ -19,6 +19,7 @@ from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow, shards_ledger
 from engine.store.digests import digest_bytes
 from engine.store.pixels.stacks import LevelPlan, create_image, label_stack, stack_path
+from engine.store.rows import rows_of
 
 LABELS = ".zarr/labels/"
 """Substring that distinguishes the catalog's names of label images from those of stacks."""
@@ -201,10 +202,10 @@ def read_label_rows(store: Store, names: Callable[[str], Collection[str]]) -> It
     """Yield the catalog's rows of label images; ``names`` selects those of a stack."""
     ledger = shards_ledger(store)
     rows = ledger.read(ledger.snapshot().parts)
-    for row in rows.filter(pc.match_substring(rows["stack"], LABELS)).to_pylist():
-        stack, _, name = row["stack"].partition(LABELS)
+    for row in rows_of(rows.filter(pc.match_substring(rows["stack"], LABELS)), ShardRow):
+        stack, _, name = row.stack.partition(LABELS)
         if name in names(stack):
-            yield ShardRow(**row)
+            yield row
 
 
 def read_label_state(store: Store, names: Callable[[str], Collection[str]]) -> LabelState:

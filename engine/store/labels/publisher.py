@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 from engine.errors import AlreadyExists, Conflict, CorruptStore, EngineError, MissingObject
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import (
-    SHARDS,
     ShardRow,
     commit_with_retry,
     shard_table,
@@ -40,6 +39,7 @@ from engine.store.labels.images import (
 )
 from engine.store.pixels.shard_codec import count_chunks, merge_shards
 from engine.store.pixels.stacks import label_stack, stack_path
+from engine.store.rows import rows_of
 
 THREADS = 8
 """Concurrent reads and writes of shards: small files, limited by the store's latency."""
@@ -305,9 +305,9 @@ class LabelPublisher:
         for part in snapshot.parts:
             if part.path in self._parts:
                 continue
-            table = self._ledger.read_part(part).select(SHARDS.names)
+            table = self._ledger.read_part(part)
             labels = table.filter(pc.match_substring(table["stack"], LABELS))
-            kept = self._parts[part.path] = [ShardRow(**row) for row in labels.to_pylist()]
+            kept = self._parts[part.path] = rows_of(labels, ShardRow)
             for row in kept:
                 stack, _, name = row.stack.partition(LABELS)
                 self._names.setdefault(stack, set()).add(name)

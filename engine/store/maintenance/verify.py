@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import CorruptStore, MissingObject
 from engine.store.backend.base import Store
 from engine.store.catalog.annotations import PATH as ANNOTATIONS
-from engine.store.catalog.tables import SHARDS, ShardRow, images_ledger, read_images, shards_ledger
+from engine.store.catalog.tables import ShardRow, images_ledger, read_images, shards_ledger
 from engine.store.catalog.unnamed import unnamed_images
 from engine.store.config import JSON, TOML, read_config, read_identity
 from engine.store.delta.integrity import read_head
@@ -54,6 +54,7 @@ from engine.store.maintenance.verify_pixels import (
     check_places,
 )
 from engine.store.pictures import folders_there
+from engine.store.rows import rows_of
 from engine.store.tables import FOLDER, note_path, parse_note, table_names_there, table_path
 
 THREADS = 4
@@ -254,7 +255,7 @@ class _Verification:
         # Read after the images: an ingest commits the shards first.
         ledger = shards_ledger(self._store)
         table = ledger.read(ledger.snapshot().parts)
-        self._rows = [ShardRow(**row) for row in table.select(SHARDS.names).to_pylist()]
+        self._rows = rows_of(table, ShardRow)
         self._checked["pixel_files"] += len(self._rows)
         levels: dict[tuple[str, int], Level] = {}
         yield from check_files(self._store, self._rows, levels, self._map)

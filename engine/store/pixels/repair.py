@@ -18,7 +18,6 @@ from engine.errors import MissingObject
 from engine.record import Record
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import (
-    SHARDS,
     ShardRow,
     commit_with_retry,
     shard_table,
@@ -29,6 +28,7 @@ from engine.store.delta.parts import Part
 from engine.store.digests import digest_bytes
 from engine.store.pixels.shard_codec import LOST, unpack_chunks
 from engine.store.pixels.stacks import StackWriter
+from engine.store.rows import rows_of
 
 Place = tuple[int, int | None]
 """Position of a plane in its stack: t, and z in a series."""
@@ -145,7 +145,7 @@ def _rename(
         added: list[Part] = []
         removed: list[Part] = []
         for part in snapshot.parts:
-            table = ledger.read_part(part).select(SHARDS.names)
+            table = ledger.read_part(part)
             names = zip(table["path"].to_pylist(), table["digest"].to_pylist(), strict=True)
             places = list(names)
             here = changes.keys() & places
@@ -153,7 +153,7 @@ def _rename(
                 found.update(here)
                 removed.append(part)
                 kept = table.filter(pa.array([p not in here for p in places], pa.bool_()))
-                rows = [ShardRow(**row) for row in kept.to_pylist()]
+                rows = rows_of(kept, ShardRow)
                 rows += [new for place in sorted(here) if (new := changes[place]) is not None]
                 if rows:
                     added.append(ledger.write_part(shard_table(rows)))

@@ -185,8 +185,9 @@ def test_what_an_older_version_stored_is_read_again_and_changes_where_it_was_wro
             stat = (place.marks / f"{name}.geojson").stat()
             rows.append(
                 AnnotationRow(
-                    f"data/s1/{name}.png", "ready", "marks", f"marks/{name}.geojson",
-                    "Tumor" if n == 0 else f"Tumor#{n + 1}", version=5, size=stat.st_size,
+                    image_id=f"data/s1/{name}.png", state="ready", annotation="marks",
+                    source=f"marks/{name}.geojson", version=5, size=stat.st_size,
+                    structure="Tumor" if n == 0 else f"Tumor#{n + 1}",
                     mtime_ns=stat.st_mtime_ns, ctime_ns=stat.st_ctime_ns, made_of="old",
                     digest=digest_rings([ring.ravel()]), rings=(tuple(ring.ravel().tolist()),),
                 )

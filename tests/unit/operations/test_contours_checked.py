@@ -66,7 +66,7 @@ def tables(operation: Operation, planes: Sequence[Plane]) -> dict[str, pd.DataFr
         row = {"state": READY, "source": f"root/s/{n:03d}", "content": f"{n}", "shard": 0,
                "channels": 1, "height": SHAPE[0], "width": SHAPE[1], "dtype": "uint16",
                "spacing_y_um": 2000.0, "spacing_x_um": 2000.0, "spacing_z_um": 1e4}  # fmt: skip
-        catalog.append(ImageRow(f"i{n:03d}", **{**row, **about}))
+        catalog.append(ImageRow(image_id=f"i{n:03d}", **{**row, **about}))
         results.append({"image_id": f"i{n:03d}", "status": "done", "key": "k",
                         "objects": rows(operation, one)})  # fmt: skip
     images = image_table(catalog).append_column("annotation", pa.nulls(len(catalog), pa.string()))

@@ -67,9 +67,9 @@ def catalogued(sources: Sequence[Dataset]) -> list[ImageRow]:
     """Return the images as the catalog has them, by their plain UIDs."""
     return [
         ImageRow(
-            str(ds.SOPInstanceUID),
-            READY,
-            f"in/{n}.dcm",
+            image_id=str(ds.SOPInstanceUID),
+            state=READY,
+            source=f"in/{n}.dcm",
             height=SIDE,
             width=SIDE,
             spacing_y_um=SPACING * 1000,
@@ -522,7 +522,7 @@ def shape(*boxes: tuple[float, float, float, float], kind: str = "Polygon") -> d
 
 def slide(*features: dict[str, Any]) -> list[AnnotationRow]:
     data = json.dumps({"type": "FeatureCollection", "features": list(features)}).encode()
-    row = ImageRow("in/x.tif", READY, "in/x.tif", height=SIDE, width=SIDE)
+    row = ImageRow(image_id="in/x.tif", state=READY, source="in/x.tif", height=SIDE, width=SIDE)
     return taken(GeoJsonReader(), data, ImageIndex(image_table([row])))
 
 
