@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
+from engine.deprecations import renamed_arguments
 from engine.execution.progress import Events
 from engine.operations.base import Operation
 
@@ -36,6 +37,7 @@ class Runs(Protocol):
 class Functions:
     """Mixin of `Cohort` that computes a function on all images."""
 
+    @renamed_arguments(singular="object_name", quantities="averaged_columns")
     def map(
         self: Runs,
         function: Callable[..., Any],
@@ -45,8 +47,8 @@ class Functions:
         version: int = 1,
         parameters: Mapping[str, Any] | None = None,
         resources: Mapping[str, float] | None = None,
-        singular: str = "object",
-        quantities: Sequence[str] | None = None,
+        object_name: str = "object",
+        averaged_columns: Sequence[str] | None = None,
         halo_px: int = 0,
         client: Client | Cluster | None = None,
         where: str | None = None,
@@ -64,7 +66,8 @@ class Functions:
 
         Parameters
         ----------
-        function, name, schema, version, parameters, resources, singular, quantities, halo_px
+        function, name, schema, version, parameters, resources, object_name, averaged_columns,
+        halo_px
             Definition of the operation; see `engine.from_function`, which only creates the
             operation, to plan with it or to try it on one array.
         client, where, limit, retry_failed, events
@@ -87,8 +90,8 @@ class Functions:
             version=version,
             parameters=parameters,
             resources=resources,
-            singular=singular,
-            quantities=quantities,
+            object_name=object_name,
+            averaged_columns=averaged_columns,
             halo_px=halo_px,
         )
         report = self.run(

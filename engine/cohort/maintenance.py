@@ -120,7 +120,7 @@ class Upkeep:
         """Check every file, ledger and table, and name all that is wrong; see `verify_cohort`."""
         from engine.store.maintenance.verify import verify_cohort
 
-        known = {(kind.name, kind.version): kind.objects for kind in operations().values()}
+        known = {(kind.name, kind.version): kind.object_schema for kind in operations().values()}
         return verify_cohort(self.store, operations=known)
 
     def repair(self, *, also_gone: bool = True) -> tuple[Repaired, ...]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from engine.deprecations import RenamedMember, adopt_earlier_names
 from engine.errors import UsageError
 from engine.operations.column_order import x_before_y
 from engine.operations.image import Image as Image
@@ -34,7 +35,8 @@ LABELS = "labels"
 """Result name of the label image, for an operation with `Operation.label_classes`."""
 
 Found = Mapping[str, "Sequence[Any] | NDArray[Any]"]
-"""Result for an image: a column for each field of ``objects``, and `LABELS` if it labels pixels."""
+"""Result for an image: a column for each field of ``object_schema``, and `LABELS` if it labels
+pixels."""
 
 
 class Operation(LabelSpec, BaseModel):
@@ -47,39 +49,40 @@ class Operation(LabelSpec, BaseModel):
     ----------
     name, version
         Identity; increase the version when the meaning of the result changes.
-    objects
+    object_schema
         Schema of one object.
     inputs
         Inputs that the result depends on, out of `INPUTS`.
     resources
         Resources that a worker must offer, e.g. ``{"GPU": 1}``.
-    singular, quantities
-        Name of one object in tables (the column of its number, unless ``objects`` has a column of
-        that name), and the columns of ``objects`` to average by image and by experiment.
+    object_name, averaged_columns
+        Name of one object in tables (the column of its number, unless ``object_schema`` has a
+        column of that name), and the columns of ``object_schema`` to average by image and by
+        experiment.
     pixel_sizes
-        Those of ``quantities`` that are sizes in pixels. If ``objects`` also has ``spacing_um``, an
-        experiment with several spacings has no mean of these.
-    watched
-        Further columns of ``objects`` with distribution and outliers in quality control.
-    captions
+        Those of ``averaged_columns`` that are sizes in pixels. If ``object_schema`` also has
+        ``spacing_um``, an experiment with several spacings has no mean of these.
+    qc_columns
+        Further columns of ``object_schema`` with distribution and outliers in quality control.
+    column_labels
         Column labels in quality control, with units: ``{"radius_px": "radius, px"}``.
-    unlisted
-        Columns of ``objects`` that are kept for pictures but hidden from tables.
-    summaries
+    hidden_columns
+        Columns of ``object_schema`` that are kept for pictures but hidden from tables.
+    cohort_tables
         Names of further tables, computed from all objects at once: per series, or for the whole
         cohort.
-    summaries_version
+    cohort_tables_version
         Version of the rule for these tables; a new version rebuilds them from existing results.
-    details
+    detail_tables
         Names of further tables with rows for the parts of an object.
-    neutral
+    non_key_parameters
         Parameters that can't change the result (a batch size), excluded from the key.
     alternatives
         Groups of mutually exclusive parameters: a given one replaces the declarations of the others
         in cohort.toml.
-    by_image
-        Columns of `measure_images`: in the table by image, and as mean and standard deviation over
-        images in the table by experiment.
+    image_columns
+        Columns of `summarise_images`: in the table by image, and as mean and standard deviation
+        over images in the table by experiment.
     """
 
     # JSON has no infinities or NaN, so distinct values would get equal keys: reject them.
@@ -87,21 +90,46 @@ class Operation(LabelSpec, BaseModel):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    objects: ClassVar[pa.Schema]
+    object_schema: ClassVar[pa.Schema]
     inputs: ClassVar[tuple[str, ...]] = ("content",)
     resources: ClassVar[Mapping[str, float]] = {}
-    singular: ClassVar[str] = "object"
-    quantities: ClassVar[tuple[str, ...]] = ()
+    object_name: ClassVar[str] = "object"
+    averaged_columns: ClassVar[tuple[str, ...]] = ()
     pixel_sizes: ClassVar[tuple[str, ...]] = ()
-    watched: ClassVar[tuple[str, ...]] = ()
-    captions: ClassVar[Mapping[str, str]] = {}
-    unlisted: ClassVar[frozenset[str]] = frozenset()
-    summaries: ClassVar[tuple[str, ...]] = ()
-    summaries_version: ClassVar[int] = 1
-    details: ClassVar[tuple[str, ...]] = ()
-    neutral: ClassVar[frozenset[str]] = frozenset()
+    qc_columns: ClassVar[tuple[str, ...]] = ()
+    column_labels: ClassVar[Mapping[str, str]] = {}
+    hidden_columns: ClassVar[frozenset[str]] = frozenset()
+    cohort_tables: ClassVar[tuple[str, ...]] = ()
+    cohort_tables_version: ClassVar[int] = 1
+    detail_tables: ClassVar[tuple[str, ...]] = ()
+    non_key_parameters: ClassVar[frozenset[str]] = frozenset()
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
-    by_image: ClassVar[tuple[str, ...]] = ()
+    image_columns: ClassVar[tuple[str, ...]] = ()
+
+    # Earlier names, for one version.
+    singular: ClassVar[Any] = RenamedMember("object_name")
+    quantities: ClassVar[Any] = RenamedMember("averaged_columns")
+    watched: ClassVar[Any] = RenamedMember("qc_columns")
+    captions: ClassVar[Any] = RenamedMember("column_labels")
+    unlisted: ClassVar[Any] = RenamedMember("hidden_columns")
+    neutral: ClassVar[Any] = RenamedMember("non_key_parameters")
+    objects: ClassVar[Any] = RenamedMember("object_schema")
+    by_image: ClassVar[Any] = RenamedMember("image_columns")
+    measure_images: ClassVar[Any] = RenamedMember("summarise_images")
+    details: ClassVar[Any] = RenamedMember("detail_tables")
+    detail_slice: ClassVar[Any] = RenamedMember("make_details")
+    summaries: ClassVar[Any] = RenamedMember("cohort_tables")
+    summaries_version: ClassVar[Any] = RenamedMember("cohort_tables_version")
+    measure_each: ClassVar[Any] = RenamedMember("measure_batch")
+    first_use: ClassVar[Any] = RenamedMember("first_run_notice")
+    own_threads: ClassVar[Any] = RenamedMember("set_threads")
+    runs_on: ClassVar[Any] = RenamedMember("compute_device")
+    annotation: ClassVar[Any] = RenamedMember("extra_input_digest")
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        """Serve subclasses that use the earlier names."""
+        super().__init_subclass__(**named)
+        adopt_earlier_names(cls)
 
     def __init__(self, **parameters: Any) -> None:
         try:
@@ -122,7 +150,7 @@ class Operation(LabelSpec, BaseModel):
     @property
     def identity(self) -> dict[str, Any]:
         """Values that the key is computed from."""
-        parameters = {k: v for k, v in self.parameters.items() if k not in self.neutral}
+        parameters = {k: v for k, v in self.parameters.items() if k not in self.non_key_parameters}
         return {
             "operation": self.name,
             "version": self.version,
@@ -146,10 +174,10 @@ class Operation(LabelSpec, BaseModel):
 
     @abstractmethod
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
-        """Measure one image: return a column for each field of ``objects``, all of one length.
+        """Measure one image: return a column for each field of ``object_schema``, of one length.
 
         Object coordinates refer to the whole image. For a block, return only objects that belong to
-        its ``write`` region. An empty result (no objects) is valid.
+        its ``core_region``. An empty result (no objects) is valid.
 
         Raises
         ------
@@ -158,7 +186,7 @@ class Operation(LabelSpec, BaseModel):
             image, under the exception's name.
         """
 
-    def measure_each(self, images: Iterable[Image]) -> Iterator[tuple[Found | Exception, float]]:
+    def measure_batch(self, images: Iterable[Image]) -> Iterator[tuple[Found | Exception, float]]:
         """Measure the images of a unit in order: yield the result or exception, and seconds.
 
         By default one after the other. Override to process several images at once (a network); the
@@ -179,7 +207,7 @@ class Operation(LabelSpec, BaseModel):
         An error here is the environment's: it ends the run and fails no image.
         """
 
-    def first_use(self) -> str | None:
+    def first_run_notice(self) -> str | None:
         """Return a notice about slow work before a machine's first image, or None.
 
         Called if the workers run on the user's machine.
@@ -193,7 +221,7 @@ class Operation(LabelSpec, BaseModel):
 
         Returns
         -------
-        One row per object: its number, from 1, and the columns of ``objects``.
+        One row per object: its number, from 1, and the columns of ``object_schema``.
 
         Raises
         ------
@@ -210,14 +238,14 @@ class Operation(LabelSpec, BaseModel):
             self.measure(image if "fields" in self.inputs else replace(image, fields={}))
         )
 
-    def own_threads(self, count: int) -> None:
+    def set_threads(self, count: int) -> None:
         """Set the number of threads of a worker that each task of this operation may use."""
 
-    def runs_on(self) -> str:
+    def compute_device(self) -> str:
         """Return the device that this process computes on, for the record: "cpu" or "cuda"."""
         return "cpu"
 
-    def annotation(self, source: str) -> str | None:
+    def extra_input_digest(self, source: str) -> str | None:
         """Return the digest of the operation's own data about a source, as a further input.
 
         Called at planning, for operations with "annotation" in ``inputs``. Ingested annotations do
@@ -235,7 +263,7 @@ class Operation(LabelSpec, BaseModel):
         image
             Number of each object's image, ascending.
         found
-            The objects: the columns of ``objects``.
+            The objects: the columns of ``object_schema``.
 
         Returns
         -------
@@ -243,10 +271,10 @@ class Operation(LabelSpec, BaseModel):
         """
         return found.append_column("_image", pa.array(image))
 
-    def measure_images(
+    def summarise_images(
         self, image: NDArray[np.int64], found: pa.Table, total: int
     ) -> Mapping[str, NDArray[np.float64]]:
-        """Summarise all objects of each image: the columns ``by_image``.
+        """Summarise all objects of each image: the columns ``image_columns``.
 
         Parameters
         ----------
@@ -272,24 +300,24 @@ class Operation(LabelSpec, BaseModel):
         Parameters
         ----------
         found
-            The columns of ``objects`` for one whole image, each of one length.
+            The columns of ``object_schema`` for one whole image, each of one length.
         """
         return outline_objects(found)
 
-    def detail_slice(self, objects: pa.Table, described: Sequence[str]) -> Mapping[str, pa.Table]:
-        """Build a slice of each of the ``details`` on a worker.
+    def make_details(self, objects: pa.Table, described: Sequence[str]) -> Mapping[str, pa.Table]:
+        """Build a slice of each of the ``detail_tables`` on a worker.
 
         Parameters
         ----------
         objects
-            Rows of the table of objects, in order, including ``unlisted`` columns.
+            Rows of the table of objects, in order, including ``hidden_columns`` columns.
         described
             Names of the columns that identify an object's image.
         """
         raise NotImplementedError(f"{self.name} has details but does not make them")
 
     def summarise_slice(self, objects: pa.Table, images: pa.Table) -> pa.Table:
-        """Extract the data for the ``summaries`` from a slice of images, on a worker.
+        """Extract the data for the ``cohort_tables`` from a slice of images, on a worker.
 
         Keep it small: the rows of all slices are merged on one worker.
 
@@ -307,16 +335,16 @@ class Operation(LabelSpec, BaseModel):
         return pa.concat_tables(parts)
 
     def finish_summaries(self, merged: pa.Table) -> Mapping[str, pa.Table]:
-        """Build the ``summaries`` by name from the merged data of all slices, by image_id."""
+        """Build the ``cohort_tables`` by name from the merged data of all slices, by image_id."""
         raise NotImplementedError(f"{self.name} has summaries but does not make them")
 
     def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
         """Turn the result for one image into a table with one numbered row per object."""
         import pandas as pd
 
-        names = x_before_y([n for n in self.objects.names if n not in self.unlisted])
+        names = x_before_y([n for n in self.object_schema.names if n not in self.hidden_columns])
         frame = pd.DataFrame(
             {n: c.to_pandas() if isinstance(c := found[n], pa.Array) else c for n in names}
         )
-        numbered = {self.singular: np.arange(1, len(frame) + 1)}
-        return frame if self.singular in frame else pd.DataFrame({**numbered, **frame})
+        numbered = {self.object_name: np.arange(1, len(frame) + 1)}
+        return frame if self.object_name in frame else pd.DataFrame({**numbered, **frame})

@@ -104,12 +104,12 @@ class Circles(Operation):
     name: ClassVar[str] = "circles"
     version: ClassVar[int] = 3
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
-    objects: ClassVar[pa.Schema] = OBJECTS
-    singular: ClassVar[str] = "circle"
-    quantities: ClassVar[tuple[str, ...]] = ("radius_px", "radius_um", "mean_intensity")
+    object_schema: ClassVar[pa.Schema] = OBJECTS
+    object_name: ClassVar[str] = "circle"
+    averaged_columns: ClassVar[tuple[str, ...]] = ("radius_px", "radius_um", "mean_intensity")
     pixel_sizes: ClassVar[tuple[str, ...]] = ("radius_px",)
-    watched: ClassVar[tuple[str, ...]] = ("support",)
-    captions: ClassVar[Mapping[str, str]] = {
+    qc_columns: ClassVar[tuple[str, ...]] = ("support",)
+    column_labels: ClassVar[Mapping[str, str]] = {
         "radius_px": "radius, px",
         "radius_um": "radius, um",
         "mean_intensity": "mean intensity, grey levels",
@@ -197,8 +197,8 @@ class Circles(Operation):
                 "radius_px."
             ) from None
 
-    def first_use(self) -> str | None:
-        """Announce the compilation of kernels; see `Operation.first_use`."""
+    def first_run_notice(self) -> str | None:
+        """Announce the compilation of kernels; see `Operation.first_run_notice`."""
         return None if is_compiled() else COMPILES
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
@@ -216,7 +216,7 @@ class Circles(Operation):
             origin=image.origin,
         )
         measures = measure_circles(plane, circles - np.array([*image.origin, 0, 0]))
-        if image.write is not None and len(circles):
+        if image.core_region is not None and len(circles):
             mine = np.array([image.owns(y, x) for y, x in circles[:, :2]])
             circles, measures = circles[mine], measures[mine]
         columns: dict[str, Any] = dict(

@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ConfigDict, create_model
 
+from engine.deprecations import renamed_arguments
 from engine.errors import ParameterError, UsageError
 from engine.operations.array_metadata import as_array, attributes_of
 from engine.operations.attributes_read import reads_attributes
@@ -74,8 +75,8 @@ class Definition:
     name: str
     version: int
     objects: pa.Schema
-    singular: str
-    quantities: tuple[str, ...]
+    object_name: str
+    averaged_columns: tuple[str, ...]
     resources: tuple[tuple[str, float], ...]
     halo_px: int
     labelled: bool
@@ -108,7 +109,7 @@ class Function(Operation):
         function, given = _load(self.definition.code)
         definition = self.definition
         seen = as_labelled(image, definition.described) if definition.labelled else image.pixels
-        return _placed(columns_of(function(seen, **given), self.objects.names), image)
+        return _placed(columns_of(function(seen, **given), self.object_schema.names), image)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.definition,)
@@ -127,10 +128,10 @@ def _class_of(definition: Definition) -> type[Function]:
         "definition": definition,
         "name": definition.name,
         "version": definition.version,
-        "objects": definition.objects,
+        "object_schema": definition.objects,
         "inputs": inputs,
-        "singular": definition.singular,
-        "quantities": definition.quantities,
+        "object_name": definition.object_name,
+        "averaged_columns": definition.averaged_columns,
         "resources": dict(definition.resources),
     }
     metaclass: Any = type(Function)
@@ -158,6 +159,7 @@ class _Parameters(Operation):
         raise NotImplementedError
 
 
+@renamed_arguments(singular="object_name", quantities="averaged_columns")
 def from_function(  # noqa: PLR0913 - options by name
     function: Callable[..., Any],
     *,
@@ -166,8 +168,8 @@ def from_function(  # noqa: PLR0913 - options by name
     version: int = 1,
     parameters: Mapping[str, Any] | None = None,
     resources: Mapping[str, float] | None = None,
-    singular: str = "object",
-    quantities: Sequence[str] | None = None,
+    object_name: str = "object",
+    averaged_columns: Sequence[str] | None = None,
     halo_px: int = 0,
 ) -> Function:
     """Turn a function into an operation with all features of the built-in ones.
@@ -202,9 +204,9 @@ def from_function(  # noqa: PLR0913 - options by name
         parameters take their defaults.
     resources
         Resources that a worker must offer, e.g. ``{"GPU": 1}``.
-    singular
+    object_name
         Name of one object in tables.
-    quantities
+    averaged_columns
         Columns to average by image and by experiment; by default all numbers but y and x.
     halo_px
         Context that a block of a giant image gets on each side, pixels.
@@ -227,7 +229,7 @@ def from_function(  # noqa: PLR0913 - options by name
     _check_name(name)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ParameterError("version", version, "a whole number, at least 1")
-    objects = _objects(schema, singular)
+    objects = _objects(schema, object_name)
     settled, labelled = _settle(function, name, dict(parameters or {}))
     values = {field: getattr(settled, field) for field in type(settled).model_fields}
     described = labelled and reads_attributes(function, values)
@@ -239,12 +241,16 @@ def from_function(  # noqa: PLR0913 - options by name
     numbers = [
         f.name for f in objects if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
     ]
-    averaged = [n for n in numbers if n not in ("y", "x")] if quantities is None else quantities
+    averaged = (
+        [n for n in numbers if n not in ("y", "x")]
+        if averaged_columns is None
+        else averaged_columns
+    )
     if not set(averaged) <= set(numbers):
-        raise ParameterError("quantities", list(averaged), f"out of {', '.join(numbers)}")
+        raise ParameterError("averaged_columns", list(averaged), f"out of {', '.join(numbers)}")
     return _restore(
         Definition(
-            name, version, objects, singular, tuple(averaged),
+            name, version, objects, object_name, tuple(averaged),
             tuple(sorted((resources or {}).items())), halo_px, labelled,
             described, stated,
             _pickled(function, values),
@@ -262,13 +268,13 @@ def _check_name(name: str) -> None:
     raise ParameterError("name", name, "another one: an installed operation is called so")
 
 
-def _objects(schema: Mapping[str, Any] | pa.Schema, singular: str) -> pa.Schema:
+def _objects(schema: Mapping[str, Any] | pa.Schema, object_name: str) -> pa.Schema:
     """Return the columns of an object, in types that ledgers can hold."""
     named = schema if isinstance(schema, pa.Schema) else pa.schema(_fields(schema))
     if not named.names:
         raise ParameterError("schema", schema, 'at least one column, e.g. {"area_px": float}')
     for name in named.names:
-        if name in TAKEN or name == singular or name.startswith("_"):
+        if name in TAKEN or name == object_name or name.startswith("_"):
             raise ParameterError("schema", name, "another name: tables have a column called so")
     return pa.schema([(f.name, WIDER.get(f.type, f.type)) for f in named])
 
@@ -358,7 +364,7 @@ def columns_of(answer: Any, names: Sequence[str]) -> dict[str, Any]:
 
 def _placed(found: dict[str, Any], image: Image) -> dict[str, Any]:
     """Shift a block's objects by its position, and keep those centred in its core region."""
-    write = image.write
+    write = image.core_region
     whole = image.origin == (0, 0) and (
         write is None or (write.start, write.shape) == ((0, 0), image.pixels.shape[1:])
     )

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.deprecations import warn_deprecated
 from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
 from engine.kernels.colour import has_luminance
@@ -40,7 +41,7 @@ class Image:
         (slope, intercept) from stored values to modality units, or None if they are the same.
     origin
         Position (y, x) of the first pixel within the whole image, pixels.
-    write
+    core_region
         The core region, in whole-image coordinates, whose objects to return; None for all of it.
     source
         Name of the source in the catalog. Images with equal ``inputs`` are computed once, under the
@@ -48,7 +49,7 @@ class Image:
     annotations
         Annotations on the image, for operations with "annotation" among their ``inputs``; in
         coordinates of the whole image, and complete for each block.
-    whole
+    full_shape
         Size (y, x) of the whole image, pixels; None if it equals that of ``pixels``.
     fields
         image_id, date, subject, experiment and name, for operations with "fields" among their
@@ -59,29 +60,41 @@ class Image:
     noise_sd: tuple[float, ...] = ()
     spacing_um: tuple[float, float] | None = None
     origin: YX = (0, 0)
-    write: Region | None = None
+    core_region: Region | None = None
     source: str = ""
     rescale: tuple[float, float] | None = None
     annotations: tuple[Contour, ...] = ()
-    whole: YX | None = None
+    full_shape: YX | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def write(self) -> Region | None:
+        """Return `core_region` under its name in an earlier version."""
+        warn_deprecated("Image.write is called Image.core_region now.")
+        return self.core_region
+
+    @property
+    def whole(self) -> YX | None:
+        """Return `full_shape` under its name in an earlier version."""
+        warn_deprecated("Image.whole is called Image.full_shape now.")
+        return self.full_shape
 
     @property
     def is_block(self) -> bool:
         """True for a block of a giant image."""
         _, height, width = self.pixels.shape
-        return self.whole not in (None, (height, width))
+        return self.full_shape not in (None, (height, width))
 
     def owns(self, y: float, x: float) -> bool:
         """Return whether an object at a position in the whole image belongs to this region.
 
         An object with its centre outside of the image belongs to the region of the nearest pixel.
         """
-        if self.write is None:
+        if self.core_region is None:
             return True
         read = (self.origin[0] + self.pixels.shape[1], self.origin[1] + self.pixels.shape[2])
-        height, width = self.whole or read
-        return self.write.holds(min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0))
+        height, width = self.full_shape or read
+        return self.core_region.holds(min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0))
 
     @property
     def has_luminance(self) -> bool:

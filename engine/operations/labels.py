@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engine.deprecations import RenamedMember
 from engine.store.backend.base import Store
 from engine.store.labels.images import LabelClass, LabelImage, LabelState, read_label_state
 
@@ -28,7 +29,7 @@ class LabelSpec:
         """Meaning of the values of the operation's label images; empty if it makes none.
 
         `measure` of an operation with label classes also returns ``labels``: uint8 (y, x), of the
-        ``write`` region if there is one. They are stored beside the pixels, and shown by viewers.
+        ``core_region`` if there is one. They are stored beside the pixels, and shown by viewers.
         """
         return ()
 
@@ -42,8 +43,10 @@ class LabelSpec:
         """Label image of the classes."""
         return LabelImage(self.label_name, self.label_classes)
 
+    labels_objects: ClassVar[Any] = RenamedMember("has_object_labels")
+
     @property
-    def labels_objects(self) -> bool:
+    def has_object_labels(self) -> bool:
         """True if there is a second label image, of objects: uint32, by `label_objects`."""
         return False
 
@@ -78,7 +81,7 @@ class LabelSpec:
         Parameters
         ----------
         blocks
-            Results of each block of the image: the columns of ``objects``, in order of blocks.
+            Results of each block of the image: the columns of ``object_schema``, by block.
         """
         raise NotImplementedError(f"{self.name} does not label its objects")
 
@@ -96,7 +99,7 @@ def read_labels_due(store: Store, operation: LabelSpec, images: pa.Table) -> Lab
     if not operation.label_classes:
         return None
     names = [operation.label_name]
-    if not operation.labels_objects:
+    if not operation.has_object_labels:
         return read_label_state(store, lambda _: names)
     both = [*names, operation.object_image.name]
     giants = set(images.filter(images["giant"])["stack"].to_pylist())

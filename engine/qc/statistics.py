@@ -181,7 +181,7 @@ def read_facts(
     wanted = ["image_id", "source", *GROUP, "name", "status", "reason", COUNT]
     with open_table(store, names["images"]) as file:
         there = set(file.schema_arrow.names)  # tables of an earlier version have fewer means
-        averaged = [n for n in operation.quantities if f"{n}_mean" in there]
+        averaged = [n for n in operation.averaged_columns if f"{n}_mean" in there]
         means = [f"{name}_mean" for name in averaged]
         images = file.read([*wanted, *means], use_threads=False)
     subjects, subject = _numbered([images["subject"]])
@@ -190,7 +190,7 @@ def read_facts(
     groups, group = _groups(images["image_id"], subjects, subject, catalog)
     for name in averaged:
         measures[name] = _floats(images[f"{name}_mean"])
-    watched = [n for n in operation.watched if n in operation.objects.names]
+    watched = [n for n in operation.qc_columns if n in operation.object_schema.names]
     with open_table(store, names["objects"]) as file:
         of_objects, watched_means = _read_objects(
             file, (*averaged, *watched), measures[COUNT], group, len(groups)

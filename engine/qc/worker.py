@@ -338,5 +338,5 @@ def _read_objects(
 
 def _columns(operation: Operation, arrays: list[pa.Array]) -> dict[str, NDArray[Any]]:
     structs = pa.concat_arrays(arrays)
-    fields = operation.objects.names
+    fields = operation.object_schema.names
     return {name: structs.field(name).to_numpy(zero_copy_only=False) for name in fields}

@@ -96,9 +96,9 @@ def unit_task(
     import distributed
 
     worker = distributed.get_worker()
-    where = Where(str(worker.name), operation.runs_on())
+    where = Where(str(worker.name), operation.compute_device())
     # A task that takes a resource uses all threads of its worker; other tasks use one each.
-    operation.own_threads(worker.state.nthreads if operation.resources else 1)
+    operation.set_threads(worker.state.nthreads if operation.resources else 1)
     unit = attempt.task
     with room_for(attempt, where.device) as limit:
         return compute_unit(
@@ -203,7 +203,10 @@ def execute_plan(
 def _announce_first_use(operation: Operation, client: Client, events: Events) -> None:
     from distributed import LocalCluster
 
-    if isinstance(client.cluster, LocalCluster) and (text := operation.first_use()) is not None:
+    if (
+        isinstance(client.cluster, LocalCluster)
+        and (text := operation.first_run_notice()) is not None
+    ):
         events.note(text)
 
 
@@ -296,7 +299,7 @@ def _open_labels(
 ) -> None:
     stacks = {item.stack for item in plan.items}
     wanted = [(stack, operation.class_image) for stack in stacks]
-    if operation.labels_objects:
+    if operation.has_object_labels:
         giants = {item.stack for item in plan.items if item.block is not None}
         # Recomputing one block can renumber the objects of all blocks, so unpublish the object
         # labels until `run_numbers` writes them again.

@@ -75,7 +75,7 @@ def _fields(images: pa.Table) -> list[Any]:
 
 def _annotations(operation: Operation, images: pa.Table) -> list[Any]:
     """Return the annotation digest of each image, the operation's own digest, or both."""
-    own = [operation.annotation(source) for source in images["source"].to_pylist()]
+    own = [operation.extra_input_digest(source) for source in images["source"].to_pylist()]
     if "annotation" not in images.column_names:
         return own
     drawn = images["annotation"].to_pylist()

@@ -20,7 +20,7 @@ def find_previous_key(
     """
     rows: Counter[tuple[int, str]] = Counter()
     for version in versions_there(store, operation.name):
-        ledger = results_ledger(store, operation.name, version, operation.objects)
+        ledger = results_ledger(store, operation.name, version, operation.object_schema)
         for part in ledger.snapshot().parts:
             if part.key is not None and part.key != operation.key:
                 rows[version, part.key] += part.rows
@@ -30,7 +30,7 @@ def find_previous_key(
     identity = read_key(store, operation.name, version, key)
     if identity is None:
         return None
-    ledger = results_ledger(store, operation.name, version, operation.objects)
+    ledger = results_ledger(store, operation.name, version, operation.object_schema)
     parts = ledger.snapshot().of_key(key)
     images = read_there(ledger, parts, ["image_id"])[0]["image_id"].to_pylist()
     return identity, frozenset(images)

@@ -45,7 +45,9 @@ class Checks:
     """Validator of results against an operation's declared schema."""
 
     def __init__(self, operation: Operation) -> None:
-        self._columns = [(spec.name, spec.type, _plain(spec.type)) for spec in operation.objects]
+        self._columns = [
+            (spec.name, spec.type, _plain(spec.type)) for spec in operation.object_schema
+        ]
         self._labelled = bool(operation.label_classes)
 
     def answer(self, item: Item, shape: YX, found: Found, elapsed_s: float) -> Answer:
@@ -93,7 +95,7 @@ def _plain(kind: pa.DataType) -> np.dtype[Any] | None:
 
 
 def _checked(objects: Sequence[Kind], found: Mapping[str, Any]) -> Columns:
-    """Check a result: one column per field of ``objects``, of its type, all of one length.
+    """Check a result: one column per field of ``object_schema``, of its type, all of one length.
 
     Numpy arrays are converted to Arrow once for the whole unit, which takes as long as one array.
     """
@@ -134,7 +136,7 @@ def answers_table(
     found = [answer.found for answer in answers if answer.found]
     counts = [len(next(iter(a.found.values()))) if a.found else 0 for a in answers]
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    fields = list(operation.objects)
+    fields = list(operation.object_schema)
     objects = [_column([f[spec.name] for f in found], spec.type) for spec in fields]
     columns: dict[str, Any] = {
         "image_id": [name for name, _ in named],
@@ -150,7 +152,7 @@ def answers_table(
             offsets, pa.StructArray.from_arrays(objects, fields=fields)
         ),
     }
-    schema = result_schema(operation.objects)
+    schema = result_schema(operation.object_schema)
     plain = pa.schema([field for field in schema if field.name != "key"])
     return pa.table(
         {name: pa.array(columns[name], plain.field(name).type) for name in plain.names}, plain

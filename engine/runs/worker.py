@@ -65,7 +65,7 @@ class Where:
 
 def ledger_of(store: Store, operation: Operation) -> Ledger:
     """Return the ledger that holds an operation's results."""
-    return results_ledger(store, operation.name, operation.version, operation.objects)
+    return results_ledger(store, operation.name, operation.version, operation.object_schema)
 
 
 def region_of(item: Item) -> tuple[Region, int]:
@@ -149,7 +149,7 @@ def read_items(
                     write,
                     item.source,
                     item.rescale,
-                    whole=item.shape[1:],
+                    full_shape=item.shape[1:],
                     fields=item.fields,
                 ),
             )
@@ -223,7 +223,7 @@ def compute_unit(  # noqa: PLR0913 - options by name
             item, error = unread.popleft()
             answers.append(_answer(item, error or ImageFailed("unread"), 0.0, checks, limit))
 
-    for found, elapsed_s in operation.measure_each(readable()):
+    for found, elapsed_s in operation.measure_batch(readable()):
         skip()
         answers.append(_answer(unread.popleft()[0], found, elapsed_s, checks, limit))
     skip()

@@ -61,25 +61,28 @@ class TableContext:
 def table_names(operation: Operation, suffix: str = "") -> dict[str, str]:
     """Return the file names, without suffix, of an operation's tables by kind.
 
-    Kinds are ``objects``, ``images``, ``experiments``, and the operation's ``details`` and
-    ``summaries``.
+    Kinds are ``objects``, ``images``, ``experiments``, and the operation's ``detail_tables`` and
+    ``cohort_tables``.
     """
     name = operation.name
     return {
         "objects": f"{name}{suffix}",
         "images": f"{name}_by_image{suffix}",
         "experiments": f"{name}_by_experiment{suffix}",
-        **{table: f"{table}{suffix}" for table in (*operation.details, *operation.summaries)},
+        **{
+            table: f"{table}{suffix}"
+            for table in (*operation.detail_tables, *operation.cohort_tables)
+        },
     }
 
 
 def _reserved(operation: Operation) -> set[str]:
     """Return the column names that tables reserve in every cohort."""
-    averaged = (*operation.quantities, *operation.by_image)
+    averaged = (*operation.averaged_columns, *operation.image_columns)
     derived = {f"{q}_{m}" for q in averaged for m in ("mean", "sd", "m2", "n")}
     counts = {"count", "images", "images_failed", "images_missing", "images_orphaned"}
-    named = {"source", "orphaned", "image_id", "status", "reason", operation.singular}
-    return {*named, *counts, *derived, *operation.by_image, *operation.objects.names}
+    named = {"source", "orphaned", "image_id", "status", "reason", operation.object_name}
+    return {*named, *counts, *derived, *operation.image_columns, *operation.object_schema.names}
 
 
 def _subjects(operation: Operation, spec: TableContext) -> pa.Table | None:
@@ -124,17 +127,19 @@ def build_slice(
     -------
     ``objects`` (one row per object), ``images`` (one per image and per unreadable source) and
     ``experiments`` (partial sums, for `merge_experiments`); also, if the operation has them,
-    `SUMMARIES`, which it merges itself, and each of its ``details``.
+    `SUMMARIES`, which it merges itself, and each of its ``detail_tables``.
     """
     images = images.filter(pc.not_equal(images["state"], RETIRED))
     described = image_columns(operation, images, spec)
     current = _current_results(operation, images, results)
     everything = _objects(operation, described, current)
-    objects = everything.drop_columns(sorted(operation.unlisted))
+    objects = everything.drop_columns(sorted(operation.hidden_columns))
     by_image = _by_image(operation, images, described, current, objects)
-    summaries = operation.summarise_slice(objects, images) if operation.summaries else None
+    summaries = operation.summarise_slice(objects, images) if operation.cohort_tables else None
     details = (
-        operation.detail_slice(everything, described.column_names) if operation.details else {}
+        operation.make_details(everything, described.column_names)
+        if operation.detail_tables
+        else {}
     )
     return {
         **({} if summaries is None else {SUMMARIES: summaries}),
@@ -182,10 +187,12 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     structs = pc.list_flatten(lists)
     parents = pc.list_parent_indices(lists)
     numbers = current["_image"].take(parents).to_numpy()
-    listed = pa.table([structs.field(i) for i in range(structs.type.num_fields)], operation.objects)
+    listed = pa.table(
+        [structs.field(i) for i in range(structs.type.num_fields)], operation.object_schema
+    )
     merged = operation.merge_objects(numbers, listed)
     numbers = merged["_image"].to_numpy()
-    found = {name: merged[name].combine_chunks() for name in operation.objects.names}
+    found = {name: merged[name].combine_chunks() for name in operation.object_schema.names}
     if "block" in current.column_names and {"y", "x"} <= set(found):
         # Sort a giant image's objects from top to bottom, instead of by block.
         order = np.lexsort((found["x"].to_numpy(), found["y"].to_numpy(), numbers))
@@ -196,7 +203,7 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     left = described.take(pa.array(numbers, pa.int64()))
     fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
     columns: dict[str, Any] = {name: left[name] for name in fields}
-    columns[operation.singular] = found.get(operation.singular, pa.array(within, pa.int64()))
+    columns[operation.object_name] = found.get(operation.object_name, pa.array(within, pa.int64()))
     columns.update({name: found[name] for name in x_before_y(list(found))})
     columns.update({name: left[name] for name in ("source", "orphaned", "image_id")})
     columns["_image"] = pa.array(numbers, pa.int64())
@@ -229,13 +236,15 @@ def _by_image(
         "reason": pa.array(reason, pa.string()),
         "count": pa.array(count, pa.int64(), mask=~complete),
     }
-    for name in operation.quantities:
+    for name in operation.averaged_columns:
         there, mean, sd = _moments(number, objects[name].to_numpy().astype(float), total)
         columns[f"{name}_mean"] = pa.array(mean, mask=~complete | (there == 0))
         columns[f"{name}_sd"] = pa.array(sd, mask=~complete | (there < 2))
-    listed = [name for name in operation.objects.names if name not in operation.unlisted]
-    together = operation.measure_images(number, objects.select(listed), total)
-    for name in operation.by_image:
+    listed = [
+        name for name in operation.object_schema.names if name not in operation.hidden_columns
+    ]
+    together = operation.summarise_images(number, objects.select(listed), total)
+    for name in operation.image_columns:
         columns[name] = pa.array(together[name], mask=~complete | np.isnan(together[name]))
     last = ("source", "orphaned", "image_id")
     first = {n: described[n] for n in described.column_names if n not in last}
@@ -256,11 +265,11 @@ def _moments(
 
 def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.Table) -> pa.Table:
     """Return counts and moments by experiment, in the form that `merge_experiments` merges."""
-    images = by_image.select([*GROUP, *operation.by_image, "status", "orphaned"]).to_pandas()
+    images = by_image.select([*GROUP, *operation.image_columns, "status", "orphaned"]).to_pandas()
     images["n_done"] = images["status"] == DONE
     images["n_failed"] = images["status"].isin([RESULT_FAILED, UNREADABLE])
     # Means exclude orphaned images; their rows and count stay.
-    together = list(operation.by_image)
+    together = list(operation.image_columns)
     images[together] = images[together].where(~images["orphaned"])
     groups = images.groupby(list(GROUP), sort=True, dropna=False)
     partial = groups.agg(
@@ -270,7 +279,7 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
         images_orphaned=("orphaned", "sum"),
     )
     here = objects.filter(pc.invert(objects["orphaned"]))
-    found = here.select([*GROUP, *operation.quantities]).to_pandas()
+    found = here.select([*GROUP, *operation.averaged_columns]).to_pandas()
     by_group = found.groupby(list(GROUP), sort=True, dropna=False)
     partial["count"] = by_group.size()
     if operation.pixel_sizes:
@@ -282,8 +291,8 @@ def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.T
         partial["_spacing_high"] = by_spacing["high"].max()
         partial["_spacing_known"] = by_spacing["known"].sum()
     averaged = [
-        *((n, by_group) for n in operation.quantities),
-        *((n, groups) for n in operation.by_image),
+        *((n, by_group) for n in operation.averaged_columns),
+        *((n, groups) for n in operation.image_columns),
     ]
     for name, grouped in averaged:  # pandas ignores NaN
         partial[f"{name}_n"] = grouped[name].count()
@@ -313,7 +322,7 @@ def _merge_two(operation: Operation, left: pa.Table, right: pa.Table) -> pa.Tabl
     b = right.to_pandas().set_index(list(GROUP))
     both = a.index.union(b.index, sort=True)
     merged = a.reindex(both).combine_first(b.reindex(both))[list(a.columns)]
-    averaged = (*operation.quantities, *operation.by_image)
+    averaged = (*operation.averaged_columns, *operation.image_columns)
     counts = ["images", "images_failed", "images_missing", "images_orphaned", "count"]
     if operation.pixel_sizes:
         counts.append("_spacing_known")
@@ -340,7 +349,7 @@ def finish_experiments(operation: Operation, merged: pa.Table, spec: TableContex
         known = frame.pop("_spacing_known")
         wide = frame.pop("_spacing_high") > frame.pop("_spacing_low") * (1 + ALIKE)
         mixed = wide | ((known > 0) & (known < frame["count"]))
-    for name in (*operation.quantities, *operation.by_image):
+    for name in (*operation.averaged_columns, *operation.image_columns):
         count = frame.pop(f"{name}_n")
         spread = np.sqrt(frame.pop(f"{name}_m2") / np.maximum(count - 1, 1))
         if name in operation.pixel_sizes:  # sizes in different pixels have no common mean

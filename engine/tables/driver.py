@@ -135,7 +135,7 @@ def assemble_task(
     pieces = concat_fragments(store, task.fragments)
     if task.kind == "experiments":
         pieces = (finish_experiments(operation, piece, spec) for piece in pieces)
-    elif task.kind in operation.summaries:
+    elif task.kind in operation.cohort_tables:
         pieces = (operation.finish_summaries(piece)[task.kind] for piece in pieces)
     return write_table(store, task.name, pieces, origin)
 
@@ -181,8 +181,8 @@ def make_tables(
         origin["orphaned"] = ORPHANS_RULE
     if operation.pixel_sizes:
         origin["spacings"] = SPACINGS_RULE
-    if operation.summaries_version > 1:
-        origin["summaries"] = operation.summaries_version
+    if operation.cohort_tables_version > 1:
+        origin["summaries"] = operation.cohort_tables_version
     of_trial = f"@{operation.key[:8]}"
     suffix = of_trial if trial else ""
     made = reduce_tables(
@@ -271,7 +271,7 @@ class _Reduction:
                 fragments[kind] = self._merge(kind, fragments[kind])
             tasks = [
                 AssembleTask(
-                    kind, name, fragments[SUMMARIES if kind in operation.summaries else kind]
+                    kind, name, fragments[SUMMARIES if kind in operation.cohort_tables else kind]
                 )
                 for kind, name in names.items()
             ]

@@ -57,10 +57,10 @@ class Spots(Operation):
     """Bright pixels, on workers with a GPU; images with a certain first pixel fail."""
 
     name: ClassVar[str] = "spots"
-    objects: ClassVar[pa.Schema] = pa.schema([("y", pa.float64()), ("x", pa.float64())])
+    object_schema: ClassVar[pa.Schema] = pa.schema([("y", pa.float64()), ("x", pa.float64())])
     resources: ClassVar[Mapping[str, float]] = {"GPU": 1}
-    singular: ClassVar[str] = "spot"
-    neutral: ClassVar[frozenset[str]] = frozenset({"calls"})
+    object_name: ClassVar[str] = "spot"
+    non_key_parameters: ClassVar[frozenset[str]] = frozenset({"calls"})
 
     above: int = ABOVE
     calls: str = ""
@@ -70,9 +70,9 @@ class Spots(Operation):
         count_call(self.calls, image.source)
         y, x = bright(image.pixels, self.above)
         y, x = y + image.origin[0], x + image.origin[1]
-        if image.write is not None:
+        if image.core_region is not None:
             places = zip(y, x, strict=True)
-            mine = np.fromiter((image.write.holds(*place) for place in places), bool)
+            mine = np.fromiter((image.core_region.holds(*place) for place in places), bool)
             y, x = y[mine], x[mine]
         return {"y": y, "x": x}
 
@@ -100,7 +100,7 @@ def mapped(version: int = 1, **parameters: Any) -> Operation:
     """Make an operation of the function."""
     return from_function(
         spots, name="mapped_spots", version=version, schema={"y": float, "x": float},
-        parameters=parameters, resources={"GPU": 1}, singular="spot", halo_px=3,
+        parameters=parameters, resources={"GPU": 1}, object_name="spot", halo_px=3,
     )  # fmt: skip
 
 

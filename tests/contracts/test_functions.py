@@ -48,7 +48,7 @@ GIVEN: dict[str, Any] = {"name": "bright", "schema": {"share": float}}
         ({"parameters": {"abvoe": 3}}, "did you mean 'above'.+ parameters: above, span"),
         ({"parameters": {"above": "much"}}, "above is 'much'"),
         ({"parameters": {"above": float("nan")}}, "a finite number"),
-        ({"quantities": ["shares"]}, "out of share"),
+        ({"averaged_columns": ["shares"]}, "out of share"),
     ],
 )
 def test_what_is_wrong_is_named(changed: dict[str, Any], said: str) -> None:
@@ -89,10 +89,11 @@ def test_columns_have_types_that_a_ledger_holds() -> None:
     schema = {"a": "uint8", "b": np.float16, "c": str, "d": pa.list_(pa.int32()), "e": bool}
     operation = from_function(bright, name="bright", schema=schema)
     types = [pa.int16(), pa.float32(), pa.string(), pa.list_(pa.int32()), pa.bool_()]
-    assert operation.objects == pa.schema(list(zip("abcde", types, strict=True)))
-    assert operation.quantities == ("a", "b")
+    assert operation.object_schema == pa.schema(list(zip("abcde", types, strict=True)))
+    assert operation.averaged_columns == ("a", "b")
     assert (
-        from_function(bright, name="bright", schema=operation.objects).objects == operation.objects
+        from_function(bright, name="bright", schema=operation.object_schema).object_schema
+        == operation.object_schema
     )
 
 
@@ -147,10 +148,10 @@ def test_a_block_keeps_what_it_answers_for() -> None:
     schema = {"y": float, "x": float, "n": int}
     operation = from_function(corners, name="corners", schema=schema, halo_px=5)
     assert operation.halo_px == 5
-    block = Image(np.ones((1, 20, 30)), origin=(95, 0), write=Region((100, 0), (120, 30)))
+    block = Image(np.ones((1, 20, 30)), origin=(95, 0), core_region=Region((100, 0), (120, 30)))
     found = {name: list(values) for name, values in operation.measure(block).items()}
     assert found == {"y": [114], "x": [29], "n": [2]}
-    whole = Image(np.ones((1, 20, 30)), write=Region((0, 0), (20, 30)))
+    whole = Image(np.ones((1, 20, 30)), core_region=Region((0, 0), (20, 30)))
     assert list(operation.measure(whole)["n"]) == [1, 2]
 
 

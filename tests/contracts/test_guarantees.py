@@ -139,7 +139,7 @@ def test_the_tables_say_what_was_found(
     report = cohort.run(operation, client=staffed)
     objects, images, experiments = (cohort.table(name) for name in report.tables)
     images = images.set_index("name")
-    assert {*operation.objects.names, operation.singular} <= set(objects.columns)
+    assert {*operation.object_schema.names, operation.object_name} <= set(objects.columns)
     assert len(images) == IMAGES
     found = objects.groupby("name").size().reindex(images.index, fill_value=0)
     done = images["status"] == "done"
@@ -152,11 +152,11 @@ def test_the_tables_say_what_was_found(
             right = right_count(case, name)
             assert images["status"][name] == ("failed" if right is None else "done")
             assert right is None or found[name] == right, name
-    if {"y", "x"} == set(operation.objects.names):
+    if {"y", "x"} == set(operation.object_schema.names):
         for name, members in objects.groupby("name"):
             places = np.stack(np.nonzero(PLANES[str(name)] > 195), axis=1)
             assert np.array_equal(members[["y", "x"]].to_numpy(), places)  # in the whole image
-            assert members[operation.singular].tolist() == list(range(1, len(members) + 1))
+            assert members[operation.object_name].tolist() == list(range(1, len(members) + 1))
 
 
 def test_another_key_is_a_trial_and_leaves_the_first_alone(

@@ -43,13 +43,13 @@ def test_it_says_what_it_is(operation: Operation, case: Case) -> None:
     assert operation.name == case.name
     assert operation.version >= 1
     assert set(operation.inputs) <= set(INPUTS)
-    assert set(operation.quantities) <= set(operation.objects.names)
-    assert set(operation.neutral) <= set(type(operation).model_fields)
+    assert set(operation.averaged_columns) <= set(operation.object_schema.names)
+    assert set(operation.non_key_parameters) <= set(type(operation).model_fields)
     assert len(operation.key) == 32
     assert operation.halo_px >= 0
     json.dumps(operation.identity, allow_nan=False)
-    assert result_schema(operation.objects).field("objects").type.value_type == pa.struct(
-        list(operation.objects)
+    assert result_schema(operation.object_schema).field("objects").type.value_type == pa.struct(
+        list(operation.object_schema)
     )
 
 
@@ -134,8 +134,10 @@ def test_its_parameters_survive_toml(operation: Operation, case: Case, tmp_path:
 
 def columns_of(operation: Operation, image: Image) -> pd.DataFrame:
     found = operation.measure(image)
-    assert {len(found[name]) for name in operation.objects.names} in [{n} for n in range(10_000)]
-    arrays = {f.name: pa.array(found[f.name], f.type) for f in operation.objects}
+    assert {len(found[name]) for name in operation.object_schema.names} in [
+        {n} for n in range(10_000)
+    ]
+    arrays = {f.name: pa.array(found[f.name], f.type) for f in operation.object_schema}
     return pa.table(arrays).to_pandas()
 
 
@@ -178,7 +180,7 @@ def test_blocks_with_their_halo_give_the_answer_of_the_whole(
                 plane[None][:, *tile.read.slices].copy(),
                 noise,
                 origin=tile.read.start,
-                write=tile.write,
+                core_region=tile.write,
             ),
         )
         for tile in plan_tiles(plane.shape, (256, 256), operation.halo_px)
@@ -192,7 +194,7 @@ def fail_with(kind: type[Exception]) -> Callable[..., Any]:
     def measure(self: Operation, image: Image) -> Any:
         if image.pixels.max() == 255:  # the bad one
             raise kind("CANARY of the file")
-        return {spec.name: [] for spec in self.objects}
+        return {spec.name: [] for spec in self.object_schema}
 
     return measure
 
@@ -259,8 +261,8 @@ def test_what_it_is_given_of_an_image(client: Client, tmp_path: Path) -> None:
     assert np.array_equal(image.pixels, pixels[None])
     assert image.spacing_um == (0.5, 1.0)
     assert (image.origin, image.source) == ((0, 0), "data/a.tif")
-    assert image.write is not None
-    assert image.write.shape == (50, 60)
+    assert image.core_region is not None
+    assert image.core_region.shape == (50, 60)
     assert len(image.noise_sd) == 1
     assert computed(tmp_path / "log") == ["data/a.tif"]
 
@@ -274,7 +276,9 @@ def test_its_outlines_are_finite_polygons_or_marks(operation: Operation) -> None
         assert outline.points.ndim == 2
         assert outline.points.shape[1] == 2
         assert np.isfinite(outline.points).all()
-    none = {spec.name: np.array([], spec.type.to_pandas_dtype()) for spec in operation.objects}
+    none = {
+        spec.name: np.array([], spec.type.to_pandas_dtype()) for spec in operation.object_schema
+    }
     assert operation.outlines(none) == []
 
 

@@ -32,7 +32,7 @@ class Hungry(Counting):
     """Allocate much memory for images with a marker in their name."""
 
     name: ClassVar[str] = "hungry"
-    objects: ClassVar[pa.Schema] = pa.schema([("mean", pa.float64()), ("n", pa.int64())])
+    object_schema: ClassVar[pa.Schema] = pa.schema([("mean", pa.float64()), ("n", pa.int64())])
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Return the mean, and take memory on the way."""

@@ -43,7 +43,7 @@ def test_tiles_give_the_circles_of_the_image(seed, shape, tile, radii, noise, ad
     for part in plan_tiles(shape, tile, halo):
         pixels = image[part.read.slices]
         found = detect_circles(pixels, radius_px=radii, noise_sd=sd, origin=part.read.start, **rims)
-        block = Image(pixels[None], (sd,), None, part.read.start, part.write, whole=shape)
+        block = Image(pixels[None], (sd,), None, part.read.start, part.write, full_shape=shape)
         rows += [row for row in found if block.owns(row[0], row[1])]
     tiled = np.array(rows).reshape(-1, 4)
     assert np.array_equal(tiled[np.lexsort((tiled[:, 2], tiled[:, 1], tiled[:, 0]))], whole)
@@ -66,7 +66,7 @@ def test_blocks_own_the_circles_outside_of_the_image_once(rims):
     image = np.clip(np.rint(plane), 0, 255).astype(np.uint8)
     operation = Circles(radius_px=(10.0, 30.0), **rims)
     sd = noise_sd(image)
-    whole = operation.measure(Image(image[None], (sd,), (2.0, 2.0), whole=shape))
+    whole = operation.measure(Image(image[None], (sd,), (2.0, 2.0), full_shape=shape))
     beyond = (whole["y"] < 0) | (whole["x"] < 0) | (whole["y"] > 399) | (whole["x"] > 429)
     assert beyond.sum() == len(outside)
     assert whole["touches_border"][beyond].all()
@@ -75,7 +75,7 @@ def test_blocks_own_the_circles_outside_of_the_image_once(rims):
         operation.measure(
             Image(
                 image[part.read.slices][None], (sd,), (2.0, 2.0), part.read.start, part.write,
-                whole=shape,
+                full_shape=shape,
             )
         )
         for part in plan_tiles(shape, (128, 128), operation.halo_px)

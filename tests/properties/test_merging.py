@@ -72,7 +72,7 @@ def cohorts(draw: st.DrawFn) -> tuple[pa.Table, pa.Table]:
             }
         )
     table = image_table(images)
-    schema = result_schema(OPERATION.objects)
+    schema = result_schema(OPERATION.object_schema)
     from engine.runs.input_digests import image_inputs
 
     inputs = dict(zip(table["image_id"].to_pylist(), image_inputs(OPERATION, table), strict=True))

@@ -44,9 +44,9 @@ class Asked(Operation):
     """Return as many objects as the content's mark, none for some; fail on configured contents."""
 
     name: ClassVar[str] = "asked"
-    objects: ClassVar[pa.Schema] = pa.schema([("y", pa.float64()), ("value", pa.float64())])
-    quantities: ClassVar[tuple[str, ...]] = ("value",)
-    neutral: ClassVar[frozenset[str]] = frozenset({"calls", "sick"})
+    object_schema: ClassVar[pa.Schema] = pa.schema([("y", pa.float64()), ("value", pa.float64())])
+    averaged_columns: ClassVar[tuple[str, ...]] = ("value",)
+    non_key_parameters: ClassVar[frozenset[str]] = frozenset({"calls", "sick"})
 
     scale: int = 1
     calls: str = ""

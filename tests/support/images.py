@@ -94,10 +94,12 @@ class Counting(Operation):
     """Measure the mean of each image, and append its name to a file."""
 
     name: ClassVar[str] = "counting"
-    objects: ClassVar[pa.Schema] = pa.schema([("mean", pa.float64()), ("n", pa.int64())])
+    object_schema: ClassVar[pa.Schema] = pa.schema([("mean", pa.float64()), ("n", pa.int64())])
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing", "annotation")
-    quantities: ClassVar[tuple[str, ...]] = ("mean",)
-    neutral: ClassVar[frozenset[str]] = frozenset({"log", "annotations", "model", "batch"})
+    averaged_columns: ClassVar[tuple[str, ...]] = ("mean",)
+    non_key_parameters: ClassVar[frozenset[str]] = frozenset(
+        {"log", "annotations", "model", "batch"}
+    )
 
     log: str
     annotations: str | None = None
@@ -111,7 +113,7 @@ class Counting(Operation):
         """Digest of the model's file."""
         return None if self.model is None else digest_bytes(Path(self.model).read_bytes())
 
-    def annotation(self, source: str) -> str | None:
+    def extra_input_digest(self, source: str) -> str | None:
         """Digest of the text next to the log that is named like the source."""
         if self.annotations is None:
             return None

@@ -33,7 +33,7 @@ class Bands(Operation):
     """Sort pixels by their grey value; count the bright ones."""
 
     name: ClassVar[str] = "bands"
-    objects: ClassVar[pa.Schema] = pa.schema([("bright", pa.int64())])
+    object_schema: ClassVar[pa.Schema] = pa.schema([("bright", pa.int64())])
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
 
     share: float = 1.0
@@ -42,7 +42,7 @@ class Bands(Operation):
     fails: str = ""
     """Images with this in their source fail while the file of this name exists."""
 
-    neutral: ClassVar[frozenset[str]] = frozenset({"fails"})
+    non_key_parameters: ClassVar[frozenset[str]] = frozenset({"fails"})
 
     @property
     def label_classes(self) -> tuple[LabelClass, ...]:

@@ -46,12 +46,12 @@ class Probe(Operation):
     """
 
     name: ClassVar[str] = "probe"
-    objects: ClassVar[pa.Schema] = pa.schema(
+    object_schema: ClassVar[pa.Schema] = pa.schema(
         [("y", pa.float64()), ("x", pa.float64()), ("brightness", pa.float64())]
     )
-    singular: ClassVar[str] = "quarter"
-    quantities: ClassVar[tuple[str, ...]] = ("brightness",)
-    neutral: ClassVar[frozenset[str]] = frozenset({"calls", "sick", "pause_s"})
+    object_name: ClassVar[str] = "quarter"
+    averaged_columns: ClassVar[tuple[str, ...]] = ("brightness",)
+    non_key_parameters: ClassVar[frozenset[str]] = frozenset({"calls", "sick", "pause_s"})
 
     scale: float = 1.0
     calls: str = ""

@@ -65,12 +65,12 @@ class Bloodpool(Operation):
 
     name: ClassVar[str] = "bloodpool"
     version: ClassVar[int] = 1
-    objects: ClassVar[pa.Schema] = OBJECTS
+    object_schema: ClassVar[pa.Schema] = OBJECTS
     inputs: ClassVar[tuple[str, ...]] = ("content", "annotation")
-    singular: ClassVar[str] = "pool"
-    quantities: ClassVar[tuple[str, ...]] = ()
-    unlisted: ClassVar[frozenset[str]] = frozenset({"outline"})
-    summaries: ClassVar[tuple[str, ...]] = (BY_SUBJECT,)
+    object_name: ClassVar[str] = "pool"
+    averaged_columns: ClassVar[tuple[str, ...]] = ()
+    hidden_columns: ClassVar[frozenset[str]] = frozenset({"outline"})
+    cohort_tables: ClassVar[tuple[str, ...]] = (BY_SUBJECT,)
 
     annotations: str | None = None
     inner: str = "inner"

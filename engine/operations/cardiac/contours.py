@@ -82,12 +82,12 @@ class Contours(Operation):
 
     name: ClassVar[str] = "contours"
     version: ClassVar[int] = 2
-    objects: ClassVar[pa.Schema] = OBJECTS
+    object_schema: ClassVar[pa.Schema] = OBJECTS
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing", "annotation")
-    singular: ClassVar[str] = "contour"
-    unlisted: ClassVar[frozenset[str]] = frozenset({"outline"})
-    summaries: ClassVar[tuple[str, ...]] = SUMMARIES
-    summaries_version: ClassVar[int] = (
+    object_name: ClassVar[str] = "contour"
+    hidden_columns: ClassVar[frozenset[str]] = frozenset({"outline"})
+    cohort_tables: ClassVar[tuple[str, ...]] = SUMMARIES
+    cohort_tables_version: ClassVar[int] = (
         3  # volumes use slice positions and the slice distance in the header
     )
 
@@ -103,7 +103,7 @@ class Contours(Operation):
         found = structures_of(image, self.annotations)
         spacing = image.spacing_um
         spacing_mm = None if spacing is None else (spacing[0] / UM_PER_MM, spacing[1] / UM_PER_MM)
-        shape = image.whole or (int(image.pixels.shape[-2]), int(image.pixels.shape[-1]))
+        shape = image.full_shape or (int(image.pixels.shape[-2]), int(image.pixels.shape[-1]))
         inner, outer = found.get(self.inner), found.get(self.outer)
         rows = []
         for structure, contour in found.items():
@@ -140,10 +140,12 @@ class Contours(Operation):
 
 def _belongs(contour: Contour, image: Image, shape: tuple[int, int]) -> bool:
     """Return whether the block holds a contour's centre, or the border point nearest to it."""
-    if image.write is None:
+    if image.core_region is None:
         return True
     y, x = centroid(contour.rings)
-    return image.write.holds(min(max(y, 0.0), shape[0] - 1.0), min(max(x, 0.0), shape[1] - 1.0))
+    return image.core_region.holds(
+        min(max(y, 0.0), shape[0] - 1.0), min(max(x, 0.0), shape[1] - 1.0)
+    )
 
 
 def _measure(

@@ -25,7 +25,7 @@ SPACING_TOLERANCE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """Prediction of a network for an image or a block, in its ``write`` region.
+    """Prediction of a network for an image or a block, in its ``core_region``.
 
     ``labels`` are classes (y, x); ``apart`` is the disagreement between an ensemble's members (y,
     x).
@@ -194,7 +194,7 @@ def _check_values(card: Card, pixels: NDArray[Any]) -> None:
 
 def _write(image: Image) -> Region:
     height, width = image.pixels.shape[1:]
-    return image.write or Region((0, 0), (height, width))
+    return image.core_region or Region((0, 0), (height, width))
 
 
 def _check_spacing(card: Card, image: Image) -> None:

@@ -92,15 +92,17 @@ class Segment(Operation):
 
     name: ClassVar[str] = "segment"
     version: ClassVar[int] = 3
-    objects: ClassVar[pa.Schema] = OBJECTS
+    object_schema: ClassVar[pa.Schema] = OBJECTS
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing")
-    singular: ClassVar[str] = "label"
-    by_image: ClassVar[tuple[str, ...]] = BY_IMAGE
-    details: ClassVar[tuple[str, ...]] = ("segment_objects",)
-    unlisted: ClassVar[frozenset[str]] = frozenset({"pieces", "runs", "batch", "memory_peak_bytes"})
+    object_name: ClassVar[str] = "label"
+    image_columns: ClassVar[tuple[str, ...]] = BY_IMAGE
+    detail_tables: ClassVar[tuple[str, ...]] = ("segment_objects",)
+    hidden_columns: ClassVar[frozenset[str]] = frozenset(
+        {"pieces", "runs", "batch", "memory_peak_bytes"}
+    )
     """Objects have a table of their own; batch and memory describe the run, not the image."""
 
-    neutral: ClassVar[frozenset[str]] = frozenset({"model", "batch", "device"})
+    non_key_parameters: ClassVar[frozenset[str]] = frozenset({"model", "batch", "device"})
 
     model: str = BASELINE
     vacuole_radius_px: float = Field(default=baseline.VACUOLE_RADIUS_PX, gt=0)
@@ -151,7 +153,7 @@ class Segment(Operation):
         return tuple(LabelClass(n, c.name, c.colour) for n, c in enumerate(self.classes))
 
     @property
-    def labels_objects(self) -> bool:
+    def has_object_labels(self) -> bool:
         """True if the model's card has classes with counted objects."""
         return any(c.countable for c in self.classes)
 
@@ -167,27 +169,27 @@ class Segment(Operation):
 
     def prepare(self) -> None:
         """Load the model, once in each worker's process."""
-        self.runs_on()
+        self.compute_device()
 
-    def runs_on(self) -> str:
+    def compute_device(self) -> str:
         """Return the device that this process computes on; loads the model."""
         if self.model == BASELINE:
             return "cpu"
         return MODEL_CACHE.get(self.model, str(self.weights), self.device)[1].device_name
 
-    def own_threads(self, count: int) -> None:
+    def set_threads(self, count: int) -> None:
         """Set the number of threads of the network."""
         if self.model != BASELINE:
             MODEL_CACHE.get(self.model, str(self.weights), self.device)[1].own_threads(count)
 
     def measure(self, image: Image) -> Found:
         """Return the columns of `OBJECTS`, a row for each class; see `Operation.measure`."""
-        ((found, _),) = self.measure_each([image])
+        ((found, _),) = self.measure_batch([image])
         if isinstance(found, Exception):
             raise found
         return found
 
-    def measure_each(self, images: Iterable[Image]) -> Iterator[tuple[Found | Exception, float]]:
+    def measure_batch(self, images: Iterable[Image]) -> Iterator[tuple[Found | Exception, float]]:
         """Measure images in order; a network predicts several at once."""
         for image, said, elapsed_s, run in self._predict_each(images):
             began = time.perf_counter()
@@ -233,8 +235,8 @@ class Segment(Operation):
             raise ImageFailed("other_channels")
         pixels = values_of(image, 3)
         labels = baseline.segment_baseline(pixels, None, self.vacuole_radius_px)
-        if image.write is not None:
-            start, stop = image.write.start, image.write.stop
+        if image.core_region is not None:
+            start, stop = image.core_region.start, image.core_region.stop
             inner = (slice(a - o, b - o) for a, b, o in zip(start, stop, image.origin, strict=True))
             labels = labels[tuple(inner)]
         return Predicted(np.ascontiguousarray(labels))
@@ -250,9 +252,9 @@ class Segment(Operation):
             sums = np.bincount(labels.ravel(), apart.ravel(), len(classes))
             disagreement = np.divide(sums, pixels, out=unknown.copy(), where=pixels > 0)
         area = np.prod(image.spacing_um) if image.spacing_um else np.nan
-        origin = image.origin if image.write is None else image.write.start
+        origin = image.origin if image.core_region is None else image.core_region.start
         height, width = labels.shape
-        whole = image.whole or (height, width)
+        whole = image.full_shape or (height, width)
         return {
             "label": np.arange(len(classes)),
             "class_name": [c.name for c in classes],
@@ -293,11 +295,11 @@ class Segment(Operation):
         schema = OBJECTS.append(pa.field("_image", pa.int64()))
         return pa.table([columns[f.name].cast(f.type) for f in schema], schema)
 
-    def detail_slice(self, objects: pa.Table, described: Sequence[str]) -> Mapping[str, pa.Table]:
-        """Return the table of the objects of countable classes; see `Operation.detail_slice`."""
-        return {self.details[0]: objects_table(objects, described)}
+    def make_details(self, objects: pa.Table, described: Sequence[str]) -> Mapping[str, pa.Table]:
+        """Return the table of the objects of countable classes; see `Operation.make_details`."""
+        return {self.detail_tables[0]: objects_table(objects, described)}
 
-    def measure_images(
+    def summarise_images(
         self, image: NDArray[np.int64], found: pa.Table, total: int
     ) -> Mapping[str, NDArray[np.float64]]:
         """Return tissue, bone density and disagreement of each image."""

@@ -35,7 +35,7 @@ class PageContext:
     @cached_property
     def objects(self) -> str:
         """Plural name of the objects."""
-        return f"{self.operation.singular}s"
+        return f"{self.operation.object_name}s"
 
     @cached_property
     def overlays(self) -> Mapping[int, Picture]:
@@ -74,7 +74,7 @@ class PageContext:
 
     def caption(self, measure: str) -> tuple[str, str]:
         """Return a measure's label and unit."""
-        label = self.operation.captions.get(measure, measure.replace("_", " "))
+        label = self.operation.column_labels.get(measure, measure.replace("_", " "))
         name, _, unit = label.partition(", ")
         return name, unit
 

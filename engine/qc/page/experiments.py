@@ -123,7 +123,7 @@ def _figures(context: PageContext, images: NDArray[np.int64]) -> Iterator[str]:
     if failed:
         yield f"{failed:,} failed"
     mixed = len(np.unique(facts.group[images[np.isfinite(count)]])) > 1  # several spacings
-    for measure in context.operation.quantities:
+    for measure in context.operation.averaged_columns:
         if measure not in facts.measures or (mixed and measure in context.operation.pixel_sizes):
             continue
         values = facts.measures[measure][images]

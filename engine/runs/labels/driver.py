@@ -64,7 +64,7 @@ def run_numbers(
     Interrupted
         If ``stop`` returned True before the end.
     """
-    if not operation.labels_objects:
+    if not operation.has_object_labels:
         return
     giants = list(complete_images(operation, images, publisher.done))
     if not giants:

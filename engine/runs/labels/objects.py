@@ -142,6 +142,6 @@ def _read_blocks(store: Store, operation: Operation, task: NumberTask) -> list[p
         for n, (image_id, inputs, block, status) in enumerate(ids):
             if (image_id, inputs, status) == (name, task.item.inputs, DONE):
                 structs = rows["objects"][n].values
-                fields = [structs.field(f.name) for f in operation.objects]
-                found[block] = pa.table(fields, operation.objects)
+                fields = [structs.field(f.name) for f in operation.object_schema]
+                found[block] = pa.table(fields, operation.object_schema)
     return [found[block] for block in sorted(found)]

@@ -45,7 +45,7 @@ def write_labels(
             shards.setdefault((item.stack, item.shard), []).append(answer)
     for members in shards.values():
         parts.append(_write_images(store, operation.class_image, members, lambda labels: labels))
-        if operation.labels_objects:
+        if operation.has_object_labels:
             parts.append(
                 _write_images(store, operation.object_image, members, operation.label_objects)
             )

@@ -40,8 +40,10 @@ class Drawn(Counting):
     """Say what is drawn on each image."""
 
     name: ClassVar[str] = "drawn"
-    objects: ClassVar[pa.Schema] = pa.schema([("structure", pa.string()), ("points", pa.int64())])
-    quantities: ClassVar[tuple[str, ...]] = ()
+    object_schema: ClassVar[pa.Schema] = pa.schema(
+        [("structure", pa.string()), ("points", pa.int64())]
+    )
+    averaged_columns: ClassVar[tuple[str, ...]] = ()
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Return one object a contour."""

@@ -199,7 +199,7 @@ class FailsAtTheEdge(Counting):
 
     def measure(self, image: engine.Image) -> Any:
         found = super().measure(image)
-        if image.write is not None and image.write.start[0] >= BLOCK_PX:
+        if image.core_region is not None and image.core_region.start[0] >= BLOCK_PX:
             raise engine.ImageFailed("edge")
         return found
 

@@ -24,7 +24,7 @@ class Base(Operation):
         a box, pixels.
     """
 
-    objects: ClassVar[pa.Schema] = pa.schema([])
+    object_schema: ClassVar[pa.Schema] = pa.schema([])
     size_px: int
 
 

@@ -50,7 +50,7 @@ def image(*contours: Contour, plane: NDArray[Any] | None = None, um: float | Non
 def rows(operation: Operation, one: Image) -> list[dict[str, Any]]:
     """Return the objects found, after they passed through the ledger's types."""
     found = operation.measure(one)
-    columns = {f.name: pa.array(found[f.name], f.type) for f in operation.objects}
+    columns = {f.name: pa.array(found[f.name], f.type) for f in operation.object_schema}
     return pa.table(columns).to_pylist()
 
 
@@ -73,7 +73,7 @@ def tables(operation: Operation, planes: Sequence[Plane]) -> dict[str, pd.DataFr
     from engine.runs.input_digests import image_inputs
 
     inputs = image_inputs(operation, images)
-    schema = result_schema(operation.objects)
+    schema = result_schema(operation.object_schema)
     table = pa.Table.from_pylist(
         [{**row, "inputs": of} for row, of in zip(results, inputs, strict=True)], schema=schema
     )
@@ -125,8 +125,14 @@ def test_a_contour_on_a_giant_image_belongs_to_one_block() -> None:
     found = []
     for tile in plan_tiles(SHAPE, (40, 50), 0):
         part = np.zeros(tile.read.shape, np.uint16)
-        block = Image(part[None], spacing_um=(2000, 2000), origin=tile.read.start, write=tile.write,
-                      annotations=contours, whole=SHAPE)  # fmt: skip
+        block = Image(
+            part[None],
+            spacing_um=(2000, 2000),
+            origin=tile.read.start,
+            core_region=tile.write,
+            annotations=contours,
+            full_shape=SHAPE,
+        )
         found += rows(engine.contours(), block)
     assert sorted(found, key=str) == sorted(whole, key=str)
     with pytest.raises(ImageFailed, match="giant_image"):

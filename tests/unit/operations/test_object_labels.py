@@ -44,21 +44,21 @@ class Counted(Bands):
     """Sort pixels by their grey value; number the pieces of the middle and of the bright ones."""
 
     name: ClassVar[str] = "counted"
-    objects: ClassVar[pa.Schema] = pa.schema(
+    object_schema: ClassVar[pa.Schema] = pa.schema(
         [("label", pa.int32()), ("pieces", pa.list_(PIECES)), ("runs", pa.list_(RUNS))]
     )
 
     @property
-    def labels_objects(self) -> bool:
+    def has_object_labels(self) -> bool:
         """Return that there are objects."""
         return True
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Return the pieces of each class."""
         labels = super().measure(image)[LABELS]
-        write = image.write
+        write = image.core_region
         assert write is not None
-        found = measure_pieces(np.asarray(labels), COUNTED, write.start, image.whole or (0, 0))
+        found = measure_pieces(np.asarray(labels), COUNTED, write.start, image.full_shape or (0, 0))
         return {"label": np.arange(3), **found, LABELS: labels}
 
     def label_objects(
@@ -266,7 +266,7 @@ def test_blocks_of_any_size_are_numbered_as_the_whole_and_as_the_table(
             cut = labels[y : y + down, x : x + across]
             found = measure_pieces(cut, COUNTED, (y, x), labels.shape)
             columns = {"label": np.arange(3, dtype=np.int32), **found}
-            blocks.append(pa.table({name: columns[name] for name in Counted.objects.names}))
+            blocks.append(pa.table({name: columns[name] for name in Counted.object_schema.names}))
             places.append((slice(y, y + down), slice(x, x + across)))
     together = np.zeros(labels.shape, np.uint32)
     for place, numbers in zip(places, number_blocks(blocks), strict=True):

@@ -254,14 +254,14 @@ def test_images_of_a_unit_share_batches_and_each_fails_alone(
     images = [Image(rng.integers(0, 255, (3, 64, 64)).astype(np.uint8)) for _ in range(11)]
     alone = [operation.measure(image) for image in images]
     sizes.clear()
-    together = [found for found, _ in operation.measure_each(iter(images))]
+    together = [found for found, _ in operation.measure_batch(iter(images))]
     assert sizes == [4, 4, 3]
     for one, each in zip(alone, together, strict=True):
         assert isinstance(each, dict)
         assert (np.asarray(one["labels"]) == each["labels"]).mean() > 0.999
     images[2] = Image(np.full((3, 64, 64), 77, np.uint8))
     images[5] = Image(images[5].pixels, spacing_um=(2.0, 2.0))
-    mixed = [found for found, _ in operation.measure_each(iter(images))]
+    mixed = [found for found, _ in operation.measure_batch(iter(images))]
     failed = {n: str(found) for n, found in enumerate(mixed) if isinstance(found, Exception)}
     assert failed.keys() == {2, 5}
     assert "other_pixel_size" in failed[5]
@@ -438,7 +438,7 @@ def test_blocks_answer_as_the_whole(bundle: Path) -> None:
     for region in ((0, 256), (256, 384)):
         write = engine.geometry.Region((0, region[0]), (256, region[1]))
         read = write.grow(operation.halo_px, (256, 384))
-        image = Image(slide.pixels[:, *read.slices], origin=read.start, write=write)
+        image = Image(slide.pixels[:, *read.slices], origin=read.start, core_region=write)
         parts.append(np.asarray(operation.measure(image)["pixels"]))
     together = np.sum(parts, axis=0)
     assert together.sum() == whole.sum()
@@ -500,7 +500,7 @@ def test_a_graph_out_of_a_package_runs_unchanged(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (10, 32, 32)).astype(np.uint8) for _ in range(3)]
     operation = engine.segment(model=str(made.directory), device="cpu")
-    found = [f for f, _ in operation.measure_each(map(Image, images))]
+    found = [f for f, _ in operation.measure_batch(map(Image, images))]
     session = onnxruntime.InferenceSession(graph)
     name = session.get_inputs()[0].name
     for pair in ((0, 1), (2, 2)):

@@ -162,7 +162,7 @@ class Looking(Operation):
 
     name: ClassVar[str] = "looking"
     inputs: ClassVar[tuple[str, ...]] = ("content", "spacing", "rescale", "fields")
-    objects: ClassVar[pa.Schema] = pa.schema([("n", pa.int64())])
+    object_schema: ClassVar[pa.Schema] = pa.schema([("n", pa.int64())])
     seen: ClassVar[list[Image]] = []
 
     def measure(self, image):

@@ -20,7 +20,7 @@ def test_an_image_without_any_value_is_named_and_not_counted_as_0(value: float) 
     with pytest.raises(ImageFailed, match="no_usable_values"):
         engine.circles().measure(Image(pixels))
     # A block of a giant one may well be masked.
-    block = Image(pixels, write=Region((0, 0), (70, 90)), whole=(70, 900))
+    block = Image(pixels, core_region=Region((0, 0), (70, 90)), full_shape=(70, 900))
     assert not len(engine.circles().measure(block)["y"])
 
 

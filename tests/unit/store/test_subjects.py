@@ -86,7 +86,7 @@ def test_columns_of_subjects_keep_their_names_apart_and_their_values() -> None:
         for name in ("s1", "s2")
     ]  # fmt: skip
     catalog = pa.Table.from_pylist(images, IMAGES)
-    results = result_schema(operation.objects).empty_table()
+    results = result_schema(operation.object_schema).empty_table()
     made = build_slice(operation, catalog, results, spec)
     made["experiments"] = finish_experiments(operation, made["experiments"], spec)
     for kind in ("images", "experiments"):

@@ -69,7 +69,7 @@ def flip(path: Path, random_: random.Random) -> int:
 
 
 def verify(path: Path) -> VerifyReport:
-    objects = {("circles", 1): engine.circles.objects}
+    objects = {("circles", 1): engine.circles.object_schema}
     return verify_cohort(open_store(path), operations=objects)
 
 
