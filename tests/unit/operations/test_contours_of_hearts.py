@@ -240,7 +240,7 @@ def test_a_heart_that_lacks_a_slice_has_no_volume_and_says_so(
     report = cohort.ingest(folder, client=client)
     assert dict(report.findings) == {"slice_gap": 8}
     with monkeypatch.context() as patch:
-        patch.setattr(engine.contours, "summaries_version", 1)
+        patch.setattr(engine.contours, "cohort_tables_version", 1)
         cohort.run(engine.contours(), client=client)
     table = tmp_path / "cohort" / "tables" / "contour_volumes.parquet"
     before = table.stat().st_mtime_ns

@@ -222,7 +222,7 @@ def test_pictures_show_the_classes_and_their_legend(cohort: engine.Cohort, clien
     assert (report.shown, report.failed) == (3, 0)
     page = Path(report.page).read_text()
     for name, colour in (("bone", "#e69f00"), ("fat", "#f0e442"), ("other", "#0072b2")):
-        assert f'background:{colour}"></i>{name}' in page
+        assert f'background: {colour}"></i>{name}' in page
     assert "</i>background<" not in page, "what is no tissue stays as it is"
     grey = Shown(np.full((11, 10), 100, np.uint8), scale=2.0)
     labels = np.zeros((21, 20), np.uint8)

@@ -122,7 +122,7 @@ def test_an_answer_that_is_tried_is_the_answer_of_a_run(cohort, client, asked):
     report = cohort.run(operation, client=client)
     rows = cohort.table(report.tables[0])
     by_image = cohort.table(report.tables[1]).set_index("image_id")
-    columns = [n for n in operation.objects.names if n in rows and n != "memory_peak_bytes"]
+    columns = [n for n in operation.object_schema.names if n in rows and n != "memory_peak_bytes"]
     answered = 0
     for image in cohort.images():
         image_id = image.attrs["image_id"]
