@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tomllib
 import uuid
@@ -21,21 +20,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from engine.errors import (
     AlreadyExists,
     ConfigError,
-    CorruptStore,
     FormatTooNew,
     MissingObject,
     NoCohort,
     did_you_mean,
 )
 from engine.store.backend.base import Store
-from engine.store.digests import digest_of
 from engine.store.path_pattern import DEFAULT_LAYOUT, PathPattern
+from engine.store.sealed_json import seal, unseal
 
 FORMAT = 1
 """Version of the on-disk layout that this engine writes."""
 
 TOML = "cohort.toml"
 JSON = "cohort.json"
+
+IDENTITY_FORM: dict[str, Any] = {"field": "digest", "indent": 2}
+"""Form of cohort.json, see `seal`."""
 
 
 class RootConfig(BaseModel):
@@ -175,12 +176,8 @@ def create_cohort(store: Store) -> Identity:
     if store.size(JSON) is None:
         store.require_conditions()
     with contextlib.suppress(AlreadyExists):
-        store.create(JSON, _identity_bytes(identity))
+        store.create(JSON, seal(identity, **IDENTITY_FORM))
     return read_identity(store)
-
-
-def _identity_bytes(values: Mapping[str, Any]) -> bytes:
-    return json.dumps({**values, "digest": digest_of(values)}, indent=2).encode()
 
 
 def read_identity(store: Store) -> Identity:
@@ -194,20 +191,13 @@ def read_identity(store: Store) -> Identity:
         raw = store.read(JSON)
     except MissingObject:
         raise NoCohort(store.url) from None
-    try:
-        values = dict(json.loads(raw))
-        found = int(values["format"])
-        cohort_id = str(values["cohort_id"])
-        # present in all formats, so that a flipped bit does not pass for another format
-        values.pop("digest")
-        intact = _identity_bytes(values) == raw
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise CorruptStore(JSON, "is not the JSON that the engine wrote")
-    if found > FORMAT:
-        raise FormatTooNew(store.url, found, FORMAT)
-    return Identity(found, cohort_id)
+    # All formats have the digest, so that a flipped bit does not pass for another format.
+    found = unseal(
+        raw, JSON, lambda v: Identity(int(v["format"]), str(v["cohort_id"])), **IDENTITY_FORM
+    )
+    if found.format > FORMAT:
+        raise FormatTooNew(store.url, found.format, FORMAT)
+    return found
 
 
 def parse_config(raw: bytes | None) -> CohortConfig:

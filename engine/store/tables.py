@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from engine.errors import CorruptStore, MissingObject, NoTable
 from engine.store.backend.base import Store
-from engine.store.digests import DIGEST_CHARS, digest_bytes, digest_of
+from engine.store.digests import DIGEST_CHARS, digest_bytes
 from engine.store.parquet import read_parquet, write_parquet
+from engine.store.sealed_json import seal, unseal
 
 FOLDER = "tables"
 FRAGMENTS = f"{FOLDER}/.fragments"
@@ -90,7 +91,7 @@ class Note:
         """Return the bytes of the record, equal for equal records."""
         coming = [[digest, origin] for digest, origin in self.coming]
         values = {"digests": list(self.settled), "origin": self.origin, "coming": coming}
-        return json.dumps({**values, "check": digest_of(values)}).encode()
+        return seal(values)
 
 
 def parse_note(raw: bytes, path: str) -> Note:
@@ -101,17 +102,12 @@ def parse_note(raw: bytes, path: str) -> Note:
     CorruptStore
         If its bytes differ from those that the engine writes.
     """
-    try:
-        values = json.loads(raw)
-        origin = values["origin"]
+
+    def build(values: dict[str, Any]) -> Note:
         coming = tuple((str(digest), dict(made_of)) for digest, made_of in values["coming"])
-        note = Note(tuple(values["digests"]), None if origin is None else dict(origin), coming)
-        intact = note.as_bytes() == raw
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise CorruptStore(path, "is not the JSON that the engine wrote")
-    return note
+        return Note(tuple(values["digests"]), values["origin"], coming)
+
+    return unseal(raw, path, build)
 
 
 def read_note(store: Store, name: str) -> Note:

@@ -13,7 +13,8 @@ from pathlib import Path
 import imageio.v3 as iio
 import pytest
 
-from engine.store.config import _identity_bytes
+from engine.store.config import IDENTITY_FORM
+from engine.store.sealed_json import seal
 from tests.contracts.small_disks import mount, small_disk
 from tests.distributed.conftest import Lab
 from tests.distributed.processes import CLUSTER_SETTINGS, REPOSITORY, Zygote, wait_for
@@ -107,7 +108,7 @@ def places(
     (folder / "scans" / "1.dcm").write_bytes(bytes(128) + b"DICM")
     later = {"format": 99, "cohort_id": "x", "created": "2040-01-01T00:00:00+00:00"}
     (folder / "later").mkdir()
-    (folder / "later" / "cohort.json").write_bytes(_identity_bytes(later))
+    (folder / "later" / "cohort.json").write_bytes(seal(later, **IDENTITY_FORM))
     with (
         small_disk(folder / "disk", size="4m") as disk,
         socket.create_server(("127.0.0.1", 0)) as other,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import CorruptStore, EngineError, MissingObject
 from engine.store.backend.base import Store
-from engine.store.digests import digest_bytes, digest_of
+from engine.store.digests import digest_bytes
+from engine.store.sealed_json import seal, unseal
 
 if TYPE_CHECKING:
     from engine.store.delta.parts import Part
@@ -52,7 +53,7 @@ class HeadRecord:
         }
         if self.repaired:
             values["repaired"] = True
-        return json.dumps({**values, "check": digest_of(values)}).encode()
+        return seal(values)
 
 
 def log_path(ledger: str, version: int) -> str:
@@ -82,17 +83,8 @@ def parse_head(raw: bytes, path: str) -> HeadRecord:
     CorruptStore
         If its bytes differ from those that the engine writes.
     """
-    try:
-        values = json.loads(raw)
-        checkpoints = dict(values["checkpoints"])
-        head = HeadRecord(
-            int(values["version"]), values["digest"], checkpoints, "repaired" in values
-        )
-    except (ValueError, KeyError, TypeError):
-        head = None
-    if head is None or head.as_bytes() != raw:
-        raise CorruptStore(path, "is not what the engine wrote; without it the log still counts")
-    return head
+    problem = "is not what the engine wrote; without it the log still counts"
+    return unseal(raw, path, lambda values: HeadRecord(**values), problem=problem)
 
 
 def read_head(store: Store, ledger: str) -> HeadRecord | None:
