@@ -22,9 +22,9 @@ from engine.errors import EngineError
 from engine.ingest.discovery import RootGone, RootLost
 from engine.learning.datasets.mask_files import MaskFolders
 from engine.learning.datasets.masks import NoMask
-from engine.sources.annotations.geojson import write_geojson
 from engine.store.catalog.annotations import read_annotations
 from engine.store.catalog.tables import read_images
+from tests.support.geojson_files import write_geojson
 from tests.support.images import (
     LAYOUT,
     Counting,

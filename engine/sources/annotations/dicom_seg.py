@@ -3,37 +3,29 @@
 A mask becomes the rings around its pixels (`trace_mask`), in patient coordinates if the frame
 states its position. So it is placed on an image by position, not by index; position also takes
 precedence over a contradicting reference. A pixel of the image is inside if its centre is: on
-another grid in the same plane this corresponds to the nearest pixel of the mask. highdicom writes;
-pydicom reads, since files of other programs contain less than highdicom requires.
+another grid in the same plane this corresponds to the nearest pixel of the mask. pydicom reads,
+since files of other programs contain less than highdicom requires.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import highdicom as hd
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
-from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
 
-from engine.errors import ParameterError, SourceUnreadable
+from engine.errors import SourceUnreadable
 from engine.kernels.contours.trace import trace_mask
 from engine.sources.annotations.base import Drawing, PlaneGeometry, Target, usable
 from engine.sources.annotations.dicom_common import (
     DicomReader,
-    as_bytes,
-    legal_source,
-    note_uids,
     noted_uids,
     read_dataset,
     refuse_options,
-    same,
 )
 from engine.sources.dicom.header import UM_PER_MM, read_headers
 
@@ -181,86 +173,6 @@ class _Places:
 
 def _first(dataset: Dataset, name: str) -> Dataset:
     return next(iter(dataset.get(name) or ()), Dataset())
-
-
-def write_seg(
-    sources: Sequence[Dataset],
-    masks: Sequence[Mapping[str, NDArray[np.bool_]]],
-    *,
-    label: str = "CONTOURS",
-    manual: bool = True,
-) -> bytes:
-    """Encode masks as one DICOM Segmentation of their images.
-
-    It contains the patient and study of those images: keep it with them, not in a cohort. UIDs and
-    dates that the standard forbids are replaced (see `dicom_common`).
-
-    Parameters
-    ----------
-    sources
-        Headers of the images, of one series and one frame of reference.
-    masks
-        Masks (y, x) by structure for each image; an absent structure is empty.
-    label
-        Content label: capitals, digits, spaces and underscores.
-    manual
-        True if people drew them.
-
-    Raises
-    ------
-    ParameterError
-        If the sources can't share a SEG.
-    """
-    structures = sorted({name for by_name in masks for name in by_name})
-    if not sources or len(sources) != len(masks) or not structures:
-        raise ParameterError("masks", len(masks), "one set for each of at least one source")
-    differing = same(sources, ("SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"))
-    if differing:
-        raise ParameterError("sources", dict(differing), "of one series, space and shape")
-    shape = (int(sources[0].Rows), int(sources[0].Columns))
-    planes = np.zeros((len(sources), *shape, len(structures)), np.uint8)
-    for n, by_name in enumerate(masks):
-        for k, name in enumerate(structures):
-            if name in by_name:
-                planes[n, :, :, k] = by_name[name]
-    algorithm = {} if manual else {"algorithm_identification": _algorithm()}
-    described = [
-        hd.seg.SegmentDescription(
-            segment_number=k + 1,
-            segment_label=name,
-            segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=codes.SCT.LeftVentricle,
-            algorithm_type="MANUAL" if manual else "AUTOMATIC",
-            **algorithm,
-        )
-        for k, name in enumerate(structures)
-    ]
-    # Sources may hold values that the standard forbids: `legal_source` replaces them.
-    with pydicom.config.disable_value_validation():
-        segmentation = hd.seg.Segmentation(
-            source_images=[legal_source(source) for source in sources],
-            pixel_array=planes,
-            segmentation_type="BINARY",
-            segment_descriptions=described,
-            series_instance_uid=generate_uid(),
-            series_number=int(sources[0].get("SeriesNumber") or 0) + 1000,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer="Cohort",
-            manufacturer_model_name="Cohort",
-            software_versions="1",
-            device_serial_number="1",
-            content_label=label,
-            omit_empty_frames=True,
-        )
-        note_uids(segmentation, [str(source.SOPInstanceUID) for source in sources])
-    return as_bytes(segmentation)
-
-
-def _algorithm() -> Any:
-    return hd.AlgorithmIdentificationSequence(
-        name="cohort", version="1", family=codes.DCM.ArtificialIntelligence
-    )
 
 
 def create(folder: Path, options: Mapping[str, object]) -> SegReader:

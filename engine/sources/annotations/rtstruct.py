@@ -7,20 +7,14 @@ Text of 16 characters per coordinate holds fewer digits than a float; points are
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence as Items
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
-from pydicom.valuerep import format_number_as_ds
+from pydicom.dataset import Dataset
 
-from engine.errors import ParameterError, SourceUnreadable
-from engine.kernels.contours.layers import Rings, split_layers
-from engine.kernels.contours.union import union_of
+from engine.errors import SourceUnreadable
 from engine.sources.annotations.base import (
     OFF_PLANE_MM,
     Drawing,
@@ -29,16 +23,10 @@ from engine.sources.annotations.base import (
     usable,
 )
 from engine.sources.annotations.dicom_common import (
-    PATIENT_AND_STUDY,
     DicomReader,
-    as_bytes,
-    legal_source,
-    note_uids,
     noted_uids,
-    plane_geometry,
     read_dataset,
     refuse_options,
-    same,
 )
 
 PLANAR, XOR = CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -201,162 +189,6 @@ def _ring(contour: Dataset) -> NDArray[np.float64]:
             "odd_count", f"{len(numbers)} numbers are not triples of coordinates"
         )
     return checked_ring(numbers.reshape(-1, 3))
-
-
-def write_rtstruct(
-    sources: Sequence[Dataset],
-    contours: Sequence[Mapping[str, Rings]],
-    *,
-    label: str = "CONTOURS",
-) -> bytes:
-    """Encode contours as one RT Structure Set of their images.
-
-    It contains the patient and study of those images; see `write_seg`.
-
-    Parameters
-    ----------
-    sources
-        Headers of the images, of one series and one frame of reference.
-    contours
-        Rings by structure for each image, pixels.
-    label
-        Structure set label, at most 16 characters.
-
-    Raises
-    ------
-    ParameterError
-        If the sources can't share a structure set.
-    SourceUnreadable
-        ``no_geometry`` if an image does not state its position.
-    """
-    structures = sorted({name for by_name in contours for name in by_name})
-    if not sources or len(sources) != len(contours) or not structures:
-        raise ParameterError("contours", len(contours), "one set for each of at least one source")
-    differing = same(sources, ("SeriesInstanceUID", "FrameOfReferenceUID"))
-    if differing:
-        raise ParameterError("sources", dict(differing), "of one series and space")
-    legal = [legal_source(source) for source in sources]
-    dataset = _frame(legal[0], label)
-    frame_of_reference = legal[0].FrameOfReferenceUID
-    dataset.ReferencedFrameOfReferenceSequence = Items([_referenced(legal, frame_of_reference)])
-    dataset.StructureSetROISequence = Items(
-        _items({"ROINumber": n + 1, "ReferencedFrameOfReferenceUID": frame_of_reference,
-                "ROIName": name, "ROIGenerationAlgorithm": "MANUAL"}
-               for n, name in enumerate(structures))
-    )  # fmt: skip
-    dataset.ROIContourSequence = Items(
-        _items({"ReferencedROINumber": n + 1,
-                "ContourSequence": Items(_contours(sources, legal, contours, name))}
-               for n, name in enumerate(structures))
-    )  # fmt: skip
-    dataset.RTROIObservationsSequence = Items(
-        _items({"ObservationNumber": n + 1, "ReferencedROINumber": n + 1,
-                "RTROIInterpretedType": "", "ROIInterpreter": ""}
-               for n in range(len(structures)))
-    )  # fmt: skip
-    note_uids(dataset, [str(source.SOPInstanceUID) for source in sources])
-    return as_bytes(dataset)
-
-
-def _items(rows: Any) -> list[Dataset]:
-    made = []
-    for row in rows:
-        item = Dataset()
-        for name, value in row.items():
-            setattr(item, name, value)
-        made.append(item)
-    return made
-
-
-def _frame(source: Dataset, label: str) -> Dataset:
-    now = datetime.now(UTC)
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset.SpecificCharacterSet = source.get("SpecificCharacterSet", "ISO_IR 192")
-    dataset.SOPClassUID = RTStructureSetStorage
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    for name in PATIENT_AND_STUDY:
-        setattr(dataset, name, source.get(name, ""))
-    dataset.Modality = "RTSTRUCT"
-    dataset.SeriesInstanceUID = generate_uid()
-    dataset.SeriesNumber = int(source.get("SeriesNumber") or 0) + 1000
-    dataset.OperatorsName = ""
-    dataset.Manufacturer = dataset.ManufacturerModelName = "Cohort"
-    dataset.DeviceSerialNumber, dataset.SoftwareVersions = "1", "2"
-    dataset.FrameOfReferenceUID = source.FrameOfReferenceUID
-    dataset.PositionReferenceIndicator = ""
-    dataset.InstanceNumber = 1
-    dataset.StructureSetLabel = label
-    dataset.StructureSetDate = now.strftime("%Y%m%d")
-    dataset.StructureSetTime = now.strftime("%H%M%S")
-    dataset.ApprovalStatus = "UNAPPROVED"
-    return dataset
-
-
-def _referenced(sources: Sequence[Dataset], frame_of_reference: str) -> Dataset:
-    images = _items(
-        {"ReferencedSOPClassUID": s.SOPClassUID, "ReferencedSOPInstanceUID": s.SOPInstanceUID}
-        for s in sources
-    )
-    (series,) = _items(
-        [{"SeriesInstanceUID": sources[0].SeriesInstanceUID, "ContourImageSequence": Items(images)}]
-    )
-    (study,) = _items(
-        [{"ReferencedSOPClassUID": "1.2.840.10008.3.1.2.3.1",  # Detached Study, as PS3.3 asks
-          "ReferencedSOPInstanceUID": sources[0].StudyInstanceUID,
-          "RTReferencedSeriesSequence": Items([series])}]
-    )  # fmt: skip
-    (space,) = _items(
-        [{"FrameOfReferenceUID": frame_of_reference,
-          "RTReferencedStudySequence": Items([study])}]
-    )  # fmt: skip
-    return space
-
-
-def _contours(
-    sources: Sequence[Dataset],
-    legal: Sequence[Dataset],
-    contours: Sequence[Mapping[str, Rings]],
-    name: str,
-) -> list[Dataset]:
-    found: list[Dataset] = []
-    for source, clean, by_name in zip(sources, legal, contours, strict=True):
-        for ring, kind in _kinds(by_name.get(name, ())):
-            points = plane_geometry(source).to_patient(np.asarray(ring, np.float64))
-            image = _items([{"ReferencedSOPClassUID": clean.SOPClassUID,
-                             "ReferencedSOPInstanceUID": clean.SOPInstanceUID}])  # fmt: skip
-            found += _items(
-                [{"ContourNumber": len(found) + 1,
-                  "ContourImageSequence": Items(image),
-                  "ContourGeometricType": kind,
-                  "NumberOfContourPoints": len(points),
-                  "ContourData": [format_number_as_ds(float(v)) for v in points.ravel()]}]
-            )  # fmt: skip
-    return found
-
-
-def _kinds(rings: Rings) -> Iterator[tuple[NDArray[np.float64], str]]:
-    """Yield rings and their kinds: XOR for layers with nested or crossing rings.
-
-    Raises
-    ------
-    ParameterError
-        If several layers have such rings: a structure set would combine all of them.
-    """
-    layers = split_layers(rings)
-    kinds = [PLANAR if _apart(layer) else XOR for layer in layers]
-    if kinds.count(XOR) > 1:
-        raise ParameterError("contours", "holes in several layers", "of holes in one layer")
-    for layer, kind in zip(layers, kinds, strict=True):
-        for ring in layer:
-            yield ring, kind
-
-
-def _apart(layer: Rings) -> bool:
-    return len(split_layers(union_of([[np.asarray(ring, np.float64)] for ring in layer]))) == 1
 
 
 def create(folder: Path, options: Mapping[str, object]) -> RtStructReader:

@@ -20,9 +20,9 @@ from engine.errors import ConfigError, NoSource, ParameterError
 from engine.ingest.annotations.driver import AnnotationIngest
 from engine.ingest.discovery import RootEmpty
 from engine.operations.base import Image
-from engine.sources.annotations.geojson import write_geojson
 from engine.store.catalog.annotations import annotations_ledger, read_annotations, read_contours
 from jobs.messages import core as wording
+from tests.support.geojson_files import write_geojson
 from tests.support.images import Counting, computed, night
 
 

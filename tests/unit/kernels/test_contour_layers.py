@@ -27,7 +27,8 @@ from engine.kernels.contours.geometry import (
 from engine.kernels.contours.layers import join_layers, split_layers
 from engine.kernels.contours.union import outline_edges, union_of
 from engine.kernels.contours.ventricle import wall_thickness_mm
-from engine.sources.annotations.geojson import GeoJsonReader, write_geojson
+from engine.sources.annotations.geojson import GeoJsonReader
+from tests.support.geojson_files import write_geojson
 
 SHAPE = (41, 53)
 FINE = 8

@@ -20,10 +20,9 @@ from engine.kernels.contours.geometry import fill_contour
 from engine.phantoms.cine.files import write_cine
 from engine.phantoms.cine.frames import CineOptions
 from engine.sources.annotations import create_reader
-from engine.sources.annotations.dicom_seg import write_seg
-from engine.sources.annotations.rtstruct import write_rtstruct
 from engine.store.catalog.annotations import annotations_ledger, read_annotations, read_contours
 from tests.support.data import shared_data
+from tests.support.drawing_files import write_rtstruct, write_seg
 
 Ingest = Callable[[engine.Cohort, Path], Any]
 

@@ -25,12 +25,13 @@ from engine.kernels.contours.trace import trace_mask
 from engine.kernels.contours.union import union_of
 from engine.sources.annotations import DRAWING_REASONS, Drawing, Target, create_reader
 from engine.sources.annotations.base import PlaneGeometry
-from engine.sources.annotations.dicom_common import legal_uid, plane_geometry
-from engine.sources.annotations.dicom_seg import SegReader, write_seg
-from engine.sources.annotations.geojson import GeoJsonReader, write_geojson
-from engine.sources.annotations.rtstruct import RtStructReader, write_rtstruct
+from engine.sources.annotations.dicom_seg import SegReader
+from engine.sources.annotations.geojson import GeoJsonReader
+from engine.sources.annotations.rtstruct import RtStructReader
 from engine.sources.annotations.sunnybrook import SunnybrookReader, read_link
 from tests.support.data import shared_data
+from tests.support.drawing_files import legal_uid, plane_geometry, write_rtstruct, write_seg
+from tests.support.geojson_files import write_geojson
 
 TEXT = "IM-0001-0048-icontour-manual.txt"
 GEOMETRY = PlaneGeometry((-90.0, 12.5, 7.0), (0.8, 0.6, 0.0, -0.36, 0.48, -0.8), (1.4, 1.3))

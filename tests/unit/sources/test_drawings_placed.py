@@ -25,10 +25,11 @@ from engine.kernels.contours.geometry import area_px, fill_contour
 from engine.sources.annotations import DrawingReader
 from engine.sources.annotations.dicom_seg import SegReader
 from engine.sources.annotations.geojson import GeoJsonReader
-from engine.sources.annotations.rtstruct import RtStructReader, write_rtstruct
+from engine.sources.annotations.rtstruct import RtStructReader
 from engine.store.catalog.annotations import AnnotationRow
 from engine.store.catalog.tables import READY, ImageRow, image_table
 from tests.support.dicom import make
+from tests.support.drawing_files import write_rtstruct
 
 SIDE = 64
 SPACING = 1.5
