@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import CorruptStore, MissingObject, NoTable
+from engine.range_file import RangeFile
 from engine.store.backend.base import Store
 from engine.store.digests import DIGEST_CHARS, digest_bytes
 from engine.store.parquet import read_parquet, write_parquet
@@ -309,35 +309,18 @@ def concat_fragments(store: Store, paths: Sequence[str]) -> Iterator[pa.Table]:
         yield read_fragment(store, path)
 
 
-class _Ranged(io.RawIOBase):
+class _Ranged(RangeFile):
     """Object of a store as a seekable file."""
 
     def __init__(self, store: Store, path: str) -> None:
-        super().__init__()
-        self._store, self._path, self._at = store, path, 0
         size = store.size(path)
         if size is None:
             raise MissingObject(path)
-        self._size = size
+        super().__init__(size)
+        self._store, self._path = store, path
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        data = self._store.read(self._path, self._at, left if size < 0 else min(size, left))
-        self._at += len(data)
-        return data
+    def read_range(self, start: int, stop: int) -> bytes:
+        return self._store.read(self._path, start, stop - start)
 
 
 @contextlib.contextmanager

@@ -53,7 +53,6 @@ def writers(store: Store, made: Path) -> dict[str, Callable[[], object]]:
         "create": lambda: store.create("new/created", body),
         "create_from": lambda: store.create_from("new/from", made),
         "replace": lambda: store.replace("there", body),
-        "replace_from": lambda: store.replace_from("there", made),
         "update": lambda: store.update("there", lambda old: body),
         "staging": assemble,
     }

@@ -54,28 +54,3 @@ def bone_density(areas: Sequence[float]) -> float:
     """
     tissue = areas[Tissue.BONE] + areas[Tissue.FAT] + areas[Tissue.OTHER]
     return float(areas[Tissue.BONE] / tissue) if tissue > 0 else float("nan")
-
-
-def dice(found: NDArray[np.integer], truth: NDArray[np.integer]) -> tuple[float, ...]:
-    """Return the Dice coefficient of each class of `Tissue`; NaN for a class absent from both.
-
-    Parameters
-    ----------
-    found, truth
-        (y, x) labels of one shape.
-
-    Notes
-    -----
-    L. R. Dice: Measures of the amount of ecologic association between species, Ecology 26 (1945).
-
-    Examples
-    --------
-    >>> dice(np.array([[1, 1, 3]]), np.array([[1, 3, 3]]))[1]
-    0.6666666666666666
-    """
-    both = np.bincount(
-        (len(Tissue) * np.ravel(truth).astype(np.int64) + np.ravel(found)), minlength=16
-    ).reshape(len(Tissue), len(Tissue))
-    sums = both.sum(0) + both.sum(1)
-    with np.errstate(invalid="ignore"):
-        return tuple(float(v) for v in 2 * np.diag(both) / np.where(sums > 0, sums, np.nan))

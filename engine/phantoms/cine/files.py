@@ -12,7 +12,6 @@ Each header names a fictitious patient (`CANARY`), so that tests can search for 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.errors import MissingExtra, ParameterError
+from engine.errors import MissingExtra
 from engine.phantoms.cine.frames import (
     MUSCLE_DENSITY_G_PER_ML,
     CineFrame,
@@ -32,12 +31,12 @@ from engine.phantoms.cine.frames import (
     draw_cine_frame,
     make_heart,
 )
+from engine.phantoms.folders import claim_folder, mark_of, write_if_new
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 TRUTH = "truth.parquet"
-MARK = "phantom.json"
 COMMAND = "cohort phantom cine"
 
 CANARY = "CANARY"
@@ -98,7 +97,12 @@ def write_cine(directory: str | Path, options: CineOptions | None = None) -> Pat
     except ImportError:
         raise MissingExtra("pydicom", "dicom", "to write DICOM files") from None
     root = Path(directory)
-    _claim(root, options)
+    mark = mark_of(
+        COMMAND, asdict(options),
+        contours="x y in pixels; the first pixel's centre is (origin, origin)",
+    )  # fmt: skip
+    expected = f"a new or empty folder, or one made by {COMMAND} with the same options"
+    claim_folder(root, mark, expected)
     rows: list[dict[str, Any]] = []
     links = ["patient_id,original_id"]
     for patient in range(options.patients):
@@ -108,10 +112,10 @@ def write_cine(directory: str | Path, options: CineOptions | None = None) -> Pat
         rows += _with_volumes(
             list(_write_patient(root, options, heart, patient_id, original)), options
         )
-    _write_if_new(root / "link.csv", ("\n".join(links) + "\n").encode())
+    write_if_new(root / "link.csv", ("\n".join(links) + "\n").encode())
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=TRUTH_SCHEMA), sink, compression="zstd")
-    _write_if_new(root / TRUTH, sink.getvalue().to_pybytes())
+    write_if_new(root / TRUTH, sink.getvalue().to_pybytes())
     return root / TRUTH
 
 
@@ -124,11 +128,11 @@ def _write_patient(
             instance = level * options.phases + phase + 1
             path = f"dicoms/{patient_id}/{instance}.dcm"
             made = _dataset(options, heart, frame, patient_id, (level, phase))
-            _write_if_new(root / path, _dicom_bytes(made))
+            write_if_new(root / path, _dicom_bytes(made))
             for letter, points in (("i", frame.endo), ("o", frame.epi)):
                 name = f"IM-0001-{instance:04d}-{letter}contour-manual.txt"
                 place = root / "contourfiles" / original / f"{letter}-contours" / name
-                _write_if_new(place, _contour_bytes(points + options.origin))
+                write_if_new(place, _contour_bytes(points + options.origin))
             yield {
                 "patient_id": patient_id,
                 "original_id": original,
@@ -238,31 +242,3 @@ def _dicom_bytes(ds: Dataset) -> bytes:
 
 def _contour_bytes(points: NDArray[np.float64]) -> bytes:
     return "".join(f"{x:.2f} {y:.2f}\n" for x, y in points).encode()
-
-
-def _write_if_new(path: Path, data: bytes) -> None:
-    if not (path.exists() and path.read_bytes() == data):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-
-def _claim(root: Path, options: CineOptions) -> None:
-    """Mark the folder for this cine, or refuse it."""
-    mark = {
-        "made_by": COMMAND,
-        "options": asdict(options),
-        "contours": "x y in pixels; the first pixel's centre is (origin, origin)",
-    }
-    text = (json.dumps(mark, indent=2) + "\n").encode()
-    expected = f"a new or empty folder, or one made by {COMMAND} with the same options"
-    if root.exists() and not root.is_dir():
-        raise ParameterError("directory", str(root), expected)
-    there = root / MARK
-    if (
-        root.is_dir()
-        and any(root.iterdir())
-        and not (there.exists() and there.read_bytes() == text)
-    ):
-        raise ParameterError("directory", str(root), expected)
-    root.mkdir(parents=True, exist_ok=True)
-    _write_if_new(there, text)

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from engine.errors import ParameterError
 from engine.phantoms.discs.image import DiscImage, draw_disc_image, make_scene
 from engine.phantoms.discs.options import DiscOptions, image_path, image_place
+from engine.phantoms.folders import MARK, mark_of, write_if_new
 
 TRUTH = "truth.parquet"
-MARK = "phantom.json"
 """Marker file, written first: a folder with it, and with only the files that it lists, may be
 overwritten."""
 
@@ -93,7 +93,7 @@ def write_discs(
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=TRUTH_SCHEMA), sink, compression="zstd")
     truth = root / TRUTH
-    _write_if_new(truth, sink.getvalue().to_pybytes())
+    write_if_new(truth, sink.getvalue().to_pybytes())
     return truth
 
 
@@ -124,13 +124,8 @@ def _write_image(root: Path, options: DiscOptions, number: int) -> Rows:
     image = draw_disc_image(options, number)
     path = root / image.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_if_new(path, bytes(imagecodecs.png_encode(image.pixels)))
+    write_if_new(path, bytes(imagecodecs.png_encode(image.pixels)))
     return truth_rows(image, options)
-
-
-def _write_if_new(path: Path, data: bytes) -> None:
-    if not (path.exists() and path.read_bytes() == data):
-        path.write_bytes(data)
 
 
 def _paths(images: int) -> set[str]:
@@ -154,8 +149,7 @@ def _claim(root: Path, options: DiscOptions) -> None:
     for path in sorted((former - _paths(options.images)) & there):
         (root / path).unlink()
     root.mkdir(parents=True, exist_ok=True)
-    mark = {"made_by": COMMAND, "options": asdict(options)}
-    _write_if_new(root / MARK, (json.dumps(mark, indent=2) + "\n").encode())
+    write_if_new(root / MARK, mark_of(COMMAND, asdict(options)))
 
 
 def _marked_images(mark: Path, expected: str) -> int:

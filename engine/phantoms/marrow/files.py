@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 
 from engine.errors import ParameterError
 from engine.kernels.segmentation.tissue import COLOURS, Tissue, bone_density
+from engine.phantoms.folders import claim_folder, mark_of
 from engine.phantoms.marrow.options import MarrowOptions
 from engine.phantoms.marrow.png_stream import PngRows
 from engine.phantoms.marrow.slide import MarrowSlide
 
 COMMAND = "cohort phantom marrow"
-MARK = "phantom.json"
 TRUTH = "truth.parquet"
 
 MASKED = (Tissue.BONE, Tissue.FAT, Tissue.OTHER)
@@ -81,24 +80,12 @@ def write_marrow(directory: str | Path, options: MarrowOptions, apply: Apply = m
         If the folder holds anything else, or a package for the format is missing.
     """
     root = Path(directory)
-    _claim(root, options)
+    expected = f"a new or empty folder, or one where {COMMAND} wrote the same set"
+    claim_folder(root, mark_of(COMMAND, asdict(options)), expected)
     rows = list(apply(partial(_write_slide, root, options), range(options.images)))
     rows.sort(key=lambda row: (row["subject"], row["name"]))
     pq.write_table(pa.Table.from_pylist(rows, schema=TRUTH_SCHEMA), root / TRUTH)
     return root / TRUTH
-
-
-def _claim(root: Path, options: MarrowOptions) -> None:
-    mark = (json.dumps({"made_by": COMMAND, "options": asdict(options)}, indent=2) + "\n").encode()
-    expected = f"a new or empty folder, or one where {COMMAND} wrote the same set"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        there = {path.name for path in root.iterdir()}
-        if there and (MARK not in there or (root / MARK).read_bytes() != mark):
-            raise ParameterError("directory", str(root), expected)
-        (root / MARK).write_bytes(mark)
-    except OSError as error:
-        raise ParameterError("directory", f"{root} ({error.strerror})", expected) from None
 
 
 def _write_slide(root: Path, options: MarrowOptions, number: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from engine.errors import ParameterError, SourceUnreadable, StoreUnreachable
+from engine.range_file import RangeFile
 from engine.sources.failures import unreadable
 from engine.sources.locations.folder import FileStat, escape_path, unescape_path
 
@@ -124,58 +125,28 @@ def _failure(error: Exception) -> OSError:
     return OSError(number, f"the store said {type(error).__name__}")
 
 
-class _Object(io.RawIOBase):
+class _Object(RangeFile):
     """Object, read by ranges; the store's errors are raised as `OSError`, like a disk's."""
 
     failure: OSError | None = None
 
     def __init__(self, url: str, key: str, size: int, tag: str | None) -> None:
+        super().__init__(size)
         self._url = url
         self._key = key
-        self._size = size
         self._tag = tag
-        self._at = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise OSError(errno.EINVAL, "before the start")
-        self._at = start + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._get(min(self._at + len(view), self._size))
-        view[: len(data)] = data
-        return len(data)
-
-    def readall(self) -> bytes:
-        return self._get(self._size)
-
-    def _get(self, stop: int) -> bytes:
+    def read_range(self, start: int, stop: int) -> bytes:
         import obstore
 
-        if self._at >= stop:  # stores refuse a range without bytes
-            return b""
-        options: dict[str, Any] = {"range": (self._at, stop)}
+        options: dict[str, Any] = {"range": (start, stop)}
         if self._tag is not None:
             options["if_match"] = self._tag
         try:
-            data = bytes(obstore.get(_opened(self._url), self._key, options=options).bytes())  # type: ignore[arg-type]
+            return bytes(obstore.get(_opened(self._url), self._key, options=options).bytes())  # type: ignore[arg-type]
         except Exception as error:
             self.failure = self.failure or _failure(error)
             raise self.failure from None
-        self._at += len(data)
-        return data
 
 
 def _head(store: ObjectStore, key: str) -> Any:

@@ -54,7 +54,7 @@ def read_calibration(
         return None, ()
     if function != STRAIGHT_LINE or "c0" not in fields or "c1" not in fields:
         return None, (NOT_APPLIED,)
-    intercept, slope = _number(fields["c0"]), _number(fields["c1"])
+    intercept, slope = number_or_nan(fields["c0"]), number_or_nan(fields["c1"])
     if not (math.isfinite(intercept) and math.isfinite(slope)):
         return None, (INVALID,)
     if dtype == "int16":
@@ -74,7 +74,8 @@ def _clips(fields: Mapping[str, Any], dtype: str, slope: float, intercept: float
     return min(slope * ends.min, slope * ends.max) + intercept < 0
 
 
-def _number(value: Any) -> float:
+def number_or_nan(value: Any) -> float:
+    """Return a value of a header as a number; NaN if it is none."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -24,6 +24,7 @@ from engine.errors import SourceUnreadable
 from engine.header import MISSING_PLANES
 from engine.sources.pixel_size import UM_PER_INCH, spacing_from_density
 from engine.sources.tiff.checks import MAX_PAGES
+from engine.sources.tiff.imagej_values import number_or_nan
 
 _NOWHERE, _ELSEWHERE = -1, -2  # pages not in this file: assigned to no file, or to another one
 _MAX_PLANES = 10 * MAX_PAGES  # limit for one XML, including planes in the other files of a plate
@@ -332,19 +333,12 @@ def _ome_step_ms(pixels: Element) -> float | None:
     if stated is not None:
         return stated
     times = np.array([
-        _number(plane.get("DeltaT")) * _UNITS_MS.get(plane.get("DeltaTUnit", "s"), math.nan)
+        number_or_nan(plane.get("DeltaT")) * _UNITS_MS.get(plane.get("DeltaTUnit", "s"), math.nan)
         for plane in pixels.findall("{*}Plane")
         if plane.get("TheC") == plane.get("TheZ") == "0"
     ])  # fmt: skip
     steps = np.diff(np.sort(times[np.isfinite(times)]))
     return _step(np.median(steps), 1.0) if len(steps) else None
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
 
 
 def _step(value: Any, unit: float | None) -> float | None:

@@ -90,10 +90,6 @@ class Store(Protocol):
         """Publish an object durably and atomically, replacing any existing one."""
         ...
 
-    def replace_from(self, path: str, local_file: Path) -> None:
-        """Publish a finished local file like `replace`; see `create_from`."""
-        ...
-
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
         """Update an object by compare-and-swap, so that concurrent updates are never lost.
 

@@ -125,13 +125,6 @@ class LocalStore:
             finally:
                 discard(aside)
 
-    def replace_from(self, path: str, local_file: Path) -> None:
-        """Publish a local file, which is consumed, replacing any existing object."""
-        target = self._place(path)
-        with self._naming(path), self._near(local_file) as near:
-            publish(target.parent, lambda: near.replace(target))
-            discard(local_file)
-
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
         """Update an object under a lock; return False if ``change`` returned None."""
         self._place(path)

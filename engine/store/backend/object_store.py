@@ -143,12 +143,6 @@ class ObjectStore:
         with self._named(path):
             obstore.put(self._store, path, bytes(data))
 
-    def replace_from(self, path: str, local_file: Path) -> None:
-        """Publish a local file, replacing any existing object; the file stays."""
-        check_path(path)
-        with self._named(path):
-            obstore.put(self._store, path, local_file)
-
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
         """Update an object by compare-and-swap; return False if ``change`` returned None."""
         check_path(path)

@@ -14,7 +14,8 @@ from engine.kernels.segmentation.marrow_thresholds import (
     halo_px,
     segment_baseline,
 )
-from engine.kernels.segmentation.tissue import Tissue, bone_density, class_areas, dice
+from engine.kernels.segmentation.tissue import Tissue, bone_density, class_areas
+from engine.learning.evaluation.scores import confusion, dice_of
 from engine.phantoms.marrow.options import MarrowOptions
 from engine.phantoms.marrow.slide import MarrowBand, MarrowSlide
 
@@ -31,7 +32,7 @@ def test_it_finds_the_classes_of_marrow(slides: list[MarrowBand]) -> None:
     scores, errors = [], []
     for slide in slides:
         found = segment_baseline(slide.pixels)
-        scores.append(dice(found, slide.labels))
+        scores.append(dice_of(confusion(found, slide.labels, len(Tissue))))
         true = bone_density(class_areas(slide.labels))
         errors.append(abs(bone_density(class_areas(found)) - true) / true)
     mean = np.nanmean(scores, axis=0)
@@ -81,6 +82,7 @@ def test_what_is_no_slide_is_refused() -> None:
 def test_density_and_dice_where_there_is_nothing() -> None:
     assert math.isnan(bone_density((5, 0, 0, 0)))
     blank = np.zeros((2, 2), np.uint8)
-    assert dice(blank, blank)[0] == 1
-    assert all(math.isnan(value) for value in dice(blank, blank)[1:])
-    assert dice(blank, blank + 1)[:2] == (0, 0)
+    same, other = (dice_of(confusion(blank, truth, len(Tissue))) for truth in (blank, blank + 1))
+    assert same[0] == 1
+    assert np.isnan(same[1:]).all()
+    assert other[:2].tolist() == [0, 0]
