@@ -20,6 +20,7 @@ import engine
 from engine.errors import CorruptStore, EngineError, MissingObject, StoreError
 from engine.runs.worker import ledger_of
 from engine.store.catalog.tables import read_images
+from engine.store.delta.integrity import HEAD, parse_head
 from engine.store.delta.torn import TORN
 from engine.store.maintenance.problems import STALE
 from engine.store.maintenance.verify import VerifyReport
@@ -380,6 +381,8 @@ class Machine(RuleBasedStateMachine):
             and not path.startswith((".staging/", "tables/.fragments/"))
             and not _only_begun(place / path)
             and not (delete and path.endswith("_head.json"))  # losing it loses nothing
+            # Nor does losing a commit whose driver died before anything said that it exists.
+            and not (delete and _is_unrecorded(place / path))
             # Nor does losing the inputs of a key whose run died before its first result.
             and not (delete and "/_keys/" in path and Path(path).stem not in used)
         ]
@@ -514,6 +517,14 @@ def _rows(
 def _only_begun(path: Path) -> bool:
     """Return whether a file is the log of a ledger without a commit, which holds no data."""
     return path.parent.name == "_delta_log" and len(list(path.parent.glob("*.json"))) == 1
+
+
+def _is_unrecorded(path: Path) -> bool:
+    """Return whether a file is an entry of a log that is newer than the ledger's head record."""
+    if path.parent.name != "_delta_log" or path.suffix != ".json":
+        return False
+    head = path.parents[1] / HEAD
+    return not head.exists() or int(path.stem) > parse_head(head.read_bytes(), HEAD).version
 
 
 def _harm(path: Path, bit: int | None) -> None:

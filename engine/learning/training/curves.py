@@ -47,12 +47,12 @@ def _drawn(rows: Sequence[Mapping[str, float]]) -> bytes:
     loss.plot(steps, [row["train_loss"] for row in rows], marker=marker, label="crops trained on")
     loss.plot(steps, [row["loss"] for row in rows], marker=marker, label="images held out")
     loss.set(title="Loss", xlabel="step", yscale="log")
-    loss.legend(frameon=False)
+    loss.legend(loc="upper right", frameon=False)
     for name in [n for n in rows[0] if n.startswith("dsc_")]:
         values = [row[name] for row in rows]
         dsc.plot(steps, values, marker=marker, label=name.removeprefix("dsc_"))
     dsc.set(title="DSC, images held out", xlabel="step", ylim=(min(0.8, *_seen(rows)), 1.0))
-    dsc.legend(frameon=False)
+    dsc.legend(loc="lower right", frameon=False)
     density.plot(steps, [100 * row["density_error"] for row in rows], marker=marker)
     density.set(title="Bone density, median error (%)", xlabel="step", ylim=(0, None))
     for axis in (loss, dsc, density):
