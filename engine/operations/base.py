@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.deprecations import RenamedMember, adopt_earlier_names
-from engine.errors import UsageError
-from engine.operations.column_order import x_before_y
+from engine.errors import ParameterError, UsageError
+from engine.operations.column_order import LAST_COLUMNS, x_before_y
 from engine.operations.image import Image as Image
 from engine.operations.image import ImageFailed as ImageFailed
 from engine.operations.labels import LabelSpec
@@ -130,6 +130,10 @@ class Operation(LabelSpec, BaseModel):
         """Serve subclasses that use the earlier names."""
         super().__init_subclass__(**named)
         adopt_earlier_names(cls)
+        for column in getattr(cls, "object_schema", pa.schema([])).names:
+            if column in LAST_COLUMNS:
+                taken = "another name: every table has a column called so"
+                raise ParameterError(f"object_schema of {cls.__name__}", column, taken)
 
     def __init__(self, **parameters: Any) -> None:
         try:

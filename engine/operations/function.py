@@ -27,6 +27,7 @@ from engine.errors import ParameterError, UsageError
 from engine.operations.array_metadata import as_array, attributes_of
 from engine.operations.attributes_read import reads_attributes
 from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.column_order import LAST_COLUMNS
 from engine.operations.registry import NoOperation, find_operation
 from engine.store.path_pattern import FIELDS
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 """Allowed names of a function's results and tables: valid on every file system."""
 
-TAKEN = frozenset({*FIELDS, "source", "orphaned", "image_id"})
+TAKEN = frozenset({*FIELDS, *LAST_COLUMNS})
 """Columns that every table has besides those of the objects."""
 
 WIDER = {

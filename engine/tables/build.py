@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.operations.base import Operation
-from engine.operations.column_order import x_before_y
+from engine.operations.column_order import LAST_COLUMNS, x_before_y
 from engine.operations.spacings import ALIKE
 from engine.runs.input_digests import image_inputs
 from engine.store.catalog.tables import FAILED, ORPHANED, RETIRED, field_column
@@ -201,11 +201,11 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     # Numbers ascend, so an object's rank within its image is its distance from the image's first.
     within = np.arange(1, len(numbers) + 1) - np.searchsorted(numbers, numbers)
     left = described.take(pa.array(numbers, pa.int64()))
-    fields = [name for name in left.column_names if name not in ("source", "orphaned", "image_id")]
+    fields = [name for name in left.column_names if name not in LAST_COLUMNS]
     columns: dict[str, Any] = {name: left[name] for name in fields}
     columns[operation.object_name] = found.get(operation.object_name, pa.array(within, pa.int64()))
     columns.update({name: found[name] for name in x_before_y(list(found))})
-    columns.update({name: left[name] for name in ("source", "orphaned", "image_id")})
+    columns.update({name: left[name] for name in LAST_COLUMNS})
     columns["_image"] = pa.array(numbers, pa.int64())
     return pa.table(columns)
 

@@ -30,6 +30,7 @@ from engine.operations.cardiac.slices import (
     planes_of_incomplete,
     widths_mm,
 )
+from engine.operations.column_order import LAST_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 FINDINGS, QUANTITIES = "contour_findings", "contour_quantities"
 VOLUMES, FUNCTION = "contour_volumes", "contour_function"
 SUMMARIES = (FINDINGS, QUANTITIES, VOLUMES, FUNCTION)
-
-LAST = ("source", "orphaned", "image_id")
-"""Last columns of every table of images."""
 
 OF_OBJECT = (
     "annotation", "structure", "y", "x", "area_px", "area_mm2", "mask_gap", "crossings", "nested",
@@ -85,9 +83,9 @@ def summarise_slice(objects: pa.Table, images: pa.Table) -> pa.Table:
         The catalog's rows.
     """
     row = objects["_image"]
-    taken = {*OF_OBJECT, *LAST, "contour", "_image"}
+    taken = {*OF_OBJECT, *LAST_COLUMNS, "contour", "_image"}
     fields = [name for name in objects.column_names if name not in taken and name not in _MEASURED]
-    columns: dict[str, Any] = {name: objects[name] for name in (*fields, *OF_OBJECT, *LAST)}
+    columns: dict[str, Any] = {name: objects[name] for name in (*fields, *OF_OBJECT, *LAST_COLUMNS)}
     for name in OF_IMAGE:
         columns[f"_{name}"] = images[name].take(row)
     there = set(images.column_names)
@@ -153,8 +151,8 @@ def _findings(
     columns.update({name: merged[name].take(rows) for name in named})
     columns["figure"] = pa.array([finding[3] for finding in found], pa.float64())
     columns["means"] = pa.array([finding[4] for finding in found], pa.string())
-    columns.update({name: merged[name].take(rows) for name in LAST})
-    return pa.table(columns).select([*_fields(merged), *FINDING_COLUMNS.names, *LAST])
+    columns.update({name: merged[name].take(rows) for name in LAST_COLUMNS})
+    return pa.table(columns).select([*_fields(merged), *FINDING_COLUMNS.names, *LAST_COLUMNS])
 
 
 def _quantities(merged: pa.Table, frame: pd.DataFrame, operation: ContourChecks) -> pa.Table:
@@ -185,7 +183,7 @@ def _quantities(merged: pa.Table, frame: pd.DataFrame, operation: ContourChecks)
         columns[column] = merged[source].take(pa.array([owners.get(k) for k in first], pa.int64()))
     myocardium = pc.subtract(columns["outer_area_mm2"], columns["inner_area_mm2"])
     columns["myocardium_area_mm2"] = myocardium
-    columns.update({name: merged[name].take(rows) for name in LAST})
+    columns.update({name: merged[name].take(rows) for name in LAST_COLUMNS})
     return pa.table(columns)
 
 

@@ -21,6 +21,7 @@ from engine.kernels.segmentation.components import (
     merge_components,
     number_pixels,
 )
+from engine.operations.column_order import LAST_COLUMNS
 
 PIECES = pa.struct(
     [
@@ -223,7 +224,7 @@ def objects_table(objects: pa.Table, described: Sequence[str]) -> pa.Table:
         "eccentricity": eccentricity(pieces),
         "touches_border": pieces["touches_border"],
     }
-    last = [name for name in ("source", "orphaned", "image_id") if name in described]
+    last = [name for name in LAST_COLUMNS if name in described]
     first = [name for name in described if name not in last]
     columns = {name: left[name] for name in first} | {name: own[name] for name in TABLE}
     return pa.table({**columns, **{name: left[name] for name in last}})

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
+from typing import ClassVar
 
+import pyarrow as pa
 import pytest
 
+from engine.errors import ParameterError
 from engine.operations import registry
 from tests.support.operations import Probe, install_below
 
@@ -38,3 +41,12 @@ def test_a_package_that_was_just_installed_is_found(
         packages / "operations_for_tests-1.0.dist-info"
     )
     assert registry.find_operation("probe") is Probe
+
+
+@pytest.mark.parametrize("column", ["source", "orphaned", "image_id"])
+def test_a_column_that_every_table_has_is_refused(column: str) -> None:
+    """It would be lost: the table's own column replaces it."""
+    with pytest.raises(ParameterError, match=f"object_schema of Clashing is '{column}'"):
+
+        class Clashing(Probe):
+            object_schema: ClassVar[pa.Schema] = pa.schema([(column, pa.float64())])
