@@ -132,7 +132,8 @@ class Upkeep:
         ----------
         also_gone
             Whether to check every file of the logs, and to continue also if their newest entries
-            are missing entirely, although a power cut may not be the cause.
+            are missing entirely, although a power cut may not be the cause. Damaged checkpoints
+            and head records are then made again from the logs, too.
 
         Raises
         ------

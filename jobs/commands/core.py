@@ -354,7 +354,9 @@ def verify(
     output: Output,
     place: CohortPath,
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Drop torn commits.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop torn commits; remake checkpoints.")
+    ] = False,
 ) -> int:
     """Check every file against the ledgers.
 

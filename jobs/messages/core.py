@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -275,17 +276,51 @@ def spacing_lines(status: Status) -> list[str]:
     return [f"Spacing (y x x): {', '.join(shown)}.{mixed}"]
 
 
-ADVICE = {
-    "pixels": "To restore pixels from their sources, where those still exist: "
-    "cohort ingest COHORT --rehash; it names images whose sources are gone. Damaged labels are "
-    "computed again by the next run of all images.",
-    "catalog": "The catalog can't be rebuilt: restore it from a backup, or ingest the sources "
-    "into a new cohort.",
-    "results": "Restore results from a backup, or remove their folder (results/OPERATION/VERSION) "
-    "and the tables made of it, and run again: all of them are computed again.",
-    "tables": "Remove the tables that are named; the next run rebuilds them from the results.",
-}
-"""Advice about missing or corrupt files, by their area."""
+ADVICE = (
+    (
+        r"pixels/.*/labels/",
+        "Remove the label files that are named, if they are there: the next run of all images "
+        "computes missing ones again.",
+    ),
+    (
+        r"pixels/",
+        "To restore pixels from their sources, where those still exist: "
+        "cohort ingest COHORT --rehash; it names images whose sources are gone.",
+    ),
+    (
+        r".*/(_head\.json|_delta_log/_last_checkpoint|_delta_log/.*\.parquet)$",
+        "Head records and checkpoints are made again from the log: cohort verify COHORT --repair.",
+    ),
+    (
+        r"catalog/",
+        "The catalog can't be rebuilt: restore it from a backup, or ingest the sources "
+        "into a new cohort.",
+    ),
+    (
+        r"results/.*\.parquet$",
+        "Restore the results that are named from a backup, or remove their files, if they are "
+        "there: the next run computes missing ones again, where the images are not orphaned.",
+    ),
+    (
+        r"results/",
+        "Restore the log of the results from a backup, or remove their folder "
+        "(results/OPERATION/VERSION) and the tables made of it, and run again: all of them are "
+        "computed again.",
+    ),
+    (r"tables/", "Remove the tables that are named; the next run rebuilds them from the results."),
+)
+"""Advice about missing or corrupt files, by their path: the first pattern that fits."""
+
+
+def advice_about(path: str) -> str | None:
+    """Return what to do about a missing or corrupt file.
+
+    Examples
+    --------
+    >>> advice_about("tables/circles.parquet")
+    'Remove the tables that are named; the next run rebuilds them from the results.'
+    """
+    return next((advice for pattern, advice in ADVICE if re.match(pattern, path)), None)
 
 
 def verify_lines(report: VerifyReport) -> list[str]:
@@ -301,9 +336,13 @@ def verify_lines(report: VerifyReport) -> list[str]:
             "gc removes those that are old enough."
         )
     lines.append("All is well." if report.ok else f"{counted(len(report.problems), 'problems')}.")
-    bad = [p for p in report.problems if p.kind in (MISSING, CORRUPT) and TORN not in p.text]
-    broken = {p.path.split("/", 1)[0] for p in bad}
-    return lines + [advice for area, advice in ADVICE.items() if area in broken]
+    bad = [
+        p.path
+        for p in report.problems
+        if p.kind in (MISSING, CORRUPT) and TORN not in p.text and "--repair" not in p.text
+    ]
+    fitting = dict.fromkeys(map(advice_about, bad))  # each once, in order
+    return lines + [advice for advice in fitting if advice is not None]
 
 
 def repair_lines(done: Sequence[Repaired], asked: bool) -> list[str]:

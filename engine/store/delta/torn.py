@@ -9,17 +9,26 @@ most one zero byte.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from engine.errors import CorruptStore, MissingObject
 from engine.store.backend.base import Store
 from engine.store.delta.checkpoints import LAST
 from engine.store.delta.entries import last_line
-from engine.store.delta.integrity import HEAD, PREVIOUS_DIGEST, checkpoint_name, log_path, read_head
+from engine.store.delta.integrity import (
+    HEAD,
+    PREVIOUS_DIGEST,
+    HeadRecord,
+    checkpoint_name,
+    log_path,
+    read_head,
+)
+from engine.store.digests import digest_bytes
 
 TORN = "a power cut tore"
 """Phrase of messages about torn files."""
@@ -123,9 +132,9 @@ class TornLog:
         Newer entries, all torn; ``gone`` are later ones that the head record names but that do not
         exist.
     checkpoints
-        Names of checkpoints that are torn, or cover lost entries.
+        Names of checkpoints that are torn, cover lost entries, or are damaged in another way.
     last, head
-        True if the file that names the newest checkpoint, or the head record, is torn.
+        True if the file that names the newest checkpoint, or the head record, is torn or damaged.
     """
 
     whole: int
@@ -152,7 +161,8 @@ def examine(store: Store, ledger: str, *, also_gone: bool = False) -> TornLog | 
     ledger
         Path of the ledger.
     also_gone
-        True if missing newest entries count too, though a person may have removed them.
+        True if missing newest entries count too, though a person may have removed them, and so
+        do damaged files that can be made again: checkpoints, and the head record.
     """
     if store.as_local_path(ledger) is None:  # an object is written completely, or not at all
         return None
@@ -173,12 +183,17 @@ def examine(store: Store, ledger: str, *, also_gone: bool = False) -> TornLog | 
         return None
     # If nothing is lost, a newer entry of another writer is not a problem.
     most = whole if torn or gone else sys.maxsize
-    checkpoints = tuple(sorted(_torn_checkpoints(store, folder, names, most)))
-    last = LAST in names and (
-        is_torn_note(_read(store, f"{folder}/{LAST}"))
-        or any(_is_named(store, folder, name) for name in checkpoints)
-    )
-    found = TornLog(whole, tuple(sorted(torn)), tuple(gone), checkpoints, last, is_torn_note(raw))
+    bad = {*_torn_checkpoints(store, folder, names, most)}
+    recorded = _recorded_checkpoints(store, ledger) if also_gone else {}
+    bad |= {name for name in recorded if _digest(store, f"{folder}/{name}") != recorded[name]}
+    if LAST in names:
+        last = is_torn_note(_read(store, f"{folder}/{LAST}"))
+        last |= any(_is_named(store, folder, name) for name in bad)
+    else:
+        last = bool(recorded)
+    unread = raw != b"{}" and _intact_head(store, ledger) is None
+    head = is_torn_note(raw) or (also_gone and unread)
+    found = TornLog(whole, tuple(sorted(torn)), tuple(gone), tuple(sorted(bad)), last, head)
     return None if found == TornLog(whole) else found
 
 
@@ -210,11 +225,23 @@ def _read(store: Store, path: str, absent: bytes = b"") -> bytes:
 
 
 def _noted_version(store: Store, ledger: str) -> int:
-    try:
-        head = read_head(store, ledger)
-    except CorruptStore:
-        return -1
+    head = _intact_head(store, ledger)
     return -1 if head is None else head.version
+
+
+def _recorded_checkpoints(store: Store, ledger: str) -> Mapping[str, str]:
+    head = _intact_head(store, ledger)
+    return {} if head is None else head.checkpoints
+
+
+def _intact_head(store: Store, ledger: str) -> HeadRecord | None:
+    with contextlib.suppress(CorruptStore):
+        return read_head(store, ledger)
+    return None
+
+
+def _digest(store: Store, path: str) -> str:
+    return digest_bytes(_read(store, path))
 
 
 def _all_there(whole: int, versions: Iterable[int]) -> bool:

@@ -72,8 +72,9 @@ def repair_ledgers(store: Store, *, also_gone: bool = False) -> list[Repaired]:
     Parameters
     ----------
     also_gone
-        True to examine all files of the logs, and to continue also from logs with missing newest
-        entries; otherwise a few small reads decide whether a repair is needed.
+        True to examine all files of the logs, to continue also from logs with missing newest
+        entries, and to make damaged checkpoints again; otherwise a few small reads decide whether
+        a repair is needed.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def _repair(store: Store, ledger: str, also_gone: bool) -> Repaired | None:
     note = f"{ledger}/{HEAD}"
     # Cut the head record before the entries: a record ahead of the log would block the ledger.
     store.update(note, lambda raw: _cut_note(store, ledger, raw, also_gone))
-    store.update(note, lambda _: _remove_torn(store, ledger))
+    store.update(note, lambda raw: _remove_torn(store, ledger, torn, raw))
     if (torn.last or torn.checkpoints) and torn.whole >= 0:
         head = read_head(store, ledger)
         write_checkpoint(store, ledger, torn.whole, {} if head is None else head.checkpoints)
@@ -158,13 +159,15 @@ def _cut_note(store: Store, ledger: str, raw: bytes | None, also_gone: bool) -> 
     return HeadRecord(torn.whole, digest_bytes(entry), checkpoints, repaired).as_bytes()
 
 
-def _remove_torn(store: Store, ledger: str) -> None:
+def _remove_torn(store: Store, ledger: str, found: TornLog, raw: bytes | None) -> None:
+    """Remove the found checkpoints that the head record no longer names, and torn entries."""
+    log = f"{ledger}/_delta_log"
+    kept = {} if raw is None else parse_head(raw, HEAD).checkpoints
+    for name in ((LAST,) if found.last else ()) + found.checkpoints:
+        if name not in kept:
+            store.delete(f"{log}/{name}")
     torn = examine(store, ledger)
-    if torn is None:
-        return
-    for name in ((LAST,) if torn.last else ()) + torn.checkpoints:
-        store.delete(f"{ledger}/_delta_log/{name}")
-    for version in reversed(torn.entries):  # in this order, no entry is ever missing in between
+    for version in reversed(() if torn is None else torn.entries):  # so none is missing in between
         store.delete(log_path(ledger, version))
 
 

@@ -124,7 +124,7 @@ def check_indexes(store: Store, rows: Sequence[ShardRow]) -> Iterator[Problem]:
         if data is not None and listed is None:
             yield Problem(path, CORRUPT, "is not the list that the engine wrote")
         elif not due <= set(listed or ()):
-            yield Problem(path, STALE, "lacks label images; the next run adds them")
+            yield Problem(path, STALE, "lacks label images; a run that computes labels adds them")
 
 
 def _read(store: Store, row: ShardRow) -> bytes:

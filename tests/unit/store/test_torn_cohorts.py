@@ -15,8 +15,11 @@ from distributed import Client
 import engine
 from engine.errors import CorruptStore
 from engine.execution.progress import Events
+from engine.store.delta.checkpoints import write_checkpoint
+from engine.store.delta.integrity import checkpoint_name, record_head
 from engine.store.delta.torn import TORN
 from jobs.cli import main
+from jobs.messages.core import advice_about
 from tests.unit.conftest import Small, write_sources
 
 RESULTS = f"results/circles/v{engine.circles.version}"
@@ -180,6 +183,66 @@ def test_commands_repair_and_say_so(
     assert f"{RESULTS}: a power cut tore 1 commit made after 20" in err
     _, err = said("status", place, code=0)
     assert "power cut" not in err
+
+
+def with_checkpoint(small: Small, ledger: str) -> Path:
+    """Write a checkpoint of a ledger's newest entry, as every hundredth commit does."""
+    store = small.cohort.store
+    newest = len(small.files(f"{ledger}/_delta_log/*.json")) - 1
+    write_checkpoint(store, ledger, newest, {})
+    record_head(store, ledger, newest)
+    check_clean(small.cohort)
+    return small.path / ledger / "_delta_log" / checkpoint_name(newest)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("ledger", ["catalog/images", "catalog/shards", RESULTS])
+@pytest.mark.parametrize("what", ["pointer gone", "checkpoint gone", "checkpoint", "head"])
+def test_what_the_log_implies_is_made_again_on_request(
+    ledger: str, what: str, small: Small, made: Small, client: Client
+) -> None:
+    checkpoint = with_checkpoint(small, ledger)
+    pointer = checkpoint.with_name("_last_checkpoint")
+    entries = len(small.files(f"{ledger}/_delta_log/*.json"))
+    if "gone" in what:
+        (pointer if "pointer" in what else checkpoint).unlink()
+    else:
+        flip(checkpoint if what == "checkpoint" else small.path / ledger / "_head.json")
+    problems = small.cohort.verify().problems
+    assert problems
+    (done,) = small.cohort.repair()
+    assert (done.ledger, done.commits, done.tables) == (ledger, 0, ())
+    assert "nothing was lost" in str(done)
+    check_clean(small.cohort)
+    assert len(small.files(f"{ledger}/_delta_log/*.json")) == entries
+    assert circles(small.cohort) == circles(made.cohort)
+    assert small.cohort.run(small.declared, client=client).published == 0
+    assert small.cohort.repair() == ()
+    told = "\n".join(filter(None, (advice_about(problem.path) for problem in problems)))
+    assert "--repair" in told
+    assert "backup" not in told
+
+
+@pytest.mark.parametrize("ledger", ["catalog/images", RESULTS])
+def test_a_checkpoint_of_an_entry_that_is_gone_goes_too(
+    ledger: str, small: Small, made: Small, client: Client
+) -> None:
+    checkpoint = with_checkpoint(small, ledger)
+    (small.path / ledger / "_delta_log" / checkpoint.name.split(".")[0]).with_suffix(
+        ".json"
+    ).unlink()
+    (done,) = small.cohort.repair()
+    assert done.commits == 1
+    small.cohort.ingest(client=client)
+    for operation in (small.declared, small.trial):
+        small.cohort.run(operation, client=client)
+    assert circles(small.cohort) == circles(made.cohort)
+    check_clean(small.cohort)
 
 
 def test_a_torn_picture_is_drawn_again(small: Small, client: Client) -> None:
