@@ -212,28 +212,25 @@ def schemas() -> dict[str, Any]:
     """Return the schemas that `columns.toml` describes, by section."""
     import pyarrow as pa
 
-    from engine.operations.cardiac import bloodpool, contours, findings, tables
-    from engine.operations.circles import OBJECTS as CIRCLES
-    from engine.operations.segment.operation import Segment
+    from engine.operations.cardiac import bloodpool, findings, tables
+    from engine.operations.registry import BUILT_IN, find_operation
     from engine.store.catalog.annotations import SCHEMA as ANNOTATIONS
     from engine.store.catalog.tables import IMAGES, SHARDS
     from engine.store.results import result_schema
 
-    def listed(schema: Any, without: Iterable[str]) -> Any:
-        return pa.schema([field for field in schema if field.name not in set(without)])
+    def listed(name: str) -> Any:
+        kind = find_operation(name)
+        return pa.schema([f for f in kind.object_schema if f.name not in kind.hidden_columns])
 
     return {
+        **{name: listed(name) for name in BUILT_IN},
         "images": IMAGES,
         "shards": SHARDS,
         "annotations": ANNOTATIONS,
         "results": result_schema(pa.schema([])),
-        "circles": CIRCLES,
-        "segment": listed(Segment.objects, Segment.unlisted),
-        "contours": listed(contours.OBJECTS, contours.Contours.unlisted),
         "contour_findings": findings.COLUMNS,
         "contour_volumes": tables.VOLUME_SCHEMA,
         "contour_function": tables.FUNCTION_SCHEMA,
-        "bloodpool": listed(bloodpool.OBJECTS, bloodpool.Bloodpool.unlisted),
         "bloodpool_by_subject": bloodpool.BY_SUBJECT_SCHEMA,
     }
 
@@ -242,7 +239,7 @@ def column_fragments() -> dict[str, str]:
     """Return a fragment for each schema."""
     described = tomllib.loads(COLUMNS.read_text())
     return {
-        f"columns-{name}": columns(name, schema, described[name])
+        f"columns-{name}": columns(name, schema, described.get(name, {}))
         for name, schema in schemas().items()
     }
 

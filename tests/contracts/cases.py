@@ -31,6 +31,7 @@ class Case:
     ----------
     given, other, wrong, neutral
         Parameters: valid, valid with a different key, invalid, and ones that do not affect the key.
+        An operation without parameters has none of these.
     newer
         Factory of the next version; by default a subclass.
     local
@@ -39,6 +40,8 @@ class Case:
         Expected number of objects of an image, None if it fails; unknown for circles.
     installed
         Whether a package could offer it by name.
+    refused
+        Dtypes of pixels whose images fail by name.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Case:
     local: bool = True
     count: Callable[[NDArray[Any]], int | None] | None = None
     installed: bool = True
+    refused: tuple[str, ...] = ()
 
 
 class Spots(Operation):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import re
 import subprocess
 import sys
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import pytest
 from distributed import Client
 
 import engine
+from tests.contracts import test_operations as contract
+from tests.contracts.cases import Case
 from tests.support.images import LAYOUT, night, put
 from tests.support.operations import register
 
@@ -98,17 +102,44 @@ def test_a_built_in_one(
     exec(compile(code, "saturation.py", "exec"), module.__dict__)
     kind: Any = module.__dict__["Saturation"]
     register(monkeypatch, "saturation", kind)
-    exec(compile(case, "cases.py", "exec"), {})
+    check_contract(eval(case.strip().rsplit("\n", 1)[-1], {"Case": Case, "Saturation": kind}))
     report = cohort.run("saturation", client=client)
     assert (report.published, report.failed, report.declared) == (5, 0, True)
     assert set(cohort.table("saturation")["share"]) == {0.0}
     assert kind()(np.full((4, 5), 255, np.uint8))["share"].tolist() == [1.0]
 
 
+def check_contract(case: Case) -> None:
+    """Run the contract suite's tests of a single operation."""
+    for check in (
+        contract.test_it_says_what_it_is,
+        contract.test_its_key_holds_what_changes_the_answer,
+        contract.test_its_parameters_are_checked_and_named,
+        contract.test_the_answer_does_not_change,
+        contract.test_its_outlines_are_finite_polygons_or_marks,
+        *(
+            partial(contract.test_a_blank_image_is_answered_for, dtype=dtype, value=0)
+            for dtype in ("uint8", "uint16", "float32")
+        ),
+        partial(contract.test_odd_shapes_are_answered_for, shape=(3, 40, 50)),
+    ):
+        given = {"operation": case.make(**case.given), "case": case}
+        takes = inspect.signature(check).parameters
+        check(**{name: value for name, value in given.items() if name in takes})
+
+
 def test_the_table_of_ways_names_what_there_is() -> None:
     assert callable(engine.Cohort.map)
     assert callable(engine.from_function)
-    names = ("inputs", "resources", "neutral", "weights", "halo_px", "prepare", "outlines")
+    names = (
+        "inputs",
+        "resources",
+        "non_key_parameters",
+        "weights",
+        "halo_px",
+        "prepare",
+        "outlines",
+    )
     for name in names:
         assert f"`{name}`" in TEXT
         assert hasattr(engine.Operation, name)
