@@ -166,14 +166,14 @@ def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
     worker = distributed.get_worker()
     key = worker.get_current_task()
     halt = distributed.Event(topic)
-    format_duration = 0.0
+    last_s = 0.0
 
     def due() -> bool:
-        nonlocal format_duration
+        nonlocal last_s
         now = time.monotonic()
-        if now - format_duration < TOLD_S:
+        if now - last_s < TOLD_S:
             return False
-        format_duration = now
+        last_s = now
         return True
 
     def stop() -> bool:
