@@ -16,7 +16,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -35,6 +37,9 @@ from tests.distributed.invariants import (
     result_rows,
     tables,
 )
+
+HUNG_S = 300.0
+"""Time after which a driver hangs, seconds; one takes two, and much longer on a busy machine."""
 
 
 def _commands(place: Path, images: Path, calls: Path) -> list[list[str]]:
@@ -125,7 +130,14 @@ def start(request: dict[str, Any]) -> None:
     """Fork a driver, wait for it, and import its modules, so that the next one need not."""
     pid = os.fork()
     if pid:
-        os.waitpid(pid, 0)
+        until = time.monotonic() + HUNG_S
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            time.sleep(0.01)
+            if time.monotonic() > until:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                Path(request["answer"]).write_text(json.dumps({"hung": True}))
+                return
         loaded = json.loads(Path(request["answer"]).read_text()).get("modules", [])
         for name in set(loaded) - set(sys.modules):
             with contextlib.suppress(Exception):  # some can't be imported by name

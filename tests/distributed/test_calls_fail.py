@@ -51,7 +51,18 @@ class Drivers:
     numbers: Iterator[int] = field(default_factory=count)
 
     def drive(self, point: int, number: int) -> dict[str, Any]:
-        """Return what became of a driver of which one call failed; point 0: none."""
+        """Return what became of a driver of which one call failed; point 0: none.
+
+        A driver that hangs is repeated once: in one of 900, CPython 3.11 waited for its own lock
+        while it freed a `threading.local` within another one (``local_clear``).
+        """
+        for _ in range(2):
+            found = self._drive(point, number)
+            if "hung" not in found:
+                return found
+        raise AssertionError(f"call {point}, {errno.errorcode.get(number)}: the driver hangs")
+
+    def _drive(self, point: int, number: int) -> dict[str, Any]:
         answer = self.folder / "answer.json"
         answer.unlink(missing_ok=True)
         request = {
