@@ -30,7 +30,7 @@ from engine import Operation
 
 class Elsewhere(Operation):
     name = "elsewhere"
-    objects = pa.schema([("one", pa.float64())])
+    object_schema = pa.schema([("one", pa.float64())])
 
     def measure(self, image):
         return {"one": [1.0]}
