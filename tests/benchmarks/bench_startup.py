@@ -74,7 +74,8 @@ def main() -> dict[str, float]:
                 for place, kind in ((REPOSITORY, "now"), (tree, "then"))
             )
             bare = statistics.median(
-                now.run("--help") / timed([sys.executable, "-c", "pass"])[0] for _ in range(ROUNDS)
+                now.run("--help")[0] / timed([sys.executable, "-c", "pass"])[0]
+                for _ in range(ROUNDS)
             )
             figures["cohort --help / python -c pass"] = bare
             for command in ("status", "run", "ingest"):
