@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +38,7 @@ def renamed_arguments(**names: str) -> Callable[[F], F]:
                 named[names[earlier]] = named.pop(earlier)
             return function(*given, **named)
 
-        return call  # type: ignore[return-value]
+        return cast(F, call)
 
     return decorate
 

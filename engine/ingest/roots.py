@@ -127,7 +127,8 @@ def resolve_sources(
     layout
         Pattern for the folders of new roots.
     pseudonyms
-        Called once, if a root is confidential, before it is declared; raises if there is no key.
+        Gives the pseudonyms; called only if a root is confidential, before it is declared. Raises
+        NoPseudonymKey without a key.
 
     Raises
     ------

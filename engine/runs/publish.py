@@ -200,7 +200,9 @@ class Publisher:
         """Drop parts whose staged labels gc removed before publication."""
         store = self._ledger.store
         due = [w.record for w in pending if w.record.part.path not in self._labelled]
-        gone = {r.part.path for r in due if any(store.size(p.aside) is None for p in r.labels)}
+        gone = {
+            r.part.path for r in due if any(store.size(p.staged_path) is None for p in r.labels)
+        }
         self._drop(pending, gone)
 
     def _drop(self, pending: list[Pending], gone: set[str]) -> None:

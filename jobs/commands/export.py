@@ -113,8 +113,8 @@ def write_export(rows: pa.Table, file: Path, *, raw: bool = False) -> None:
     nested = [f"{f.name} ({f.type})" for f in rows.schema if pa.types.is_nested(f.type)]
     if suffix == ".csv" and nested:
         raise UsageError(f"CSV can't hold {', '.join(nested)}; use .parquet or .arrow.")
-    with atomic_replace(file.resolve(), shown=file) as aside:  # follow links
-        WRITERS[suffix](rows.replace_schema_metadata(None), aside)
+    with atomic_replace(file.resolve(), shown=file) as temporary:  # follow links
+        WRITERS[suffix](rows.replace_schema_metadata(None), temporary)
 
 
 @command(app)

@@ -156,7 +156,7 @@ class Api:
         passing: int | None = None,
         **options: Any,
     ) -> Object | None:
-        """Send a request, with retries if there is no answer.
+        """Send a request; repeat it if the server does not answer.
 
         Parameters
         ----------

@@ -91,7 +91,7 @@ def _mend_planes(store: Store, task: RepairTask) -> RepairResult:
     if lost and not found:  # the new shard would not be better than the old one
         return RepairResult(lost=lost)
     new = pack_chunks([pieces.get(chunk) for chunk in range(writer.chunks)])
-    return RepairResult((_aside(store, row, new, writer, data),), tuple(found), lost)
+    return RepairResult((_stage_repair(store, row, new, writer, data),), tuple(found), lost)
 
 
 def _data_of(store: Store, path: str) -> bytes | None:
@@ -149,7 +149,7 @@ def _from_sources(wanted: Sequence[Wanted], limit: int) -> dict[Place, NDArray[A
     return found
 
 
-def _aside(
+def _stage_repair(
     store: Store, row: ShardRow, new: bytes, writer: StackWriter, seen: bytes | None
 ) -> ShardRepair:
     path = f"{STAGING}/{secrets.token_hex(8)}"
@@ -193,12 +193,12 @@ def _blocks_of(
                 block = np.ascontiguousarray(pixels[:, :, left : left + side])
                 if (row := rows.get(len(digests))) is not None:
                     data = writer.encode(row.shard, block[None])
-                    mends.append(_aside(store, row, data, writer, _data_of(store, row.path)))
+                    mends.append(_stage_repair(store, row, data, writer, _data_of(store, row.path)))
                 digests.append(digest_block(block))
     content = digest_content(writer.metadata["data_type"], wanted.shape, digests)
     if content != wanted.content or change_of(file) is not None:
         for mend in mends:
-            store.delete(mend.aside)
+            store.delete(mend.staged_path)
         return ()
     return tuple(mends)
 
@@ -216,5 +216,5 @@ def _mend_level(store: Store, task: RepairTask) -> RepairResult:
             lost = tuple(wanted.place for wanted in task.wanted)
             continue
         data = writer.encode(row.shard, block)
-        mends.append(_aside(store, row, data, writer, _data_of(store, row.path)))
+        mends.append(_stage_repair(store, row, data, writer, _data_of(store, row.path)))
     return RepairResult(tuple(mends), () if lost else tuple(w.place for w in task.wanted), lost)

@@ -152,12 +152,12 @@ def outline_edges(rings: Rings) -> NDArray[np.float64]:
         if length == 0.0:
             continue
         cuts = np.unique([0.0, 1.0, *_meetings(begin, step, np.delete(edges, n, axis=0))])
-        aside = np.array([-step[1], step[0]]) * (ASIDE_PX / length)
+        across = np.array([-step[1], step[0]]) * (ASIDE_PX / length)
         for first, last in pairwise(cuts.tolist()):
             if (last - first) * length < 2 * ASIDE_PX:
                 continue
             middle = begin + step * ((first + last) / 2)
-            if holds_point(rings, *(middle + aside)) != holds_point(rings, *(middle - aside)):
+            if holds_point(rings, *(middle + across)) != holds_point(rings, *(middle - across)):
                 found.append(np.concatenate([begin + step * first, begin + step * last]))
     return np.array(found).reshape(-1, 4)
 

@@ -189,20 +189,20 @@ def write_bundle(
         )
     try:
         make_folder(folder.parent)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise ParameterError("BUNDLE", str(folder), f"writable ({error.strerror})") from None
     try:
-        atomic_write(aside / kept.file, weights)
-        atomic_write(aside / CARD_FILE, described.to_json())
+        atomic_write(staged / kept.file, weights)
+        atomic_write(staged / CARD_FILE, described.to_json())
         if trained_on is not None:
             text = json.dumps(sorted(trained_on), indent=0) + "\n"
-            atomic_write(aside / TRAINED_ON, text.encode())
-        aside.chmod(0o755)  # mkdtemp restricts it to the owner
-        os.rename(aside, folder)  # noqa: PTH104 - Path.rename would say the same
+            atomic_write(staged / TRAINED_ON, text.encode())
+        staged.chmod(0o755)  # mkdtemp restricts it to the owner
+        os.rename(staged, folder)  # noqa: PTH104 - Path.rename would say the same
         sync_folder(folder.parent)
     except (OSError, EngineError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
         if isinstance(error, EngineError):
             raise
         raise ParameterError("BUNDLE", str(folder), f"writable ({error.strerror})") from None

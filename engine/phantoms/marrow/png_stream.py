@@ -40,13 +40,13 @@ class PngRows:
     def __init__(
         self, path: Path, shape: tuple[int, int], channels: int, spacing_um: float | None = None
     ) -> None:
-        self._path, self._aside = path, path.with_name(f".{path.name}.part")
+        self._path, self._temporary = path, path.with_name(f".{path.name}.part")
         self._left = shape[0]
         self._above = np.zeros(shape[1] * channels, np.uint8)
         self._deflate = zlib.compressobj(LEVEL)
         self._waiting = bytearray()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._aside.open("wb")
+        self._file = self._temporary.open("wb")
         self._file.write(b"\x89PNG\r\n\x1a\n")
         header = struct.pack(">IIBBBBB", shape[1], shape[0], 8, COLOUR_TYPES[channels], 0, 0, 0)
         self._chunk(b"IHDR", header)
@@ -80,10 +80,10 @@ class PngRows:
             self._flush(1)
             self._chunk(b"IEND", b"")
             self._file.close()
-            self._aside.replace(self._path)
+            self._temporary.replace(self._path)
             return
         self._file.close()
-        self._aside.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
     def _flush(self, least: int) -> None:
         while len(self._waiting) >= least:

@@ -107,9 +107,9 @@ def _part(
 ) -> StagedLabelShard:
     data = writer.encode(shard, pixels)
     digest = digest_bytes(data)
-    aside = f"{STAGING}/labels-{secrets.token_hex(6)}-{digest}"
+    staged_path = f"{STAGING}/labels-{secrets.token_hex(6)}-{digest}"
     # Not fsynced: the driver reads and checks it before publication
-    store.create(aside, data, durable=False)
+    store.create(staged_path, data, durable=False)
     chunks = count_chunks(data, writer.chunks)
     row = ShardRow(writer.path_of(shard), stack, level, shard, digest, len(data), chunks)
-    return StagedLabelShard(row, aside, writer.chunks, taken)
+    return StagedLabelShard(row, staged_path, writer.chunks, taken)

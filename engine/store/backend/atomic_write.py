@@ -32,8 +32,8 @@ def atomic_write(path: Path, data: bytes) -> None:
     UsageError
         If the file can't be written for another reason, e.g. because its folder is a file.
     """
-    with atomic_replace(path) as aside:
-        write_new(aside, data, durable=False)
+    with atomic_replace(path) as temporary:
+        write_new(temporary, data, durable=False)
 
 
 @contextmanager
@@ -51,18 +51,18 @@ def atomic_replace(path: Path, shown: Path | None = None) -> Iterator[Path]:
     UsageError
         If the file can't be written for another reason.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        yield aside
-        sync_file(aside)
-        publish(path.parent, lambda: aside.replace(path))
+        yield temporary
+        sync_file(temporary)
+        publish(path.parent, lambda: temporary.replace(path))
     except OSError as error:
         named = refusal(error, str(shown or path))
         if named is None and error.errno is None:
             raise
         raise named or UsageError(f"{shown or path} can't be written: {error.strerror}.") from None
     finally:
-        discard(aside)
+        discard(temporary)
 
 
 def write_new(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
@@ -101,10 +101,10 @@ def publish(folder: Path, rename: Callable[[], object], durable: bool = True) ->
         sync_folder(folder)
 
 
-def discard(aside: Path) -> None:
+def discard(temporary: Path) -> None:
     """Remove a temporary file; gc removes any that can't be removed."""
     with suppress(OSError):
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def open_in_folder(path: Path, flags: int) -> int:

@@ -100,12 +100,12 @@ class LocalStore:
         with self._naming(path):
             if os.path.lexists(target):  # first: a full disk may refuse the temporary file
                 raise AlreadyExists(path)
-            aside = self._aside()
-            write_new(aside, data, durable=durable)
+            temporary = self._temporary_path()
+            write_new(temporary, data, durable=durable)
             try:
-                self._link(aside, target, path, durable)
+                self._link(temporary, target, path, durable)
             finally:
-                discard(aside)
+                discard(temporary)
 
     def create_from(self, path: str, local_file: Path) -> None:
         """Publish a local file, which is consumed, as a new object."""
@@ -118,12 +118,12 @@ class LocalStore:
         """Publish an object durably, replacing any existing one."""
         target = self._place(path)
         with self._naming(path):
-            aside = self._aside()
-            write_new(aside, data)
+            temporary = self._temporary_path()
+            write_new(temporary, data)
             try:
-                publish(target.parent, lambda: aside.replace(target))
+                publish(target.parent, lambda: temporary.replace(target))
             finally:
-                discard(aside)
+                discard(temporary)
 
     def update(self, path: str, change: Callable[[bytes | None], bytes | None]) -> bool:
         """Update an object under a lock; return False if ``change`` returned None."""
@@ -147,7 +147,7 @@ class LocalStore:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """Create a private folder on the same file system, and report a full one."""
-        folder = self._aside()
+        folder = self._temporary_path()
         with translate_os_errors(self.url, others=True):
             make_folder(folder)
         try:
@@ -183,7 +183,7 @@ class LocalStore:
 
     # how
 
-    def _aside(self) -> Path:
+    def _temporary_path(self) -> Path:
         return Path(self.url, STAGING, secrets.token_hex(8))
 
     @contextmanager
@@ -194,13 +194,13 @@ class LocalStore:
         if local_file.stat().st_dev == Path(self.url, STAGING).stat().st_dev:
             yield local_file
             return
-        aside = self._aside()
+        temporary = self._temporary_path()
         try:
-            shutil.copyfile(local_file, aside)
-            sync_file(aside)
-            yield aside
+            shutil.copyfile(local_file, temporary)
+            sync_file(temporary)
+            yield temporary
         finally:
-            discard(aside)
+            discard(temporary)
 
     def _link(self, source: Path, target: Path, path: str, durable: bool = True) -> None:
         def link() -> None:

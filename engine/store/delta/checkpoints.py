@@ -44,8 +44,8 @@ def write_checkpoint(store: Store, ledger: str, version: int, noted: Mapping[str
     StoreFull, StoreReadOnly
     """
     folder = f"{ledger}/_delta_log"
-    with store.staging() as aside:
-        log = aside / "ledger" / "_delta_log"
+    with store.staging() as temporary:
+        log = temporary / "ledger" / "_delta_log"
         log.mkdir(parents=True)
         first = 0
         for before in range(version - 1, -1, -1):

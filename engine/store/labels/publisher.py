@@ -57,7 +57,7 @@ class StagedLabelShard:
 
     row: ShardRow
     """Catalog row of the shard; digest and size are those of the part."""
-    aside: str
+    staged_path: str
     """Path of the staged part."""
     in_shard: int
     """Chunks per shard."""
@@ -168,7 +168,7 @@ class LabelPublisher:
         if waiting:
             raise Conflict(next(iter(waiting)))
         with contextlib.suppress(EngineError):  # gc removes any remaining ones
-            self._each(self._store.delete, [part.aside for part in parts])
+            self._each(self._store.delete, [part.staged_path for part in parts])
 
     def finish(self) -> None:
         """Drop the superseded states of replaced shards from the catalog."""
@@ -204,9 +204,9 @@ class LabelPublisher:
         first = parts[0]
         data = kept
         for part in parts:
-            new = self._store.read(part.aside)
+            new = self._store.read(part.staged_path)
             if digest_bytes(new) != part.row.digest:
-                raise CorruptStore(part.aside, "its bytes do not match its digest")
+                raise CorruptStore(part.staged_path, "its bytes do not match its digest")
             try:
                 data = merge_shards(data, new, part.in_shard, part.taken)
             except ValueError:

@@ -42,7 +42,7 @@ class ShardRepair(Record):
     """Catalog row before the repair."""
     new: ShardRow | None
     """Catalog row after it; None if no image needs the shard, and the catalog drops it."""
-    aside: str = ""
+    staged_path: str = ""
     """Path of the new bytes."""
     seen: str | None = None
     """Digest of the file when the new bytes were made; None if it did not exist."""
@@ -90,7 +90,7 @@ def publish_repairs(store: Store, mends: Sequence[ShardRepair]) -> list[ShardRep
     """
     # gc may have removed these files (it can't know that this ingest is alive): leave their repair
     # to the next ingest.
-    there = [m for m in mends if m.new is None or store.size(m.aside) is not None]
+    there = [m for m in mends if m.new is None or store.size(m.staged_path) is not None]
     changes = {(m.old.path, m.old.digest): m.new for m in there
                if m.new is None or m.new.digest != m.old.digest}  # fmt: skip
     named = _rename(store, changes)
@@ -108,15 +108,15 @@ def publish_repairs(store: Store, mends: Sequence[ShardRepair]) -> list[ShardRep
     if undone:
         _rename(store, undone)
     for mend in mends:
-        if mend.aside:
-            store.delete(mend.aside)
+        if mend.staged_path:
+            store.delete(mend.staged_path)
     return done
 
 
 def _put(store: Store, mend: ShardRepair, new: ShardRow) -> bool:
     """Write the bytes of a shard unless another ingest changed it; return True if it has them."""
     try:
-        data = store.read(mend.aside)
+        data = store.read(mend.staged_path)
     except MissingObject:
         return False
     there = True
