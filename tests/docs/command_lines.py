@@ -64,7 +64,7 @@ def check_pip(words: list[str]) -> None:
 
 def check_cohort(words: list[str]) -> None:
     """Parse arguments and options as `cohort` does, and create what the parameters are of."""
-    command, left = application(), list(words)
+    command, left = application(), [word for word in words if word != "--help"]
     while hasattr(command, "commands"):
         command = command.commands[left.pop(0)]
     with command.make_context(command.name, left) as made:

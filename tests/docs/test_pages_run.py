@@ -31,14 +31,16 @@ TIMEOUT_S = 600
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """Return the address of a cluster in this process that other processes reach."""
+    """Return the address of a cluster that other processes reach.
+
+    Its worker is a process: a task that trains creates a client of its worker, which would remain
+    the default client of this process after the cluster closed.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Dask leaks the port of a dashboard
         with distributed.LocalCluster(
             n_workers=1,
             threads_per_worker=2,
-            processes=False,
-            protocol="tcp://",
             dashboard_address=":0",
             resources={"GPU": 1},
         ) as cluster:
