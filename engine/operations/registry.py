@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Mapping
-from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
+from engine import plugins
 from engine.errors import ConfigError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from engine.operations.base import Operation
-
-GROUP = "cohort.operations"
-"""Entry point group for operations of other packages."""
 
 BUILT_IN = {
     "circles": "engine.operations.circles:Circles",
@@ -47,15 +43,14 @@ class BrokenOperation(NoOperation):
         )
 
 
-@lru_cache(maxsize=1)
-def _offered(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return the entry points of packages by name; reads the metadata of each package once."""
-    return {point.name: point for point in entry_points(group=GROUP)}
+def _find_plugin(name: str, *, rescan: bool) -> EntryPoint | None:
+    points = plugins.installed(plugins.OPERATIONS, rescan=rescan)
+    return next((point for point in points if point.name == name), None)
 
 
 def operation_names() -> list[str]:
     """Return the names of all operations, the built-in ones first, without importing them."""
-    offered = sorted({point.name for point in entry_points(group=GROUP)} - {*BUILT_IN})
+    offered = sorted({point.name for point in plugins.installed(plugins.OPERATIONS)} - {*BUILT_IN})
     return [*BUILT_IN, *offered]
 
 
@@ -65,7 +60,7 @@ def operations() -> dict[str, type[Operation]]:
     Operations that fail to load are skipped, so that they do not affect others.
     """
     found = {}
-    for point in entry_points(group=GROUP):
+    for point in plugins.installed(plugins.OPERATIONS):
         with contextlib.suppress(BrokenOperation):
             found[point.name] = _loaded(point)
     return {**found, **{name: _built_in(name) for name in BUILT_IN}}
@@ -101,17 +96,16 @@ def find_operation(name: str) -> type[Operation]:
     """
     if name in BUILT_IN:
         return _built_in(name)
-    points = _offered(tuple(sys.path))
-    if name not in points:  # or installed since
-        _offered.cache_clear()
-        points = _offered(tuple(sys.path))
-    if name not in points:
-        raise NoOperation(name, sorted({*points, *BUILT_IN}))
-    return _loaded(points[name])
+    point = _find_plugin(name, rescan=False) or _find_plugin(name, rescan=True)
+    if point is None:
+        raise NoOperation(name, sorted(operation_names()))
+    return _loaded(point)
 
 
 def is_registered(operation: Operation) -> bool:
     """Return whether an operation can be found by name, unlike one from a notebook."""
+    if type(operation).__module__ == "__main__":  # a notebook's; don't search for it
+        return False
     try:
         return find_operation(operation.name) is type(operation)
     except NoOperation:

@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
+from engine import plugins
 from engine.errors import EngineError, SourceUnreadable
 from engine.sources.base import Reader
-
-GROUP = "cohort.formats"
-"""Entry point group for formats of other packages."""
 
 MAGIC_BYTES = 512
 """Bytes of a file that `detect` needs; DICOM's mark ends at 132."""
@@ -181,7 +179,7 @@ def _installed(path: tuple[str, ...]) -> tuple[Mapping[str, Format], tuple[Broke
     """Load the formats of packages, once per process and ``sys.path``; return broken ones, too."""
     found: dict[str, Format] = {}
     broken = []
-    for point in sorted(entry_points(group=GROUP)):
+    for point in plugins.installed(plugins.FORMATS):
         try:
             found[point.name] = _loaded(point)
         except BrokenFormat as error:

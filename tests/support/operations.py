@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from engine import Image, ImageFailed, Operation
+from engine import Image, ImageFailed, Operation, plugins
 from engine.operations import registry
 
 
@@ -106,7 +107,7 @@ HERE = {
 
 
 def install_below(
-    folder: Path, operations: Mapping[str, str] = HERE, group: str = registry.GROUP
+    folder: Path, operations: Mapping[str, str] = HERE, group: str = plugins.OPERATIONS
 ) -> Path:
     """Make a folder that installs operations, or formats, if it is on ``PYTHONPATH``; return it."""
     metadata = folder / "operations_for_tests-1.0.dist-info"
@@ -117,6 +118,18 @@ def install_below(
     lines = [f"{name} = {value}\n" for name, value in operations.items()]
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{''.join(lines)}")
     return folder
+
+
+def count_searches(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Let searches for the entry points of packages append to a list; return it."""
+    searches: list[None] = []
+
+    def entry_points() -> importlib.metadata.EntryPoints:
+        searches.append(None)
+        return importlib.metadata.entry_points()
+
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    return searches
 
 
 def count_call(path: str, source: str) -> None:

@@ -80,3 +80,15 @@ def small(made: Small, tmp_path: Path) -> Small:
     """Return a copy of the cohort, to be broken."""
     shutil.copytree(made.path, tmp_path / "cohort")
     return Small(tmp_path / "cohort", made.sources, made.declared, made.trial)
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> engine.Cohort:
+    """Return an empty cohort."""
+    return engine.create(tmp_path / "cohort")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    """Return the path of a file for the calls of `Counting`."""
+    return str(tmp_path / "log")

@@ -249,11 +249,6 @@ def test_without_positions_files_are_images_and_frames_are_phases() -> None:
 # nights, copies, rescale
 
 
-@pytest.fixture
-def cohort(tmp_path: Path) -> engine.Cohort:
-    return engine.create(tmp_path / "cohort")
-
-
 def test_late_planes_make_a_stack_of_their_own(
     cohort: engine.Cohort, tmp_path: Path, client: Client
 ) -> None:

@@ -29,11 +29,6 @@ BEFORE_HEALING = 22
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> str:
-    return str(tmp_path / "log")
-
-
-@pytest.fixture
 def data(tmp_path: Path) -> Path:
     night(tmp_path / "data", 20)  # shards of three
     return tmp_path / "data"

@@ -60,11 +60,6 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cohort(tmp_path: Path) -> engine.Cohort:
-    return engine.create(tmp_path / "cohort")
-
-
-@pytest.fixture
 def take(cohort: engine.Cohort, data: Path, client: Client) -> Callable[..., IngestReport]:
     def ingest(**options: Any) -> IngestReport:
         report = cohort.ingest(data, client=client, **options)

@@ -28,11 +28,6 @@ from engine.store.config import (
 from tests.support.images import Counting, catalog, grey, night, put, states
 
 
-@pytest.fixture
-def cohort(tmp_path: Path) -> engine.Cohort:
-    return engine.create(tmp_path / "cohort")
-
-
 def test_a_source_inside_a_known_root_belongs_to_it(
     cohort: engine.Cohort, tmp_path: Path, client: Client
 ) -> None:

@@ -40,11 +40,6 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, SECRET)
 
 
-@pytest.fixture
-def cohort(tmp_path: Path) -> engine.Cohort:
-    return engine.create(tmp_path / "cohort")
-
-
 def sing(ds: Dataset, *, numbers: bool) -> Dataset:
     """Write the canary into every element of text that the dictionary knows, and private ones."""
     kinds = TEXTS | (NUMBERS if numbers else set())

@@ -24,11 +24,6 @@ from tests.support.images import Counting, catalog, computed, files_below, grey,
 IMAGES = 20  # shards of three
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> str:
-    return str(tmp_path / "log")
-
-
 def failing_commits(
     monkeypatch: pytest.MonkeyPatch,
     path: str,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.sources.registry import GROUP
+from engine.plugins import FORMATS
 from jobs.framework import run_command
 from tests.support.operations import install_below
 
@@ -76,7 +76,7 @@ def test_a_limit_of_open_files_that_is_too_low_is_named(tmp_path: Path) -> None:
 
 def test_a_format_that_can_not_be_imported_is_named(tmp_path: Path) -> None:
     """A folder without images needs no cluster, so the driver looks for packages itself."""
-    install_below(tmp_path / "packages", {"plain": "no_such_module:FORMAT"}, GROUP)
+    install_below(tmp_path / "packages", {"plain": "no_such_module:FORMAT"}, FORMATS)
     data = tmp_path / "data"
     data.mkdir()
     (data / "notes.txt").write_text("no image")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,21 +10,16 @@ import pytest
 
 from engine.errors import ParameterError
 from engine.operations import registry
-from tests.support.operations import Probe, install_below
+from tests.support.operations import Probe, count_searches, install_below
 
 
 def test_the_metadata_of_packages_are_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(install_below(tmp_path / "first"))
-    asked = []
-
-    def entry_points(**wanted: str) -> importlib.metadata.EntryPoints:
-        asked.append(wanted)
-        return importlib.metadata.entry_points(**wanted)
-
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    asked = count_searches(monkeypatch)
     assert [registry.find_operation("probe") for _ in range(9)] == [Probe] * 9
+    assert "probe" in registry.operation_names()
     assert len(asked) == 1
 
 

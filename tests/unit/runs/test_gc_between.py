@@ -29,11 +29,6 @@ IMAGES = 20  # shards of three
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> str:
-    return str(tmp_path / "log")
-
-
-@pytest.fixture
 def cohort(tmp_path: Path, client: Client) -> engine.Cohort:
     night(tmp_path / "data", IMAGES)
     made = engine.create(tmp_path / "cohort")

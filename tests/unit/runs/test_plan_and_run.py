@@ -35,11 +35,6 @@ def cohort(tmp_path: Path, data: Path, client: Client) -> engine.Cohort:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> str:
-    return str(tmp_path / "log")
-
-
-@pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the counting operation by name, as a package would."""
     register(monkeypatch, "counting", Counting)

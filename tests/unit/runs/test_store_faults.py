@@ -47,11 +47,6 @@ SEED = 20261122
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> str:
-    return str(tmp_path / "log")
-
-
-@pytest.fixture
 def cohort(tmp_path: Path, client: Client) -> engine.Cohort:
     night(tmp_path / "data", 6)
     made = engine.create(tmp_path / "cohort")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import pytest
 from distributed import Client
 
 import engine
+from engine import plugins
 from engine.errors import SourceUnreadable
 from engine.ingest.tasks import FileStamp, Probe, SourceFile
 from engine.ingest.worker import name_missing_format
 from engine.sources import FORMATS, detect_format, open_source, registry
 from tests.support.images import grey
-from tests.support.operations import install_below
+from tests.support.operations import count_searches, install_below
 
 SQUARE = """
 import numpy as np
@@ -43,7 +43,7 @@ FORMAT = Format(lambda head: head.startswith(b"SQR"), (".czi", ".sqr"), __name__
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
-    install_below(folder, points, registry.GROUP)
+    install_below(folder, points, plugins.FORMATS)
     (folder / f"square_{folder.name}.py").write_text(SQUARE)
     monkeypatch.syspath_prepend(folder)
 
@@ -52,30 +52,24 @@ def square(pixels: Any) -> bytes:
     return b"SQR" + bytes([len(pixels)]) + pixels.tobytes()
 
 
-def never(**_: str) -> Any:
+def never(*_: str) -> Any:
     raise AssertionError("packages were searched")
 
 
 def test_files_of_built_in_formats_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "entry_points", never)
+    monkeypatch.setattr(plugins, "installed", never)
     registry._installed.cache_clear()
     assert detect_format("a", b"\x89PNG\r\n\x1a\n") == "png"
     assert detect_format("a.DCM", b"") == "dicom"
 
 
 def test_packages_are_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def entry_points(**wanted: str) -> importlib.metadata.EntryPoints:
-        asked.append(wanted)
-        return importlib.metadata.entry_points(**wanted)
-
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    asked = count_searches(monkeypatch)
     install(tmp_path / "once", monkeypatch, square="square_once:FORMAT")
     assert [detect_format(f"{n}.txt", b"text") for n in range(9)] == [None] * 9
     assert detect_format("a.png", b"SQR\1\0") == "square"  # its first bytes before any suffix
     assert detect_format("a.sqr", b"") == "square"
-    assert asked == [{"group": "cohort.formats"}]
+    assert len(asked) == 1
 
 
 def test_broken_packages_are_named_and_harmless(
