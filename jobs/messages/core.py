@@ -348,7 +348,7 @@ def verify_lines(report: VerifyReport) -> list[str]:
 def repair_lines(done: Sequence[Repaired], asked: bool) -> list[str]:
     """Describe the repairs of the ledgers, if they were requested."""
     if asked and not done:
-        return ["Nothing to repair: no log of a ledger is torn."]
+        return ["Nothing to repair in the logs of the ledgers."]
     return [f"Repaired {one}" for one in done]
 
 

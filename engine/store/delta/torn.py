@@ -164,14 +164,16 @@ def examine(store: Store, ledger: str, *, also_gone: bool = False) -> TornLog | 
         True if missing newest entries count too, though a person may have removed them, and so
         do damaged files that can be made again: checkpoints, and the head record.
     """
-    if store.as_local_path(ledger) is None:  # an object is written completely, or not at all
+    # An object is written completely, or not at all.
+    tears = store.as_local_path(ledger) is not None
+    if not (tears or also_gone):
         return None
     folder = f"{ledger}/_delta_log"
     names = {entry.path.rsplit("/", 1)[-1] for entry in store.list(f"{folder}/")}
     versions = {int(m[1]) for name in names if (m := _ENTRY.fullmatch(name))}
     torn: list[int] = []
     for version in sorted(versions, reverse=True):
-        if not is_torn_entry(_read(store, log_path(ledger, version)), version):
+        if not (tears and is_torn_entry(_read(store, log_path(ledger, version)), version)):
             break
         torn.append(version)
     whole = max(versions - {*torn}, default=-1)

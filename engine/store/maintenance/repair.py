@@ -1,6 +1,6 @@
-"""Repair of ledgers with torn newest log entries: continue from the last intact entry.
+"""Repair of ledgers with torn or missing newest log entries: continue from the last intact entry.
 
-Only the commits of torn entries are lost: the next ingest takes their images again, and the next
+Only the commits of these entries are lost: the next ingest takes their images again, and the next
 run computes their results again. Tables made from lost commits stay readable, and are made again,
 too. If a repair is interrupted, the next one completes it.
 """
@@ -30,6 +30,7 @@ from engine.store.delta.integrity import (
 )
 from engine.store.delta.torn import TornLog, examine, is_suspect, is_torn_entry
 from engine.store.digests import digest_bytes
+from engine.store.maintenance.unreferenced import all_ledgers
 from engine.store.tables import outdate_tables
 
 
@@ -43,6 +44,8 @@ class Repaired(Record):
         Path of the ledger.
     commits
         Number of lost commits.
+    missing
+        Number of those whose log entries are missing; the others are torn.
     since
         Time of the newest remaining commit, in UTC; None if none remains.
     files
@@ -53,6 +56,7 @@ class Repaired(Record):
 
     ledger: str
     commits: int
+    missing: int
     since: str | None
     files: tuple[str, ...]
     tables: tuple[str, ...]
@@ -60,14 +64,23 @@ class Repaired(Record):
     def __str__(self) -> str:
         if not self.commits:
             return f"{self.ledger}: repaired {', '.join(self.files)}; nothing was lost."
-        lost = f"{self.commits} commit{'s' if self.commits > 1 else ''}"
-        since = "" if self.since is None else f" made after {self.since} UTC"
+        torn, since = self.commits - self.missing, f" made after {self.since} UTC"
+        causes = [f"a power cut tore {_commits(torn)}"] if torn else []
+        if self.missing:
+            causes.append(f"no log entry is left of {_commits(self.missing)}")
+        lost = " and ".join(causes) + ("" if self.since is None else since)
         again = "what they held is taken or computed again by the next ingest and run"
-        return f"{self.ledger}: a power cut tore {lost}{since}; took them out: {again}."
+        return f"{self.ledger}: {lost}; the log goes on without them: {again}."
+
+
+def _commits(count: int) -> str:
+    return f"{count} commit{'s' if count > 1 else ''}"
 
 
 def repair_ledgers(store: Store, *, also_gone: bool = False) -> list[Repaired]:
     """Repair the ledgers of a cohort that a power cut tore.
+
+    In an object store, where no object is ever torn, only ``also_gone`` examines anything.
 
     Parameters
     ----------
@@ -81,7 +94,7 @@ def repair_ledgers(store: Store, *, also_gone: bool = False) -> list[Repaired]:
     StoreFull, StoreReadOnly
     """
     found = []
-    for ledger in _ledgers_there(store):
+    for ledger in _ledgers_there(store, also_gone):
         if also_gone or is_suspect(store, ledger):
             done = _repair(store, ledger, also_gone)
             if done is not None:
@@ -89,10 +102,11 @@ def repair_ledgers(store: Store, *, also_gone: bool = False) -> list[Repaired]:
     return found
 
 
-def _ledgers_there(store: Store) -> Iterator[str]:
-    """Yield the paths of the ledgers, the catalog's first; none for an object store."""
+def _ledgers_there(store: Store, also_gone: bool) -> Iterator[str]:
+    """Yield the paths of the ledgers to examine, the catalog's first."""
     place = store.as_local_path("")
     if place is None:
+        yield from (ledger.path for ledger in all_ledgers(store) if also_gone)
         return
     for ledger in ("catalog/images", "catalog/shards", ANNOTATIONS):
         if (place / ledger / "_delta_log").is_dir():
@@ -121,7 +135,12 @@ def _repair(store: Store, ledger: str, also_gone: bool) -> Repaired | None:
         write_checkpoint(store, ledger, torn.whole, {} if head is None else head.checkpoints)
         record_head(store, ledger, torn.whole)
     return Repaired(
-        ledger, torn.lost, _time_of(store, ledger, torn.whole), _files(ledger, torn), tuple(tables)
+        ledger,
+        torn.lost,
+        len(torn.gone),
+        _time_of(store, ledger, torn.whole),
+        _files(ledger, torn),
+        tuple(tables),
     )
 
 
