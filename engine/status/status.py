@@ -12,7 +12,12 @@ import pyarrow.compute as pc
 
 from engine.errors import ConfigError, UsageError
 from engine.operations.base import Operation
-from engine.operations.registry import NoOperation, create_operation, find_operation
+from engine.operations.registry import (
+    BrokenOperation,
+    NoOperation,
+    create_operation,
+    find_operation,
+)
 from engine.operations.spacings import known_spacing
 from engine.runs.inputs import add_annotation_digests
 from engine.sources.locations.base import Folder, open_location
@@ -51,7 +56,7 @@ class Status:
     lists missing files and folders that cohort.toml names and the next ingest or run needs.
     ``spacings`` counts images with pixels by spacing (y, x), micrometres; None if unknown.
     ``annotations`` counts the annotations, and names those that belong to no image or can't be
-    read.
+    read. ``unusable`` names the declared operations that can't be created; ``notes`` say why.
     """
 
     images: Mapping[str, int]
@@ -62,6 +67,7 @@ class Status:
     absent: tuple[str, ...] = field(default=())
     annotations: AnnotationState | None = None
     spacings: Mapping[tuple[float, float] | None, int] = field(default_factory=dict)
+    unusable: frozenset[str] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -112,7 +118,7 @@ def read_status(store: Store) -> Status:
     drawn = annotation_state(store)
     failures = [*_unreadable(images), *_unusable(drawn)]
     keys: list[KeyStatus] = []
-    declared, notes = _declared(config)
+    declared, unusable = _declared(config)
     for ledger in all_ledgers(store):
         if not ledger.path.startswith("results/"):
             continue
@@ -123,6 +129,8 @@ def read_status(store: Store) -> Status:
             operation, note = (
                 (declared[name], None) if is_declared else _operation(store, name, folder, key)
             )
+            if name in unusable:
+                note = "rows are counted, not images"
             facts = KeyResults(
                 store, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note,
                 annotations.version,
@@ -140,10 +148,11 @@ def read_status(store: Store) -> Status:
         keys=tuple(sorted(keys, key=lambda s: (s.operation, not s.declared, s.version, s.key))),
         failures=tuple(sorted(failures, key=lambda f: (f.operation, f.key or "", f.image_id))),
         last_ingest=max(ingests, default=None),
-        notes=notes,
+        notes=tuple(unusable.values()),
         absent=tuple(_absent(store, config)),
         spacings=_spacings(images.filter(has_pixels)),
         annotations=drawn,
+        unusable=frozenset(unusable),
     )
 
 
@@ -189,15 +198,18 @@ def _unusable(drawn: AnnotationState | None) -> Iterator[Failure]:
         )  # fmt: skip
 
 
-def _declared(config: CohortConfig) -> tuple[dict[str, Operation], tuple[str, ...]]:
-    """Return the declared operations by name, and messages for the invalid ones."""
-    found, notes = {}, []
+def _declared(config: CohortConfig) -> tuple[dict[str, Operation], dict[str, str]]:
+    """Return the declared operations by name, and messages about the unusable ones."""
+    found, unusable = {}, {}
     for name, parameters in config.operations.items():
         try:
             found[name] = create_operation(name, parameters, {})
         except UsageError as error:
-            notes.append(f"cohort.toml declares {name}, which can't be run: {error}")
-    return found, tuple(notes)
+            text = f"cohort.toml declares {name}, which can't be run: {error}"
+            if isinstance(error, NoOperation) and not isinstance(error, BrokenOperation):
+                text += f" Install its package, or remove [operations.{name}] from cohort.toml."
+            unusable[name] = text
+    return found, unusable
 
 
 def _operation(
@@ -207,6 +219,8 @@ def _operation(
     version = int(folder[1:])
     try:
         kind = find_operation(name)
+    except BrokenOperation as error:
+        return None, f"{error} Rows are counted, not images"
     except NoOperation:
         return None, f"{name} is not installed: rows are counted, not images"
     if kind.version != version:

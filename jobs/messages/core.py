@@ -228,10 +228,12 @@ def status_lines(status: Status) -> list[str]:
     lines += spacing_lines(status)
     lines += drawings.status_lines(status.annotations)
     for key in status.keys:
-        kind = "declared" if key.declared else "trial"
+        # Whether a key is the declared one is unknown if the declared operation can't be created.
+        unknown = key.operation in status.unusable
+        kind = "" if unknown else " (declared)" if key.declared else " (trial)"
         missing = "an unknown number" if key.missing is None else str(key.missing)
         lines.append(
-            f"{key.operation}, key {key.key[:8]} ({kind}): {key.done} done, {key.failed} failed, "
+            f"{key.operation}, key {key.key[:8]}{kind}: {key.done} done, {key.failed} failed, "
             f"{missing} missing" + (f" ({key.note})." if key.note else ".")
         )
         if key.gone:
@@ -257,7 +259,7 @@ def status_lines(status: Status) -> list[str]:
     if len(failures) > NAMED:
         lines.append(f"  and {len(failures) - NAMED} more; --json names all.")
     lines += [*status.notes, *status.absent]
-    if not any(key.declared for key in status.keys):
+    if not (status.unusable or any(key.declared for key in status.keys)):
         lines.append(
             "No operation is declared; a first complete run declares it: cohort run COHORT circles"
         )

@@ -14,6 +14,7 @@ from distributed import Client
 
 import engine
 from engine.status.status import read_status
+from jobs.messages.core import status_lines
 from tests.support.images import Counting, grey, put
 
 
@@ -114,6 +115,29 @@ def test_a_declared_operation_that_is_gone_is_noted(small: Any) -> None:
     status = small.cohort.status()
     assert not status.complete
     assert "squares" in status.notes[0]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_declared_operation_that_is_gone_is_told_once(
+    broken: bool, small: Any, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.cohort.run(Counting(log=str(tmp_path / "log")), client=client)
+    (small.path / "cohort.toml").write_text("[operations.counting]\n")
+    if broken:
+        info = tmp_path / "packages" / "gone-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gone\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[cohort.operations]\ncounting = gone:Counting\n")
+        monkeypatch.syspath_prepend(info.parent)
+    lines = status_lines(small.cohort.status())
+    (key,) = (line for line in lines if line.startswith("counting, key"))
+    assert "declared" not in key
+    assert "trial" not in key
+    assert "not installed" not in key
+    assert not any("No operation is declared" in line for line in lines)
+    (why,) = (line for line in lines if "can't be run" in line)
+    assert ("No module named 'gone'" in why, "Install its package again" in why) == (broken,) * 2
+    assert ("remove [operations.counting]" in why) != broken
 
 
 def test_an_empty_cohort_has_a_status(tmp_path: Path) -> None:
