@@ -229,13 +229,16 @@ class Conflict(EngineError):
 
 
 class SchedulerLost(EngineError, ConnectionError):
-    """Lost connection to the Dask scheduler: (done, left), both counts of units."""
+    """Lost connection to the Dask scheduler: (done, left), counts of units; () at the start."""
 
     def __str__(self) -> str:
-        done, left = self.args
+        if self.args:
+            lost = f"{self.args[0]} units were done, {self.args[1]} are left"
+        else:
+            lost = "it answered, and does not any more"
         return (
-            f"The scheduler was lost: {done} units were done, {left} are left. What is committed "
-            "stays; run the same command again to go on."
+            f"The scheduler was lost: {lost}. What is committed stays; run the same command again "
+            "to go on."
         )
 
 

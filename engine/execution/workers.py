@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import NoWorkerForResource, NoWorkers
+from engine.errors import EngineError, NoWorkerForResource, NoWorkers, SchedulerLost
 from engine.execution.timeouts import startup_timeout_s
 
 if TYPE_CHECKING:
@@ -16,14 +17,31 @@ WORKERS_S = 20.0
 """Timeout for a first worker, and for one with a resource, seconds (fault 22: 30 s)."""
 
 
+@contextmanager
+def scheduler_needed() -> Iterator[None]:
+    """Raise `SchedulerLost` for a scheduler that does not answer any more."""
+    try:
+        yield
+    except OSError as error:  # also Dask's CommClosedError
+        if isinstance(error, EngineError):
+            raise
+        raise SchedulerLost from error
+
+
 def workers_of(client: Client) -> Mapping[str, Mapping[str, Any]]:
     """Return the scheduler's information about its workers, by address.
 
     Asks the scheduler directly: `Client.scheduler_info` may return the answer to the client's own
     heartbeat, which names no worker.
+
+    Raises
+    ------
+    SchedulerLost
     """
-    assert client.scheduler is not None
-    identity: Mapping[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
+    with scheduler_needed():
+        if client.scheduler is None:  # the client gave it up
+            raise SchedulerLost
+        identity: Mapping[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
     workers: Mapping[str, Mapping[str, Any]] = identity["workers"]
     return workers
 
@@ -59,12 +77,14 @@ def wait_for_slots(client: Client, resources: Mapping[str, float]) -> int:
         If no worker joined within `WORKERS_S`.
     NoWorkerForResource
         If there are workers, but none offers the resources.
+    SchedulerLost
     """
     deadline = time.monotonic() + startup_timeout_s(0)
-    try:
-        client.wait_for_workers(1, timeout=startup_timeout_s(WORKERS_S))
-    except TimeoutError:
-        raise NoWorkers(startup_timeout_s(WORKERS_S)) from None
+    with scheduler_needed():
+        try:
+            client.wait_for_workers(1, timeout=startup_timeout_s(WORKERS_S))
+        except TimeoutError:
+            raise NoWorkers(startup_timeout_s(WORKERS_S)) from None
     resources = effective_resources(client, resources)
     while not (found := slots(client, resources)) and time.monotonic() < deadline:
         time.sleep(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
 import engine
-from engine.errors import NoWorkerForResource, ParameterError, UsageError
+from engine.errors import NoWorkerForResource, ParameterError, SchedulerLost, UsageError
 from engine.execution.cluster.cluster import NoCertificate, SchedulerUnreachable
 from engine.execution.kubernetes.credentials import NoKubernetes
-from engine.execution.workers import workers_of
-from tests.distributed.processes import Cluster, is_alive, wait_for
+from engine.execution.workers import slots, wait_for_slots, workers_of
+from tests.distributed.processes import Cluster, is_alive, kill, wait_for
 from tests.support.images import connect_quietly
 
 
@@ -127,3 +129,26 @@ def test_workers_are_seen_while_the_client_asks_for_totals_only(session_cluster:
             seen = {len(workers_of(client)) for _ in range(300)}
             over.set()
         assert seen == {2}
+
+
+def test_a_scheduler_that_vanishes_while_a_cluster_opens_is_named(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """At each of the questions that opening asks it; Dask's own error would be a traceback."""
+    cluster = Cluster(tmp_path / "lost", environment, workers=1)
+    try:
+        client = Client(cluster.address, set_as_default=False, timeout=20)
+        assert len(workers_of(client)) == 1
+        kill(cluster.scheduler.pid)
+        for ask in (
+            workers_of,
+            lambda lost: wait_for_slots(lost, {}),
+            lambda lost: slots(lost, {}),
+        ):
+            with pytest.raises(SchedulerLost, match="scheduler was lost: it answered") as told:
+                ask(client)
+            assert told.value.exit_code == 1
+            assert pickle.loads(pickle.dumps(told.value)).args == ()
+        client.close()
+    finally:
+        cluster.close()

@@ -36,7 +36,7 @@ from engine.execution.kubernetes.manifests import (
 )
 from engine.execution.timeouts import startup_timeout_s
 from engine.execution.versions import require_same_versions
-from engine.execution.workers import slots, workers_of
+from engine.execution.workers import scheduler_needed, slots, workers_of
 
 SECRET = "cohort-tls"
 
@@ -100,7 +100,7 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
     OperatorSilent, PartNotStarted
         If the operator does not create the cluster, or its pods wait for an image, a quota or a
         node.
-    SchedulerShut, VersionMismatch, NoWorkerForResource
+    SchedulerShut, SchedulerLost, VersionMismatch, NoWorkerForResource
     """
     api = connect(wanted.where.partition("://")[2])
     security = _security(api)
@@ -120,7 +120,8 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
         _wait_for(api, place, "scheduler", lambda: _is_ready(api, place))
         address, link = _way_in(stack, api, place)
         client = stack.enter_context(_client(address, security))
-        require_same_versions(client, address)
+        with scheduler_needed():
+            require_same_versions(client, address)
         _wait_for(api, place, "worker", lambda: _has_workers(client, wanted, gpus))
 
         def scale(workers: int, gpu_workers: int | None) -> None:
