@@ -23,6 +23,18 @@ def did_you_mean(name: str, there: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra, for messages.
+
+    Examples
+    --------
+    >>> install_command("dicom")
+    "pip install 'cohort-engine[dicom]' (in a clone of the repository: pip install '.[dicom]')"
+    """
+    clone = f"(in a clone of the repository: pip install '.[{extra}]')"
+    return f"pip install 'cohort-engine[{extra}]' {clone}"
+
+
 class EngineError(Exception):
     """Base of all errors of the engine. ``exit_code`` is the command line's exit status."""
 
@@ -80,7 +92,8 @@ class FormatTooNew(EngineError):
         url, found, known = self.args
         return (
             f"The cohort at {url} has format {found}; this engine knows formats up to {known}. "
-            "Upgrade the engine: pip install --upgrade cohort-engine"
+            "Upgrade the engine: pip install --upgrade cohort-engine (in a clone of the "
+            "repository: git pull, then pip install .)"
         )
 
 
@@ -127,7 +140,7 @@ class MissingExtra(EngineError, ImportError):
         package, extra, purpose = self.args
         return (
             f"{package} is needed {purpose}, and is not installed. Install it with: "
-            f"pip install 'cohort-engine[{extra}]'"
+            f"{install_command(extra)}"
         )
 
 

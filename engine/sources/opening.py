@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Self
 
 from numpy.typing import NDArray
 
-from engine.errors import SourceUnreadable
+from engine.errors import SourceUnreadable, install_command
 from engine.geometry import Region
 from engine.sources.base import MAX_DECODED_BYTES, Indexed, OpenSource, Plane, read_head
 from engine.sources.failures import coded, reads_named
@@ -98,7 +98,7 @@ def _open_slide(file: BinaryIO, limit: int, spacing_um: float | None) -> OpenSou
     except ImportError:
         raise SourceUnreadable(
             "not_installed",
-            "the packages to read slides are not installed: pip install 'cohort-engine[slides]'",
+            f"the packages to read slides are not installed: {install_command('slides')}",
         ) from None
     return reader.open(file, max_decoded_bytes=limit, spacing_um=spacing_um)
 

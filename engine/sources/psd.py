@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import SourceUnreadable
+from engine.errors import SourceUnreadable, install_command
 from engine.geometry import YX
 from engine.kernels.segmentation.tissue import Tissue
 from engine.sources.base import MAX_DECODED_BYTES
@@ -84,7 +84,7 @@ def read_psd(
         from psd_tools import PSDImage
     except ImportError:
         raise AnnotationError(
-            path, "layered PSD needs psd-tools: pip install 'cohort-engine[slides]'"
+            path, f"layered PSD needs psd-tools: {install_command('slides')}"
         ) from None
     shape = _size(path, max_decoded_bytes)
     try:

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from numpy.typing import NDArray
 
 from engine import plugins
-from engine.errors import EngineError, SourceUnreadable
+from engine.errors import EngineError, SourceUnreadable, install_command
 from engine.sources.base import Reader
 
 MAGIC_BYTES = 512
@@ -297,7 +297,7 @@ def reader_of(key: str, known: Format) -> Reader:
     try:
         reader: Reader = import_module(known.module).reader
     except ImportError:
-        hint = "" if known.extra is None else f": pip install 'cohort-engine[{known.extra}]'"
+        hint = "" if known.extra is None else f": {install_command(known.extra)}"
         raise SourceUnreadable(
             "not_installed", f"the packages to read {key} are not installed{hint}"
         ) from None

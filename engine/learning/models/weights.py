@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError
+from engine.errors import EngineError, install_command
 from engine.plain_files import NotAFile, open_plain
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -38,7 +38,7 @@ class NoPackage(EngineError, ImportError):
 
     def __str__(self) -> str:
         package, extra = self.args
-        return f"This needs {package}. Install it with: pip install 'cohort-engine[{extra}]'"
+        return f"This needs {package}. Install it with: {install_command(extra)}"
 
 
 def read_checked(file: Path, sha256: str | None) -> bytes:

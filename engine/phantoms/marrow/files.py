@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.errors import ParameterError
+from engine.errors import ParameterError, install_command
 from engine.kernels.segmentation.tissue import COLOURS, Tissue, bone_density
 from engine.phantoms.folders import claim_folder, mark_of
 from engine.phantoms.marrow.options import MarrowOptions
@@ -204,7 +204,7 @@ def _write_psd(path: Path, bands: list[tuple[NDArray[np.uint8], NDArray[np.uint8
         from psd_tools import PSDImage
     except ImportError:
         raise ParameterError(
-            "format", "psd", "one whose package is there: pip install 'cohort-engine[slides]'"
+            "format", "psd", f"one whose package is there: {install_command('slides')}"
         ) from None
     pixels = np.moveaxis(np.concatenate([band[0] for band in bands], axis=1), 0, 2)
     labels = np.concatenate([band[1] for band in bands])

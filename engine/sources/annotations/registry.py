@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
-from engine.errors import ParameterError, UsageError
+from engine.errors import ParameterError, UsageError, install_command
 from engine.sources.annotations.base import DrawingReader
 
 FORMATS: dict[str, str] = {
@@ -35,7 +35,7 @@ def create_reader(format_name: str, folder: Path, options: Mapping[str, object])
     except ImportError:
         raise UsageError(
             f"The packages to read {format_name} are not installed. "
-            "Install them with: pip install 'cohort-engine[dicom]'"
+            f"Install them with: {install_command('dicom')}"
         ) from None
     reader: DrawingReader = module.create(folder, options)
     return reader
