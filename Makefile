@@ -98,8 +98,10 @@ deploy-test-short: $(VENV)/.dev ## One night and one session of deploy-test, if 
 COMPILE = $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-annotate \
   --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra build
 
-# The image has no torch unless it is for CUDA: torch for Linux comes with CUDA's libraries, 5 GB.
-IN_IMAGE = --extra kubernetes --extra jupyter --extra notebooks
+# The image reads every format, since its root is read-only and no extra can be added. It has no
+# torch unless it is for CUDA: torch for Linux comes with CUDA's libraries, 5 GB.
+IN_IMAGE = --extra dicom --extra nifti --extra slides \
+  --extra kubernetes --extra jupyter --extra notebooks
 
 lock: $(BIN)/python ## Resolve all versions anew, with hashes
 	$(PIP) install 'pip-tools>=7.5'
