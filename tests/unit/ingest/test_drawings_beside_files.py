@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from distributed import Client
 
 from engine.errors import SourceUnreadable
 from engine.ingest.annotations.matching import MATCHING_REASONS
@@ -44,6 +45,11 @@ def troubled(place: Place) -> set[tuple[str, str]]:
 
 def on_plane(box: tuple[int, int, int, int], name: str, **plane: int) -> dict[str, Any]:
     return feature({**polygon(*box), "plane": plane}, name)
+
+
+@pytest.fixture
+def place(tmp_path: Path, client: Client) -> Place:
+    return Place(tmp_path, client)
 
 
 def test_files_of_doubled_suffixes_are_found(place: Place) -> None:
