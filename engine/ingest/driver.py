@@ -38,7 +38,7 @@ from engine.ingest.report import IngestReport
 from engine.ingest.roots import IngestRequest
 from engine.ingest.slide_levels import choose_levels
 from engine.ingest.tasks import Probe, ProbeTask, ShardResult, ShardTask, SourceFile
-from engine.ingest.worker import is_ignored, name_missing_format, probe_files, write_shard
+from engine.ingest.worker import find_ignored, name_missing_format, probe_files, write_shard
 from engine.sources.failures import may_be_the_place
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
@@ -221,8 +221,7 @@ class Ingest:
     def _probe(self, files: Sequence[SourceFile], outages: Outages) -> Iterator[Probe]:
         # Most folders hold a few files of no known format. These must not start a cluster each
         # night.
-        few = len(files) <= PROBE_FILES
-        ignored = {file for file in files if few and is_ignored(file)}
+        ignored = find_ignored(files) if len(files) <= PROBE_FILES else frozenset()
         yield from map(Probe, ignored)
         files = [file for file in files if file not in ignored]
         if not files:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import compress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -33,6 +35,10 @@ from engine.store.backend.base import Store
 from engine.store.digests import digest_plane
 from engine.store.pixels.layout import IncomingPlane
 from engine.store.pixels.stacks import StackWriter
+
+THREADS = 16
+"""Concurrent reads of files' first bytes, which the location's latency limits: 20 ms each make 128
+files take 0.2 s instead of 2.6 s."""
 
 
 @contextmanager
@@ -81,8 +87,13 @@ def probe_files(task: ProbeTask) -> list[Probe]:
     return [_probe(file, limit, spacing, looked) for file in task.files]
 
 
-def is_ignored(file: SourceFile) -> bool:
-    """Return True if no format claims a file, False also if the file can't be read."""
+def find_ignored(files: Sequence[SourceFile]) -> frozenset[SourceFile]:
+    """Return the files that no format claims; files that can't be read are not among them."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="first-bytes") as pool:
+        return frozenset(compress(files, pool.map(_is_ignored, files)))
+
+
+def _is_ignored(file: SourceFile) -> bool:
     if detect_format(file.source, b"") is not None:
         return False
     try:
