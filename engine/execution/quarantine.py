@@ -116,7 +116,7 @@ def map_tasks(
     flush
         Called every `COMMIT_S` while tasks run.
     note
-        Called with a message as soon as memory is short.
+        Called with a message as soon as memory is short, or if all workers are paused for long.
 
     Yields
     ------
@@ -133,7 +133,7 @@ def map_tasks(
         task = next(source, None)
         return None if task is None else TaskAttempt(task)
 
-    for ended in pool.run(take, stop=stop, idle=idle):
+    for ended in pool.run(take, stop=stop, idle=idle, note=note):
         attempt: TaskAttempt[T] = ended.task
         if not ended.crashed:
             yield Answer(attempt.task, ended.value, attempts=attempt.number)

@@ -7,6 +7,7 @@ memory does not depend on their number.
 
 from __future__ import annotations
 
+import math
 import queue
 import secrets
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
 from engine.execution.memory_limit import Need, need_of
 from engine.execution.timeouts import startup_timeout_s
-from engine.execution.workers import effective_resources, slots
+from engine.execution.workers import all_paused, effective_resources, slots
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -42,6 +43,19 @@ ENDED_FOR_MEMORY = "worker-restart-memory"
 
 SLOT_REFRESH_S = 2.0
 """Interval at which slots are counted again, seconds: workers join and leave."""
+
+PAUSED_S = 30.0
+"""Time in which no task ends after which paused workers are reported, seconds."""
+
+PAUSED = (
+    "All workers are paused and start no task: {}. Dask pauses workers whose memory is nearly "
+    "full; work goes on once they have memory again. If they do not, end it and run the same "
+    "command with more memory or fewer threads per worker (--memory-limit, --threads-per-worker)."
+)
+"""Message that names the paused workers."""
+
+NAMED_WORKERS = 5
+"""Maximum number of paused workers that the message lists."""
 
 UNKNOWN_TRIES = 5
 """Maximum attempts at a task that fails with an error of the cluster."""
@@ -132,6 +146,7 @@ class TaskPool:
         self._counted = time.monotonic()
         self._healthy = time.monotonic()
         self._staffed = time.monotonic()
+        self._moved = time.monotonic()
         self.done = 0
 
     def run(
@@ -141,6 +156,7 @@ class TaskPool:
         stop: Callable[[], bool] = lambda: False,
         most: int | None = None,
         idle: Callable[[], None] = lambda: None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[TaskEnd[T]]:
         """Yield each task when it has ended, in any order.
 
@@ -155,6 +171,8 @@ class TaskPool:
             Maximum tasks in flight; by default `TASKS_PER_SLOT` for each slot.
         idle
             Called at most every `TICK_S`.
+        note
+            Called with a message if all workers are paused for long, once until a task ends.
 
         Raises
         ------
@@ -162,6 +180,7 @@ class TaskPool:
             Also any `EngineError` that a task raised.
         """
         exhausted = False
+        self._moved = time.monotonic()
         try:
             while True:
                 room = (most or TASKS_PER_SLOT * self._slots) - len(self._flight)
@@ -181,9 +200,10 @@ class TaskPool:
                     ended = self._end(future)
                     if ended is not None:
                         self.done += not ended.crashed
+                        self._moved = time.monotonic()
                         exhausted = False  # the consumer may have re-queued the task
                         yield ended
-                self._check()
+                self._check(note)
         finally:
             flight = [future for _, future, _ in self._flight.values()]
             self._flight.clear()
@@ -278,7 +298,7 @@ class TaskPool:
         del self._flight[str(future.key)]
         self._submit(task, tries + 1)
 
-    def _check(self) -> None:
+    def _check(self, note: Callable[[str], None]) -> None:
         now = time.monotonic()
         if self._client.status == "running":
             self._healthy = now
@@ -297,6 +317,18 @@ class TaskPool:
             self._slots, self._staffed = found, now
         elif now - self._staffed > startup_timeout_s(WORKER_TIMEOUT_S):
             raise NoWorkers(startup_timeout_s(WORKER_TIMEOUT_S))
+        if now - self._moved > PAUSED_S:
+            self._report_paused(note)
+
+    def _report_paused(self, note: Callable[[str], None]) -> None:
+        try:
+            paused = all_paused(self._client, self._resources)
+        except (OSError, TimeoutError):
+            return
+        if paused:
+            self._moved = math.inf  # until a task ends
+            more = f" and {len(paused) - NAMED_WORKERS} more" * (len(paused) > NAMED_WORKERS)
+            note(PAUSED.format(", ".join(paused[:NAMED_WORKERS]) + more))
 
 
 def _import_error(error: BaseException | None) -> ImportError | None:

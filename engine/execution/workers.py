@@ -48,12 +48,19 @@ def workers_of(client: Client) -> Mapping[str, Mapping[str, Any]]:
 
 def slots(client: Client, resources: Mapping[str, float]) -> int:
     """Return the current number of tasks with these resources that can run at once."""
-    workers = workers_of(client).values()
-    total = 0
-    for worker in workers:
-        fits = [int(worker.get("resources", {}).get(n, 0) // need) for n, need in resources.items()]
-        total += min([int(worker["nthreads"]), *fits])
-    return total
+    return sum(_slots_of(worker, resources) for worker in workers_of(client).values())
+
+
+def _slots_of(worker: Mapping[str, Any], resources: Mapping[str, float]) -> int:
+    fits = [int(worker.get("resources", {}).get(n, 0) // need) for n, need in resources.items()]
+    return min([int(worker["nthreads"]), *fits])
+
+
+def all_paused(client: Client, resources: Mapping[str, float]) -> list[str]:
+    """Return the addresses of the workers with these resources if all are paused, else none."""
+    able = {at: one for at, one in workers_of(client).items() if _slots_of(one, resources)}
+    paused = all(one.get("status") == "paused" for one in able.values())
+    return sorted(able) if paused else []
 
 
 def effective_resources(client: Client, resources: Mapping[str, float]) -> dict[str, float]:

@@ -261,7 +261,8 @@ class _Execution:
             return
         store, operation = self._run.store, self._run.operation
         pool = TaskPool(client, copy_task, lambda a: (store, operation, a), label="copy-rows")
-        for copied in map_tasks(pool, self._copies, flush=self._run.publisher.flush):
+        flush, note = self._run.publisher.flush, self._events.note
+        for copied in map_tasks(pool, self._copies, flush=flush, note=note):
             self.done += 1
             self._add(copied.value, [(c.image_id, c.inputs, c.block) for c in copied.task.copies])
 

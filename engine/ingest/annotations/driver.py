@@ -278,7 +278,7 @@ class AnnotationIngest:
 
     def _read(self, tasks: Sequence[ReadTask]) -> Iterator[Read]:
         pool = TaskPool(self._client, read_task, lambda attempt: (attempt,), label="drawings")
-        for answer in map_tasks(pool, tasks, stop=self._stop):
+        for answer in map_tasks(pool, tasks, stop=self._stop, note=self._events.note):
             if answer.poison:
                 yield Read(answer.task.files[0], reason="corrupt")
             else:

@@ -90,7 +90,7 @@ class RepairDriver:
         wait_for_slots(client, {})
         events.start("stored pixels", len(rows), "files")
         pool = TaskPool(client, check_task, lambda a: (self._store, a), label="check")
-        for answer in map_tasks(pool, _packs(rows), stop=stop):
+        for answer in map_tasks(pool, _packs(rows), stop=stop, note=events.note):
             for row, lost in answer.value:
                 self._damaged.append(row)
                 if row.level == 0:
@@ -233,7 +233,7 @@ class RepairDriver:
 
         pool = TaskPool(client, mend_task, lambda a: (self._store, a), label="mend")
         try:
-            for answer in map_tasks(pool, tasks(), stop=stop, flush=flush):
+            for answer in map_tasks(pool, tasks(), stop=stop, flush=flush, note=self._events.note):
                 record, here = answer.value, in_flight.pop(id(answer.task))
                 names = {i["image_id"] for i in here if (i["t"], i["z"]) in record.healed}
                 waiting += [(mend, names) for mend in record.mends]

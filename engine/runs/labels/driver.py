@@ -84,7 +84,7 @@ def run_numbers(
     shown.start(stage, sum(len(task.blocks) for task in tasks), "blocks")
     pool = TaskPool(client, number_task, lambda a: (store, operation, a), label=operation.name)
     done = 0
-    for answer in map_tasks(pool, tasks, stop=stop):
+    for answer in map_tasks(pool, tasks, stop=stop, note=shown.note):
         labels.publish(answer.value)
         shown.advance(stage, len(answer.task.blocks))
         done += 1

@@ -49,6 +49,7 @@ class FakePool:
         stop: Callable[[], bool] = lambda: False,
         most: int | None = None,
         idle: Callable[[], None] = lambda: None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[TaskEnd[Any]]:
         while not stop() and (attempt := take()) is not None:
             self.tried.append(attempt)
