@@ -87,9 +87,7 @@ class Contours(Operation):
     object_name: ClassVar[str] = "contour"
     hidden_columns: ClassVar[frozenset[str]] = frozenset({"outline"})
     cohort_tables: ClassVar[tuple[str, ...]] = SUMMARIES
-    cohort_tables_version: ClassVar[int] = (
-        3  # volumes use slice positions and the slice distance in the header
-    )
+    cohort_tables_version: ClassVar[int] = 4  # slices that are not drawn are findings, too
 
     annotations: str | None = None
     inner: str = "inner"

@@ -36,6 +36,7 @@ CHECKS = {
     "no_area": "area, pixels",
     "mask_area": "area of the mask over that of the polygon, less 1",
     "centroid_jump": "movement of the centroid from the slice before, millimetres",
+    "slice_missing": "slices between this one and the one before that are not drawn",
     "slice_gap": "distance from slice to slice, millimetres: the series lacks one",
     "slice_gap_by_thickness": "distance of slices, millimetres: twice their thickness or more",
     "plane_missing": "planes that a phase lacks, and that are drawn in others",
@@ -138,7 +139,9 @@ def _of_series(
         yield n, check, WARNING, count, meaning
     placed = numbered[numbered["_z"].notna() & numbered["_spacing_y_um"].notna()]
     keys = ["_stack", "_t", "annotation", "structure"]
-    for _, members in placed.groupby(keys, sort=True, dropna=False):
+    key: Any
+    for key, members in placed.groupby(keys, sort=True, dropna=False):
+        of_volume = key[-1] in (operation.inner, operation.outer)
         ordered = members.sort_values("_z", kind="stable")
         steps = ordered["_z"].diff().to_numpy()
         moved = np.hypot(
@@ -146,6 +149,11 @@ def _of_series(
             (ordered["x"].diff() * ordered["_spacing_x_um"] / 1000.0).to_numpy(),
         )
         for n, step, distance in zip(ordered.index, steps, moved, strict=True):
+            if step > 1 and of_volume:
+                yield n, "slice_missing", WARNING, float(step - 1), (
+                    f"{step - 1:.0f} slices between this one and the one before that is drawn are "
+                    "not, so no volume is given."
+                )  # fmt: skip
             if step == 1 and distance > operation.jump_mm:
                 yield n, "centroid_jump", WARNING, float(distance), (
                     f"The centroid is {distance:.1f} mm from that of the slice before; "

@@ -312,6 +312,21 @@ def test_what_can_not_be_said_is_null_with_a_reason() -> None:
     assert only_outer["ejection_fraction_reason"] == "inner_missing"
 
 
+def test_a_slice_that_is_not_drawn_is_found_where_its_volume_is_null() -> None:
+    planes = [*heart(0, (0, 1, 4), outer=(0, 1, 2, 3, 4)), *heart(1)]
+    made = tables(engine.contours(), planes)
+    found = made["contour_findings"]
+    assert found["check"].tolist() == ["slice_missing"]
+    assert (found["structure"].item(), found["figure"].item()) == ("inner", 2.0)
+    assert found["image_id"].item() == "i004"
+    volumes = made["contour_volumes"].fillna({"inner_reason": ""})
+    assert volumes["inner_reason"].tolist() == ["slice_missing", ""]
+    of_others = [
+        (about, image(*drawn(lesion=circle(20.0)))) for about, _ in heart(0, (0, 4), outer=())
+    ]
+    assert findings(engine.contours(), of_others) == []
+
+
 # slices that a series lacks
 
 
