@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import compress
 from typing import Any, BinaryIO
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.errors import Conflict, SourceUnreadable
 from engine.header import MISSING_PLANES
 from engine.ingest.file_geometry import FileGeometry, geometry_of
+from engine.ingest.open_sources import OpenSources
 from engine.ingest.tasks import (
     FileStamp,
     PlaneResult,
@@ -41,11 +42,17 @@ THREADS = 16
 files take 0.2 s instead of 2.6 s."""
 
 
-@contextmanager
-def opened(file: SourceFile, max_decoded_bytes: int) -> Iterator[OpenSource]:
+_SOURCES = OpenSources()
+
+
+def opened(file: SourceFile, max_decoded_bytes: int) -> AbstractContextManager[OpenSource]:
     """Open a source; any failure raises `SourceUnreadable`."""
-    with _handle(file) as handle, _open(handle, file, max_decoded_bytes) as source:
-        yield source
+
+    def open_file(resources: ExitStack) -> OpenSource:
+        handle = resources.enter_context(_handle(file))
+        return resources.enter_context(_open(handle, file, max_decoded_bytes))
+
+    return _SOURCES.opened((file, max_decoded_bytes), open_file)
 
 
 @contextmanager

@@ -144,6 +144,10 @@ class OpenSource(Protocol):
     def planes(self) -> tuple[Plane, ...]:
         """Planes in the order of the file, at least one."""
 
+    @property
+    def slow_to_open(self) -> bool:
+        """True if a first plane costs about as much as all, so that it should stay open."""
+
     def read(self, index: int) -> NDArray[Any]:
         """Decode plane ``index``: (c, y, x), C-contiguous, with the header's shape and dtype."""
 
@@ -244,6 +248,7 @@ class PlanesSource(ABC):
     """Base class of open sources: checks around a reader's own decoding."""
 
     format = "image"
+    slow_to_open = False
 
     def __init__(self, planes: tuple[Plane, ...]) -> None:
         self._planes = planes

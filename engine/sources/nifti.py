@@ -75,6 +75,7 @@ class NiftiSource(PlanesSource):
         self._data = data
         self._start = start
         self._dtype = dtype
+        self.slow_to_open = isinstance(data, _Gzipped)
 
     def _decode(self, index: int) -> NDArray[Any]:
         plane = self.planes[index]

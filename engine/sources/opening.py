@@ -115,6 +115,11 @@ class Guarded:
         """See `OpenSource`."""
         return self._source.planes
 
+    @property
+    def slow_to_open(self) -> bool:
+        """See `OpenSource`; sources of packages may lack it."""
+        return getattr(self._source, "slow_to_open", False)
+
     def read(self, index: int) -> NDArray[Any]:
         """See `OpenSource`."""
         with reads_named(self._file):
