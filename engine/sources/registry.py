@@ -168,10 +168,11 @@ FORMATS: dict[str, Format] = {
 
 UNSUPPORTED_SUFFIXES = (
     ".avif", ".bmp", ".czi", ".dv", ".fits", ".gif", ".heic", ".heif", ".ims", ".jp2", ".lif",
-    ".mha", ".mrxs", ".nd2", ".nrrd", ".oib", ".oif", ".vsi", ".webp", ".zvi",
+    ".mha", ".mrxs", ".nd2", ".nrrd", ".oib", ".oif", ".vsi", ".webp", ".zattrs", ".zvi",
+    "zarr.json",
 )  # fmt: skip
 """Suffixes of image formats that no built-in reader claims: files that are ignored, but reported
-unless the format of a package claims them."""
+unless the format of a package claims them. OME-Zarr is reported by its metadata."""
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from distributed import Client
 
 import engine
@@ -16,6 +17,7 @@ from engine.errors import SourceUnreadable
 from engine.ingest.tasks import FileStamp, Probe, SourceFile
 from engine.ingest.worker import name_missing_format
 from engine.sources import FORMATS, detect_format, open_source, registry
+from jobs.messages.core import ingest_lines
 from tests.support.images import grey
 from tests.support.operations import count_searches, install_below
 
@@ -101,6 +103,21 @@ def test_broken_packages_are_named_and_harmless(
     assert "angry_format:FORMAT" in said["angry"]
     assert "IndexError" in said["angry"]
     assert registry.formats()["png"] is FORMATS["png"]
+
+
+def test_a_plate_in_ome_zarr_is_reported_as_not_read(tmp_path: Path, client: Client) -> None:
+    """Also one that lacks wells that its metadata name."""
+    wells = [{"path": f"A/{n}", "rowIndex": 0, "columnIndex": n - 1} for n in (1, 2)]
+    plate = {"rows": [{"name": "A"}], "columns": [{"name": "1"}, {"name": "2"}], "wells": wells}
+    folder = tmp_path / "data/plate.zarr"
+    group = zarr.create_group(folder, attributes={"ome": {"version": "0.5", "plate": plate}})
+    well = group.create_group("A/1", attributes={"ome": {"well": {"images": [{"path": "0"}]}}})
+    well.create_array("0/0", data=grey(1, (1, 1, 1, 32, 32)))
+    report = engine.create(tmp_path / "cohort").ingest(tmp_path / "data", client=client)
+    assert (report.new, report.failed) == (0, 0)
+    assert report.untaken["zarr.json"] >= 3
+    (told,) = (line for line in ingest_lines(report) if "formats not read here" in line)
+    assert "zarr.json" in told
 
 
 def test_a_format_of_a_package_is_ingested(
