@@ -5,14 +5,16 @@ The codec alone silently drops a damaged transparency chunk, accepts a file with
 would inflate the text and colour profiles of an untrusted file, megabytes for each kilobyte.
 
 Rules: palettes become RGB, and tRNS becomes alpha (RGBA, or grey with alpha). Grey of 1, 2 or 4 bit
-is scaled to 0-255 (13.12). 16 bit stays. Gamma, ICC profile, significant bits and background are
-not applied: pixels are as stored; an orientation (eXIf) is reported. An animated PNG gives its
-default image.
+is scaled to 0-255 (13.12). 16 bit stays. The size of a pixel on the subject (sCAL of the PNG
+extensions, which scanning microscopes write) precedes the density (pHYs). Gamma, ICC profile,
+significant bits, background and pCAL are not applied: pixels are as stored; an orientation (eXIf)
+is reported. An animated PNG gives its default image.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 from typing import Any, BinaryIO, NamedTuple
 
@@ -42,6 +44,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_BYTES = 4096  # holds everything before IDAT of nearly all files: one read
 _MAX_CHUNKS_BEFORE_DATA = 10_000  # a longer header is invalid; bounds the time of opening
 _MOST_EXIF_BYTES = 64 * 1024  # the limit in JPEG; no camera writes more
+_MOST_SCALE_BYTES = 100  # two numbers as text
 _MAX_SIDE = 1_000_000  # pixels; libpng's own limit, PNG_USER_WIDTH_MAX
 _NO_SPARE_BYTES = 1024**2  # deflate grows data by at most 1 MiB per GiB, plus a little
 
@@ -208,7 +211,7 @@ def _read_header(file: BinaryIO, size: int) -> _Header:
     if head[: len(SIGNATURE)] != SIGNATURE:
         raise SourceUnreadable("not_an_image", "the PNG signature is missing")
     channels, dtype, yx = _parse_ihdr(head)
-    transparent, spacing, orientation = False, None, UPRIGHT
+    transparent, density, scale, orientation = False, None, None, UPRIGHT
     offset = len(SIGNATURE) + 25
     for _ in range(_MAX_CHUNKS_BEFORE_DATA):
         if offset + 17 > len(head):
@@ -221,11 +224,13 @@ def _read_header(file: BinaryIO, size: int) -> _Header:
         length, kind = struct.unpack_from(">I4s", window)
         if kind == b"IDAT":
             alpha = transparent and channels in (1, 3)
-            return _Header((channels + alpha, *yx), dtype, spacing, orientation)
+            return _Header((channels + alpha, *yx), dtype, scale or density, orientation)
         if kind == b"tRNS":
             transparent = True
         elif kind == b"pHYs" and length == 9 and len(window) == 17:
-            spacing = _parse_phys(read_at(file, offset + 8, 9))
+            density = _parse_phys(read_at(file, offset + 8, 9))
+        elif kind == b"sCAL" and offset + 8 + length <= size and length <= _MOST_SCALE_BYTES:
+            scale = _parse_scale(read_at(file, offset + 8, length))
         elif kind == b"eXIf" and offset + 8 + length <= size and length <= _MOST_EXIF_BYTES:
             orientation = exif_orientation(read_at(file, offset + 8, length))
         elif kind == b"IEND":
@@ -257,3 +262,13 @@ def _parse_phys(data: bytes) -> tuple[float, float] | None:
     """Return the spacing from pixels per metre (11.3.5.3); unit 0 is an aspect ratio."""
     x, y, unit = struct.unpack(">IIB", data)
     return spacing_from_density(y, x, UM_PER_M) if unit == 1 else None
+
+
+def _parse_scale(data: bytes) -> tuple[float, float] | None:
+    """Return the spacing of sCAL: a unit, and width and height of a pixel as text; 1 is metres."""
+    try:
+        x, y = (UM_PER_M * float(number) for number in data[1:].decode("ascii").split("\0"))
+    except ValueError:  # also of bytes that are not ASCII
+        return None
+    known = data[:1] == b"\1" and all(math.isfinite(step) and step > 0 for step in (y, x))
+    return (y, x) if known else None

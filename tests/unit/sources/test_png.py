@@ -237,6 +237,26 @@ def test_spacing(x: int, y: int, unit: int, spacing: tuple[float, float] | None)
     assert open_source(io.BytesIO(content), "a.png").planes[0].spacing_um == spacing
 
 
+@pytest.mark.parametrize(
+    ("scale", "spacing"),
+    [
+        (b"\x012.5e-7\x005e-7", (0.5, 0.25)),  # metres: width, then height
+        (b"\x022.5e-7\x005e-7", (12.5, 12.5)),  # radians; the density counts
+        (b"\x01-1\x001", (12.5, 12.5)),
+        (b"\x01nan\x001", (12.5, 12.5)),
+        (b"\x011e-6", (12.5, 12.5)),
+        (b"\x01\xff\x001", (12.5, 12.5)),
+        (b"", (12.5, 12.5)),
+    ],
+)
+def test_the_size_of_a_pixel_on_the_subject(scale: bytes, spacing: tuple[float, float]) -> None:
+    density = chunk(b"pHYs", struct.pack(">IIB", 80_000, 80_000, 1))
+    for extra in (density + chunk(b"sCAL", scale), chunk(b"sCAL", scale) + density):
+        content = write_png(np.zeros((Y, X, 1), int), 8, 0, extra=extra)
+        plane = open_source(io.BytesIO(content), "a.png").planes[0]
+        assert plane.spacing_um == pytest.approx(spacing)
+
+
 def test_the_codec_alone_would_not_notice() -> None:
     """Why checksums are checked here: libpng leaves out a chunk of alpha that is damaged."""
     palette = chunk(b"PLTE", bytes(range(12))) + chunk(b"tRNS", b"\x07\x08")
