@@ -80,7 +80,7 @@ def holds_copies(task: ShardTask) -> bool:
     return all(is_copy(slot) for slot in task.plan.slots)
 
 
-def placed_like(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:
+def copy_location(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:
     """Return a row that points to the pixels of another row."""
     return replace(
         row,
@@ -98,4 +98,4 @@ def of_original(row: ImageRow, original: ImageRow, slot: PlaneSlot) -> ImageRow:
     if keeps_its_place(slot):
         of = None if original.image_id == row.image_id else original.image_id
         return replace(row, duplicate_of=of)
-    return placed_like(row, original, original.image_id)
+    return copy_location(row, original, original.image_id)

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 from engine.errors import EngineError, UsageError
-from engine.ingest.catalog_rows import header_columns, of_original, placed_like
+from engine.ingest.catalog_rows import copy_location, header_columns, of_original
 from engine.ingest.discovery import Discovery
 from engine.ingest.outages import Outages
 from engine.ingest.repair.driver import RepairDriver
 from engine.ingest.report import NAMED, IngestReport
-from engine.ingest.tasks import PlaneResult, Probe, ShardResult, ShardTask, SourceFile
+from engine.ingest.tasks import PlaneResult, ProbeResult, ShardResult, ShardTask, SourceFile
 from engine.privacy import Pseudonyms
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.registry import unsupported_suffix
@@ -63,7 +63,7 @@ class CatalogWriter:
         self._pseudonyms = pseudonyms
         self.outages = outages
         """Distinguishes failures of single sources from outages of a root."""
-        self.healing = RepairDriver(store)
+        self.repairs = RepairDriver(store)
         """Collects this ingest's sources for damaged pixels."""
         self._holders: dict[str, str] = {}  # source of each instance in this ingest
         self.gone: Callable[[str], bool] = lambda _: False
@@ -81,7 +81,7 @@ class CatalogWriter:
 
     # Results of workers.
 
-    def header(self, probe: Probe) -> tuple[IncomingPlane, ...]:
+    def add_probe(self, probe: ProbeResult) -> tuple[IncomingPlane, ...]:
         """Add a source's probe result; return its planes to read, with pseudonyms."""
         if probe.reason is not None:
             self._fail_source(probe.file, probe.reason, probe.detail)
@@ -95,18 +95,18 @@ class CatalogWriter:
                 suffix = unsupported_suffix(probe.file.path)
                 self.report.untaken.update(() if suffix is None else (suffix,))
             return ()
-        arrivals = tuple(self._hidden(arrival) for arrival in probe.arrivals)
+        arrivals = tuple(self._pseudonymise(arrival) for arrival in probe.arrivals)
         self._retire(source, {arrival.image_id for arrival in arrivals})
         return arrivals
 
-    def _hidden(self, arrival: IncomingPlane) -> IncomingPlane:
+    def _pseudonymise(self, arrival: IncomingPlane) -> IncomingPlane:
         """Pseudonymise a plane's identity, and flag a second file of the same instance."""
         if arrival.header is None:
             return arrival
         if self._pseudonyms is None:
             raise UsageError("Headers of patients are never taken without pseudonyms.")
         header = self._pseudonyms.hide(arrival.header)
-        held = self._holder(header.identity.instance + arrival.fragment)
+        held = self._current_owner(header.identity.instance + arrival.fragment)
         if held not in (None, arrival.source):
             # Include the location, else the two files would replace each other in every ingest.
             place = arrival.source.rpartition("/")[2][:8]
@@ -122,24 +122,24 @@ class CatalogWriter:
         self._holders[arrival.image_id] = arrival.source
         return arrival
 
-    def _holder(self, image_id: str) -> str | None:
+    def _current_owner(self, image_id: str) -> str | None:
         """Return the source that already has an image, unless that source is gone."""
         if image_id in self._holders:
             return self._holders[image_id]
-        row = self.known.holder(image_id)
+        row = self.known.by_id(image_id)
         if row is None or row.state in (ORPHANED, RETIRED) or self.gone(row.source):
             return None
         return row.source
 
-    def open_stacks(self, metadata: Mapping[str, Sequence[ShardRow]]) -> None:
+    def register_stacks(self, metadata: Mapping[str, Sequence[ShardRow]]) -> None:
         """Register new stacks; their metadata are catalogued on first use."""
         self._metadata.update(metadata)
 
-    def shard(self, task: ShardTask, record: ShardResult) -> None:
+    def add_shard(self, task: ShardTask, record: ShardResult) -> None:
         """Add the result of a shard task."""
         used = False
-        for slot, taken in zip(task.plan.slots, record.taken, strict=True):
-            used |= self._take(task, slot, taken)
+        for slot, taken in zip(task.plan.slots, record.planes, strict=True):
+            used |= self._make_row(task, slot, taken)
         self.report.left -= len(task.plan.slots)
         if used:
             self._files += self._metadata.pop(task.plan.name, ())
@@ -148,27 +148,27 @@ class CatalogWriter:
             for row in record.files:  # all planes duplicate stored ones
                 self._store.delete(row.path)
 
-    def poison(self, file: SourceFile, slot: PlaneSlot, reason: str, detail: str) -> None:
+    def add_crashed(self, file: SourceFile, slot: PlaneSlot, reason: str, detail: str) -> None:
         """Add a plane that crashes workers when decoded."""
         self._fail(file, slot.arrival.image_id, reason, detail)
         self.report.left -= 1
 
-    def close_stacks(self) -> None:
+    def delete_unused_stacks(self) -> None:
         """Delete the unused stacks."""
         for rows in self._metadata.values():
             for row in rows:
                 self._store.delete(row.path)
         self._metadata.clear()
 
-    def settle(self, listing: Discovery, gone: Iterable[str]) -> None:
+    def commit_listing(self, listing: Discovery, gone: Iterable[str]) -> None:
         """Commit the outcome of a complete listing: problems, and returned or missing sources."""
         self.outages.settle()
         for file, problem in listing.problems:
-            rows = self.known.of_source(file.source).values()
+            rows = self.known.by_source(file.source).values()
             if not any(r.state in (READY, FAILED) and r.reason == problem for r in rows):
                 self._fail_source(file, problem, None)
         for source in listing.returned:
-            for row in self.known.of_source(source).values():
+            for row in self.known.by_source(source).values():
                 if row.state == ORPHANED:
                     self._rows.append(replace(row, state=READY, version=row.version + 1))
                     self.report.returned += 1
@@ -214,7 +214,7 @@ class CatalogWriter:
 
     def _fail_source(self, file: SourceFile, reason: str, detail: str | None) -> None:
         """Record a source that can't be read at all."""
-        if self._keep(file, self.known.of_source(file.source).values(), reason, detail):
+        if self._keep(file, self.known.by_source(file.source).values(), reason, detail):
             return
         self._retire(file.source, {file.source})
         self._fail(file, file.source, reason, detail)
@@ -244,7 +244,7 @@ class CatalogWriter:
 
     def _retire(self, source: str, kept: set[str]) -> None:
         """Retire or orphan the rows of a source's images that no longer exist."""
-        for image_id, row in self.known.of_source(source).items():
+        for image_id, row in self.known.by_source(source).items():
             if image_id in kept or row.state in (ORPHANED, RETIRED):
                 continue
             if self._holders.get(image_id, source) != source:  # the instance moved to another file
@@ -253,7 +253,7 @@ class CatalogWriter:
             self._rows.append(replace(row, state=state, version=row.version + 1))
             self.report.orphaned += state == ORPHANED
 
-    def _take(self, task: ShardTask, slot: PlaneSlot, taken: PlaneResult) -> bool:
+    def _make_row(self, task: ShardTask, slot: PlaneSlot, taken: PlaneResult) -> bool:
         """Build a plane's row; return whether it uses the newly written pixels."""
         arrival = slot.arrival
         file = task.files[arrival.source]
@@ -267,7 +267,7 @@ class CatalogWriter:
             return False
         image_id = arrival.image_id
         old = self.known.image(arrival.source, image_id)
-        original = self.known.with_content(taken.content)
+        original = self.known.by_content(taken.content)
         spacing = arrival.spacing_um or (None, None)
         row = ImageRow(
             image_id=image_id,
@@ -303,12 +303,12 @@ class CatalogWriter:
                 row = of_original(row, original, slot)
             self.report.healed += 1
         else:
-            row = placed_like(row, old, old.duplicate_of)
+            row = copy_location(row, old, old.duplicate_of)
             # A plane read alone yields less of its series than before; a file yields all of it.
             if arrival.header is not None and row.series == old.series:
                 row = replace(row, spacing_z_um=old.spacing_z_um, findings=old.findings)
             self.report.touched += 1
-        self.healing.offer(old, row, arrival, file)
+        self.repairs.add_candidate(old, row, arrival, file)
         self._rows.append(row)
         self.known.add([row])
         return (row.stack, row.shard) == (task.plan.name, slot.shard)
@@ -382,17 +382,17 @@ class CatalogWriter:
 
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
             if snapshot is not first:
-                self.known.refresh(snapshot)
+                self.known.add_concurrent(snapshot)
             # Rebase even without a conflict: an earlier commit may include another ingest's rows.
-            left = [row for row in map(self._rebased, rows) if row is not None]
+            left = [row for row in map(self._rebase, rows) if row is not None]
             return ([self._images.write_part(image_table(left))] if left else []), []
 
         self._snapshot = commit_with_retry(self._images, first, prepare)
-        self.known.seen(self._snapshot)
+        self.known.mark_seen(self._snapshot)
 
-    def _rebased(self, row: ImageRow) -> ImageRow | None:
+    def _rebase(self, row: ImageRow) -> ImageRow | None:
         """Rebase a row after another ingest's commit, or return None if that committed the same."""
-        other = self.known.committed(row.image_id)
+        other = self.known.concurrent_row(row.image_id)
         if other is None or other.version < row.version:
             return row
         same = (other.state, other.content, other.reason) == (row.state, row.content, row.reason)

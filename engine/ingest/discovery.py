@@ -15,13 +15,13 @@ from engine.sources.locations.dicomweb import SourceUnreachable
 from engine.sources.locations.folder import FileStat, escape_path
 from engine.sources.opening import detect_in
 from engine.sources.registry import detect, known_suffixes
-from engine.store.catalog.index import CatalogIndex
+from engine.store.catalog.index import CatalogIndex, SourceState
 from engine.store.config import CohortConfig, roots_inside
 
 MAX_SURVEYED = 100_000
 """Maximum number of files to remember of a survey: about 40 MB."""
 
-PASSING = OF_THE_PLACE | {"not_installed", "out_of_memory"}
+TRANSIENT_REASONS = OF_THE_PLACE | {"not_installed", "out_of_memory"}
 """Transient reasons: such a source is opened again."""
 
 
@@ -215,12 +215,14 @@ def changed_files(
     """
     for file in files:
         stat = (file.stat.size, file.stat.mtime_ns, file.stat.ctime_ns)
-        state = "no" if rehash else known.unchanged(file.source, stat, PASSING)
-        if state == "no":
+        state = (
+            SourceState.CHANGED if rehash else known.state_of(file.source, stat, TRANSIENT_REASONS)
+        )
+        if state is SourceState.CHANGED:
             yield file
             continue
         listing.unchanged += 1
-        if state == "returned":
+        if state is SourceState.RETURNED:
             listing.returned.append(file.source)
 
 
@@ -264,6 +266,6 @@ def missing_predicate(
     return gone
 
 
-def vanished(known: CatalogIndex, gone: Callable[[str], bool]) -> Iterator[str]:
+def missing_sources(known: CatalogIndex, gone: Callable[[str], bool]) -> Iterator[str]:
     """Yield the sources in the catalog that are missing on disk."""
     return filter(gone, known.sources())

@@ -30,14 +30,14 @@ from engine.ingest.discovery import (
     changed_files,
     list_sources,
     missing_predicate,
-    vanished,
+    missing_sources,
 )
 from engine.ingest.outages import Outages
 from engine.ingest.pyramid import write_pyramid
 from engine.ingest.report import IngestReport
 from engine.ingest.roots import IngestRequest
 from engine.ingest.slide_levels import choose_levels
-from engine.ingest.tasks import Probe, ProbeTask, ShardResult, ShardTask, SourceFile
+from engine.ingest.tasks import ProbeResult, ProbeTask, ShardResult, ShardTask, SourceFile
 from engine.ingest.worker import find_ignored, name_missing_format, probe_files, write_shard
 from engine.sources.failures import may_be_the_place
 from engine.store.backend.base import Store
@@ -58,7 +58,7 @@ PROBE_FILES = 128
 """Files per probe task: about 5 ms of work, against 1 ms of scheduler."""
 
 
-def probe_task(attempt: TaskAttempt[ProbeTask]) -> list[Probe]:
+def probe_task(attempt: TaskAttempt[ProbeTask]) -> list[ProbeResult]:
     """Read the headers of some files on a worker."""
     with room_for(attempt):
         return probe_files(attempt.task)
@@ -132,7 +132,7 @@ class Ingest:
         admission = CatalogWriter(self._store, self._config, self._id, outages, self._pseudonyms)
         report = admission.report
         if self._rehash:
-            admission.healing.find(self._client, self._events, self._stop)
+            admission.repairs.scan(self._client, self._events, self._stop)
         files = list_sources(
             self._config, self._scopes, admission.known, listing, self._pseudonyms,
             managed_folders(self._store), walked=self._walked,
@@ -158,9 +158,9 @@ class Ingest:
         report.listed, report.unchanged = listing.listed, listing.unchanged
         if self._stop():
             raise Interrupted(report.taken, report.left)
-        admission.settle(listing, vanished(admission.known, gone()))
+        admission.commit_listing(listing, missing_sources(admission.known, gone()))
         limit = self._config.limits.max_decoded_bytes
-        admission.healing.heal(self._client, limit, report, self._events, self._stop)
+        admission.repairs.repair(self._client, limit, report, self._events, self._stop)
         drawn = AnnotationIngest(
             self._store, self._config, self._client, self._id,
             pseudonyms=self._pseudonyms, events=self._events, stop=self._stop,
@@ -180,18 +180,18 @@ class Ingest:
         arrivals: list[IncomingPlane] = []
         sources: dict[str, SourceFile] = {}
         self._events.start("headers", len(files), "files")
-        probes: list[Probe] = []
+        probes: list[ProbeResult] = []
         outages = admission.outages
         for probe in self._probe(files, outages):
             self._events.advance("headers", 1, failed=int(probe.reason is not None))
             if probe.reason is not None and may_be_the_place(probe.reason, probe.detail):
-                note = partial(admission.header, probe)
+                note = partial(admission.add_probe, probe)
                 outages.failed(probe.file, probe.reason, probe.detail, note)
             else:
                 outages.worked(probe.file)
                 probes.append(probe)
         for probe in sorted(probes, key=lambda p: p.file.source):
-            taken = admission.header(probe)
+            taken = admission.add_probe(probe)
             if taken:
                 sources[probe.file.source] = probe.file
                 arrivals += taken
@@ -206,7 +206,7 @@ class Ingest:
         admission.report.ignored += len(levels)
         arrivals = assign_series_positions(arrivals)
         plans = plan_stack_layouts(arrivals, f"{self._id}-{number}", self._config.limits)
-        admission.open_stacks({plan.name: create_stack(self._store, plan) for plan in plans})
+        admission.register_stacks({plan.name: create_stack(self._store, plan) for plan in plans})
         self._events.start("pixels", len(arrivals), "images")
         try:
             self._write(admission, plans, sources)
@@ -216,13 +216,13 @@ class Ingest:
         admission.flush()
         self._events.finish("pixels")
         if not self._stop():
-            admission.close_stacks()
+            admission.delete_unused_stacks()
 
-    def _probe(self, files: Sequence[SourceFile], outages: Outages) -> Iterator[Probe]:
+    def _probe(self, files: Sequence[SourceFile], outages: Outages) -> Iterator[ProbeResult]:
         # Most folders hold a few files of no known format. These must not start a cluster each
         # night.
         ignored = find_ignored(files) if len(files) <= PROBE_FILES else frozenset()
-        yield from map(Probe, ignored)
+        yield from map(ProbeResult, ignored)
         files = [file for file in files if file not in ignored]
         if not files:
             return
@@ -241,7 +241,7 @@ class Ingest:
         for answer in map_tasks(pool, tasks, stop=self._stop, note=self._events.note):
             if answer.poison:
                 reason, detail = poison_of(answer.need, "reading its header")
-                yield Probe(answer.task.files[0], reason=reason, detail=detail)
+                yield ProbeResult(answer.task.files[0], reason=reason, detail=detail)
             else:
                 yield from map(name_missing_format, answer.value)
 
@@ -271,9 +271,9 @@ class Ingest:
             if answer.poison:
                 slot = answer.task.plan.slots[0]
                 file = answer.task.files[slot.arrival.source]
-                admission.poison(file, slot, *poison_of(answer.need, "decoding it"))
+                admission.add_crashed(file, slot, *poison_of(answer.need, "decoding it"))
             elif answer.value is not None:
-                admission.shard(answer.task, answer.value)
+                admission.add_shard(answer.task, answer.value)
             count = len(answer.task.plan.slots)
             self._events.advance("pixels", count, failed=count if answer.poison else 0)
 

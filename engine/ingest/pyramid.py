@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.errors import Conflict, SourceUnreadable
 from engine.geometry import Region
 from engine.ingest.tasks import PlaneResult, ShardResult, ShardTask
-from engine.ingest.worker import change_of, noise_of, opened
+from engine.ingest.worker import change_of, noise_windows, open_source_file
 from engine.kernels.noise import merge_noise
 from engine.sources import OpenSource
 from engine.store.backend.base import Store
@@ -30,7 +30,7 @@ def write_pyramid(store: Store, task: ShardTask) -> ShardResult:
     file = task.files[arrival.source]
     place = (task.plan.name, task.shard)
     try:
-        with opened(file, task.max_decoded_bytes) as source:
+        with open_source_file(file, task.max_decoded_bytes) as source:
             index = next(
                 (n for n, p in enumerate(source.planes) if p.fragment == arrival.fragment), None
             )
@@ -66,7 +66,7 @@ def _write_base(
         for left in range(0, width, side):
             block = np.ascontiguousarray(pixels[:, :, left : left + side])
             digests.append(digest_block(block))
-            windows.append(noise_of(block, plane.separate))
+            windows.append(noise_windows(block, plane.separate))
             rows.append(writer.write(len(rows), block[None]))
     content = digest_content(plane.dtype, plane.shape, digests)
     noise = tuple(
@@ -101,10 +101,12 @@ def read_downsampled_block(
     top, left = (int(i) * GIANT_SHARD_PX for i in np.unravel_index(index, writer.grid)[2:])
     rows = slice(2 * top, min(2 * (top + GIANT_SHARD_PX), height))
     columns = slice(2 * left, min(2 * (left + GIANT_SHARD_PX), width))
-    return halve(reader.read(stack, (0, slice(0, channels), rows, columns), level - 1))[None]
+    return downsample_2x(reader.read(stack, (0, slice(0, channels), rows, columns), level - 1))[
+        None
+    ]
 
 
-def halve(pixels: NDArray[Any]) -> NDArray[Any]:
+def downsample_2x(pixels: NDArray[Any]) -> NDArray[Any]:
     """Downsample a plane by 2 x 2 means; an odd last row or column is repeated.
 
     Parameters
@@ -114,7 +116,7 @@ def halve(pixels: NDArray[Any]) -> NDArray[Any]:
 
     Examples
     --------
-    >>> halve(np.array([[[0, 2, 9], [4, 6, 9]]], np.uint8))
+    >>> downsample_2x(np.array([[[0, 2, 9], [4, 6, 9]]], np.uint8))
     array([[[3, 9]]], dtype=uint8)
     """
     _, height, width = pixels.shape

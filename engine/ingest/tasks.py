@@ -39,7 +39,7 @@ class SourceFile(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Probe(Record):
+class ProbeResult(Record):
     """Result of probing a source: its planes, or a reason code, or neither if it is ignored.
 
     ``withheld`` marks a confidential file in a root that is not: nothing of it may be recorded.
@@ -80,7 +80,7 @@ class ShardTask:
     shard: int
     files: Mapping[str, SourceFile] = field(repr=False)
     max_decoded_bytes: int
-    trial: bool = False
+    decode_only: bool = False
     """If True, only decode the planes, to test whether they crash the worker."""
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class ShardTask:
 
     def dry_run(self) -> ShardTask:
         """Return a task that only decodes."""
-        return replace(self, trial=True)
+        return replace(self, decode_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class ShardResult:
 
     task: tuple[str, int]
     files: tuple[ShardRow, ...]
-    taken: tuple[PlaneResult, ...]
+    planes: tuple[PlaneResult, ...]
 
 
 @dataclass(frozen=True, slots=True)

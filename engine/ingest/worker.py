@@ -19,7 +19,7 @@ from engine.ingest.open_sources import OpenSources
 from engine.ingest.tasks import (
     FileStamp,
     PlaneResult,
-    Probe,
+    ProbeResult,
     ProbeTask,
     ShardResult,
     ShardTask,
@@ -45,7 +45,9 @@ files take 0.2 s instead of 2.6 s."""
 _SOURCES = OpenSources()
 
 
-def opened(file: SourceFile, max_decoded_bytes: int) -> AbstractContextManager[OpenSource]:
+def open_source_file(
+    file: SourceFile, max_decoded_bytes: int
+) -> AbstractContextManager[OpenSource]:
     """Open a source; any failure raises `SourceUnreadable`."""
 
     def open_file(resources: ExitStack) -> OpenSource:
@@ -87,7 +89,7 @@ def _detect(handle: BinaryIO, file: SourceFile) -> Detected | None:
         raise
 
 
-def probe_files(task: ProbeTask) -> list[Probe]:
+def probe_files(task: ProbeTask) -> list[ProbeResult]:
     """Read the headers of files, without decoding pixels."""
     looked: dict[tuple[str, str], bool] = {}
     limit, spacing = task.max_decoded_bytes, task.spacing_um
@@ -110,7 +112,7 @@ def _is_ignored(file: SourceFile) -> bool:
         return False
 
 
-def name_missing_format(probe: Probe) -> Probe:
+def name_missing_format(probe: ProbeResult) -> ProbeResult:
     """Fail a file that a worker ignored, although a package of this process reads its format."""
     if probe.arrivals or probe.reason or probe.withheld or probe.claimed:
         return probe
@@ -118,7 +120,7 @@ def name_missing_format(probe: Probe) -> Probe:
     if key is None:
         return probe
     detail = f"a worker lacks the package that reads {key}"
-    return Probe(probe.file, reason="not_installed", detail=detail)
+    return ProbeResult(probe.file, reason="not_installed", detail=detail)
 
 
 def _probe(
@@ -126,20 +128,20 @@ def _probe(
     max_decoded_bytes: int,
     spacing_um: tuple[float, float] | None,
     looked: dict[tuple[str, str], bool],
-) -> Probe:
+) -> ProbeResult:
     try:
         with _handle(file) as handle:
             detected = _detect(handle, file)
             if detected is None:
-                return Probe(file)
+                return ProbeResult(file)
             if detected.format.confidential and not file.confidential:
-                return Probe(file, withheld=True)
+                return ProbeResult(file, withheld=True)
             with _open(handle, file, max_decoded_bytes, detected) as source:
                 planes = source.planes
         sets = {plane.companions for plane in planes} - {()}
         broken = {names for names in sets if _lacks_one(file, names, looked)}
         last = max((plane.place[1] for plane in planes if plane.place is not None), default=0)
-        return Probe(
+        return ProbeResult(
             file,
             tuple(
                 _arrival(
@@ -150,8 +152,8 @@ def _probe(
         )
     except SourceUnreadable as error:
         if error.reason == "no_pixels":
-            return Probe(file, claimed=True)
-        return Probe(file, reason=error.reason, detail=str(error.args[1]))
+            return ProbeResult(file, claimed=True)
+        return ProbeResult(file, reason=error.reason, detail=str(error.args[1]))
 
 
 def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, str], bool]) -> bool:
@@ -198,7 +200,7 @@ def _arrival(
     )
 
 
-def noise_of(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
+def noise_windows(pixels: NDArray[Any], separate: bool) -> list[NDArray[np.float32]]:
     """Return the noise windows of each channel (c, y, x), and for colours of the luminance.
 
     One more entry than channels marks colours: operations then know that the channels are not
@@ -248,7 +250,7 @@ def write_shard(store: Store, task: ShardTask) -> ShardResult:
                 if slot.z is not None:
                     place.append(slot.z - corner[2])
                 block[(*place, slice(0, height), slice(0, width))] = pixels
-    if task.trial:
+    if task.decode_only:
         return ShardResult((plan.name, task.shard), (), tuple(taken))
     try:
         row = writer.write(task.shard, block)
@@ -268,7 +270,7 @@ def read_planes_of(
     """
     results: list[tuple[NDArray[Any] | None, PlaneResult]] = []
     try:
-        with opened(file, max_decoded_bytes) as source:
+        with open_source_file(file, max_decoded_bytes) as source:
             places = {plane.fragment: n for n, plane in enumerate(source.planes)}
             for arrival in arrivals:
                 results.append(_read_plane(source, places.get(arrival.fragment), arrival))
@@ -300,6 +302,6 @@ def _read_plane(
         pixels = source.read(index)
     except SourceUnreadable as error:
         return None, PlaneResult(arrival, reason=error.reason, detail=str(error.args[1]))
-    windows = noise_of(pixels, source.planes[index].separate)
+    windows = noise_windows(pixels, source.planes[index].separate)
     noise = tuple(merge_noise(each) for each in windows)
     return pixels, PlaneResult(arrival, digest_plane(pixels), noise)

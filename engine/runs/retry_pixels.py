@@ -13,7 +13,8 @@ from engine.runs.worker import RowId, shards_read
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import read_shards
-from engine.store.pixels.repair import Place, lost_places
+from engine.store.pixels.read_planes import PlaneIndex
+from engine.store.pixels.repair import missing_planes
 
 LOST_PIXELS = ("missing_pixels", "corrupt_pixels")
 """Failure reasons caused by the store, not by the image."""
@@ -52,9 +53,9 @@ def find_retryable(
     files = {(f.stack, f.shard): f for f in read_shards(store, stacks) if f.level == 0}
 
     @cache
-    def lost(stack: str, shard: int) -> frozenset[Place] | None:
+    def lost(stack: str, shard: int) -> frozenset[PlaneIndex] | None:
         row = files.get((stack, shard))
-        return None if row is None else lost_places(store, row)
+        return None if row is None else missing_planes(store, row)
 
     def readable(image_id: str, block: int | None) -> bool:
         if (place := places.get(image_id)) is None:

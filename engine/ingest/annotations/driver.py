@@ -23,19 +23,19 @@ from engine.ingest.annotations.worker import (
     AnnotationIndex,
     Changes,
     DrawingFile,
-    Read,
+    DrawingFileResult,
     ReadTask,
+    merge_file,
     read_files,
     rebased,
     retire,
     structure_name,
-    take_file,
 )
 from engine.ingest.discovery import RootEmpty
 from engine.ingest.tasks import FileStamp
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import create_reader
-from engine.sources.annotations.base import UNTAKEN
+from engine.sources.annotations.base import UNSUPPORTED_SUFFIXES
 from engine.sources.failures import OF_THE_PLACE
 from engine.sources.locations.base import Folder
 from engine.sources.locations.folder import walk_files
@@ -97,7 +97,9 @@ class AnnotationReport:
     def count_ignored(self, path: str) -> None:
         """Count a file of another format, by suffix if the suffix belongs to annotations."""
         self.ignored += 1
-        suffix = next((suffix for suffix in UNTAKEN if path.lower().endswith(suffix)), None)
+        suffix = next(
+            (suffix for suffix in UNSUPPORTED_SUFFIXES if path.lower().endswith(suffix)), None
+        )
         if suffix is not None:
             self.untaken[suffix] = self.untaken.get(suffix, 0) + 1
 
@@ -106,7 +108,7 @@ class AnnotationReport:
         return dict(vars(self))
 
 
-def read_task(attempt: TaskAttempt[ReadTask]) -> list[Read]:
+def read_task(attempt: TaskAttempt[ReadTask]) -> list[DrawingFileResult]:
     """Read some files on a worker."""
     return read_files(attempt.task)
 
@@ -187,7 +189,7 @@ class AnnotationIngest:
                 self.left -= 1
                 declared = self._sets[read.file.annotation]
                 read = self._named(read, declared)
-                take_file(read, known, partial(self._index, declared), self._id, changes)
+                merge_file(read, known, partial(self._index, declared), self._id, changes)
                 if len(changes.rows) >= COMMIT_ROWS:
                     self._commit(changes)
                 self._events.advance("annotations", 1, failed=int(read.reason is not None))
@@ -255,7 +257,7 @@ class AnnotationIngest:
     def _key_check(self) -> str:
         return "" if self._pseudonyms is None else self._pseudonyms.check
 
-    def _named(self, read: Read, declared: AnnotationConfig) -> Read:
+    def _named(self, read: DrawingFileResult, declared: AnnotationConfig) -> DrawingFileResult:
         drawings = (
             replace(d, structure=structure_name(d.structure, declared.structures, self._pseudonyms))
             for d in read.drawings
@@ -276,11 +278,11 @@ class AnnotationIngest:
     def _images(self) -> Any:
         return read_images(self._store)[1]
 
-    def _read(self, tasks: Sequence[ReadTask]) -> Iterator[Read]:
+    def _read(self, tasks: Sequence[ReadTask]) -> Iterator[DrawingFileResult]:
         pool = TaskPool(self._client, read_task, lambda attempt: (attempt,), label="drawings")
         for answer in map_tasks(pool, tasks, stop=self._stop, note=self._events.note):
             if answer.poison:
-                yield Read(answer.task.files[0], reason="corrupt")
+                yield DrawingFileResult(answer.task.files[0], reason="corrupt")
             else:
                 yield from answer.value
 

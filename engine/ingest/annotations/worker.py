@@ -28,7 +28,13 @@ from engine.store.catalog.tables import FAILED, READY, RETIRED
 PLAIN = re.compile(r"inner|outer|papillary\d*")
 """Structure names that are kept in confidential cohorts; other names become pseudonyms."""
 
-PASSING = OF_THE_PLACE | {"no_geometry", "no_scale", "no_image", "ambiguous", "other_plane"}
+TRANSIENT_REASONS = OF_THE_PLACE | {
+    "no_geometry",
+    "no_scale",
+    "no_image",
+    "ambiguous",
+    "other_plane",
+}
 """Transient reasons: the next ingest may succeed although the file is unchanged."""
 
 Name = tuple[str, str, str, str]
@@ -48,7 +54,7 @@ class DrawingFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class DrawingFileResult:
     """Contents of a file: annotations, or the reason code of a failure."""
 
     file: DrawingFile
@@ -77,18 +83,20 @@ class ReadTask:
         return self
 
 
-def read_files(task: ReadTask) -> list[Read]:
+def read_files(task: ReadTask) -> list[DrawingFileResult]:
     """Read some files of one set; an unreadable file does not affect the others."""
     found = []
     for file in task.files:
         if file.problem is not None:
-            found.append(Read(file, reason=file.problem))
+            found.append(DrawingFileResult(file, reason=file.problem))
             continue
         try:
             with coded("drawing"):
-                found.append(Read(file, tuple(task.reader.read(file.path, _bytes(file)))))
+                found.append(
+                    DrawingFileResult(file, tuple(task.reader.read(file.path, _bytes(file))))
+                )
         except SourceUnreadable as error:
-            found.append(Read(file, reason=error.reason))
+            found.append(DrawingFileResult(file, reason=error.reason))
     return found
 
 
@@ -136,7 +144,7 @@ class AnnotationIndex:
         return bool(rows) and all(
             (row.size, row.mtime_ns, row.ctime_ns) == stat
             and row.made_of == file.made_of
-            and row.reason not in PASSING
+            and row.reason not in TRANSIENT_REASONS
             for row in rows
         )
 
@@ -186,8 +194,12 @@ class Changes:
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
-def take_file(
-    read: Read, known: AnnotationIndex, index: Callable[[], ImageIndex], ingest: str, to: Changes
+def merge_file(
+    read: DrawingFileResult,
+    known: AnnotationIndex,
+    index: Callable[[], ImageIndex],
+    ingest: str,
+    to: Changes,
 ) -> None:
     """Turn the contents of a file into rows, and retire rows for annotations no longer in it.
 
@@ -228,7 +240,7 @@ def _add(row: AnnotationRow, known: AnnotationIndex, to: Changes) -> None:
     known.add(replace(row, rings=()))
 
 
-def _rows(read: Read, index: Callable[[], ImageIndex]) -> Iterator[AnnotationRow]:
+def _rows(read: DrawingFileResult, index: Callable[[], ImageIndex]) -> Iterator[AnnotationRow]:
     file = read.file
     about = {
         "annotation": file.annotation,

@@ -18,7 +18,7 @@ from engine.execution.progress import Events
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.workers import wait_for_slots
-from engine.ingest.repair.worker import RepairResult, RepairTask, Wanted, mend_shards
+from engine.ingest.repair.worker import PlaneToRestore, RepairResult, RepairTask, repair_shards
 from engine.ingest.report import IngestReport
 from engine.ingest.tasks import SourceFile
 from engine.store.arrow import is_any
@@ -34,7 +34,8 @@ from engine.store.catalog.tables import (
 )
 from engine.store.labels.images import is_label
 from engine.store.pixels.layout import IncomingPlane
-from engine.store.pixels.repair import Place, ShardRepair, lost_places, publish_repairs
+from engine.store.pixels.read_planes import PlaneIndex
+from engine.store.pixels.repair import ShardRepair, missing_planes, publish_repairs
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -56,18 +57,18 @@ PLACE += ("stack", "shard", "t", "z", "giant")
 
 T = TypeVar("T")
 _Image = dict[str, Any]
-_Damaged = tuple[ShardRow, frozenset[Place] | None]
+_Damaged = tuple[ShardRow, frozenset[PlaneIndex] | None]
 
 
 def check_task(store: Store, attempt: TaskAttempt[tuple[ShardRow, ...]]) -> list[_Damaged]:
     """Return the files that do not match the catalog, or lack planes, on a worker."""
-    found = ((row, lost_places(store, row)) for row in attempt.task)
+    found = ((row, missing_planes(store, row)) for row in attempt.task)
     return [(row, lost) for row, lost in found if lost is None or lost]
 
 
-def mend_task(store: Store, attempt: TaskAttempt[RepairTask]) -> RepairResult:
+def repair_task(store: Store, attempt: TaskAttempt[RepairTask]) -> RepairResult:
     """Stage repaired shards on a worker."""
-    return mend_shards(store, attempt.task)
+    return repair_shards(store, attempt.task)
 
 
 class RepairDriver:
@@ -77,12 +78,12 @@ class RepairDriver:
         self._store = store
         self._damaged: list[ShardRow] = []
         self._stacks: set[str] = set()
-        self._shards: dict[tuple[str, int], frozenset[Place] | None] = {}
-        self._offers: dict[tuple[str, Place], list[tuple[IncomingPlane, SourceFile]]] = {}
+        self._shards: dict[tuple[str, int], frozenset[PlaneIndex] | None] = {}
+        self._candidates: dict[tuple[str, PlaneIndex], list[tuple[IncomingPlane, SourceFile]]] = {}
         self._full = False
         self._replaced: list[str] = []
 
-    def find(self, client: Client, events: Events, stop: Callable[[], bool]) -> None:
+    def scan(self, client: Client, events: Events, stop: Callable[[], bool]) -> None:
         """Check all files below ``pixels/`` except labels, which a run repairs itself."""
         rows = [row for row in read_shards(self._store) if not is_label(row.stack)]
         if not rows:
@@ -100,7 +101,7 @@ class RepairDriver:
         self._damaged.sort(key=lambda row: (row.stack, row.level, row.shard))
         self._stacks = {row.stack for row in self._damaged}
 
-    def offer(
+    def add_candidate(
         self, old: ImageRow | None, row: ImageRow, arrival: IncomingPlane, file: SourceFile
     ) -> None:
         """Add a plane that was read, if its pixels, or its former ones, are damaged."""
@@ -111,10 +112,10 @@ class RepairDriver:
         if row.stack is None or row.t is None or not self._concerns(row):
             return
         place = row.stack, (row.t, row.z)
-        if place not in self._offers and len(self._offers) >= HELD:
+        if place not in self._candidates and len(self._candidates) >= HELD:
             self._full = True
             return
-        offers = self._offers.setdefault(place, [])
+        offers = self._candidates.setdefault(place, [])
         if len(offers) < OFFERS:
             offers.append((replace(arrival, header=None, lattice=None), file))
 
@@ -126,7 +127,7 @@ class RepairDriver:
         lost = self._shards.get((row.stack, row.shard or 0), frozenset())
         return lost is None or (row.t, row.z) in lost
 
-    def heal(
+    def repair(
         self,
         client: Client,
         max_decoded_bytes: int,
@@ -172,7 +173,7 @@ class RepairDriver:
                 for p in places
                 if p[1] == level
             )
-            self._heal(client, jobs, healed, lost, stop)
+            self._repair(client, jobs, healed, lost, stop)
         events.finish("healing")
         report.healed += len(healed - lost.keys())
         report.lost += [lost[name] for name in sorted(lost)]
@@ -195,12 +196,12 @@ class RepairDriver:
         files, giant = below.get(rows[0].stack, {}), here[0]["giant"]
         return RepairTask(tuple(rows), self._wanted(here), giant, limit, files), here
 
-    def _wanted(self, here: Sequence[_Image]) -> tuple[Wanted, ...]:
+    def _wanted(self, here: Sequence[_Image]) -> tuple[PlaneToRestore, ...]:
         found = {}
         for image in here:
             place = image["t"], image["z"]
-            offers = self._offers.get((image["stack"], place), [])
-            found[place] = Wanted(
+            offers = self._candidates.get((image["stack"], place), [])
+            found[place] = PlaneToRestore(
                 place,
                 image["content"],
                 tuple(arrival for arrival, _ in offers),
@@ -209,7 +210,7 @@ class RepairDriver:
             )
         return tuple(found.values())
 
-    def _heal(
+    def _repair(
         self,
         client: Client,
         jobs: Iterator[tuple[RepairTask, list[_Image]]],
@@ -227,16 +228,16 @@ class RepairDriver:
 
         def flush() -> None:
             done = {m.old.path for m in publish_repairs(self._store, [m for m, _ in waiting])}
-            for mend, names in waiting:
-                healed.update(names if mend.old.path in done else ())
+            for repair, names in waiting:
+                healed.update(names if repair.old.path in done else ())
             waiting.clear()
 
-        pool = TaskPool(client, mend_task, lambda a: (self._store, a), label="mend")
+        pool = TaskPool(client, repair_task, lambda a: (self._store, a), label="mend")
         try:
             for answer in map_tasks(pool, tasks(), stop=stop, flush=flush, note=self._events.note):
                 record, here = answer.value, in_flight.pop(id(answer.task))
                 names = {i["image_id"] for i in here if (i["t"], i["z"]) in record.healed}
-                waiting += [(mend, names) for mend in record.mends]
+                waiting += [(repair, names) for repair in record.repairs]
                 for image in here:
                     if (image["t"], image["z"]) in record.lost:
                         _note(lost, image, self._why(image))
@@ -245,7 +246,7 @@ class RepairDriver:
             flush()
 
     def _why(self, image: _Image) -> str:
-        if self._offers.get((image["stack"], (image["t"], image["z"]))):
+        if self._candidates.get((image["stack"], (image["t"], image["z"]))):
             return "source_differs"
         if image["state"] == ORPHANED:
             return "source_gone"

@@ -18,22 +18,23 @@ from engine.errors import CorruptStore, MissingObject, SourceUnreadable
 from engine.geometry import Region
 from engine.ingest.pyramid import read_downsampled_block
 from engine.ingest.tasks import SourceFile
-from engine.ingest.worker import change_of, opened, read_planes_of
+from engine.ingest.worker import change_of, open_source_file, read_planes_of
 from engine.record import Record
 from engine.store.backend.base import STAGING, Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_block, digest_bytes, digest_content, digest_plane
 from engine.store.pixels.layout import GIANT_SHARD_PX, IncomingPlane
-from engine.store.pixels.repair import Place, ShardRepair, chunk_of
+from engine.store.pixels.read_planes import PlaneIndex
+from engine.store.pixels.repair import ShardRepair, chunk_of
 from engine.store.pixels.shard_codec import LOST, count_chunks, pack_chunks, unpack_chunks
 from engine.store.pixels.stacks import StackReader, StackWriter
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted(Record):
+class PlaneToRestore(Record):
     """A plane that a damaged shard must hold, and the sources that had it in this ingest."""
 
-    place: Place
+    place: PlaneIndex
     content: str
     arrivals: tuple[IncomingPlane, ...] = field(repr=False)
     files: tuple[SourceFile, ...] = field(repr=False)
@@ -48,7 +49,7 @@ class RepairTask(Record):
     """
 
     rows: tuple[ShardRow, ...]
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[PlaneToRestore, ...]
     giant: bool
     max_decoded_bytes: int
     files: Mapping[str, ShardRow] = field(default_factory=dict, repr=False)
@@ -58,19 +59,19 @@ class RepairTask(Record):
 class RepairResult(Record):
     """Repaired shards; planes restored from sources, and planes still lost."""
 
-    mends: tuple[ShardRepair, ...] = ()
-    healed: tuple[Place, ...] = ()
-    lost: tuple[Place, ...] = ()
+    repairs: tuple[ShardRepair, ...] = ()
+    healed: tuple[PlaneIndex, ...] = ()
+    lost: tuple[PlaneIndex, ...] = ()
 
 
-def mend_shards(store: Store, task: RepairTask) -> RepairResult:
+def repair_shards(store: Store, task: RepairTask) -> RepairResult:
     """Stage repaired shards; they are visible once the driver publishes them."""
     if not task.giant:
-        return _mend_planes(store, task)
-    return _mend_blocks(store, task) if task.rows[0].level == 0 else _mend_level(store, task)
+        return _repair_planes(store, task)
+    return _repair_blocks(store, task) if task.rows[0].level == 0 else _repair_level(store, task)
 
 
-def _mend_planes(store: Store, task: RepairTask) -> RepairResult:
+def _repair_planes(store: Store, task: RepairTask) -> RepairResult:
     (row,) = task.rows
     writer = StackWriter(store, row.stack)
     due = {chunk_of(writer, *wanted.place): wanted for wanted in task.wanted}
@@ -102,7 +103,7 @@ def _data_of(store: Store, path: str) -> bytes | None:
 
 
 def _what_is_left(
-    writer: StackWriter, shard: int, data: bytes | None, due: Mapping[int, Wanted]
+    writer: StackWriter, shard: int, data: bytes | None, due: Mapping[int, PlaneToRestore]
 ) -> dict[int, bytes | None]:
     """Return the encoded chunks of a damaged shard that are intact."""
     if data is None:
@@ -133,11 +134,11 @@ def _what_is_left(
     return left
 
 
-def _from_sources(wanted: Sequence[Wanted], limit: int) -> dict[Place, NDArray[Any]]:
+def _from_sources(wanted: Sequence[PlaneToRestore], limit: int) -> dict[PlaneIndex, NDArray[Any]]:
     """Read planes from their sources, each file once; try the next source if one fails."""
-    found: dict[Place, NDArray[Any]] = {}
+    found: dict[PlaneIndex, NDArray[Any]] = {}
     for turn in range(max((len(w.files) for w in wanted), default=0)):
-        by_file: dict[SourceFile, list[Wanted]] = {}
+        by_file: dict[SourceFile, list[PlaneToRestore]] = {}
         for one in wanted:
             if one.place not in found and turn < len(one.files):
                 by_file.setdefault(one.files[turn], []).append(one)
@@ -159,29 +160,29 @@ def _stage_repair(
     return ShardRepair(row, changed, path, None if seen is None else digest_bytes(seen))
 
 
-def _mend_blocks(store: Store, task: RepairTask) -> RepairResult:
+def _repair_blocks(store: Store, task: RepairTask) -> RepairResult:
     """Repair blocks of a giant image from its source."""
     (wanted,) = task.wanted
     for arrival, file in zip(wanted.arrivals, wanted.files, strict=True):
         try:
-            mends = _blocks_of(store, task, wanted, arrival, file)
+            repairs = _blocks_of(store, task, wanted, arrival, file)
         except SourceUnreadable:
             continue
-        if mends:
-            return RepairResult(mends, (wanted.place,))
+        if repairs:
+            return RepairResult(repairs, (wanted.place,))
     return RepairResult(lost=(wanted.place,))
 
 
 def _blocks_of(
-    store: Store, task: RepairTask, wanted: Wanted, arrival: IncomingPlane, file: SourceFile
+    store: Store, task: RepairTask, wanted: PlaneToRestore, arrival: IncomingPlane, file: SourceFile
 ) -> tuple[ShardRepair, ...]:
     writer = StackWriter(store, task.rows[0].stack)
     side = GIANT_SHARD_PX
     _, height, width = wanted.shape
     rows = {row.shard: row for row in task.rows}
-    mends: list[ShardRepair] = []
+    repairs: list[ShardRepair] = []
     digests: list[str] = []
-    with opened(file, task.max_decoded_bytes) as source:
+    with open_source_file(file, task.max_decoded_bytes) as source:
         index = next((n for n, p in enumerate(source.planes) if p.fragment == arrival.fragment), -1)
         if index < 0 or source.planes[index].shape != wanted.shape:
             return ()
@@ -193,22 +194,24 @@ def _blocks_of(
                 block = np.ascontiguousarray(pixels[:, :, left : left + side])
                 if (row := rows.get(len(digests))) is not None:
                     data = writer.encode(row.shard, block[None])
-                    mends.append(_stage_repair(store, row, data, writer, _data_of(store, row.path)))
+                    repairs.append(
+                        _stage_repair(store, row, data, writer, _data_of(store, row.path))
+                    )
                 digests.append(digest_block(block))
     content = digest_content(writer.metadata["data_type"], wanted.shape, digests)
     if content != wanted.content or change_of(file) is not None:
-        for mend in mends:
-            store.delete(mend.staged_path)
+        for repair in repairs:
+            store.delete(repair.staged_path)
         return ()
-    return tuple(mends)
+    return tuple(repairs)
 
 
-def _mend_level(store: Store, task: RepairTask) -> RepairResult:
+def _repair_level(store: Store, task: RepairTask) -> RepairResult:
     """Repair shards of a pyramid level from the level below."""
     level, stack = task.rows[0].level, task.rows[0].stack
     reader, writer = StackReader(store, task.files), StackWriter(store, stack, level)
-    mends: list[ShardRepair] = []
-    lost: tuple[Place, ...] = ()
+    repairs: list[ShardRepair] = []
+    lost: tuple[PlaneIndex, ...] = ()
     for row in task.rows:
         try:
             block = read_downsampled_block(reader, writer, stack, level, row.shard)
@@ -216,5 +219,5 @@ def _mend_level(store: Store, task: RepairTask) -> RepairResult:
             lost = tuple(wanted.place for wanted in task.wanted)
             continue
         data = writer.encode(row.shard, block)
-        mends.append(_stage_repair(store, row, data, writer, _data_of(store, row.path)))
-    return RepairResult(tuple(mends), () if lost else tuple(w.place for w in task.wanted), lost)
+        repairs.append(_stage_repair(store, row, data, writer, _data_of(store, row.path)))
+    return RepairResult(tuple(repairs), () if lost else tuple(w.place for w in task.wanted), lost)

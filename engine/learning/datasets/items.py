@@ -19,7 +19,7 @@ from engine.learning.datasets.masks import Labels, Masks
 from engine.learning.datasets.sampler import Numbers
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
-from engine.store.pixels.read_planes import Place, read_planes
+from engine.store.pixels.read_planes import PlaneIndex, read_planes
 from engine.store.pixels.stacks import StackReader
 
 ORDER = [(name, "ascending") for name in ("stack", "shard", "t", "z", "image_id")]
@@ -159,7 +159,7 @@ class ArrayPool:
                 self._bytes += array.nbytes
 
 
-Planes = dict[Place, NDArray[Any]]
+Planes = dict[PlaneIndex, NDArray[Any]]
 """Planes (c, y, x) of one shard by (t, z)."""
 
 
@@ -246,7 +246,7 @@ class ShardPrefetcher:
         places = {self._place(item) for item in some}
         return dict(read_planes(self._reader, self._items.stacks[some[0]].as_py(), list(places)))
 
-    def _place(self, item: int) -> Place:
+    def _place(self, item: int) -> PlaneIndex:
         t, z = self._items.places[item].tolist()
         return t, None if z < 0 else z
 

@@ -45,7 +45,7 @@ DRAWING_REASONS: Mapping[str, str] = MappingProxyType(
 SUFFIXES = (".txt", ".geojson", ".dcm")
 """Suffixes kept from a confidential file's name."""
 
-UNTAKEN = (
+UNSUPPORTED_SUFFIXES = (
     ".geojson.gz", ".json", ".json.gz", ".geojsonl", ".ndjson", ".qpdata", ".xml", ".ndpa", ".roi",
     ".zip", ".geojson", ".txt", ".csv", ".svg", ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha", ".gz",
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator
+from enum import Enum
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +14,16 @@ from engine.store.catalog.tables import FAILED, ORPHANED, READY, ImageRow, curre
 from engine.store.catalog.unnamed import read_shard_places, unnamed_images
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.rows import rows_of
+
+
+class SourceState(Enum):
+    """State of a source on disk, compared with the catalog."""
+
+    UNCHANGED = "unchanged"
+    RETURNED = "returned"
+    """Unchanged, after it was missing."""
+    CHANGED = "changed"
+    """New, changed, or failed for a reason that may be transient."""
 
 
 class CatalogIndex:
@@ -56,7 +67,7 @@ class CatalogIndex:
     def _row(self, n: int) -> ImageRow:
         return rows_of(self._table.slice(n, 1), ImageRow)[0]
 
-    def of_source(self, source: str) -> dict[str, ImageRow]:
+    def by_source(self, source: str) -> dict[str, ImageRow]:
         """Return the images of a source, by image_id."""
         rows = {row.image_id: row for row in map(self._row, self._by_source.get(source, []))}
         return {**rows, **self._newer_source.get(source, {})}
@@ -70,35 +81,37 @@ class CatalogIndex:
         n = bisect_left(range(len(ids)), image_id, key=lambda i: ids[i].as_py())
         return self._row(n) if n < len(ids) and ids[n].as_py() == image_id else None
 
-    def holder(self, image_id: str) -> ImageRow | None:
+    def by_id(self, image_id: str) -> ImageRow | None:
         """Return the image with this id, from any source."""
         return self._newer_id.get(image_id) or self.image("", image_id)
 
-    def unchanged(self, source: str, stat: tuple[int, int, int], passing: Container[str]) -> str:
-        """Compare a source with the catalog: "unchanged", "returned" (it was missing) or "no".
+    def state_of(
+        self, source: str, stat: tuple[int, int, int], transient: Container[str]
+    ) -> SourceState:
+        """Compare a source with the catalog.
 
         Parameters
         ----------
         stat
             Size, mtime_ns and ctime_ns as listed.
-        passing
+        transient
             Reasons of failures that may be transient.
         """
-        of_source = self._by_source.get(source, ())
-        here = [n for n in of_source if self._states[n] in (READY, FAILED)]
+        rows_of_source = self._by_source.get(source, ())
+        here = [n for n in rows_of_source if self._states[n] in (READY, FAILED)]
         # A page that its file lost is orphaned, too, but does not describe the current file.
-        rows = here or [n for n in of_source if self._states[n] == ORPHANED]
-        if not rows or any(self._stats[n] != stat or self._reasons[n] in passing for n in rows):
-            return "no"
+        rows = here or [n for n in rows_of_source if self._states[n] == ORPHANED]
+        if not rows or any(self._stats[n] != stat or self._reasons[n] in transient for n in rows):
+            return SourceState.CHANGED
         if not self._again.isdisjoint(rows):
-            return "no"
-        return "unchanged" if here else "returned"
+            return SourceState.CHANGED
+        return SourceState.UNCHANGED if here else SourceState.RETURNED
 
     def lacks_pixels(self, image_id: str) -> bool:
         """Return True if, at the start of this ingest, the catalog named no shard of an image."""
         return image_id in self._unnamed and image_id not in self._newer_id
 
-    def with_content(self, content: str) -> ImageRow | None:
+    def by_content(self, content: str) -> ImageRow | None:
         """Return the image that holds the pixels of all images with this content."""
         if content in self._newer_content:
             return self._newer_content[content]
@@ -135,17 +148,17 @@ class CatalogIndex:
             if row.state == READY and row.content is not None and not known:
                 self._newer_content.setdefault(row.content, row)
 
-    def refresh(self, snapshot: Snapshot) -> None:
+    def add_concurrent(self, snapshot: Snapshot) -> None:
         """Add the rows that other writers committed since."""
         fresh = [part for part in snapshot.parts if part.path not in self._parts]
         rows = rows_of(current(self._ledger.read(fresh)), ImageRow)
         self._others.update({row.image_id: row for row in rows})
-        self.seen(snapshot)
+        self.mark_seen(snapshot)
 
-    def seen(self, snapshot: Snapshot) -> None:
+    def mark_seen(self, snapshot: Snapshot) -> None:
         """Mark all parts of a snapshot as known."""
         self._parts |= {part.path for part in snapshot.parts}
 
-    def committed(self, image_id: str) -> ImageRow | None:
+    def concurrent_row(self, image_id: str) -> ImageRow | None:
         """Return the row that a concurrent ingest committed for an image."""
         return self._others.get(image_id)

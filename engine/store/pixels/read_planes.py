@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.store.pixels.stacks import StackReader
 
-Place = tuple[int, int | None]
+PlaneIndex = tuple[int, int | None]
 """Position of a plane in its stack: t, and z in a series."""
 
 WASTE_BYTES = 512 * 1024
@@ -18,8 +18,8 @@ decodes half a megabyte of noisy pixels, and LZ4 more."""
 
 
 def read_planes(
-    reader: StackReader, stack: str, places: Sequence[Place], level: int | str = 0
-) -> Iterator[tuple[Place, NDArray[Any]]]:
+    reader: StackReader, stack: str, places: Sequence[PlaneIndex], level: int | str = 0
+) -> Iterator[tuple[PlaneIndex, NDArray[Any]]]:
     """Read planes of one shard in few calls.
 
     Parameters
@@ -59,7 +59,7 @@ def read_planes(
         yield from (((t, z), box[t - first, :, (z or 0) - low]) for t, z in some)
 
 
-def _runs(places: Sequence[Place], nbytes: int) -> Iterator[Sequence[Place]]:
+def _runs(places: Sequence[PlaneIndex], nbytes: int) -> Iterator[Sequence[PlaneIndex]]:
     """Yield the positions in groups whose bounding boxes contain few other planes."""
     if not places:
         return

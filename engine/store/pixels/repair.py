@@ -26,12 +26,10 @@ from engine.store.catalog.tables import (
 from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_bytes
+from engine.store.pixels.read_planes import PlaneIndex
 from engine.store.pixels.shard_codec import LOST, unpack_chunks
 from engine.store.pixels.stacks import StackWriter
 from engine.store.rows import rows_of
-
-Place = tuple[int, int | None]
-"""Position of a plane in its stack: t, and z in a series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class ShardRepair(Record):
     """Digest of the file when the new bytes were made; None if it did not exist."""
 
 
-def lost_places(store: Store, row: ShardRow) -> frozenset[Place] | None:
+def missing_planes(store: Store, row: ShardRow) -> frozenset[PlaneIndex] | None:
     """Return the positions of planes that an earlier repair marked as lost in a file.
 
     Returns
@@ -79,7 +77,7 @@ def chunk_of(writer: StackWriter, t: int, z: int | None) -> int:
     return int(np.ravel_multi_index(place, writer.inner))
 
 
-def publish_repairs(store: Store, mends: Sequence[ShardRepair]) -> list[ShardRepair]:
+def publish_repairs(store: Store, repairs: Sequence[ShardRepair]) -> list[ShardRepair]:
     """Replace damaged shards, unless they changed since; return the repairs in effect.
 
     A repair published by another ingest first is kept.
@@ -90,33 +88,33 @@ def publish_repairs(store: Store, mends: Sequence[ShardRepair]) -> list[ShardRep
     """
     # gc may have removed these files (it can't know that this ingest is alive): leave their repair
     # to the next ingest.
-    there = [m for m in mends if m.new is None or store.size(m.staged_path) is not None]
+    there = [m for m in repairs if m.new is None or store.size(m.staged_path) is not None]
     changes = {(m.old.path, m.old.digest): m.new for m in there
                if m.new is None or m.new.digest != m.old.digest}  # fmt: skip
     named = _rename(store, changes)
     done, undone = [], {}
-    for mend in there:
-        new = mend.new
-        place = mend.old.path, mend.old.digest
+    for repair in there:
+        new = repair.new
+        place = repair.old.path, repair.old.digest
         if place in changes and place not in named:
             continue
-        if new is not None and not _put(store, mend, new):
-            if new.digest != mend.old.digest:  # the other ingest's bytes are the catalogued ones
-                undone[new.path, new.digest] = mend.old
+        if new is not None and not _put(store, repair, new):
+            if new.digest != repair.old.digest:  # the other ingest's bytes are the catalogued ones
+                undone[new.path, new.digest] = repair.old
             continue
-        done.append(mend)
+        done.append(repair)
     if undone:
         _rename(store, undone)
-    for mend in mends:
-        if mend.staged_path:
-            store.delete(mend.staged_path)
+    for repair in repairs:
+        if repair.staged_path:
+            store.delete(repair.staged_path)
     return done
 
 
-def _put(store: Store, mend: ShardRepair, new: ShardRow) -> bool:
+def _put(store: Store, repair: ShardRepair, new: ShardRow) -> bool:
     """Write the bytes of a shard unless another ingest changed it; return True if it has them."""
     try:
-        data = store.read(mend.staged_path)
+        data = store.read(repair.staged_path)
     except MissingObject:
         return False
     there = True
@@ -124,7 +122,7 @@ def _put(store: Store, mend: ShardRepair, new: ShardRow) -> bool:
     def swap(now: bytes | None) -> bytes | None:
         nonlocal there
         found = None if now is None else digest_bytes(now)
-        there = found in (mend.seen, new.digest)
+        there = found in (repair.seen, new.digest)
         return data if there and found != new.digest else None
 
     store.update(new.path, swap)

@@ -13,7 +13,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 import engine
-from engine.ingest.pyramid import halve
+from engine.ingest.pyramid import downsample_2x
 from engine.runs.plan import Item
 from engine.runs.worker import region_of, shards_read
 from engine.store.digests import BLOCK_PX, digest_plane
@@ -252,14 +252,14 @@ def test_a_giant_that_breaks_off_is_a_failed_source(client: Client, tmp_path: Pa
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
 def test_halve_is_the_mean(dtype: str) -> None:
     pixels = grey(3, (2, 7, 9), dtype)
-    found = halve(pixels)
+    found = downsample_2x(pixels)
     even = np.pad(pixels.astype(float), ((0, 0), (0, 1), (0, 1)), mode="edge")
     mean = even.reshape(2, 4, 2, 5, 2).mean((2, 4))
     assert found.dtype == pixels.dtype
     due = np.floor(mean + 0.5) if pixels.dtype.kind in "iu" else mean
     assert np.array_equal(found, due.astype(dtype))
     most = np.iinfo(dtype).max if pixels.dtype.kind in "iu" else 1e6
-    assert (halve(np.full((1, 2, 2), most, dtype)) == most).all()
+    assert (downsample_2x(np.full((1, 2, 2), most, dtype)) == most).all()
 
 
 def test_a_block_reads_the_shards_under_its_halo() -> None:

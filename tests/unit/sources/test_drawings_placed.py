@@ -19,7 +19,13 @@ from pydicom.uid import generate_uid
 
 from engine.errors import SourceUnreadable
 from engine.ingest.annotations.matching import ImageIndex
-from engine.ingest.annotations.worker import AnnotationIndex, Changes, DrawingFile, Read, take_file
+from engine.ingest.annotations.worker import (
+    AnnotationIndex,
+    Changes,
+    DrawingFile,
+    DrawingFileResult,
+    merge_file,
+)
 from engine.ingest.tasks import FileStamp
 from engine.kernels.contours.geometry import area_px, fill_contour
 from engine.sources.annotations import DrawingReader
@@ -99,8 +105,8 @@ def taken(reader: DrawingReader, data: bytes, index: ImageIndex) -> list[Annotat
     stat = FileStamp(1, 1, 1)
     file = DrawingFile("a", "", "x.dcm", "a/x.dcm", stat, "")
     changes = Changes()
-    read = Read(file, tuple(reader.read("x.geojson", data)))
-    take_file(read, AnnotationIndex([]), lambda: index, "i", changes)
+    read = DrawingFileResult(file, tuple(reader.read("x.geojson", data)))
+    merge_file(read, AnnotationIndex([]), lambda: index, "i", changes)
     return changes.rows
 
 

@@ -14,7 +14,7 @@ from distributed import Client
 import engine
 from engine import plugins
 from engine.errors import SourceUnreadable
-from engine.ingest.tasks import FileStamp, Probe, SourceFile
+from engine.ingest.tasks import FileStamp, ProbeResult, SourceFile
 from engine.ingest.worker import name_missing_format
 from engine.sources import FORMATS, detect_format, open_source, registry
 from jobs.messages.core import ingest_lines
@@ -143,12 +143,12 @@ def test_only_ignored_files_of_known_suffixes_lack_a_package(
 ) -> None:
     install(tmp_path / "here", monkeypatch, square="square_here:FORMAT")
     file = SourceFile("data/a.sqr", "/data", "a.sqr", FileStamp(1, 1, 1))
-    assert name_missing_format(Probe(file)).reason == "not_installed"
+    assert name_missing_format(ProbeResult(file)).reason == "not_installed"
     for probe in (
-        Probe(file, withheld=True),
-        Probe(file, claimed=True),
-        Probe(file, reason="corrupt"),
-        Probe(SourceFile("data/a.txt", "/data", "a.txt", FileStamp(1, 1, 1))),
+        ProbeResult(file, withheld=True),
+        ProbeResult(file, claimed=True),
+        ProbeResult(file, reason="corrupt"),
+        ProbeResult(SourceFile("data/a.txt", "/data", "a.txt", FileStamp(1, 1, 1))),
     ):
         assert name_missing_format(probe) is probe
 
