@@ -134,7 +134,7 @@ def _as_typer_wants(function: Callable[..., int]) -> Callable[..., None]:
 def run_command(json: bool, action: Callable[[Output], int]) -> None:
     """Run a command and end with its exit code; errors become one sentence each."""
     from engine.errors import EngineError
-    from engine.store.backend.os_errors import refusal
+    from engine.store.backend.os_errors import as_store_error
     from jobs.output import Output
 
     # From here on Ctrl-C raises KeyboardInterrupt; until now jobs.start ended the process at once.
@@ -151,7 +151,9 @@ def run_command(json: bool, action: Callable[[Output], int]) -> None:
         code = 130
     except BaseException as error:  # Rust's panics are not instances of Exception
         where = getattr(error, "filename", None)
-        named = refusal(error, str(where or "this command"), others=isinstance(error, OSError))
+        named = as_store_error(
+            error, str(where or "this command"), others=isinstance(error, OSError)
+        )
         if named is None:
             raise
         output.error(named)

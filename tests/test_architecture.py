@@ -102,7 +102,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "SchedulerUnreachable": ("tcp://127.0.0.1:1",),
     "SourceUnreachable": ("HTTPError",),
     "SourceUnreadable": ("truncated", "ends early"),
-    "Stale": ("catalog/images",),
+    "CommitConflict": ("catalog/images",),
     "StoreFull": ("/c",),
     "StoreReadOnly": ("/c",),
     "StoreUnreachable": ("s3://bucket/c", "there is no such bucket"),

@@ -35,7 +35,13 @@ from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow
 from engine.store.delta.ledger import Snapshot
 from engine.store.labels.images import files_by_path
-from engine.store.pictures import Noted, files_there, folder_of, read_noted, write_noted
+from engine.store.pictures import (
+    PictureIndex,
+    files_there,
+    folder_of,
+    read_picture_index,
+    write_picture_index,
+)
 from engine.store.pixels.stacks import label_stack
 
 if TYPE_CHECKING:
@@ -181,7 +187,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
             f"cohort export {quote(store.url)} {operation.name}_by_image{suffix} t.csv shows all.",
         )
     try:
-        known = read_noted(store, folder)
+        known = read_picture_index(store, folder)
     except CorruptStore:  # the index is damaged: render all pictures again
         known = {}
     plan = plan_pictures(
@@ -207,7 +213,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
     pages, of_pages = publish_pages(context)
     noted |= of_pages
     if noted != known:
-        write_noted(store, folder, noted, known)
+        write_picture_index(store, folder, noted, known)
     report.shown, report.page_made = len(context.overlays), write_page(context, pages)
     report.page = f"{store.url}/{folder}/index.html"
     report.elapsed_s = time.perf_counter() - began
@@ -221,8 +227,8 @@ class _Rendering:
     store: Store
     operation: Operation
     folder: str
-    noted: Noted
-    known: Noted
+    noted: PictureIndex
+    known: PictureIndex
     report: QcReport
     events: Events
     _written_s: float = field(default_factory=time.monotonic)
@@ -267,7 +273,7 @@ class _Rendering:
 
     def _write(self) -> None:
         began = time.monotonic()
-        write_noted(self.store, self.folder, self.noted, self.known)
+        write_picture_index(self.store, self.folder, self.noted, self.known)
         self._written_s = time.monotonic()
         self._took_s = self._written_s - began
 

@@ -24,7 +24,7 @@ from engine.store.catalog.tables import ORPHANED, READY
 from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_of
-from engine.store.pictures import MONTAGE, OVERLAY, Noted, is_there, slug
+from engine.store.pictures import MONTAGE, OVERLAY, PictureIndex, is_there, slug
 from engine.store.results import DONE
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class QcPlan:
         Pictures to render: overlays in storage order; montages by experiment.
     """
 
-    kept: Noted
+    kept: PictureIndex
     fresh: int
     overlays: tuple[Wanted, ...]
     montages: tuple[MontageUnit, ...]
@@ -100,7 +100,7 @@ def plan_pictures(
     chosen: NDArray[np.int64],
     images: pa.Table,
     results: Snapshot,
-    known: Noted,
+    known: PictureIndex,
     files: Mapping[str, int],
 ) -> QcPlan:
     """Decide which pictures to render.
@@ -128,7 +128,7 @@ def plan_pictures(
     found = _look_up(operation, facts, images, numbers)
     made_of = [_digest(operation, [OVERLAY, found.identity(n)]) for n in range(len(found.numbers))]
     wanted = {int(n) for n in chosen}
-    kept: Noted = {}
+    kept: PictureIndex = {}
     stale: list[int] = []
     fresh = 0
     for n, number in enumerate(found.numbers.tolist()):

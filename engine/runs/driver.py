@@ -28,7 +28,7 @@ from engine.runs.worker import (
     write_failed_unit,
 )
 from engine.store.backend.base import Store
-from engine.store.catalog.annotations import Ref, read_annotations
+from engine.store.catalog.annotations import AnnotationRef, read_annotations
 from engine.store.catalog.tables import ShardRow
 from engine.store.labels.publisher import LabelPublisher
 from engine.store.pixels.stacks import label_stack
@@ -89,7 +89,7 @@ def unit_task(
     store: Store,
     operation: Operation,
     files: Mapping[str, ShardRow],
-    drawn: Mapping[str, tuple[Ref, ...]],
+    drawn: Mapping[str, tuple[AnnotationRef, ...]],
     attempt: TaskAttempt[Unit],
 ) -> UnitResult | None:
     """Compute one unit on a worker. A dry run (a unit with a negative number) publishes nothing."""
@@ -304,7 +304,7 @@ def _open_labels(
         giants = {item.stack for item in plan.items if item.block is not None}
         # Recomputing one block can renumber the objects of all blocks, so unpublish the object
         # labels until `run_numbers` writes them again.
-        labels.retract(label_stack(stack, operation.object_image.name) for stack in giants)
+        labels.unpublish(label_stack(stack, operation.object_image.name) for stack in giants)
         wanted += [(stack, operation.object_image) for stack in stacks - giants]
     labels.open(wanted, files)
 

@@ -10,9 +10,9 @@ from engine.operations.base import ImageFailed, Operation
 from engine.runs.plan import Item
 from engine.store.backend.base import Store
 from engine.store.catalog.annotations import (
+    AnnotationRef,
     Annotations,
     Contour,
-    Ref,
     digest_refs,
     read_annotations,
     read_contours,
@@ -61,7 +61,7 @@ class Drawn:
         Locations of the points, by image_id.
     """
 
-    def __init__(self, store: Store, refs: dict[str, tuple[Ref, ...]]) -> None:
+    def __init__(self, store: Store, refs: dict[str, tuple[AnnotationRef, ...]]) -> None:
         self._store = store
         self._refs = refs
         self._found: dict[str, tuple[Contour, ...]] | None = None

@@ -15,7 +15,7 @@ from engine.store.arrow import make_table
 from engine.store.catalog.tables import absent, commit_with_retry
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.delta.parts import Part
-from engine.store.delta.schema_check import require_columns
+from engine.store.delta.schema_check import check_schema
 from engine.store.labels.publisher import LabelPublisher
 from engine.store.results import DONE, FAILED, PLANNED
 
@@ -65,7 +65,7 @@ class Publisher:
     """
 
     def __init__(self, ledger: Ledger, key: str, snapshot: Snapshot) -> None:
-        require_columns(ledger)
+        check_schema(ledger)
         self._ledger = ledger
         self._key = key
         self.snapshot = snapshot

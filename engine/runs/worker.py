@@ -23,7 +23,7 @@ from engine.runs.labels.parts import write_labels
 from engine.runs.plan import Item, Unit
 from engine.runs.rows import Answer, Checks, answers_table, reason_code
 from engine.store.backend.base import Store
-from engine.store.catalog.annotations import Ref
+from engine.store.catalog.annotations import AnnotationRef
 from engine.store.catalog.tables import ShardRow
 from engine.store.delta.ledger import Ledger
 from engine.store.delta.parts import Part
@@ -165,7 +165,7 @@ def compute_unit(  # noqa: PLR0913 - options by name
     where: Where | None = None,
     trial: bool = False,
     computed: Callable[[], None] = lambda: None,
-    drawn: Mapping[str, tuple[Ref, ...]] | None = None,
+    drawn: Mapping[str, tuple[AnnotationRef, ...]] | None = None,
     limit: int | None = None,
 ) -> UnitResult | None:
     """Measure every item of a unit and write the rows as one part, not yet visible.

@@ -20,7 +20,7 @@ from engine.store.backend.base import Store
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.maintenance.verify_log import key_changed_since
 from engine.store.results import DONE, FAILED, read_key, read_there
-from engine.store.tables import read_origin
+from engine.store.tables import read_provenance
 from engine.tables.build import table_names
 
 READ = {
@@ -120,7 +120,7 @@ def empty_key_status(store: Store, operation: Operation, images: pa.Table) -> Ke
         missing=plan.to_compute,
         missing_images=_missing(plan),
         tables=tuple(
-            TableState(name, read_origin(store, name) is not None, stale=True)
+            TableState(name, read_provenance(store, name) is not None, stale=True)
             for name in table_names(operation).values()
         ),
     )
@@ -204,7 +204,7 @@ class KeyResults:
 
     def _age(self, name: str, catalog_version: int) -> tuple[bool, bool]:
         """Return whether a table exists, and whether it is older than its inputs."""
-        origin = read_origin(self.store, name)
+        origin = read_provenance(self.store, name)
         if origin is None or origin.get("key") != self.key:
             return origin is not None, True
         if int(origin["catalog"]) < catalog_version:

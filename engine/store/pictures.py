@@ -85,7 +85,7 @@ class Picture:
 
 SCHEMA = schema_of(Picture)
 
-Noted = dict[tuple[str, str], Picture]
+PictureIndex = dict[tuple[str, str], Picture]
 """Pictures by kind and name."""
 
 
@@ -126,14 +126,14 @@ def publish_picture(store: Store, folder: str, path: str, data: bytes, ending: s
     return name
 
 
-def note_bytes(pictures: Iterable[Picture]) -> bytes:
+def index_bytes(pictures: Iterable[Picture]) -> bytes:
     """Return the bytes of an index: the digest of the rest, and a Parquet table."""
     rows = sorted(pictures, key=lambda picture: (picture.kind, picture.name))
     data = write_parquet(table_of(rows, Picture))
     return digest_bytes(data).encode() + data
 
 
-def parse_note(raw: bytes, path: str) -> Noted:
+def parse_index(raw: bytes, path: str) -> PictureIndex:
     """Parse and check an index.
 
     Raises
@@ -148,7 +148,7 @@ def parse_note(raw: bytes, path: str) -> Noted:
     return {(picture.kind, picture.name): picture for picture in found}
 
 
-def read_noted(store: Store, folder: str) -> Noted:
+def read_picture_index(store: Store, folder: str) -> PictureIndex:
     """Return the pictures in an index, none if no index exists.
 
     Raises
@@ -157,12 +157,14 @@ def read_noted(store: Store, folder: str) -> Noted:
     """
     path = f"{folder}/{NOTE}"
     try:
-        return parse_note(store.read(path), path)
+        return parse_index(store.read(path), path)
     except MissingObject:
         return {}
 
 
-def write_noted(store: Store, folder: str, noted: Noted, known: Noted) -> None:
+def write_picture_index(
+    store: Store, folder: str, noted: PictureIndex, known: PictureIndex
+) -> None:
     """Update the index; keep the entries that another writer added since ``known`` was read.
 
     Parameters
@@ -175,12 +177,12 @@ def write_noted(store: Store, folder: str, noted: Noted, known: Noted) -> None:
     path = f"{folder}/{NOTE}"
 
     def change(raw: bytes | None) -> bytes | None:
-        others: Noted = {}
+        others: PictureIndex = {}
         if raw is not None:
             with contextlib.suppress(CorruptStore):  # replace a broken index like a missing one
-                others = parse_note(raw, path)
+                others = parse_index(raw, path)
         added = {name: one for name, one in others.items() if known.get(name) != one}
-        new = note_bytes({**added, **noted}.values())
+        new = index_bytes({**added, **noted}.values())
         return None if new == raw else new
 
     store.update(path, change)
@@ -226,21 +228,21 @@ def paths_of(pictures: Iterable[Picture], folder: str) -> frozenset[str]:
     return frozenset(f"{folder}/{path}" for one in pictures for path, _ in one.files)
 
 
-def sealed(page: str) -> bytes:
+def append_digest(page: str) -> bytes:
     """Return the bytes of a page, with the digest of the text appended."""
     data = page.encode()
     return data + f"<!-- digest {digest_bytes(data)} -->\n".encode()
 
 
-def page_problem(data: bytes) -> str | None:
+def check_page(data: bytes) -> str | None:
     """Return the problem of a page's bytes, or None.
 
     Examples
     --------
-    >>> page_problem(sealed("<p>all</p>")), page_problem(b"<p>all</p>")
+    >>> check_page(append_digest("<p>all</p>")), check_page(b"<p>all</p>")
     (None, 'its bytes do not match its digest')
     """
     at = data.rfind(b"<!-- digest ")
-    if at >= 0 and sealed(data[:at].decode(errors="replace")) == data:
+    if at >= 0 and append_digest(data[:at].decode(errors="replace")) == data:
         return None
     return "its bytes do not match its digest"

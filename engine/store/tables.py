@@ -23,14 +23,14 @@ FOLDER = "tables"
 FRAGMENTS = f"{FOLDER}/.fragments"
 
 VERSIONS = ("catalog", "results", "annotations")
-"""Versions in a table's origin; they only ever grow."""
+"""Versions in a table's provenance; they only ever grow."""
 
 PARQUET_END = b"PAR1"
 
 CHECK_BYTES = 8 * 1024**2
 """Bytes read at once to check a table without keeping it."""
 
-MOST_COMING = 8
+MAX_PENDING = 8
 """Maximum number of announced tables in a record; a table has one or two writers at a time."""
 
 
@@ -39,62 +39,62 @@ def table_path(name: str) -> str:
     return f"{FOLDER}/{name}.parquet"
 
 
-def note_path(name: str) -> str:
+def record_path(name: str) -> str:
     """Return the path of a table's sidecar record."""
     return f"{FOLDER}/.origin/{name}.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class TableRecord:
     """Sidecar record of a table: content digests and provenance.
 
-    ``coming`` are the digests and origins that writers announced but did not confirm yet. Their
-    tables may already be in place, so ``digests`` includes them besides the settled one.
+    ``pending`` are the digests and provenances that writers announced but did not confirm. Their
+    tables may already be in place, so ``digests`` includes them besides the current one.
     """
 
-    settled: tuple[str, ...] = ()
-    origin: dict[str, Any] | None = None
-    coming: tuple[tuple[str, dict[str, Any]], ...] = ()
+    current: tuple[str, ...] = ()
+    provenance: dict[str, Any] | None = None
+    pending: tuple[tuple[str, dict[str, Any]], ...] = ()
 
     @property
     def digests(self) -> tuple[str, ...]:
         """All digests that the table may have."""
-        return (*(digest for digest, _ in self.coming), *self.settled)
+        return (*(digest for digest, _ in self.pending), *self.current)
 
-    def is_newer(self, origin: Mapping[str, Any]) -> bool:
+    def is_newer(self, provenance: Mapping[str, Any]) -> bool:
         """Return True if a table of newer versions was made, or announced."""
-        return any(_newer(o, origin) for o in (self.origin, *(o for _, o in self.coming)))
+        return any(_newer(o, provenance) for o in (self.provenance, *(o for _, o in self.pending)))
 
-    def announce(self, digest: str, origin: Mapping[str, Any]) -> Note:
+    def begin_replace(self, digest: str, provenance: Mapping[str, Any]) -> TableRecord:
         """Return the record that also allows an announced table."""
-        others = tuple(one for one in self.coming if one[0] != digest)
-        return Note(self.settled, self.origin, ((digest, dict(origin)), *others))
+        others = tuple(one for one in self.pending if one[0] != digest)
+        return TableRecord(self.current, self.provenance, ((digest, dict(provenance)), *others))
 
-    def settle(self, digest: str, origin: Mapping[str, Any]) -> Note:
+    def finish_replace(self, digest: str, provenance: Mapping[str, Any]) -> TableRecord:
         """Return the record of a table in place.
 
         Drop older announced tables: their writers see this one and give way. Others may still come.
         """
-        coming = ((d, o) for d, o in self.coming if d != digest and not _newer(origin, o))
-        return Note((digest,), dict(origin), tuple(coming)[:MOST_COMING])
+        pending = ((d, o) for d, o in self.pending if d != digest and not _newer(provenance, o))
+        return TableRecord((digest,), dict(provenance), tuple(pending)[:MAX_PENDING])
 
-    def withdraw(self) -> Note:
+    def begin_delete(self) -> TableRecord:
         """Return the record of a table that is about to be removed, and may exist or not."""
-        settled = ((digest, dict(self.origin or {})) for digest in self.settled)
-        return Note(coming=(*self.coming, *settled))
+        current = ((digest, dict(self.provenance or {})) for digest in self.current)
+        return TableRecord(pending=(*self.pending, *current))
 
-    def without_origin(self) -> Note:
+    def without_provenance(self) -> TableRecord:
         """Return the record of a table that stays readable, and that the next run makes again."""
-        return Note(self.digests)
+        return TableRecord(self.digests)
 
     def as_bytes(self) -> bytes:
         """Return the bytes of the record, equal for equal records."""
-        coming = [[digest, origin] for digest, origin in self.coming]
-        values = {"digests": list(self.settled), "origin": self.origin, "coming": coming}
+        pending = [[digest, provenance] for digest, provenance in self.pending]
+        values = {"digests": list(self.current), "origin": self.provenance, "coming": pending}
         return seal(values)
 
 
-def parse_note(raw: bytes, path: str) -> Note:
+def parse_record(raw: bytes, path: str) -> TableRecord:
     """Parse and check a sidecar record.
 
     Raises
@@ -103,26 +103,26 @@ def parse_note(raw: bytes, path: str) -> Note:
         If its bytes differ from those that the engine writes.
     """
 
-    def build(values: dict[str, Any]) -> Note:
-        coming = tuple((str(digest), dict(made_of)) for digest, made_of in values["coming"])
-        return Note(tuple(values["digests"]), values["origin"], coming)
+    def build(values: dict[str, Any]) -> TableRecord:
+        pending = tuple((str(digest), dict(made_of)) for digest, made_of in values["coming"])
+        return TableRecord(tuple(values["digests"]), values["origin"], pending)
 
     return unseal(raw, path, build)
 
 
-def read_note(store: Store, name: str) -> Note:
+def read_record(store: Store, name: str) -> TableRecord:
     """Return the sidecar record of a table.
 
     Raises
     ------
     MissingObject, CorruptStore
     """
-    path = note_path(name)
-    return parse_note(store.read(path), path)
+    path = record_path(name)
+    return parse_record(store.read(path), path)
 
 
-def read_origin(store: Store, name: str) -> dict[str, Any] | None:
-    """Return the origin of a table, or None if the table is missing or cut short.
+def read_provenance(store: Store, name: str) -> dict[str, Any] | None:
+    """Return the provenance of a table, or None if the table is missing or cut short.
 
     This reads only the last bytes, which reveal a cut copy, or zeros after a power cut; the readers
     of the table check the others.
@@ -133,7 +133,7 @@ def read_origin(store: Store, name: str) -> dict[str, Any] | None:
         return None
     try:
         ends = store.read(path, size - len(PARQUET_END), len(PARQUET_END)) == PARQUET_END
-        return read_note(store, name).origin if ends else None
+        return read_record(store, name).provenance if ends else None
     except (MissingObject, CorruptStore):
         return None
 
@@ -158,18 +158,18 @@ def read_table(store: Store, name: str) -> pa.Table:
     """
     there = store.size(table_path(name)) is not None
     try:
-        note = read_note(store, name)
+        record = read_record(store, name)
     except MissingObject:
         if not there:
             raise NoTable(name, table_names_there(store)) from None
         raise CorruptStore(table_path(name), "has no note of its digest") from None
-    if not there and note.origin is None:  # its first writer was killed before placing it
+    if not there and record.provenance is None:  # its first writer was killed before placing it
         raise NoTable(name, table_names_there(store))
     data = store.read(table_path(name))
-    if digest_bytes(data) not in note.digests:
+    if digest_bytes(data) not in record.digests:
         # It may just have been replaced: the record is then newer than the one in hand.
-        note, data = read_note(store, name), store.read(table_path(name))
-    if digest_bytes(data) not in note.digests:
+        record, data = read_record(store, name), store.read(table_path(name))
+    if digest_bytes(data) not in record.digests:
         raise CorruptStore(table_path(name), "its bytes do not match its digest")
     return read_parquet(data)
 
@@ -193,7 +193,7 @@ def drop_fragments(store: Store, token: str) -> None:
 
 
 def write_table(
-    store: Store, name: str, pieces: Iterator[pa.Table], origin: Mapping[str, Any]
+    store: Store, name: str, pieces: Iterator[pa.Table], provenance: Mapping[str, Any]
 ) -> bool:
     """Replace a table by one made of pieces, unless a table of newer versions exists.
 
@@ -202,7 +202,7 @@ def write_table(
     pieces
         Pieces of the table, at least one, with the columns of the first. Only one at a time is in
         memory.
-    origin
+    provenance
         Provenance: ``catalog`` and ``results`` versions, ``key`` and more.
 
     Returns
@@ -212,7 +212,7 @@ def write_table(
     with store.staging() as folder:
         local = folder / "table.parquet"
         first = next(pieces)
-        metadata = {b"cohort.origin": json.dumps(dict(origin), sort_keys=True).encode()}
+        metadata = {b"cohort.origin": json.dumps(dict(provenance), sort_keys=True).encode()}
         schema = first.schema.remove_metadata().with_metadata(metadata)
         with pq.ParquetWriter(
             local, schema, compression="zstd", write_page_checksum=True
@@ -222,48 +222,56 @@ def write_table(
                 writer.write_table(piece.select(schema.names).cast(schema))
         data = local.read_bytes()
     digest = digest_bytes(data)
-    sidecar = note_path(name)
+    sidecar = record_path(name)
 
-    def noted(raw: bytes | None) -> Note:
+    def current_record(raw: bytes | None) -> TableRecord:
         # A table can always be made again, so replace a broken record like a missing one.
         with contextlib.suppress(CorruptStore):
             if raw is not None:
-                note = parse_note(raw, sidecar)
+                record = parse_record(raw, sidecar)
                 there = store.size(table_path(name)) is not None
-                return note if there else Note(coming=note.coming)
-        return Note()
+                return record if there else TableRecord(pending=record.pending)
+        return TableRecord()
 
-    def announce(raw: bytes | None) -> bytes | None:
-        note = noted(raw)
-        return None if note.is_newer(origin) else note.announce(digest, origin).as_bytes()
+    def begin(raw: bytes | None) -> bytes | None:
+        record = current_record(raw)
+        return (
+            None
+            if record.is_newer(provenance)
+            else record.begin_replace(digest, provenance).as_bytes()
+        )
 
     def place(_: bytes | None) -> bytes | None:
         # Called after reading the table in place, and the put fails if that was replaced since: so
         # a newer table is either seen here, or makes this writer retry.
-        note = noted(store.read(sidecar))
-        return None if note.is_newer(origin) else data
+        record = current_record(store.read(sidecar))
+        return None if record.is_newer(provenance) else data
 
-    def settle(raw: bytes | None) -> bytes | None:
-        note = noted(raw)
-        return None if note.is_newer(origin) else note.settle(digest, origin).as_bytes()
+    def finish(raw: bytes | None) -> bytes | None:
+        record = current_record(raw)
+        return (
+            None
+            if record.is_newer(provenance)
+            else record.finish_replace(digest, provenance).as_bytes()
+        )
 
-    placed = store.update(sidecar, announce) and store.update(table_path(name), place)
+    placed = store.update(sidecar, begin) and store.update(table_path(name), place)
     if placed:
-        store.update(sidecar, settle)
+        store.update(sidecar, finish)
     return placed
 
 
 def drop_tables(store: Store, names: Iterable[str]) -> None:
     """Remove tables that exist. Deletion is atomic: after a crash a table is intact or absent."""
 
-    def withdraw(raw: bytes | None) -> bytes | None:
+    def begin_delete(raw: bytes | None) -> bytes | None:
         with contextlib.suppress(CorruptStore):
-            return None if raw is None else parse_note(raw, sidecar).withdraw().as_bytes()
+            return None if raw is None else parse_record(raw, sidecar).begin_delete().as_bytes()
         return None
 
     for name in sorted({*names} & {*table_names_there(store)}):
-        sidecar = note_path(name)
-        store.update(sidecar, withdraw)
+        sidecar = record_path(name)
+        store.update(sidecar, begin_delete)
         store.delete(table_path(name))
         store.delete(sidecar)
 
@@ -274,7 +282,7 @@ def outdate_tables(store: Store, made_of: Callable[[Mapping[str, Any]], bool]) -
     Parameters
     ----------
     made_of
-        Predicate of a table's origin that selects tables.
+        Predicate of a table's provenance that selects tables.
 
     Returns
     -------
@@ -283,15 +291,17 @@ def outdate_tables(store: Store, made_of: Callable[[Mapping[str, Any]], bool]) -
     found = []
     for name in table_names_there(store):
 
-        def change(raw: bytes | None, sidecar: str = note_path(name)) -> bytes | None:
+        def change(raw: bytes | None, sidecar: str = record_path(name)) -> bytes | None:
             with contextlib.suppress(CorruptStore):  # a broken record outdates the table anyway
-                note = Note() if raw is None else parse_note(raw, sidecar)
-                origins = (note.origin, *(origin for _, origin in note.coming))
-                if any(origin is not None and made_of(origin) for origin in origins):
-                    return note.without_origin().as_bytes()
+                record = TableRecord() if raw is None else parse_record(raw, sidecar)
+                provenances = (record.provenance, *(provenance for _, provenance in record.pending))
+                if any(
+                    provenance is not None and made_of(provenance) for provenance in provenances
+                ):
+                    return record.without_provenance().as_bytes()
             return None
 
-        if store.update(note_path(name), change):
+        if store.update(record_path(name), change):
             found.append(name)
     return found
 
@@ -338,7 +348,7 @@ def open_table(store: Store, name: str) -> Iterator[pq.ParquetFile]:
         hashed = hashlib.sha256()
         while data := raw.read(CHECK_BYTES):
             hashed.update(data)
-        if hashed.hexdigest()[:DIGEST_CHARS] not in read_note(store, name).digests:
+        if hashed.hexdigest()[:DIGEST_CHARS] not in read_record(store, name).digests:
             raise CorruptStore(path, "its bytes do not match its digest")
         raw.seek(0)
         with pq.ParquetFile(

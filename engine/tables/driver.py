@@ -32,7 +32,7 @@ from engine.store.tables import (
     drop_fragments,
     drop_tables,
     read_fragment,
-    read_origin,
+    read_provenance,
     write_fragment,
     write_table,
 )
@@ -223,7 +223,7 @@ def reduce_tables(  # noqa: PLR0913 - options by name
     Names of the tables, whether rebuilt or up to date.
     """
     names = table_names(operation, suffix)
-    if all(_same(read_origin(store, name), origin) for name in names.values()):
+    if all(_same(read_provenance(store, name), origin) for name in names.values()):
         return list(names.values())
     check_writable(store)
     shown = events or Events()

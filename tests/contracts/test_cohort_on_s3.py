@@ -15,7 +15,7 @@ from engine.store.backend.open import open_store
 from engine.store.catalog.tables import images_ledger
 from engine.store.delta.checkpoints import write_checkpoint
 from engine.store.delta.integrity import HEAD, checkpoint_name, record_head
-from engine.store.tables import note_path, read_note, read_table, write_table
+from engine.store.tables import read_record, read_table, record_path, write_table
 from tests.support.images import LAYOUT, discs, grey, put
 from tests.support.label_operation import Bands, check_labels
 
@@ -154,9 +154,9 @@ def test_a_table_is_never_replaced_by_an_older_one(bucket: str, tmp_path: Path) 
         # A newer one that was announced, and whose writer was killed before it was in place.
         newer = {**origin, "results": 3}
         store.update(
-            note_path("t"),
+            record_path("t"),
             lambda _, store=store, newer=newer: (  # type: ignore[misc]
-                read_note(store, "t").announce("0" * 32, newer).as_bytes()
+                read_record(store, "t").begin_replace("0" * 32, newer).as_bytes()
             ),
         )
         assert read_table(store, "t")["n"].to_pylist() == [2]
@@ -164,7 +164,7 @@ def test_a_table_is_never_replaced_by_an_older_one(bucket: str, tmp_path: Path) 
         assert write(5, results=3)
         assert read_table(store, "t")["n"].to_pylist() == [5]
         assert write(6, results=4)
-        assert len(read_note(store, "t").digests) == 1
+        assert len(read_record(store, "t").digests) == 1
 
 
 # tornado leaves a socket open where the dashboard's port is taken by somebody else's cluster.

@@ -294,7 +294,7 @@ def test_its_outlines_are_finite_polygons_or_marks(operation: Operation) -> None
 
 def test_it_can_be_looked_at(operation: Operation, staffed: Client, tmp_path: Path) -> None:
     """Whatever is asked, there is a page with a picture of each image and what was found in it."""
-    from engine.store.pictures import OVERLAY, read_noted
+    from engine.store.pictures import OVERLAY, read_picture_index
 
     images = [discs(1), discs(2), grey(3, (60, 70, 3)), np.zeros((50, 40), np.uint16)]
     for n, pixels in enumerate(images):
@@ -306,7 +306,7 @@ def test_it_can_be_looked_at(operation: Operation, staffed: Client, tmp_path: Pa
     assert (report.shown, report.failed) == (len(images), 0)
     folder = Path(report.page).parent
     assert "i3" in (folder / "index.html").read_text()
-    noted = read_noted(cohort.store, f"qc/{folder.name}")
+    noted = read_picture_index(cohort.store, f"qc/{folder.name}")
     assert len({name for kind, name in noted if kind == OVERLAY}) == len(images)
     if operation.name == "circles":
         assert sum(picture.outlines for picture in noted.values()) >= 4

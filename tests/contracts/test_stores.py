@@ -37,7 +37,7 @@ from engine.store.backend.open import open_store
 from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow
 from engine.store.config import Limits
-from engine.store.delta.ledger import Ledger, Stale
+from engine.store.delta.ledger import CommitConflict, Ledger
 from engine.store.pixels.layout import IncomingPlane, plan_stack_layouts
 from engine.store.pixels.stacks import StackReader, StackWriter, create_stack, stack_path
 from tests.support.concurrent_writers import LOST, START_S, Contenders
@@ -317,12 +317,12 @@ def test_of_two_commits_one_is_refused(shared: Store) -> None:
     seen = ledger.snapshot()
     parts = [ledger.write_part(pa.table({"image_id": ["a"], "n": [n]})) for n in range(3)]
     first = ledger.commit(seen, parts[:1])
-    with pytest.raises(Stale):
+    with pytest.raises(CommitConflict):
         ledger.commit(seen, parts[1:2])
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(ledger.commit, first, [part]) for part in parts[1:]]
         failed = [future.exception() for future in futures]
-    assert sorted(type(error).__name__ for error in failed) == ["NoneType", "Stale"]
+    assert sorted(type(error).__name__ for error in failed) == ["CommitConflict", "NoneType"]
     assert len(ledger.read(ledger.snapshot().parts)) == 2
     uri, options = shared.delta_location("results/x/v1")
     assert DeltaTable(uri, storage_options=options).version() == 2

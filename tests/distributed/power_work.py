@@ -17,7 +17,7 @@ from typing import Any
 
 import engine
 from engine.store.catalog.tables import read_images
-from engine.store.pictures import read_noted
+from engine.store.pictures import read_picture_index
 from tests.distributed.invariants import result_rows
 from tests.support.images import grey, put
 from tests.support.inprocess_client import here
@@ -94,7 +94,9 @@ def facts(disk: Path) -> dict[str, Any]:
         if (place / f"results/{name}/v1").exists():
             rows = result_rows(place, operation.key, operation=name)
             found[name] = sorted(row["image_id"] for row in rows)
-    found["pictures"] = sorted(name for _, name in read_noted(cohort.store, f"qc/{PROBE.name}"))
+    found["pictures"] = sorted(
+        name for _, name in read_picture_index(cohort.store, f"qc/{PROBE.name}")
+    )
     found["models"] = sorted(path.name for path in (disk / TRAINING).glob("*/") if path.is_dir())
     return found
 

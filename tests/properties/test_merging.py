@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from engine.errors import Conflict, CorruptStore, MissingObject
 from engine.store.backend.open import open_store
 from engine.store.catalog.tables import ImageRow, commit_with_retry, image_table
-from engine.store.delta.ledger import Ledger, Snapshot, Stale
+from engine.store.delta.ledger import CommitConflict, Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.maintenance.verify_log import check_log
 from engine.store.results import result_schema
@@ -155,7 +155,7 @@ def test_writers_who_race_all_succeed_once(tmp_path: Path) -> None:
                     snapshot = ledger.commit(snapshot, [part])
                     won.append(snapshot.version)
                     break
-                except Stale:
+                except CommitConflict:
                     stale.append(writer)
                     snapshot = ledger.snapshot()
 
@@ -202,7 +202,7 @@ def test_a_commit_for_an_older_version_changes_nothing(tmp_path: Path) -> None:
     assert first == Snapshot(-1, ())
     second = ledger.commit(first, [ledger.write_part(rows("a"), "k")])
     late = ledger.write_part(rows("b"), "k")
-    with pytest.raises(Stale):
+    with pytest.raises(CommitConflict):
         ledger.commit(first, [late])
     assert ledger.snapshot() == second
     third = ledger.commit(second, [late], second.parts)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from engine.errors import AlignmentError, TilingError, UsageError
 from engine.geometry import plan_tiles
 from engine.runs.plan import UNIT_BYTES, UNIT_IMAGES, UNITS_A_SLOT, Item, pack_units
-from engine.store.catalog.tables import current
+from engine.store.catalog.tables import latest_versions
 from engine.store.config import Limits
 from engine.store.digests import BLOCK_PX, digest_block, digest_content, digest_of, digest_plane
 from engine.store.path_pattern import PathPattern
@@ -296,6 +296,6 @@ def test_the_current_version_is_the_greatest(rows: list[tuple[str, int]], random
         }
     )
     due = {i: max(v for j, v in rows if i == j) for i, _ in rows}
-    found = current(table)
+    found = latest_versions(table)
     assert dict(zip(*found.to_pydict().values(), strict=True)) == due
     assert found["image_id"].to_pylist() == sorted(due)

@@ -26,7 +26,7 @@ from engine.store.digests import digest_block, digest_bytes, digest_content, dig
 from engine.store.pixels.layout import GIANT_SHARD_PX, IncomingPlane
 from engine.store.pixels.read_planes import PlaneIndex
 from engine.store.pixels.repair import ShardRepair, chunk_of
-from engine.store.pixels.shard_codec import LOST, count_chunks, pack_chunks, unpack_chunks
+from engine.store.pixels.shard_codec import LOST_CHUNK, count_chunks, pack_chunks, unpack_chunks
 from engine.store.pixels.stacks import StackReader, StackWriter
 
 
@@ -87,7 +87,7 @@ def _repair_planes(store: Store, task: RepairTask) -> RepairResult:
         block[(*at, slice(0, height), slice(0, width))] = pixels
     made = unpack_chunks(writer.encode(row.shard, block), writer.chunks)
     for chunk, wanted in missing.items():
-        pieces[chunk] = made[chunk] if wanted.place in found else LOST
+        pieces[chunk] = made[chunk] if wanted.place in found else LOST_CHUNK
     lost = tuple(w.place for w in missing.values() if w.place not in found)
     if lost and not found:  # the new shard would not be better than the old one
         return RepairResult(lost=lost)
@@ -114,7 +114,7 @@ def _what_is_left(
         return {}
     size = tuple(s // n for s, n in zip(writer.shard, writer.inner, strict=True))
     left: dict[int, bytes | None] = {}
-    with writer.opened(data) as array:
+    with writer.open_bytes(data) as array:
         for chunk, piece in enumerate(chunks):
             at = np.unravel_index(chunk, writer.inner)
             box = tuple(slice(int(i) * s, int(i) * s + s) for i, s in zip(at, size, strict=True))

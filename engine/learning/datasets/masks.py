@@ -20,7 +20,7 @@ from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
 from engine.kernels.contours.geometry import edges_of_layers, paint_edges
 from engine.store.backend.base import Store
-from engine.store.catalog.annotations import Ref, read_annotations, read_contours
+from engine.store.catalog.annotations import AnnotationRef, read_annotations, read_contours
 from engine.store.catalog.tables import ORPHANED, READY, orientations_of
 from engine.store.digests import digest_of
 
@@ -187,7 +187,7 @@ class ContourMasks:
             If no image has them all, or two sets draw the same structure.
         """
         planes = planes_of(images)
-        chosen: dict[str, tuple[Ref, ...]] = {}
+        chosen: dict[str, tuple[AnnotationRef, ...]] = {}
         drawn: set[str] = set()
         annotations = read_annotations(store)
         lacking = {
@@ -198,7 +198,7 @@ class ContourMasks:
         for image_id, refs in annotations.refs.items():
             if image_id not in planes:
                 continue
-            found: dict[str, Ref] = {}
+            found: dict[str, AnnotationRef] = {}
             for ref in refs:
                 drawn.add(ref.structure)
                 wanted = self.annotation in (None, ref.annotation) and ref.structure in self.labels
@@ -232,7 +232,7 @@ class _DrawnMasks:
         store: Store,
         labels: Mapping[str, int],
         planes: Mapping[str, Plane],
-        refs: Mapping[str, tuple[Ref, ...]],
+        refs: Mapping[str, tuple[AnnotationRef, ...]],
         lacking: Mapping[str, str],
     ) -> None:
         self._store = store
@@ -273,7 +273,7 @@ class _DrawnMasks:
     def read_many(self, image_ids: Sequence[str]) -> Iterator[Labels]:
         return map(self.read, image_ids)
 
-    def _of(self, image_id: str) -> tuple[Ref, ...]:
+    def _of(self, image_id: str) -> tuple[AnnotationRef, ...]:
         if image_id not in self._refs:
             plane_of(self._planes, image_id)
             asked = ", ".join(self._labels)

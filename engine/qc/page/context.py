@@ -15,7 +15,7 @@ from engine.qc.page.histograms import number
 from engine.qc.render import THUMB_PX
 from engine.qc.statistics import COUNT, QcStatistics
 from engine.store.backend.base import Store
-from engine.store.pictures import OVERLAY, Noted, Picture
+from engine.store.pictures import OVERLAY, Picture, PictureIndex
 from engine.store.results import DONE
 
 
@@ -29,7 +29,7 @@ class PageContext:
     trial: bool
     facts: QcStatistics
     extremes: Outliers
-    noted: Noted
+    noted: PictureIndex
     up: str = ""
 
     @cached_property

@@ -20,7 +20,7 @@ from engine.qc.page.histograms import number
 from engine.qc.plan import experiment_name, experiment_path
 from engine.qc.render import PALETTE
 from engine.qc.statistics import COUNT, QcStatistics
-from engine.store.pictures import EXPERIMENTS, MONTAGE, PAGE, Noted, Picture, publish_picture
+from engine.store.pictures import EXPERIMENTS, MONTAGE, PAGE, Picture, PictureIndex, publish_picture
 from engine.store.results import FAILED
 from engine.tables.build import UNREADABLE
 
@@ -57,7 +57,7 @@ def _shown(context: PageContext, images: NDArray[np.int64]) -> list[int]:
     return sorted(found, key=lambda n: str(context.facts.columns["name"][n].as_py()))
 
 
-def publish_pages(context: PageContext) -> tuple[Pages, Noted]:
+def publish_pages(context: PageContext) -> tuple[Pages, PictureIndex]:
     """Write one or more pages for each experiment, if there are too many overlays for one page.
 
     Returns

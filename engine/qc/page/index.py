@@ -21,7 +21,7 @@ from engine.qc.page.histograms import Chart, chart, number
 from engine.qc.render import OVERLAY_PX, WINDOW_PERCENT
 from engine.qc.statistics import COUNT
 from engine.store.digests import digest_bytes
-from engine.store.pictures import INDEX, page_problem, sealed
+from engine.store.pictures import INDEX, append_digest, check_page
 from engine.store.results import FAILED
 from engine.tables.build import MISSING, UNREADABLE
 
@@ -52,10 +52,10 @@ def write_page(context: PageContext, pages: Pages) -> bool:
     path = f"{context.folder}/{INDEX}"
     if context.store.size(path) is not None:
         there = context.store.read(path)
-        if end.encode() in there[-200:] and page_problem(there) is None:
+        if end.encode() in there[-200:] and check_page(there) is None:
             return False
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    context.store.replace(path, sealed(body.replace("<!-- now -->", now, 1) + end))
+    context.store.replace(path, append_digest(body.replace("<!-- now -->", now, 1) + end))
     return True
 
 

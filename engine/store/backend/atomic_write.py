@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engine.errors import UsageError
-from engine.store.backend.os_errors import refusal
+from engine.store.backend.os_errors import as_store_error
 
 NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 """Errors of file systems that can't sync a folder; they order names themselves."""
@@ -57,7 +57,7 @@ def atomic_replace(path: Path, shown: Path | None = None) -> Iterator[Path]:
         sync_file(temporary)
         publish(path.parent, lambda: temporary.replace(path))
     except OSError as error:
-        named = refusal(error, str(shown or path))
+        named = as_store_error(error, str(shown or path))
         if named is None and error.errno is None:
             raise
         raise named or UsageError(f"{shown or path} can't be written: {error.strerror}.") from None

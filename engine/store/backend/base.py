@@ -137,7 +137,7 @@ class Store(Protocol):
         """Return the local path of an object or folder, or None if the storage is remote."""
         ...
 
-    def refusal(
+    def as_store_error(
         self, error: BaseException, path: str, *, reading: bool = False
     ) -> StoreError | None:
         """Translate another library's error (Delta, Zarr) into the store's refusal or failure.

@@ -25,7 +25,11 @@ from engine.store.backend.atomic_write import (
     write_new,
 )
 from engine.store.backend.base import STAGING, ObjectInfo, as_folder, check_path
-from engine.store.backend.os_errors import refusal, translate_os_errors, translate_write_errors
+from engine.store.backend.os_errors import (
+    as_store_error,
+    translate_os_errors,
+    translate_write_errors,
+)
 
 if TYPE_CHECKING:
     from zarr.storage import LocalStore as ZarrLocalStore
@@ -168,11 +172,11 @@ class LocalStore:
         """Return the URI and the storage options of a Delta table."""
         return str(self._place(path)), {}
 
-    def refusal(
+    def as_store_error(
         self, error: BaseException, path: str, *, reading: bool = False
     ) -> StoreError | None:
         """Translate another library's error into a `StoreError`, or return None."""
-        return refusal(error, str(Path(self.url, path)), reading=reading)
+        return as_store_error(error, str(Path(self.url, path)), reading=reading)
 
     def require_conditions(self) -> None:
         """Do nothing: a folder needs no conditional puts."""

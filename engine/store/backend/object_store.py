@@ -47,7 +47,7 @@ from engine.errors import (
     StoreUnreachable,
 )
 from engine.store.backend.base import STAGING, ObjectInfo, as_folder, check_path
-from engine.store.backend.os_errors import refusal, translate_write_errors
+from engine.store.backend.os_errors import as_store_error, translate_write_errors
 
 UPDATE_TRIES = 100
 """Compare-and-swap attempts; each failed one means that another writer succeeded."""
@@ -152,10 +152,10 @@ class ObjectStore:
             if new is None:
                 return False
             try:
-                with self._named(path, missing=Stale(path)):
+                with self._named(path, missing=PreconditionFailed(path)):
                     obstore.put(self._store, path, new, mode=mode)
                 return True
-            except (AlreadyExistsError, PreconditionError, Stale):
+            except (AlreadyExistsError, PreconditionError, PreconditionFailed):
                 time.sleep(random.uniform(0, min(MOST_WAIT_S, WAIT_S * 2 ** min(tries, 10))))
         raise Conflict(path)
 
@@ -204,7 +204,7 @@ class ObjectStore:
         as_folder(path)
         return None
 
-    def refusal(
+    def as_store_error(
         self, error: BaseException, path: str, *, reading: bool = False
     ) -> StoreError | None:
         """Translate another library's error into a `StoreError`, or return None.
@@ -225,7 +225,7 @@ class ObjectStore:
             return StoreUnreachable(self.url, f"it answered {status[1]}")
         if isinstance(error, BaseError) or any(sign in text for sign in SILENT):
             return StoreUnreachable(self.url, "it gave no answer")
-        return refusal(error, where, reading=reading)
+        return as_store_error(error, where, reading=reading)
 
     def require_conditions(self) -> None:
         """Check with a probe that the store refuses a second create and a stale replace."""
@@ -256,13 +256,13 @@ class ObjectStore:
             # A put or a list raises this only if the bucket is missing.
             raise missing or StoreUnreachable(self.url, "there is no such bucket") from error
         except BaseError as error:
-            named = self.refusal(error, path, reading=reading)
+            named = self.as_store_error(error, path, reading=reading)
             raise named or StoreUnreachable(self.url, type(error).__name__) from error
         except OSError as error:  # from the local file that is uploaded
-            raise refusal(error, tempfile.gettempdir(), others=True) or error from error
+            raise as_store_error(error, tempfile.gettempdir(), others=True) or error from error
 
 
-class Stale(Exception):
+class PreconditionFailed(Exception):
     """The object to replace no longer exists; internal, leads to the next attempt."""
 
 

@@ -61,7 +61,7 @@ def errno_of(error: BaseException) -> int | None:
     return int(match[1] or match[2]) if match else None
 
 
-def refusal(
+def as_store_error(
     error: BaseException, place: str, *, reading: bool = False, others: bool = False
 ) -> StoreError | None:
     """Return the `StoreError` for a refusal or failure of the file system, else None.
@@ -97,7 +97,7 @@ def _named(number: int) -> str:
 def translate_os_errors(
     place: str, *, reading: bool = False, others: bool = False
 ) -> Iterator[None]:
-    """Raise the errors of `refusal` instead of the system's own.
+    """Raise the errors of `as_store_error` instead of the system's own.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def translate_os_errors(
     except (EngineError, NotADirectoryError, IsADirectoryError):
         raise
     except OSError as error:
-        named = refusal(error, place, reading=reading, others=others)
+        named = as_store_error(error, place, reading=reading, others=others)
         if named is None:
             raise
         raise named from error
@@ -131,7 +131,9 @@ def translate_write_errors(folder: Path, place: str) -> Iterator[None]:
     except EngineError:
         raise
     except Exception as error:
-        named = refusal(error, place, others=isinstance(error, OSError)) or _probe(folder, place)
+        named = as_store_error(error, place, others=isinstance(error, OSError)) or _probe(
+            folder, place
+        )
         if named is None:
             raise
         raise named from error
@@ -145,7 +147,7 @@ def _probe(folder: Path, place: str) -> StoreError | None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return refusal(error, place, others=True)
+        return as_store_error(error, place, others=True)
     finally:
         with suppress(OSError):
             path.unlink()

@@ -86,7 +86,7 @@ SCHEMA = schema_of(AnnotationRow)
 
 
 @dataclass(frozen=True, slots=True)
-class Ref:
+class AnnotationRef:
     """Reference to the stored points of one structure of an image."""
 
     part: str
@@ -173,7 +173,7 @@ class Annotations:
     """
 
     version: int
-    refs: Mapping[str, tuple[Ref, ...]]
+    refs: Mapping[str, tuple[AnnotationRef, ...]]
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @cached_property
@@ -186,12 +186,12 @@ class Annotations:
         digests = [self.digests.get(image_id) for image_id in images["image_id"].to_pylist()]
         return images.append_column("annotation", make_array(digests, pa.string()))
 
-    def of(self, image_ids: Iterable[str]) -> dict[str, tuple[Ref, ...]]:
+    def of(self, image_ids: Iterable[str]) -> dict[str, tuple[AnnotationRef, ...]]:
         """Return the references of the given images; images without any are left out."""
         return {image_id: self.refs[image_id] for image_id in image_ids if image_id in self.refs}
 
 
-def digest_refs(refs: Sequence[Ref]) -> str:
+def digest_refs(refs: Sequence[AnnotationRef]) -> str:
     """Return the digest of one image's drawings."""
     return digest_of([[ref.annotation, ref.structure, ref.digest] for ref in refs])
 
@@ -211,9 +211,9 @@ def read_annotations(store: Store) -> Annotations:
     ledger = annotations_ledger(store)
     snapshot = ledger.snapshot()
     rows = read_light(ledger, snapshot)
-    refs: dict[str, dict[tuple[str, str], Ref]] = {}
+    refs: dict[str, dict[tuple[str, str], AnnotationRef]] = {}
     for row in rows.filter(is_any(rows["state"], [READY])).to_pylist():
-        ref = Ref(row["part"], row["annotation"], row["structure"], row["digest"])
+        ref = AnnotationRef(row["part"], row["annotation"], row["structure"], row["digest"])
         refs.setdefault(row["image_id"], {}).setdefault((ref.annotation, ref.structure), ref)
     refused: dict[str, frozenset[str]] = {}
     for row in rows.filter(is_any(rows["state"], [FAILED])).to_pylist():
@@ -236,7 +236,7 @@ def read_light(ledger: Ledger, snapshot: Snapshot) -> pa.Table:
 
 
 def read_contours(
-    store: Store, refs: Mapping[str, tuple[Ref, ...]]
+    store: Store, refs: Mapping[str, tuple[AnnotationRef, ...]]
 ) -> dict[str, tuple[Contour, ...]]:
     """Read the points of drawings of some images, and check them against their digests.
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.store.arrow import is_any
-from engine.store.catalog.tables import FAILED, ORPHANED, READY, ImageRow, current
+from engine.store.catalog.tables import FAILED, ORPHANED, READY, ImageRow, latest_versions
 from engine.store.catalog.unnamed import read_shard_places, unnamed_images
 from engine.store.delta.ledger import Ledger, Snapshot
 from engine.store.rows import rows_of
@@ -36,7 +36,7 @@ class CatalogIndex:
     def __init__(self, ledger: Ledger, snapshot: Snapshot) -> None:
         self._ledger = ledger
         self._parts = {part.path for part in snapshot.parts}
-        self._table = current(ledger.read(snapshot.parts))
+        self._table = latest_versions(ledger.read(snapshot.parts))
         lacking = unnamed_images(self._table, read_shard_places(ledger.store))
         self._unnamed = frozenset(lacking["image_id"].to_pylist())
         self._by_source: dict[str, list[int]] = {}
@@ -151,7 +151,7 @@ class CatalogIndex:
     def add_concurrent(self, snapshot: Snapshot) -> None:
         """Add the rows that other writers committed since."""
         fresh = [part for part in snapshot.parts if part.path not in self._parts]
-        rows = rows_of(current(self._ledger.read(fresh)), ImageRow)
+        rows = rows_of(latest_versions(self._ledger.read(fresh)), ImageRow)
         self._others.update({row.image_id: row for row in rows})
         self.mark_seen(snapshot)
 

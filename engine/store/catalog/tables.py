@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from engine.errors import Conflict, StoreFailed
 from engine.store.arrow import fill_null, is_any, make_array, make_scalar
 from engine.store.backend.base import Store
-from engine.store.delta.ledger import MAX_COMMIT_ATTEMPTS, Ledger, Snapshot, Stale
+from engine.store.delta.ledger import MAX_COMMIT_ATTEMPTS, CommitConflict, Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.path_pattern import FIELDS
 from engine.store.rows import Int32, rows_of, schema_of, table_of
@@ -104,12 +104,12 @@ AFTER = ("pixels/", "results/")
 
 def images_ledger(store: Store) -> Ledger:
     """Return the ledger of images."""
-    return Ledger(store, "catalog/images", IMAGES, before=AFTER)
+    return Ledger(store, "catalog/images", IMAGES, guards=AFTER)
 
 
 def shards_ledger(store: Store) -> Ledger:
     """Return the ledger of shards."""
-    return Ledger(store, "catalog/shards", SHARDS, before=AFTER)
+    return Ledger(store, "catalog/shards", SHARDS, guards=AFTER)
 
 
 def create_catalog(store: Store) -> None:
@@ -123,8 +123,8 @@ def create_catalog(store: Store) -> None:
     CorruptStore
         If one was lost.
     """
-    images_ledger(store).begin()
-    shards_ledger(store).begin()
+    images_ledger(store).create_if_missing()
+    shards_ledger(store).create_if_missing()
 
 
 def read_shards(store: Store, stacks: Collection[str] | None = None) -> list[ShardRow]:
@@ -146,7 +146,7 @@ def shard_table(rows: Sequence[ShardRow]) -> pa.Table:
     return table_of(rows, ShardRow)
 
 
-def current(versions: pa.Table) -> pa.Table:
+def latest_versions(versions: pa.Table) -> pa.Table:
     """Return the newest version of each image, sorted by image_id.
 
     Parameters
@@ -157,7 +157,7 @@ def current(versions: pa.Table) -> pa.Table:
     Examples
     --------
     >>> rows = pa.table({"image_id": ["b", "a", "b"], "version": [1, 1, 2], "n": [0, 1, 2]})
-    >>> current(rows).to_pydict()["n"]
+    >>> latest_versions(rows).to_pydict()["n"]
     [1, 2]
     """
     if versions.num_rows == 0:
@@ -184,7 +184,7 @@ def read_images(store: Store, columns: Sequence[str] | None = None) -> tuple[Sna
     names = None
     if columns is not None:
         names = [n for n in IMAGES.names if n in {*columns, "image_id", "version"}]
-    images = current(ledger.read(snapshot.parts, names))
+    images = latest_versions(ledger.read(snapshot.parts, names))
     pa.default_memory_pool().release_unused()  # sorting needed twice the catalog's size
     return snapshot, images
 
@@ -249,7 +249,7 @@ def commit_with_retry(
             return snapshot
         try:
             after = ledger.commit(snapshot, add, remove)
-        except Stale:
+        except CommitConflict:
             snapshot = ledger.snapshot()
             continue
         except StoreFailed:  # an object store's client has already retried
@@ -287,6 +287,6 @@ def _undo(
             return snapshot
         try:
             return ledger.commit(snapshot, back, there)
-        except Stale:
+        except CommitConflict:
             snapshot = ledger.snapshot()
     raise Conflict(ledger.path)

@@ -36,7 +36,7 @@ MAX_COMMIT_ATTEMPTS = 200
 succeeded."""
 
 
-class Stale(EngineError):
+class CommitConflict(EngineError):
     """Commit conflict, another writer was first: (path of the ledger,). Reload and decide again."""
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Ledger:
     path: str
     schema: pa.Schema
     partition: str | None = None
-    before: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
 
     @property
     def part_schema(self) -> pa.Schema:
@@ -109,7 +109,7 @@ class Ledger:
         """Return the cause of a failed read: the store, or the log itself."""
         path = f"{self.path}/_delta_log"
         told = f"can't be read ({type(error).__name__})"
-        return self.store.refusal(error, path, reading=True) or CorruptStore(path, told)
+        return self.store.as_store_error(error, path, reading=True) or CorruptStore(path, told)
 
     def snapshot(self) -> Snapshot:
         """Return the ledger's current state.
@@ -164,7 +164,7 @@ class Ledger:
 
     def _begun_since(self) -> DeltaTable | None:
         """Return the table if the folders of ``before`` have files: it may be newly created."""
-        for folder in self.before:
+        for folder in self.guards:
             if next(iter(self.store.list(folder)), None) is not None:
                 table = self._open()
                 if table is None:
@@ -172,7 +172,7 @@ class Ledger:
                 return table
         return None
 
-    def begin(self) -> None:
+    def create_if_missing(self) -> None:
         """Create the ledger without parts, if it does not exist.
 
         Raises
@@ -261,7 +261,7 @@ class Ledger:
         if entry is None:
             raise CorruptStore(f"{self.path}/_delta_log", "its newest entries are gone")
         if self.store.size(self._log_path(version + 1)) is not None:
-            raise Stale(self.path)
+            raise CommitConflict(self.path)
         gone = {part.path for part in remove}
         kept = [part for part in snapshot.parts if part.path not in gone]
         verify_head(self.path, head, version, entry, snapshot.parts)
@@ -280,7 +280,7 @@ class Ledger:
             # The commit may have succeeded: the answer was lost, or a later step failed.
             if self._entry(version + 1) != new:
                 if isinstance(error, AlreadyExists):
-                    raise Stale(self.path) from error
+                    raise CommitConflict(self.path) from error
                 raise
         if checkpoint_due(version + 1):
             # The commit is valid without a checkpoint; the next checkpoint reads more entries.

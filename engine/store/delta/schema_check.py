@@ -11,7 +11,7 @@ from engine.store.delta.ledger import Ledger
 from engine.store.digests import digest_bytes
 
 
-def require_columns(ledger: Ledger) -> None:
+def check_schema(ledger: Ledger) -> None:
     """Check that an existing ledger has the columns of its current schema.
 
     The stored schema is that of the log's first entry, which the engine writes once. Before

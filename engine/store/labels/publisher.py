@@ -61,7 +61,7 @@ class StagedLabelShard:
     """Path of the staged part."""
     in_shard: int
     """Chunks per shard."""
-    taken: tuple[int, ...] | None = None
+    chunks: tuple[int, ...] | None = None
     """Chunks that the part replaces, including blank ones; None means all."""
 
 
@@ -94,10 +94,10 @@ class LabelPublisher:
         self._place: dict[tuple[str, str], str] = {}  # (path, digest) to the part's path
         self._known: dict[str, dict[str, ShardRow]] = {}  # by path and digest
         # superseded states of shards, to drop from the catalog
-        self._past: set[tuple[str, str]] = set()
+        self._superseded: set[tuple[str, str]] = set()
         self._names: dict[str, set[str]] = {}
         self._refreshing = threading.Lock()
-        self._learn(self._snapshot)
+        self._update_from(self._snapshot)
 
     def open(self, wanted: Iterable[tuple[str, LabelImage]], files: Mapping[str, ShardRow]) -> None:
         """Create the label images of some stacks if they do not exist.
@@ -126,7 +126,7 @@ class LabelPublisher:
             if stack in new or self._store.size(index_path(stack)) is None:
                 note_index(self._store, stack, self._names[stack])
 
-    def retract(self, labels: Iterable[str]) -> None:
+    def unpublish(self, labels: Iterable[str]) -> None:
         """Drop the shards of some label images, by catalog name, from the catalog and delete them.
 
         Use this before labels are recomputed, so that none are visible until all of them are done.
@@ -135,7 +135,7 @@ class LabelPublisher:
         rows = [row for known in self._known.values() for row in known.values()]
         gone = [row for row in rows if row.stack in wanted and row.shard >= 0]
         if gone:
-            self._past |= {(row.path, row.digest) for row in gone}
+            self._superseded |= {(row.path, row.digest) for row in gone}
             self._commit([])
             self._each(self._store.delete, sorted({row.path for row in gone}))
 
@@ -208,7 +208,7 @@ class LabelPublisher:
             if digest_bytes(new) != part.row.digest:
                 raise CorruptStore(part.staged_path, "its bytes do not match its digest")
             try:
-                data = merge_shards(data, new, part.in_shard, part.taken)
+                data = merge_shards(data, new, part.in_shard, part.chunks)
             except ValueError:
                 raise CorruptStore(path, "is not a shard that the engine wrote") from None
         old = None if there is None else _described(first, there)
@@ -247,14 +247,14 @@ class LabelPublisher:
 
         self._store.update(path, swap)
         if not there:
-            self._past.add((path, digest))  # it was catalogued, but another driver won
+            self._superseded.add((path, digest))  # it was catalogued, but another driver won
             return False
         if before is not None:
-            self._past.add((path, before))
+            self._superseded.add((path, before))
         if path in self._damaged:
-            self._past |= {(path, known) for known in list(self._known[path])}
+            self._superseded |= {(path, known) for known in list(self._known[path])}
             self._damaged.discard(path)
-        self._past.discard((path, digest))
+        self._superseded.discard((path, digest))
         return True
 
     def _each(self, function: Callable[[A], B], items: Iterable[A]) -> list[B]:
@@ -268,11 +268,13 @@ class LabelPublisher:
         named = {(row.path, row.digest): row for row in rows}
 
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
-            self._learn(snapshot)
+            self._update_from(snapshot)
             added = [row for place, row in named.items() if place not in self._place]
             # Drop only this driver's superseded states: another driver catalogues states that it is
             # about to publish.
-            gone = {place for place in self._past if place in self._place and place not in named}
+            gone = {
+                place for place in self._superseded if place in self._place and place not in named
+            }
             removed = [snapshot.by_path[path] for path in {self._place[place] for place in gone}]
             left = [self._without(part, gone) for part in removed]
             parts = [part for part in left if part is not None]
@@ -281,8 +283,8 @@ class LabelPublisher:
             return parts, removed
 
         self._snapshot = commit_with_retry(self._ledger, self._snapshot, prepare)
-        self._learn(self._snapshot)
-        self._past.clear()
+        self._update_from(self._snapshot)
+        self._superseded.clear()
 
     def _without(self, part: Part, gone: set[tuple[str, str]]) -> Part | None:
         rows = self._ledger.read_part(part)
@@ -293,9 +295,9 @@ class LabelPublisher:
     def _refresh(self) -> None:
         with self._refreshing:
             self._snapshot = self._ledger.snapshot()
-            self._learn(self._snapshot)
+            self._update_from(self._snapshot)
 
-    def _learn(self, snapshot: Snapshot) -> None:
+    def _update_from(self, snapshot: Snapshot) -> None:
         """Update the indexes with the commits and removals since the last call."""
         for path in self._parts.keys() - snapshot.by_path.keys():
             for row in self._parts.pop(path):

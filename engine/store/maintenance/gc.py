@@ -17,8 +17,8 @@ from engine.store.maintenance.unreferenced import (
     PREFIXES,
     ReferencedFiles,
     all_ledgers,
-    find_leftovers,
-    read_named,
+    find_unreferenced,
+    read_referenced,
 )
 
 OLDER_THAN_S = 24 * 3600.0
@@ -64,7 +64,7 @@ def plan_gc(store: Store, older_than_s: float = OLDER_THAN_S) -> tuple[Unreferen
     if not older_than_s >= 0:
         raise ParameterError("older_than_s", older_than_s, "at least 0")
     now = time.time()
-    entries = find_leftovers(store)
+    entries = find_unreferenced(store)
     replaced = _replaced_since(store, now - older_than_s)
     found = []
     for entry in entries:
@@ -91,7 +91,7 @@ def collect(store: Store, leftovers: Iterable[UnreferencedFile]) -> tuple[Unrefe
     ------
     StoreReadOnly
     """
-    named = read_named(store)
+    named = read_referenced(store)
     removed = [left for left in leftovers if _is_left(named, left)]
     for left in removed:
         if left.path.endswith("/"):
@@ -105,7 +105,7 @@ def collect(store: Store, leftovers: Iterable[UnreferencedFile]) -> tuple[Unrefe
 def _is_left(named: ReferencedFiles, left: UnreferencedFile) -> bool:
     if left.path.endswith("/"):
         return left.path.startswith(f"{STAGING}/")
-    return named.leaves(left.path)
+    return named.is_unreferenced(left.path)
 
 
 def _replaced_since(store: Store, since_s: float) -> dict[str, float]:

@@ -15,7 +15,7 @@ from engine.store.catalog.annotations import annotations_ledger, has_annotations
 from engine.store.catalog.tables import images_ledger, shards_ledger
 from engine.store.catalog.unnamed import unnamed_stacks
 from engine.store.delta.ledger import Ledger
-from engine.store.pictures import folder_of_picture, folders_there, paths_of, read_noted
+from engine.store.pictures import folder_of_picture, folders_there, paths_of, read_picture_index
 from engine.store.results import results_ledger, versions_there
 
 PREFIXES = ("pixels/", "catalog/", "results/", "tables/.fragments/", "qc/", ".staging/")
@@ -50,7 +50,7 @@ class ReferencedFiles:
     pictures: dict[str, frozenset[str] | None] = field(default_factory=dict)
     spared: frozenset[str] | None = frozenset()
 
-    def leaves(self, path: str) -> bool:
+    def is_unreferenced(self, path: str) -> bool:
         """Return True if a file is the engine's own and unreferenced."""
         if path == LOCK:
             return False
@@ -93,7 +93,7 @@ def managed_folders(store: Store) -> list[str]:
     return [f"{store.url}/{prefix.split('/', 1)[0]}" for prefix in PREFIXES]
 
 
-def read_named(store: Store) -> ReferencedFiles:
+def read_referenced(store: Store) -> ReferencedFiles:
     """Return the files that the ledgers reference now."""
     spared = _or_none(lambda: unnamed_stacks(store))  # images first: shards are committed before
     shards = shards_ledger(store)
@@ -109,7 +109,7 @@ def read_named(store: Store) -> ReferencedFiles:
 
 
 def _picture_paths(store: Store, folder: str) -> Iterable[str]:
-    return paths_of(read_noted(store, folder).values(), folder)
+    return paths_of(read_picture_index(store, folder).values(), folder)
 
 
 def _part_paths(ledger: Ledger) -> list[str]:
@@ -123,12 +123,12 @@ def _or_none(read: Callable[[], Iterable[str]]) -> frozenset[str] | None:
         return None
 
 
-def find_leftovers(store: Store) -> list[ObjectInfo]:
+def find_unreferenced(store: Store) -> list[ObjectInfo]:
     """Return the unreferenced files, by path.
 
     Files are listed first and the ledgers read second, so that files committed in between count as
     referenced.
     """
     there = list_managed_files(store)
-    named = read_named(store)
-    return sorted((e for e in there if named.leaves(e.path)), key=lambda entry: entry.path)
+    named = read_referenced(store)
+    return sorted((e for e in there if named.is_unreferenced(e.path)), key=lambda entry: entry.path)

@@ -55,7 +55,7 @@ from engine.store.maintenance.verify_pixels import (
 )
 from engine.store.pictures import folders_there
 from engine.store.rows import rows_of
-from engine.store.tables import FOLDER, note_path, parse_note, table_names_there, table_path
+from engine.store.tables import FOLDER, parse_record, record_path, table_names_there, table_path
 
 THREADS = 4
 """Concurrent reads. Each holds one file in memory, a few tens of megabytes."""
@@ -158,7 +158,7 @@ class _Verification:
         problems += self._tables()
         problems += self._pictures()
         named = self._named(ledgers)
-        leftovers = sorted(entry.path for entry in there if named.leaves(entry.path))
+        leftovers = sorted(entry.path for entry in there if named.is_unreferenced(entry.path))
         return VerifyReport(tuple(sorted(set(problems))), tuple(leftovers), dict(self._checked))
 
     def _files_of_people(self) -> Iterator[Problem]:
@@ -294,7 +294,7 @@ class _Verification:
     # tables
 
     def _tables(self) -> Iterator[Problem]:
-        prefix = note_path("").removesuffix(".json")
+        prefix = record_path("").removesuffix(".json")
         noted = {
             e.path.removeprefix(prefix).removesuffix(".json") for e in self._store.list(prefix)
         }
@@ -303,11 +303,11 @@ class _Verification:
             yield from report_errors(table_path(name), partial(self._table, name))
 
     def _table(self, name: str) -> Iterator[Problem]:
-        path, sidecar = table_path(name), note_path(name)
+        path, sidecar = table_path(name), record_path(name)
         for last in (False, True):  # it may be replaced during the check
-            note = parse_note(self._store.read(sidecar), sidecar)
+            note = parse_record(self._store.read(sidecar), sidecar)
             if self._store.size(path) is None:
-                if note.origin is not None:
+                if note.provenance is not None:
                     yield Problem(path, MISSING, "is not there; the next run makes it again")
                 return
             data = self._store.read(path)
@@ -319,10 +319,10 @@ class _Verification:
         origin = json.loads(metadata[b"cohort.origin"])
         # Two digests mean that the table was being replaced, and the record still has the old
         # origin; none means that it was being made for the first time. The next run makes it again.
-        made = note.origin is not None and len(note.digests) == 1
-        if made and origin != note.origin:
+        made = note.provenance is not None and len(note.digests) == 1
+        if made and origin != note.provenance:
             yield Problem(sidecar, INCONSISTENT, f"has another origin than {FOLDER}/{name}")
-        yield from self._origin(path, origin, outdated=note.origin is None)
+        yield from self._origin(path, origin, outdated=note.provenance is None)
 
     def _origin(self, path: str, origin: Mapping[str, Any], outdated: bool) -> Iterator[Problem]:
         results = f"results/{origin['operation']}/v{origin['version']}"

@@ -9,7 +9,7 @@ from engine.errors import CorruptStore, MissingObject
 from engine.store.backend.base import Store
 from engine.store.digests import digest_bytes
 from engine.store.maintenance.problems import CORRUPT, MISSING, Problem, report_errors
-from engine.store.pictures import INDEX, digest_in, page_problem, read_noted
+from engine.store.pictures import INDEX, check_page, digest_in, read_picture_index
 
 REMEDY = "remove it, and cohort qc makes it again"
 
@@ -31,7 +31,7 @@ def check_pictures(store: Store, folder: str, apply: _Apply, found: set[str]) ->
     """
     yield from report_errors(f"{folder}/{INDEX}", partial(_page, store, f"{folder}/{INDEX}"))
     # Read the index before the files: files exist before they are indexed.
-    noted = read_noted(store, folder)
+    noted = read_picture_index(store, folder)
     files = {f"{folder}/{path}": size for one in noted.values() for path, size in one.files}
     found.update(files)
     yield from (problem for problem in apply(partial(_file, store), files.items()) if problem)
@@ -39,7 +39,7 @@ def check_pictures(store: Store, folder: str, apply: _Apply, found: set[str]) ->
 
 def _page(store: Store, path: str) -> Iterator[Problem]:
     if store.size(path) is not None:
-        problem = page_problem(store.read(path))
+        problem = check_page(store.read(path))
         if problem is not None:
             raise CorruptStore(path, f"{problem}; cohort qc makes it again")
     yield from ()

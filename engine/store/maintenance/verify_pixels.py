@@ -23,7 +23,7 @@ from engine.store.maintenance.problems import (
     Problem,
     report_errors,
 )
-from engine.store.pixels.shard_codec import LOST, count_chunks
+from engine.store.pixels.shard_codec import LOST_CHUNK, count_chunks
 from engine.store.pixels.stacks import stack_path
 
 PLACE = ("state", "channels", "height", "width", "dtype", "stack", "shard", "t", "z", "giant")
@@ -157,8 +157,8 @@ def _shard(
             yield Problem(row.path, INCONSISTENT, "is there, but the catalog says it is blank")
         return
     data = _read(store, row)
-    if LOST in data:
-        text = f"lacks pixels of {data.count(LOST)} images, which no source gave back"
+    if LOST_CHUNK in data:
+        text = f"lacks pixels of {data.count(LOST_CHUNK)} images, which no source gave back"
         yield Problem(row.path, MISSING, text)
     if level is None:  # its metadata are already reported
         return

@@ -27,7 +27,7 @@ from engine.store.delta.ledger import Snapshot
 from engine.store.delta.parts import Part
 from engine.store.digests import digest_bytes
 from engine.store.pixels.read_planes import PlaneIndex
-from engine.store.pixels.shard_codec import LOST, unpack_chunks
+from engine.store.pixels.shard_codec import LOST_CHUNK, unpack_chunks
 from engine.store.pixels.stacks import StackWriter
 from engine.store.rows import rows_of
 
@@ -59,13 +59,13 @@ def missing_planes(store: Store, row: ShardRow) -> frozenset[PlaneIndex] | None:
     data = store.read(row.path) if size else b""  # an all-blank shard has no file
     if data and digest_bytes(data) != row.digest:
         return None
-    if row.level or row.shard < 0 or LOST not in data:
+    if row.level or row.shard < 0 or LOST_CHUNK not in data:
         return frozenset()
     writer = StackWriter(store, row.stack)
     first = np.unravel_index(row.shard, writer.grid) * np.array(writer.shard)
     found = set()
     for chunk, piece in enumerate(unpack_chunks(data, writer.chunks)):
-        if piece == LOST:
+        if piece == LOST_CHUNK:
             t, _, *z, _, _ = (first + np.array(np.unravel_index(chunk, writer.inner))).tolist()
             found.add((t, z[0] if z else None))
     return frozenset(found)

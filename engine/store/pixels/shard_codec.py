@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import CorruptStore
 
-ABSENT = np.uint64(2**64 - 1)
+EMPTY_CHUNK = np.uint64(2**64 - 1)
 """Offset and length of a chunk that is not stored."""
 
 CHECKSUM_BYTES = 4
@@ -22,20 +22,20 @@ CHECKSUM_BYTES = 4
 
 Shard = bytes | memoryview
 
-LOST = b"\0lost: no source gave it back\0\0"
+LOST_CHUNK = b"\0lost: no source gave it back\0\0"
 """Marker in place of an image's lost chunk, in a shard whose other chunks were rewritten: no codec
 decodes it, so reading it raises, and `verify` reports it."""
 
 
 def read_index(shard: Shard, chunks: int) -> NDArray[np.uint64]:
-    """Return (chunks, 2): offset and length of each chunk, bytes, in C order; or `ABSENT`."""
+    """Return (chunks, 2): offset and length of each chunk, bytes, in C order; or `EMPTY_CHUNK`."""
     values = np.frombuffer(shard, "<u8", chunks * 2, len(shard) - CHECKSUM_BYTES - chunks * 16)
     return values.reshape(chunks, 2).astype(np.uint64)
 
 
 def count_chunks(shard: Shard, chunks: int) -> int:
     """Return the number of stored chunks of a shard."""
-    return int(np.count_nonzero(read_index(shard, chunks)[:, 0] != ABSENT))
+    return int(np.count_nonzero(read_index(shard, chunks)[:, 0] != EMPTY_CHUNK))
 
 
 def merge_shards(
@@ -84,7 +84,7 @@ def unpack_chunks(shard: Shard, chunks: int) -> list[bytes | None]:
     """
     found: list[bytes | None] = []
     for first, length in _checked_index(shard, chunks).tolist():
-        found.append(None if first == ABSENT else bytes(shard[first : first + length]))
+        found.append(None if first == EMPTY_CHUNK else bytes(shard[first : first + length]))
     return found
 
 
@@ -96,7 +96,7 @@ def pack_chunks(pieces: Sequence[bytes | None]) -> bytes:
     >>> unpack_chunks(pack_chunks([b"one", None, b"three"]), 3)
     [b'one', None, b'three']
     """
-    index = np.full((len(pieces), 2), ABSENT, "<u8")
+    index = np.full((len(pieces), 2), EMPTY_CHUNK, "<u8")
     offset = 0
     for chunk, piece in enumerate(pieces):
         if piece is not None:

@@ -210,7 +210,7 @@ class StackWriter:
             try:
                 self._store.create_from(path, assembled)
             except AlreadyExists:
-                data = self._adopt(path, data, pixels)
+                data = self._reuse_existing(path, data, pixels)
         return self._row(path, index, data, count_chunks(data, self.chunks))
 
     def encode(self, index: int, pixels: NDArray[Any]) -> bytes:
@@ -260,19 +260,19 @@ class StackWriter:
         array[tuple(slice(0, n) for n in pixels.shape)] = pixels
         return folder / shard_key((1,) * len(self.shard), 0)
 
-    def _adopt(self, path: str, mine: bytes, pixels: NDArray[Any]) -> bytes:
+    def _reuse_existing(self, path: str, mine: bytes, pixels: NDArray[Any]) -> bytes:
         """Reuse the shard of an earlier attempt if its pixels are equal."""
         there = self._store.read(path)
         if there == mine:
             return there
-        with self.opened(there) as array:
+        with self.open_bytes(there) as array:
             same = np.array_equal(array[tuple(slice(0, n) for n in pixels.shape)], pixels)
         if not same:
             raise Conflict(path)
         return there
 
     @contextmanager
-    def opened(self, data: bytes) -> Iterator[zarr.Array[Any]]:
+    def open_bytes(self, data: bytes) -> Iterator[zarr.Array[Any]]:
         """Yield an array of the shard's shape, backed by the given bytes, e.g. damaged ones."""
         from engine.store.pixels.zarr_arrays import open_array
 
@@ -371,5 +371,7 @@ class StackReader:
             # zarr and zarrs raise many types for bad checksums; their texts hold no pixels.
             where = f"{stack_path(stack)}/{level}"
             told = f"a chunk can't be decoded ({type(error).__name__})"
-            named = self._store.refusal(error, where, reading=True) or CorruptStore(where, told)
+            named = self._store.as_store_error(error, where, reading=True) or CorruptStore(
+                where, told
+            )
             raise named from None

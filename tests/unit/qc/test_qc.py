@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import engine
 from engine.conditions.tree import ConditionError
 from engine.errors import Interrupted, NothingFound
-from engine.store.pictures import MONTAGE, OVERLAY, read_noted, write_noted
+from engine.store.pictures import MONTAGE, OVERLAY, read_picture_index, write_picture_index
 from jobs.cli import app
 from jobs.messages.core import status_lines
 from tests.support.images import discs, put
@@ -78,7 +78,7 @@ def test_every_image_has_a_picture_and_a_second_call_makes_nothing(
     assert "The file ends before its image does." in page.text
     assert "channel needed" in page.text
     assert page.elements.count("svg") == 4
-    noted = read_noted(small.cohort.store, FOLDER)
+    noted = read_picture_index(small.cohort.store, FOLDER)
     rows = small.cohort.table("circles_by_image").set_index("image_id")
     for (kind, name), picture in noted.items():
         with Image.open(small.path / FOLDER / picture.path) as opened:
@@ -172,7 +172,7 @@ def test_an_interrupted_call_goes_on_where_it_was(small: Any, client: Client) ->
     asked = iter([False, False, False])
     with pytest.raises(Interrupted):
         small.cohort.qc(client=client, stop=lambda: next(asked, True))
-    done = len(read_noted(small.cohort.store, FOLDER))
+    done = len(read_picture_index(small.cohort.store, FOLDER))
     assert 0 < done < 8
     (report,) = small.cohort.qc(client=client)
     assert (report.made, report.up_to_date) == (8 - done, done)
@@ -182,13 +182,13 @@ def test_an_interrupted_call_goes_on_where_it_was(small: Any, client: Client) ->
 def test_what_another_driver_noted_stays_noted(small: Any, client: Client) -> None:
     store = small.cohort.store
     small.cohort.qc(client=client)
-    all_of_it = read_noted(store, FOLDER)
+    all_of_it = read_picture_index(store, FOLDER)
     one, *others = all_of_it
     mine = {one: all_of_it[one]}
-    write_noted(store, FOLDER, mine, known={})  # it began when nothing was noted
-    assert read_noted(store, FOLDER) == all_of_it
-    write_noted(store, FOLDER, mine, known=all_of_it)
-    assert read_noted(store, FOLDER) == mine
+    write_picture_index(store, FOLDER, mine, known={})  # it began when nothing was noted
+    assert read_picture_index(store, FOLDER) == all_of_it
+    write_picture_index(store, FOLDER, mine, known=all_of_it)
+    assert read_picture_index(store, FOLDER) == mine
     assert others
 
 
@@ -201,7 +201,7 @@ def test_pixels_that_are_damaged_cost_their_own_picture(small: Any, client: Clie
     assert report.reasons == {"corrupt_pixels": report.failed}
     assert report.failed > 0
     assert report.shown < 7
-    noted = read_noted(small.cohort.store, FOLDER)
+    noted = read_picture_index(small.cohort.store, FOLDER)
     assert (OVERLAY, row["image_id"]) not in noted
     page_of(small.path)
     assert small.cohort.qc(client=client)[0].failed == report.failed  # it is tried again
@@ -220,7 +220,9 @@ def test_a_giant_image_is_drawn_from_its_pyramid(client: Client, tmp_path: Path)
     cohort.run(engine.circles(radius_px=(30, 50)), client=client)
     (report,) = cohort.qc(client=client)
     assert (report.made, report.failed) == (2, 0)
-    (picture,) = [one for one in read_noted(cohort.store, FOLDER).values() if one.kind == OVERLAY]
+    (picture,) = [
+        one for one in read_picture_index(cohort.store, FOLDER).values() if one.kind == OVERLAY
+    ]
     assert (picture.outlines, picture.height, picture.scale) == (3, 575, 4.0)
     with Image.open(tmp_path / "c" / FOLDER / picture.path) as opened:
         drawn = np.asarray(opened).astype(int)
@@ -261,7 +263,7 @@ def test_a_condition_chooses_the_overlays(small: Any, client: Client) -> None:
     assert 0 < len(wanted) < 6
     where = "count > 1 and name != 'copy'"
     report = small.cohort.qc("circles", client=client, where=where)
-    noted = read_noted(small.cohort.store, FOLDER)
+    noted = read_picture_index(small.cohort.store, FOLDER)
     assert sorted(name for kind, name in noted if kind == OVERLAY) == wanted
     assert (report.images, report.shown) == (8, len(wanted))
     report = small.cohort.qc("circles", client=client)
@@ -303,7 +305,7 @@ def test_marks_that_reorder_or_command_are_shown_escaped(client: Client, tmp_pat
 
 def test_montages_show_objects_of_their_experiment_only(small: Any, client: Client) -> None:
     small.cohort.qc(client=client)
-    montages = [n for kind, n in read_noted(small.cohort.store, FOLDER) if kind == MONTAGE]
+    montages = [n for kind, n in read_picture_index(small.cohort.store, FOLDER) if kind == MONTAGE]
     assert montages == ["d1\ns1\ne1"]
 
 

@@ -16,7 +16,7 @@ import engine
 from engine.errors import ConfigError, NoTable, NothingFound, ParameterError, UsageError
 from engine.operations import registry
 from engine.store.results import read_key
-from engine.store.tables import read_origin, write_table
+from engine.store.tables import read_provenance, write_table
 from tests.support.images import Counting, Second, computed, discs, grey, night, put
 from tests.support.operations import install_below, register
 
@@ -304,7 +304,7 @@ def test_a_table_is_never_replaced_by_an_older_one(cohort: engine.Cohort) -> Non
     assert not write(2, key="k", catalog=3, results=4)
     assert not write(3, key="k", catalog=2, results=9)
     assert cohort.table("t")["n"].to_list() == [1]
-    assert read_origin(cohort.store, "t") == {"key": "k", "catalog": 3, "results": 5}
+    assert read_provenance(cohort.store, "t") == {"key": "k", "catalog": 3, "results": 5}
     assert write(4, key="k", catalog=3, results=6)
     assert write(5, key="other", catalog=1, results=1)  # another question: declared just now
     assert cohort.table("t")["n"].to_list() == [5]

@@ -13,7 +13,7 @@ from engine.store.catalog import annotations
 from engine.store.catalog.annotations import AnnotationRow, annotation_table
 from engine.store.catalog.tables import IMAGES, SHARDS, ImageRow, ShardRow, image_table, shard_table
 from engine.store.pictures import SCHEMA as PICTURES
-from engine.store.pictures import Picture, note_bytes, parse_note
+from engine.store.pictures import Picture, index_bytes, parse_index
 from engine.store.results import PLANNED, result_schema
 from engine.store.rows import rows_of
 
@@ -73,5 +73,5 @@ def test_values_are_in_the_columns_of_their_names() -> None:
     assert (image["version"], image["noise_sd"], image["giant"]) == (3, [1.0, 2.0], True)
     assert (failed["fields"], failed["noise_sd"], failed["position_mm"]) == ([], [], None)
     assert annotation_table([DRAWN]).to_pylist()[0]["rings"] == [[1.0, 2.0, 3.0, 4.0], []]
-    note = note_bytes([SHOWN])
-    assert parse_note(note, "note") == {("overlay", "r/a"): SHOWN}
+    note = index_bytes([SHOWN])
+    assert parse_index(note, "note") == {("overlay", "r/a"): SHOWN}

@@ -13,7 +13,7 @@ from engine.store.backend.local import LocalStore
 from engine.store.config import Identity, read_identity
 from engine.store.delta.integrity import HeadRecord, parse_head
 from engine.store.sealed_json import seal
-from engine.store.tables import Note, parse_note
+from engine.store.tables import TableRecord, parse_record
 
 HEAD = (
     b'{"version": 3, "digest": "d", "checkpoints": {"a": "1", "b": "2"}, '
@@ -42,15 +42,15 @@ def identity_of(raw: bytes, folder: Path) -> Identity:
 def test_records_are_written_and_read_as_format_1_has_them(tmp_path: Path) -> None:
     head = HeadRecord(3, "d", {"b": "2", "a": "1"})
     repaired = HeadRecord(4, "d", repaired=True)
-    note = Note(("é",), {"catalog": 1}, (("e", {"catalog": 2}),))
+    note = TableRecord(("é",), {"catalog": 1}, (("e", {"catalog": 2}),))
     assert [head.as_bytes(), repaired.as_bytes(), note.as_bytes()] == [HEAD, REPAIRED, NOTE]
     assert [parse_head(HEAD, ""), parse_head(REPAIRED, "")] == [head, repaired]
-    assert parse_note(NOTE, "") == note
+    assert parse_record(NOTE, "") == note
     assert identity_of(IDENTITY, tmp_path) == Identity(1, "x")
 
 
 @pytest.mark.parametrize(
-    ("raw", "read"), [(HEAD, parse_head), (NOTE, parse_note), (IDENTITY, None)]
+    ("raw", "read"), [(HEAD, parse_head), (NOTE, parse_record), (IDENTITY, None)]
 )
 def test_any_changed_byte_is_found(
     raw: bytes, read: Callable[[bytes, Any], Any] | None, tmp_path: Path
