@@ -285,7 +285,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         stop: Callable[[], bool],
     ) -> RunReport:
         from engine.runs.driver import PlannedRun, RunReport, execute_plan
-        from engine.runs.labels.driver import run_numbers
+        from engine.runs.labels.driver import restore_labels, run_numbers
         from engine.tables.driver import make_tables
 
         began = time.perf_counter()
@@ -303,6 +303,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         if publisher.gone:
             check_writable(self.store)
             publisher.forget_gone()
+        restore_labels(self.store, operation, plan.undescribed, self._files)
         if plan.to_compute:
             check_writable(self.store)
             run = PlannedRun(self.store, operation, plan, self._files(), publisher, report)

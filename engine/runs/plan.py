@@ -136,6 +136,8 @@ class Plan:
         The work itself.
     damaged
         Paths of label shards to rewrite with all their images.
+    undescribed
+        Label images (stack, name) whose metadata or index a run makes again.
     changes
         For a changed key, differences from the key with the most results: name to (old, new).
     """
@@ -153,6 +155,7 @@ class Plan:
     images: tuple[str, ...] = field(repr=False)
     changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     damaged: frozenset[str] = frozenset()
+    undescribed: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def to_compute(self) -> int:
@@ -270,6 +273,7 @@ def plan_run(  # noqa: PLR0913 - options by name
         images=tuple(names),
         changes=changes if causes[cause_of_change] else {},
         damaged=labelled.damaged,
+        undescribed=frozenset() if labels is None else labels.undescribed,
     )
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow.compute as pc
 
-from engine.execution.progress import Events
+from engine.execution.progress import Events, counted
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.workers import wait_for_slots
+from engine.ingest.repair.metadata import restore_metadata
 from engine.ingest.repair.worker import PlaneToRestore, RepairResult, RepairTask, repair_shards
 from engine.ingest.report import IngestReport
 from engine.ingest.tasks import SourceFile
@@ -98,6 +99,12 @@ class RepairDriver:
                     self._shards[row.stack, row.shard] = lost
             events.advance("stored pixels", len(answer.task), failed=len(answer.value))
         events.finish("stored pixels")
+        whole = restore_metadata(self._store, [row for row in self._damaged if row.shard < 0])
+        if whole:
+            self._damaged = [row for row in self._damaged if row not in whole]
+            for row in whole:
+                self._shards.pop((row.stack, row.shard), None)
+            events.note(f"Made {counted(len(whole), 'files')} of metadata of stacks again.")
         self._damaged.sort(key=lambda row: (row.stack, row.level, row.shard))
         self._stacks = {row.stack for row in self._damaged}
 

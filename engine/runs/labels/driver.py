@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -35,6 +35,22 @@ def number_task(
 ) -> tuple[StagedLabelShard, ...]:
     """Label the objects of some blocks on a worker."""
     return write_object_labels(store, operation, attempt.task)
+
+
+def restore_labels(
+    store: Store,
+    operation: Operation,
+    undescribed: Collection[tuple[str, str]],
+    files: Callable[[], Sequence[ShardRow]],
+) -> None:
+    """Make missing metadata of label images (stack, name), and indexes of them, again."""
+    if not undescribed:
+        return
+    check_writable(store)
+    images = {image.name: image for image in (operation.class_image, operation.object_image)}
+    labels = LabelPublisher(store)
+    pairs = [(stack, images[name]) for stack, name in undescribed]
+    labels.restore(pairs, {row.path: row for row in files()})
 
 
 def run_numbers(
@@ -71,6 +87,7 @@ def run_numbers(
         return
     stacks, names = {item.stack for item in giants}, (operation.object_image.name,)
     state = read_label_state(store, lambda stack: names if stack in stacks else ())
+    restore_labels(store, operation, state.undescribed, files)
     due = [item for item in giants if missing_blocks(item, state)]
     if not due:
         return

@@ -53,12 +53,14 @@ class LabelState:
     """State of stored label images.
 
     ``whole`` are the shards (stack, shard) with all labels as committed, ``torn`` those with
-    damaged or missing files, and ``damaged`` the paths of these files.
+    damaged or missing files, and ``damaged`` the paths of these files. ``undescribed`` are the
+    label images (stack, name) with damaged or missing metadata, or in stacks without an index.
     """
 
     whole: frozenset[tuple[str, int]] = frozenset()
     torn: frozenset[tuple[str, int]] = frozenset()
     damaged: frozenset[str] = frozenset()
+    undescribed: frozenset[tuple[str, str]] = frozenset()
 
 
 def is_label(stack: str) -> bool:
@@ -209,7 +211,7 @@ def read_label_rows(store: Store, names: Callable[[str], Collection[str]]) -> It
 
 
 def read_label_state(store: Store, names: Callable[[str], Collection[str]]) -> LabelState:
-    """Return the state of label images by their files' sizes, with one listing per label image.
+    """Return the state of label images by their files' sizes, with one listing per stack.
 
     Parameters
     ----------
@@ -219,8 +221,14 @@ def read_label_state(store: Store, names: Callable[[str], Collection[str]]) -> L
     rows = list(read_label_rows(store, names))
     sizes = {
         entry.path: entry.size
-        for stack in sorted({row.stack for row in rows})
-        for entry in store.list(f"{stack_path(stack)}/")
+        for stack in sorted({image_stack(row.stack) for row in rows})
+        for entry in store.list(index_path(stack).removesuffix("zarr.json"))
+    }
+    undescribed = {
+        (image_stack(row.stack), row.stack.partition(LABELS)[2])
+        for row in rows
+        if row.shard < 0
+        and (sizes.get(row.path) != row.size or index_path(image_stack(row.stack)) not in sizes)
     }
     levels: dict[str, int] = {}  # by label image
     named: dict[tuple[str, int], dict[str, set[int]]] = {}
@@ -246,4 +254,4 @@ def read_label_state(store: Store, names: Callable[[str], Collection[str]]) -> L
         if len(paths) == due(place[0]) and not damaged & set(paths)
     )
     torn = frozenset(place for place, paths in named.items() if damaged & set(paths))
-    return LabelState(whole, torn, frozenset(damaged))
+    return LabelState(whole, torn, frozenset(damaged), frozenset(undescribed))

@@ -10,8 +10,9 @@ even if a driver dies, each shard is in a state that the catalog names.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -120,9 +121,33 @@ class LabelPublisher:
         self._commit(rows)
         if any(self._store.size(row.path) is None for row in rows):  # gc ran before the commit
             self._each(lambda pair: create_label_image(self._store, *pair, files), due)
-        self._each(self._check_metadata, [pair for pair in pairs if pair not in due])
-        new = {stack for stack, _ in due}
-        for stack in sorted({stack for stack, _ in pairs}):
+        old = [pair for pair in pairs if pair not in due]
+        self._each(lambda pair: self._check_metadata(pair, files), old)
+        self._note_indexes({stack for stack, _ in pairs}, {stack for stack, _ in due})
+
+    def restore(
+        self, undescribed: Iterable[tuple[str, LabelImage]], files: Mapping[str, ShardRow]
+    ) -> None:
+        """Make missing metadata and indexes again; `cohort verify` names all other damage.
+
+        Parameters
+        ----------
+        undescribed
+            Stacks, each with a label image.
+        files
+            Catalog rows by path, of the stacks' metadata.
+        """
+
+        def mend(pair: tuple[str, LabelImage]) -> None:
+            with contextlib.suppress(MissingObject, CorruptStore, Conflict):
+                self._check_metadata(pair, files)
+
+        pairs = set(undescribed)
+        self._each(mend, pairs)
+        self._note_indexes({stack for stack, _ in pairs})
+
+    def _note_indexes(self, stacks: Iterable[str], new: Collection[str] = ()) -> None:
+        for stack in sorted(stacks):
             if stack in new or self._store.size(index_path(stack)) is None:
                 note_index(self._store, stack, self._names[stack])
 
@@ -174,11 +199,15 @@ class LabelPublisher:
         """Drop the superseded states of replaced shards from the catalog."""
         self._commit([])
 
-    def _check_metadata(self, pair: tuple[str, LabelImage]) -> None:
-        group = f"{stack_path(label_stack(pair[0], pair[1].name))}/"
-        for path, known in list(self._known.items()):
-            metadata = path.startswith(group) and path.endswith("/zarr.json")
-            if metadata and digest_bytes(self._store.read(path)) not in known:
+    def _check_metadata(self, pair: tuple[str, LabelImage], files: Mapping[str, ShardRow]) -> None:
+        """Compare metadata with the catalog; create those that are missing."""
+        group = stack_path(label_stack(pair[0], pair[1].name))
+        levels = (f"{group}/{level}/zarr.json" for level in itertools.count())
+        paths = [f"{group}/zarr.json", *itertools.takewhile(self._known.__contains__, levels)]
+        if any(self._store.size(path) is None for path in paths):
+            create_label_image(self._store, *pair, files)
+        for path in paths:
+            if digest_bytes(self._store.read(path)) not in self._known[path]:
                 raise CorruptStore(path, "its bytes do not match the catalog's digest")
 
     # one shard

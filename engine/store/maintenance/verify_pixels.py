@@ -124,7 +124,8 @@ def check_indexes(store: Store, rows: Sequence[ShardRow]) -> Iterator[Problem]:
         if data is not None and listed is None:
             yield Problem(path, CORRUPT, "is not the list that the engine wrote")
         elif not due <= set(listed or ()):
-            yield Problem(path, STALE, "lacks label images; a run that computes labels adds them")
+            why = "is not there" if data is None else "lacks label images, so remove it"
+            yield Problem(path, STALE, f"{why}; the next run of their operation makes it again")
 
 
 def _read(store: Store, row: ShardRow) -> bytes:

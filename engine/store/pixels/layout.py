@@ -227,7 +227,7 @@ def plan_stack_layouts(
 
     plans: list[StackLayout] = []
     for members in shared.values():
-        plans.append(_plan_stack(f"{ingest}-{len(plans):03d}", members, limits))
+        plans.append(plan_stack(f"{ingest}-{len(plans):03d}", members, limits))
     for members in series.values():
         by_kind: dict[tuple[object, ...], list[IncomingPlane]] = defaultdict(list)
         times: Counter[tuple[object, ...]] = Counter()
@@ -240,13 +240,14 @@ def plan_stack_layouts(
             times[kind, arrival.place] += 1
             by_kind[(*kind, times[kind, arrival.place])].append(arrival)
         for alike in by_kind.values():
-            plans.append(_plan_series(f"{ingest}-{len(plans):03d}", alike, limits))
+            plans.append(plan_series(f"{ingest}-{len(plans):03d}", alike, limits))
     for arrival in giants:
-        plans.append(_plan_giant(f"{ingest}-{len(plans):03d}", arrival))
+        plans.append(plan_giant(f"{ingest}-{len(plans):03d}", arrival))
     return tuple(plans)
 
 
-def _plan_stack(name: str, members: Sequence[IncomingPlane], limits: Limits) -> StackLayout:
+def plan_stack(name: str, members: Sequence[IncomingPlane], limits: Limits) -> StackLayout:
+    """Return the layout of images of one kind; smaller ones are padded."""
     channels = members[0].shape[0]
     height = max(arrival.shape[1] for arrival in members)
     width = max(arrival.shape[2] for arrival in members)
@@ -265,7 +266,8 @@ def _plan_stack(name: str, members: Sequence[IncomingPlane], limits: Limits) -> 
     )
 
 
-def _plan_series(name: str, members: Sequence[IncomingPlane], limits: Limits) -> StackLayout:
+def plan_series(name: str, members: Sequence[IncomingPlane], limits: Limits) -> StackLayout:
+    """Return the layout of the planes of a series."""
     places = [arrival.place or (0, 0) for arrival in members]
     steps, planes = max(t for t, _ in places) + 1, max(z for _, z in places) + 1
     channels, height, width = members[0].shape
@@ -289,7 +291,8 @@ def _plan_series(name: str, members: Sequence[IncomingPlane], limits: Limits) ->
     )
 
 
-def _plan_giant(name: str, arrival: IncomingPlane) -> StackLayout:
+def plan_giant(name: str, arrival: IncomingPlane) -> StackLayout:
+    """Return the layout of a giant image."""
     channels = arrival.shape[0]
     return StackLayout(
         name,

@@ -84,13 +84,19 @@ class LevelPlan:
 
 def create_stack(store: Store, plan: StackLayout) -> list[ShardRow]:
     """Write the metadata of all levels of a stack, and return their rows for the catalog."""
+    return _create(store, plan.name, stack_metadata(store, plan))
+
+
+def stack_metadata(store: Store, plan: StackLayout) -> dict[str, bytes]:
+    """Return the metadata files of a stack, by path in the order in which they are written."""
+    from engine.store.pixels.zarr_arrays import pixel_codecs
+
     shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
     known = plan.spacing_um, plan.lattice, plan.channel_names
     attributes = group_attributes(plan.name, shapes, *known)
     levels = [LevelPlan(shape, plan.shard, plan.chunk) for shape in shapes]
-    from engine.store.pixels.zarr_arrays import pixel_codecs
-
-    return create_image(store, plan.name, levels, plan.dtype, attributes, pixel_codecs(plan.dtype))
+    codecs = pixel_codecs(plan.dtype)
+    return _metadata(store, plan.name, levels, plan.dtype, attributes, codecs)
 
 
 def create_image(
@@ -99,7 +105,6 @@ def create_image(
     levels: Sequence[LevelPlan],
     dtype: str,
     attributes: Mapping[str, Any],
-    codecs: Sequence[BytesBytesCodec] | None = None,
 ) -> list[ShardRow]:
     """Write the metadata of an OME-Zarr image; reuse existing metadata if they are equal.
 
@@ -111,8 +116,6 @@ def create_image(
         Arrays of axes t,c,y,x or t,c,z,y,x, finest first.
     attributes
         Attributes of the group.
-    codecs
-        Compressors of the chunks; the last one has a checksum.
 
     Returns
     -------
@@ -123,12 +126,21 @@ def create_image(
     Conflict
         If different metadata exist.
     """
-    import zarr
-
     from engine.store.pixels.zarr_arrays import ZSTD
 
-    path = stack_path(stack)
-    rows = []
+    return _create(store, stack, _metadata(store, stack, levels, dtype, attributes, ZSTD))
+
+
+def _metadata(
+    store: Store,
+    stack: str,
+    levels: Sequence[LevelPlan],
+    dtype: str,
+    attributes: Mapping[str, Any],
+    codecs: Sequence[BytesBytesCodec],
+) -> dict[str, bytes]:
+    import zarr
+
     with store.staging() as folder:
         made = folder / "stack.zarr"
         group = zarr.create_group(made, zarr_format=3, attributes=dict(attributes))
@@ -140,21 +152,27 @@ def create_image(
                 dtype=dtype,
                 chunks=level.chunk,
                 shards=level.shard,
-                compressors=ZSTD if codecs is None else codecs,
+                compressors=codecs,
                 fill_value=0,
                 dimension_names=names,
             )
-        for number in [*range(len(levels)), -1]:  # the group last: viewers see complete stacks
-            name = "zarr.json" if number < 0 else f"{number}/zarr.json"
-            data = (folder / "stack.zarr" / name).read_bytes()
-            try:
-                store.create(f"{path}/{name}", data)
-            except AlreadyExists:
-                data, mine = store.read(f"{path}/{name}"), data
-                if data != mine and json.loads(data) != json.loads(mine):
-                    raise Conflict(f"{path}/{name}") from None
-            digest = digest_bytes(data)
-            rows.append(ShardRow(f"{path}/{name}", stack, number, -1, digest, len(data), -1))
+        # The group last: viewers see complete stacks.
+        files = [*(f"{number}/zarr.json" for number in range(len(levels))), "zarr.json"]
+        return {f"{stack_path(stack)}/{name}": (made / name).read_bytes() for name in files}
+
+
+def _create(store: Store, stack: str, files: Mapping[str, bytes]) -> list[ShardRow]:
+    rows = []
+    for number, (path, mine) in enumerate(files.items()):
+        data = mine
+        try:
+            store.create(path, mine)
+        except AlreadyExists:
+            data = store.read(path)
+            if data != mine and json.loads(data) != json.loads(mine):
+                raise Conflict(path) from None
+        level = number if number < len(files) - 1 else -1
+        rows.append(ShardRow(path, stack, level, -1, digest_bytes(data), len(data), -1))
     return rows
 
 

@@ -153,6 +153,29 @@ def test_a_failed_image_has_no_labels_until_it_succeeds(
     assert not fresh.verify().problems
 
 
+def test_lost_metadata_of_labels_are_named_and_made_again(
+    made: engine.Cohort, client: Client, tmp_path: Path
+) -> None:
+    """Each file in turn: a run that has nothing to compute makes it again, byte by byte."""
+    cohort = engine.open(shutil.copytree(place_of(made), tmp_path / "cohort"))
+    place = place_of(cohort)
+    files = sorted(place.glob("pixels/*.zarr/labels/**/zarr.json"))
+    assert len(files) > 9
+    everything = {path: path.read_bytes() for path in files}
+    for damage in ("gone", "gone together"):
+        for group in [[path] for path in files] if damage == "gone" else [files]:
+            for path in group:
+                path.unlink()
+            named = {place / problem.path for problem in cohort.verify().problems}
+            assert named == {*group}
+            assert cohort.plan(Bands()).to_compute == 0
+            assert not any(path.exists() for path in group)
+            assert cohort.run(Bands(), client=client).planned == 0
+            assert {path: path.read_bytes() for path in files} == everything
+            assert cohort.verify().problems == ()
+    check_labels(cohort, Bands())
+
+
 def test_lost_labels_are_named_and_computed_again(
     broken: engine.Cohort, client: Client, tmp_path: Path
 ) -> None:
