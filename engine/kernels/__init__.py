@@ -10,5 +10,6 @@ validates planes and their memory layout; `outline_drawing` draws soft outlines.
 
 `contours.geometry` fills and measures polygons, `contours.trace` traces masks, `contours.checks`
 checks contours for plausibility, and `contours.ventricle` measures ventricular walls and volumes.
-`segmentation`, `networks` and `tiling` segment pixels, with and without neural networks.
+`segmentation`, `networks` and `tiling` segment pixels, with and without neural networks. `objects`
+measures the objects of label images, as scikit-image defines their measures.
 """

@@ -15,6 +15,7 @@ NAMES = (
     "bench_batches",
     "bench_segment",
     "bench_marrow",
+    "bench_measure",
 )
 
 
