@@ -4,7 +4,9 @@
 (rasterisation), ``image`` (one image by number), ``files`` (files and the truth table) and
 ``scoring`` (found circles against true ones). ``cine`` makes DICOM files of a beating ventricle
 with contours: ``frames`` and ``files``. ``marrow`` makes slides of bone marrow: ``options``,
-``tissue`` (anatomy), ``stain`` (colours), ``slide`` (any rows of a slide) and ``files``.
+``tissue`` (anatomy), ``stain`` (colours), ``slide`` (any rows of a slide) and ``files``. ``cells``
+makes two-channel fluorescence: ``options``, ``random_lattice``, ``nuclei`` (placement and shape),
+``field`` (any region), ``objects`` (numbers and sums), ``tiff_file`` and ``files``.
 """
 
 from engine.phantoms.cine.files import write_cine

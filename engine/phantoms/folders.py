@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,3 +41,11 @@ def write_if_new(path: Path, data: bytes) -> None:
     if not (path.exists() and path.read_bytes() == data):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def replace_if_new(part: Path, path: Path) -> None:
+    """Move a complete file to its place, unless one of the same content is there already."""
+    if path.exists() and filecmp.cmp(part, path, shallow=False):
+        part.unlink()
+    else:
+        part.replace(path)

@@ -12,21 +12,25 @@ import typer
 from engine.errors import ParameterError
 from engine.execution.progress import counted
 from engine.phantoms import CineOptions, DiscOptions, write_cine, write_discs
+from engine.phantoms.cells.files import IMAGES, SUBJECTS_FILE, write_cells
+from engine.phantoms.cells.options import CellOptions
 from engine.phantoms.marrow.files import write_marrow
 from engine.phantoms.marrow.options import FORMATS, MarrowOptions
 from jobs.framework import command
 from jobs.options import read_value
 from jobs.output import Output
 
-app = typer.Typer(help="Make images with known truth (truth.parquet beside them).")
+app = typer.Typer(help="Make images with known truth beside them.")
 
 OPTIONS = {
+    "channels": "--channels",
     "directory": "DIR",
     "discs": "--discs",
     "format": "--format",
     "radius_px": "--radius-px",
     "size_px": "--size",
     "spacing_mm": "--spacing-mm",
+    "spacing_um": "--spacing-um",
 }
 """Option names that differ from ``--name``, or that errors of the engine mention."""
 
@@ -49,7 +53,7 @@ Range = Annotated[str | None, typer.Option(metavar="LOW:HIGH")]
 
 @app.callback()
 def phantoms() -> None:
-    """Make images with known truth (truth.parquet beside them)."""
+    """Make images with known truth beside them."""
 
 
 @command(app)
@@ -170,6 +174,48 @@ def marrow(
         {"directory": str(directory), "images": images, "truth": str(truth)},
         f"Made {images} slides of marrow in {directory}/slides, with masks in "
         f"{directory}/masks; their areas are in {truth}.",
+    )
+    return 0
+
+
+@command(app)
+def cells(
+    output: Output,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    images: Annotated[int, typer.Option(help="Number of fields, of six subjects in turn.")] = 12,
+    size: Annotated[str, typer.Option(metavar="PX", help="Side, or HEIGHTxWIDTH.")] = "1024",
+    channels: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Names of the two channels.")
+    ] = "DAPI,CD3",
+    spacing_um: Annotated[float, typer.Option(help="Pixel size, micrometres.")] = 0.325,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same files.")] = 0,
+) -> int:
+    """Make two-channel fluorescence (OME-TIFF) of touching cells, with exact instance masks.
+
+    Nuclei are in the first channel; in the second, some cells are positive for a marker. The share
+    of positive cells differs between the groups of subjects.csv. Fields of any size are streamed.
+    """
+    with named_as_options():
+        sides = _size(size)
+        options = CellOptions(
+            images=images,
+            size=(sides, sides) if isinstance(sides, int) else sides,
+            channels=tuple(channels.split(",")),  # type: ignore[arg-type]
+            spacing_um=spacing_um,
+            seed=seed,
+        )
+        truth = write_cells(directory, options)
+    pixels, groups = directory / IMAGES, directory / SUBJECTS_FILE
+    output.result(
+        {
+            "directory": str(directory),
+            "images": images,
+            "truth": str(truth),
+            "subjects": str(groups),
+        },
+        f"Made {counted(images, 'fields')} of cells in {pixels}; masks and a table of the nuclei "
+        f"are in {truth.parent}, the subjects' groups in {groups}.\n"
+        f"Next: cohort ingest COHORT {pixels}",
     )
     return 0
 

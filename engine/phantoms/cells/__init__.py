@@ -1,0 +1,1 @@
+"""Phantoms of fluorescence: two-channel fields of cells with instance masks."""
