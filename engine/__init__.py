@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.operations.cardiac.contours import Contours as contours  # noqa: N813
     from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
     from engine.operations.function import from_function
+    from engine.operations.instances import InstanceOperation
     from engine.operations.outlines import Outline
     from engine.operations.segment.operation import Segment as segment  # noqa: N813
 
@@ -34,6 +35,7 @@ _HOMES = {
     "Events": "engine.execution.progress:Events",
     "Image": "engine.operations.base:Image",
     "ImageFailed": "engine.operations.base:ImageFailed",
+    "InstanceOperation": "engine.operations.instances:InstanceOperation",
     "LabelImages": "engine.learning.datasets.label_images:LabelImages",
     "LayeredFiles": "engine.learning.datasets.mask_files:LayeredFiles",
     "MaskFolders": "engine.learning.datasets.mask_files:MaskFolders",
@@ -57,6 +59,7 @@ __all__ = [
     "Events",
     "Image",
     "ImageFailed",
+    "InstanceOperation",
     "LabelImages",
     "LayeredFiles",
     "MaskFolders",

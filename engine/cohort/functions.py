@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -43,7 +43,8 @@ class Functions:
         function: Callable[..., Any],
         *,
         name: str,
-        schema: Mapping[str, Any] | pa.Schema,
+        schema: Mapping[str, Any] | pa.Schema | None = None,
+        labels: Literal["instances"] | None = None,
         version: int = 1,
         parameters: Mapping[str, Any] | None = None,
         resources: Mapping[str, float] | None = None,
@@ -66,8 +67,8 @@ class Functions:
 
         Parameters
         ----------
-        function, name, schema, version, parameters, resources, object_name, averaged_columns,
-        halo_px
+        function, name, schema, labels, version, parameters, resources, object_name,
+        averaged_columns, halo_px
             Definition of the operation; see `engine.from_function`, which only creates the
             operation, to plan with it or to try it on one array.
         client, where, limit, retry_failed, events
@@ -87,6 +88,7 @@ class Functions:
             function,
             name=name,
             schema=schema,
+            labels=labels,
             version=version,
             parameters=parameters,
             resources=resources,

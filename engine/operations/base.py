@@ -83,6 +83,8 @@ class Operation(LabelSpec, BaseModel):
     image_columns
         Columns of `summarise_images`: in the table by image, and as mean and standard deviation
         over images in the table by experiment.
+    order_columns
+        Columns that order the objects of an image, if ``object_schema`` has them.
     """
 
     # JSON has no infinities or NaN, so distinct values would get equal keys: reject them.
@@ -105,6 +107,7 @@ class Operation(LabelSpec, BaseModel):
     non_key_parameters: ClassVar[frozenset[str]] = frozenset()
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
     image_columns: ClassVar[tuple[str, ...]] = ()
+    order_columns: ClassVar[tuple[str, ...]] = ("y", "x")
 
     # Earlier names, for one version.
     singular: ClassVar[Any] = RenamedMember("object_name")

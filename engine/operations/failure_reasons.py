@@ -87,6 +87,22 @@ OF_RESULTS = {
         "The operation returned columns of different lengths.",
         "This is a bug of the operation, not a problem of the image; report it to its author.",
     ),
+    "labels_are_a_mask": (
+        "The operation returned a mask, which does not tell objects apart.",
+        "Number the objects, e.g. by skimage.measure.label(mask).",
+    ),
+    "labels_of_another_shape": (
+        "The operation returned labels of another size than the image that it was given.",
+        "This is a bug of the operation: its labels need the height and width of the image.",
+    ),
+    "negative_labels": (
+        "The operation returned negative labels.",
+        "This is a bug of the operation: objects have positive numbers, and background is 0.",
+    ),
+    "answer_without_labels": (
+        "The function returned columns without labels.",
+        "Return the integer array itself, or a dict that has it as labels.",
+    ),
     "out_of_memory": (
         "It needs more memory than its worker had.",
         "Give workers more memory (--memory-limit, or fewer workers and threads). " + AGAIN,

@@ -14,10 +14,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import cloudpickle
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ConfigDict, create_model
@@ -26,28 +25,16 @@ from engine.deprecations import renamed_arguments
 from engine.errors import ParameterError, UsageError
 from engine.operations.array_metadata import as_array, attributes_of
 from engine.operations.attributes_read import reads_attributes
-from engine.operations.base import Image, ImageFailed, Operation
-from engine.operations.column_order import LAST_COLUMNS
+from engine.operations.base import LABELS, Image, ImageFailed, Operation
+from engine.operations.function_columns import columns_of, object_columns, place_in_image
+from engine.operations.instances import InstanceOperation, instance_schema
 from engine.operations.registry import NoOperation, find_operation
-from engine.store.path_pattern import FIELDS
 
 if TYPE_CHECKING:
     import xarray as xr
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 """Allowed names of a function's results and tables: valid on every file system."""
-
-TAKEN = frozenset({*FIELDS, *LAST_COLUMNS})
-"""Columns that every table has besides those of the objects."""
-
-WIDER = {
-    pa.uint8(): pa.int16(),
-    pa.uint16(): pa.int32(),
-    pa.uint32(): pa.int64(),
-    pa.uint64(): pa.int64(),
-    pa.float16(): pa.float32(),
-}
-"""Delta Lake has no unsigned numbers and no half floats (Delta protocol, primitive types)."""
 
 MOST_BYTES = 1024**2
 """Maximum size of a pickled function, bytes: it travels with every task."""
@@ -80,6 +67,7 @@ class Definition:
     averaged_columns: tuple[str, ...]
     resources: tuple[tuple[str, float], ...]
     halo_px: int
+    labels: str | None
     labelled: bool
     described: bool
     parameters: str
@@ -107,20 +95,39 @@ class Function(Operation):
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Call the function, and return its columns in coordinates of the whole image."""
+        answer = self._call(image)
+        return place_in_image(columns_of(answer, self.object_schema.names), image)
+
+    def _call(self, image: Image) -> Any:
         function, given = _load(self.definition.code)
         definition = self.definition
         seen = as_labelled(image, definition.described) if definition.labelled else image.pixels
-        return _placed(columns_of(function(seen, **given), self.object_schema.names), image)
+        return function(seen, **given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.definition,)
+
+
+class InstanceFunction(InstanceOperation, Function):
+    """A user's function that finds instances, as an operation; made by `from_function`."""
+
+    def find(self, image: Image) -> tuple[Any, Mapping[str, Any]]:
+        """Call the function; return its labels and its columns."""
+        answer = self._call(image)
+        if not isinstance(answer, Mapping):
+            return answer, {}
+        if LABELS not in answer:
+            raise ImageFailed("answer_without_labels")
+        return answer[LABELS], answer
 
 
 @lru_cache(maxsize=128)
 def _class_of(definition: Definition) -> type[Function]:
     # One class per definition, since name and columns are class variables. Cached, so that two
     # operations of one definition are equal within a process.
-    inputs: tuple[str, ...] = ("content", "spacing") if definition.labelled else ("content",)
+    base = InstanceFunction if definition.labels else Function
+    spaced = definition.labelled or definition.labels is not None
+    inputs: tuple[str, ...] = ("content", "spacing") if spaced else ("content",)
     if definition.described:
         inputs = (*inputs, "rescale", "fields")
     stated = {
@@ -136,7 +143,7 @@ def _class_of(definition: Definition) -> type[Function]:
         "resources": dict(definition.resources),
     }
     metaclass: Any = type(Function)
-    made: type[Function] = metaclass("Function", (Function,), stated)
+    made: type[Function] = metaclass(base.__name__, (base,), stated)
     return made
 
 
@@ -165,7 +172,8 @@ def from_function(  # noqa: PLR0913 - options by name
     function: Callable[..., Any],
     *,
     name: str,
-    schema: Mapping[str, Any] | pa.Schema,
+    schema: Mapping[str, Any] | pa.Schema | None = None,
+    labels: Literal["instances"] | None = None,
     version: int = 1,
     parameters: Mapping[str, Any] | None = None,
     resources: Mapping[str, float] | None = None,
@@ -197,7 +205,14 @@ def from_function(  # noqa: PLR0913 - options by name
     schema
         Columns of one object: name to dtype (``float``, ``"int32"``, ``str``, a pyarrow type), or a
         pyarrow schema. ``y`` and ``x`` are pixels within the given array; for blocks of giant
-        images they are shifted by the block's position.
+        images they are shifted by the block's position. May be omitted with ``labels``.
+    labels
+        "instances" for a function that segments: it returns an integer array (y, x) with a positive
+        number for each object and 0 for background, or a dict with it as ``labels`` and the columns
+        of ``schema``, which have a value for each object by ascending number. The objects are
+        stored as a label image, and numbered and measured for the table: centre, area, diameter,
+        whether they touch the border of the image. ``halo_px`` should be at least the diameter of
+        the largest object plus the context that the function needs.
     version
         Declared by you; a new version is computed again.
     parameters
@@ -218,6 +233,7 @@ def from_function(  # noqa: PLR0913 - options by name
 
     Examples
     --------
+    >>> import numpy as np
     >>> def bright(image, above: float = 100.0):
     ...     return {"share": (image > above).mean()}
     >>> operation = from_function(bright, name="bright", schema={"share": float})
@@ -230,7 +246,10 @@ def from_function(  # noqa: PLR0913 - options by name
     _check_name(name)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ParameterError("version", version, "a whole number, at least 1")
-    objects = _objects(schema, object_name)
+    if labels not in (None, "instances"):
+        raise ParameterError("labels", labels, '"instances"')
+    own = None if labels and schema is None else object_columns(schema, object_name)
+    objects = own or pa.schema([])
     settled, labelled = _settle(function, name, dict(parameters or {}))
     values = {field: getattr(settled, field) for field in type(settled).model_fields}
     described = labelled and reads_attributes(function, values)
@@ -249,10 +268,13 @@ def from_function(  # noqa: PLR0913 - options by name
     )
     if not set(averaged) <= set(numbers):
         raise ParameterError("averaged_columns", list(averaged), f"out of {', '.join(numbers)}")
+    if labels:
+        objects = instance_schema(objects)
+        averaged = (*InstanceOperation.averaged_columns, *averaged)
     return _restore(
         Definition(
             name, version, objects, object_name, tuple(averaged),
-            tuple(sorted((resources or {}).items())), halo_px, labelled,
+            tuple(sorted((resources or {}).items())), halo_px, labels, labelled,
             described, stated,
             _pickled(function, values),
         )
@@ -267,33 +289,6 @@ def _check_name(name: str) -> None:
     except NoOperation:
         return
     raise ParameterError("name", name, "another one: an installed operation is called so")
-
-
-def _objects(schema: Mapping[str, Any] | pa.Schema, object_name: str) -> pa.Schema:
-    """Return the columns of an object, in types that ledgers can hold."""
-    named = schema if isinstance(schema, pa.Schema) else pa.schema(_fields(schema))
-    if not named.names:
-        raise ParameterError("schema", schema, 'at least one column, e.g. {"area_px": float}')
-    for name in named.names:
-        if name in TAKEN or name == object_name or name.startswith("_"):
-            raise ParameterError("schema", name, "another name: tables have a column called so")
-    return pa.schema([(f.name, WIDER.get(f.type, f.type)) for f in named])
-
-
-def _fields(schema: Mapping[str, Any]) -> list[tuple[str, pa.DataType]]:
-    found = []
-    for name, kind in schema.items():
-        try:
-            if isinstance(kind, pa.DataType):
-                dtype = kind
-            elif kind in (str, "str", "string"):
-                dtype = pa.string()
-            else:
-                dtype = pa.from_numpy_dtype(np.dtype(kind))
-        except (TypeError, ValueError, pa.ArrowException):
-            raise ParameterError(f"schema, {name}", kind, "a dtype, e.g. float or int32") from None
-        found.append((name, dtype))
-    return found
 
 
 def _settle(
@@ -340,41 +335,3 @@ def as_labelled(image: Image, described: bool) -> xr.DataArray:
     separate = 1 < len(image.noise_sd) == len(image.pixels)
     said = attributes_of(image.source, image.fields, image.rescale, separate) if described else {}
     return as_array(image.pixels, image.spacing_um, image.origin, said)
-
-
-def columns_of(answer: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Return the named columns of a function's result; single values make one row.
-
-    Examples
-    --------
-    >>> columns_of({"n": 3, "mean": 1.5, "more": "left out"}, ["n", "mean"])
-    {'n': [3], 'mean': [1.5]}
-    """
-    import pandas as pd
-
-    if not isinstance(answer, (Mapping, pd.DataFrame)):
-        raise ImageFailed("answer_without_columns")
-    for name in names:
-        if name not in answer:
-            raise ImageFailed(f"no_column_{name}")
-    found = {name: answer[name] for name in names}
-    if all(np.ndim(value) == 0 for value in found.values()):
-        return {name: [value] for name, value in found.items()}
-    return {name: np.asarray(value) for name, value in found.items()}
-
-
-def _placed(found: dict[str, Any], image: Image) -> dict[str, Any]:
-    """Shift a block's objects by its position, and keep those centred in its core region."""
-    write = image.core_region
-    whole = image.origin == (0, 0) and (
-        write is None or (write.start, write.shape) == ((0, 0), image.pixels.shape[1:])
-    )
-    if whole or not {"y", "x"} <= set(found):
-        return found
-    moved = {n: np.asarray(found[n]) + o for n, o in zip(("y", "x"), image.origin, strict=True)}
-    columns = {**found, **moved}
-    if write is None:
-        return columns
-    places = zip(columns["y"], columns["x"], strict=True)
-    mine = np.fromiter((write.holds(y, x) for y, x in places), bool)
-    return {name: np.asarray(column)[mine] for name, column in columns.items()}

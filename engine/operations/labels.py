@@ -39,15 +39,35 @@ class LabelSpec:
         return f"{self.name}@{self.key[:8]}"
 
     @property
-    def class_image(self) -> LabelImage:
-        """Label image of the classes."""
+    def has_instances(self) -> bool:
+        """True if `measure` returns numbered objects (uint32) in place of classes."""
+        return False
+
+    @property
+    def has_labels(self) -> bool:
+        """True if there are label images, of classes or of objects."""
+        return bool(self.label_classes) or self.has_instances
+
+    @property
+    def measured_image(self) -> LabelImage:
+        """Label image of that which `measure` returns: of the classes."""
         return LabelImage(self.label_name, self.label_classes)
 
+    def label_images(self, giant: bool) -> tuple[LabelImage, ...]:
+        """Return the label images that belong to the rows of an image.
+
+        For a giant image, without the objects: their numbers are known once all blocks have rows.
+        """
+        measured = () if self.has_instances and not giant else (self.measured_image,)
+        objects = (self.object_image,) if self.has_object_labels and not giant else ()
+        return (*measured, *objects)
+
+    class_image: ClassVar[Any] = RenamedMember("measured_image")
     labels_objects: ClassVar[Any] = RenamedMember("has_object_labels")
 
     @property
     def has_object_labels(self) -> bool:
-        """True if there is a second label image, of objects: uint32, by `label_objects`."""
+        """True if there is a label image of objects: uint32, by `label_objects`."""
         return False
 
     @property
@@ -55,9 +75,7 @@ class LabelSpec:
         """Label image of the objects, named like their table."""
         return LabelImage(f"{self.name}_objects@{self.key[:8]}", dtype="uint32")
 
-    def label_objects(
-        self, labels: NDArray[np.uint8], numbers: Any | None = None
-    ) -> NDArray[np.uint32]:
+    def label_objects(self, labels: NDArray[Any], numbers: Any | None = None) -> NDArray[np.uint32]:
         """Return (y, x): the number of each pixel's object, 0 for background.
 
         Parameters
@@ -96,11 +114,10 @@ def read_labels_due(store: Store, operation: LabelSpec, images: pa.Table) -> Lab
     images
         Rows of the catalog.
     """
-    if not operation.label_classes:
+    if not operation.has_labels:
         return None
-    names = [operation.label_name]
-    if not operation.has_object_labels:
-        return read_label_state(store, lambda _: names)
-    both = [*names, operation.object_image.name]
+    of_giants, of_others = (
+        [image.name for image in operation.label_images(giant)] for giant in (True, False)
+    )
     giants = set(images.filter(images["giant"])["stack"].to_pylist())
-    return read_label_state(store, lambda stack: names if stack in giants else both)
+    return read_label_state(store, lambda stack: of_giants if stack in giants else of_others)

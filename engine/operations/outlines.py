@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.kernels.contours.trace import trace_mask
+
 SAGITTA_PX = 0.1
 """Maximum distance of a circle's polygon from the circle, pixels: too small to see."""
 
@@ -93,3 +95,30 @@ def outline_objects(found: Mapping[str, NDArray[Any]]) -> list[Outline]:
     radius = np.asarray(found["radius_px"], np.float64)
     seen &= np.isfinite(radius) & (radius > 0)
     return [Outline(points) for points in _circles(y[seen], x[seen], radius[seen])]
+
+
+def outline_labels(labels: NDArray[Any], scale: float = 1.0) -> list[Outline]:
+    """Return the outlines of a label image's objects by ascending number, holes included.
+
+    Parameters
+    ----------
+    labels
+        (y, x) of any integer type; 0 is background.
+    scale
+        Pixels of the whole image per pixel of the label image.
+
+    Examples
+    --------
+    >>> [outline.points.tolist() for outline in outline_labels(np.array([[0, 3, 3]]))]
+    [[[-0.5, 0.5], [-0.5, 2.5], [0.5, 2.5], [0.5, 0.5]]]
+    """
+    from scipy.ndimage import find_objects
+
+    found = []
+    for number, box in enumerate(find_objects(labels), 1):
+        if box is None:
+            continue
+        corner = np.array([side.start for side in box])
+        for ring in trace_mask(labels[box] == number):
+            found.append(Outline((ring + corner + 0.5) * scale - 0.5))
+    return found

@@ -205,7 +205,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
     noted = dict(plan.kept)
     if plan.to_make:
         check_writable(store)
-        labels = operation.label_name if operation.label_classes else None
+        labels = operation.label_name if operation.has_labels else None
         shown = FilesShown(files_by_path(store, files).values(), labels)
         rendering = _Rendering(store, operation, folder, noted, known, report, events or Events())
         rendering.run(client, plan, shown, stop)

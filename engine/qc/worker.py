@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import StoreError
 from engine.operations.base import Operation
-from engine.operations.outlines import Outline
+from engine.operations.outlines import Outline, outline_labels
 from engine.qc.render import (
     OVERLAY_PX,
     THUMB_PX,
@@ -174,7 +174,8 @@ def make_unit(
                 if isinstance(shown, Exception):
                     raise shown
                 shown, classes = _tinted(reader, operation, wanted, shown)
-                picture, jpegs = _draw(operation, wanted, shown, found)
+                outlines = _outlines(reader, operation, wanted, found)
+                picture, jpegs = _draw(wanted, shown, outlines)
                 picture = replace(picture, labels=(*classes, *picture.labels))
             except StoreError:
                 raise
@@ -192,12 +193,8 @@ def make_unit(
 
 
 def _draw(
-    operation: Operation,
-    wanted: Wanted,
-    shown: Shown,
-    found: Mapping[str, Mapping[str, NDArray[Any]]],
+    wanted: Wanted, shown: Shown, outlines: Sequence[Outline]
 ) -> tuple[Picture, tuple[bytes, bytes]]:
-    outlines = _outlines(operation, wanted, found)
     overlay = encode(paint(shown, outlines))
     thumb = encode(paint(shrink(shown, THUMB_PX), outlines, thin=True))
     height, width = shown.pixels.shape[:2]
@@ -221,10 +218,23 @@ def _draw(
 
 
 def _outlines(
-    operation: Operation, wanted: Wanted, found: Mapping[str, Mapping[str, NDArray[Any]]]
+    reader: StackReader,
+    operation: Operation,
+    wanted: Wanted,
+    found: Mapping[str, Mapping[str, NDArray[Any]]],
 ) -> list[Outline]:
+    if operation.has_instances and wanted.done:
+        return outline_labels(_read_labels(reader, operation, wanted), 2.0**wanted.level)
     columns = found.get(wanted.image_id)
     return operation.outlines(columns) if columns is not None and wanted.done else []
+
+
+def _read_labels(reader: StackReader, operation: Operation, wanted: Wanted) -> NDArray[Any]:
+    """Return the labels (y, x) of an image, or of the level of a giant image that is shown."""
+    item, level = wanted.item, wanted.level
+    sides = (slice(0, -(-side // 2**level)) for side in item.shape[1:])
+    place = (item.t, 0) if item.z is None else (item.t, 0, item.z)
+    return reader.read(label_stack(item.stack, operation.label_name), (*place, *sides), level)
 
 
 def _tinted(
@@ -233,12 +243,7 @@ def _tinted(
     """Return an image with its labels overlaid, if it has any, and the names of the classes."""
     if not operation.label_classes or not wanted.done:
         return shown, []
-    item, level = wanted.item, wanted.level
-    sides = (slice(0, -(-side // 2**level)) for side in item.shape[1:])
-    place = (item.t, 0) if item.z is None else (item.t, 0, item.z)
-    stack = label_stack(item.stack, operation.label_name)
-    labels = reader.read(stack, (*place, *sides), level)
-    return tint(shown, labels, operation.label_classes)
+    return tint(shown, _read_labels(reader, operation, wanted), operation.label_classes)
 
 
 def _make_montage(
@@ -257,7 +262,7 @@ def _make_montage(
         try:
             if isinstance(shown, Exception):
                 raise shown
-            outlines = _outlines(operation, wanted, found)
+            outlines = _outlines(reader, operation, wanted, found)
             kinds += [kind for kind in labels_of(outlines) if kind not in kinds]
             tiles += _tiles(shown, outlines, kinds, each)
         except StoreError:

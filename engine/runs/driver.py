@@ -175,7 +175,7 @@ def execute_plan(
     execution = _Execution(run, slots, shown)
     # Record the key before its first row, so that every row's parameters can be looked up.
     record_key(run.store, operation.identity, run.plan.key)
-    if operation.label_classes:
+    if operation.has_labels:
         publisher.labels = LabelPublisher(run.store, run.plan.damaged)
         _open_labels(publisher.labels, operation, run.plan, {row.path: row for row in run.files})
     _announce_first_use(operation, client, shown)
@@ -299,14 +299,14 @@ def _open_labels(
     labels: LabelPublisher, operation: Operation, plan: Plan, files: Mapping[str, ShardRow]
 ) -> None:
     stacks = {item.stack for item in plan.items}
-    wanted = [(stack, operation.class_image) for stack in stacks]
+    giants = {item.stack for item in plan.items if item.block is not None}
     if operation.has_object_labels:
-        giants = {item.stack for item in plan.items if item.block is not None}
         # Recomputing one block can renumber the objects of all blocks, so unpublish the object
         # labels until `run_numbers` writes them again.
         labels.unpublish(label_stack(stack, operation.object_image.name) for stack in giants)
-        wanted += [(stack, operation.object_image) for stack in stacks - giants]
-    labels.open(wanted, files)
+    labels.open(
+        [(stack, i) for stack in stacks for i in operation.label_images(stack in giants)], files
+    )
 
 
 def rows_of_unit(unit: Unit) -> list[tuple[str, str, int | None]]:

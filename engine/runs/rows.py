@@ -37,7 +37,7 @@ class Answer:
     found: Columns
     reason: str | None
     elapsed_s: float
-    labels: NDArray[np.uint8] | None = None
+    labels: NDArray[Any] | None = None
     need: Need | None = None
 
 
@@ -48,7 +48,7 @@ class Checks:
         self._columns = [
             (spec.name, spec.type, _plain(spec.type)) for spec in operation.object_schema
         ]
-        self._labelled = bool(operation.label_classes)
+        self._dtype = np.dtype(operation.measured_image.dtype) if operation.has_labels else None
 
     def answer(self, item: Item, shape: YX, found: Found, elapsed_s: float) -> Answer:
         """Return the validated result of an image; ``shape`` (y, x) is that of its core region.
@@ -61,8 +61,8 @@ class Checks:
             Arrow's error if values do not have the column's type.
         """
         columns = _checked(self._columns, found)
-        labels = np.asarray(found.get(LABELS, ())) if self._labelled else None
-        if labels is not None and (labels.dtype != np.uint8 or labels.shape != shape):
+        labels = None if self._dtype is None else np.asarray(found.get(LABELS, ()))
+        if labels is not None and (labels.dtype != self._dtype or labels.shape != shape):
             raise ImageFailed("no_labels_of_this_shape")
         return Answer(item, columns, None, elapsed_s, labels)
 

@@ -177,7 +177,7 @@ def _rows_due(images: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa.Table:
-    """Return one row per object, numbered from 1 within its image, sorted by y, then x."""
+    """Return one row per object, numbered from 1 in the order of the operation's columns."""
     failed = pc.equal(current["status"], RESULT_FAILED)  # one failed block fails a giant image
     bad = pc.is_in(current["_image"], value_set=current["_image"].filter(failed))
     current = current.filter(pc.invert(bad))
@@ -193,9 +193,10 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
     merged = operation.merge_objects(numbers, listed)
     numbers = merged["_image"].to_numpy()
     found = {name: merged[name].combine_chunks() for name in operation.object_schema.names}
-    if "block" in current.column_names and {"y", "x"} <= set(found):
+    if "block" in current.column_names and set(operation.order_columns) <= set(found):
         # Sort a giant image's objects from top to bottom, instead of by block.
-        order = np.lexsort((found["x"].to_numpy(), found["y"].to_numpy(), numbers))
+        keys = [found[name].to_numpy() for name in reversed(operation.order_columns)]
+        order = np.lexsort((*keys, numbers))
         numbers = numbers[order]
         found = {name: column.take(pa.array(order)) for name, column in found.items()}
     # Numbers ascend, so an object's rank within its image is its distance from the image's first.

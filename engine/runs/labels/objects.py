@@ -95,7 +95,7 @@ def plan_numbers(
         due = missing_blocks(item, state)
         (name,) = item.image_ids
         mine = tuple(part for part in parts if part.low <= name <= part.high)
-        labels = [r for r in named.get(label_stack(item.stack, operation.label_name), ())
+        labels = [r for r in named.get(label_stack(item.stack, operation.measured_image.name), ())
                   if r.level == 0]  # fmt: skip
         for start in range(0, len(due), BLOCKS_A_TASK):
             these = due[start : start + BLOCKS_A_TASK]
@@ -117,7 +117,7 @@ def write_object_labels(
     """
     numbers = operation.number_blocks(_read_blocks(store, operation, task))
     reader = StackReader(store, files_by_path(store, task.files))
-    stack = label_stack(task.item.stack, operation.label_name)
+    stack = label_stack(task.item.stack, operation.measured_image.name)
     parts: list[StagedLabelShard] = []
     for block in task.blocks:
         item = task.item._replace(block=block)

@@ -33,18 +33,21 @@ def write_labels(
     ------
     StoreFull, StoreReadOnly
     """
-    if not operation.label_classes:
+    if not operation.has_labels:
         return ()
     parts: list[StagedLabelShard] = []
     shards: dict[tuple[str, int], list[Answer]] = {}
     for answer in answers:
         item = answer.item
         if item.block is not None:  # objects are numbered once all blocks have rows
-            parts += write_block(store, operation.class_image, item, answer.labels)
+            parts += write_block(store, operation.measured_image, item, answer.labels)
         else:
             shards.setdefault((item.stack, item.shard), []).append(answer)
     for members in shards.values():
-        parts.append(_write_images(store, operation.class_image, members, lambda labels: labels))
+        if not operation.has_instances:
+            parts.append(
+                _write_images(store, operation.measured_image, members, lambda labels: labels)
+            )
         if operation.has_object_labels:
             parts.append(
                 _write_images(store, operation.object_image, members, operation.label_objects)
@@ -56,7 +59,7 @@ def _write_images(
     store: Store,
     image: LabelImage,
     members: Sequence[Answer],
-    of: Callable[[NDArray[np.uint8]], NDArray[Any]],
+    of: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> StagedLabelShard:
     """Stage the labels of images in one shard of a stack or series."""
     first = members[0].item

@@ -25,6 +25,11 @@ LABELS = ".zarr/labels/"
 """Substring that distinguishes the catalog's names of label images from those of stacks."""
 
 
+BLOCKS = "_blocks@"
+"""Substring of the names of label images of blocks, from which those of objects are made; no index
+lists them."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelClass:
     """Meaning of a value of a label image. ``colour`` is written as ``#rrggbb``."""
@@ -159,7 +164,7 @@ def index_path(stack: str) -> str:
 
 def index_bytes(names: Iterable[str]) -> bytes:
     """Return the group's metadata, equal for equal names."""
-    ome = {"version": "0.5", "labels": sorted(set(names))}
+    ome = {"version": "0.5", "labels": sorted({name for name in names if BLOCKS not in name})}
     group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
     return (json.dumps(group, indent=2) + "\n").encode()
 
