@@ -90,7 +90,7 @@ def scenes(draw: st.DrawFn) -> NDArray[np.uint8]:
     return pixels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(scenes(), st.sampled_from([16, 33, 64]))
 def test_blocks_equal_the_whole(pixels: NDArray[np.uint8], side: int) -> None:
     made = operation(touching)
