@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.cohort.opening import open_cohort as open  # noqa: A004 - reads as it should
     from engine.errors import EngineError
     from engine.execution.cluster.cluster import Cluster as cluster  # noqa: N813 - used as a verb
-    from engine.execution.progress import Events
+    from engine.execution.progress import ProgressListener
     from engine.learning.datasets.label_images import LabelImages
     from engine.learning.datasets.mask_files import LayeredFiles, MaskFolders
     from engine.learning.datasets.masks import ContourMasks
@@ -32,7 +32,6 @@ _HOMES = {
     "Cohort": "engine.cohort.cohort:Cohort",
     "ContourMasks": "engine.learning.datasets.masks:ContourMasks",
     "EngineError": "engine.errors:EngineError",
-    "Events": "engine.execution.progress:Events",
     "Image": "engine.operations.base:Image",
     "ImageFailed": "engine.operations.base:ImageFailed",
     "InstanceOperation": "engine.operations.instances:InstanceOperation",
@@ -41,6 +40,7 @@ _HOMES = {
     "MaskFolders": "engine.learning.datasets.mask_files:MaskFolders",
     "Operation": "engine.operations.base:Operation",
     "Outline": "engine.operations.outlines:Outline",
+    "ProgressListener": "engine.execution.progress:ProgressListener",
     "bloodpool": "engine.operations.cardiac.bloodpool:Bloodpool",
     "circles": "engine.operations.circles:Circles",
     "cluster": "engine.execution.cluster.cluster:Cluster",
@@ -52,11 +52,13 @@ _HOMES = {
 }
 """Definition of each public name; the first use of a name imports its module."""
 
+_EARLIER = {"Events": "ProgressListener"}
+"""Names of an earlier version, for one version."""
+
 __all__ = [
     "Cohort",
     "ContourMasks",
     "EngineError",
-    "Events",
     "Image",
     "ImageFailed",
     "InstanceOperation",
@@ -65,6 +67,7 @@ __all__ = [
     "MaskFolders",
     "Operation",
     "Outline",
+    "ProgressListener",
     "bloodpool",
     "circles",
     "cluster",
@@ -78,6 +81,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on its first use (PEP 562)."""
+    if name in _EARLIER:
+        from engine.deprecations import warn_deprecated
+
+        warn_deprecated(f"engine.{name} is called engine.{_EARLIER[name]} now.")
+        name = _EARLIER[name]
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")

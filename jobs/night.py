@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine import Cohort, Events
+from engine import Cohort, ProgressListener
 from engine.errors import EngineError, Interrupted, NothingFound, NoWorkers, SchedulerLost
 from engine.status.key_status import Failure
 from engine.status.status import DRAWINGS, INGEST, Status
@@ -84,7 +84,7 @@ def run_nightly(
     cohort: Cohort,
     client: Client,
     *,
-    events: Events,
+    events: ProgressListener,
     max_failed: int = 0,
     stop: Callable[[], bool] = lambda: False,
     ended: Callable[[Step, Any], None] = lambda step, report: None,

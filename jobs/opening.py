@@ -20,7 +20,7 @@ def repaired(output: Output, cohort: Cohort) -> Cohort:
     """Repair an open cohort, as `opened` does."""
     try:
         for told in cohort.repair(also_gone=False):
-            output.say(str(told))
+            output.info(str(told))
     except StoreReadOnly:
         return cohort
     return cohort

@@ -87,10 +87,10 @@ class ClusterArguments:
         """
         from engine.execution.cluster.cluster import kind_of
         from engine.execution.cluster.on_demand import open_on_demand
-        from engine.execution.cluster.spec import Wanted
+        from engine.execution.cluster.spec import ClusterSpec
 
         sizes = {**self._sizes, "gpu_workers": None, "resources": {}, "processes": True}
-        Wanted(self._where, **sizes)  # raises for invalid sizes, even if nothing is to be done
+        ClusterSpec(self._where, **sizes)  # raises for invalid sizes, even if nothing is to be done
         started = kind_of(self._where) in ("local", "kubernetes")
         return open_on_demand(self.open, note, at_once=not started)
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.errors import EngineError
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.visible import visible
-from jobs.progress import Shown, shown_on
+from jobs.progress import ConsoleProgress, console_progress
 from jobs.streams import FaultTolerantStream
 
 FILE_COLUMNS = 100
@@ -36,16 +36,16 @@ class Output:
         stderr = FaultTolerantStream(sys.stderr)
         self._out = _console(self._stdout, width)
         self._err = _console(stderr, None)
-        self._shown: Shown | None = None
+        self._shown: ConsoleProgress | None = None
 
     @property
-    def events(self) -> Events:
+    def events(self) -> ProgressListener:
         """Listener that displays progress."""
         if self._shown is None:
-            self._shown = shown_on(self._err)
+            self._shown = console_progress(self._err)
         return self._shown
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Print a message that is not the result; above the progress bars, if there are any."""
         self._err.print(visible(text, keep="\n"))
 
@@ -63,9 +63,9 @@ class Output:
         self._quiet()
         if self.as_json:
             self._as_json({"error": type(error).__name__, "message": str(error)})
-        self.say(f"cohort: {error}")
+        self.info(f"cohort: {error}")
         for note in [] if self.as_json else getattr(error, "__notes__", []):
-            self.say(note)  # position in the input
+            self.info(note)  # position in the input
 
     def interrupted(self) -> None:
         """Report that a second Ctrl-C stopped the command immediately."""
@@ -73,7 +73,7 @@ class Output:
         told = "stopped at once; committed work is kept. Run the command again to continue."
         if self.as_json:
             self._as_json({"error": "KeyboardInterrupt", "message": told})
-        self.say(f"cohort: {told}")
+        self.info(f"cohort: {told}")
 
     def _as_json(self, values: dict[str, Any]) -> None:
         # JSON escapes all that is not ASCII, and so every terminal control character except DEL.
@@ -94,5 +94,5 @@ class Output:
         lost = self._stdout.lost
         if lost is not None:
             told = f"the result can't be written: {lost.strerror}. Committed work is kept."
-            self.say(f"cohort: {told}")
+            self.info(f"cohort: {told}")
         return lost is None

@@ -15,7 +15,7 @@ LINE_S = 30.0
 """Interval of lines for a stage without a terminal, seconds."""
 
 
-class Shown(StageTracker):
+class ConsoleProgress(StageTracker):
     """Progress on a console, until it is closed."""
 
     def __init__(self, console: Console) -> None:
@@ -30,13 +30,13 @@ class Shown(StageTracker):
         """Restore the terminal."""
 
 
-def shown_on(console: Console) -> Shown:
+def console_progress(console: Console) -> ConsoleProgress:
     """Return the display that fits a console: bars need one that can rewrite a line."""
     bars = console.is_terminal and not console.is_dumb_terminal
-    return Bars(console) if bars else Lines(console)
+    return ProgressBars(console) if bars else LogLines(console)
 
 
-class Bars(Shown):
+class ProgressBars(ConsoleProgress):
     """A bar for each stage, with its rate, the remaining time and the failures."""
 
     def __init__(self, console: Console) -> None:
@@ -70,7 +70,7 @@ class Bars(Shown):
         self._bars.stop()
 
 
-class Lines(Shown):
+class LogLines(ConsoleProgress):
     """One line per stage every `LINE_S`, and at its end."""
 
     def __init__(self, console: Console) -> None:

@@ -20,8 +20,8 @@ from engine.conditions.compiling import filter_rows
 from engine.deprecations import warn_deprecated
 from engine.errors import NothingFound, UsageError
 from engine.execution.cluster.cluster import Cluster, use_client
-from engine.execution.notebook_progress import events_here
-from engine.execution.progress import Events
+from engine.execution.notebook_progress import default_progress
+from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
 from engine.operations.labels import read_labels_due
@@ -62,7 +62,7 @@ class RunOptions(TypedDict, total=False):
     limit: int | None
     retry_failed: bool
     declare: bool
-    events: Events | None
+    events: ProgressListener | None
     stop: Callable[[], bool]
 
 
@@ -101,7 +101,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         client: Client | Cluster | None = None,
         layout: str | None = None,
         rehash: bool = False,
-        events: Events | None = None,
+        events: ProgressListener | None = None,
         stop: Callable[[], bool] = lambda: False,
         request: IngestRequest | None = None,
     ) -> IngestReport:
@@ -132,7 +132,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         from engine.ingest.driver import Ingest
 
         request = request or self.require_sources(*sources, layout=layout)
-        shown = note_repairs(self.store, events or events_here())
+        shown = note_repairs(self.store, events or default_progress())
         with use_client(client, shown) as working:
             return Ingest(
                 self.store, request, working, rehash=rehash, events=shown, stop=stop
@@ -227,7 +227,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         limit: int | None = None,
         retry_failed: bool = False,
         declare: bool = False,
-        events: Events | None = None,
+        events: ProgressListener | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> RunReport | list[RunReport]:
         """Compute missing results, publish them, and reduce them into tables.
@@ -260,7 +260,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         """
         wanted = self._wanted(operation)
         check_declare_allowed(where, limit, declare)
-        shown = note_repairs(self.store, events or events_here())
+        shown = note_repairs(self.store, events or default_progress())
         with use_client(client, shown) as working:
             reports = [
                 self._run_one(o, working, where, limit, retry_failed, declare, shown, stop)
@@ -281,7 +281,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         limit: int | None,
         retry_failed: bool,
         declare: bool,
-        events: Events | None,
+        events: ProgressListener | None,
         stop: Callable[[], bool],
     ) -> RunReport:
         from engine.runs.driver import PlannedRun, RunReport, execute_plan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import pyarrow as pa
 
 from engine.deprecations import renamed_arguments
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.operations.base import Operation
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Runs(Protocol):
         where: str | None,
         limit: int | None,
         retry_failed: bool,
-        events: Events | None,
+        events: ProgressListener | None,
     ) -> RunReport:
         """Compute missing results; see `engine.Cohort.run`."""
 
@@ -55,7 +55,7 @@ class Functions:
         where: str | None = None,
         limit: int | None = None,
         retry_failed: bool = False,
-        events: Events | None = None,
+        events: ProgressListener | None = None,
     ) -> RunReport:
         """Call a function for every image without a result, publish, and reduce into tables.
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
 from engine.errors import NothingFound, UsageError
 from engine.execution.cluster.cluster import Cluster, use_client
-from engine.execution.notebook_progress import events_here
-from engine.execution.progress import Events
+from engine.execution.notebook_progress import default_progress
+from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
 from engine.runs.inputs import read_inputs
@@ -30,7 +30,7 @@ class QcOptions(TypedDict, total=False):
     client: Client | Cluster | None
     where: str | None
     everything: bool
-    events: Events | None
+    events: ProgressListener | None
     stop: Callable[[], bool]
 
 
@@ -58,7 +58,7 @@ class QualityControl:
         client: Client | Cluster | None = None,
         where: str | None = None,
         everything: bool = False,
-        events: Events | None = None,
+        events: ProgressListener | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> QcReport | list[QcReport]:
         """Make pictures of results, and a page that shows them: ``qc/<operation>/index.html``.
@@ -97,7 +97,7 @@ class QualityControl:
         wanted = self._wanted(operation)
         if where is not None and everything:
             raise UsageError("where selects images, and everything takes all: give only one.")
-        shown = note_repairs(self.store, events or events_here())
+        shown = note_repairs(self.store, events or default_progress())
         files, config = self._files(), read_config(self.store)
         reports = []
         with use_client(client, shown) as working:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import NothingFound, ParameterError
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.store.backend.base import Store
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Learning:
         start: str | Path | None = None,
         device: str | None = None,
         made_by: str | None = None,
-        events: Events | None = None,
+        events: ProgressListener | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
         """Train a network on the images with masks, on a worker that offers a GPU slot.
@@ -99,7 +99,7 @@ class Learning:
         OtherTraining, TrainingBusy
             If the folder holds another training, or another process trains in it.
         """
-        from engine.execution.notebook_progress import events_here
+        from engine.execution.notebook_progress import default_progress
         from engine.execution.repairs import note_repairs
         from engine.learning.datasets.masked_images import classes_of_masks
         from engine.learning.models.bundle import open_bundle
@@ -113,7 +113,7 @@ class Learning:
         chosen = asked or TrainingSettings(**dict(settings or {}))
         if device not in (None, "cpu", "cuda"):
             raise ParameterError("device", device, "cpu or cuda")
-        shown = note_repairs(self.store, events or events_here())
+        shown = note_repairs(self.store, events or default_progress())
         opened, images, left = self._masked(masks, where, limit, with_orphaned)
         classes = classes_of_masks(opened)
         if start is not None:
@@ -147,7 +147,7 @@ class Learning:
         where: str | None = None,
         limit: int | None = None,
         with_orphaned: bool = False,
-        events: Events | None = None,
+        events: ProgressListener | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Evaluation:
         """Compare predictions or stored labels with masks, and write ``index.html``.
@@ -184,7 +184,7 @@ class Learning:
             If masks and predictions have different classes, or the folder holds other files.
         """
         from engine.execution.cluster.cluster import use_client
-        from engine.execution.notebook_progress import events_here
+        from engine.execution.notebook_progress import default_progress
         from engine.execution.repairs import note_repairs
         from engine.learning.evaluation.evaluation import (
             claim_place,
@@ -198,7 +198,7 @@ class Learning:
         from engine.operations.segment.operation import Segment
         from engine.store.backend.atomic_write import atomic_write
 
-        place, shown = Path(folder).absolute(), events or events_here()
+        place, shown = Path(folder).absolute(), events or default_progress()
         require_place(place)
         note_repairs(self.store, shown)
         opened, images, left_out = self._masked(masks, where, limit, with_orphaned)

@@ -10,18 +10,18 @@ import sys
 import time
 from typing import Any
 
-from engine.execution.progress import Events, Stage, StageTracker
+from engine.execution.progress import ProgressListener, Stage, StageTracker
 from engine.pages.rendering import render
 
 EVERY_S = 0.2
 """Minimum interval between updates, seconds: each one is sent to the browser."""
 
 
-def events_here() -> Events:
+def default_progress() -> ProgressListener:
     """Return events that show progress in a notebook, and silent ones elsewhere."""
     shell = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None
-    return NotebookEvents() if hasattr(running, "kernel") else Events()
+    return NotebookEvents() if hasattr(running, "kernel") else ProgressListener()
 
 
 class NotebookEvents(StageTracker):

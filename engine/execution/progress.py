@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 
-class Events:
+class ProgressListener:
     """Listener for progress events; this one ignores them. Subclasses display them."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
@@ -22,12 +22,12 @@ class Events:
         """Show a message once."""
 
 
-def counted(count: float, plural: str) -> str:
+def pluralise(count: float, plural: str) -> str:
     """Return a count with its noun.
 
     Examples
     --------
-    >>> counted(1, "images"), counted(1200, "images")
+    >>> pluralise(1, "images"), pluralise(1200, "images")
     ('1 image', '1,200 images')
     """
     return f"{count:,.0f} {plural.removesuffix('s') if count == 1 else plural}"
@@ -121,12 +121,12 @@ class Stage:
 
     def __str__(self) -> str:
         of = f"{self.done:,} of " if self.done < self.total else ""
-        told = (f"{of}{counted(self.total, self.unit)}", self.rate, self.time, self.failures)
+        told = (f"{of}{pluralise(self.total, self.unit)}", self.rate, self.time, self.failures)
         return f"{self.name}: {', '.join(filter(None, told))}"
 
 
-class StageTracker(Events):
-    """Events that track each stage in ``stages`` and show a stage when it changes."""
+class StageTracker(ProgressListener):
+    """Listener that tracks each stage in ``stages`` and shows a stage when it changes."""
 
     def __init__(self) -> None:
         self.stages: dict[str, Stage] = {}

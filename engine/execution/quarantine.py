@@ -3,7 +3,7 @@
 A task whose worker died is retried among the others, since workers die for many reasons. After its
 second death it is deferred until all others are done, and then runs with nothing else in flight. If
 it crashes alone, each of its pieces is tried alone; a piece that crashes `LONE_TRIES` times is
-poison, and the task runs without it.
+given up, and the task runs without it.
 
 A task whose worker was killed for memory is deferred at once. It then runs alone under a memory
 limit (`engine.execution.memory_limit`), so that excessive allocations raise an error and the worker
@@ -28,7 +28,7 @@ SHARED_DEATHS = 2
 """Deaths among other tasks before a task is deferred."""
 
 LONE_TRIES = 3
-"""Deaths alone after which a piece is poison (invariant 7)."""
+"""Deaths alone after which a piece is given up (invariant 7)."""
 
 COMMIT_S = 2.0
 """Interval at which the results of finished tasks are flushed, seconds."""
@@ -82,15 +82,15 @@ class TaskAttempt(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Generic[T]):
-    """Outcome of a task: its value, or, for a piece, that it is poison after some attempts.
+class TaskOutcome(Generic[T]):
+    """Outcome of a task: its value, or, for a piece, that it crashes workers, after some attempts.
 
-    ``need`` is the memory that a poison piece used, if its worker was killed for memory.
+    ``need`` is the memory that such a piece used, if its worker was killed for memory.
     """
 
     task: T
     value: Any = None
-    poison: bool = False
+    crashes_worker: bool = False
     attempts: int = 1
     need: Need | None = None
 
@@ -102,7 +102,7 @@ def map_tasks(
     stop: Callable[[], bool] = lambda: False,
     flush: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda _: None,
-) -> Iterator[Answer[T]]:
+) -> Iterator[TaskOutcome[T]]:
     """Run all tasks to their end, also if some of them crash their workers.
 
     Parameters
@@ -120,23 +120,24 @@ def map_tasks(
 
     Yields
     ------
-    One answer with a value for each task with remaining parts, and one for each poison part.
+    One outcome with a value for each task with remaining parts, and one for each part that
+    crashes workers.
     """
     source = iter(tasks)
     again: deque[TaskAttempt[T]] = deque()
     deferred: list[tuple[TaskAttempt[T], Need | None]] = []
-    idle = _every(COMMIT_S, flush)
+    on_idle = _every(COMMIT_S, flush)
 
-    def take() -> TaskAttempt[T] | None:
+    def next_task() -> TaskAttempt[T] | None:
         if again:
             return again.popleft()
         task = next(source, None)
         return None if task is None else TaskAttempt(task)
 
-    for ended in pool.run(take, stop=stop, idle=idle, note=note):
+    for ended in pool.run(next_task, stop=stop, on_idle=on_idle, note=note):
         attempt: TaskAttempt[T] = ended.task
         if not ended.crashed:
-            yield Answer(attempt.task, ended.value, attempts=attempt.number)
+            yield TaskOutcome(attempt.task, ended.value, attempts=attempt.number)
             continue
         if ended.need is not None:
             note(SHORT.format(ended.need))
@@ -148,55 +149,59 @@ def map_tasks(
     for attempt, need in deferred:
         if stop():
             return
-        yield from _isolate(pool, attempt, need, idle)
+        yield from _isolate(pool, attempt, need, on_idle)
 
 
 def _every(period_s: float, call: Callable[[], None]) -> Callable[[], None]:
     """Return a function that calls another one, at most once in a period."""
     last = time.monotonic()
 
-    def idle() -> None:
+    def on_idle() -> None:
         nonlocal last
         if time.monotonic() - last > period_s:
             call()
             last = time.monotonic()
 
-    return idle
+    return on_idle
 
 
-def _alone(pool: TaskPool, attempt: TaskAttempt[T], idle: Callable[[], None]) -> Any:
+def _alone(pool: TaskPool, attempt: TaskAttempt[T], on_idle: Callable[[], None]) -> Any:
     pending = [replace(attempt, lone=True)]
-    for ended in pool.run(lambda: pending.pop() if pending else None, idle=idle, most=1):
+    for ended in pool.run(
+        lambda: pending.pop() if pending else None, on_idle=on_idle, max_in_flight=1
+    ):
         return ended
     raise Interrupted(pool.done, 1)
 
 
 def _isolate(
-    pool: TaskPool, attempt: TaskAttempt[T], need: Need | None, idle: Callable[[], None]
-) -> Iterator[Answer[T]]:
+    pool: TaskPool, attempt: TaskAttempt[T], need: Need | None, on_idle: Callable[[], None]
+) -> Iterator[TaskOutcome[T]]:
     """Run a task alone; if it crashes, try its parts alone, and run it without those that crash."""
     task, number = attempt.task, attempt.number
     while True:
-        ended = _alone(pool, TaskAttempt(task, number), idle)
+        ended = _alone(pool, TaskAttempt(task, number), on_idle)
         if not ended.crashed:
-            yield Answer(task, ended.value, attempts=number)
+            yield TaskOutcome(task, ended.value, attempts=number)
             return
         need = ended.need or need
         pieces = [task.only((part,)) for part in task.parts] if isinstance(task, Task) else []
         if need is not None and len(pieces) == 1:  # it was tried alone just now
-            yield Answer(pieces[0], poison=True, attempts=number, need=need)
+            yield TaskOutcome(pieces[0], crashes_worker=True, attempts=number, need=need)
             return
         number += 1
-        most = LONE_TRIES if need is None else 1
+        max_tries = LONE_TRIES if need is None else 1
         healthy: list[Any] = []
         for piece in pieces:
-            for tries in range(1, most + 1):
-                ended = _alone(pool, TaskAttempt(piece.dry_run(), number + tries - 1), idle)
+            for tries in range(1, max_tries + 1):
+                ended = _alone(pool, TaskAttempt(piece.dry_run(), number + tries - 1), on_idle)
                 if not ended.crashed:
                     healthy += piece.parts
                     break
             else:
-                yield Answer(piece, poison=True, attempts=number + most - 1, need=need)
+                yield TaskOutcome(
+                    piece, crashes_worker=True, attempts=number + max_tries - 1, need=need
+                )
         if len(healthy) == len(pieces) and number > attempt.number + LONE_TRIES:
             raise WorkerKeepsDying(number)
         if pieces and not healthy:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.store.backend.base import Store
 from engine.store.maintenance.repair import repair_ledgers
 
 
-def note_repairs(store: Store, events: Events) -> Events:
+def note_repairs(store: Store, events: ProgressListener) -> ProgressListener:
     """Repair the ledgers of a cohort if necessary, and report the losses in these events.
 
     Raises

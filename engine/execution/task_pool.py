@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from engine.errors import EngineError, MissingPackage, NoWorkers, SchedulerLost
 from engine.execution.memory_limit import Need, need_of
 from engine.execution.timeouts import startup_timeout_s
-from engine.execution.workers import all_paused, effective_resources, slots
+from engine.execution.workers import all_paused, count_slots, effective_resources
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -31,7 +31,7 @@ TASKS_PER_SLOT = 3
 TICK_S = 0.25
 """Interval of health checks of scheduler and workers while no task ends, seconds."""
 
-LOST_S = 8.0
+SCHEDULER_TIMEOUT_S = 8.0
 """Time without a connection to the scheduler after which the run gives up, seconds (fault 4: 30 s).
 """
 
@@ -88,13 +88,13 @@ class TaskEnd(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
+class _PickledCall:
     """A function and its arguments without a repr, since Dask logs those of a failed task."""
 
     content: bytes = field(repr=False)
 
 
-def _call(packed: _Packed) -> bytes:
+def _call(packed: _PickledCall) -> bytes:
     """Call a function on a worker.
 
     Arguments and value travel as bytes: Dask would serialise the members of a list one by one, and
@@ -142,7 +142,7 @@ class TaskPool:
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._flight: dict[str, tuple[Any, Future[Any], int]] = {}
         self._count = 0
-        self._slots = max(1, slots(client, self._resources))
+        self._slots = max(1, count_slots(client, self._resources))
         self._counted = time.monotonic()
         self._healthy = time.monotonic()
         self._staffed = time.monotonic()
@@ -151,25 +151,25 @@ class TaskPool:
 
     def run(
         self,
-        take: Callable[[], T | None],
+        next_task: Callable[[], T | None],
         *,
         stop: Callable[[], bool] = lambda: False,
-        most: int | None = None,
-        idle: Callable[[], None] = lambda: None,
+        max_in_flight: int | None = None,
+        on_idle: Callable[[], None] = lambda: None,
         note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[TaskEnd[T]]:
         """Yield each task when it has ended, in any order.
 
         Parameters
         ----------
-        take
+        next_task
             Called when there is room; returns the next task, or None if there is none now. It is
             called again after each task that ended.
         stop
             Predicate; once True, no further tasks are submitted, and those in flight finish.
-        most
+        max_in_flight
             Maximum tasks in flight; by default `TASKS_PER_SLOT` for each slot.
-        idle
+        on_idle
             Called at most every `TICK_S`.
         note
             Called with a message if all workers are paused for long, once until a task ends.
@@ -183,9 +183,9 @@ class TaskPool:
         self._moved = time.monotonic()
         try:
             while True:
-                room = (most or TASKS_PER_SLOT * self._slots) - len(self._flight)
+                room = (max_in_flight or TASKS_PER_SLOT * self._slots) - len(self._flight)
                 while room > 0 and not exhausted and not stop():
-                    task = take()
+                    task = next_task()
                     if task is None:
                         exhausted = True
                         break
@@ -195,7 +195,7 @@ class TaskPool:
                     if exhausted or stop():
                         return
                     continue
-                idle()
+                on_idle()
                 for future in self._collect():
                     ended = self._end(future)
                     if ended is not None:
@@ -216,7 +216,7 @@ class TaskPool:
         self._count += 1
         future = self._client.submit(
             _call,
-            _Packed(dumps((self._function, self._arguments(task)))),
+            _PickledCall(dumps((self._function, self._arguments(task)))),
             key=f"{self._label}-{self._count}",
             pure=False,
             resources=self._resources or None,
@@ -246,9 +246,9 @@ class TaskPool:
         task, _, tries = self._flight[str(future.key)]
         try:
             if future.status == "finished":
-                value = loads(future.result(timeout=LOST_S))
+                value = loads(future.result(timeout=SCHEDULER_TIMEOUT_S))
             elif future.status == "error":
-                raise future.exception(timeout=LOST_S)
+                raise future.exception(timeout=SCHEDULER_TIMEOUT_S)
             else:  # "cancelled" or "lost": the scheduler is gone, or lost its state
                 raise FutureCancelledError(future.key, future.status)
         except KilledWorker as error:
@@ -286,7 +286,7 @@ class TaskPool:
 
     def _again(self, future: Future[Any], task: Any, tries: int, error: Exception) -> None:
         """Resubmit a task that the cluster lost, unless the scheduler itself is gone."""
-        deadline = time.monotonic() + LOST_S
+        deadline = time.monotonic() + SCHEDULER_TIMEOUT_S
         while self._client.status != "running" and time.monotonic() < deadline:
             time.sleep(TICK_S)
         if self._client.status != "running":
@@ -302,7 +302,7 @@ class TaskPool:
         now = time.monotonic()
         if self._client.status == "running":
             self._healthy = now
-        elif now - self._healthy > LOST_S:
+        elif now - self._healthy > SCHEDULER_TIMEOUT_S:
             raise SchedulerLost(self.done, len(self._flight))
         else:
             return
@@ -310,7 +310,7 @@ class TaskPool:
             return
         self._counted = now
         try:
-            found = slots(self._client, self._resources)
+            found = count_slots(self._client, self._resources)
         except (OSError, TimeoutError):
             return
         if found:

@@ -46,7 +46,7 @@ def workers_of(client: Client) -> Mapping[str, Mapping[str, Any]]:
     return workers
 
 
-def slots(client: Client, resources: Mapping[str, float]) -> int:
+def count_slots(client: Client, resources: Mapping[str, float]) -> int:
     """Return the current number of tasks with these resources that can run at once."""
     return sum(_slots_of(worker, resources) for worker in workers_of(client).values())
 
@@ -93,7 +93,7 @@ def wait_for_slots(client: Client, resources: Mapping[str, float]) -> int:
         except TimeoutError:
             raise NoWorkers(startup_timeout_s(WORKERS_S)) from None
     resources = effective_resources(client, resources)
-    while not (found := slots(client, resources)) and time.monotonic() < deadline:
+    while not (found := count_slots(client, resources)) and time.monotonic() < deadline:
         time.sleep(1)
     if found == 0:
         if not resources:  # they left in the meantime

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from engine.errors import Interrupted, MissingObject
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.worker_memory import poison_of, room_for
@@ -101,7 +101,7 @@ class Ingest:
         client: Client,
         *,
         rehash: bool = False,
-        events: Events | None = None,
+        events: ProgressListener | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
@@ -111,7 +111,7 @@ class Ingest:
         self._pseudonyms = request.pseudonyms
         self._walked = request.walked
         self._rehash = rehash
-        self._events = events or Events()
+        self._events = events or ProgressListener()
         self._stop = stop
         self._id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
 
@@ -239,7 +239,7 @@ class Ingest:
         )
         pool = TaskPool(self._client, probe_task, lambda attempt: (attempt,), label="probe")
         for answer in map_tasks(pool, tasks, stop=self._stop, note=self._events.note):
-            if answer.poison:
+            if answer.crashes_worker:
                 reason, detail = poison_of(answer.need, "reading its header")
                 yield ProbeResult(answer.task.files[0], reason=reason, detail=detail)
             else:
@@ -268,14 +268,14 @@ class Ingest:
         for answer in map_tasks(
             pool, here, stop=self._stop, flush=admission.flush, note=self._events.note
         ):
-            if answer.poison:
+            if answer.crashes_worker:
                 slot = answer.task.plan.slots[0]
                 file = answer.task.files[slot.arrival.source]
                 admission.add_crashed(file, slot, *poison_of(answer.need, "decoding it"))
             elif answer.value is not None:
                 admission.add_shard(answer.task, answer.value)
             count = len(answer.task.plan.slots)
-            self._events.advance("pixels", count, failed=count if answer.poison else 0)
+            self._events.advance("pixels", count, failed=count if answer.crashes_worker else 0)
 
     def _tasks(
         self, plans: Sequence[StackLayout], sources: dict[str, SourceFile]

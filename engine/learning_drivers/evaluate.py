@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import EngineError, Interrupted, ParameterError
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.worker_memory import room_for
@@ -122,7 +122,7 @@ def score_on_workers(  # noqa: PLR0913 - options by name
     folder: Path,
     *,
     resources: dict[str, float],
-    events: Events,
+    events: ProgressListener,
     stop: Callable[[], bool],
 ) -> list[Scored]:
     """Return the counts of all images, after writing their error maps to the folder.
@@ -144,7 +144,7 @@ def score_on_workers(  # noqa: PLR0913 - options by name
     pool = TaskPool(client, score_task, lambda a: (a,), label="evaluate", resources=resources)
     scored: list[Scored] = []
     for ended in map_tasks(pool, tasks, stop=stop, note=events.note):
-        if ended.poison:
+        if ended.crashes_worker:
             raise EvaluationLost(ended.task.images[0].image_id, ended.attempts, ended.need)
         scored += ended.value
         events.advance("evaluate", len(ended.value))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import EngineError, MissingExtra
 from engine.execution.cluster.cluster import Cluster
 from engine.execution.cluster.spec import GPU_SLOT
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.execution.task_pool import TaskPool
 from engine.execution.workers import wait_for_slots
 from engine.learning.datasets.masked_images import SAMPLES, MaskedImage, read_samples
@@ -80,7 +80,7 @@ class TrainingTask:
 
 
 @contextmanager
-def training_cluster(client: Client | Cluster | None, events: Events) -> Iterator[Client]:
+def training_cluster(client: Client | Cluster | None, events: ProgressListener) -> Iterator[Client]:
     """Yield a given client or cluster's, or that of a local cluster: one worker with all cores."""
     if client is not None:
         yield client.client if isinstance(client, Cluster) else client
@@ -100,7 +100,7 @@ def train_on_worker(
     client: Client,
     task: TrainingTask,
     *,
-    events: Events,
+    events: ProgressListener,
     stop: Callable[[], bool],
     resources: dict[str, float] | None = None,
 ) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def train_on_worker(
     follow = _Follow(events, task.settings)
     halt = distributed.Event(topic, client=client)
 
-    def idle() -> None:
+    def on_idle() -> None:
         if stop():
             halt.set()
 
@@ -137,7 +137,9 @@ def train_on_worker(
     deaths, reached = 0, -1
     client.subscribe_topic(topic, follow)
     try:
-        for ended in window.run(lambda: waiting.pop() if waiting else None, most=1, idle=idle):
+        for ended in window.run(
+            lambda: waiting.pop() if waiting else None, max_in_flight=1, on_idle=on_idle
+        ):
             if not ended.crashed:
                 follow.end()
                 return _report(task, ended.value)
@@ -230,7 +232,7 @@ def training_task(topic: str, task: TrainingTask) -> dict[str, Any] | None:
 class _Follow:
     """Display of the worker's progress events; called in the client's own thread."""
 
-    def __init__(self, events: Events, settings: TrainingSettings) -> None:
+    def __init__(self, events: ProgressListener, settings: TrainingSettings) -> None:
         self._events, self._settings = events, settings
         self._started = False
         self._images = 0

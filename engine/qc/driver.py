@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from engine.deprecations import SingleReport
 from engine.errors import CorruptStore, Interrupted, NothingFound
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.worker_memory import poison_of
@@ -146,7 +146,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
     trial: bool = False,
     where: str | None = None,
     everything: bool = False,
-    events: Events | None = None,
+    events: ProgressListener | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> QcReport:
     """Render an operation's missing and outdated pictures, and their page.
@@ -207,7 +207,9 @@ def make_pictures(  # noqa: PLR0913 - options by name
         check_writable(store)
         labels = operation.label_name if operation.has_labels else None
         shown = FilesShown(files_by_path(store, files).values(), labels)
-        rendering = _Rendering(store, operation, folder, noted, known, report, events or Events())
+        rendering = _Rendering(
+            store, operation, folder, noted, known, report, events or ProgressListener()
+        )
         rendering.run(client, plan, shown, stop)
     context = PageContext(store, operation, folder, trial, facts, extremes, noted)
     pages, of_pages = publish_pages(context)
@@ -230,7 +232,7 @@ class _Rendering:
     noted: PictureIndex
     known: PictureIndex
     report: QcReport
-    events: Events
+    events: ProgressListener
     _written_s: float = field(default_factory=time.monotonic)
     _took_s: float = 0.0
 
@@ -253,7 +255,7 @@ class _Rendering:
                 pool, plan.units(slots), stop=stop, flush=self._write_if_due, note=self.events.note
             ):
                 made = answer.value
-                if answer.poison:
+                if answer.crashes_worker:
                     reason, _ = poison_of(answer.need, "drawing it")
                     made = Made((), tuple((one.image_id, reason) for one in answer.task.wanted))
                 done += answer.task.pictures

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.deprecations import SingleReport
 from engine.errors import EngineError, Interrupted, SchedulerLost
 from engine.execution.memory_limit import OUT_OF_MEMORY
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.worker_memory import room_for
@@ -157,7 +157,7 @@ def execute_plan(
     run: PlannedRun,
     client: Client,
     *,
-    events: Events | None = None,
+    events: ProgressListener | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Execute a plan and publish its results. Commits made before an error or a stop are kept.
@@ -168,7 +168,7 @@ def execute_plan(
         If ``stop`` returned True before the end.
     NoWorkers, NoWorkerForResource, SchedulerLost, StoreFull, StoreReadOnly
     """
-    shown = events or Events()
+    shown = events or ProgressListener()
     publisher, operation = run.publisher, run.operation
     # Pack for the slots that exist now, so that every worker gets several units.
     slots = wait_for_slots(client, dict(operation.resources))
@@ -200,7 +200,7 @@ def execute_plan(
         raise Incomplete(missing, run.plan.selected)
 
 
-def _announce_first_use(operation: Operation, client: Client, events: Events) -> None:
+def _announce_first_use(operation: Operation, client: Client, events: ProgressListener) -> None:
     from distributed import LocalCluster
 
     if (
@@ -213,7 +213,7 @@ def _announce_first_use(operation: Operation, client: Client, events: Events) ->
 class _Execution:
     """Tasks of a run, and how many of them ended (``done``) or are still to do (``left``)."""
 
-    def __init__(self, run: PlannedRun, slots: int, events: Events) -> None:
+    def __init__(self, run: PlannedRun, slots: int, events: ProgressListener) -> None:
         self._run = run
         self._events = events
         self._units = pack_units(run.plan.items, slots)
@@ -245,7 +245,7 @@ class _Execution:
         flush, note = run.publisher.flush, self._events.note
         for answer in map_tasks(pool, self._unpublished(), stop=stop, flush=flush, note=note):
             record = answer.value
-            if answer.poison:
+            if answer.crashes_worker:
                 record = write_failed_unit(
                     run.store, run.operation, answer.task, attempts=answer.attempts,
                     need=answer.need,

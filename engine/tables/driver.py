@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.errors import MissingObject
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.operations.base import Operation
@@ -149,7 +149,7 @@ def make_tables(
     results: Snapshot,
     *,
     trial: bool,
-    events: Events | None = None,
+    events: ProgressListener | None = None,
 ) -> list[str]:
     """Build an operation's tables as a cohort declares them; see `reduce_tables`.
 
@@ -203,7 +203,7 @@ def reduce_tables(  # noqa: PLR0913 - options by name
     spec: TableContext,
     *,
     suffix: str = "",
-    events: Events | None = None,
+    events: ProgressListener | None = None,
 ) -> list[str]:
     """Build an operation's tables, unless they are up to date.
 
@@ -226,7 +226,7 @@ def reduce_tables(  # noqa: PLR0913 - options by name
     if all(_same(read_provenance(store, name), origin) for name in names.values()):
         return list(names.values())
     check_writable(store)
-    shown = events or Events()
+    shown = events or ProgressListener()
     for last in (False, True):
         try:
             reduction = _Reduction(store, operation, client, spec)
@@ -254,7 +254,7 @@ class _Reduction:
         parts: Sequence[Part],
         names: Mapping[str, str],
         origin: Mapping[str, Any],
-        events: Events,
+        events: ProgressListener,
     ) -> None:
         """Build the tables in slices of images, merge the slices, and assemble each table."""
         store, operation, spec, token = self.store, self.operation, self.spec, self.token

@@ -17,7 +17,7 @@ import typer
 
 import engine
 from engine.errors import ParameterError, UsageError
-from engine.execution.progress import counted
+from engine.execution.progress import pluralise
 from engine.ingest.roots import Source
 from engine.plain_files import reads_end_on
 from engine.sources.registry import broken_formats
@@ -73,7 +73,7 @@ def graceful_interrupt(output: Output) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        output.say("Stopping: tasks in flight end and are committed. Ctrl-C again stops at once.")
+        output.info("Stopping: tasks in flight end and are committed. Ctrl-C again stops at once.")
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -84,9 +84,9 @@ def graceful_interrupt(output: Output) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def working(output: Output, cluster: ClusterArguments) -> AbstractContextManager[Client]:
+def open_client(output: Output, cluster: ClusterArguments) -> AbstractContextManager[Client]:
     """Yield a client; on first use its cluster starts and the dashboard's address is printed."""
-    return cluster.open_on_demand(output.say)
+    return cluster.open_on_demand(output.info)
 
 
 @command(app)
@@ -105,7 +105,7 @@ def demo(
         raise ParameterError("DIR", str(directory), "a new or empty folder, or that of a demo")
     write_discs(images, DiscOptions())
     cohort = repaired(output, engine.create(place))
-    with graceful_interrupt(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, open_client(output, cluster) as client:
         taken = cohort.ingest(images, client=client, events=output.events, stop=stop)
         operation = cohort.operation("circles", **_demo_parameters(cohort))
         report = cohort.run(operation, client=client, events=output.events, stop=stop)
@@ -171,20 +171,20 @@ def ingest(
     else:
         cohort = opened(output, place)
     request = cohort.require_sources(*given, layout=layout)
-    with graceful_interrupt(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, open_client(output, cluster) as client:
         report = cohort.ingest(
             client=client, rehash=rehash, events=output.events, stop=stop, request=request
         )
     if report.withheld:
-        output.say(WITHHELD.format(report.withheld))
+        output.info(WITHHELD.format(report.withheld))
     if report.listed == report.ignored and not report.orphaned:
-        output.say(
+        output.info(
             f"No image was found in {', '.join(sources or ()) or 'the roots of cohort.toml'}: of "
-            f"{counted(report.listed, 'files')} none is {list_formats()}."
+            f"{pluralise(report.listed, 'files')} none is {list_formats()}."
         )
     if report.ignored:
         for error in broken_formats():
-            output.say(str(error))
+            output.info(str(error))
     output.result(report.as_json(), *ingest_lines(report))
     failed = report.failed + report.left + report.withheld + len(report.lost) + report.refused
     return _code(failed, max_failed)
@@ -205,14 +205,17 @@ def plan(
     """
     cohort = opened(output, place)
     plans = [
-        cohort.plan(wanted, **selection.asked()) for wanted in _wanted(cohort, operation, context)
+        cohort.plan(wanted, **selection.asked())
+        for wanted in _requested_operations(cohort, operation, context)
     ]
     values = {"plans": [made.as_json() for made in plans]}
     output.result(values, *(line for made in plans for line in plan_lines(made)))
     return 0
 
 
-def _wanted(cohort: Cohort, name: str | None, context: typer.Context) -> list[engine.Operation]:
+def _requested_operations(
+    cohort: Cohort, name: str | None, context: typer.Context
+) -> list[engine.Operation]:
     # `cohort run C --radius-px 1:2` parses its first parameter as the operation's name.
     if name is not None and name.startswith("--"):
         raise UsageError(f"Name the operation before its parameters, e.g. circles {name} ...")
@@ -243,11 +246,11 @@ def run(
     Accepts an operation's parameters as options, e.g. --radius-px 10:60.
     """
     cohort = opened(output, place)
-    operations = _wanted(cohort, operation, context)
+    operations = _requested_operations(cohort, operation, context)
     # Check before a cluster is started.
     cohort.require_images(where=selection.where, limit=selection.limit, declare=declare)
     reports: list[RunReport] = []
-    with graceful_interrupt(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, open_client(output, cluster) as client:
         for wanted in operations:
             report = cohort.run(
                 wanted,
@@ -286,8 +289,8 @@ def qc(
     """
     cohort = opened(output, place)
     reports: list[QcReport] = []
-    operations = _wanted(cohort, operation, context)
-    with graceful_interrupt(output) as stop, working(output, cluster) as client:
+    operations = _requested_operations(cohort, operation, context)
+    with graceful_interrupt(output) as stop, open_client(output, cluster) as client:
         for wanted in operations:
             report = cohort.qc(
                 wanted, client=client, where=where, everything=everything,
@@ -316,12 +319,12 @@ def nightly(
 
     def ended(step: Step, report: object) -> None:
         if step.message is not None:
-            output.say(f"{step.step} failed: {step.message}")
+            output.info(f"{step.step} failed: {step.message}")
         for line in step_lines(report):
-            output.say(line)
+            output.info(line)
 
     cohort = opened(output, place)
-    with graceful_interrupt(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, open_client(output, cluster) as client:
         summary = run_nightly(
             cohort, client, events=output.events, max_failed=max_failed, stop=stop, ended=ended
         )

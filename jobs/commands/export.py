@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import typer
 
 from engine.errors import ParameterError, UsageError
-from engine.execution.progress import counted
+from engine.execution.progress import pluralise
 from engine.store.backend.atomic_write import atomic_replace
 from engine.store.backend.base import Store
 from jobs.framework import app, command
@@ -141,6 +141,6 @@ def export(
     write_export(rows, file, raw=raw)
     output.result(
         {"table": table, "rows": rows.num_rows, "file": str(file)},
-        f"Wrote {counted(rows.num_rows, 'rows')} of {table} to {file}.",
+        f"Wrote {pluralise(rows.num_rows, 'rows')} of {table} to {file}.",
     )
     return 0

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import ParameterError
-from engine.execution.progress import counted
+from engine.execution.progress import pluralise
 from engine.phantoms import CineOptions, DiscOptions, write_cine, write_discs
 from engine.phantoms.cells.files import IMAGES, SUBJECTS_FILE, write_cells
 from engine.phantoms.cells.options import CellOptions
@@ -102,7 +102,7 @@ def discs(
         truth = write_discs(directory, options)
     output.result(
         {"directory": str(directory), "images": images, "truth": str(truth)},
-        f"Made {counted(images, 'images')} of discs in {directory}; their truth is in {truth}.",
+        f"Made {pluralise(images, 'images')} of discs in {directory}; their truth is in {truth}.",
     )
     return 0
 
@@ -136,7 +136,7 @@ def cine(
     frames = patients * slices * phases
     output.result(
         {"directory": str(directory), "frames": frames, "truth": str(truth)},
-        f"Made {counted(frames, 'frames')} of {counted(patients, 'hearts')} in "
+        f"Made {pluralise(frames, 'frames')} of {pluralise(patients, 'hearts')} in "
         f"{directory / 'dicoms'}, with contours in {directory / 'contourfiles'}; their truth is "
         f"in {truth}.",
     )
@@ -213,7 +213,7 @@ def cells(
             "truth": str(truth),
             "subjects": str(groups),
         },
-        f"Made {counted(images, 'fields')} of cells in {pixels}; masks and a table of the nuclei "
+        f"Made {pluralise(images, 'fields')} of cells in {pixels}; masks and a table of the nuclei "
         f"are in {truth.parent}, the subjects' groups in {groups}.\n"
         f"Next: cohort ingest COHORT {pixels}",
     )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.errors import UsageError
-from engine.execution.progress import counted, format_duration
+from engine.execution.progress import format_duration, pluralise
 from engine.learning.datasets.label_images import LabelImages
 from engine.learning.datasets.left_out import LeftOut, told_left_out
 from engine.learning.datasets.mask_files import LayeredFiles, MaskFolders
@@ -39,7 +39,7 @@ from engine.learning.evaluation.page import (
 from engine.learning.training.settings import TrainingSettings
 from engine.learning_drivers.train import cores
 from engine.store.backend.atomic_write import atomic_write
-from jobs.commands.core import graceful_interrupt, working
+from jobs.commands.core import graceful_interrupt, open_client
 from jobs.framework import app, command
 from jobs.opening import opened
 from jobs.options import ClusterArguments, CohortPath, Limit, Where, WithOrphaned, read_parameters
@@ -141,7 +141,7 @@ def train(
     """
     settings = TrainingSettings(**{"name": folder.name, **read_parameters(context.args)})
     cohort, source = opened(output, place), mask.source()
-    with graceful_interrupt(output) as stop, working(output, whole_machine(cluster)) as client:
+    with graceful_interrupt(output) as stop, open_client(output, whole_machine(cluster)) as client:
         report = cohort.train(
             folder,
             source,
@@ -186,7 +186,7 @@ def evaluate(
         raise UsageError("Give --stored or parameters of segment, not both.")
     cohort, source = opened(output, place), mask.source()
     answer = cohort.operation("segment", **given) if stored is None else LabelImages(stored)
-    with graceful_interrupt(output) as stop, working(output, cluster) as client:
+    with graceful_interrupt(output) as stop, open_client(output, cluster) as client:
         made = cohort.evaluate(
             folder,
             source,
@@ -212,7 +212,7 @@ def evaluate(
     }
     output.result(
         values,
-        f"{made.of} against masks of {counted(len(made.images), 'images')}:",
+        f"{made.of} against masks of {pluralise(len(made.images), 'images')}:",
         *(f"  {label_of(n)}: {told_interval(n, i)}" for n, i in figures.items()),
         told_sureness(len(made.images)),
         *filter(None, [made.flattered]),
@@ -251,7 +251,7 @@ def diff(
         for d in differences
     ]
     page = [] if folder is None else [f"Page: {folder / PAGE}"]
-    head = f"{pair[0].of} and {pair[1].of} on {counted(len(both), 'images')}:"
+    head = f"{pair[0].of} and {pair[1].of} on {pluralise(len(both), 'images')}:"
     output.result(values, head, *lines, *page)
     return 0
 
@@ -268,8 +268,8 @@ def _both(difference: Difference) -> dict[str, Any]:
 def _lines(report: dict[str, Any]) -> list[str]:
     begun = f" (from step {report['resumed_at']:,})" if report["resumed_at"] else ""
     lines = [
-        f"Trained {counted(report['step'], 'steps')}{begun} on "
-        f"{counted(report['trained'], 'images')}, {report['held_out']:,} held out, in "
+        f"Trained {pluralise(report['step'], 'steps')}{begun} on "
+        f"{pluralise(report['trained'], 'images')}, {report['held_out']:,} held out, in "
         f"{format_duration(report['elapsed_s'])}. Curves: {report['folder']}/curves.png",
         f"  Held out, so fit to evaluate on: {_few(report['subjects_held_out'])}",
     ]

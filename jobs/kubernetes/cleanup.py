@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from engine.execution.kubernetes.api import NOT_FOUND, REMOVE_S, Api
 from engine.execution.kubernetes.manifests import Object
-from jobs.kubernetes.nightly_job import Night
+from jobs.kubernetes.nightly_job import NightlyJob
 
 
-def delete_job(api: Api, night: Night) -> None:
+def delete_job(api: Api, night: NightlyJob) -> None:
     """Delete all objects of a night: first the runner, which commits its results while workers run.
 
     Raises

@@ -20,8 +20,8 @@ from engine.errors import EngineError, ParameterError
 from engine.execution.kubernetes.api import Api
 from engine.visible import visible
 from jobs.kubernetes.cleanup import delete_job
-from jobs.kubernetes.nightly_job import Night
-from jobs.kubernetes.scaling import Scaling
+from jobs.kubernetes.nightly_job import NightlyJob
+from jobs.kubernetes.scaling import WorkerScaler
 from jobs.kubernetes.watch import RunnerLost, watch_runner
 
 MIRRORED = (0, 1, 2, 3, 130)
@@ -44,7 +44,7 @@ class Stopped(EngineError):
 class Settings:
     """Settings of the CronJob, from environment variables."""
 
-    night: Night
+    night: NightlyJob
     cohort: str
     start_timeout_s: float
     gpu_units_per_worker: int
@@ -70,7 +70,7 @@ class Settings:
                 raise ParameterError(name, value, f"a whole number, at least {least}")
             return int(value)
 
-        night = Night(
+        night = NightlyJob(
             name=text("JOB_NAME"),
             owner_uid=text("JOB_UID"),
             namespace=text("NAMESPACE"),
@@ -98,11 +98,11 @@ def launch(settings: Settings, api: Api) -> int:
     night = settings.night
     gpu = ["worker-gpu"] if night.gpu_workers_max else []
     templates = api.templates("scheduler", "worker", "runner", *gpu)
-    scaling = Scaling(night, api, templates, settings.cohort, settings.gpu_units_per_worker)
+    scaling = WorkerScaler(night, api, templates, settings.cohort, settings.gpu_units_per_worker)
     try:
         if not api.create(night.job(templates)):
             say(f"{night.name} is there already: watching it.")
-        ended = watch_runner(night, api, settings.start_timeout_s, meanwhile=scaling.tick)
+        ended = watch_runner(night, api, settings.start_timeout_s, meanwhile=scaling.reconcile)
     finally:
         # A second SIGTERM must not interrupt the cleanup; SIGKILL follows in any case.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.errors import ParameterError
-from engine.execution.kubernetes.manifests import NAME_MOST, Object, Place, Templates
+from engine.execution.kubernetes.manifests import NAME_MOST, ClusterResources, Object, Templates
 
 
 @dataclass(frozen=True, slots=True)
-class Night:
+class NightlyJob:
     """One run: its name, the owner of its objects, and its size limits.
 
     Attributes
@@ -41,7 +41,7 @@ class Night:
             )
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ClusterResources:
         """Name, namespace and owner of its cluster."""
         owner = {
             "apiVersion": "batch/v1",
@@ -51,7 +51,7 @@ class Night:
             "controller": False,
             "blockOwnerDeletion": False,
         }
-        return Place(self.name, self.namespace, owner=owner)
+        return ClusterResources(self.name, self.namespace, owner=owner)
 
     @property
     def runner(self) -> str:

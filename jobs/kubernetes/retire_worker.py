@@ -16,7 +16,7 @@ ANSWER_S = 20.0
 """Timeout for the scheduler, seconds: a spot node is taken 30 s after its notice."""
 
 
-def retire(address: str, worker: str) -> None:
+def retire_worker(address: str, worker: str) -> None:
     """Ask a scheduler to assign no more tasks to a worker, and to move its data."""
     with Client(address, timeout=ANSWER_S, set_as_default=False) as client:
         client.retire_workers(names=[worker], close_workers=False, remove=True)
@@ -25,7 +25,7 @@ def retire(address: str, worker: str) -> None:
 def main() -> int:
     """Retire the worker of this pod."""
     try:
-        retire(os.environ["DASK_SCHEDULER_ADDRESS"], os.environ["DASK_WORKER_NAME"])
+        retire_worker(os.environ["DASK_SCHEDULER_ADDRESS"], os.environ["DASK_WORKER_NAME"])
     except (KeyError, OSError, TimeoutError, ValueError) as error:
         print(f"Not retired: {type(error).__name__} {error}", file=sys.stderr)
     return 0

@@ -9,13 +9,13 @@ import time
 from engine.errors import EngineError
 from engine.execution.kubernetes.api import Api
 from engine.execution.kubernetes.manifests import Templates
-from jobs.kubernetes.nightly_job import Night
+from jobs.kubernetes.nightly_job import NightlyJob
 
 PLAN_EVERY_S = 30.0
 """Interval at which the plan is updated while a night runs, seconds."""
 
 
-class Scaling:
+class WorkerScaler:
     """Controller for the number of a night's workers.
 
     The scheduler decides on CPU workers within their bounds (a DaskAutoscaler). GPU workers follow
@@ -30,7 +30,7 @@ class Scaling:
     """
 
     def __init__(
-        self, night: Night, api: Api, templates: Templates, cohort: str, units_per_worker: int
+        self, night: NightlyJob, api: Api, templates: Templates, cohort: str, units_per_worker: int
     ) -> None:
         self._night, self._api, self._templates = night, api, templates
         self._cohort = cohort
@@ -39,7 +39,7 @@ class Scaling:
         self._adaptive = False
         self._planned = -math.inf
 
-    def tick(self) -> None:
+    def reconcile(self) -> None:
         """Reconcile the actual number of workers with the desired one."""
         if self._api.get("DaskCluster", self._night.name) is None:
             return  # not created yet, or already deleted
@@ -87,12 +87,12 @@ class Scaling:
             return 0
 
 
-def gpu_workers(units: int, units_per_worker: int, night: Night) -> int:
+def gpu_workers(units: int, units_per_worker: int, night: NightlyJob) -> int:
     """Return the number of GPU workers that an amount of work justifies.
 
     Examples
     --------
-    >>> night = Night("night", "uid", "cohort", 1, 1, gpu_workers_max=4)
+    >>> night = NightlyJob("night", "uid", "cohort", 1, 1, gpu_workers_max=4)
     >>> [gpu_workers(units, 50, night) for units in (0, 1, 50, 51, 1000)]
     [0, 1, 1, 2, 4]
     """

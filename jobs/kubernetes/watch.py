@@ -19,7 +19,7 @@ from engine.execution.kubernetes.api import (
     why_waiting,
 )
 from engine.execution.kubernetes.manifests import Object
-from jobs.kubernetes.nightly_job import Night
+from jobs.kubernetes.nightly_job import NightlyJob
 
 WATCH_S = 15
 """Duration of one watch before other work is done, seconds."""
@@ -62,7 +62,7 @@ class RunnerEnded:
 
 
 def watch_runner(
-    night: Night, api: Api, start_timeout_s: float, meanwhile: Callable[[], None]
+    night: NightlyJob, api: Api, start_timeout_s: float, meanwhile: Callable[[], None]
 ) -> RunnerEnded:
     """Wait for the end of the runner.
 
@@ -106,7 +106,7 @@ def watch_runner(
     raise AssertionError  # a watch does not end by itself
 
 
-def _changes(night: Night, api: Api) -> Iterator[tuple[str, Object]]:
+def _changes(night: NightlyJob, api: Api) -> Iterator[tuple[str, Object]]:
     """Yield each state of the runner's pod; "GONE" if a list lacks it, "TICK" regularly."""
     fields = f"metadata.name={night.runner}"
     while True:
@@ -131,7 +131,7 @@ def _changes(night: Night, api: Api) -> Iterator[tuple[str, Object]]:
             time.sleep(POLL_S)  # the next list shows the state, or fails
 
 
-def _how_ended(night: Night, pod: Object) -> RunnerEnded:
+def _how_ended(night: NightlyJob, pod: Object) -> RunnerEnded:
     status = pod["status"]
     for container in status.get("containerStatuses", ()):
         ended = container.get("state", {}).get("terminated")
@@ -148,7 +148,7 @@ class RunnerLog:
     standard output, the rest to standard error.
     """
 
-    def __init__(self, night: Night, api: Api) -> None:
+    def __init__(self, night: NightlyJob, api: Api) -> None:
         self._night, self._api = night, api
         self._thread: threading.Thread | None = None
         self._lines = 0

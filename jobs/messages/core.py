@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from engine.execution.progress import counted, format_duration
+from engine.execution.progress import format_duration, pluralise
 from engine.header import FINDINGS
 from engine.operations.failure_reasons import explain
 from engine.operations.spacings import spacing_text
@@ -59,7 +59,7 @@ def ingest_lines(report: IngestReport) -> list[str]:
         if count:
             told.append(f"{count:,} {what}")
     if report.ignored:
-        told.append(f"{counted(report.ignored, 'files')} ignored")
+        told.append(f"{pluralise(report.ignored, 'files')} ignored")
     lines = [f"Ingested images: {', '.join(told)} ({format_duration(report.elapsed_s)})."]
     if report.untaken:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(report.untaken.items()))
@@ -68,28 +68,32 @@ def ingest_lines(report: IngestReport) -> list[str]:
             "TIFF or PNG."
         )
     if report.failed:
-        lines.append(f"{counted(report.failed, 'sources')} can't be read; cohort status names all:")
+        lines.append(
+            f"{pluralise(report.failed, 'sources')} can't be read; cohort status names all:"
+        )
     for code, count in report.reasons.items():
         named = [one["source"] for one in report.failed_first if one["reason"] == code]
         lines.append(f"  {count:,} {code}: {_some(named, count)}. {REASONS.get(code, '')}".rstrip())
     if report.unmatched:
         many = "does" if report.unmatched == 1 else "do"
         lines.append(
-            f"{counted(report.unmatched, 'images')} {many} not match the layout, so subject, date "
-            f"and so on are empty: {_some(report.unmatched_first, report.unmatched)}. If that is "
-            "not intended, change layout in cohort.toml, then: cohort ingest COHORT --rehash"
+            f"{pluralise(report.unmatched, 'images')} {many} not match the layout, so subject, "
+            f"date and so on are empty: {_some(report.unmatched_first, report.unmatched)}. If that "
+            "is not intended, change layout in cohort.toml, then: cohort ingest COHORT --rehash"
         )
     if report.healed:
-        many = counted(report.healed, "images")
+        many = pluralise(report.healed, "images")
         lines.append(f"Pixels of {many} were damaged or missing, and have been restored.")
     if report.replaced:
         lines.append(
-            f"Pixels of {counted(len(report.replaced), 'images')} were damaged or gone, and their "
-            "sources have other content now, which was taken as a change: "
+            f"Pixels of {pluralise(len(report.replaced), 'images')} were damaged or gone, and "
+            "their sources have other content now, which was taken as a change: "
             f"{_some(report.replaced[:NAMED], len(report.replaced))}"
         )
     if report.lost:
-        lines.append(f"Pixels of {counted(len(report.lost), 'images')} are still damaged or gone:")
+        lines.append(
+            f"Pixels of {pluralise(len(report.lost), 'images')} are still damaged or gone:"
+        )
     for reason, advice in LOST.items():
         named = [one["source"] for one in report.lost if one["reason"] == reason]
         if named:
@@ -130,7 +134,7 @@ def plan_lines(plan: Plan) -> list[str]:
     if not plan.selected:
         lines.append("  No image is selected.")
     elif not plan.to_compute:
-        lines.append(f"  Nothing to do: {counted(plan.selected, 'images')}, all settled.")
+        lines.append(f"  Nothing to do: {pluralise(plan.selected, 'images')}, all settled.")
     for cause, count in plan.causes.items():
         why = REASONS_TO_COMPUTE[cause]
         if cause in ("parameters", "version", "weights") and plan.changes:
@@ -138,7 +142,7 @@ def plan_lines(plan: Plan) -> list[str]:
         lines.append(f"  {count:>8} to compute: {cause} ({why})")
     lines += [f"  {count:>8} {REASONS_TO_SKIP[state]}" for state, count in plan.settled.items()]
     if plan.unreadable:
-        noun = counted(plan.unreadable, "sources").split()[1]
+        noun = pluralise(plan.unreadable, "sources").split()[1]
         lines.append(f"  {plan.unreadable:>8} {noun} can't be read (cohort status names them)")
     if plan.orphaned:
         lines.append(f"  {plan.orphaned:>8} of them orphaned: source gone, pixels kept")
@@ -157,11 +161,11 @@ def run_lines(report: RunReport) -> list[str]:
     if not report.selected:
         lines = [f"{name}: no image is selected."]
     elif not report.planned:
-        lines = [f"{name}: nothing to do, {counted(report.up_to_date, 'images')} up to date."]
+        lines = [f"{name}: nothing to do, {pluralise(report.up_to_date, 'images')} up to date."]
     else:
         computed = report.published - report.failed
         lines = [
-            f"{name}: {computed:,} of {counted(report.selected, 'images')} computed"
+            f"{name}: {computed:,} of {pluralise(report.selected, 'images')} computed"
             + (f" ({report.copied:,} of them copied)" if report.copied else "")
             + (f", {report.up_to_date:,} up to date before" if report.up_to_date else "")
             + f" ({format_duration(report.elapsed_s)})."
@@ -175,8 +179,8 @@ def run_lines(report: RunReport) -> list[str]:
         lines.append(f"  {report.failed_before} failed before; --failed tries them again.")
     if report.unreadable_sources:
         lines.append(
-            f"  {counted(report.unreadable_sources, 'sources')} can't be read; cohort status names "
-            "which."
+            f"  {pluralise(report.unreadable_sources, 'sources')} can't be read; cohort status "
+            "names which."
         )
     if report.declared:
         lines.append("  These parameters are now the declared ones (cohort.toml).")
@@ -205,7 +209,7 @@ def qc_lines(report: QcReport) -> list[str]:
     """Describe the pictures that were made, with the path of their page."""
     name = f"{report.operation}, key {report.key[:8]}"
     if report.made:
-        told = f"{counted(report.made, 'pictures')} made, {report.up_to_date} were up to date"
+        told = f"{pluralise(report.made, 'pictures')} made, {report.up_to_date} were up to date"
         lines = [f"{name}: {told} ({format_duration(report.elapsed_s)})."]
     else:
         lines = [f"{name}: nothing to make, {report.up_to_date} pictures are up to date."]
@@ -238,7 +242,7 @@ def status_lines(status: Status) -> list[str]:
         )
         if key.gone:
             lines.append(
-                f"  {counted(len(key.gone), 'files')} of its results are gone from the store, "
+                f"  {pluralise(len(key.gone), 'files')} of its results are gone from the store, "
                 f"{key.gone[0]} first: the next run computes their images again."
             )
         stale = [table.name for table in key.tables if table.stale or not table.there]
@@ -252,7 +256,7 @@ def status_lines(status: Status) -> list[str]:
     for failure in failures[:NAMED]:
         of = failure.key or ""
         of_trial = f"@{of[:8]}" if (failure.operation, of) in trials else ""
-        tried = f", {counted(failure.attempts, 'attempts')}" if failure.attempts else ""
+        tried = f", {pluralise(failure.attempts, 'attempts')}" if failure.attempts else ""
         by = f"{failure.operation}{of_trial}"
         more = f" ({failure.detail})" if failure.detail else ""
         lines.append(f"  {_which(failure)}: {by}, {failure.reason}{more}{tried}")
@@ -327,17 +331,17 @@ def advice_about(path: str) -> str | None:
 
 def verify_lines(report: VerifyReport) -> list[str]:
     """Describe the outcome of a verification, and name the problems."""
-    checked = ", ".join(counted(n, what.replace("_", " ")) for what, n in report.checked.items())
+    checked = ", ".join(pluralise(n, what.replace("_", " ")) for what, n in report.checked.items())
     lines = [f"Checked {checked}."]
     lines += [f"  {p.kind}: {p.path}: {p.text}" for p in report.problems[:NAMED]]
     if len(report.problems) > NAMED:
         lines.append(f"  and {len(report.problems) - NAMED} more; --json names all.")
     if report.leftovers:
         lines.append(
-            f"{counted(len(report.leftovers), 'leftovers')} not referenced by any commit; cohort "
+            f"{pluralise(len(report.leftovers), 'leftovers')} not referenced by any commit; cohort "
             "gc removes those that are old enough."
         )
-    lines.append("All is well." if report.ok else f"{counted(len(report.problems), 'problems')}.")
+    lines.append("All is well." if report.ok else f"{pluralise(len(report.problems), 'problems')}.")
     bad = [
         p.path
         for p in report.problems
@@ -362,7 +366,7 @@ def gc_lines(left: Sequence[UnreferencedFile], dry_run: bool) -> list[str]:
     size = sum(one.size for one in left) / 1024**2
     kinds = Counter(one.path.split("/", 1)[0] for one in left)
     told = ", ".join(f"{count} below {name}" for name, count in sorted(kinds.items()))
-    return [f"{done} {counted(len(left), 'leftovers')} ({told}; {size:.1f} MiB)."]
+    return [f"{done} {pluralise(len(left), 'leftovers')} ({told}; {size:.1f} MiB)."]
 
 
 def experiments_table(experiments: pd.DataFrame) -> Table:

@@ -119,7 +119,7 @@ def run_circles(
     operation = engine.circles(radius_px=(RADIUS_PX[0], RADIUS_PX[1] + wider_px))
     marks: dict[str, float] = {}
 
-    class Marks(engine.Events):
+    class Marks(engine.ProgressListener):
         def start(self, stage: str, total: int, unit: str) -> None:
             if stage == "tables":
                 marks["committed"], marks["cpu"] = time.perf_counter(), cpu_s()

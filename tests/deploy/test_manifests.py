@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.execution.kubernetes.manifests import Place, Templates, resized
-from jobs.kubernetes.nightly_job import Night
+from engine.execution.kubernetes.manifests import ClusterResources, Templates, resized
+from jobs.kubernetes.nightly_job import NightlyJob
 from tests.deploy.manifests import (
     KUBERNETES,
     OVERLAYS,
@@ -30,7 +30,7 @@ from tests.deploy.manifests import (
     with_components,
 )
 
-NIGHT = Night("cohort-nightly-29403000", "0a1b", "cohort", 2, 8, gpu_workers_max=4)
+NIGHT = NightlyJob("cohort-nightly-29403000", "0a1b", "cohort", 2, 8, gpu_workers_max=4)
 
 BYTES = {"Mi": 2**20, "Gi": 2**30, "MiB": 2**20, "GiB": 2**30}
 
@@ -51,7 +51,9 @@ def made_by_launcher() -> list[Manifest]:
 def session(found: Templates, protocol: str = "tls", **size: int) -> Manifest:
     """Return the cluster of a notebook."""
     worker = resized(found["worker"], size.get("threads"), size.get("memory_bytes"))
-    return Place("cohort-1a2b", "cohort", protocol).cluster({**found, "worker": worker}, 2, 3600)
+    return ClusterResources("cohort-1a2b", "cohort", protocol).cluster(
+        {**found, "worker": worker}, 2, 3600
+    )
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import engine
 from engine.errors import NoWorkerForResource, ParameterError, SchedulerLost, UsageError
 from engine.execution.cluster.cluster import NoCertificate, SchedulerUnreachable
 from engine.execution.kubernetes.credentials import NoKubernetes
-from engine.execution.workers import slots, wait_for_slots, workers_of
+from engine.execution.workers import count_slots, wait_for_slots, workers_of
 from tests.distributed.processes import Cluster, is_alive, kill, wait_for
 from tests.support.images import connect_quietly
 
@@ -143,7 +143,7 @@ def test_a_scheduler_that_vanishes_while_a_cluster_opens_is_named(
         for ask in (
             workers_of,
             lambda lost: wait_for_slots(lost, {}),
-            lambda lost: slots(lost, {}),
+            lambda lost: count_slots(lost, {}),
         ):
             with pytest.raises(SchedulerLost, match="scheduler was lost: it answered") as told:
                 ask(client)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import engine
 from engine.execution import task_pool
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.operations.base import Image
 from tests.support.images import LAYOUT, Counting, computed, connect_quietly, grey, put
 
@@ -53,7 +53,7 @@ class Hungry(Counting):
         return found
 
 
-class Heard(Events):
+class Heard(ProgressListener):
     """Record all messages."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ def imported(statement: str) -> set[str]:
     ("statement", "allowed"),
     [
         ("import engine; dir(engine)", set()),
-        ("import engine; engine.EngineError; engine.Events", set()),
+        ("import engine; engine.EngineError; engine.ProgressListener", set()),
         ("import engine; engine.cluster", set()),
         ("import engine.pages.rendering, engine.execution.notebook_progress", set()),
         ("import engine; engine.Cohort; engine.open; engine.create", {"pandas"}),
@@ -43,6 +43,11 @@ def test_all_public_names_are_there() -> None:
         assert getattr(engine, name) is getattr(engine, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         engine.no_such_name  # noqa: B018 - it is what raises
+
+
+def test_an_earlier_name_still_works() -> None:
+    with pytest.warns(DeprecationWarning, match="engine.ProgressListener"):
+        assert engine.Events is engine.ProgressListener
 
 
 def test_a_class_travels_under_its_own_name() -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from engine.deprecations import warn_deprecated
 from engine.errors import EngineError, ParameterError, UsageError
 from engine.execution.cluster.on_demand import open_on_demand
-from engine.execution.cluster.spec import Opened, Wanted
-from engine.execution.progress import Events, counted
+from engine.execution.cluster.spec import ClusterSpec, OpenCluster
+from engine.execution.progress import ProgressListener, pluralise
 from engine.execution.timeouts import startup_timeout_s
 from engine.execution.versions import require_same_versions
 from engine.execution.workers import wait_for_slots, workers_of
@@ -118,13 +118,13 @@ class Cluster:
         resources: Mapping[str, float] | None = None,
         processes: bool = True,
     ) -> None:
-        wanted = Wanted(
+        wanted = ClusterSpec(
             where, workers, threads_per_worker, memory_limit, gpu_workers, dict(resources or {}),
             processes,
         )  # fmt: skip
         kind = kind_of(where)
         with ExitStack() as stack:
-            self._opened = stack.enter_context(KINDS[kind](wanted))
+            self._opened = stack.enter_context(CLUSTER_TYPES[kind](wanted))
             self._stack = stack.pop_all()
         self.client: Client = self._opened.client
         self.where = where
@@ -178,13 +178,13 @@ class Cluster:
         return self._opened.dashboard_link or self.client.dashboard_link
 
     def __repr__(self) -> str:
-        return f"<Cluster {self.where!r}: {self._told()}>"
+        return f"<Cluster {self.where!r}: {self._description()}>"
 
     def _repr_html_(self) -> str:
-        values = {"where": self.where, "state": self._told(), "link": self.dashboard_link}
+        values = {"where": self.where, "state": self._description(), "link": self.dashboard_link}
         return render("execution/cluster/cluster.html.jinja", **values)
 
-    def _told(self) -> str:
+    def _description(self) -> str:
         from dask.utils import format_bytes
 
         if self.client.status != "running":
@@ -192,13 +192,13 @@ class Cluster:
         workers = workers_of(self.client).values()
         threads = sum(worker["nthreads"] for worker in workers)
         memory = sum(worker["memory_limit"] or 0 for worker in workers)
-        told = f"{counted(len(workers), 'workers')}, {counted(threads, 'threads')}"
+        told = f"{pluralise(len(workers), 'workers')}, {pluralise(threads, 'threads')}"
         told = f"{told}, {format_bytes(memory)}" if memory else told
-        return f"{told}; {self._opened.told}" if self._opened.told else told
+        return f"{told}; {self._opened.description}" if self._opened.description else told
 
 
 @contextmanager
-def _at_address(wanted: Wanted) -> Iterator[Opened]:
+def _at_address(wanted: ClusterSpec) -> Iterator[OpenCluster]:
     from distributed import Client
     from distributed.versions import VersionMismatchWarning
 
@@ -225,7 +225,7 @@ def _at_address(wanted: Wanted) -> Iterator[Opened]:
             raise NoCertificate(wanted.where) from error
         if wanted.resources:
             wait_for_slots(client, dict(wanted.resources))
-        yield Opened(client)
+        yield OpenCluster(client)
 
 
 def _shake_hands(address: str) -> None:
@@ -246,19 +246,19 @@ def _shake_hands(address: str) -> None:
         thread.submit(asyncio.run, talk()).result()
 
 
-def _on_this_machine(wanted: Wanted) -> AbstractContextManager[Opened]:
+def _on_this_machine(wanted: ClusterSpec) -> AbstractContextManager[OpenCluster]:
     from engine.execution.cluster.local import open_local
 
     return open_local(wanted)
 
 
-def _on_kubernetes(wanted: Wanted) -> AbstractContextManager[Opened]:
+def _on_kubernetes(wanted: ClusterSpec) -> AbstractContextManager[OpenCluster]:
     from engine.execution.kubernetes.cluster import open_on_kubernetes
 
     return open_on_kubernetes(wanted)
 
 
-KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Opened]]] = {
+CLUSTER_TYPES: Mapping[str, Callable[[ClusterSpec], AbstractContextManager[OpenCluster]]] = {
     "local": _on_this_machine,
     "kubernetes": _on_kubernetes,
     "tcp": _at_address,
@@ -269,7 +269,7 @@ KINDS: Mapping[str, Callable[[Wanted], AbstractContextManager[Opened]]] = {
 
 
 def kind_of(where: str) -> str:
-    """Return the kind of a cluster, one of `KINDS`.
+    """Return the kind of a cluster, one of `CLUSTER_TYPES`.
 
     Raises
     ------
@@ -277,7 +277,7 @@ def kind_of(where: str) -> str:
         If ``where`` is none of them.
     """
     kind = where.partition("://")[0]
-    if kind not in KINDS:
+    if kind not in CLUSTER_TYPES:
         raise UsageError(
             f"{where!r} is no cluster: give 'local', 'kubernetes', or the address of a "
             f"scheduler with its protocol, e.g. tcp://{where.rpartition('://')[2]}"
@@ -286,9 +286,9 @@ def kind_of(where: str) -> str:
 
 
 def use_client(
-    client: Client | Cluster | None, events: Events | None = None
+    client: Client | Cluster | None, events: ProgressListener | None = None
 ) -> AbstractContextManager[Client]:
     """Return the given client or a cluster's, or one whose local cluster starts on first use."""
     if client is not None:
         return nullcontext(client.client if isinstance(client, Cluster) else client)
-    return open_on_demand(lambda: Cluster("local"), (events or Events()).note)
+    return open_on_demand(lambda: Cluster("local"), (events or ProgressListener()).note)

@@ -17,7 +17,7 @@ import dask
 from distributed import Client, LocalCluster, Nanny, Status
 
 from engine.errors import EngineError, NoWorkers, UsageError
-from engine.execution.cluster.spec import GPU_SLOT, START_S, Opened, Wanted
+from engine.execution.cluster.spec import GPU_SLOT, START_S, ClusterSpec, OpenCluster
 from engine.execution.open_files import require_files
 from engine.privacy import key_withheld
 
@@ -56,7 +56,7 @@ class WorkersEnded(EngineError):
 
 
 @contextmanager
-def open_local(wanted: Wanted) -> Iterator[Opened]:
+def open_local(wanted: ClusterSpec) -> Iterator[OpenCluster]:
     """Open a cluster that fits this machine."""
     if wanted.gpu_workers is not None:
         raise UsageError(
@@ -77,7 +77,7 @@ def open_local(wanted: Wanted) -> Iterator[Opened]:
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             cluster = stack.enter_context(_local_cluster(wanted))
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        yield Opened(client, scale)
+        yield OpenCluster(client, scale)
 
 
 def local_config() -> dict[str, Any]:
@@ -97,7 +97,7 @@ def local_config() -> dict[str, Any]:
 
 
 @contextmanager
-def _local_cluster(wanted: Wanted) -> Iterator[LocalCluster]:
+def _local_cluster(wanted: ClusterSpec) -> Iterator[LocalCluster]:
     require_files()
     cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     threads = wanted.threads_per_worker or 1

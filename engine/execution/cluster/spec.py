@@ -22,7 +22,7 @@ one worker holds a model in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ClusterSpec:
     """Requested cluster; ``None`` means unspecified."""
 
     where: str
@@ -50,7 +50,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenCluster:
     """An open cluster.
 
     Attributes
@@ -69,4 +69,4 @@ class Opened:
     client: Client
     scale: Callable[[int, int | None], None] | None = None
     dashboard_link: str | None = None
-    told: str = ""
+    description: str = ""

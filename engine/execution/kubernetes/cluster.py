@@ -18,7 +18,7 @@ from dask.utils import parse_bytes
 from distributed import Client, Security
 
 from engine.errors import EngineError, ParameterError
-from engine.execution.cluster.spec import START_S, Opened, Wanted
+from engine.execution.cluster.spec import START_S, ClusterSpec, OpenCluster
 from engine.execution.kubernetes.api import (
     NOT_FOUND,
     Api,
@@ -30,13 +30,13 @@ from engine.execution.kubernetes.credentials import in_pod
 from engine.execution.kubernetes.manifests import (
     DASHBOARD_PORT,
     SCHEDULER_PORT,
-    Place,
+    ClusterResources,
     Templates,
     resized,
 )
 from engine.execution.timeouts import startup_timeout_s
 from engine.execution.versions import require_same_versions
-from engine.execution.workers import scheduler_needed, slots, workers_of
+from engine.execution.workers import count_slots, scheduler_needed, workers_of
 
 SECRET = "cohort-tls"
 
@@ -88,7 +88,7 @@ class SchedulerShut(EngineError, ConnectionError):
 
 
 @contextmanager
-def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
+def open_on_kubernetes(wanted: ClusterSpec) -> Iterator[OpenCluster]:
     """Open a cluster from the pod templates that deploy/kubernetes installed in a namespace.
 
     Raises
@@ -104,7 +104,7 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
     """
     api = connect(wanted.where.partition("://")[2])
     security = _security(api)
-    place = Place(
+    place = ClusterResources(
         f"cohort-{secrets.token_hex(4)}", api.namespace, "tls" if security is not None else "tcp"
     )
     gpus = wanted.gpu_workers or 0
@@ -132,7 +132,7 @@ def open_on_kubernetes(wanted: Wanted) -> Iterator[Opened]:
             if not api.create(group):
                 api.scale("DaskWorkerGroup", place.gpu_group_name, gpu_workers)
 
-        yield Opened(client, scale, link, _told(place, link))
+        yield OpenCluster(client, scale, link, _told(place, link))
 
 
 def connect(namespace: str) -> Api:
@@ -182,7 +182,7 @@ def _security(api: Api) -> Security | None:
     )  # fmt: skip
 
 
-def _sized(templates: Templates, wanted: Wanted) -> Templates:
+def _sized(templates: Templates, wanted: ClusterSpec) -> Templates:
     """Return the templates with workers of the requested size; GPU workers stay unchanged."""
     memory = wanted.memory_limit
     if memory in (0, "0"):
@@ -194,7 +194,7 @@ def _sized(templates: Templates, wanted: Wanted) -> Templates:
     }
 
 
-def _is_ready(api: Api, place: Place) -> bool:
+def _is_ready(api: Api, place: ClusterResources) -> bool:
     return any(
         condition["type"] == "Ready" and condition["status"] == "True"
         for pod in api.of_cluster("Pod", place.name, "scheduler")
@@ -202,15 +202,15 @@ def _is_ready(api: Api, place: Place) -> bool:
     )
 
 
-def _has_workers(client: Client, wanted: Wanted, gpus: int) -> bool:
+def _has_workers(client: Client, wanted: ClusterSpec, gpus: int) -> bool:
     """Return whether each kind of worker has started; further workers may join later."""
     asked = [dict(wanted.resources)] if wanted.resources else []
     if gpus:
         asked += [{"GPU": 1.0}, {"CPU": 1.0}]
-    return bool(workers_of(client)) and all(slots(client, each) for each in asked)
+    return bool(workers_of(client)) and all(count_slots(client, each) for each in asked)
 
 
-def _wait_for(api: Api, place: Place, part: str, ready: Callable[[], bool]) -> None:
+def _wait_for(api: Api, place: ClusterResources, part: str, ready: Callable[[], bool]) -> None:
     """Wait for a component of the cluster, and report why it does not start."""
     began = time.monotonic()
     settled = began  # last time without a lasting problem
@@ -226,7 +226,7 @@ def _wait_for(api: Api, place: Place, part: str, ready: Callable[[], bool]) -> N
         time.sleep(POLL_S)
 
 
-def _trouble(api: Api, place: Place, part: str) -> tuple[bool, str]:
+def _trouble(api: Api, place: ClusterResources, part: str) -> tuple[bool, str]:
     """Return whether a component has pods, and the reason why one does not run."""
     pods = api.of_cluster("Pod", place.name, part)
     for pod in pods:
@@ -244,7 +244,7 @@ def _trouble(api: Api, place: Place, part: str) -> tuple[bool, str]:
     return bool(deployments), ""
 
 
-def _way_in(stack: ExitStack, api: Api, place: Place) -> tuple[str, str | None]:
+def _way_in(stack: ExitStack, api: Api, place: ClusterResources) -> tuple[str, str | None]:
     """Return the addresses of the scheduler and the dashboard, as reachable from this process."""
     if api.credentials.in_pod:
         return place.address, None
@@ -267,7 +267,7 @@ def _client(address: str, security: Security | None) -> Client:
         raise SchedulerShut(address) from error
 
 
-def _told(place: Place, link: str | None) -> str:
+def _told(place: ClusterResources, link: str | None) -> str:
     told = f"{place.name} in namespace {place.namespace}"
     if place.protocol == "tcp":
         told += ", without TLS"
@@ -285,7 +285,7 @@ def _leave(stack: ExitStack) -> None:
         stack.close()
 
 
-def _remove(api: Api, place: Place) -> None:
+def _remove(api: Api, place: ClusterResources) -> None:
     """Remove the cluster, GPU workers first: the operator removes pods with their cluster."""
     api.delete("DaskWorkerGroup", place.gpu_group_name)
     api.delete("DaskCluster", place.name)

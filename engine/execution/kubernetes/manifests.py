@@ -30,7 +30,7 @@ Templates = Mapping[str, Object]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ClusterResources:
     """Name, namespace and protocol of a Dask cluster.
 
     Attributes

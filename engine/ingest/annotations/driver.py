@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import NoSource
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.ingest.annotations.matching import ImageIndex
@@ -136,7 +136,7 @@ class AnnotationIngest:
         ingest: str,
         *,
         pseudonyms: Pseudonyms | None = None,
-        events: Events | None = None,
+        events: ProgressListener | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
@@ -145,7 +145,7 @@ class AnnotationIngest:
         self._client = client
         self._id = ingest
         self._pseudonyms = pseudonyms
-        self._events = events or Events()
+        self._events = events or ProgressListener()
         self._stop = stop
         self._ledger = annotations_ledger(store)
         self._indices: dict[str | None, ImageIndex] = {}
@@ -281,7 +281,7 @@ class AnnotationIngest:
     def _read(self, tasks: Sequence[ReadTask]) -> Iterator[DrawingFileResult]:
         pool = TaskPool(self._client, read_task, lambda attempt: (attempt,), label="drawings")
         for answer in map_tasks(pool, tasks, stop=self._stop, note=self._events.note):
-            if answer.poison:
+            if answer.crashes_worker:
                 yield DrawingFileResult(answer.task.files[0], reason="corrupt")
             else:
                 yield from answer.value

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow.compute as pc
 
-from engine.execution.progress import Events, counted
+from engine.execution.progress import ProgressListener, pluralise
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.execution.workers import wait_for_slots
@@ -84,7 +84,7 @@ class RepairDriver:
         self._full = False
         self._replaced: list[str] = []
 
-    def scan(self, client: Client, events: Events, stop: Callable[[], bool]) -> None:
+    def scan(self, client: Client, events: ProgressListener, stop: Callable[[], bool]) -> None:
         """Check all files below ``pixels/`` except labels, which a run repairs itself."""
         rows = [row for row in read_shards(self._store) if not is_label(row.stack)]
         if not rows:
@@ -104,7 +104,7 @@ class RepairDriver:
             self._damaged = [row for row in self._damaged if row not in whole]
             for row in whole:
                 self._shards.pop((row.stack, row.shard), None)
-            events.note(f"Made {counted(len(whole), 'files')} of metadata of stacks again.")
+            events.note(f"Made {pluralise(len(whole), 'files')} of metadata of stacks again.")
         self._damaged.sort(key=lambda row: (row.stack, row.level, row.shard))
         self._stacks = {row.stack for row in self._damaged}
 
@@ -139,7 +139,7 @@ class RepairDriver:
         client: Client,
         max_decoded_bytes: int,
         report: IngestReport,
-        events: Events,
+        events: ProgressListener,
         stop: Callable[[], bool],
     ) -> None:
         """Repair damaged shards, and report the healed and the lost images.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from engine.errors import Interrupted
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.operations.base import Operation
@@ -61,7 +61,7 @@ def run_numbers(
     files: Callable[[], Sequence[ShardRow]],
     client: Client,
     *,
-    events: Events | None = None,
+    events: ProgressListener | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write missing object labels of giant images; see `engine.runs.labels.objects`.
@@ -97,7 +97,7 @@ def run_numbers(
     labels = LabelPublisher(store, state.damaged)
     opened = [(item.stack, operation.object_image) for item in due]
     labels.open(opened, {row.path: row for row in rows})
-    shown, stage = events or Events(), f"{operation.name} objects"
+    shown, stage = events or ProgressListener(), f"{operation.name} objects"
     shown.start(stage, sum(len(task.blocks) for task in tasks), "blocks")
     pool = TaskPool(client, number_task, lambda a: (store, operation, a), label=operation.name)
     done = 0

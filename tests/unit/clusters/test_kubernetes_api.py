@@ -19,8 +19,8 @@ import yaml
 
 from engine.execution.kubernetes.api import Api, KubernetesFailed, NotRemoved
 from engine.execution.kubernetes.credentials import NoKubernetes
-from engine.execution.kubernetes.manifests import Place
-from jobs.kubernetes.nightly_job import Night
+from engine.execution.kubernetes.manifests import ClusterResources
+from jobs.kubernetes.nightly_job import NightlyJob
 from jobs.kubernetes.watch import RunnerLost, watch_runner
 
 pytest.importorskip("kr8s")
@@ -143,13 +143,13 @@ def test_one_that_stays_away_is_named(server: Server, api: Api) -> None:
 def test_a_refusal_is_said_at_once(server: Server, api: Api, answer: Answer, told: str) -> None:
     server.answers = [answer]
     with pytest.raises(KubernetesFailed, match=told):
-        api.create(Place("night", "cohort").autoscaler(1, 2))
+        api.create(ClusterResources("night", "cohort").autoscaler(1, 2))
     assert server.asked == ["POST"]
 
 
 def test_what_is_there_already_is_an_answer(server: Server, api: Api) -> None:
     server.answers = [(409, {"message": "exists"}), (201, {}), (404, {"message": "none"})]
-    made = Place("night", "cohort").autoscaler(1, 2)
+    made = ClusterResources("night", "cohort").autoscaler(1, 2)
     assert [api.create(made), api.create(made)] == [False, True]
     assert api.get("DaskAutoscaler", "night") is None
 
@@ -241,7 +241,7 @@ def test_both_sides_show_certificates(
             request(cluster, user)
 
 
-NIGHT = Night("night", "uid", "cohort", 1, 1)
+NIGHT = NightlyJob("night", "uid", "cohort", 1, 1)
 
 
 def pod(phase: str, code: int | None = None) -> dict[str, Any]:

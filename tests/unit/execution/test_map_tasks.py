@@ -44,16 +44,16 @@ class FakePool:
 
     def run(
         self,
-        take: Callable[[], Any],
+        next_task: Callable[[], Any],
         *,
         stop: Callable[[], bool] = lambda: False,
-        most: int | None = None,
-        idle: Callable[[], None] = lambda: None,
+        max_in_flight: int | None = None,
+        on_idle: Callable[[], None] = lambda: None,
         note: Callable[[str], None] = lambda _: None,
     ) -> Iterator[TaskEnd[Any]]:
-        while not stop() and (attempt := take()) is not None:
+        while not stop() and (attempt := next_task()) is not None:
             self.tried.append(attempt)
-            idle()
+            on_idle()
             if self.crashes(attempt):
                 yield TaskEnd(attempt, crashed=True, need=self.need)
             else:
@@ -61,7 +61,7 @@ class FakePool:
                 yield TaskEnd(attempt, value=attempt.task)
 
 
-def answers(pool: FakePool, tasks: Sequence[Any], **how: Any) -> list[quarantine.Answer[Any]]:
+def answers(pool: FakePool, tasks: Sequence[Any], **how: Any) -> list[quarantine.TaskOutcome[Any]]:
     return list(map_tasks(pool, tasks, **how))  # type: ignore[arg-type]
 
 
@@ -81,12 +81,12 @@ def test_each_part_is_answered_once(
     tasks = [Numbers(tuple(sorted(some))) for some in parts]
     pool = FakePool(lambda attempt: bool(poison & {*attempt.task.parts}), need)
     found = answers(pool, tasks)
-    done = Counter(part for a in found if not a.poison for part in a.value.parts)
-    lost = Counter(part for a in found if a.poison for part in a.task.parts)
+    done = Counter(part for a in found if not a.crashes_worker for part in a.value.parts)
+    lost = Counter(part for a in found if a.crashes_worker for part in a.task.parts)
     assert done == Counter(p for task in tasks for p in task.parts if p not in poison)
     assert lost == Counter(p for task in tasks for p in task.parts if p in poison)
-    assert all(a.need == need for a in found if a.poison)
-    assert not any(a.value.dry for a in found if not a.poison)
+    assert all(a.need == need for a in found if a.crashes_worker)
+    assert not any(a.value.dry for a in found if not a.crashes_worker)
 
 
 def test_parts_are_tried_alone_by_dry_runs() -> None:
@@ -109,7 +109,7 @@ def test_a_worker_that_is_killed_for_another_reason_costs_nothing() -> None:
     deaths = iter([True, True, True])
     pool = FakePool(lambda _: next(deaths, False))
     (found,) = answers(pool, [Numbers((1, 2))])
-    assert (found.poison, found.value.parts, found.attempts) == (False, (1, 2), 4)
+    assert (found.crashes_worker, found.value.parts, found.attempts) == (False, (1, 2), 4)
 
 
 @pytest.mark.parametrize("task", [Numbers((1, 2)), "indivisible"])
@@ -123,7 +123,7 @@ def test_a_part_that_needs_too_much_memory_is_tried_once_alone() -> None:
     notes: list[str] = []
     pool = FakePool(lambda _: True, NEED)
     (found,) = answers(pool, [Numbers((1,))], note=notes.append)
-    assert (found.poison, found.need, len(pool.tried)) == (True, NEED, 2)
+    assert (found.crashes_worker, found.need, len(pool.tried)) == (True, NEED, 2)
     (note,) = notes
     assert "memory" in note
 

@@ -260,7 +260,7 @@ def test_a_night_names_refused_drawings_once_all_roots_are_in(place: Place, clie
         place.draw(name, feature(polygon(*A), "Bone"))
 
     def night() -> nightly.Summary:
-        return nightly.run_nightly(place.cohort, client, events=engine.Events())
+        return nightly.run_nightly(place.cohort, client, events=engine.ProgressListener())
 
     first = night()  # those of b are of no image until it is in
     assert (first.exit_code, first.newly_failed, first.failures) == (0, 0, []), first

@@ -12,7 +12,7 @@ from distributed import Client
 
 import engine
 from engine.errors import ConfigError, NoSource, UsageError
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.ingest import discovery
 from engine.ingest.discovery import RootGone, Survey, survey_folder
 from engine.store.backend.local import LocalStore
@@ -181,7 +181,7 @@ def test_all_roots_that_are_away_are_named(
         (tmp_path / name).rename(tmp_path / f"{name}-away")
     notes: list[str] = []
 
-    class Noted(Events):
+    class Noted(ProgressListener):
         def note(self, text: str) -> None:
             notes.append(text)
 
@@ -368,7 +368,7 @@ def test_spacing_of_a_root_counts_where_a_file_says_none(
 
 
 def test_progress_adds_up(cohort: engine.Cohort, tmp_path: Path, client: Client) -> None:
-    class Heard(Events):
+    class Heard(ProgressListener):
         def __init__(self) -> None:
             self.total: dict[str, int] = {}
             self.ended: dict[str, int] = {}

@@ -254,7 +254,7 @@ def test_dicom_that_comes_to_another_root_is_withheld(
     report = cohort.ingest(client=client)
     assert (report.withheld, report.new, report.failed) == (2, 0, 0)
     assert CANARY not in all_text(Path(cohort.store.url))
-    monkeypatch.setattr(commands, "working", lambda *_: nullcontext(client))
+    monkeypatch.setattr(commands, "open_client", lambda *_: nullcontext(client))
     code = commands.ingest(Output(False), cohort.store.url, cluster=ClusterArguments())
     assert code == 3
     assert "2 DICOM files lie in a root that is not confidential" in capfd.readouterr().err

@@ -84,7 +84,7 @@ def test_no_cluster_starts_where_nothing_is_to_be_done(
     def refuse(wanted: object) -> None:
         raise AssertionError("a cluster was started")
 
-    monkeypatch.setitem(clusters.KINDS, "local", refuse)  # type: ignore[arg-type]
+    monkeypatch.setitem(clusters.CLUSTER_TYPES, "local", refuse)  # type: ignore[arg-type]
     name, *rest = command.split()
     done = CliRunner().invoke(app, [name, str(done_cohort), *rest])
     assert done.exit_code == 0, done.output

@@ -16,7 +16,7 @@ AFTER = ["run circles", "qc circles"]
 
 
 def night(small: Any, client: Client, **how: Any) -> Summary:
-    summary = run_nightly(small.cohort, client, events=engine.Events(), **how)
+    summary = run_nightly(small.cohort, client, events=engine.ProgressListener(), **how)
     json.dumps(summary.as_json())
     return summary
 

@@ -36,7 +36,7 @@ def test_all_ways_to_a_terminal_show_it(
     text: str, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = Output(as_json=False)
-    output.say(f"say {text}")
+    output.info(f"say {text}")
     output.events.note(f"note {text}")
     output.error(NoSource(f"error {text}"))
     output.result({}, f"result {text}")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import jobs.progress
-from engine.execution.progress import Stage, counted, format_duration
-from jobs.progress import Bars, Lines, shown_on
+from engine.execution.progress import Stage, format_duration, pluralise
+from jobs.progress import LogLines, ProgressBars, console_progress
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -27,8 +27,8 @@ def terminal(width: int, **how: object) -> tuple[Console, io.StringIO]:
 @pytest.mark.parametrize("width", [80, 120])
 def test_bars_fit_and_say_all(width: int) -> None:
     console, text = terminal(width)
-    bars = shown_on(console)
-    assert isinstance(bars, Bars)
+    bars = console_progress(console)
+    assert isinstance(bars, ProgressBars)
     bars.start("circles", 1_234_567, "images")
     bars.advance("circles", 300_000, failed=1_000)
     bars.advance("circles", 45_678, failed=234)
@@ -45,7 +45,7 @@ def test_bars_fit_and_say_all(width: int) -> None:
 
 def test_no_colour_where_none_is_wanted() -> None:
     console, text = terminal(80, _environ={"NO_COLOR": "1"})
-    bars = shown_on(console)
+    bars = console_progress(console)
     bars.start("tables", 2, "images")
     bars.advance("tables", 1, failed=1)
     bars.close()
@@ -54,8 +54,8 @@ def test_no_colour_where_none_is_wanted() -> None:
 
 def test_a_log_gets_a_sentence_every_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.StringIO()
-    lines = shown_on(Console(file=text, soft_wrap=True))
-    assert isinstance(lines, Lines)
+    lines = console_progress(Console(file=text, soft_wrap=True))
+    assert isinstance(lines, LogLines)
     lines.start("circles", 3, "images")
     lines.advance("circles", 1)
     assert text.getvalue() == "", "not yet"
@@ -73,7 +73,7 @@ def test_a_log_gets_a_sentence_every_so_often(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_dumb_terminal_is_a_log() -> None:
     console, _ = terminal(80, _environ={"TERM": "dumb"})
-    assert isinstance(shown_on(console), Lines)
+    assert isinstance(console_progress(console), LogLines)
 
 
 def test_a_stage_that_begins_again_goes_on_counting() -> None:
@@ -107,7 +107,7 @@ def test_the_remaining_time_leaves_out_the_start(monkeypatch: pytest.MonkeyPatch
 
 @given(st.integers(0, 10**9), st.floats(0, 10**7))
 def test_numbers_read_as_people_say_them(count: int, seconds: float) -> None:
-    number, noun = counted(count, "images").split()
+    number, noun = pluralise(count, "images").split()
     assert int(number.replace(",", "")) == count
     assert (noun == "image") == (count == 1)
     said = format_duration(seconds)

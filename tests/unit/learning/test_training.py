@@ -18,7 +18,7 @@ from distributed import Client
 
 import engine
 from engine.errors import ParameterError
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.learning.datasets.label_images import LabelImages
 from engine.learning.datasets.masks import NoMask
 from engine.learning.datasets.samples import Sample, sample_digest
@@ -194,7 +194,7 @@ def marrow(tmp_path_factory: pytest.TempPathFactory, client: Client) -> tuple[en
     return cohort, base / "made" / "masks"
 
 
-class Trained(Events):
+class Trained(ProgressListener):
     """Knows whether any step was made."""
 
     made = 0

@@ -14,7 +14,7 @@ from distributed import Client
 
 import engine
 from engine.errors import CorruptStore
-from engine.execution.progress import Events
+from engine.execution.progress import ProgressListener
 from engine.store.delta.checkpoints import write_checkpoint
 from engine.store.delta.integrity import checkpoint_name, record_head
 from engine.store.delta.torn import TORN
@@ -25,7 +25,7 @@ from tests.unit.conftest import Small, write_sources
 RESULTS = f"results/circles/v{engine.circles.version}"
 
 
-class Told(Events):
+class Told(ProgressListener):
     """Keeps what is noted."""
 
     def __init__(self) -> None:
