@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
+from engine.deprecations import renamed_arguments
 from engine.errors import NothingFound, UsageError
 from engine.execution.cluster.cluster import Cluster, use_client
 from engine.execution.notebook_progress import default_progress
@@ -29,7 +30,7 @@ class QcOptions(TypedDict, total=False):
 
     client: Client | Cluster | None
     where: str | None
-    everything: bool
+    all_images: bool
     events: ProgressListener | None
     stop: Callable[[], bool]
 
@@ -51,13 +52,14 @@ class QualityControl:
     @overload
     def qc(self, operation: None = None, **options: Unpack[QcOptions]) -> list[QcReport]: ...
 
+    @renamed_arguments(everything="all_images")
     def qc(
         self,
         operation: Operation | str | None = None,
         *,
         client: Client | Cluster | None = None,
         where: str | None = None,
-        everything: bool = False,
+        all_images: bool = False,
         events: ProgressListener | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> QcReport | list[QcReport]:
@@ -76,7 +78,7 @@ class QualityControl:
             A condition on the columns of ``<operation>_by_image``, which selects the images that
             get an overlay, among those with a result. The page counts all images, and keeps
             existing overlays.
-        everything
+        all_images
             Whether each image gets an overlay even if there are more than 1,000.
 
         Returns
@@ -95,8 +97,8 @@ class QualityControl:
         from engine.tables.driver import make_tables
 
         wanted = self._wanted(operation)
-        if where is not None and everything:
-            raise UsageError("where selects images, and everything takes all: give only one.")
+        if where is not None and all_images:
+            raise UsageError("where selects images, and all_images takes all: give only one.")
         shown = note_repairs(self.store, events or default_progress())
         files, config = self._files(), read_config(self.store)
         reports = []
@@ -116,7 +118,7 @@ class QualityControl:
                 )  # fmt: skip
                 report = make_pictures(
                     self.store, one, working, images, results, files,
-                    trial=trial, where=where, everything=everything, events=shown, stop=stop,
+                    trial=trial, where=where, all_images=all_images, events=shown, stop=stop,
                 )  # fmt: skip
                 reports.append(report)
         return reports if operation is None else reports[0]

@@ -29,7 +29,7 @@ from engine.qc.page.experiments import publish_pages
 from engine.qc.page.index import write_page
 from engine.qc.plan import QcPlan, plan_pictures
 from engine.qc.statistics import read_chosen, read_facts
-from engine.qc.worker import Made, Unit, Wanted, make_unit
+from engine.qc.worker import PictureRequest, PictureResult, Unit, make_unit
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow
@@ -93,12 +93,12 @@ def picture_task(
     folder: str,
     files: Mapping[str, ShardRow],
     attempt: TaskAttempt[Unit],
-) -> Made:
+) -> PictureResult:
     """Render the pictures of one unit on a worker."""
     return make_unit(store, operation, folder, attempt.task, files)
 
 
-class FilesShown:
+class PictureFiles:
     """Select the shard rows of the catalog that a picture needs.
 
     ``labels`` is the name of the label images to overlay, or None.
@@ -113,7 +113,7 @@ class FilesShown:
             if row.shard >= 0 and row.level > 0:
                 self._levels.setdefault((row.stack, row.level), []).append(row)
 
-    def __call__(self, wanted: Sequence[Wanted]) -> dict[str, ShardRow]:
+    def __call__(self, wanted: Sequence[PictureRequest]) -> dict[str, ShardRow]:
         """Return the rows by path. Images whose shards are not in the catalog fail."""
         found: list[ShardRow | None] = []
         for one in wanted:
@@ -145,7 +145,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
     *,
     trial: bool = False,
     where: str | None = None,
-    everything: bool = False,
+    all_images: bool = False,
     events: ProgressListener | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> QcReport:
@@ -163,7 +163,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
         Whether the parameters differ from the declared ones.
     where
         A condition on the table of images: all matching images get a picture.
-    everything
+    all_images
         Whether every image gets a picture, for any number of images.
 
     Raises
@@ -180,7 +180,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
     facts = read_facts(store, operation, images, suffix)
     extremes = find_extremes(facts)
     among = None if where is None else read_chosen(store, operation, suffix, where)
-    chosen = select_pictures(facts, extremes, everything=everything, among=among)
+    chosen = select_pictures(facts, extremes, all_images=all_images, among=among)
     if where is not None and not len(chosen):
         raise NothingFound(
             f"--where {where!r} fits no image with a result",
@@ -206,7 +206,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
     if plan.to_make:
         check_writable(store)
         labels = operation.label_name if operation.has_labels else None
-        shown = FilesShown(files_by_path(store, files).values(), labels)
+        shown = PictureFiles(files_by_path(store, files).values(), labels)
         rendering = _Rendering(
             store, operation, folder, noted, known, report, events or ProgressListener()
         )
@@ -237,7 +237,7 @@ class _Rendering:
     _took_s: float = 0.0
 
     def run(
-        self, client: Client, plan: QcPlan, files_of: FilesShown, stop: Callable[[], bool]
+        self, client: Client, plan: QcPlan, files_of: PictureFiles, stop: Callable[[], bool]
     ) -> None:
         """Render the pictures of a plan, and write the index now and then."""
         store, operation, folder = self.store, self.operation, self.folder
@@ -257,7 +257,9 @@ class _Rendering:
                 made = answer.value
                 if answer.crashes_worker:
                     reason, _ = poison_of(answer.need, "drawing it")
-                    made = Made((), tuple((one.image_id, reason) for one in answer.task.wanted))
+                    made = PictureResult(
+                        (), tuple((one.image_id, reason) for one in answer.task.wanted)
+                    )
                 done += answer.task.pictures
                 self._add(made, answer.task.pictures)
         finally:
@@ -266,7 +268,7 @@ class _Rendering:
         if stop() and done < plan.to_make:
             raise Interrupted(done, plan.to_make - done)
 
-    def _add(self, made: Made, pictures: int) -> None:
+    def _add(self, made: PictureResult, pictures: int) -> None:
         self.noted.update({(one.kind, one.name): one for one in made.pictures})
         self.report.made += len(made.pictures)
         self.report.reasons.update(reason for _, reason in made.failed)

@@ -159,7 +159,7 @@ def select_pictures(
     facts: QcStatistics,
     extremes: Outliers,
     *,
-    everything: bool = False,
+    all_images: bool = False,
     among: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Return the numbers of the images that get a picture, ascending.
@@ -169,7 +169,7 @@ def select_pictures(
 
     Parameters
     ----------
-    everything
+    all_images
         Select all images with a result, for any number of images.
     among
         Mask of candidates: select all of these with a result, for any number of images.
@@ -177,7 +177,7 @@ def select_pictures(
     computed = facts.computed
     if among is not None:
         return np.flatnonzero(computed & among)
-    if everything or int(computed.sum()) <= EVERY:
+    if all_images or int(computed.sum()) <= EVERY:
         return np.flatnonzero(computed)
     chosen = np.zeros(len(facts), bool)
     chosen[np.flatnonzero(facts.status == FAILED)[:MOST_FAILED]] = True

@@ -15,9 +15,9 @@ from engine.operations.base import Operation
 from engine.qc.outliers import SAMPLE, sample
 from engine.qc.render import DRAWING
 from engine.qc.statistics import COUNT, QcStatistics
-from engine.qc.worker import MONTAGE_CROPS, MontageUnit, OverlayUnit, Unit, Wanted
+from engine.qc.worker import MONTAGE_CROPS, MontageUnit, OverlayUnit, PictureRequest, Unit
 from engine.runs.input_digests import image_inputs
-from engine.runs.plan import Item
+from engine.runs.plan import PlanItem
 from engine.runs.worker import ledger_of
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import ORPHANED, READY
@@ -53,7 +53,7 @@ class QcPlan:
 
     kept: PictureIndex
     fresh: int
-    overlays: tuple[Wanted, ...]
+    overlays: tuple[PictureRequest, ...]
     montages: tuple[MontageUnit, ...]
 
     @property
@@ -190,7 +190,7 @@ def _digest(operation: Operation, values: list[Any]) -> str:
     return digest_of([DRAWING, operation.key, *values])
 
 
-def _order(one: Wanted) -> tuple[str, int, int, int]:
+def _order(one: PictureRequest) -> tuple[str, int, int, int]:
     return one.item.stack, one.item.shard, one.item.t, one.item.z or 0
 
 
@@ -236,12 +236,14 @@ def _locate(
     return places
 
 
-def _wanted(found: _Images, n: int, made_of: str, parts: Mapping[str, Sequence[Part]]) -> Wanted:
+def _wanted(
+    found: _Images, n: int, made_of: str, parts: Mapping[str, Sequence[Part]]
+) -> PictureRequest:
     import pandas as pd
 
     row, number = found.rows.iloc[n], int(found.numbers[n])
     image_id = str(row["image_id"])
-    item = Item(
+    item = PlanItem(
         image_ids=(image_id,),
         inputs=found.inputs[n],
         stack=row["stack"],
@@ -259,4 +261,4 @@ def _wanted(found: _Images, n: int, made_of: str, parts: Mapping[str, Sequence[P
     path = f"{experiment_path(facts, int(facts.experiment[number]))}/{slug(name)}"
     done = str(facts.status[number]) == DONE
     held = tuple(parts.get(image_id, ()))
-    return Wanted(item, bool(row["giant"]), done, made_of, path, held)
+    return PictureRequest(item, bool(row["giant"]), done, made_of, path, held)

@@ -31,7 +31,7 @@ from engine.qc.render import (
     shrink,
     tint,
 )
-from engine.runs.plan import Item
+from engine.runs.plan import PlanItem
 from engine.runs.rows import reason_code
 from engine.runs.worker import ledger_of, read_items
 from engine.store.backend.base import Store
@@ -51,13 +51,13 @@ WRITERS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PictureRequest:
     """An image to draw; ``made_of`` is the digest of its picture's inputs.
 
     ``path`` is the prefix of the picture's name, ``parts`` the ledger parts with its results.
     """
 
-    item: Item
+    item: PlanItem
     giant: bool
     done: bool
     made_of: str
@@ -84,7 +84,7 @@ class OverlayUnit:
     """Overlays to render, of neighbours in the store."""
 
     number: int
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[PictureRequest, ...]
 
     @property
     def pictures(self) -> int:
@@ -92,11 +92,11 @@ class OverlayUnit:
         return len(self.wanted)
 
     @property
-    def parts(self) -> tuple[Wanted, ...]:
+    def parts(self) -> tuple[PictureRequest, ...]:
         """Images to draw."""
         return self.wanted
 
-    def only(self, parts: Sequence[Wanted]) -> OverlayUnit:
+    def only(self, parts: Sequence[PictureRequest]) -> OverlayUnit:
         """Return the unit with some of its images."""
         return replace(self, wanted=tuple(parts))
 
@@ -113,7 +113,7 @@ class MontageUnit:
     name: str
     made_of: str
     path: str
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[PictureRequest, ...]
 
     @property
     def pictures(self) -> int:
@@ -138,7 +138,7 @@ Unit = OverlayUnit | MontageUnit
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class PictureResult:
     """Result of a task: pictures, and (image_id, reason) of failed ones."""
 
     pictures: tuple[Picture, ...]
@@ -147,7 +147,7 @@ class Made:
 
 def make_unit(
     store: Store, operation: Operation, folder: str, unit: Unit, files: Mapping[str, ShardRow]
-) -> Made:
+) -> PictureResult:
     """Render the pictures of a unit and publish them; the driver adds them to the index later.
 
     Parameters
@@ -189,11 +189,11 @@ def make_unit(
             waiting.append((picture, names))
         for picture, (path, thumb) in waiting:
             pictures.append(replace(picture, path=path.result(), thumb=thumb.result()))
-    return Made(tuple(pictures), tuple(failed))
+    return PictureResult(tuple(pictures), tuple(failed))
 
 
 def _draw(
-    wanted: Wanted, shown: Shown, outlines: Sequence[Outline]
+    wanted: PictureRequest, shown: Shown, outlines: Sequence[Outline]
 ) -> tuple[Picture, tuple[bytes, bytes]]:
     overlay = encode(paint(shown, outlines))
     thumb = encode(paint(shrink(shown, THUMB_PX), outlines, thin=True))
@@ -220,7 +220,7 @@ def _draw(
 def _outlines(
     reader: StackReader,
     operation: Operation,
-    wanted: Wanted,
+    wanted: PictureRequest,
     found: Mapping[str, Mapping[str, NDArray[Any]]],
 ) -> list[Outline]:
     if operation.has_instances and wanted.done:
@@ -229,7 +229,7 @@ def _outlines(
     return operation.outlines(columns) if columns is not None and wanted.done else []
 
 
-def _read_labels(reader: StackReader, operation: Operation, wanted: Wanted) -> NDArray[Any]:
+def _read_labels(reader: StackReader, operation: Operation, wanted: PictureRequest) -> NDArray[Any]:
     """Return the labels (y, x) of an image, or of the level of a giant image that is shown."""
     item, level = wanted.item, wanted.level
     sides = (slice(0, -(-side // 2**level)) for side in item.shape[1:])
@@ -238,7 +238,7 @@ def _read_labels(reader: StackReader, operation: Operation, wanted: Wanted) -> N
 
 
 def _tinted(
-    reader: StackReader, operation: Operation, wanted: Wanted, shown: Shown
+    reader: StackReader, operation: Operation, wanted: PictureRequest, shown: Shown
 ) -> tuple[Shown, list[str]]:
     """Return an image with its labels overlaid, if it has any, and the names of the classes."""
     if not operation.label_classes or not wanted.done:
@@ -253,7 +253,7 @@ def _make_montage(
     unit: MontageUnit,
     reader: StackReader,
     found: Mapping[str, Mapping[str, NDArray[Any]]],
-) -> Made:
+) -> PictureResult:
     each = -(-MONTAGE_CROPS // max(1, len(unit.wanted)))
     tiles: list[tuple[float, NDArray[np.uint8]]] = []
     kinds: list[str] = []
@@ -270,7 +270,7 @@ def _make_montage(
         except Exception as error:
             failed.append((wanted.image_id, reason_code(error)))
     if not tiles:
-        return Made((), tuple(failed))
+        return PictureResult((), tuple(failed))
     tiles = sorted(tiles[:MONTAGE_CROPS], key=lambda tile: tile[0])
     sheet = montage([tile for _, tile in tiles])
     data = encode(sheet)
@@ -286,7 +286,7 @@ def _make_montage(
         labels=tuple(kinds),
     )
     # Show an incomplete montage, but render it again the next time.
-    return Made((replace(picture, made_of="") if failed else picture,), tuple(failed))
+    return PictureResult((replace(picture, made_of="") if failed else picture,), tuple(failed))
 
 
 def _tiles(
@@ -301,8 +301,8 @@ def _tiles(
 
 
 def _read_shown(
-    reader: StackReader, operation: Operation, wanted: Sequence[Wanted]
-) -> Iterator[tuple[Wanted, Shown | Exception]]:
+    reader: StackReader, operation: Operation, wanted: Sequence[PictureRequest]
+) -> Iterator[tuple[PictureRequest, Shown | Exception]]:
     """Read images for display, neighbours together; yield the error for an unreadable one."""
     channel = getattr(operation, "channel", None)
     flat = [one for one in wanted if not one.giant]
@@ -322,7 +322,7 @@ def _read_shown(
 
 
 def _read_objects(
-    store: Store, operation: Operation, wanted: Sequence[Wanted]
+    store: Store, operation: Operation, wanted: Sequence[PictureRequest]
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """Return the object columns of each completed image, with its blocks concatenated."""
     ledger = ledger_of(store, operation)

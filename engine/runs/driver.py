@@ -17,12 +17,12 @@ from engine.execution.worker_memory import room_for
 from engine.execution.workers import wait_for_slots
 from engine.operations.base import Operation
 from engine.runs.copies import CopyTask, copy_rows, original_of, pack_copies
-from engine.runs.plan import Item, Plan, Unit, pack_units
+from engine.runs.plan import Plan, PlanItem, Unit, pack_units
 from engine.runs.publish import Pending, Publisher
 from engine.runs.worker import (
     HaloOf,
     UnitResult,
-    Where,
+    WorkerInfo,
     compute_unit,
     shards_read,
     write_failed_unit,
@@ -89,14 +89,14 @@ def unit_task(
     store: Store,
     operation: Operation,
     files: Mapping[str, ShardRow],
-    drawn: Mapping[str, tuple[AnnotationRef, ...]],
+    annotations: Mapping[str, tuple[AnnotationRef, ...]],
     attempt: TaskAttempt[Unit],
 ) -> UnitResult | None:
     """Compute one unit on a worker. A dry run (a unit with a negative number) publishes nothing."""
     import distributed
 
     worker = distributed.get_worker()
-    where = Where(str(worker.name), operation.compute_device())
+    where = WorkerInfo(str(worker.name), operation.compute_device())
     # A task that takes a resource uses all threads of its worker; other tasks use one each.
     operation.set_threads(worker.state.nthreads if operation.resources else 1)
     unit = attempt.task
@@ -109,7 +109,7 @@ def unit_task(
             attempts=attempt.number,
             where=where,
             trial=unit.number < 0,
-            drawn=drawn,
+            annotations=annotations,
             # Let the next unit compute while this one writes its part.
             computed=distributed.secede,
             limit=limit,
@@ -130,7 +130,7 @@ class FilesOf:
             (row.stack, row.shard): row for row in rows if row.shard >= 0 and row.level == 0
         }
 
-    def __call__(self, items: Sequence[Item], halo_of: HaloOf) -> dict[str, ShardRow]:
+    def __call__(self, items: Sequence[PlanItem], halo_of: HaloOf) -> dict[str, ShardRow]:
         """Return the rows by path. Images whose shards are not in the catalog fail."""
         needed = {place for item in items for place in shards_read(item, halo_of(item.spacing_um))}
         found = [self._metadata.get(stack) for stack in {stack for stack, _ in needed}]
@@ -196,7 +196,7 @@ def execute_plan(
     run.report.failed = publisher.failures_published
     if stop() and execution.left:
         raise Interrupted(execution.done, execution.left)
-    if missing := publisher.missing(execution.rows):
+    if missing := publisher.count_missing(execution.rows):
         raise Incomplete(missing, run.plan.selected)
 
 
@@ -270,14 +270,14 @@ class _Execution:
         """Return the arguments of `unit_task`: only what the unit needs travels."""
         operation, items = self._run.operation, attempt.task.items
         names = [item.image_ids[0] for item in items]
-        drawn = {} if self._annotations is None else self._annotations.of(names)
+        annotations = {} if self._annotations is None else self._annotations.of(names)
         files = self._files_of(items, operation.halo_of)
-        return self._run.store, operation, files, drawn, attempt
+        return self._run.store, operation, files, annotations, attempt
 
     def _unpublished(self) -> Iterator[Unit]:
         """Yield the units that no other driver has published meanwhile."""
         for unit in self._units:
-            if self._run.publisher.settled(rows_of_unit(unit)):
+            if self._run.publisher.all_published(rows_of_unit(unit)):
                 self.done += 1
                 self._events.advance(self._run.operation.name, unit.images)
             else:

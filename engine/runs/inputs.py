@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine.operations.base import ImageFailed, Operation
-from engine.runs.plan import Item
+from engine.runs.plan import PlanItem
 from engine.store.backend.base import Store
 from engine.store.catalog.annotations import (
     AnnotationRef,
@@ -44,13 +44,13 @@ def add_annotation_digests(images: pa.Table, annotations: Annotations) -> pa.Tab
     return joined.replace_schema_metadata({VERSION: str(annotations.version)})
 
 
-def origin_of_inputs(images: pa.Table) -> dict[str, Any]:
+def input_provenance(images: pa.Table) -> dict[str, Any]:
     """Return the provenance entry for the annotations that a table uses."""
     metadata = images.schema.metadata or {}
     return {"annotations": int(metadata[VERSION])} if VERSION in metadata else {}
 
 
-class Drawn:
+class UnitAnnotations:
     """Annotations on the images of a unit, read once on first use.
 
     Parameters
@@ -66,7 +66,7 @@ class Drawn:
         self._refs = refs
         self._found: dict[str, tuple[Contour, ...]] | None = None
 
-    def on(self, item: Item) -> tuple[Contour, ...]:
+    def on(self, item: PlanItem) -> tuple[Contour, ...]:
         """Return the annotations on an image.
 
         Raises

@@ -45,7 +45,7 @@ UNITS_A_SLOT = 6
 """Minimum units per slot, given enough images, to balance the load."""
 
 
-class Item(NamedTuple):
+class PlanItem(NamedTuple):
     """One image, or one block of a giant image, to compute once for all its image_ids.
 
     ``image_ids`` are all images with these inputs; ``block`` is the shard's index, or None;
@@ -93,14 +93,14 @@ class Unit:
     """Work of one task: items of whole shards, in storage order."""
 
     number: int
-    items: tuple[Item, ...]
+    items: tuple[PlanItem, ...]
 
     @property
-    def parts(self) -> tuple[Item, ...]:
+    def parts(self) -> tuple[PlanItem, ...]:
         """Items, each of which may crash a worker."""
         return self.items
 
-    def only(self, parts: Sequence[Item]) -> Unit:
+    def only(self, parts: Sequence[PlanItem]) -> Unit:
         """Return the unit with some of its items."""
         return replace(self, items=tuple(parts))
 
@@ -150,7 +150,7 @@ class Plan:
     settled: Mapping[str, int]
     unreadable: int
     orphaned: int
-    items: tuple[Item, ...] = field(repr=False)
+    items: tuple[PlanItem, ...] = field(repr=False)
     copies: tuple[ReusedResult, ...] = field(repr=False)
     images: tuple[str, ...] = field(repr=False)
     changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
@@ -244,7 +244,7 @@ def plan_run(  # noqa: PLR0913 - options by name
     causes: Counter[str] = Counter()
     settled: Counter[str] = Counter()
     copies: list[ReusedResult] = []
-    work: dict[tuple[str, int | None, Place | None], Item] = {}
+    work: dict[tuple[str, int | None, Place | None], PlanItem] = {}
     for row in plan_rows(kept, inputs):
         names.append(row.image_id)
         decision = decide(row, known, labelled, retry_failed)
@@ -277,7 +277,7 @@ def plan_run(  # noqa: PLR0913 - options by name
     )
 
 
-def _storage_order(item: Item) -> tuple[str, int, int, int]:
+def _storage_order(item: PlanItem) -> tuple[str, int, int, int]:
     return item.stack, item.shard if item.block is None else item.block, item.t, item.z or 0
 
 
@@ -285,13 +285,13 @@ def _count(images: pa.Table, state: str) -> int:
     return int(pc.sum(is_any(images["state"], [state])).as_py() or 0)
 
 
-def _item(row: PlanRow, block: int | None, known: Item | None) -> Item:
+def _item(row: PlanRow, block: int | None, known: PlanItem | None) -> PlanItem:
     """Return the item of an image, added to the images with the same inputs."""
     place = known or row
     names = (*known.image_ids, row.image_id) if known else (row.image_id,)
     spacing = row.spacing_y_um, row.spacing_x_um
     rescale = row.rescale_slope, row.rescale_intercept
-    return Item(
+    return PlanItem(
         image_ids=names,
         inputs=row.inputs,
         stack=place.stack,
@@ -311,7 +311,7 @@ def _item(row: PlanRow, block: int | None, known: Item | None) -> Item:
     )
 
 
-def pack_units(items: Sequence[Item], slots: int) -> tuple[Unit, ...]:
+def pack_units(items: Sequence[PlanItem], slots: int) -> tuple[Unit, ...]:
     """Pack items into units of whole shards, small enough that every slot gets some.
 
     Parameters
@@ -327,12 +327,12 @@ def pack_units(items: Sequence[Item], slots: int) -> tuple[Unit, ...]:
     share = UNITS_A_SLOT * slots
     most_bytes = min(UNIT_BYTES, max(1, -(-total // share)))
     most_images = min(UNIT_IMAGES, max(1, -(-len(items) // share)))
-    shards: dict[tuple[str, int], list[Item]] = {}
+    shards: dict[tuple[str, int], list[PlanItem]] = {}
     for item in items:
         shard = item.shard if item.block is None else item.block
         shards.setdefault((item.stack, shard), []).append(item)
     units: list[Unit] = []
-    pending: list[Item] = []
+    pending: list[PlanItem] = []
     for members in shards.values():
         size = sum(item.nbytes for item in pending) + sum(item.nbytes for item in members)
         full = len(pending) + len(members) > most_images or size > most_bytes

@@ -77,21 +77,21 @@ class Publisher:
         self._status: dict[RowId, str] = {}
         self._seen: set[str] = set()
         # rows of the parts that this run wrote, by path
-        self._told: dict[str, dict[RowId, str]] = {}
+        self._own_rows: dict[str, dict[RowId, str]] = {}
         self._labelled: set[str] = set()  # unpublished parts whose labels are published
-        self._taken: set[RowId] = set()
+        self._published: set[RowId] = set()
         self.rows_published = 0
         self.failures_published = 0
-        self._learn(snapshot)
-        self._taken.clear()  # rows present at planning may be replaced by this run
+        self._update_from(snapshot)
+        self._published.clear()  # rows present at planning may be replaced by this run
 
-    def _learn(self, snapshot: Snapshot) -> None:
+    def _update_from(self, snapshot: Snapshot) -> None:
         """Add the rows of new parts; rows published since planning are not published again."""
         for part in snapshot.of_key(self._key):
             if part.path in self._seen:
                 continue
             self._seen.add(part.path)
-            told = self._told.pop(part.path, None)
+            told = self._own_rows.pop(part.path, None)
             try:
                 found = self._statuses(part) if told is None else told
             except MissingObject:
@@ -99,7 +99,7 @@ class Publisher:
                 continue
             for row, status in found.items():
                 if told is not None or self._status.get(row) != status:
-                    self._taken.add(row)
+                    self._published.add(row)
                 self._place[row] = part
                 self._status[row] = status
 
@@ -127,7 +127,7 @@ class Publisher:
     def add(self, pending: Pending) -> None:
         """Queue a part that a worker wrote."""
         self._pending.append(pending)
-        self._told[pending.record.part.path] = pending.statuses
+        self._own_rows[pending.record.part.path] = pending.statuses
 
     def flush(self, *, quietly: bool = False) -> None:
         """Commit the queued parts.
@@ -150,13 +150,13 @@ class Publisher:
 
     def _commit(self, pending: list[Pending]) -> None:
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
-            self._learn(snapshot)
+            self._update_from(snapshot)
             if snapshot is not first:  # gc may have removed parts before the retry
                 self._drop_removed(pending)
             added: list[Part] = []
             replaced: dict[str, set[RowId]] = {}
             for waiting in pending:
-                left = [row for row in waiting.rows if row not in self._taken]
+                left = [row for row in waiting.rows if row not in self._published]
                 if not left:
                     continue
                 whole = len(left) == len(waiting.rows)
@@ -174,7 +174,7 @@ class Publisher:
                 row
                 for path, w in mine.items()
                 for row in w.rows
-                if row not in self._taken or self._place[row].path == path
+                if row not in self._published or self._place[row].path == path
             ]
             return [*added, *(part for part in rest if part is not None)], removed
 
@@ -186,8 +186,8 @@ class Publisher:
             self._labelled.update(record.part.path for record in due)
         fresh: list[RowId] = []
         self.snapshot = commit_with_retry(self._ledger, self.snapshot, prepare)
-        self._learn(self.snapshot)
-        self._taken.update(fresh)
+        self._update_from(self.snapshot)
+        self._published.update(fresh)
         self.rows_published += len(fresh)
         self.failures_published += sum(self._status[row] == FAILED for row in fresh)
 
@@ -208,17 +208,17 @@ class Publisher:
     def _drop(self, pending: list[Pending], gone: set[str]) -> None:
         pending[:] = [waiting for waiting in pending if waiting.record.part.path not in gone]
         for path in gone:
-            self._told.pop(path, None)
+            self._own_rows.pop(path, None)
 
     def forget_gone(self) -> None:
         """Remove missing parts from the ledger."""
 
         def prepare(snapshot: Snapshot) -> tuple[Sequence[Part], Sequence[Part]]:
-            self._learn(snapshot)
+            self._update_from(snapshot)
             return [], [part for part in self.gone if part.path in snapshot.by_path]
 
         self.snapshot = commit_with_retry(self._ledger, self.snapshot, prepare)
-        self._learn(self.snapshot)
+        self._update_from(self.snapshot)
         self.gone.clear()
 
     def _rest(self, part: Part, gone: set[RowId]) -> Part | None:
@@ -238,18 +238,18 @@ class Publisher:
         if self.labels is not None:
             self.labels.finish()
 
-    def settled(self, rows: Iterable[RowId]) -> bool:
+    def all_published(self, rows: Iterable[RowId]) -> bool:
         """Return whether all of these rows were published since planning."""
-        return all(row in self._taken for row in rows)
+        return all(row in self._published for row in rows)
 
     def done(self, row: RowId) -> bool:
         """Return whether the ledger, as last read, has a result for a row."""
         return self._status.get(row) == DONE
 
-    def missing(self, wanted: Iterable[RowId]) -> int:
+    def count_missing(self, wanted: Iterable[RowId]) -> int:
         """Return how many rows are missing from the ledger."""
         rows = set(wanted)
         if not rows <= self._status.keys():  # read again: another driver may have published them
             self.snapshot = self._ledger.snapshot()
-            self._learn(self.snapshot)
+            self._update_from(self.snapshot)
         return len(rows - self._status.keys())

@@ -8,7 +8,7 @@ from functools import cache
 import pyarrow as pa
 
 from engine.operations.base import Operation
-from engine.runs.plan import Item
+from engine.runs.plan import PlanItem
 from engine.runs.worker import RowId, shards_read
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
@@ -63,7 +63,7 @@ def find_retryable(
         shape = place["channels"], place["height"], place["width"]
         sides = place["spacing_y_um"], place["spacing_x_um"]
         spacing = None if None in sides else sides
-        item = Item(
+        item = PlanItem(
             (image_id,), "", place["stack"], place["shard"], place["t"], place["z"], shape, "",
             (), None, "", block,
         )  # fmt: skip

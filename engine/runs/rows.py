@@ -15,7 +15,7 @@ from engine.errors import CorruptStore, MissingObject
 from engine.execution.memory_limit import OUT_OF_MEMORY, Need, is_of_memory
 from engine.geometry import YX
 from engine.operations.base import LABELS, Found, ImageFailed, Operation
-from engine.runs.plan import Item
+from engine.runs.plan import PlanItem
 from engine.store.results import DONE, FAILED, result_schema
 
 Columns = Mapping[str, "NDArray[Any] | pa.Array"]
@@ -26,14 +26,14 @@ Kind = tuple[str, pa.DataType, "np.dtype[Any] | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ImageResult:
     """Result of one item: its objects, or a reason code if it failed.
 
     ``labels`` are (y, x), of the image or of the item's block. ``need`` is the memory need of an
     image that failed as `OUT_OF_MEMORY`.
     """
 
-    item: Item
+    item: PlanItem
     found: Columns
     reason: str | None
     elapsed_s: float
@@ -41,7 +41,7 @@ class Answer:
     need: Need | None = None
 
 
-class Checks:
+class ResultValidator:
     """Validator of results against an operation's declared schema."""
 
     def __init__(self, operation: Operation) -> None:
@@ -50,7 +50,7 @@ class Checks:
         ]
         self._dtype = np.dtype(operation.measured_image.dtype) if operation.has_labels else None
 
-    def answer(self, item: Item, shape: YX, found: Found, elapsed_s: float) -> Answer:
+    def validate(self, item: PlanItem, shape: YX, found: Found, elapsed_s: float) -> ImageResult:
         """Return the validated result of an image; ``shape`` (y, x) is that of its core region.
 
         Raises
@@ -64,7 +64,7 @@ class Checks:
         labels = None if self._dtype is None else np.asarray(found.get(LABELS, ()))
         if labels is not None and (labels.dtype != self._dtype or labels.shape != shape):
             raise ImageFailed("no_labels_of_this_shape")
-        return Answer(item, columns, None, elapsed_s, labels)
+        return ImageResult(item, columns, None, elapsed_s, labels)
 
 
 def reason_code(error: Exception) -> str:
@@ -126,7 +126,7 @@ def _column(pieces: Sequence[NDArray[Any] | pa.Array], kind: pa.DataType) -> pa.
 
 def answers_table(
     operation: Operation,
-    named: Sequence[tuple[str, Answer]],
+    named: Sequence[tuple[str, ImageResult]],
     attempts: int,
     worker: str,
     device: str,

@@ -18,10 +18,10 @@ from engine.errors import EngineError, MissingPackage, StoreError, WorkerUnfit
 from engine.execution.memory_limit import Need, give_back, need_of
 from engine.geometry import Region
 from engine.operations.base import Found, Image, ImageFailed, Operation
-from engine.runs.inputs import Drawn
+from engine.runs.inputs import UnitAnnotations
 from engine.runs.labels.parts import write_labels
-from engine.runs.plan import Item, Unit
-from engine.runs.rows import Answer, Checks, answers_table, reason_code
+from engine.runs.plan import PlanItem, Unit
+from engine.runs.rows import ImageResult, ResultValidator, answers_table, reason_code
 from engine.store.backend.base import Store
 from engine.store.catalog.annotations import AnnotationRef
 from engine.store.catalog.tables import ShardRow
@@ -56,7 +56,7 @@ class UnitResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class WorkerInfo:
     """Worker and device of a unit; recorded with its rows."""
 
     worker: str = "local"
@@ -68,7 +68,7 @@ def ledger_of(store: Store, operation: Operation) -> Ledger:
     return results_ledger(store, operation.name, operation.version, operation.object_schema)
 
 
-def region_of(item: Item) -> tuple[Region, int]:
+def region_of(item: PlanItem) -> tuple[Region, int]:
     """Return an item's core region, and the number of blocks across its image."""
     _, height, width = item.shape
     across = -(-width // GIANT_SHARD_PX)
@@ -79,7 +79,9 @@ def region_of(item: Item) -> tuple[Region, int]:
     return Region((y, x), stop), across
 
 
-def _read_one(reader: StackReader, item: Item, halo: int) -> tuple[NDArray[Any], Region, Region]:
+def _read_one(
+    reader: StackReader, item: PlanItem, halo: int
+) -> tuple[NDArray[Any], Region, Region]:
     write, _ = region_of(item)
     read = write.grow(halo, item.shape[1:]) if item.block is not None else write
     rows, columns = read.slices
@@ -88,9 +90,9 @@ def _read_one(reader: StackReader, item: Item, halo: int) -> tuple[NDArray[Any],
     return reader.read(item.stack, (*where, rows, columns)), write, read
 
 
-def _runs(items: tuple[Item, ...]) -> Iterator[list[Item]]:
+def _runs(items: tuple[PlanItem, ...]) -> Iterator[list[PlanItem]]:
     """Split items into runs of neighbours within one shard of a stack."""
-    run: list[Item] = []
+    run: list[PlanItem] = []
     size = 0
     for item in items:
         joins = (
@@ -111,8 +113,8 @@ def _runs(items: tuple[Item, ...]) -> Iterator[list[Item]]:
 
 
 def read_items(
-    reader: StackReader, items: tuple[Item, ...], halo_of: HaloOf
-) -> Iterator[tuple[Item, Image | Exception]]:
+    reader: StackReader, items: tuple[PlanItem, ...], halo_of: HaloOf
+) -> Iterator[tuple[PlanItem, Image | Exception]]:
     """Read the pixels of items, neighbours together; yield the error for an unreadable item."""
     for run in _runs(items):
         together = None
@@ -162,10 +164,10 @@ def compute_unit(  # noqa: PLR0913 - options by name
     files: Mapping[str, ShardRow],
     *,
     attempts: int = 1,
-    where: Where | None = None,
+    where: WorkerInfo | None = None,
     trial: bool = False,
     computed: Callable[[], None] = lambda: None,
-    drawn: Mapping[str, tuple[AnnotationRef, ...]] | None = None,
+    annotations: Mapping[str, tuple[AnnotationRef, ...]] | None = None,
     limit: int | None = None,
 ) -> UnitResult | None:
     """Measure every item of a unit and write the rows as one part, not yet visible.
@@ -186,7 +188,7 @@ def compute_unit(  # noqa: PLR0913 - options by name
         Worker and device, to record with the rows.
     trial
         Whether to discard the results: a dry run only tests whether the items kill the worker.
-    drawn
+    annotations
         Locations of the annotations of the images, by image_id.
     computed
         Called after the computation, before the part is written, which waits for the disk.
@@ -196,10 +198,10 @@ def compute_unit(  # noqa: PLR0913 - options by name
     StoreError, MissingPackage, WorkerUnfit
         An error of a single image becomes a row instead.
     """
-    place = where or Where()
+    place = where or WorkerInfo()
     operation.prepare()
-    on_images = Drawn(store, dict(drawn or {}))
-    unread: deque[tuple[Item, Exception | None]] = deque()
+    on_images = UnitAnnotations(store, dict(annotations or {}))
+    unread: deque[tuple[PlanItem, Exception | None]] = deque()
 
     def readable() -> Iterator[Image]:
         """Yield the readable images, and queue the outcome of each read in order."""
@@ -215,8 +217,8 @@ def compute_unit(  # noqa: PLR0913 - options by name
             unread.append((item, None))
             yield image
 
-    checks = Checks(operation)
-    answers: list[Answer] = []
+    checks = ResultValidator(operation)
+    answers: list[ImageResult] = []
 
     def skip() -> None:
         while unread and unread[0][1] is not None:
@@ -235,8 +237,12 @@ def compute_unit(  # noqa: PLR0913 - options by name
 
 
 def _answer(
-    item: Item, found: Found | Exception, elapsed_s: float, checks: Checks, limit: int | None
-) -> Answer:
+    item: PlanItem,
+    found: Found | Exception,
+    elapsed_s: float,
+    checks: ResultValidator,
+    limit: int | None,
+) -> ImageResult:
     """Return the validated result of an image, or its failure.
 
     Raises
@@ -248,7 +254,7 @@ def _answer(
     try:
         if isinstance(found, Exception):
             raise found
-        return checks.answer(item, region_of(item)[0].shape, found, elapsed_s)
+        return checks.validate(item, region_of(item)[0].shape, found, elapsed_s)
     except (StoreError, WorkerUnfit):
         raise
     except ImportError as error:
@@ -259,7 +265,7 @@ def _answer(
             need = need_of(error, limit)
             error.__traceback__ = None  # its frames hold the arrays that exceeded the memory
             give_back()
-        return Answer(item, {}, reason_code(error), elapsed_s, need=need)
+        return ImageResult(item, {}, reason_code(error), elapsed_s, need=need)
 
 
 def write_failed_unit(
@@ -272,17 +278,17 @@ def write_failed_unit(
     need: Need | None = None,
 ) -> UnitResult:
     """Write failure rows for items that can't be computed, such as those that crash workers."""
-    answers = [Answer(item, {}, reason, 0.0, need=need) for item in unit.items]
-    return _record(store, operation, unit, answers, attempts, Where("", ""))
+    answers = [ImageResult(item, {}, reason, 0.0, need=need) for item in unit.items]
+    return _record(store, operation, unit, answers, attempts, WorkerInfo("", ""))
 
 
 def _record(
     store: Store,
     operation: Operation,
     unit: Unit,
-    answers: Sequence[Answer],
+    answers: Sequence[ImageResult],
     attempts: int,
-    where: Where,
+    where: WorkerInfo,
     labels: tuple[StagedLabelShard, ...] = (),
 ) -> UnitResult:
     """Write the results of a unit as one part, with a row for each image_id."""
@@ -300,7 +306,7 @@ def _record(
     return UnitResult(unit.number, part, len(named) - len(failed), failed, elapsed_s, labels, needs)
 
 
-def shards_read(item: Item, halo: int = 0) -> Iterator[tuple[str, int]]:
+def shards_read(item: PlanItem, halo: int = 0) -> Iterator[tuple[str, int]]:
     """Yield the shards (stack, index) that contain an item's pixels."""
     if item.block is None:
         yield item.stack, item.shard

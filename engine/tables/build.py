@@ -146,7 +146,7 @@ def build_slice(
         **details,
         "objects": objects.drop_columns(["_image"]),
         "images": by_image,
-        "experiments": _partial_experiments(operation, by_image, objects),
+        "experiments": _experiment_sums(operation, by_image, objects),
     }
 
 
@@ -264,7 +264,7 @@ def _moments(
     return count, mean, np.sqrt(spread / np.maximum(count - 1, 1))
 
 
-def _partial_experiments(operation: Operation, by_image: pa.Table, objects: pa.Table) -> pa.Table:
+def _experiment_sums(operation: Operation, by_image: pa.Table, objects: pa.Table) -> pa.Table:
     """Return counts and moments by experiment, in the form that `merge_experiments` merges."""
     images = by_image.select([*GROUP, *operation.image_columns, "status", "orphaned"]).to_pandas()
     images["n_done"] = images["status"] == DONE

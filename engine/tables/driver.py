@@ -15,7 +15,7 @@ from engine.execution.progress import ProgressListener
 from engine.execution.quarantine import TaskAttempt, map_tasks
 from engine.execution.task_pool import TaskPool
 from engine.operations.base import Operation
-from engine.runs.inputs import origin_of_inputs
+from engine.runs.inputs import input_provenance
 from engine.runs.worker import ledger_of
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
@@ -175,7 +175,7 @@ def make_tables(
         "parts": state_digest(results.of_key(operation.key)),
         "subjects": digest,
         "fields": list(spec.fields),
-        **origin_of_inputs(images),
+        **input_provenance(images),
     }
     if ORPHANED in images["state"].unique().to_pylist():
         origin["orphaned"] = ORPHANS_RULE

@@ -277,7 +277,7 @@ def qc(
         str | None,
         typer.Option(metavar="CONDITION", help="Overlays of images with, e.g. count > 20."),
     ] = None,
-    everything: Annotated[
+    all_images: Annotated[
         bool, typer.Option("--all", help="Make an overlay of every image.")
     ] = False,
     max_failed: MaxFailed = 0,
@@ -293,7 +293,7 @@ def qc(
     with graceful_interrupt(output) as stop, open_client(output, cluster) as client:
         for wanted in operations:
             report = cohort.qc(
-                wanted, client=client, where=where, everything=everything,
+                wanted, client=client, where=where, all_images=all_images,
                 events=output.events, stop=stop,
             )  # fmt: skip
             reports.append(report)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine.errors import AlignmentError, TilingError, UsageError
 from engine.geometry import plan_tiles
-from engine.runs.plan import UNIT_BYTES, UNIT_IMAGES, UNITS_A_SLOT, Item, pack_units
+from engine.runs.plan import UNIT_BYTES, UNIT_IMAGES, UNITS_A_SLOT, PlanItem, pack_units
 from engine.store.catalog.tables import latest_versions
 from engine.store.config import Limits
 from engine.store.digests import BLOCK_PX, digest_block, digest_content, digest_of, digest_plane
@@ -116,7 +116,7 @@ def test_a_bucket_wastes_at_most_half(side: int) -> None:
 
 
 @st.composite
-def items(draw: st.DrawFn) -> list[Item]:
+def items(draw: st.DrawFn) -> list[PlanItem]:
     found = []
     for stack in range(draw(st.integers(0, 4))):
         giant = draw(st.booleans())
@@ -125,7 +125,7 @@ def items(draw: st.DrawFn) -> list[Item]:
         for shard in range(draw(st.integers(1, 12))):
             for _ in range(1 if giant else draw(st.integers(0, 9))):
                 found.append(
-                    Item(
+                    PlanItem(
                         (f"{stack}-{shard}-{t}",), f"{stack}-{shard}-{t}", f"s{stack}",
                         0 if giant else shard, 0 if giant else t, None, (1, side, side),
                         "uint8", (), None, "src", shard if giant else None,
@@ -137,7 +137,7 @@ def items(draw: st.DrawFn) -> list[Item]:
 
 @given(items(), st.integers(1, 64))
 @settings(deadline=None)
-def test_units_are_a_partition_into_whole_shards(found: list[Item], slots: int) -> None:
+def test_units_are_a_partition_into_whole_shards(found: list[PlanItem], slots: int) -> None:
     units = pack_units(found, slots)
     assert [item for unit in units for item in unit.items] == found
     assert [unit.number for unit in units] == list(range(len(units)))

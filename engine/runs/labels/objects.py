@@ -17,7 +17,7 @@ from engine.errors import CorruptStore
 from engine.operations.base import Operation
 from engine.runs.input_digests import image_inputs
 from engine.runs.labels.parts import write_block
-from engine.runs.plan import Item
+from engine.runs.plan import PlanItem
 from engine.runs.worker import RowId, ledger_of, region_of
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
@@ -50,7 +50,7 @@ class NumberTask:
         Catalog rows of the class labels to read.
     """
 
-    item: Item
+    item: PlanItem
     blocks: tuple[int, ...]
     parts: tuple[Part, ...]
     files: tuple[ShardRow, ...]
@@ -58,7 +58,7 @@ class NumberTask:
 
 def complete_images(
     operation: Operation, images: pa.Table, done: Callable[[RowId], bool]
-) -> Iterator[Item]:
+) -> Iterator[PlanItem]:
     """Yield the giant images whose blocks all have class labels, each stack once."""
     images = images.filter(pc.and_(images["giant"], pc.invert(is_any(images["state"], [RETIRED]))))
     seen = set()
@@ -70,10 +70,12 @@ def complete_images(
         seen.add(row["stack"])
         shape = row["channels"], row["height"], row["width"]
         names = (row["image_id"],)
-        yield Item(names, inputs, row["stack"], 0, 0, None, shape, row["dtype"], (), None, "", 0)
+        yield PlanItem(
+            names, inputs, row["stack"], 0, 0, None, shape, row["dtype"], (), None, "", 0
+        )
 
 
-def missing_blocks(item: Item, state: LabelState) -> list[int]:
+def missing_blocks(item: PlanItem, state: LabelState) -> list[int]:
     """Return the blocks of a giant image whose object labels are missing or incomplete."""
     blocks = range(count_blocks(*item.shape[1:]))
     return [block for block in blocks if (item.stack, block) not in state.whole]
@@ -81,7 +83,7 @@ def missing_blocks(item: Item, state: LabelState) -> list[int]:
 
 def plan_numbers(
     operation: Operation,
-    giants: Sequence[Item],
+    giants: Sequence[PlanItem],
     state: LabelState,
     parts: Sequence[Part],
     files: Sequence[ShardRow],

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.operations.base import Operation
-from engine.runs.plan import Item
-from engine.runs.rows import Answer
+from engine.runs.plan import PlanItem
+from engine.runs.rows import ImageResult
 from engine.store.backend.base import STAGING, Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_bytes
@@ -23,7 +23,7 @@ from engine.store.pixels.stacks import StackWriter, label_stack
 
 
 def write_labels(
-    store: Store, operation: Operation, answers: Sequence[Answer]
+    store: Store, operation: Operation, answers: Sequence[ImageResult]
 ) -> tuple[StagedLabelShard, ...]:
     """Stage the labels of some images; they are visible once the driver publishes them.
 
@@ -36,7 +36,7 @@ def write_labels(
     if not operation.has_labels:
         return ()
     parts: list[StagedLabelShard] = []
-    shards: dict[tuple[str, int], list[Answer]] = {}
+    shards: dict[tuple[str, int], list[ImageResult]] = {}
     for answer in answers:
         item = answer.item
         if item.block is not None:  # objects are numbered once all blocks have rows
@@ -58,7 +58,7 @@ def write_labels(
 def _write_images(
     store: Store,
     image: LabelImage,
-    members: Sequence[Answer],
+    members: Sequence[ImageResult],
     of: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> StagedLabelShard:
     """Stage the labels of images in one shard of a stack or series."""
@@ -81,7 +81,7 @@ def _write_images(
 
 
 def write_block(
-    store: Store, image: LabelImage, item: Item, labels: NDArray[Any] | None
+    store: Store, image: LabelImage, item: PlanItem, labels: NDArray[Any] | None
 ) -> list[StagedLabelShard]:
     """Stage the labels of one block of a giant image: its shard on each level.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import engine
 from engine.ingest.pyramid import downsample_2x
-from engine.runs.plan import Item
+from engine.runs.plan import PlanItem
 from engine.runs.worker import region_of, shards_read
 from engine.store.digests import BLOCK_PX, digest_plane
 from engine.store.pixels.layout import level_shapes
@@ -263,11 +263,11 @@ def test_halve_is_the_mean(dtype: str) -> None:
 
 
 def test_a_block_reads_the_shards_under_its_halo() -> None:
-    item = Item(("i",), "n", "s", 0, 0, None, (1, 5000, 4500), "uint8", (), None, "i", block=4)
+    item = PlanItem(("i",), "n", "s", 0, 0, None, (1, 5000, 4500), "uint8", (), None, "i", block=4)
     region, across = region_of(item)
     assert (region.start, region.stop, across) == ((2048, 2048), (4096, 4096), 3)
     assert {n for _, n in shards_read(item)} == {4}
     assert {n for _, n in shards_read(item, 1)} == set(range(9))
-    last = Item(("i",), "n", "s", 0, 0, None, (1, 5000, 4500), "uint8", (), None, "i", block=8)
+    last = PlanItem(("i",), "n", "s", 0, 0, None, (1, 5000, 4500), "uint8", (), None, "i", block=8)
     assert region_of(last)[0].stop == (5000, 4500)
     assert {n for _, n in shards_read(last, 100)} == {4, 5, 7, 8}

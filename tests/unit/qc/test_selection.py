@@ -65,7 +65,7 @@ def test_of_more_images_a_choice_is_shown():
     per_experiment = np.bincount(facts.experiment[sorted(chosen)])
     assert (per_experiment >= SAMPLE).all()
     assert len(chosen) <= 10 * SAMPLE + len(failed) + extremes.count + 4
-    assert len(select_pictures(facts, extremes, everything=True)) == 5000
+    assert len(select_pictures(facts, extremes, all_images=True)) == 5000
     many = facts_of(5000, failed=range(2000))
     assert (many.status[select_pictures(many, find_extremes(many))] == "failed").sum() <= (
         MOST_FAILED + 4 * SAMPLE
