@@ -1,8 +1,8 @@
 """Header of a medical image's plane: catalogued facts, and the patient's identity.
 
 Facts are only numbers and terms that the standard enumerates, never free text of a file.
-Identifiers are kept apart in `Identity`, whose repr hides them, and are replaced by pseudonyms
-before anything is written (`engine.privacy`).
+Identifiers are kept apart in `PatientIdentity`, whose repr hides them, and are replaced by
+pseudonyms before anything is written (`engine.privacy`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Identifiers of a plane: original, or pseudonyms (`Header.hidden`)."""
+class PatientIdentity:
+    """Identifiers of a plane: original, or pseudonyms (`Header.pseudonymised`)."""
 
     patient: str = field(repr=False)
     study: str = field(repr=False)
@@ -29,7 +29,7 @@ class Header:
     ----------
     identity
         Identity of the patient, study and image.
-    hidden
+    pseudonymised
         True if ``identity`` holds pseudonyms; only these are ever written.
     instance, frame
         InstanceNumber, and the frame's number in a file of several, from 0.
@@ -52,8 +52,8 @@ class Header:
         Codes of oddities, see `FINDINGS`.
     """
 
-    identity: Identity
-    hidden: bool = False
+    identity: PatientIdentity
+    pseudonymised: bool = False
     instance: int | None = None
     frame: int | None = None
     position_mm: tuple[float, float, float] | None = None

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.errors import EngineError, UsageError
-from engine.header import Header, Identity
+from engine.header import Header, PatientIdentity
 from engine.plain_files import NotAFile, read_plain
 
 KEY_FILE, KEY = "COHORT_PSEUDONYM_KEY_FILE", "COHORT_PSEUDONYM_KEY"
@@ -124,14 +124,14 @@ class Pseudonyms:
         # Without a patient ID, the study stands for the patient: two unknown patients must differ.
         patient = _same_text(known.patient)
         named = ("patient", patient) if patient else ("patient of study", known.study)
-        hidden = Identity(
+        hidden = PatientIdentity(
             patient=self.of(*named),
             study=self.of("study", known.study),
             series=self.of("series", known.series),
             instance=self.of("instance", known.instance),
             frame_of_reference=self.of("frame of reference", known.frame_of_reference),
         )
-        return replace(header, identity=hidden, hidden=True)
+        return replace(header, identity=hidden, pseudonymised=True)
 
     def _hide_component(self, name: str) -> str:
         return name if name in ("", ".") else self._digest("path", name)[:16]

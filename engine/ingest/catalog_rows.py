@@ -16,7 +16,7 @@ def header_columns(arrival: IncomingPlane) -> dict[str, Any]:
     header, lattice = arrival.header, arrival.lattice
     if header is None:
         return _file_columns(arrival)
-    if not header.hidden:
+    if not header.pseudonymised:
         raise UsageError("The identity of a header is never written down.")
     identity = header.identity
     number = "" if header.instance is None else f"-{header.instance}"

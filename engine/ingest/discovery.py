@@ -10,7 +10,7 @@ from engine.errors import EngineError, NoSource, SourceUnreadable, StoreUnreacha
 from engine.ingest.tasks import FileStamp, SourceFile
 from engine.privacy import Pseudonyms
 from engine.sources.failures import OF_THE_PLACE
-from engine.sources.locations.base import Place, open_location
+from engine.sources.locations.base import SourceLocation, open_location
 from engine.sources.locations.dicomweb import SourceUnreachable
 from engine.sources.locations.folder import FileStat, escape_path
 from engine.sources.opening import detect_in
@@ -117,7 +117,7 @@ def survey_folder(base: str) -> Survey:
     return Survey(confidential=False, files=tuple(files) if count <= MAX_SURVEYED else ())
 
 
-def _is_confidential(place: Place, path: str) -> bool:
+def _is_confidential(place: SourceLocation, path: str) -> bool:
     detected = detect(path, b"")
     if detected is None:
         try:
@@ -198,7 +198,7 @@ def _list_root(
 
 def _walk(name: str, path: str, below: str, known: CatalogIndex) -> Iterator[FileStat]:
     place = open_location(path)
-    if not place.is_there():
+    if not place.exists():
         raise RootGone(name, path)
     if place.is_empty() and any(source.startswith(f"{name}/") for source in known.sources()):
         raise RootEmpty(path)

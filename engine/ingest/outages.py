@@ -81,6 +81,6 @@ def _root_of(file: SourceFile) -> str:
 def _stands(base: str) -> bool:
     place = open_location(base)
     try:
-        return place.is_there() and not place.is_empty()
+        return place.exists() and not place.is_empty()
     except EngineError:
         return False

@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import NothingFound
 from engine.ingest.discovery import source_name
 from engine.privacy import Pseudonyms
-from engine.sources.locations.base import absolute, open_location
+from engine.sources.locations.base import absolute_path, open_location
 from engine.sources.locations.folder import escape_path
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import read_images
@@ -22,7 +22,7 @@ def find_catalog_rows(
     store: Store, config: CohortConfig, source: str | Path, pseudonyms: Callable[[], Pseudonyms]
 ) -> Iterator[dict[str, Any]]:
     """Yield the catalog's rows of a file, or of all files in a folder; see `Upkeep.reveal`."""
-    located = locate_root(absolute(source), config)
+    located = locate_root(absolute_path(source), config)
     if located is None:
         raise NothingFound(
             "SOURCE is not inside a root of cohort.toml", "Give a path below one of its [roots]."

@@ -11,7 +11,7 @@ from typing import Any
 from engine.errors import ConfigError, NoSource, NothingFound, UsageError
 from engine.ingest.discovery import Survey, survey_folder
 from engine.privacy import Pseudonyms
-from engine.sources.locations.base import absolute, containing_folder, open_location
+from engine.sources.locations.base import absolute_path, containing_folder, open_location
 from engine.sources.locations.dicomweb import is_dicomweb
 from engine.sources.locations.folder import FileStat, escape_path
 from engine.store.backend.base import Store
@@ -57,7 +57,7 @@ class Source:
         """
         if not self.given.strip():  # an empty path would be the working directory
             raise NoSource("'' (an empty name)")
-        return self.given.rstrip("/") if self.is_service else absolute(self.given)
+        return self.given.rstrip("/") if self.is_service else absolute_path(self.given)
 
     @cached_property
     def folder(self) -> str:
@@ -176,9 +176,7 @@ def resolve_sources(
             walked[name] = source.files
         # A root inside a source owns its files, which no other root lists.
         inside = roots_inside(path, config)
-        scopes += [
-            (name, "") for name in inside if open_location(config.roots[name].path).is_there()
-        ]
+        scopes += [(name, "") for name in inside if open_location(config.roots[name].path).exists()]
     return _request(config, scopes, walked, pseudonyms)
 
 

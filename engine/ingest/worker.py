@@ -163,7 +163,7 @@ def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, s
         path = folder + escape_path(name)
         if (file.base, path) not in looked:
             try:
-                looked[file.base, path] = open_location(file.base).look(path) is not None
+                looked[file.base, path] = open_location(file.base).stat(path) is not None
             except SourceUnreadable:  # it may exist
                 looked[file.base, path] = True
         if not looked[file.base, path]:
@@ -217,7 +217,7 @@ def current_stamp(file: SourceFile) -> FileStamp | None:
     SourceUnreadable
         If the metadata can't be read.
     """
-    found = open_location(file.base).look(file.path)
+    found = open_location(file.base).stat(file.path)
     return None if found is None else FileStamp(found.size, found.mtime_ns, found.ctime_ns)
 
 

@@ -14,7 +14,7 @@ from engine.sources.base import (
     measure_file,
     read_at,
 )
-from engine.sources.failures import coded
+from engine.sources.failures import decoder_errors
 from engine.sources.locations.folder import FileStat, open_file, real_path, walk_files
 from engine.sources.opening import open_source
 from engine.sources.registry import FORMATS, MAGIC_BYTES, Format, Sample, detect_format
@@ -32,7 +32,7 @@ __all__ = [
     "Reader",
     "Sample",
     "check_size",
-    "coded",
+    "decoder_errors",
     "detect_format",
     "measure_file",
     "open_file",

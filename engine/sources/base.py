@@ -21,7 +21,7 @@ from engine.errors import ParameterError, SourceUnreadable
 from engine.geometry import YX, Region
 from engine.header import Header
 from engine.sources.affine import Affine
-from engine.sources.failures import coded
+from engine.sources.failures import decoder_errors
 
 MAX_DECODED_BYTES = 2 * 1024**3
 """Default limit of one decoded plane, bytes (more is ``too_large``)."""
@@ -271,7 +271,7 @@ class PlanesSource(ABC):
             If the index is out of range.
         """
         plane = self._plane(index)
-        with coded(self.format):
+        with decoder_errors(self.format):
             return _checked(self._decode(index), plane.shape, plane.dtype)
 
     def read_region(self, index: int, region: Region) -> NDArray[Any]:
@@ -288,7 +288,7 @@ class PlanesSource(ABC):
         if not plane.streams:
             raise ParameterError("index", index, "a plane that streams")
         _check_inside(region, plane.shape[1:])
-        with coded(self.format):
+        with decoder_errors(self.format):
             shape = (plane.shape[0], *region.shape)
             return _checked(self._decode_region(index, region), shape, plane.dtype)
 
@@ -303,7 +303,7 @@ class PlanesSource(ABC):
             If the index is out of range.
         """
         self._plane(index)
-        with coded(self.format):
+        with decoder_errors(self.format):
             return self._decode_indices(index)
 
     def close(self) -> None:  # noqa: B027 - a reader that holds nothing need not close anything

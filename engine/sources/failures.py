@@ -49,7 +49,7 @@ def unreadable(error: OSError) -> SourceUnreadable:
     return SourceUnreadable("unreadable", f"{what} ({name})")
 
 
-class coded:  # noqa: N801 - reads as a verb: `with coded("PNG"):`
+class decoder_errors:  # noqa: N801 - reads as a verb: `with decoder_errors("PNG"):`
     """Convert all exceptions of a block, except bugs of the caller, to `SourceUnreadable`.
 
     The original exception is dropped, not chained: decoders quote unparsable text, so a traceback
@@ -57,7 +57,7 @@ class coded:  # noqa: N801 - reads as a verb: `with coded("PNG"):`
 
     Examples
     --------
-    >>> with coded("PNG"):
+    >>> with decoder_errors("PNG"):
     ...     raise IndexError("text of the file")
     Traceback (most recent call last):
     engine.errors.SourceUnreadable: corrupt: the PNG decoder gave up (IndexError)

@@ -33,7 +33,7 @@ from engine.sources.base import (
     measure_file,
     read_at,
 )
-from engine.sources.failures import coded
+from engine.sources.failures import decoder_errors
 from engine.sources.inks import cmyk_profile, finding_of, rgb_of_inks
 from engine.sources.orientation import UPRIGHT, exif_orientation, findings_of
 
@@ -94,7 +94,7 @@ class JpegReader:
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
         """Read the frame header. Raises only `SourceUnreadable`."""
-        with coded("JPEG"):
+        with decoder_errors("JPEG"):
             size = measure_file(file)
             # Decoding reads the whole file, so the limit also applies to it.
             check_size(size, max_decoded_bytes + _SPARE_BYTES)

@@ -39,7 +39,7 @@ from engine.sources.base import (
     read_at,
     read_head,
 )
-from engine.sources.failures import READ_BYTES, coded
+from engine.sources.failures import READ_BYTES, decoder_errors
 from engine.sources.registry import Sample
 
 HELD_BYTES = 256 * 1024**2
@@ -143,7 +143,7 @@ class NiftiReader:
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
         """Read the header. Raises only `SourceUnreadable`."""
-        with coded("NIfTI"):
+        with decoder_errors("NIfTI"):
             zipped = read_head(file, len(_GZIP)) == _GZIP
             header = _read_header(file, zipped)
             layout = _layout_of(header)

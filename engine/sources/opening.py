@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from engine.errors import SourceUnreadable, install_command
 from engine.geometry import Region
 from engine.sources.base import MAX_DECODED_BYTES, Indexed, OpenSource, Plane, read_head
-from engine.sources.failures import coded, reads_named
-from engine.sources.registry import MAGIC_BYTES, Detected, detect, reader_of
+from engine.sources.failures import decoder_errors, reads_named
+from engine.sources.registry import MAGIC_BYTES, Detected, detect, load_reader
 
 SLIDES = (".svs", ".ndpi", ".scn", ".bif")
 """Suffixes of slides with a TIFF header that OpenSlide reads better."""
@@ -66,7 +66,7 @@ def detect_in(file: BinaryIO, name: str) -> Detected | None:
     SourceUnreadable
         ``empty`` if the file has no bytes, or if it can't be read.
     """
-    with coded("file"):
+    with decoder_errors("file"):
         head = read_head(file, MAGIC_BYTES)
     return detect(name, head)
 
@@ -88,7 +88,7 @@ def _open(
     chosen: dict[str, Any] = {"spacing_um": slide_spacing_um} if key == "dicom" else {}
     if key == "tiff":
         chosen["name"] = name
-    reader = reader_of(key, detected.format)
+    reader = load_reader(key, detected.format)
     return reader.open(file, max_decoded_bytes=max_decoded_bytes, **chosen)
 
 

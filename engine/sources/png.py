@@ -35,7 +35,7 @@ from engine.sources.base import (
     measure_file,
     read_at,
 )
-from engine.sources.failures import coded
+from engine.sources.failures import decoder_errors
 from engine.sources.orientation import UPRIGHT, exif_orientation, findings_of
 from engine.sources.pixel_size import UM_PER_M, spacing_from_density
 
@@ -111,7 +111,7 @@ class PngReader:
 
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
         """Read the chunks before the pixels. Raises only `SourceUnreadable`."""
-        with coded("PNG"):
+        with decoder_errors("PNG"):
             size = measure_file(file)
             header = _read_header(file, size)
             plane = Plane(

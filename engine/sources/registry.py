@@ -287,7 +287,7 @@ def format_titles() -> list[str]:
     return [known.title or key.upper() for key, known in formats().items()]
 
 
-def reader_of(key: str, known: Format) -> Reader:
+def load_reader(key: str, known: Format) -> Reader:
     """Return the reader of a format.
 
     Raises

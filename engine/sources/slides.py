@@ -25,7 +25,7 @@ from PIL import Image
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
 from engine.sources.base import OpenSource, Plane, PlanesSource, check_size
-from engine.sources.failures import coded, require_readable
+from engine.sources.failures import decoder_errors, require_readable
 from engine.sources.scaling import SAME, read_scaled
 
 
@@ -147,7 +147,7 @@ class SlideReader:
 
     def _open(self, file: BinaryIO, max_decoded_bytes: int, spacing_um: float | None) -> Any:
         path = _path_of(file)
-        with coded("slide"):
+        with decoder_errors("slide"):
             vendor = None if path is None else openslide.OpenSlide.detect_format(path)
             if path is None or vendor is None:
                 return None

@@ -20,7 +20,7 @@ from engine.operations.registry import (
 )
 from engine.operations.spacings import known_spacing
 from engine.runs.inputs import add_annotation_digests
-from engine.sources.locations.base import Folder, open_location
+from engine.sources.locations.base import FolderLocation, open_location
 from engine.status.key_status import Failure, KeyResults, KeyStatus, empty_key_status
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
@@ -168,10 +168,10 @@ def _spacings(images: pa.Table) -> dict[tuple[float, float] | None, int]:
 def _absent(store: Store, config: CohortConfig) -> Iterator[str]:
     """Yield a message for each missing source and table that cohort.toml names."""
     for name, declared in config.roots.items():
-        if not open_location(declared.path).is_there():
+        if not open_location(declared.path).exists():
             yield f"The root {name!r} is not there: {declared.path}. Is its disk mounted?"
     for name, drawn in config.annotations.items():
-        if not Folder(drawn.path).is_there():
+        if not FolderLocation(drawn.path).exists():
             yield f"The annotations {name!r} are not there: {drawn.path}. Is their disk mounted?"
     try:
         read_subjects(store, config)

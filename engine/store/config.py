@@ -153,14 +153,14 @@ _layout = lru_cache(maxsize=64)(PathPattern)
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class CohortIdentity:
     """Content of cohort.json."""
 
     format: int
     cohort_id: str
 
 
-def create_cohort(store: Store) -> Identity:
+def create_cohort(store: Store) -> CohortIdentity:
     """Write cohort.json unless it exists; the first of two writers wins.
 
     Raises
@@ -180,7 +180,7 @@ def create_cohort(store: Store) -> Identity:
     return read_identity(store)
 
 
-def read_identity(store: Store) -> Identity:
+def read_identity(store: Store) -> CohortIdentity:
     """Read cohort.json.
 
     Raises
@@ -193,7 +193,7 @@ def read_identity(store: Store) -> Identity:
         raise NoCohort(store.url) from None
     # All formats have the digest, so that a flipped bit does not pass for another format.
     found = unseal(
-        raw, JSON, lambda v: Identity(int(v["format"]), str(v["cohort_id"])), **IDENTITY_FORM
+        raw, JSON, lambda v: CohortIdentity(int(v["format"]), str(v["cohort_id"])), **IDENTITY_FORM
     )
     if found.format > FORMAT:
         raise FormatTooNew(store.url, found.format, FORMAT)

@@ -21,7 +21,7 @@ from engine.errors import ParameterError, SourceUnreadable
 from engine.geometry import Region
 from engine.sources import FORMATS, REASONS, Format, OpenSource, Plane, detect_format, open_source
 from engine.sources.base import PlanesSource, check_size, measure_file, read_at
-from engine.sources.failures import coded
+from engine.sources.failures import decoder_errors
 from engine.sources.registry import formats, samples_of
 
 DATA = Path(skimage.__file__).parent / "data"
@@ -51,7 +51,7 @@ class FakeSource(PlanesSource):
 
 class FakeReader:
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
-        with coded("fake"):
+        with decoder_errors("fake"):
             if measure_file(file) < 261:
                 raise SourceUnreadable("truncated", "too short")
             check_size(128, max_decoded_bytes)

@@ -37,7 +37,7 @@ from engine.privacy import Pseudonyms
 from engine.sources.annotations import create_reader
 from engine.sources.annotations.base import UNSUPPORTED_SUFFIXES
 from engine.sources.failures import OF_THE_PLACE
-from engine.sources.locations.base import Folder
+from engine.sources.locations.base import FolderLocation
 from engine.sources.locations.folder import walk_files
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
@@ -220,8 +220,8 @@ class AnnotationIngest:
     ) -> Iterator[ReadTask]:
         """Yield tasks for the files of one set that must be read."""
         base = Path(declared.path)
-        folder_of_set = Folder(declared.path)
-        if not folder_of_set.is_there():
+        folder_of_set = FolderLocation(declared.path)
+        if not folder_of_set.exists():
             raise NoSource(str(base))
         if folder_of_set.is_empty() and any(a == name for a, _ in known.files()):
             raise RootEmpty(str(base))

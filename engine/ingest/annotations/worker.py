@@ -15,7 +15,7 @@ from engine.kernels.contours.union import union_of
 from engine.privacy import Pseudonyms
 from engine.sources.annotations import Drawing, DrawingReader
 from engine.sources.annotations.base import MOST_BYTES
-from engine.sources.failures import OF_THE_PLACE, coded
+from engine.sources.failures import OF_THE_PLACE, decoder_errors
 from engine.sources.locations.folder import open_file
 from engine.store.catalog.annotations import (
     UNMATCHED,
@@ -91,7 +91,7 @@ def read_files(task: ReadTask) -> list[DrawingFileResult]:
             found.append(DrawingFileResult(file, reason=file.problem))
             continue
         try:
-            with coded("drawing"):
+            with decoder_errors("drawing"):
                 found.append(
                     DrawingFileResult(file, tuple(task.reader.read(file.path, _bytes(file))))
                 )

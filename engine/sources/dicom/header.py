@@ -1,8 +1,8 @@
 """Facts from DICOM headers, by an allow-list (PS3.3, PS3.6); all other elements are not read.
 
 A fact is a number, or a term that the standard enumerates; text with any other content is dropped,
-in every element. So no free text gets past this module, except the identifiers in `Identity`, which
-become pseudonyms.
+in every element. So no free text gets past this module, except the identifiers in
+`PatientIdentity`, which become pseudonyms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from engine.header import Header, Identity
+from engine.header import Header, PatientIdentity
 from engine.sources.dicom.calibration import CALIBRATION, find_rescale, find_spacing
 from engine.sources.dicom.values import NOTHING, first_item, items, number, numbers, text, whole
 
@@ -128,7 +128,7 @@ def _read_frame(
     dataset: Dataset, shared: Dataset, own: Dataset
 ) -> tuple[Header, tuple[float, float] | None]:
     """Return a frame's header and spacing: its own groups take precedence over shared ones."""
-    identity = Identity(
+    identity = PatientIdentity(
         patient=text(dataset, "PatientID"),
         study=text(dataset, "StudyInstanceUID"),
         series=text(dataset, "SeriesInstanceUID"),
@@ -204,7 +204,7 @@ def _terms(dataset: Dataset) -> Iterator[tuple[str, str]]:
             yield name, f"{value:g}"
 
 
-def _findings(dataset: Dataset, identity: Identity) -> Iterator[str]:
+def _findings(dataset: Dataset, identity: PatientIdentity) -> Iterator[str]:
     if not identity.patient:
         yield "no_patient_id"
     day = text(dataset, "StudyDate")

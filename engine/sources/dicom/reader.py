@@ -21,7 +21,7 @@ from engine.sources.dicom.frames import Frames
 from engine.sources.dicom.header import read_headers
 from engine.sources.dicom.mosaic import DicomMosaicSource, is_mosaic
 from engine.sources.dicom.slide import DicomSlideSource, is_slide
-from engine.sources.failures import coded
+from engine.sources.failures import decoder_errors
 
 MOST_IMAGES = 100_000
 """Maximum number of images in one file; each has a row in the catalog."""
@@ -68,7 +68,7 @@ class DicomReader:
         spacing_um
             Pixel size at which a whole slide is read, micrometres; None means the scanner's own.
         """
-        with coded("DICOM"):
+        with decoder_errors("DICOM"):
             frames = Frames(file, max_decoded_bytes)
             if is_slide(frames.dataset):
                 return DicomSlideSource(frames, spacing_um, max_decoded_bytes)

@@ -15,22 +15,22 @@ from engine.sources.locations.dicomweb import (
     open_instance,
     walk_instances,
 )
-from engine.sources.locations.folder import FileStat, look_at_file, open_file, walk_files
+from engine.sources.locations.folder import FileStat, open_file, stat_file, walk_files
 from engine.sources.locations.object_store import (
     is_bucket,
-    look_at_object,
     open_object,
+    stat_object,
     walk_objects,
 )
 
 
-class Place(Protocol):
+class SourceLocation(Protocol):
     """Location of sources: lists, opens and stats files.
 
     Paths are relative to it, and escaped as in `FileStat.path`.
     """
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Return True if the location can be listed; a disk may not be mounted."""
 
     def is_empty(self) -> bool:
@@ -42,7 +42,7 @@ class Place(Protocol):
     def open(self, path: str) -> BinaryIO:
         """Open a listed file; failures are raised as `SourceUnreadable`."""
 
-    def look(self, path: str) -> FileStat | None:
+    def stat(self, path: str) -> FileStat | None:
         """Return the current state of a file, or None if it no longer exists.
 
         Raises
@@ -53,12 +53,12 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class FolderLocation:
     """Folder of this machine, or a mounted one."""
 
     path: str
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Return True if it is a reachable folder; the walk reports a denied listing."""
         try:
             return stat.S_ISDIR(os.stat(self.path).st_mode)  # noqa: PTH116
@@ -82,18 +82,18 @@ class Folder:
         """See `open_file`."""
         return open_file(Path(self.path), path)
 
-    def look(self, path: str) -> FileStat | None:
-        """See `look_at_file`."""
-        return look_at_file(Path(self.path), path)
+    def stat(self, path: str) -> FileStat | None:
+        """See `stat_file`."""
+        return stat_file(Path(self.path), path)
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class BucketLocation:
     """Prefix of an object store."""
 
     path: str
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Return True: an object store has no empty folders, and an unreachable one is an error."""
         return True
 
@@ -109,18 +109,18 @@ class Bucket:
         """See `open_object`."""
         return open_object(self.path, path)
 
-    def look(self, path: str) -> FileStat | None:
-        """See `look_at_object`."""
-        return look_at_object(self.path, path)
+    def stat(self, path: str) -> FileStat | None:
+        """See `stat_object`."""
+        return stat_object(self.path, path)
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class DicomWebLocation:
     """DICOMweb service; its instances never change."""
 
     path: str
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Return True: an unreachable service is an error."""
         return True
 
@@ -136,24 +136,24 @@ class Service:
         """See `open_instance`."""
         return open_instance(self.path, path)
 
-    def look(self, path: str) -> FileStat | None:
+    def stat(self, path: str) -> FileStat | None:
         """Return the same state as `walk` for every instance."""
         return FileStat(path, 0, 0, 0)
 
 
-def open_location(path: str) -> Place:
+def open_location(path: str) -> SourceLocation:
     """Return the location at a path or URL, without any access to it."""
     if is_dicomweb(path):
-        return Service(path)
-    return Bucket(path) if is_bucket(path) else Folder(path)
+        return DicomWebLocation(path)
+    return BucketLocation(path) if is_bucket(path) else FolderLocation(path)
 
 
-def absolute(path: str | Path) -> str:
+def absolute_path(path: str | Path) -> str:
     """Return a path without ``..``, from the root of the file system; links are not followed.
 
     Examples
     --------
-    >>> absolute("s3://bucket/nights/"), absolute("/data/../nights")
+    >>> absolute_path("s3://bucket/nights/"), absolute_path("/data/../nights")
     ('s3://bucket/nights', '/nights')
     """
     if is_bucket(str(path)):
@@ -171,7 +171,7 @@ def containing_folder(path: str) -> str | None:
     """
     if is_bucket(path):
         above, _, name = path.rstrip("/").rpartition("/")
-        found = None if above.endswith("/") else open_location(above).look(name)
+        found = None if above.endswith("/") else open_location(above).stat(name)
         if found is not None:
             return above
         return None if open_location(path).is_empty() else path

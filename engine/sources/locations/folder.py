@@ -154,7 +154,7 @@ def open_file(root: Path, path: str) -> BinaryIO:
     return open_remembering(descriptor)
 
 
-def look_at_file(root: Path, path: str) -> FileStat | None:
+def stat_file(root: Path, path: str) -> FileStat | None:
     """Return the current state of a listed file, or None if it no longer exists.
 
     Raises
@@ -313,9 +313,9 @@ def _inside(place: str, top: str) -> bool:
 __all__ = [
     "FileStat",
     "escape_path",
-    "look_at_file",
     "open_file",
     "real_path",
+    "stat_file",
     "unescape_path",
     "walk_files",
 ]

@@ -90,7 +90,7 @@ def open_object(url: str, path: str) -> BinaryIO:
     return io.BufferedReader(_Object(url, key, int(meta["size"]), meta["e_tag"]), BUFFER_BYTES)
 
 
-def look_at_object(url: str, path: str) -> FileStat | None:
+def stat_object(url: str, path: str) -> FileStat | None:
     """Return the current state of an object, or None if it no longer exists.
 
     Raises

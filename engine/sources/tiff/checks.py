@@ -103,8 +103,8 @@ class StrictFile(io.RawIOBase):
         return len(found)
 
 
-def _keep(record: logging.LogRecord) -> bool:
-    """Capture tifffile's messages within `watched`; let those of other users pass."""
+def _filter(record: logging.LogRecord) -> bool:
+    """Capture tifffile's messages within `capture_warnings`; let those of other users pass."""
     said = _said.get()
     if said is None:
         return True
@@ -113,11 +113,11 @@ def _keep(record: logging.LogRecord) -> bool:
     return False
 
 
-_LOG.addFilter(_keep)
+_LOG.addFilter(_filter)
 
 
 @contextmanager
-def watched(file: StrictFile) -> Iterator[None]:
+def capture_warnings(file: StrictFile) -> Iterator[None]:
     """Turn tifffile's warnings into an error, and hide them from the log.
 
     Raises

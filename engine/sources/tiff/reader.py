@@ -37,11 +37,11 @@ from numpy.typing import NDArray
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
 from engine.sources.base import Indexed, OpenSource, Plane, PlanesSource, check_size, full_palette
-from engine.sources.failures import coded
+from engine.sources.failures import decoder_errors
 from engine.sources.inks import finding_of
 from engine.sources.orientation import TAG, findings_of, orientation_of
 from engine.sources.pixel_size import UM_PER_CM, UM_PER_INCH, spacing_from_density
-from engine.sources.tiff.checks import StrictFile, check_directories, watched
+from engine.sources.tiff.checks import StrictFile, capture_warnings, check_directories
 from engine.sources.tiff.fax import FAX
 from engine.sources.tiff.imagej_values import read_calibration
 from engine.sources.tiff.metadata import (
@@ -106,7 +106,7 @@ class TiffSource(PlanesSource):
         self._limit = limit
         self._page = lru_cache(_HELD_PAGES)(self._load_page)
         count = check_directories(file, self._file.size)
-        with watched(self._file):
+        with capture_warnings(self._file):
             # Buffered, since tifffile reads the fields one by one.
             self._tiff = tifffile.TiffFile(
                 BufferedReader(self._file), mode="r", name="source.tif", _multifile=False, **_PLAIN
@@ -137,7 +137,7 @@ class TiffSource(PlanesSource):
         plane, pages = self.planes[index], self._images[index]
         pixels = np.empty((plane.shape[0], *region.shape), plane.dtype)
         step = plane.shape[0] // len(pages)
-        with watched(self._file):
+        with capture_warnings(self._file):
             for i, known in enumerate(pages):
                 page, segments = self._page(known.index, known.shift)
                 part = decode_region(page, segments, self._raw, region)
@@ -151,7 +151,7 @@ class TiffSource(PlanesSource):
         plane, pages = self.planes[index], self._images[index]
         if len(pages) > 1 or self._imagej:
             return None
-        with watched(self._file):
+        with capture_warnings(self._file):
             page, segments = self._page(pages[0].index, pages[0].shift)
             if not is_palette(page):
                 return None
@@ -273,7 +273,7 @@ class TiffReader:
 
         ``name`` is the file's, by which the metadata of a set may refer to it.
         """
-        with coded("TIFF"):
+        with decoder_errors("TIFF"):
             return TiffSource(file, max_decoded_bytes, name)
 
 

@@ -18,7 +18,7 @@ import zarr
 from distributed import Client
 
 import engine
-from engine.header import FINDINGS, Header, Identity
+from engine.header import FINDINGS, Header, PatientIdentity
 from engine.ingest.dicom_series import assign_series_positions
 from engine.phantoms import CineOptions, write_cine
 from engine.privacy import KEY, read_key
@@ -137,15 +137,15 @@ def test_the_next_night_opens_no_file(
 # odd series, each as values
 
 
-IDENTITY = Identity("p", "s", "series", "i", "f")
+IDENTITY = PatientIdentity("p", "s", "series", "i", "f")
 
 
 def arrival(n: int, **facts: Any) -> IncomingPlane:
     shape, spacing = facts.pop("shape", (1, 8, 8)), facts.pop("spacing", (500.0, 500.0))
     frame = facts.pop("frame_of_reference", "f")
-    identity = Identity("p", "s", facts.pop("series", "series"), f"i{n}", frame)
+    identity = PatientIdentity("p", "s", facts.pop("series", "series"), f"i{n}", frame)
     known = {"position_mm": (0.0, 0.0, 0.0), "orientation": (1.0, 0, 0, 0, 1.0, 0)}
-    header = Header(identity, hidden=True, instance=n, **{**known, **facts})
+    header = Header(identity, pseudonymised=True, instance=n, **{**known, **facts})
     return IncomingPlane(f"r/{n:04d}", "", shape, "int16", spacing, header=header)
 
 

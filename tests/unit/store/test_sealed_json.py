@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import CorruptStore
 from engine.store.backend.local import LocalStore
-from engine.store.config import Identity, read_identity
+from engine.store.config import CohortIdentity, read_identity
 from engine.store.delta.integrity import HeadRecord, parse_head
 from engine.store.sealed_json import seal
 from engine.store.tables import TableRecord, parse_record
@@ -33,7 +33,7 @@ IDENTITY = (
 )
 
 
-def identity_of(raw: bytes, folder: Path) -> Identity:
+def identity_of(raw: bytes, folder: Path) -> CohortIdentity:
     store = LocalStore(str(folder))
     store.replace("cohort.json", raw)
     return read_identity(store)
@@ -46,7 +46,7 @@ def test_records_are_written_and_read_as_format_1_has_them(tmp_path: Path) -> No
     assert [head.as_bytes(), repaired.as_bytes(), note.as_bytes()] == [HEAD, REPAIRED, NOTE]
     assert [parse_head(HEAD, ""), parse_head(REPAIRED, "")] == [head, repaired]
     assert parse_record(NOTE, "") == note
-    assert identity_of(IDENTITY, tmp_path) == Identity(1, "x")
+    assert identity_of(IDENTITY, tmp_path) == CohortIdentity(1, "x")
 
 
 @pytest.mark.parametrize(
