@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Evaluation,
     )
     from engine.learning.training.settings import TrainingSettings
-    from engine.learning_drivers.evaluate import Answer
+    from engine.learning_drivers.evaluate import PredictionSource
     from engine.operations.base import Operation
     from engine.operations.segment.operation import Segment
 
@@ -225,11 +225,11 @@ class Learning:
 
     def _answer(
         self, answer: Any, masks: Masks, images: list[MaskedImage]
-    ) -> tuple[str, tuple[str, ...], Answer, dict[str, float]]:
+    ) -> tuple[str, tuple[str, ...], PredictionSource, dict[str, float]]:
         """Return what it is called, the classes, what answers, and what that asks of a worker."""
         from engine.learning.datasets.masked_images import classes_of_masks
         from engine.learning.datasets.masks import NoMask
-        from engine.learning_drivers.evaluate import Asked, Stored
+        from engine.learning_drivers.evaluate import ModelPrediction, StoredPrediction
         from engine.operations.segment.operation import Segment
         from engine.store.catalog.tables import read_images
 
@@ -238,16 +238,16 @@ class Learning:
             of, classes = _known(answer.model)
             if classes[: len(true)] != true:
                 raise ParameterError("masks", ", ".join(true), f"of {', '.join(classes)}")
-            return of, classes, Asked(answer), dict(answer.resources)
+            return of, classes, ModelPrediction(answer), dict(answer.resources)
         stored = answer.open(self.store, read_images(self.store)[1])
         lacking = {image.image_id for image in images} - set(stored.image_ids)
         if lacking:
             raise NoMask(min(lacking), f"it and {len(lacking) - 1} others have no answer stored")
-        return str(getattr(answer, "name", "stored labels")), true, Stored(stored), {}
+        return str(getattr(answer, "name", "stored labels")), true, StoredPrediction(stored), {}
 
     def _familiarity(self, answer: Any, images: list[MaskedImage]) -> dict[str, str]:
         """Return by image_id what of it a model learnt from; nothing where that is not known."""
-        from engine.learning.evaluation.overlap import familiarity
+        from engine.learning.evaluation.overlap import training_overlap
         from engine.learning.models.bundle import open_bundle
         from engine.operations.segment.operation import BASELINE, Segment
         from engine.store.catalog.tables import read_images
@@ -255,7 +255,11 @@ class Learning:
         if not isinstance(answer, Segment) or answer.model == BASELINE:
             return {}
         contents = open_bundle(answer.model).trained_on()
-        return {} if contents is None else familiarity(images, read_images(self.store)[1], contents)
+        return (
+            {}
+            if contents is None
+            else training_overlap(images, read_images(self.store)[1], contents)
+        )
 
     def _masked(
         self, masks: MasksAsked, where: str | None, limit: int | None, with_orphaned: bool
@@ -263,7 +267,7 @@ class Learning:
         """Return the masks, the images that have one, and which of the meant ones have not."""
         from engine.learning.datasets.left_out import find_left_out
         from engine.learning.datasets.mask_files import MaskFolders
-        from engine.learning.datasets.masked_images import masked_images
+        from engine.learning.datasets.masked_images import images_with_masks
         from engine.runs.selection import condition_of, select_images, with_sources
         from engine.store.catalog.tables import read_images
 
@@ -273,7 +277,7 @@ class Learning:
             images = with_sources(images)
         opened = source.open(self.store, images)
         chosen = select_images(images, condition_of(self.store, where), limit)
-        found = masked_images(chosen, opened)
+        found = images_with_masks(chosen, opened)
         if not found:
             raise NothingFound(
                 "None of the images that are meant has a mask", "Look at --where and --masks."

@@ -58,7 +58,7 @@ class NoPrediction(EngineError):
         return f"{image_id}: {' '.join(explain(reason, 'segment', of_source=False))}"
 
 
-class Answer(Protocol):
+class PredictionSource(Protocol):
     """Source of the labels that are compared with masks; must be picklable."""
 
     def __call__(self, image: MaskedImage, pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -66,7 +66,7 @@ class Answer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ModelPrediction:
     """Prediction by a model."""
 
     operation: Segment
@@ -77,7 +77,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredPrediction:
     """Prediction stored in label images."""
 
     labels: Masks
@@ -94,7 +94,7 @@ class EvaluationTask:
     store: Store
     images: tuple[MaskedImage, ...]
     masks: Masks
-    answer: Answer
+    answer: PredictionSource
     classes: tuple[str, ...]
     folder: str
 
@@ -117,7 +117,7 @@ def score_on_workers(  # noqa: PLR0913 - options by name
     store: Store,
     images: Sequence[MaskedImage],
     masks: Masks,
-    answer: Answer,
+    answer: PredictionSource,
     classes: tuple[str, ...],
     folder: Path,
     *,

@@ -206,7 +206,7 @@ def evaluate(
         "images": len(made.images),
         "figures": {name: _finite(interval) for name, interval in figures.items()},
         "worst": worst["image_id"],
-        "flattered": made.flattered,
+        "flattered": made.overlap_warning,
         "left_out": [one.as_json() for one in made.left_out],
         "page": str(folder / PAGE),
     }
@@ -215,7 +215,7 @@ def evaluate(
         f"{made.of} against masks of {pluralise(len(made.images), 'images')}:",
         *(f"  {label_of(n)}: {told_interval(n, i)}" for n, i in figures.items()),
         told_sureness(len(made.images)),
-        *filter(None, [made.flattered]),
+        *filter(None, [made.overlap_warning]),
         *told_left_out(made.left_out),
         f"Worst: {name}, DSC {told('dsc', worst['dsc'])}",
         f"Page: {folder / PAGE}",

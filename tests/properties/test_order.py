@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.learning.datasets.sampler import cut_batches, shuffle_items
+from engine.learning.datasets.sampler import make_batches, shuffle_items
 
 sizes = st.lists(st.integers(1, 9), max_size=12)
 
@@ -40,7 +40,7 @@ def test_batches_are_of_one_kind_and_come_when_they_are_complete(
 ) -> None:
     of = np.array(kinds, np.int64)
     order = np.random.default_rng(seed).permutation(len(of))
-    epoch = cut_batches(order, of, batch_size, drop_last)
+    epoch = make_batches(order, of, batch_size, drop_last)
     batches = [epoch.batch(n).tolist() for n in range(len(epoch))]
     expected, short = [], []
     waiting: dict[int, list[int]] = {}
@@ -51,7 +51,7 @@ def test_batches_are_of_one_kind_and_come_when_they_are_complete(
             waiting[kinds[item]] = []
     short = [rest for rest in waiting.values() if rest]
     assert batches == expected + ([] if drop_last else short)
-    turns = epoch.turns(len(of))
+    turns = epoch.batch_of_each(len(of))
     assert all(turns[item] == n for n, batch in enumerate(batches) for item in batch)
     assert np.count_nonzero(turns < 0) == (sum(map(len, short)) if drop_last else 0)
 

@@ -20,14 +20,14 @@ halo would otherwise stay in memory for as long as the worker lives."""
 _LOCAL = threading.local()
 
 
-class Workspace:
+class BufferPool:
     """Named, growing, uninitialised arrays; not thread-safe."""
 
     def __init__(self) -> None:
         self._flat: dict[str, NDArray[Any]] = {}
         self._views: dict[str, NDArray[Any]] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    def get(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return an uninitialised C-contiguous array, valid until the name's next use."""
         view = self._views.get(name)
         # Most images have the same shape, so reuse the last view.
@@ -47,17 +47,17 @@ class Workspace:
         """Bytes held."""
         return sum(flat.nbytes for flat in self._flat.values())
 
-    def shrink(self) -> None:
+    def release_large(self) -> None:
         """Free the buffers if they exceed the limit for one thread."""
         if self.nbytes > _KEPT_BYTES:
             self._flat.clear()
             self._views.clear()
 
 
-def thread_workspace() -> Workspace:
+def thread_buffers() -> BufferPool:
     """Return the calling thread's own workspace."""
     workspace = getattr(_LOCAL, "workspace", None)
     if workspace is None:
-        workspace = Workspace()
+        workspace = BufferPool()
         _LOCAL.workspace = workspace
     return workspace

@@ -16,7 +16,7 @@ from engine.kernels.circles.fit import (
     Points,
     box_px,
     estimate_radius,
-    gather,
+    gather_edge_points,
     refine_circle,
 )
 from engine.kernels.circles.peaks import Peaks
@@ -291,7 +291,7 @@ def fit_candidates(
         shift_y = peaks.shifts[p, 0]
         shift_x = peaks.shifts[p, 1]
         centre = Centre(anchor_y, anchor_x, shift_y, shift_x)
-        count, nearby = gather(
+        count, nearby = gather_edge_points(
             edges, grid.sign, centre, nearest, farthest, limits.spread_px, points
         )
         radius, share = estimate_radius(

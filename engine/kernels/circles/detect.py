@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ParameterError
 from engine.kernels.circles import candidates, edges, gradient, votes
-from engine.kernels.circles.buffers import Workspace, thread_workspace
+from engine.kernels.circles.buffers import BufferPool, thread_buffers
 from engine.kernels.circles.fit import GATHERED_COLUMNS, Points
 from engine.kernels.circles.peaks import Peaks
 from engine.kernels.circles.rims import NO_RIMS, SIGNS, Polarity, Rims, make_rims
@@ -193,14 +193,14 @@ def detect_circles(
         raise ParameterError("origin", origin, "two whole numbers, 0 or more")
     if min(image.shape) < 3:
         return np.empty((0, 4))
-    work = thread_workspace()
+    work = thread_buffers()
     plan = _make_plan(image.shape, low, high, polarity, rims, min_support)
     points = _find_edges(image, noise_sd, plan.smoothing, work)
     room = _FIRST_ROOM
     while True:
         found = _search(points, plan, origin, room, work)
         if found is not None:
-            work.shrink()
+            work.release_large()
             return found
         room *= 4
 
@@ -268,7 +268,7 @@ _FIRST_ROOM = 1 << 17
 
 
 def _find_edges(
-    image: NDArray[Any], noise_sd: float, smoothing: gradient.Smoothing, work: Workspace
+    image: NDArray[Any], noise_sd: float, smoothing: gradient.Smoothing, work: BufferPool
 ) -> tuple[edges.Edges, int]:
     """Return the edge points, and the number of points that their buffers have room for."""
     height, width = image.shape
@@ -289,19 +289,19 @@ def _find_edges(
     blocks = -(-width // edges.COLUMN_BLOCK)
     padded = blocks * edges.COLUMN_BLOCK
     buffers = edges.RowBuffers(
-        plane=work.take("plane", (rows, width), np.float32),
-        bad=work.take("bad", (rows, width), np.uint8),
-        row=work.take("row", (width + 2 * smoothing.taps.size,), np.float32),
-        smoothed=work.take("smoothed", (edges.RING_ROWS, width), np.float32),
-        mag=work.take("mag", (edges.RING_ROWS, padded), np.float32),
-        columns=work.take("columns", (padded + 1,), np.int32),
-        ends=work.take("ends", (blocks,), np.int32),
+        plane=work.get("plane", (rows, width), np.float32),
+        bad=work.get("bad", (rows, width), np.uint8),
+        row=work.get("row", (width + 2 * smoothing.taps.size,), np.float32),
+        smoothed=work.get("smoothed", (edges.RING_ROWS, width), np.float32),
+        mag=work.get("mag", (edges.RING_ROWS, padded), np.float32),
+        columns=work.get("columns", (padded + 1,), np.int32),
+        ends=work.get("ends", (blocks,), np.int32),
     )
-    starts = work.take("starts", (height, blocks + 1), np.int32)
+    starts = work.get("starts", (height, blocks + 1), np.int32)
     room = height * width // 8 + 1024
     while True:
-        pixel = work.take("pixel", (room, 2), np.int32)
-        value = work.take("value", (room, 5), np.float32)
+        pixel = work.get("pixel", (room, 2), np.int32)
+        value = work.get("value", (room, 5), np.float32)
         count = edges.find_edges(
             image,
             not is_float,
@@ -321,43 +321,43 @@ def _search(
     plan: _Plan,
     origin: tuple[int, int],
     room: int,
-    work: Workspace,
+    work: BufferPool,
 ) -> NDArray[np.float64] | None:
     """Return the circles, or None if the buffers are too small for all candidates' points."""
     # Buffers with room for as many points as there may be are the same for most images.
     points, point_room = found_edges
     most = room // 16
     rows, columns = plan.cells
-    circles = work.take("circles", (most, 4), np.float64)
+    circles = work.get("circles", (most, 4), np.float64)
     buffers = Buffers(
-        accumulator=work.take("accumulator", (rows * columns,), np.int32),
-        windows=work.take("windows", (rows * columns,), np.int32),
-        line=work.take("line", (columns,), np.int32),
+        accumulator=work.get("accumulator", (rows * columns,), np.int32),
+        windows=work.get("windows", (rows * columns,), np.int32),
+        line=work.get("line", (columns,), np.int32),
         peaks=Peaks(
-            anchors=work.take("anchors", (plan.most_peaks, 3), np.int64),
-            shifts=work.take("shifts", (plan.most_peaks, 2), np.float64),
+            anchors=work.get("anchors", (plan.most_peaks, 3), np.int64),
+            shifts=work.get("shifts", (plan.most_peaks, 2), np.float64),
         ),
         fit=candidates.FitBuffers(
             points=Points(
-                table=work.take("points", (point_room, GATHERED_COLUMNS), np.float64),
-                edge=work.take("edge", (point_room,), np.int64),
+                table=work.get("points", (point_room, GATHERED_COLUMNS), np.float64),
+                edge=work.get("edge", (point_room,), np.int64),
             ),
-            histogram=work.take("histogram", (plan.histogram_bins,), np.float64),
-            sums=work.take("sums", (MOST_BINS, 3), np.float64),
+            histogram=work.get("histogram", (plan.histogram_bins,), np.float64),
+            sums=work.get("sums", (MOST_BINS, 3), np.float64),
             cosines=COSINES,
         ),
         claims=Claims(
-            owner=work.take("owner", (point_room,), np.int64),
-            seen=work.take("seen", (MOST_BINS,), np.int64),
-            verdict=work.take("verdict", (most,), np.int64),
+            owner=work.get("owner", (point_room,), np.int64),
+            seen=work.get("seen", (MOST_BINS,), np.int64),
+            verdict=work.get("verdict", (most,), np.int64),
         ),
     )
     listed = candidates.Candidates(
-        table=work.take("table", (most, candidates.CANDIDATE_COLUMNS), np.float64),
-        numbers=work.take("numbers", (most, candidates.CANDIDATE_INTEGERS), np.int64),
-        members=work.take("members", (room,), np.int64),
-        member_bins=work.take("member_bins", (room,), np.int64),
-        filled=work.take("filled", (2,), np.int64),
+        table=work.get("table", (most, candidates.CANDIDATE_COLUMNS), np.float64),
+        numbers=work.get("numbers", (most, candidates.CANDIDATE_INTEGERS), np.int64),
+        members=work.get("members", (room,), np.int64),
+        member_bins=work.get("member_bins", (room,), np.int64),
+        filled=work.get("filled", (2,), np.int64),
     )
     found = find_circles(
         points,

@@ -74,7 +74,7 @@ def box_px(farthest: float) -> int:
 
 
 @compiled
-def gather(
+def gather_edge_points(
     edges: Edges,
     sign: int,
     centre: Centre,

@@ -84,7 +84,7 @@ def collect_support(
     Parameters
     ----------
     points, count
-        See `fit.gather`.
+        See `fit.gather_edge_points`.
     circle
         The circle.
     bins

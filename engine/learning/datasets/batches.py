@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import EngineError, MissingExtra, ParameterError
-from engine.learning.datasets.items import Items, ShardPrefetcher
+from engine.learning.datasets.items import ItemIndex, ShardPrefetcher
 from engine.learning.datasets.left_out import LeftOut
 from engine.learning.datasets.masks import Masks
-from engine.learning.datasets.sampler import Epoch, Numbers, cut_batches, shuffle_items
+from engine.learning.datasets.sampler import EpochSampler, Numbers, make_batches, shuffle_items
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_bytes
@@ -81,7 +81,7 @@ class Batches:
         self,
         store: Store,
         files: Sequence[ShardRow],
-        items: Items,
+        items: ItemIndex,
         masks: Masks | None,
         augment: Augment | None,
         options: BatchOptions,
@@ -177,13 +177,13 @@ class Batches:
 
     # loading
 
-    def _plan(self, epoch: int) -> Epoch:
+    def _plan(self, epoch: int) -> EpochSampler:
         options, items = self.options, self._items
         order = np.arange(len(items))
         if options.shuffle:
             window = max(options.batch_size, int(options.buffer_bytes // self._nbytes().mean()))
             order = shuffle_items(items.shards, window, options.seed, epoch)
-        return cut_batches(order, items.kinds, options.batch_size, options.drop_last)
+        return make_batches(order, items.kinds, options.batch_size, options.drop_last)
 
     def _nbytes(self) -> Numbers:
         """Return the bytes that each item takes while it is held in memory."""

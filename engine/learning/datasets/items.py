@@ -26,7 +26,7 @@ ORDER = [(name, "ascending") for name in ("stack", "shard", "t", "z", "image_id"
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
+class ItemIndex:
     """Index of images as numbered items, in storage order.
 
     Attributes
@@ -65,7 +65,7 @@ class Items:
         return len(self.shards)
 
 
-def items_of(images: pa.Table) -> Items:
+def items_of(images: pa.Table) -> ItemIndex:
     """Return the index of the images in catalog rows.
 
     Parameters
@@ -103,7 +103,7 @@ def items_of(images: pa.Table) -> Items:
     itemsize = np.array([sizes[name] for name in rows["dtype"].to_pylist()])
     slope = pc.fill_null(rows["rescale_slope"], 1.0).to_numpy()
     intercept = pc.fill_null(rows["rescale_intercept"], 0.0).to_numpy()
-    return Items(
+    return ItemIndex(
         rows["image_id"].combine_chunks(),
         stacks,
         numbers("t", "z", null=-1).astype(np.int64),
@@ -187,7 +187,7 @@ class ShardPrefetcher:
         self,
         store: Store,
         files: Mapping[str, ShardRow],
-        items: Items,
+        items: ItemIndex,
         masks: Masks | None,
         wanted: Numbers,
         limit_bytes: int,

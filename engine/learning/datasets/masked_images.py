@@ -70,7 +70,7 @@ class MaskedImage:
         return reader.read(self.stack, (*planes, height, width))
 
 
-def masked_images(images: pa.Table, masks: Masks) -> list[MaskedImage]:
+def images_with_masks(images: pa.Table, masks: Masks) -> list[MaskedImage]:
     """Return the images that have a mask, one for each content, by image_id.
 
     A copy of an image under another name adds no information; and if it belongs to another subject,

@@ -11,7 +11,7 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Epoch:
+class EpochSampler:
     """The batches of one epoch.
 
     Attributes
@@ -32,7 +32,7 @@ class Epoch:
         """Return the items of a batch."""
         return self.items[self.bounds[number] : self.bounds[number + 1]]
 
-    def turns(self, count: int) -> Numbers:
+    def batch_of_each(self, count: int) -> Numbers:
         """Return the batch of each of ``count`` items, -1 if it is in none."""
         turns = np.full(count, -1, np.int64)
         turns[self.items] = np.repeat(np.arange(len(self)), np.diff(self.bounds))
@@ -87,7 +87,7 @@ def _by_chance(bits: NDArray[np.uint64]) -> Numbers:
     return np.argsort(bits, kind="stable").astype(np.int64)
 
 
-def cut_batches(order: Numbers, kinds: Numbers, batch_size: int, drop_last: bool) -> Epoch:
+def make_batches(order: Numbers, kinds: Numbers, batch_size: int, drop_last: bool) -> EpochSampler:
     """Cut an order into batches of one kind each.
 
     A batch is yielded as soon as it has ``batch_size`` items. The remaining items of each kind form
@@ -106,7 +106,7 @@ def cut_batches(order: Numbers, kinds: Numbers, batch_size: int, drop_last: bool
 
     Examples
     --------
-    >>> epoch = cut_batches(np.arange(5), np.array([0, 1, 0, 0, 1]), 2, drop_last=False)
+    >>> epoch = make_batches(np.arange(5), np.array([0, 1, 0, 0, 1]), 2, drop_last=False)
     >>> [epoch.batch(n).tolist() for n in range(len(epoch))]
     [[0, 2], [1, 4], [3]]
     """
@@ -130,4 +130,4 @@ def cut_batches(order: Numbers, kinds: Numbers, batch_size: int, drop_last: bool
     kept = kept[np.argsort(last[kept], kind="stable")]
     ends = np.flatnonzero(np.diff(last[kept])) + 1
     bounds = np.concatenate([[0], ends, [len(kept)]] if len(kept) else [[0]]).astype(np.int64)
-    return Epoch(order[kept], bounds)
+    return EpochSampler(order[kept], bounds)

@@ -96,7 +96,7 @@ class Evaluation:
         return self.classes == MARROW
 
     @property
-    def flattered(self) -> str | None:
+    def overlap_warning(self) -> str | None:
         """Warning for an evaluation on training images; None if there are none."""
         if "learnt_from" not in self.images:  # an evaluation of an older version
             return None

@@ -18,7 +18,7 @@ SHOWN = 10
 """Most subjects that a condition names."""
 
 
-def familiarity(
+def training_overlap(
     images: Sequence[MaskedImage], catalog: pa.Table, trained_on: Collection[str]
 ) -> dict[str, str]:
     """Return the overlap of each image by image_id: "image", "subject" or "no".
@@ -50,7 +50,7 @@ def describe_overlap(found: Sequence[str | None], subjects: Iterable[str]) -> st
     Parameters
     ----------
     found
-        Overlap of each image, as from `familiarity`; None if the training images are unknown.
+        Overlap of each image, as from `training_overlap`; None if the training images are unknown.
     subjects
         Subject of each image.
     """

@@ -23,7 +23,7 @@ from engine.learning.models.weights import (
     GRAPH,
     NoPackage,
     WeightsRefused,
-    parse_weights,
+    load_weights,
     read_checked,
 )
 from engine.plain_files import open_plain
@@ -242,7 +242,7 @@ def import_model(
     data = read_checked(file, sha256)
     if card.architecture == ONNX:
         return write_bundle(directory, card, data), ()
-    state = parse_weights(data, file)
+    state = load_weights(data, file)
     network = _network(card)
     import safetensors.torch
 
@@ -301,5 +301,5 @@ def _predictor(card: Card, weights: bytes, folder: Path, device: str | None) -> 
     network = _network(card)
     from engine.kernels.networks.torch_predictor import NetworkPredictor
 
-    _load_state(network, parse_weights(weights, folder / "weights.safetensors"), folder)
+    _load_state(network, load_weights(weights, folder / "weights.safetensors"), folder)
     return NetworkPredictor(network, card.mean, card.sd, device)

@@ -69,7 +69,7 @@ def read_checked(file: Path, sha256: str | None) -> bytes:
     return data
 
 
-def parse_weights(data: bytes, file: Path) -> dict[str, Any]:
+def load_weights(data: bytes, file: Path) -> dict[str, Any]:
     """Return a state dict (names to torch tensors) from a file's bytes.
 
     Parameters

@@ -7,7 +7,7 @@ from typing import Any
 from engine.errors import ParameterError, WorkerUnfit
 from engine.learning.models.bundle import Bundle
 from engine.learning.models.card import ONNX, ClassCard
-from engine.learning.models.weights import parse_weights
+from engine.learning.models.weights import load_weights
 from engine.learning.training.settings import TrainingSettings
 
 
@@ -61,7 +61,7 @@ def load_initial_weights(
     card = bundle.card
     if card.mean != half or card.sd != half:
         raise ParameterError("start", card.name, f"a model with mean and sd {half}")
-    network.load_state_dict(parse_weights(bundle.read_weights(), bundle.directory / WEIGHTS))
+    network.load_state_dict(load_weights(bundle.read_weights(), bundle.directory / WEIGHTS))
 
 
 WEIGHTS = "weights.safetensors"

@@ -170,7 +170,7 @@ class _Training:
         for pixels, labels in self._batches():
             if stop():
                 break
-            loss = self._learn(pixels, labels)
+            loss = self._take_step(pixels, labels)
             self._require_number(loss)
             told = Progress(self.step, self.settings.steps, loss)
             if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
@@ -232,7 +232,7 @@ class _Training:
         images = torch.stack(pixels) * 2 - 1  # the card's normalisation: half of full scale
         return images.contiguous(memory_format=torch.channels_last), torch.stack(labels)
 
-    def _learn(self, pixels: torch.Tensor, labels: torch.Tensor) -> float:
+    def _take_step(self, pixels: torch.Tensor, labels: torch.Tensor) -> float:
         cuda = self.device.type == "cuda"
         pixels, labels = pixels.to(self.device), labels.to(self.device)
         self.optimizer.zero_grad(set_to_none=True)

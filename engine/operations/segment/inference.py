@@ -24,18 +24,17 @@ SPACING_TOLERANCE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Predicted:
+class Prediction:
     """Prediction of a network for an image or a block, in its ``core_region``.
 
-    ``labels`` are classes (y, x); ``apart`` is the disagreement between an ensemble's members (y,
-    x).
+    ``labels`` are classes (y, x); ``disagreement`` is that of an ensemble's members (y, x).
     """
 
     labels: NDArray[np.uint8]
-    apart: NDArray[np.float32] | None = None
+    disagreement: NDArray[np.float32] | None = None
 
 
-class Network:
+class BatchedInference:
     """A model that predicts images in batches.
 
     Parameters
@@ -53,7 +52,7 @@ class Network:
 
     def predict_each(
         self, images: Iterable[Image]
-    ) -> Iterator[tuple[Image, Predicted | Exception, float]]:
+    ) -> Iterator[tuple[Image, Prediction | Exception, float]]:
         """Yield each image in order, its prediction or exception, and seconds.
 
         Windows of several images share batches, and the next images are read at the same time. If a
@@ -73,9 +72,9 @@ class Network:
 
     def _predict_alone(
         self, image: Image, error: Exception | None
-    ) -> tuple[Image, Predicted | Exception, float]:
+    ) -> tuple[Image, Prediction | Exception, float]:
         began = time.perf_counter()
-        said: Predicted | Exception
+        said: Prediction | Exception
         try:
             if error is not None:
                 raise error
@@ -86,7 +85,7 @@ class Network:
 
     def _predict_together(
         self, images: Iterator[Image], waiting: deque[tuple[Image, Exception | None]]
-    ) -> Iterator[tuple[Image, Predicted | Exception, float]]:
+    ) -> Iterator[tuple[Image, Prediction | Exception, float]]:
         def planes() -> Iterator[Plane]:  # runs in the thread that reads ahead
             for image in images:
                 try:
@@ -98,12 +97,14 @@ class Network:
                 yield plane
 
         began = time.perf_counter()
-        answer: _Answer | None = None
+        answer: _Assembly | None = None
         for number, band in predict_planes(planes(), self.batches):
             while (error := waiting[0][1]) is not None:
                 yield waiting.popleft()[0], error, 0.0
             if answer is None or answer.number != number:
-                answer = _Answer(number, _write(waiting[0][0]), self._predictor.planes, self._card)
+                answer = _Assembly(
+                    number, _write(waiting[0][0]), self._predictor.planes, self._card
+                )
             if answer.add(band):
                 now = time.perf_counter()
                 yield waiting.popleft()[0], answer.said, now - began
@@ -138,7 +139,7 @@ class Network:
         return plan_tiled(shape, side, self._card.halo_px, None, multiple, around)
 
 
-class _Answer:
+class _Assembly:
     """Prediction of one plane, assembled band by band."""
 
     def __init__(self, number: int, write: Region, planes: int, card: Card) -> None:
@@ -146,14 +147,14 @@ class _Answer:
         self._classes = len(card.classes)
         self._missing = write.shape[0] * write.shape[1]
         apart = np.empty(write.shape, np.float32) if planes > self._classes else None
-        self.said = Predicted(np.empty(write.shape, np.uint8), apart)
+        self.said = Prediction(np.empty(write.shape, np.uint8), apart)
 
     def add(self, band: Band) -> bool:
         """Add a band, and return whether it was the last."""
         place = band.region.slices
         self.said.labels[place] = classes_of(band.planes, self._classes)
-        if self.said.apart is not None:
-            self.said.apart[place] = band.planes[self._classes]
+        if self.said.disagreement is not None:
+            self.said.disagreement[place] = band.planes[self._classes]
         self._missing -= band.region.shape[0] * band.region.shape[1]
         return self._missing == 0
 

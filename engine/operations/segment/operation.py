@@ -22,7 +22,7 @@ from engine.learning.models.cache import MODEL_CACHE
 from engine.learning.models.card import CARD_FILE, ClassCard, tissue_classes
 from engine.learning.models.pretrained import pretrained_models
 from engine.operations.base import LABELS, Found, Image, ImageFailed, Operation
-from engine.operations.segment.inference import Network, Predicted, values_of
+from engine.operations.segment.inference import BatchedInference, Prediction, values_of
 from engine.operations.segment.objects import (
     PIECES,
     RUNS,
@@ -212,12 +212,12 @@ class Segment(Operation):
 
     def _predict_each(
         self, images: Iterable[Image]
-    ) -> Iterator[tuple[Image, Predicted | Exception, float, tuple[int, int]]]:
+    ) -> Iterator[tuple[Image, Prediction | Exception, float, tuple[int, int]]]:
         """Yield images, predictions, seconds, and (batch, peak memory in bytes)."""
         if self.model == BASELINE:
             for image in images:
                 began = time.perf_counter()
-                said: Predicted | Exception
+                said: Prediction | Exception
                 try:
                     said = self._by_thresholds(image)
                 except Exception as error:
@@ -226,11 +226,11 @@ class Segment(Operation):
             return
         bundle, predictor = MODEL_CACHE.get(self.model, str(self.weights), self.device)
         batch = self.batch or BATCH.get(predictor.device_name, 1)
-        network = Network(bundle.card, predictor, batch)
+        network = BatchedInference(bundle.card, predictor, batch)
         for image, said, elapsed_s in network.predict_each(images):
             yield image, said, elapsed_s, (network.batches.size, predictor.peak_bytes())
 
-    def _by_thresholds(self, image: Image) -> Predicted:
+    def _by_thresholds(self, image: Image) -> Prediction:
         if not image.has_luminance:
             raise ImageFailed("other_channels")
         pixels = values_of(image, 3)
@@ -239,11 +239,11 @@ class Segment(Operation):
             start, stop = image.core_region.start, image.core_region.stop
             inner = (slice(a - o, b - o) for a, b, o in zip(start, stop, image.origin, strict=True))
             labels = labels[tuple(inner)]
-        return Predicted(np.ascontiguousarray(labels))
+        return Prediction(np.ascontiguousarray(labels))
 
-    def _found(self, image: Image, said: Predicted, run: tuple[int, int]) -> Found:
+    def _found(self, image: Image, said: Prediction, run: tuple[int, int]) -> Found:
         """Measure the labels of an image."""
-        classes, labels, apart = self.classes, said.labels, said.apart
+        classes, labels, apart = self.classes, said.labels, said.disagreement
         pixels = np.bincount(labels.ravel(), minlength=len(classes))
         unknown = np.full(len(classes), np.nan)
         if apart is None:

@@ -284,13 +284,13 @@ def test_small_bands_cover_the_range():
 
 
 def test_small_workspace(monkeypatch):
-    work = workspace.Workspace()
-    first = work.take("a", (4, 5), np.float32)
-    assert work.take("a", (4, 5), np.float32) is first
-    assert np.shares_memory(work.take("a", (2, 3), np.float32), first)
-    assert work.take("a", (2, 3), np.int8).dtype == np.int8
+    work = workspace.BufferPool()
+    first = work.get("a", (4, 5), np.float32)
+    assert work.get("a", (4, 5), np.float32) is first
+    assert np.shares_memory(work.get("a", (2, 3), np.float32), first)
+    assert work.get("a", (2, 3), np.int8).dtype == np.int8
     monkeypatch.setattr(workspace, "_KEPT_BYTES", 1)
-    work.shrink()
+    work.release_large()
     assert work.nbytes == 0
 
 

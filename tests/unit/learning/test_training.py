@@ -245,12 +245,12 @@ def test_a_cohort_trains_a_model_that_segment_takes(
     learnt = made.images.set_index("image_id")["learnt_from"]
     assert {rows.subject[i] for i in learnt.index[learnt == "no"]} == {held_out}
     assert (learnt == "image").sum() == 2
-    assert f"--where 'subject in [\"{held_out}\"]'" in (made.flattered or "")
+    assert f"--where 'subject in [\"{held_out}\"]'" in (made.overlap_warning or "")
     assert "flatter" in (tmp_path / "e" / "index.html").read_text()
     new = cohort.evaluate(
         tmp_path / "e", masks, str(folder / "last"), client=client, where=f"subject == '{held_out}'"
     )
-    assert new.flattered is None
+    assert new.overlap_warning is None
     # What is begun with it begins where it ended, and is another training.
     finer = {**settings, "steps": 1, "learning_rate": 1e-9, "options": {}}
     more = {"client": client, "device": "cpu", "start": folder / "last", "made_by": "again"}
