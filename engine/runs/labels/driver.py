@@ -47,7 +47,7 @@ def restore_labels(
     if not undescribed:
         return
     check_writable(store)
-    images = {image.name: image for image in (operation.class_image, operation.object_image)}
+    images = {image.name: image for image in (operation.measured_image, operation.object_image)}
     labels = LabelPublisher(store)
     pairs = [(stack, images[name]) for stack, name in undescribed]
     labels.restore(pairs, {row.path: row for row in files()})
