@@ -24,6 +24,7 @@ from engine.execution.notebook_progress import default_progress
 from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
+from engine.operations.chain import Binder, in_order
 from engine.operations.labels import read_labels_due
 from engine.operations.registry import create_operation, is_registered
 from engine.runs.inputs import read_inputs
@@ -154,11 +155,17 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     # Computation.
 
     def operation(self, name: str, **given: Any) -> Operation:
-        """Return an operation with the declared parameters, overridden by the given ones."""
-        return create_operation(name, self.config.operations.get(name, {}), given)
+        """Return an operation with the declared parameters, overridden by the given ones.
+
+        Parameters that name other operations are bound to these, as declared or as the trial named.
+        """
+        return self._bind(create_operation(name, self.config.operations.get(name, {}), given))
+
+    def _bind(self, operation: Operation) -> Operation:
+        return Binder(self.store, self.config.operations).bind(operation)
 
     def declared(self) -> list[Operation]:
-        """Return the operations that cohort.toml declares.
+        """Return the operations that cohort.toml declares, each after those that it reads.
 
         Raises
         ------
@@ -171,7 +178,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
                 "cohort.toml declares no operation yet",
                 f"Name one: cohort run {quote(self.store.url)} circles --radius-px 10:60",
             )
-        return [self.operation(name) for name in declared]
+        return in_order(self.operation(name) for name in declared)
 
     def plan(
         self,
@@ -182,7 +189,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         retry_failed: bool = False,
     ) -> Plan:
         """Return the plan of a run, with reasons; computes nothing."""
-        wanted = self.operation(operation) if isinstance(operation, str) else operation
+        (wanted,) = self._wanted(operation)
         other = find_previous_key(self.store, wanted)
         _, plan, _ = self._plan(wanted, where, limit, retry_failed, other)
         return plan
@@ -270,7 +277,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
     def _wanted(self, operation: Operation | str | None) -> list[Operation]:
         if isinstance(operation, Operation):
-            return [operation]
+            return [self._bind(operation)]
         return self.declared() if operation is None else [self.operation(operation)]
 
     def _run_one(
@@ -299,6 +306,8 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             up_to_date=plan.settled.get("done", 0),
             failed_before=plan.settled.get("failed", 0),
             unreadable_sources=plan.unreadable,
+            waiting=plan.settled.get("waiting", 0),
+            reads=list(operation.upstream_names.values()),
         )
         if publisher.gone:
             check_writable(self.store)
@@ -331,7 +340,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         declared = self.config.operations.get(operation.name)
         if declared is None or not is_registered(operation):
             return False
-        return create_operation(operation.name, declared, {}).key == operation.key
+        return self._bind(create_operation(operation.name, declared, {})).key == operation.key
 
     def _declare(self, operation: Operation, complete: bool, wanted: bool) -> bool:
         if not is_registered(operation):  # a later run by name would not find it

@@ -45,6 +45,7 @@ class Functions:
         name: str,
         schema: Mapping[str, Any] | pa.Schema | None = None,
         labels: Literal["instances"] | None = None,
+        upstream: Sequence[str] = (),
         version: int = 1,
         parameters: Mapping[str, Any] | None = None,
         resources: Mapping[str, float] | None = None,
@@ -67,7 +68,7 @@ class Functions:
 
         Parameters
         ----------
-        function, name, schema, labels, version, parameters, resources, object_name,
+        function, name, schema, labels, upstream, version, parameters, resources, object_name,
         averaged_columns, halo_px
             Definition of the operation; see `engine.from_function`, which only creates the
             operation, to plan with it or to try it on one array.
@@ -89,6 +90,7 @@ class Functions:
             name=name,
             schema=schema,
             labels=labels,
+            upstream=upstream,
             version=version,
             parameters=parameters,
             resources=resources,

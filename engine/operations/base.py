@@ -7,14 +7,14 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from engine.deprecations import RenamedMember, adopt_earlier_names
+from engine.deprecations import RenamedMember, adopt_earlier_names, warn_deprecated
 from engine.errors import ParameterError, UsageError
 from engine.operations.column_order import LAST_COLUMNS, x_before_y
 from engine.operations.image import Image as Image
@@ -22,6 +22,7 @@ from engine.operations.image import ImageFailed as ImageFailed
 from engine.operations.labels import LabelSpec
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.parameter_errors import told_in_words
+from engine.operations.upstream_keys import with_upstream_keys
 from engine.store.digests import digest_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class Operation(LabelSpec, BaseModel):
         over images in the table by experiment.
     order_columns
         Columns that order the objects of an image, if ``object_schema`` has them.
+    upstream_parameters
+        Parameters that name other operations of the cohort, whose results it reads, or are None.
+    whole_objects
+        That of ``upstream_parameters`` whose instances a block reads whole: those that have their
+        first pixel in the block, and ``halo_px`` around them.
     """
 
     # JSON has no infinities or NaN, so distinct values would get equal keys: reject them.
@@ -108,6 +114,9 @@ class Operation(LabelSpec, BaseModel):
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
     image_columns: ClassVar[tuple[str, ...]] = ()
     order_columns: ClassVar[tuple[str, ...]] = ("y", "x")
+    upstream_parameters: ClassVar[tuple[str, ...]] = ()
+    whole_objects: ClassVar[str | None] = None
+    _upstream: dict[str, Operation] = PrivateAttr(default_factory=dict)
 
     # Earlier names, for one version.
     singular: ClassVar[Any] = RenamedMember("object_name")
@@ -116,7 +125,6 @@ class Operation(LabelSpec, BaseModel):
     captions: ClassVar[Any] = RenamedMember("column_labels")
     unlisted: ClassVar[Any] = RenamedMember("hidden_columns")
     neutral: ClassVar[Any] = RenamedMember("non_key_parameters")
-    objects: ClassVar[Any] = RenamedMember("object_schema")
     by_image: ClassVar[Any] = RenamedMember("image_columns")
     measure_images: ClassVar[Any] = RenamedMember("summarise_images")
     details: ClassVar[Any] = RenamedMember("detail_tables")
@@ -133,6 +141,10 @@ class Operation(LabelSpec, BaseModel):
         """Serve subclasses that use the earlier names."""
         super().__init_subclass__(**named)
         adopt_earlier_names(cls)
+        if isinstance(schema := vars(cls).get("objects"), pa.Schema):  # else a parameter
+            warn_deprecated(f"{cls.__name__}.objects is called object_schema now.")
+            cls.object_schema = schema
+            delattr(cls, "objects")
         for column in getattr(cls, "object_schema", pa.schema([])).names:
             if column in LAST_COLUMNS:
                 taken = "another name: every table has a column called so"
@@ -158,12 +170,30 @@ class Operation(LabelSpec, BaseModel):
     def identity(self) -> dict[str, Any]:
         """Values that the key is computed from."""
         parameters = {k: v for k, v in self.parameters.items() if k not in self.non_key_parameters}
-        return {
+        identity = {
             "operation": self.name,
             "version": self.version,
             "parameters": parameters,
             "weights": self.weights,
         }
+        return with_upstream_keys(self, identity) if self.upstream_names else identity
+
+    @property
+    def upstream_names(self) -> Mapping[str, str]:
+        """Names of the operations whose results it reads, by parameter."""
+        named = {parameter: getattr(self, parameter) for parameter in self.upstream_parameters}
+        return {parameter: name for parameter, name in named.items() if name is not None}
+
+    @property
+    def upstream(self) -> Mapping[str, Operation]:
+        """Operations whose results it reads, by parameter; empty before `Cohort` binds them."""
+        return self._upstream
+
+    def with_upstream(self, found: Mapping[str, Operation]) -> Self:
+        """Return the operation with those whose results it reads."""
+        bound = self.model_copy()
+        bound._upstream = dict(found)
+        return bound
 
     @property
     def key(self) -> str:
@@ -344,6 +374,15 @@ class Operation(LabelSpec, BaseModel):
     def finish_summaries(self, merged: pa.Table) -> Mapping[str, pa.Table]:
         """Build the ``cohort_tables`` by name from the merged data of all slices, by image_id."""
         raise NotImplementedError(f"{self.name} has summaries but does not make them")
+
+    if not TYPE_CHECKING:  # pydantic's own is hidden from type checkers, too
+
+        def __getattr__(self, name: str) -> Any:
+            """Serve the earlier name of ``object_schema``."""
+            if name == "objects":
+                warn_deprecated(f"{type(self).__name__}.objects is called object_schema now.")
+                return self.object_schema
+            return super().__getattr__(name)
 
     def frame(self, found: Mapping[str, Any]) -> pd.DataFrame:
         """Turn the result for one image into a table with one numbered row per object."""

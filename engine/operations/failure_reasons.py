@@ -103,6 +103,14 @@ OF_RESULTS = {
         "The function returned columns without labels.",
         "Return the integer array itself, or a dict that has it as labels.",
     ),
+    "upstream_failed": (
+        "An operation whose results {operation} reads failed on it.",
+        "Look at that operation's failure; once it succeeds, the next run computes this image.",
+    ),
+    "upstream_changed": (
+        "The results that {operation} reads changed, or were lost, while it ran.",
+        "Run that operation again, then: cohort run COHORT {operation} --failed",
+    ),
     "out_of_memory": (
         "It needs more memory than its worker had.",
         "Give workers more memory (--memory-limit, or fewer workers and threads). " + AGAIN,
@@ -127,9 +135,10 @@ def explain(reason: str, operation: str, *, of_source: bool) -> tuple[str, str]:
     if of_source and reason in OF_SOURCES:
         return REASONS[reason], OF_SOURCES[reason]
     code = f"{reason}_ingest" if of_source and reason == "worker_crash" else reason
+    code = code.partition(":")[0]  # of an upstream failure, the operation's name follows
     if code in OF_RESULTS:
         told, advice = OF_RESULTS[code]
-        return told, advice.format(operation=operation)
+        return told.format(operation=operation), advice.format(operation=operation)
     words = reason.replace("_", " ") or "no reason given"
     what = "Reading" if of_source else "The operation"
     return (

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 """Allowed names of a function's results and tables: valid on every file system."""
 
+GIVEN = frozenset({"labels", "objects"})
+"""Parameters of a function that reads the results of other operations."""
+
 MOST_BYTES = 1024**2
 """Maximum size of a pickled function, bytes: it travels with every task."""
 
@@ -68,6 +71,7 @@ class Definition:
     resources: tuple[tuple[str, float], ...]
     halo_px: int
     labels: str | None
+    upstream: tuple[str, ...]
     labelled: bool
     described: bool
     parameters: str
@@ -98,9 +102,17 @@ class Function(Operation):
         answer = self._call(image)
         return place_in_image(columns_of(answer, self.object_schema.names), image)
 
+    @property
+    def upstream_names(self) -> Mapping[str, str]:
+        """Names of the operations whose results it reads."""
+        return {named.partition("@")[0]: named for named in self.definition.upstream}
+
     def _call(self, image: Image) -> Any:
         function, given = _load(self.definition.code)
         definition = self.definition
+        if definition.upstream:
+            named = {name: rows.to_pandas() for name, rows in image.objects.items()}
+            given = {**given, **_taken(function, {"labels": image.labels, "objects": named})}
         seen = as_labelled(image, definition.described) if definition.labelled else image.pixels
         return function(seen, **given)
 
@@ -174,6 +186,7 @@ def from_function(  # noqa: PLR0913 - options by name
     name: str,
     schema: Mapping[str, Any] | pa.Schema | None = None,
     labels: Literal["instances"] | None = None,
+    upstream: Sequence[str] = (),
     version: int = 1,
     parameters: Mapping[str, Any] | None = None,
     resources: Mapping[str, float] | None = None,
@@ -213,6 +226,11 @@ def from_function(  # noqa: PLR0913 - options by name
         stored as a label image, and numbered and measured for the table: centre, area, diameter,
         whether they touch the border of the image. ``halo_px`` should be at least the diameter of
         the largest object plus the context that the function needs.
+    upstream
+        Operations of the cohort whose results the function reads (a trial as ``name@<key8>``); it
+        is called for images that have them. They are in its parameters ``labels`` (a dict of label
+        images (y, x) by operation, of the array's region) and ``objects`` (a dict of DataFrames by
+        operation, of the whole image), if it has these.
     version
         Declared by you; a new version is computed again.
     parameters
@@ -250,7 +268,9 @@ def from_function(  # noqa: PLR0913 - options by name
         raise ParameterError("labels", labels, '"instances"')
     own = None if labels and schema is None else object_columns(schema, object_name)
     objects = own or pa.schema([])
-    settled, labelled = _settle(function, name, dict(parameters or {}))
+    settled, labelled = _settle(
+        function, name, dict(parameters or {}), GIVEN if upstream else frozenset()
+    )
     values = {field: getattr(settled, field) for field in type(settled).model_fields}
     described = labelled and reads_attributes(function, values)
     try:
@@ -274,7 +294,7 @@ def from_function(  # noqa: PLR0913 - options by name
     return _restore(
         Definition(
             name, version, objects, object_name, tuple(averaged),
-            tuple(sorted((resources or {}).items())), halo_px, labels, labelled,
+            tuple(sorted((resources or {}).items())), halo_px, labels, tuple(upstream), labelled,
             described, stated,
             _pickled(function, values),
         )
@@ -292,7 +312,7 @@ def _check_name(name: str) -> None:
 
 
 def _settle(
-    function: Callable[..., Any], name: str, given: dict[str, Any]
+    function: Callable[..., Any], name: str, given: dict[str, Any], results: frozenset[str]
 ) -> tuple[Operation, bool]:
     """Return the parameters, validated by the signature, and whether it takes a DataArray."""
     try:
@@ -305,6 +325,8 @@ def _settle(
         hints = {}
     fields: dict[str, Any] = {}
     for parameter in others:
+        if parameter.name in results:
+            continue
         if parameter.kind is parameter.VAR_KEYWORD:
             fields |= {n: (Any, ...) for n in given if n not in fields}
         elif parameter.kind is not parameter.VAR_POSITIONAL:
@@ -317,6 +339,12 @@ def _settle(
     checked.name = name
     xarray = sys.modules.get("xarray")  # already imported if the annotation refers to it
     return checked(**given), xarray is not None and hints.get(image.name) is xarray.DataArray
+
+
+def _taken(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some values that a function has parameters for."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:

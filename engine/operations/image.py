@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.deprecations import warn_deprecated
@@ -51,6 +52,11 @@ class Image:
         coordinates of the whole image, and complete for each block.
     full_shape
         Size (y, x) of the whole image, pixels; None if it equals that of ``pixels``.
+    labels
+        Label images (y, x) of the read region by operation, for an operation that reads the results
+        of others: object numbers, or classes.
+    objects
+        Objects of the whole image by operation, as their table lists them, with their numbers.
     fields
         image_id, date, subject, experiment and name, for operations with "fields" among their
         ``inputs``.
@@ -66,6 +72,8 @@ class Image:
     annotations: tuple[Contour, ...] = ()
     full_shape: YX | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    objects: Mapping[str, pa.Table] = field(default_factory=dict)
 
     @property
     def write(self) -> Region | None:

@@ -32,6 +32,7 @@ from engine.qc.render import (
     tint,
 )
 from engine.runs.plan import PlanItem
+from engine.runs.regions import region_of
 from engine.runs.rows import reason_code
 from engine.runs.worker import ledger_of, read_items
 from engine.store.backend.base import Store
@@ -306,7 +307,7 @@ def _read_shown(
     """Read images for display, neighbours together; yield the error for an unreadable one."""
     channel = getattr(operation, "channel", None)
     flat = [one for one in wanted if not one.giant]
-    pairs = read_items(reader, tuple(one.item for one in flat), lambda _: 0)
+    pairs = read_items(reader, tuple(one.item for one in flat), lambda item: region_of(item)[0])
     for one, (_, image) in zip(flat, pairs, strict=True):
         yield one, image if isinstance(image, Exception) else show(image.pixels, channel)
     for one in wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ from engine.operations.base import Operation
 from engine.runs.copies import CopyTask, copy_rows, original_of, pack_copies
 from engine.runs.plan import Plan, PlanItem, Unit, pack_units
 from engine.runs.publish import Pending, Publisher
+from engine.runs.upstream import Parts, PartsOf, stacks_read
 from engine.runs.worker import (
-    HaloOf,
     UnitResult,
     WorkerInfo,
     compute_unit,
@@ -30,7 +30,9 @@ from engine.runs.worker import (
 from engine.store.backend.base import Store
 from engine.store.catalog.annotations import AnnotationRef, read_annotations
 from engine.store.catalog.tables import ShardRow
+from engine.store.labels.images import files_by_path
 from engine.store.labels.publisher import LabelPublisher
+from engine.store.pixels.layout import count_blocks
 from engine.store.pixels.stacks import label_stack
 from engine.store.results import record_key
 
@@ -67,6 +69,8 @@ class RunReport(SingleReport):
     failed_before: int = 0
     failed: int = 0
     unreadable_sources: int = 0
+    waiting: int = 0
+    reads: list[str] = field(default_factory=list)
     published: int = 0
     elapsed_s: float = 0.0
     compute_s: float = 0.0
@@ -90,6 +94,7 @@ def unit_task(
     operation: Operation,
     files: Mapping[str, ShardRow],
     annotations: Mapping[str, tuple[AnnotationRef, ...]],
+    upstream: Parts,
     attempt: TaskAttempt[Unit],
 ) -> UnitResult | None:
     """Compute one unit on a worker. A dry run (a unit with a negative number) publishes nothing."""
@@ -110,6 +115,7 @@ def unit_task(
             where=where,
             trial=unit.number < 0,
             annotations=annotations,
+            upstream=upstream,
             # Let the next unit compute while this one writes its part.
             computed=distributed.secede,
             limit=limit,
@@ -124,15 +130,17 @@ def copy_task(store: Store, operation: Operation, attempt: TaskAttempt[CopyTask]
 class FilesOf:
     """Select the shard rows of the catalog that a unit needs."""
 
-    def __init__(self, rows: Sequence[ShardRow]) -> None:
+    def __init__(self, rows: Collection[ShardRow]) -> None:
         self._metadata = {row.stack: row for row in rows if row.shard < 0 and row.level == 0}
         self._shards = {
             (row.stack, row.shard): row for row in rows if row.shard >= 0 and row.level == 0
         }
 
-    def __call__(self, items: Sequence[PlanItem], halo_of: HaloOf) -> dict[str, ShardRow]:
+    def __call__(self, items: Sequence[PlanItem], operation: Operation) -> dict[str, ShardRow]:
         """Return the rows by path. Images whose shards are not in the catalog fail."""
-        needed = {place for item in items for place in shards_read(item, halo_of(item.spacing_um))}
+        pixels = {place for item in items for place in _shards_of(item, operation)}
+        labels = {(name, n) for stack, n in pixels for name in stacks_read(operation, stack)}
+        needed = pixels | labels
         found = [self._metadata.get(stack) for stack in {stack for stack, _ in needed}]
         found += [self._shards.get(place) for place in needed]
         return {row.path: row for row in found if row is not None}
@@ -219,9 +227,11 @@ class _Execution:
         self._units = pack_units(run.plan.items, slots)
         parts = run.publisher.parts_of(map(original_of, run.plan.copies))
         self._copies = pack_copies(run.plan.copies, parts)
-        self._files_of = FilesOf(run.files)
+        rows = files_by_path(run.store, run.files).values() if run.operation.upstream else run.files
+        self._files_of = FilesOf(rows)
         reads_annotations = "annotation" in run.operation.inputs
         self._annotations = read_annotations(run.store) if reads_annotations else None
+        self._parts_of = PartsOf(run.store, run.operation)
         self.done = 0
 
     @property
@@ -271,8 +281,9 @@ class _Execution:
         operation, items = self._run.operation, attempt.task.items
         names = [item.image_ids[0] for item in items]
         annotations = {} if self._annotations is None else self._annotations.of(names)
-        files = self._files_of(items, operation.halo_of)
-        return self._run.store, operation, files, annotations, attempt
+        files = self._files_of(items, operation)
+        upstream = self._parts_of(names)
+        return self._run.store, operation, files, annotations, upstream, attempt
 
     def _unpublished(self) -> Iterator[Unit]:
         """Yield the units that no other driver has published meanwhile."""
@@ -307,6 +318,14 @@ def _open_labels(
     labels.open(
         [(stack, i) for stack in stacks for i in operation.label_images(stack in giants)], files
     )
+
+
+def _shards_of(item: PlanItem, operation: Operation) -> Iterator[tuple[str, int]]:
+    """Yield the shards (stack, index) that an item may read."""
+    if item.block is None or operation.whole_objects is None:
+        yield from shards_read(item, operation.halo_of(item.spacing_um))
+    else:  # objects may reach anywhere
+        yield from ((item.stack, block) for block in range(count_blocks(*item.shape[1:])))
 
 
 def rows_of_unit(unit: Unit) -> list[tuple[str, str, int | None]]:

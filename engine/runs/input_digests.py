@@ -30,7 +30,8 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
         spacing and rescale; also ``image_id`` and ``fields`` for operations that read these.
     """
     contents = _contents(images)
-    if operation.inputs == ("content",):
+    declared = (*operation.inputs, *(("upstream",) if operation.upstream else ()))
+    if declared == ("content",):
         return contents
     columns: dict[str, Callable[[], list[Any]]] = {
         "content": lambda: contents,
@@ -42,10 +43,11 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
         ),
         "annotation": lambda: _annotations(operation, images),
         "fields": lambda: _fields(images),
+        "upstream": lambda: images["upstream"].to_pylist(),
     }
     if not set(operation.inputs) <= set(columns):
         raise ParameterError("inputs", operation.inputs, f"out of {', '.join(INPUTS)}")
-    read = {name: columns[name]() for name in operation.inputs}
+    read = {name: columns[name]() for name in declared}
     return [digest_of({name: read[name][i] for name in read}) for i in range(len(contents))]
 
 

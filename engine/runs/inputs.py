@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
 
 from engine.operations.base import ImageFailed, Operation
 from engine.runs.plan import PlanItem
+from engine.runs.upstream import UPSTREAM, upstream_states
 from engine.store.backend.base import Store
 from engine.store.catalog.annotations import (
     AnnotationRef,
@@ -19,21 +21,44 @@ from engine.store.catalog.annotations import (
 )
 from engine.store.catalog.tables import read_images
 from engine.store.delta.ledger import Snapshot
+from engine.store.digests import digest_of
 
 VERSION = b"cohort.annotations"
 """Schema metadata key for the version of the annotations that were joined to the rows."""
+
+
+UPSTREAM_STATE = b"cohort.upstream"
+"""Schema metadata key for the digest of the column ``upstream``."""
 
 
 def read_inputs(store: Store, operation: Operation) -> tuple[Snapshot, pa.Table]:
     """Return the catalog as `read_images` does, with the inputs that an operation declares.
 
     Operations with "annotation" among their inputs get a column ``annotation``: the digest of each
-    image's annotations, null for images without any.
+    image's annotations, null for images without any. Operations that read the results of others get
+    a column ``upstream``, see `engine.runs.upstream`.
     """
     snapshot, images = read_images(store)
-    if "annotation" not in operation.inputs:
-        return snapshot, images
-    return snapshot, add_annotation_digests(images, read_annotations(store))
+    return snapshot, join_inputs(store, operation, images)
+
+
+def join_inputs(store: Store, operation: Operation, images: pa.Table) -> pa.Table:
+    """Return catalog rows with the inputs that an operation declares; see `read_inputs`."""
+    if "annotation" in operation.inputs and "annotation" not in images.column_names:
+        images = add_annotation_digests(images, read_annotations(store))
+    if not operation.upstream:
+        return images
+    states = {
+        parameter: upstream_states(store, one, join_inputs(store, one, images))
+        for parameter, one in operation.upstream.items()
+    }
+    column = [
+        None if None in row else json.dumps(dict(zip(states, row, strict=True)))
+        for row in zip(*states.values(), strict=True)
+    ]
+    joined = images.append_column(UPSTREAM, pa.array(column, pa.string()))
+    metadata = {**(joined.schema.metadata or {}), UPSTREAM_STATE: digest_of(column)}
+    return joined.replace_schema_metadata(metadata)
 
 
 def add_annotation_digests(images: pa.Table, annotations: Annotations) -> pa.Table:
@@ -45,9 +70,14 @@ def add_annotation_digests(images: pa.Table, annotations: Annotations) -> pa.Tab
 
 
 def input_provenance(images: pa.Table) -> dict[str, Any]:
-    """Return the provenance entry for the annotations that a table uses."""
+    """Return the provenance entries for the annotations and results that a table uses."""
     metadata = images.schema.metadata or {}
-    return {"annotations": int(metadata[VERSION])} if VERSION in metadata else {}
+    origin: dict[str, Any] = {}
+    if VERSION in metadata:
+        origin["annotations"] = int(metadata[VERSION])
+    if UPSTREAM_STATE in metadata:
+        origin["upstream"] = metadata[UPSTREAM_STATE].decode()
+    return origin
 
 
 class UnitAnnotations:

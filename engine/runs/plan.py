@@ -28,6 +28,7 @@ from engine.runs.plan_rows import (
     decide,
     plan_rows,
 )
+from engine.runs.previous_key import expand_identity
 from engine.runs.selection import ImageCondition, select_images
 from engine.store.arrow import is_any
 from engine.store.catalog.tables import FAILED, ORPHANED
@@ -68,6 +69,7 @@ class PlanItem(NamedTuple):
     rescale: tuple[float, float] | None = None
     annotation: str | None = None
     fields: Mapping[str, str] = {}
+    upstream: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -173,6 +175,7 @@ class Plan:
             "causes": dict(self.causes),
             "up_to_date": self.settled.get("done", 0),
             "failed_before": self.settled.get("failed", 0),
+            "waiting": self.settled.get("waiting", 0),
             "unreadable_sources": self.unreadable,
             "orphaned": self.orphaned,
             "changes": {name: list(pair) for name, pair in self.changes.items()},
@@ -229,7 +232,7 @@ def plan_run(  # noqa: PLR0913 - options by name
     cause_of_change = "parameters"
     changes: Mapping[str, Any] = {}
     if other is not None:
-        cause_of_change, changes = changed_part(operation.identity, other[0])
+        cause_of_change, changes = changed_part(expand_identity(operation), other[0])
 
     def cause_of_new(row: PlanRow) -> str:
         if row.image_id in known.images:
@@ -247,6 +250,9 @@ def plan_run(  # noqa: PLR0913 - options by name
     work: dict[tuple[str, int | None, Place | None], PlanItem] = {}
     for row in plan_rows(kept, inputs):
         names.append(row.image_id)
+        if operation.upstream and row.upstream is None:
+            settled["waiting"] += 1
+            continue
         decision = decide(row, known, labelled, retry_failed)
         if decision.settled is not None:
             settled[decision.settled] += 1
@@ -308,6 +314,7 @@ def _item(row: PlanRow, block: int | None, known: PlanItem | None) -> PlanItem:
         rescale=None if rescale[0] is None or rescale[1] is None else (rescale[0], rescale[1]),
         annotation=row.annotation,
         fields={} if row.fields is None else named(row.image_id, dict(row.fields)),
+        upstream=row.upstream,
     )
 
 

@@ -37,6 +37,7 @@ class PlanRow(NamedTuple):
     rescale_intercept: float | None
     annotation: str | None
     fields: list[tuple[str, str]] | None
+    upstream: str | None
 
 
 def plan_rows(images: pa.Table, inputs: Sequence[str]) -> Iterator[PlanRow]:

@@ -33,4 +33,24 @@ def find_previous_key(
     ledger = results_ledger(store, operation.name, version, operation.object_schema)
     parts = ledger.snapshot().of_key(key)
     images = read_there(ledger, parts, ["image_id"])[0]["image_id"].to_pylist()
-    return identity, frozenset(images)
+    return expand_recorded(store, identity), frozenset(images)
+
+
+def expand_recorded(store: Store, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded identity with those of the operations that it reads, as recorded."""
+    if "upstream" not in identity:
+        return dict(identity)
+    found = {}
+    for parameter, of in identity["upstream"].items():
+        recorded = read_key(store, of["operation"], of["version"], of["key"])
+        if recorded is not None:
+            found[parameter] = expand_recorded(store, recorded)
+    return {**identity, "upstream": found}
+
+
+def expand_identity(operation: Operation) -> dict[str, Any]:
+    """Return an operation's identity with those of the operations that it reads."""
+    if not operation.upstream:
+        return operation.identity
+    reads = {parameter: expand_identity(one) for parameter, one in operation.upstream.items()}
+    return {**operation.identity, "upstream": reads}

@@ -21,7 +21,9 @@ from engine.operations.base import Found, Image, ImageFailed, Operation
 from engine.runs.inputs import UnitAnnotations
 from engine.runs.labels.parts import write_labels
 from engine.runs.plan import PlanItem, Unit
+from engine.runs.regions import region_of
 from engine.runs.rows import ImageResult, ResultValidator, answers_table, reason_code
+from engine.runs.upstream import Parts, UpstreamResults
 from engine.store.backend.base import Store
 from engine.store.catalog.annotations import AnnotationRef
 from engine.store.catalog.tables import ShardRow
@@ -35,8 +37,8 @@ from engine.store.results import results_ledger
 READ_AT_ONCE_BYTES = 64 * 1024**2
 """Maximum size of one read of neighbouring images in a shard, bytes."""
 
-HaloOf = Callable[[tuple[float, float] | None], int]
-"""See `Operation.halo_of`."""
+ReadRegion = Callable[[PlanItem], Region]
+"""Function that returns the region of an image to read for an item."""
 
 RowId = tuple[str, str, int | None]
 """Row identifier within a key: image_id, inputs, block."""
@@ -68,22 +70,22 @@ def ledger_of(store: Store, operation: Operation) -> Ledger:
     return results_ledger(store, operation.name, operation.version, operation.object_schema)
 
 
-def region_of(item: PlanItem) -> tuple[Region, int]:
-    """Return an item's core region, and the number of blocks across its image."""
-    _, height, width = item.shape
-    across = -(-width // GIANT_SHARD_PX)
-    if item.block is None:
-        return Region((0, 0), (height, width)), across
-    y, x = (side * GIANT_SHARD_PX for side in divmod(item.block, across))
-    stop = min(y + GIANT_SHARD_PX, height), min(x + GIANT_SHARD_PX, width)
-    return Region((y, x), stop), across
+def with_halo(operation: Operation) -> ReadRegion:
+    """Return a function that adds the operation's halo to the core region of a block."""
+
+    def read_region(item: PlanItem) -> Region:
+        core, _ = region_of(item)
+        if item.block is None:
+            return core
+        return core.grow(operation.halo_of(item.spacing_um), item.shape[1:])
+
+    return read_region
 
 
 def _read_one(
-    reader: StackReader, item: PlanItem, halo: int
+    reader: StackReader, item: PlanItem, read: Region
 ) -> tuple[NDArray[Any], Region, Region]:
     write, _ = region_of(item)
-    read = write.grow(halo, item.shape[1:]) if item.block is not None else write
     rows, columns = read.slices
     channels = slice(0, item.shape[0])
     where = (item.t, channels) if item.z is None else (item.t, channels, item.z)
@@ -113,7 +115,7 @@ def _runs(items: tuple[PlanItem, ...]) -> Iterator[list[PlanItem]]:
 
 
 def read_items(
-    reader: StackReader, items: tuple[PlanItem, ...], halo_of: HaloOf
+    reader: StackReader, items: tuple[PlanItem, ...], read_region: ReadRegion
 ) -> Iterator[tuple[PlanItem, Image | Exception]]:
     """Read the pixels of items, neighbours together; yield the error for an unreadable item."""
     for run in _runs(items):
@@ -137,7 +139,7 @@ def read_items(
                     pixels = together[n, :, :height, :width]
                     write = read = Region((0, 0), (height, width))
                 else:
-                    pixels, write, read = _read_one(reader, item, halo_of(item.spacing_um))
+                    pixels, write, read = _read_one(reader, item, read_region(item))
             except (EngineError, MemoryError) as error:
                 yield item, error
                 continue
@@ -168,6 +170,7 @@ def compute_unit(  # noqa: PLR0913 - options by name
     trial: bool = False,
     computed: Callable[[], None] = lambda: None,
     annotations: Mapping[str, tuple[AnnotationRef, ...]] | None = None,
+    upstream: Parts | None = None,
     limit: int | None = None,
 ) -> UnitResult | None:
     """Measure every item of a unit and write the rows as one part, not yet visible.
@@ -190,6 +193,8 @@ def compute_unit(  # noqa: PLR0913 - options by name
         Whether to discard the results: a dry run only tests whether the items kill the worker.
     annotations
         Locations of the annotations of the images, by image_id.
+    upstream
+        Parts with the results that the operation reads.
     computed
         Called after the computation, before the part is written, which waits for the disk.
 
@@ -201,16 +206,21 @@ def compute_unit(  # noqa: PLR0913 - options by name
     place = where or WorkerInfo()
     operation.prepare()
     on_images = UnitAnnotations(store, dict(annotations or {}))
+    reader = StackReader(store, files)
+    results = UpstreamResults(store, operation, upstream, reader) if upstream else None
+    read_region = with_halo(operation) if results is None else results.read_region
     unread: deque[tuple[PlanItem, Exception | None]] = deque()
 
     def readable() -> Iterator[Image]:
         """Yield the readable images, and queue the outcome of each read in order."""
-        for item, image in read_items(StackReader(store, files), unit.items, operation.halo_of):
+        for item, image in read_items(reader, unit.items, read_region):
             try:
                 if isinstance(image, Exception):
                     raise image
                 if "annotation" in operation.inputs:
                     image = replace(image, annotations=on_images.on(item))
+                if results is not None:
+                    image = results.attach(item, image)
             except Exception as error:
                 unread.append((item, error))
                 continue

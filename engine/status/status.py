@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 
 from engine.errors import ConfigError, UsageError
 from engine.operations.base import Operation
+from engine.operations.chain import Binder
 from engine.operations.registry import (
     BrokenOperation,
     NoOperation,
     create_operation,
-    find_operation,
 )
 from engine.operations.spacings import known_spacing
-from engine.runs.inputs import add_annotation_digests
+from engine.runs.inputs import add_annotation_digests, join_inputs
 from engine.sources.locations.base import FolderLocation, open_location
 from engine.status.key_status import Failure, KeyResults, KeyStatus, empty_key_status
 from engine.store.arrow import is_any
@@ -29,7 +29,6 @@ from engine.store.catalog.annotations import AnnotationState, annotation_state, 
 from engine.store.catalog.tables import read_images, shards_ledger
 from engine.store.config import CohortConfig, read_config
 from engine.store.maintenance.unreferenced import all_ledgers
-from engine.store.results import read_key
 from engine.store.subjects import read_subjects
 
 INGEST = "ingest"
@@ -118,7 +117,8 @@ def read_status(store: Store) -> Status:
     drawn = annotation_state(store)
     failures = [*_unreadable(images), *_unusable(drawn)]
     keys: list[KeyStatus] = []
-    declared, unusable = _declared(config)
+    binder = Binder(store, config.operations)
+    declared, unusable = _declared(config, binder)
     for ledger in all_ledgers(store):
         if not ledger.path.startswith("results/"):
             continue
@@ -127,7 +127,7 @@ def read_status(store: Store) -> Status:
         for key in sorted({part.key for part in snapshot.parts if part.key is not None}):
             is_declared = name in declared and declared[name].key == key
             operation, note = (
-                (declared[name], None) if is_declared else _operation(store, name, folder, key)
+                (declared[name], None) if is_declared else _operation(binder, name, folder, key)
             )
             if name in unusable:
                 note = "rows are counted, not images"
@@ -135,13 +135,17 @@ def read_status(store: Store) -> Status:
                 store, ledger, snapshot, key, int(folder[1:]), is_declared, operation, note,
                 annotations.version,
             )  # fmt: skip
-            state, failed = facts.read(snapshot_of_images.version, with_pixels, sources)
+            current = (
+                with_pixels if operation is None else join_inputs(store, operation, with_pixels)
+            )
+            state, failed = facts.read(snapshot_of_images.version, current, sources)
             keys.append(state)
             failures += failed
     seen = {(state.operation, state.key) for state in keys}
     for name, operation in declared.items():
         if (name, operation.key) not in seen:
-            keys.append(empty_key_status(store, operation, with_pixels))
+            current = join_inputs(store, operation, with_pixels)
+            keys.append(empty_key_status(store, operation, current))
     ingests = [name for name in pc.unique(images["ingest"]).to_pylist() if name is not None]
     return Status(
         images=dict(sorted(Counter(images["state"].to_pylist()).items())),
@@ -198,12 +202,12 @@ def _unusable(drawn: AnnotationState | None) -> Iterator[Failure]:
         )  # fmt: skip
 
 
-def _declared(config: CohortConfig) -> tuple[dict[str, Operation], dict[str, str]]:
+def _declared(config: CohortConfig, binder: Binder) -> tuple[dict[str, Operation], dict[str, str]]:
     """Return the declared operations by name, and messages about the unusable ones."""
     found, unusable = {}, {}
     for name, parameters in config.operations.items():
         try:
-            found[name] = create_operation(name, parameters, {})
+            found[name] = binder.bind(create_operation(name, parameters, {}))
         except UsageError as error:
             text = f"cohort.toml declares {name}, which can't be run: {error}"
             if isinstance(error, NoOperation) and not isinstance(error, BrokenOperation):
@@ -213,28 +217,14 @@ def _declared(config: CohortConfig) -> tuple[dict[str, Operation], dict[str, str
 
 
 def _operation(
-    store: Store, name: str, folder: str, key: str
+    binder: Binder, name: str, folder: str, key: str
 ) -> tuple[Operation | None, str | None]:
     """Return the operation of a key, or the reason why it can't be created."""
-    version = int(folder[1:])
     try:
-        kind = find_operation(name)
+        return binder.recorded(name, int(folder[1:]), key), None
     except BrokenOperation as error:
         return None, f"{error} Rows are counted, not images"
     except NoOperation:
         return None, f"{name} is not installed: rows are counted, not images"
-    if kind.version != version:
-        return None, f"version {version} is not the installed one: rows are counted, not images"
-    identity = read_key(store, name, version, key)
-    if identity is None:
-        return None, "the parameters of this key are not recorded: rows are counted, not images"
-    try:
-        operation = kind(**identity["parameters"])
     except UsageError as error:
-        return None, f"its parameters are no longer valid: {error}"
-    # the path of a model is irrelevant: compare its weights
-    if operation.weights != identity.get("weights"):
-        return None, "its weights are not those of the default model: rows are counted, not images"
-    if operation.key != key:  # parameters were added since
-        return None, "the installed operation has other keys: rows are counted, not images"
-    return operation, None
+        return None, f"{str(error).rstrip('.')}: rows are counted, not images"

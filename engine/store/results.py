@@ -101,6 +101,14 @@ def read_key(store: Store, operation: str, version: int, key: str) -> dict[str, 
     return identity
 
 
+def find_key(store: Store, operation: str, version: int, prefix: str) -> str | None:
+    """Return the recorded key that begins with a prefix, or None if there isn't exactly one."""
+    folder = key_path(operation, version, "").removesuffix(".json")
+    keys = [entry.path[len(folder) :].removesuffix(".json") for entry in store.list(folder)]
+    found = [key for key in keys if key.startswith(prefix)]
+    return found[0] if len(found) == 1 else None
+
+
 def versions_there(store: Store, operation: str) -> list[int]:
     """Return the versions of an operation with results, oldest first."""
     prefix = f"results/{operation}/"

@@ -160,7 +160,7 @@ def run_lines(report: RunReport) -> list[str]:
     name = f"{report.operation}, key {report.key[:8]}"
     if not report.selected:
         lines = [f"{name}: no image is selected."]
-    elif not report.planned:
+    elif not report.planned and not report.waiting:
         lines = [f"{name}: nothing to do, {pluralise(report.up_to_date, 'images')} up to date."]
     else:
         computed = report.published - report.failed
@@ -177,6 +177,11 @@ def run_lines(report: RunReport) -> list[str]:
             lines.append(f"  {count:,} {code}: {what} {advice}")
     if report.failed_before:
         lines.append(f"  {report.failed_before} failed before; --failed tries them again.")
+    if report.waiting:
+        lines.append(
+            f"  {pluralise(report.waiting, 'images')} have no result of {', '.join(report.reads)} "
+            f"yet. First: cohort run COHORT {report.reads[0]}"
+        )
     if report.unreadable_sources:
         lines.append(
             f"  {pluralise(report.unreadable_sources, 'sources')} can't be read; cohort status "

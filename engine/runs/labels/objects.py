@@ -18,7 +18,8 @@ from engine.operations.base import Operation
 from engine.runs.input_digests import image_inputs
 from engine.runs.labels.parts import write_block
 from engine.runs.plan import PlanItem
-from engine.runs.worker import RowId, ledger_of, region_of
+from engine.runs.regions import region_of
+from engine.runs.worker import RowId, ledger_of
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import RETIRED, ShardRow

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import engine
 from engine.ingest.pyramid import downsample_2x
 from engine.runs.plan import PlanItem
-from engine.runs.worker import region_of, shards_read
+from engine.runs.regions import region_of
+from engine.runs.worker import shards_read
 from engine.store.digests import BLOCK_PX, digest_plane
 from engine.store.pixels.layout import level_shapes
 from tests.support.images import Counting, catalog, computed, grey, states

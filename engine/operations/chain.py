@@ -1,0 +1,130 @@
+"""Operations that read the results of other operations: names, binding and order.
+
+A parameter such as ``objects = "nuclei"`` names another operation of the cohort, or a trial of it
+(``nuclei@<key8>``). Before such an operation is planned or run, `bind` finds the operations that it
+names; their keys are part of its own key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UsageError
+from engine.operations.registry import create_operation, find_operation
+from engine.store.backend.base import Store
+from engine.store.results import find_key, read_key, versions_there
+
+if TYPE_CHECKING:
+    from engine.operations.base import Operation
+
+
+class NoUpstream(UsageError):
+    """An operation that names another one that isn't there: (name, parameter, named, problem)."""
+
+    def __str__(self) -> str:
+        name, parameter, named, problem = self.args
+        return f"{name} reads the results of {named!r} ({parameter}), {problem}."
+
+
+@dataclass(frozen=True)
+class Binder:
+    """Search for the operations that parameters name, in a cohort.
+
+    ``declared`` are the parameters of the operations that cohort.toml declares, by name.
+    """
+
+    store: Store
+    declared: Mapping[str, Mapping[str, Any]]
+
+    def bind(self, operation: Operation, visited: tuple[str, ...] = ()) -> Operation:
+        """Return an operation with those whose results it reads.
+
+        Raises
+        ------
+        NoUpstream
+            If one is neither declared nor a trial with results, or they form a cycle.
+        """
+        if not operation.upstream_names or operation.upstream:
+            return operation
+        if operation.name in visited:
+            chain = " -> ".join((*visited, operation.name))
+            raise NoUpstream(operation.name, "cycle", operation.name, f"which is a cycle: {chain}")
+        trail = (*visited, operation.name)
+        found = {
+            parameter: self._find(operation.name, parameter, named, trail)
+            for parameter, named in operation.upstream_names.items()
+        }
+        if len({one.name for one in found.values()}) < len(found):
+            problem = "which two of its parameters name"
+            raise NoUpstream(
+                operation.name, ", ".join(found), next(iter(found.values())).name, problem
+            )
+        return operation.with_upstream(found)
+
+    def _find(self, name: str, parameter: str, named: str, trail: tuple[str, ...]) -> Operation:
+        called, _, key = named.partition("@")
+        if key:
+            for version in versions_there(self.store, called):
+                whole = find_key(self.store, called, version, key)
+                if whole is not None:
+                    return self.recorded(called, version, whole, trail)
+            raise NoUpstream(name, parameter, named, "of which there are no results")
+        if called not in self.declared:
+            raise NoUpstream(
+                name, parameter, named,
+                f"which cohort.toml does not declare. First: cohort run COHORT {called}",
+            )  # fmt: skip
+        return self.bind(create_operation(called, self.declared[called], {}), trail)
+
+    def recorded(self, name: str, version: int, key: str, trail: tuple[str, ...] = ()) -> Operation:
+        """Return the operation of a key with results.
+
+        Raises
+        ------
+        UsageError
+            If the installed operation can't make results of this key.
+        """
+        if find_operation(name).version != version:
+            raise UsageError(f"version {version} is not the installed one")
+        identity = read_key(self.store, name, version, key)
+        if identity is None:
+            raise UsageError("the parameters of this key are not recorded")
+        try:
+            operation = create_operation(name, {}, identity["parameters"])
+        except UsageError as error:
+            raise UsageError(f"its parameters are no longer valid: {error}") from None
+        if operation.upstream_names:
+            keys = identity.get("upstream", {})
+            operation = operation.with_upstream(
+                {
+                    parameter: self.recorded(of["operation"], of["version"], of["key"], trail)
+                    for parameter, of in keys.items()
+                }
+            )
+        # The path of a model is irrelevant: compare its weights.
+        if operation.weights != identity.get("weights"):
+            raise UsageError("its weights are not those of the default model")
+        if operation.key != key:  # parameters were added since
+            raise UsageError("the installed operation has other keys")
+        return operation
+
+
+def in_order(operations: Iterable[Operation]) -> list[Operation]:
+    """Return operations so that each comes after those whose results it reads.
+
+    Others keep their order.
+    """
+    waiting, found = list(operations), list[Operation]()
+    there = {operation.key for operation in waiting}
+    while waiting:
+        for operation in waiting:
+            reads = {one.key for one in operation.upstream.values()} & there
+            if reads <= {one.key for one in found}:
+                found.append(operation)
+                waiting.remove(operation)
+                break
+        else:
+            raise AssertionError("bound operations have no cycle")
+    return found
