@@ -45,7 +45,7 @@ class Functions:
         name: str,
         schema: Mapping[str, Any] | pa.Schema | None = None,
         labels: Literal["instances"] | None = None,
-        upstream: Sequence[str] = (),
+        upstream: Sequence[str | Operation] = (),
         version: int = 1,
         parameters: Mapping[str, Any] | None = None,
         resources: Mapping[str, float] | None = None,

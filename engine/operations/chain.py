@@ -46,16 +46,16 @@ class Binder:
         NoUpstream
             If one is neither declared nor a trial with results, or they form a cycle.
         """
-        if not operation.upstream_names or operation.upstream:
+        lacking = {p: n for p, n in operation.upstream_names.items() if p not in operation.upstream}
+        if not lacking:
             return operation
         if operation.name in visited:
             chain = " -> ".join((*visited, operation.name))
             raise NoUpstream(operation.name, "cycle", operation.name, f"which is a cycle: {chain}")
         trail = (*visited, operation.name)
-        found = {
-            parameter: self._find(operation.name, parameter, named, trail)
-            for parameter, named in operation.upstream_names.items()
-        }
+        found = dict(operation.upstream)
+        for parameter, named in lacking.items():
+            found[parameter] = self._find(operation.name, parameter, named, trail)
         if len({one.name for one in found.values()}) < len(found):
             problem = "which two of its parameters name"
             raise NoUpstream(
@@ -116,7 +116,8 @@ def in_order(operations: Iterable[Operation]) -> list[Operation]:
 
     Others keep their order.
     """
-    waiting, found = list(operations), list[Operation]()
+    waiting = list(operations)
+    found: list[Operation] = []
     there = {operation.key for operation in waiting}
     while waiting:
         for operation in waiting:

@@ -117,7 +117,7 @@ class Function(Operation):
         return function(seen, **given)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.definition,)
+        return _restore, (self.definition, dict(self.upstream))
 
 
 class InstanceFunction(InstanceOperation, Function):
@@ -159,8 +159,8 @@ def _class_of(definition: Definition) -> type[Function]:
     return made
 
 
-def _restore(definition: Definition) -> Function:
-    return _class_of(definition)()
+def _restore(definition: Definition, upstream: Mapping[str, Operation] = {}) -> Function:
+    return _class_of(definition)().with_upstream(upstream)
 
 
 @lru_cache(maxsize=128)
@@ -186,7 +186,7 @@ def from_function(  # noqa: PLR0913 - options by name
     name: str,
     schema: Mapping[str, Any] | pa.Schema | None = None,
     labels: Literal["instances"] | None = None,
-    upstream: Sequence[str] = (),
+    upstream: Sequence[str | Operation] = (),
     version: int = 1,
     parameters: Mapping[str, Any] | None = None,
     resources: Mapping[str, float] | None = None,
@@ -227,10 +227,10 @@ def from_function(  # noqa: PLR0913 - options by name
         whether they touch the border of the image. ``halo_px`` should be at least the diameter of
         the largest object plus the context that the function needs.
     upstream
-        Operations of the cohort whose results the function reads (a trial as ``name@<key8>``); it
-        is called for images that have them. They are in its parameters ``labels`` (a dict of label
-        images (y, x) by operation, of the array's region) and ``objects`` (a dict of DataFrames by
-        operation, of the whole image), if it has these.
+        Operations whose results the function reads, or names of operations of the cohort (a trial
+        as ``name@<key8>``); it is called for images that have these. It gets them as ``labels`` (a
+        dict of label images (y, x) by operation, of the array's region) and ``objects`` (a dict of
+        DataFrames by operation, of the whole image), if it has these parameters.
     version
         Declared by you; a new version is computed again.
     parameters
@@ -291,13 +291,16 @@ def from_function(  # noqa: PLR0913 - options by name
     if labels:
         objects = instance_schema(objects)
         averaged = (*InstanceOperation.averaged_columns, *averaged)
+    given = {one.name: one for one in upstream if isinstance(one, Operation)}
+    names = tuple(one.name if isinstance(one, Operation) else one for one in upstream)
     return _restore(
         Definition(
             name, version, objects, object_name, tuple(averaged),
-            tuple(sorted((resources or {}).items())), halo_px, labels, tuple(upstream), labelled,
+            tuple(sorted((resources or {}).items())), halo_px, labels, names, labelled,
             described, stated,
             _pickled(function, values),
-        )
+        ),
+        given,
     )  # fmt: skip
 
 

@@ -66,6 +66,32 @@ def test_a_function_from_a_notebook(
     assert "brightness" in capsys.readouterr().out
 
 
+def test_functions_that_find_objects_and_read_them(
+    cohort: engine.Cohort,
+    tmp_path: Path,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = engine.Cohort.run
+    monkeypatch.setattr(
+        engine.Cohort,
+        "run",
+        lambda self, *given, **how: run(self, *given, **{**how, "client": client}),
+    )
+    told: dict[str, Any] = {"__name__": "__main__", "engine": engine, "cohort": cohort}
+    for heading in ("A function that finds objects",
+                    "A function that reads the results of another operation"):  # fmt: skip
+        (code,) = blocks("python", heading)
+        exec(compile(code, "notebook", "exec"), told)
+    report = told["report"]
+    assert (report.published, report.failed) == (5, 0)
+    table = cohort.table(report.tables[0])
+    assert (table["cells"] > 0).any()
+    assert "covered" in capsys.readouterr().out
+
+
 def test_a_class_in_a_package(cohort: engine.Cohort, tmp_path: Path) -> None:
     (code,) = blocks("python", "A class in your own package")
     (project,) = blocks("toml", "A class in your own package")
