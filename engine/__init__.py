@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.operations.cardiac.bloodpool import Bloodpool as bloodpool  # noqa: N813
     from engine.operations.cardiac.contours import Contours as contours  # noqa: N813
     from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
-    from engine.operations.function import from_function
+    from engine.operations.functions.function import from_function
     from engine.operations.instances import InstanceOperation
     from engine.operations.outlines import Outline
     from engine.operations.segment.operation import Segment as segment  # noqa: N813
@@ -46,7 +46,7 @@ _HOMES = {
     "cluster": "engine.execution.cluster.cluster:Cluster",
     "contours": "engine.operations.cardiac.contours:Contours",
     "create": "engine.cohort.opening:create_cohort_at",
-    "from_function": "engine.operations.function:from_function",
+    "from_function": "engine.operations.functions.function:from_function",
     "open": "engine.cohort.opening:open_cohort",
     "segment": "engine.operations.segment.operation:Segment",
 }

@@ -24,7 +24,7 @@ from engine.execution.notebook_progress import default_progress
 from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
-from engine.operations.chain import Binder, in_order
+from engine.operations.chains.binding import Binder, in_order
 from engine.operations.labels import read_labels_due
 from engine.operations.registry import create_operation, is_registered
 from engine.runs.inputs import read_inputs

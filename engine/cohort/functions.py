@@ -83,7 +83,7 @@ class Functions:
         ------
         ParameterError, NotPortable, ColumnsChanged, MissingPackage
         """
-        from engine.operations.function import from_function
+        from engine.operations.functions.function import from_function
 
         operation = from_function(
             function,

@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from engine.deprecations import RenamedMember, adopt_earlier_names, warn_deprecated
 from engine.errors import ParameterError, UsageError
+from engine.operations.chains.keys import with_upstream_keys
 from engine.operations.column_order import LAST_COLUMNS, x_before_y
 from engine.operations.image import Image as Image
 from engine.operations.image import ImageFailed as ImageFailed
 from engine.operations.labels import LabelSpec
 from engine.operations.outlines import Outline, outline_objects
 from engine.operations.parameter_errors import told_in_words
-from engine.operations.upstream_keys import with_upstream_keys
 from engine.store.digests import digest_of
 
 if TYPE_CHECKING:

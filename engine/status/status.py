@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from engine.errors import ConfigError, UsageError
 from engine.operations.base import Operation
-from engine.operations.chain import Binder
+from engine.operations.chains.binding import Binder
 from engine.operations.registry import (
     BrokenOperation,
     NoOperation,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import engine
 from engine.operations.base import Image, ImageFailed, Operation
-from engine.operations.function import from_function
+from engine.operations.functions.function import from_function
 from tests.support.images import Counting
 from tests.support.operations import count_call
 

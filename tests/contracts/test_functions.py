@@ -18,7 +18,7 @@ from engine import Image, ImageFailed, circles, from_function
 from engine.errors import ParameterError, UsageError
 from engine.geometry import Region
 from engine.operations import registry
-from engine.operations.function import NotPortable
+from engine.operations.functions.function import NotPortable
 from tests.contracts.cases import Spots
 from tests.support.operations import install_below
 

@@ -18,7 +18,7 @@ from skimage.measure import label
 
 import engine
 from engine.operations.base import Image, ImageFailed, Operation
-from engine.operations.chain import NoUpstream
+from engine.operations.chains.binding import NoUpstream
 from engine.operations.instances import InstanceOperation, instance_schema
 from tests.support.images import computed, put
 from tests.support.operations import count_call, register

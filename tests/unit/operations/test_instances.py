@@ -22,7 +22,7 @@ import engine
 from engine.errors import ParameterError
 from engine.geometry import Region, plan_tiles
 from engine.operations.base import LABELS, Image, ImageFailed
-from engine.operations.function import InstanceFunction, from_function
+from engine.operations.functions.function import InstanceFunction, from_function
 from tests.support.images import catalog, put
 from tests.support.label_operation import read_labels
 

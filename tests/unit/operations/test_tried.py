@@ -13,8 +13,8 @@ from PIL import Image as Picture
 
 import engine
 from engine.errors import UsageError
-from engine.operations.attributes_read import reads_attributes
 from engine.operations.base import Image, Operation
+from engine.operations.functions.attributes_read import reads_attributes
 from tests.support.dicom import KEY, put_dicom
 
 NAMED = ("image_id", "source", "date", "subject", "experiment", "name")

@@ -24,9 +24,9 @@ from pydantic import ConfigDict, create_model
 from engine.deprecations import renamed_arguments
 from engine.errors import ParameterError, UsageError
 from engine.operations.array_metadata import as_array, attributes_of
-from engine.operations.attributes_read import reads_attributes
 from engine.operations.base import LABELS, Image, ImageFailed, Operation
-from engine.operations.function_columns import columns_of, object_columns, place_in_image
+from engine.operations.functions.attributes_read import reads_attributes
+from engine.operations.functions.columns import columns_of, object_columns, place_in_image
 from engine.operations.instances import InstanceOperation, instance_schema
 from engine.operations.registry import NoOperation, find_operation
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 from engine.errors import UsageError
 
-if TYPE_CHECKING:
-    from engine.operations.base import Operation
+
+class Reads(Protocol):
+    """Operation that reads the results of others; see `engine.Operation`."""
+
+    name: ClassVar[str]
+
+    @property
+    def upstream_names(self) -> Mapping[str, str]:
+        """Names of these operations by parameter."""
+
+    @property
+    def upstream(self) -> Mapping[str, Any]:
+        """These operations by parameter, once they are bound."""
 
 
-def with_upstream_keys(operation: Operation, identity: Mapping[str, Any]) -> dict[str, Any]:
+def with_upstream_keys(operation: Reads, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return an identity with the keys of the operations that it reads.
 
     The identity of ``objects = "nuclei"`` equals that of a trial ``nuclei@<key8>`` with its key.

@@ -1,0 +1,1 @@
+"""Plain functions as operations: definition, columns, and the attributes that they read."""
