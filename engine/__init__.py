@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
     from engine.operations.functions.function import from_function
     from engine.operations.instances import InstanceOperation
+    from engine.operations.measure import Measure as measure  # noqa: N813 - used as a verb
     from engine.operations.outlines import Outline
     from engine.operations.segment.operation import Segment as segment  # noqa: N813
 
@@ -47,6 +48,7 @@ _HOMES = {
     "contours": "engine.operations.cardiac.contours:Contours",
     "create": "engine.cohort.opening:create_cohort_at",
     "from_function": "engine.operations.functions.function:from_function",
+    "measure": "engine.operations.measure:Measure",
     "open": "engine.cohort.opening:open_cohort",
     "segment": "engine.operations.segment.operation:Segment",
 }
@@ -74,6 +76,7 @@ __all__ = [
     "contours",
     "create",
     "from_function",
+    "measure",
     "open",
     "segment",
 ]

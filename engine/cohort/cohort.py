@@ -24,7 +24,7 @@ from engine.execution.notebook_progress import default_progress
 from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
-from engine.operations.chains.binding import Binder, in_order
+from engine.operations.chains.binding import Binder, NoUpstream, in_order
 from engine.operations.labels import read_labels_due
 from engine.operations.registry import create_operation, is_registered
 from engine.runs.inputs import read_inputs
@@ -155,10 +155,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
     # Computation.
 
     def operation(self, name: str, **given: Any) -> Operation:
-        """Return an operation with the declared parameters, overridden by the given ones.
-
-        Parameters that name other operations are bound to these, as declared or as the trial named.
-        """
+        """Return an operation with the declared parameters, overridden by the given ones."""
         return self._bind(create_operation(name, self.config.operations.get(name, {}), given))
 
     def _bind(self, operation: Operation) -> Operation:
@@ -338,15 +335,23 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
     def _is_declared(self, operation: Operation) -> bool:
         declared = self.config.operations.get(operation.name)
-        if declared is None or not is_registered(operation):
+        return declared is not None and self._is_found(operation, declared)
+
+    def _is_found(self, operation: Operation, parameters: Mapping[str, Any]) -> bool:
+        """Return whether an operation is found by its name, some parameters and those it reads."""
+        if not is_registered(operation):
             return False
-        return self._bind(create_operation(operation.name, declared, {})).key == operation.key
+        try:
+            return self._bind(create_operation(operation.name, parameters, {})).key == operation.key
+        except NoUpstream:
+            return False
 
     def _declare(self, operation: Operation, complete: bool, wanted: bool) -> bool:
-        if not is_registered(operation):  # a later run by name would not find it
+        if not self._is_found(operation, operation.parameters):  # nor would a later run
             if wanted:
                 raise UsageError(
-                    f"{operation.name} can't be declared: no installed package offers it by name."
+                    f"{operation.name} can't be declared: no installed package offers it, or an "
+                    "operation that it reads, by name."
                 )
             return False
         if wanted or (complete and operation.name not in self.config.operations):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from engine.deprecations import RenamedMember, adopt_earlier_names, warn_deprecated
 from engine.errors import ParameterError, UsageError
 from engine.operations.chains.keys import with_upstream_keys
+from engine.operations.channel_columns import ChannelColumns
 from engine.operations.column_order import LAST_COLUMNS, x_before_y
 from engine.operations.image import Image as Image
 from engine.operations.image import ImageFailed as ImageFailed
@@ -40,7 +41,7 @@ Found = Mapping[str, "Sequence[Any] | NDArray[Any]"]
 pixels."""
 
 
-class Operation(LabelSpec, BaseModel):
+class Operation(LabelSpec, ChannelColumns, BaseModel):
     """Named, versioned question with its parameters; small, frozen, picklable.
 
     Subclasses set the class variables, declare parameters as fields, and implement `measure`.
@@ -117,6 +118,7 @@ class Operation(LabelSpec, BaseModel):
     upstream_parameters: ClassVar[tuple[str, ...]] = ()
     whole_objects: ClassVar[str | None] = None
     _upstream: dict[str, Operation] = PrivateAttr(default_factory=dict)
+    _channels: tuple[str, ...] = PrivateAttr(default=())
 
     # Earlier names, for one version.
     singular: ClassVar[Any] = RenamedMember("object_name")

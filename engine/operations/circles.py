@@ -23,6 +23,7 @@ from engine.kernels.circles.measure import MEASURES, measure_circles
 from engine.kernels.circles.rims import Polarity, make_rims
 from engine.kernels.colour import luminance
 from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.spacings import isotropic_spacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,10 +33,6 @@ RING_OUTER_RADII = 1.2
 
 RING_PX = 5.0
 """Minimum width added to the ring for the smallest circles, pixels."""
-
-MOST_UNLIKE = 0.01
-"""Maximum relative difference between the spacings along y and x. Beyond it a circle in pixels is
-an ellipse in micrometres and has no radius there."""
 
 SPACING_NEEDED = "spacing_needed"
 """Reason code of an image without the spacing that a range in micrometres needs."""
@@ -222,7 +219,7 @@ class Circles(Operation):
         columns: dict[str, Any] = dict(
             zip(("y", "x", "radius_px", "support"), circles.T, strict=True)
         )
-        spacing = _isotropic(image.spacing_um)
+        spacing = isotropic_spacing(image.spacing_um)
         # Null, not NaN: tables are compared, and averaged by more tools than pandas.
         columns["radius_um"] = pa.array(columns["radius_px"] * spacing, from_pandas=True)
         columns["spacing_um"] = pa.array(np.full(len(circles), spacing), from_pandas=True)
@@ -232,7 +229,7 @@ class Circles(Operation):
         """Return the range of radii for an image of a spacing, pixels."""
         if self.radius_px is not None:
             return self.radius_px
-        spacing = _isotropic(spacing_um)
+        spacing = isotropic_spacing(spacing_um)
         if self.radius_um is None or math.isnan(spacing):
             raise ImageFailed(SPACING_NEEDED)
         low, high = (radius / spacing for radius in self.radius_um)
@@ -251,13 +248,6 @@ class Circles(Operation):
         if not image.has_luminance:
             raise ImageFailed("channel_needed")
         return luminance(image.pixels), noise.get(channels if channels > 1 else 0)
-
-
-def _isotropic(spacing_um: tuple[float, float] | None) -> float:
-    """Return one spacing, micrometres; NaN if unknown or different between y and x."""
-    if spacing_um is None or abs(spacing_um[0] / spacing_um[1] - 1.0) > MOST_UNLIKE:
-        return math.nan
-    return math.sqrt(spacing_um[0] * spacing_um[1])
 
 
 def _has_values(plane: NDArray[Any]) -> bool:

@@ -18,6 +18,7 @@ BUILT_IN = {
     "circles": "engine.operations.circles:Circles",
     "contours": "engine.operations.cardiac.contours:Contours",
     "bloodpool": "engine.operations.cardiac.bloodpool:Bloodpool",
+    "measure": "engine.operations.measure:Measure",
     "segment": "engine.operations.segment.operation:Segment",
 }
 """Built-in operations by name; `find_operation` imports them."""

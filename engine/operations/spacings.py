@@ -40,6 +40,19 @@ def spacing_text(spacing: Spacing | None) -> str:
     return "of unknown spacing" if spacing is None else f"at {spacing[0]:g} x {spacing[1]:g} um"
 
 
+def isotropic_spacing(spacing_um: Spacing | None) -> float:
+    """Return one spacing, micrometres; NaN if unknown or different between y and x.
+
+    Examples
+    --------
+    >>> isotropic_spacing((0.5, 0.5)), isotropic_spacing((0.5, 1.0)), isotropic_spacing(None)
+    (0.5, nan, nan)
+    """
+    if spacing_um is None or abs(spacing_um[0] / spacing_um[1] - 1.0) > ALIKE:
+        return math.nan
+    return math.sqrt(spacing_um[0] * spacing_um[1])
+
+
 def group_spacings(
     spacings: Sequence[Spacing | None],
 ) -> tuple[list[Spacing | None], NDArray[np.int64]]:

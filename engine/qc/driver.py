@@ -43,6 +43,7 @@ from engine.store.pictures import (
     write_picture_index,
 )
 from engine.store.pixels.stacks import label_stack
+from engine.tables.channels import all_channels
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -175,6 +176,7 @@ def make_pictures(  # noqa: PLR0913 - options by name
     Interrupted, NoWorkers, SchedulerLost, StoreFull, StoreReadOnly
     """
     began = time.perf_counter()
+    operation = operation.for_channels(all_channels(images))
     suffix = f"@{operation.key[:8]}" if trial else ""
     folder = folder_of(operation.name, suffix)
     facts = read_facts(store, operation, images, suffix)

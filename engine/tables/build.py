@@ -25,6 +25,7 @@ from engine.store.pixels.layout import count_blocks
 from engine.store.results import DONE
 from engine.store.results import FAILED as RESULT_FAILED
 from engine.store.subjects import join_subjects, mark_taken
+from engine.tables.channels import expand_channels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +133,7 @@ def build_slice(
     images = images.filter(pc.not_equal(images["state"], RETIRED))
     described = image_columns(operation, images, spec)
     current = _current_results(operation, images, results)
-    everything = _objects(operation, described, current)
+    everything = _objects(operation, images, described, current)
     objects = everything.drop_columns(sorted(operation.hidden_columns))
     by_image = _by_image(operation, images, described, current, objects)
     summaries = operation.summarise_slice(objects, images) if operation.cohort_tables else None
@@ -176,7 +177,9 @@ def _rows_due(images: pa.Table) -> np.ndarray[Any, Any]:
     return np.array([count_blocks(y, x) if giant else 1 for giant, y, x in sides], np.int64)
 
 
-def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa.Table:
+def _objects(
+    operation: Operation, images: pa.Table, described: pa.Table, current: pa.Table
+) -> pa.Table:
     """Return one row per object, numbered from 1 in the order of the operation's columns."""
     failed = pc.equal(current["status"], RESULT_FAILED)  # one failed block fails a giant image
     bad = pc.is_in(current["_image"], value_set=current["_image"].filter(failed))
@@ -199,6 +202,8 @@ def _objects(operation: Operation, described: pa.Table, current: pa.Table) -> pa
         order = np.lexsort((*keys, numbers))
         numbers = numbers[order]
         found = {name: column.take(pa.array(order)) for name, column in found.items()}
+    if operation.channel_columns:
+        found = expand_channels(operation, found, numbers, images)
     # Numbers ascend, so an object's rank within its image is its distance from the image's first.
     within = np.arange(1, len(numbers) + 1) - np.searchsorted(numbers, numbers)
     left = described.take(pa.array(numbers, pa.int64()))
@@ -241,9 +246,7 @@ def _by_image(
         there, mean, sd = _moments(number, objects[name].to_numpy().astype(float), total)
         columns[f"{name}_mean"] = pa.array(mean, mask=~complete | (there == 0))
         columns[f"{name}_sd"] = pa.array(sd, mask=~complete | (there < 2))
-    listed = [
-        name for name in operation.object_schema.names if name not in operation.hidden_columns
-    ]
+    listed = [name for name in operation.object_schema.names if name in objects.column_names]
     together = operation.summarise_images(number, objects.select(listed), total)
     for name in operation.image_columns:
         columns[name] = pa.array(together[name], mask=~complete | np.isnan(together[name]))

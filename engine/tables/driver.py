@@ -45,6 +45,7 @@ from engine.tables.build import (
     merge_experiments,
     table_names,
 )
+from engine.tables.channels import all_channels
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -163,6 +164,7 @@ def make_tables(
         Whether the parameters differ from the declared ones.
     """
     version, images = catalog
+    operation = operation.for_channels(all_channels(images))
     subjects, digest = read_subjects(store, config)
     names = {n for name in config.roots for n in config.layout_of(name).names} - {*FIELDS}
     spec = TableContext((*FIELDS, *sorted(names)), subjects)
