@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import plugins
 from engine.ingest.file_geometry import geometry_of
 from engine.sources import open_source, registry
 from tests.contracts import test_sources as contract
@@ -77,8 +78,8 @@ def test_the_example_of_a_format_keeps_the_contract(
     page = (DOCS / "how-to" / "add-a-format.md").read_text()
     code, entry = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     (package,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
-    points = tomllib.loads(package)["project"]["entry-points"][registry.GROUP]
-    install_below(tmp_path, points, registry.GROUP)
+    points = tomllib.loads(package)["project"]["entry-points"][plugins.FORMATS]
+    install_below(tmp_path, points, plugins.FORMATS)
     (tmp_path / code.split("\n")[0].removeprefix("# ")).write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     (sample,) = registry.samples_of(registry.formats()["plain"])
