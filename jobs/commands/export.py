@@ -40,6 +40,9 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 }
 """Writers of tables, by suffix."""
 
+GEOJSON = ".geojson"
+"""Suffix of outlines of objects."""
+
 
 def require_target(file: Path, store: Store | None = None) -> None:
     """Check that a table can be written to this file.
@@ -55,8 +58,9 @@ def require_target(file: Path, store: Store | None = None) -> None:
         If the suffix is unknown, the folder is missing, or the file is a folder or inside the
         cohort.
     """
-    if file.suffix.lower() not in WRITERS:
-        raise ParameterError("FILE", str(file), f"a name ending in {', '.join(WRITERS)}")
+    known = (*WRITERS, GEOJSON)
+    if file.suffix.lower() not in known:
+        raise ParameterError("FILE", str(file), f"a name ending in {', '.join(known)}")
     if not file.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {file.parent}; make it first.")
     if file.is_dir():
@@ -122,7 +126,9 @@ def export(
     output: Output,
     place: CohortPath,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="E.g. circles_by_image.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".csv, .parquet or .arrow.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help=".csv, .parquet, .arrow or .geojson.")
+    ],
     *,
     where: Annotated[
         str | None, typer.Option(metavar="CONDITION", help="Only rows with, e.g. radius_px > 20.")
@@ -133,12 +139,19 @@ def export(
 ) -> int:
     """Write a table to a file; the suffix selects the format.
 
-    In CSV, an apostrophe precedes text that a spreadsheet would treat as a formula.
+    In CSV, an apostrophe precedes text that a spreadsheet would treat as a formula. GeoJSON has the
+    outlines of objects, for QuPath: choose one image with --where.
     """
     cohort = opened(output, place)
     require_target(file, cohort.store)
     rows = cohort.arrow_table(table, where)
-    write_export(rows, file, raw=raw)
+    if file.suffix.lower() == GEOJSON:
+        from engine.tables.geojson import write_features
+
+        with atomic_replace(file.resolve(), shown=file) as temporary, temporary.open("wb") as out:
+            write_features(cohort.store, table, rows, out.write)
+    else:
+        write_export(rows, file, raw=raw)
     output.result(
         {"table": table, "rows": rows.num_rows, "file": str(file)},
         f"Wrote {pluralise(rows.num_rows, 'rows')} of {table} to {file}.",

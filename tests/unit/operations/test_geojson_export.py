@@ -1,0 +1,116 @@
+"""GeoJSON of objects: closed polygons without self-intersection, with the masks' areas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from distributed import Client
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.draw import polygon2mask
+from skimage.measure import label
+
+import engine
+from engine.errors import NothingFound
+from engine.tables.geojson import write_features
+from tests.support.images import put
+
+
+def pieces(image: NDArray[Any]) -> NDArray[Any]:
+    """Objects with holes, and one of two pieces."""
+    numbers = label(image[0] > 128, connectivity=2)
+    numbers[numbers == 2] = 1
+    return numbers
+
+
+@pytest.fixture(scope="module")
+def cohort(client: Client, tmp_path_factory: pytest.TempPathFactory) -> tuple[engine.Cohort, str]:
+    place = tmp_path_factory.mktemp("geojson")
+    rng = np.random.default_rng(4)
+    for n, shape in enumerate([(60, 80), (2100, 2090)]):
+        smooth = ndimage.gaussian_filter(rng.normal(size=shape), 2)
+        pixels = np.where(smooth > 0.2, 200, 20).astype(np.uint8)
+        pixels[20:40, 20:40] = 200
+        pixels[22:30, 22:30] = 20  # a hole, with an island
+        pixels[25:27, 25:27] = 200
+        if n:
+            tifffile.imwrite(place / "data/giant.tif", pixels, tile=(256, 256))
+        else:
+            put(place / "data/small.png", pixels)
+    made = engine.create(place / "cohort", layout="{name}")
+    toml = place / "cohort" / "cohort.toml"
+    toml.write_text(toml.read_text() + "\n[limits]\ngiant_bytes = 60000\n")
+    assert made.ingest(place / "data", client=client).failed == 0
+    report = made.map(pieces, name="pieces", labels="instances", halo_px=2100, client=client)
+    assert report.failed == 0
+    return made, report.tables[0]
+
+
+def write(cohort: engine.Cohort, table: str, where: str | None = None) -> list[dict[str, Any]]:
+    out = bytearray()
+    count = write_features(cohort.store, table, cohort.arrow_table(table, where), out.extend)
+    found = json.loads(out)
+    assert found["type"] == "FeatureCollection"
+    assert len(found["features"]) == count
+    return list(found["features"])
+
+
+def polygons(feature: dict[str, Any]) -> list[list[list[list[int]]]]:
+    geometry = feature["geometry"]
+    found = geometry["coordinates"]
+    return [found] if geometry["type"] == "Polygon" else found
+
+
+def area(ring: list[list[int]]) -> float:
+    """Return the area that a ring encloses, by the shoelace formula."""
+    x, y = np.array(ring, float).T
+    return abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
+
+
+def test_outlines_are_those_of_the_labels(cohort: tuple[engine.Cohort, str]) -> None:
+    made, table = cohort
+    rows = made.table(table)
+    for image in made.images(stored=True):
+        name = image.attrs["image_id"]
+        features = write(made, table, f"image_id == {name!r}")
+        mine = rows[rows["image_id"] == name].set_index("object")
+        assert len(features) == len(mine)
+        numbers = [int(feature["properties"]["metadata"]["number"]) for feature in features]
+        assert sorted(numbers) == mine.index.tolist()
+        for number, feature in zip(numbers, features, strict=True):
+            total = 0.0
+            for outer, *holes in polygons(feature):
+                for ring in (outer, *holes):
+                    assert ring[0] == ring[-1]
+                    assert all(isinstance(value, int) for point in ring for value in point)
+                total += area(outer) - sum(map(area, holes))
+            assert total == mine.loc[number, "area_px"]
+            assert feature["properties"]["measurements"]["area_px"] == total
+        if len(mine) < 300:  # pixel by pixel, by scikit-image's polygons
+            labels = pieces(image.values)
+            painted = np.zeros(labels.shape, bool)
+            for feature in features:
+                for outer, *holes in polygons(feature):
+                    inside = polygon2mask(labels.shape, np.array(outer)[:, ::-1] - 0.5)
+                    for hole in holes:
+                        inside &= ~polygon2mask(labels.shape, np.array(hole)[:, ::-1] - 0.5)
+                    painted |= inside
+            assert np.array_equal(painted, labels > 0)
+
+
+def test_tables_without_outlines_are_refused(
+    cohort: tuple[engine.Cohort, str], client: Client, tmp_path: Path
+) -> None:
+    made, table = cohort
+    by_image = table.replace("pieces@", "pieces_by_image@")
+    with pytest.raises(NothingFound, match="no outlines"):
+        write(made, by_image)
+    counted = made.map(lambda image: {"mean": image.mean()}, name="counted",
+                       schema={"mean": float}, client=client)  # fmt: skip
+    with pytest.raises(NothingFound, match="no outlines"):
+        write(made, counted.tables[0])
