@@ -123,6 +123,8 @@ FINDINGS = {
     "sparse": "Tiles or strips that the file leaves out are its NoData value, or 0.",
     "counts_differ": "The counts of ImageJ or tifffile do not fit the pages; each page is an image "
     "of its own.",
+    "channel_names_differ": "The root's channels in cohort.toml are not as many as the image has; "
+    "they are not used.",
     "channels_elsewhere": "Other channels of the image are in other files, or missing.",
     "metadata_elsewhere": "Another file of the OME set describes the pages, or the file was "
     "renamed; each page is an image of its own.",

@@ -25,6 +25,7 @@ from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
 from engine.operations.chains.binding import Binder, NoUpstream, in_order
+from engine.operations.channels import require_channels
 from engine.operations.labels import read_labels_due
 from engine.operations.registry import create_operation, is_registered
 from engine.runs.inputs import read_inputs
@@ -34,6 +35,7 @@ from engine.runs.publish import Publisher
 from engine.runs.retry_pixels import find_retryable
 from engine.runs.selection import check_declare_allowed, condition_of
 from engine.runs.worker import ledger_of
+from engine.store.arrow import is_any
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow, read_images, read_shards
@@ -214,6 +216,9 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             restored=find_retryable(self.store, operation, images, publisher.lost),
             gone=publisher.gone,
         )
+        if operation.named_channels:
+            selected = images.filter(is_any(images["image_id"], plan.images))
+            require_channels(operation.named_channels, selected["channel_names"].to_pylist())
         return publisher, plan, (catalog.version, images)
 
     @overload
@@ -395,4 +400,5 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
 
     def stacks(self) -> xr.DataTree:
         """Return all stacks as a lazy tree with one node per stack and level."""
-        return stack_tree(self.store, self._files())
+        images = read_images(self.store, ["stack", "channel_names"])[1]
+        return stack_tree(self.store, images, self._files())

@@ -14,10 +14,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from engine.errors import NothingFound
-from engine.operations.array_metadata import as_array, attributes_of, in_units, named
+from engine.operations.array_metadata import (
+    as_array,
+    attributes_of,
+    channel_labels,
+    in_units,
+    named,
+)
 from engine.runs.selection import condition_of, select_images, with_sources
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
+from engine.store.catalog.derived import CHANNEL_NAMES
 from engine.store.catalog.tables import ShardRow, expand_fields
 from engine.store.labels.images import LABELS, files_by_path, is_label
 from engine.store.pixels.stacks import StackReader, stack_path
@@ -84,7 +91,8 @@ class Images(Sequence["xr.DataArray"]):
         if known is not None and not self._stored:
             said["stored_dtype"] = str(pixels.dtype)
             pixels = in_units(pixels, known)
-        return as_array(pixels, spacing, attributes=said)
+        names = () if row.channel_names is None else tuple(row.channel_names)
+        return as_array(pixels, spacing, attributes=said, channel_names=names)
 
 
 def chosen_images(
@@ -171,10 +179,11 @@ class Level:
         ]
 
 
-def stack_tree(store: Store, files: Sequence[ShardRow]) -> xr.DataTree:
+def stack_tree(store: Store, images: pa.Table, files: Sequence[ShardRow]) -> xr.DataTree:
     """Return a tree with one node per stack and level, ``/<stack>/<level>``, read lazily.
 
-    Label images are at ``/<stack>/labels/<name>/<level>``, in ``labels`` instead of ``pixels``.
+    Label images are at ``/<stack>/labels/<name>/<level>``, in ``labels`` instead of ``pixels``. The
+    coordinate ``c`` has the names of channels that all images of a stack share.
     """
     import dask.array as da
     import xarray as xr
@@ -183,6 +192,7 @@ def stack_tree(store: Store, files: Sequence[ShardRow]) -> xr.DataTree:
     for row in files_by_path(store, files).values():
         if row.level >= 0:
             by_level.setdefault((row.stack, row.level), {})[row.path] = row
+    channels = _names_by_stack(images)
     nodes = {}
     for (stack, number), rows in sorted(by_level.items()):
         level = Level(store, rows, stack, number)
@@ -191,5 +201,16 @@ def stack_tree(store: Store, files: Sequence[ShardRow]) -> xr.DataTree:
         lazy = da.from_array(level, chunks=level.chunks, name=False, fancy=False, meta=meta)
         what = "labels" if is_label(stack) else "pixels"
         place = stack.replace(LABELS, "/labels/")
-        nodes[f"/{place}/{number}"] = xr.Dataset({what: (names, lazy)})
+        labels = channel_labels(channels.get(stack, ()))
+        coordinates = {"c": labels} if len(labels) == level.shape[1] else {}
+        nodes[f"/{place}/{number}"] = xr.Dataset({what: (names, lazy)}, coordinates)
     return xr.DataTree.from_dict(nodes)
+
+
+def _names_by_stack(images: pa.Table) -> dict[str, tuple[str, ...]]:
+    """Return the names of the channels of each stack whose images all have the same."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    columns = (images[name].to_pylist() for name in ("stack", CHANNEL_NAMES))
+    for stack, names in zip(*columns, strict=True):
+        found.setdefault(stack, set()).add(tuple(names or ()))
+    return {stack: names.pop() for stack, names in found.items() if len(names) == 1}

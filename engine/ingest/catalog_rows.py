@@ -36,7 +36,7 @@ def header_columns(arrival: IncomingPlane) -> dict[str, Any]:
         "orientation": header.orientation,
         **_rescale_columns(header.rescale),
         "header": arrival.facts,
-        "findings": header.findings,
+        "findings": tuple(dict.fromkeys((*header.findings, *arrival.findings))),
     }
 
 

@@ -232,7 +232,12 @@ class Ingest:
         for file in files:
             by_root.setdefault(file.source.split("/", 1)[0], []).append(file)
         tasks = (
-            ProbeTask(tuple(members[i : i + PROBE_FILES]), limit, roots[name].spacing_um)
+            ProbeTask(
+                tuple(members[i : i + PROBE_FILES]),
+                limit,
+                roots[name].spacing_um,
+                roots[name].channels,
+            )
             for name, members in by_root.items()
             for i in range(0, len(members), PROBE_FILES)
             if not outages.away(members[0])

@@ -125,11 +125,14 @@ class ProbeTask:
         A plane that decodes to more is ``too_large``, unless it can be streamed.
     spacing_um
         Pixel spacing (y, x) for files without one.
+    channels
+        Names of the channels that the root states.
     """
 
     files: tuple[SourceFile, ...]
     max_decoded_bytes: int
     spacing_um: tuple[float, float] | None = None
+    channels: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[SourceFile, ...]:

@@ -92,8 +92,7 @@ def _detect(handle: BinaryIO, file: SourceFile) -> Detected | None:
 def probe_files(task: ProbeTask) -> list[ProbeResult]:
     """Read the headers of files, without decoding pixels."""
     looked: dict[tuple[str, str], bool] = {}
-    limit, spacing = task.max_decoded_bytes, task.spacing_um
-    return [_probe(file, limit, spacing, looked) for file in task.files]
+    return [_probe(file, task, looked) for file in task.files]
 
 
 def find_ignored(files: Sequence[SourceFile]) -> frozenset[SourceFile]:
@@ -123,12 +122,7 @@ def name_missing_format(probe: ProbeResult) -> ProbeResult:
     return ProbeResult(probe.file, reason="not_installed", detail=detail)
 
 
-def _probe(
-    file: SourceFile,
-    max_decoded_bytes: int,
-    spacing_um: tuple[float, float] | None,
-    looked: dict[tuple[str, str], bool],
-) -> ProbeResult:
+def _probe(file: SourceFile, task: ProbeTask, looked: dict[tuple[str, str], bool]) -> ProbeResult:
     try:
         with _handle(file) as handle:
             detected = _detect(handle, file)
@@ -136,7 +130,7 @@ def _probe(
                 return ProbeResult(file)
             if detected.format.confidential and not file.confidential:
                 return ProbeResult(file, withheld=True)
-            with _open(handle, file, max_decoded_bytes, detected) as source:
+            with _open(handle, file, task.max_decoded_bytes, detected) as source:
                 planes = source.planes
         sets = {plane.companions for plane in planes} - {()}
         broken = {names for names in sets if _lacks_one(file, names, looked)}
@@ -144,9 +138,7 @@ def _probe(
         return ProbeResult(
             file,
             tuple(
-                _arrival(
-                    file, plane, spacing_um, geometry_of(plane, last), plane.companions in broken
-                )
+                _arrival(file, plane, task, geometry_of(plane, last), plane.companions in broken)
                 for plane in planes
             ),
         )
@@ -174,29 +166,36 @@ def _lacks_one(file: SourceFile, names: Sequence[str], looked: dict[tuple[str, s
 def _arrival(
     file: SourceFile,
     plane: Plane,
-    spacing_um: tuple[float, float] | None,
+    task: ProbeTask,
     geometry: FileGeometry,
     lacks_planes: bool,
 ) -> IncomingPlane:
     # Set for every potential slide; its absence marks images catalogued before this was recorded.
     whole = None if file.slide_spacing_um is None or plane.header is not None else (1.0, 1.0)
     findings = (*geometry.findings, *((MISSING_PLANES,) if lacks_planes else ()))
+    # Names in files are free text, which may name a patient; a header's are of known words.
+    names = () if file.confidential and plane.header is None else plane.channel_names
+    if task.channels and len(task.channels) == plane.shape[0]:
+        names = task.channels
+    elif task.channels:
+        findings = (*findings, "channel_names_differ")
     return IncomingPlane(
         file.source,
         plane.fragment,
         plane.shape,
         plane.dtype,
-        geometry.spacing_um or spacing_um,
+        geometry.spacing_um or task.spacing_um,
         plane.place,
         plane.series,
         plane.header,
         geometry.lattice,
         plane.downsample or whole,
-        () if file.confidential else plane.channel_names,  # free text, which may name a patient
+        names,
         plane.orientation,
         tuple(sorted({*plane.findings, *findings})) if findings else plane.findings,
         plane.rescale,
         geometry.position_mm,
+        plane.channel_colours,
     )
 
 

@@ -7,7 +7,7 @@ result of a run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ def as_array(
     spacing_um: tuple[float, float] | None,
     origin: tuple[int, int] = (0, 0),
     attributes: Mapping[str, Any] | None = None,
+    channel_names: Sequence[str] = (),
 ) -> xr.DataArray:
     """Return pixels (c, y, x) as a DataArray, with coordinates in micrometres if possible.
 
@@ -45,10 +46,15 @@ def as_array(
         Position (y, x) of the first pixel within the whole image, pixels.
     attributes
         Further attributes of the image; its ``name`` also becomes the array's name.
+    channel_names
+        Names of the channels, which become the coordinate ``c``.
     """
     import xarray as xr
 
-    coordinates = {}
+    coordinates: dict[str, Any] = {}
+    labels = channel_labels(channel_names)
+    if len(labels) == len(pixels):
+        coordinates["c"] = ("c", labels)
     if spacing_um is not None:
         for axis, name in enumerate(("y", "x")):
             places = np.arange(pixels.shape[1 + axis]) + origin[axis]
@@ -56,6 +62,28 @@ def as_array(
     said = {**(attributes or {}), "spacing_um": spacing_um}
     called = said.get("name") or None
     return xr.DataArray(pixels, dims=("c", "y", "x"), coords=coordinates, name=called, attrs=said)
+
+
+def channel_labels(names: Sequence[str]) -> list[str]:
+    """Return the labels of the coordinate ``c``: names, or numbers for channels without.
+
+    Empty if two are equal, since xarray aligns arrays only by unique labels.
+
+    Examples
+    --------
+    >>> channel_labels(["DAPI", ""]), channel_labels(["DAPI", "DAPI"])
+    (['DAPI', '1'], [])
+    """
+    labels = [name or str(n) for n, name in enumerate(names)]
+    return labels if len({*labels}) == len(labels) else []
+
+
+def channel_names_of(array: Any) -> tuple[str, ...]:
+    """Return the names of a DataArray's channels, also of one channel of it; empty without any."""
+    along = getattr(array, "coords", {}).get("c")
+    if along is None or along.ndim > 1 or along.dtype.kind not in "UO":
+        return ()
+    return tuple(map(str, np.atleast_1d(along.values).tolist()))
 
 
 def attributes_of(

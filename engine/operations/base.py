@@ -18,6 +18,7 @@ from engine.deprecations import RenamedMember, adopt_earlier_names, warn_depreca
 from engine.errors import ParameterError, UsageError
 from engine.operations.chains.keys import with_upstream_keys
 from engine.operations.channel_columns import ChannelColumns
+from engine.operations.channels import ChannelChoice
 from engine.operations.column_order import LAST_COLUMNS, x_before_y
 from engine.operations.image import Image as Image
 from engine.operations.image import ImageFailed as ImageFailed
@@ -29,9 +30,10 @@ from engine.store.digests import digest_of
 if TYPE_CHECKING:
     import pandas as pd
 
-INPUTS = ("content", "spacing", "rescale", "annotation", "fields")
+INPUTS = ("content", "spacing", "rescale", "annotation", "fields", "channels")
 """Inputs that an operation can declare. "fields" is the image's catalog identity: its source and
-`Image.fields`. Without it, images with otherwise equal inputs share one result."""
+`Image.fields`. Without it, images with otherwise equal inputs share one result. "channels" are the
+names of all channels; an operation that names a channel by a parameter needs no declaration."""
 
 LABELS = "labels"
 """Result name of the label image, for an operation with `Operation.label_classes`."""
@@ -41,7 +43,7 @@ Found = Mapping[str, "Sequence[Any] | NDArray[Any]"]
 pixels."""
 
 
-class Operation(LabelSpec, ChannelColumns, BaseModel):
+class Operation(LabelSpec, ChannelColumns, ChannelChoice, BaseModel):
     """Named, versioned question with its parameters; small, frozen, picklable.
 
     Subclasses set the class variables, declare parameters as fields, and implement `measure`.
@@ -273,9 +275,11 @@ class Operation(LabelSpec, ChannelColumns, BaseModel):
                 "some images: cohort.run(operation, where=\"subject == '...'\")."
             )
         image = Image.of(array)
-        return self.frame(
-            self.measure(image if "fields" in self.inputs else replace(image, fields={}))
-        )
+        if "fields" not in self.inputs:
+            image = replace(image, fields={})
+        if not self.reads_channel_names:
+            image = replace(image, channel_names=())
+        return self.frame(self.measure(image))
 
     def set_threads(self, count: int) -> None:
         """Set the number of threads of a worker that each task of this operation may use."""

@@ -23,6 +23,7 @@ from engine.kernels.circles.measure import MEASURES, measure_circles
 from engine.kernels.circles.rims import Polarity, make_rims
 from engine.kernels.colour import luminance
 from engine.operations.base import Image, ImageFailed, Operation
+from engine.operations.channels import Channel
 from engine.operations.spacings import isotropic_spacing
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ class Circles(Operation):
     min_support
         Minimum share of a circle's visible circumference that must show an edge.
     channel
-        Channel to measure; by default the only one, or the luminance of RGB and RGBA (alpha is
-        ignored). For channels that are not colours, such as stains, one must be chosen.
+        Channel to measure, by its number from 0 or its name; by default the only one, or the
+        luminance of RGB and RGBA (alpha is ignored). For channels that are not colours, such as
+        stains, one must be chosen.
 
     Examples
     --------
@@ -120,7 +122,7 @@ class Circles(Operation):
     polarity: Polarity = "any"
     rim_width_px: float | None = None
     min_support: float = Field(default=DEFAULT_SUPPORT, gt=0.0, le=1.0)
-    channel: int | None = Field(default=None, ge=0)
+    channel: Channel | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -242,9 +244,8 @@ class Circles(Operation):
         channels = image.pixels.shape[0]
         noise = dict(enumerate(image.noise_sd))
         if self.channel is not None:
-            if self.channel >= channels:
-                raise ImageFailed("no_such_channel")
-            return image.pixels[self.channel], noise.get(self.channel)
+            chosen = image.channel(self.channel)
+            return image.pixels[chosen], noise.get(chosen)
         if not image.has_luminance:
             raise ImageFailed("channel_needed")
         return luminance(image.pixels), noise.get(channels if channels > 1 else 0)

@@ -45,7 +45,7 @@ OF_RESULTS = {
         HEAL,
     ),
     "no_such_channel": (
-        "It has no channel of that number.",
+        "It has no channel of that number or name, or several of that name.",
         "Choose another --channel, or leave these images out with --where.",
     ),
     "channel_needed": (

@@ -15,6 +15,7 @@ from engine.errors import EngineError, ParameterError
 from engine.geometry import YX, Region
 from engine.kernels.colour import has_luminance
 from engine.operations import array_metadata as carried
+from engine.operations.channels import find_channel
 from engine.store.catalog.annotations import Contour
 
 
@@ -60,6 +61,9 @@ class Image:
     fields
         image_id, date, subject, experiment and name, for operations with "fields" among their
         ``inputs``.
+    channel_names
+        Names of the channels, "" for one without; empty if unknown. In a run, for operations that
+        name a channel (see `engine.operations.channels`) or have "channels" among their ``inputs``.
     """
 
     pixels: NDArray[Any]
@@ -74,6 +78,20 @@ class Image:
     fields: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     objects: Mapping[str, pa.Table] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+
+    def channel(self, wanted: int | str) -> int:
+        """Return the number of a channel, given its number from 0 or its name.
+
+        Raises
+        ------
+        ImageFailed
+            ``no_such_channel``.
+        """
+        found = find_channel(wanted, self.channel_names, self.pixels.shape[0])
+        if found is None:
+            raise ImageFailed("no_such_channel")
+        return found
 
     @property
     def write(self) -> Region | None:
@@ -115,8 +133,9 @@ class Image:
 
         An `xarray.DataArray` from `engine.Cohort.images` carries more: the spacing, by its
         coordinates in micrometres (so slices keep it, and every second pixel has twice it), the
-        source, the fields, and slope and intercept; values in modality units are converted back to
-        stored ones. So the image equals that of a run. A plain array has no such metadata.
+        names of channels, the source, the fields, and slope and intercept; values in modality units
+        are converted back to stored ones. So the image equals that of a run. A plain array has no
+        such metadata.
 
         Raises
         ------
@@ -142,4 +161,5 @@ class Image:
             source=str(getattr(array, "attrs", {}).get("source", "")),
             rescale=carried.rescale_of(array),
             fields=carried.names_of(array),
+            channel_names=carried.channel_names_of(array),
         )

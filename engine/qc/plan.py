@@ -206,7 +206,7 @@ def _look_up(
     rows, have = rows.filter(pixels), have[pixels.to_numpy(zero_copy_only=False)]
     columns = [
         "image_id", "content", "channels", "height", "width", "dtype", "stack", "shard", "t", "z",
-        "giant", "source",
+        "giant", "source", "channel_names",
     ]  # fmt: skip
     frame = rows.select(columns).to_pandas()
     return _Images(operation, facts, frame, numbers[have], image_inputs(operation, rows))
@@ -255,6 +255,7 @@ def _wanted(
         noise_sd=(),
         spacing_um=None,
         source=row["source"],
+        channel_names=() if row["channel_names"] is None else tuple(row["channel_names"]),
     )
     facts = found.facts
     name = facts.columns["name"][number].as_py() or image_id.rsplit("/", 1)[-1]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import StoreError
 from engine.operations.base import Operation
+from engine.operations.channels import find_channel
 from engine.operations.outlines import Outline, outline_labels
 from engine.qc.render import (
     OVERLAY_PX,
@@ -305,11 +306,17 @@ def _read_shown(
     reader: StackReader, operation: Operation, wanted: Sequence[PictureRequest]
 ) -> Iterator[tuple[PictureRequest, Shown | Exception]]:
     """Read images for display, neighbours together; yield the error for an unreadable one."""
-    channel = getattr(operation, "channel", None)
+    chosen = getattr(operation, "channel", None)
+
+    def channel_of(item: PlanItem) -> int | None:
+        if not isinstance(chosen, (int, str)):
+            return None
+        return find_channel(chosen, item.channel_names, item.shape[0])
+
     flat = [one for one in wanted if not one.giant]
     pairs = read_items(reader, tuple(one.item for one in flat), lambda item: region_of(item)[0])
-    for one, (_, image) in zip(flat, pairs, strict=True):
-        yield one, image if isinstance(image, Exception) else show(image.pixels, channel)
+    for one, (item, image) in zip(flat, pairs, strict=True):
+        yield one, image if isinstance(image, Exception) else show(image.pixels, channel_of(item))
     for one in wanted:
         if one.giant:
             level = one.level
@@ -319,7 +326,7 @@ def _read_shown(
             except Exception as error:
                 yield one, error
                 continue
-            yield one, show(pixels, channel, 2.0**level)
+            yield one, show(pixels, channel_of(one.item), 2.0**level)
 
 
 def _read_objects(

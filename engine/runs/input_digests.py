@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 from engine.errors import ParameterError
 from engine.kernels.colour import has_luminance
 from engine.operations.base import INPUTS, Operation
+from engine.operations.channels import find_channel
 from engine.store.arrow import fill_null
+from engine.store.catalog.derived import CHANNEL_NAMES
 from engine.store.catalog.tables import field_column
 from engine.store.digests import digest_of
 from engine.store.path_pattern import FIELDS
@@ -27,11 +29,13 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
     ----------
     images
         Catalog rows with ``content``, ``channels``, ``noise_sd``, ``source`` and the columns of
-        spacing and rescale; also ``image_id`` and ``fields`` for operations that read these.
+        spacing and rescale; also ``image_id``, ``fields`` and ``channel_names`` for operations that
+        read these.
     """
     contents = _contents(images)
+    chosen = operation.named_channels
     declared = (*operation.inputs, *(("upstream",) if operation.upstream else ()))
-    if declared == ("content",):
+    if declared == ("content",) and not chosen:
         return contents
     columns: dict[str, Callable[[], list[Any]]] = {
         "content": lambda: contents,
@@ -43,12 +47,19 @@ def image_inputs(operation: Operation, images: pa.Table) -> list[str]:
         ),
         "annotation": lambda: _annotations(operation, images),
         "fields": lambda: _fields(images),
+        "channels": lambda: images[CHANNEL_NAMES].to_pylist(),
         "upstream": lambda: images["upstream"].to_pylist(),
     }
     if not set(operation.inputs) <= set(columns):
         raise ParameterError("inputs", operation.inputs, f"out of {', '.join(INPUTS)}")
     read = {name: columns[name]() for name in declared}
-    return [digest_of({name: read[name][i] for name in read}) for i in range(len(contents))]
+    if chosen:
+        read["chosen"] = _chosen(chosen, images)
+    # Images without names keep the digests that they had before names existed.
+    return [
+        digest_of({n: values[i] for n, values in read.items() if n != "channels" or values[i]})
+        for i in range(len(contents))
+    ]
 
 
 def _contents(images: pa.Table) -> list[str]:
@@ -73,6 +84,14 @@ def _fields(images: pa.Table) -> list[Any]:
     """Return each image's catalog identity: its source and the values of `Image.fields`."""
     columns = [images["source"], images["image_id"], *(field_column(images, n) for n in FIELDS)]
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
+
+
+def _chosen(names: Sequence[str], images: pa.Table) -> list[list[int | None]]:
+    """Return the numbers of named channels in each image; other names have no influence."""
+    return [
+        [find_channel(name, of_image or (), len(of_image or ())) for name in names]
+        for of_image in images[CHANNEL_NAMES].to_pylist()
+    ]
 
 
 def _annotations(operation: Operation, images: pa.Table) -> list[Any]:

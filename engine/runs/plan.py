@@ -50,8 +50,9 @@ class PlanItem(NamedTuple):
     """One image, or one block of a giant image, to compute once for all its image_ids.
 
     ``image_ids`` are all images with these inputs; ``block`` is the shard's index, or None;
-    ``fields`` are those of `Image.fields`, for an operation that reads them. A tuple, since all
-    images of a run travel to workers as such: a frozen dataclass takes six times as long to pickle.
+    ``fields`` and ``channel_names`` are those of `Image`, for an operation that reads them. A
+    tuple, since all images of a run travel to workers as such: a frozen dataclass takes six times
+    as long to pickle.
     """
 
     image_ids: tuple[str, ...]
@@ -70,6 +71,7 @@ class PlanItem(NamedTuple):
     annotation: str | None = None
     fields: Mapping[str, str] = {}
     upstream: str | None = None
+    channel_names: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -224,6 +226,8 @@ def plan_run(  # noqa: PLR0913 - options by name
     read = {*PlanRow._fields[1:], "content", "state"}
     if "fields" not in operation.inputs:
         read.remove("fields")
+    if not operation.reads_channel_names:
+        read.remove("channel_names")
     kept = select_images(images, where, limit, [n for n in images.column_names if n in read])
     inputs = image_inputs(operation, kept)
     everything = where is None and limit is None
@@ -315,6 +319,7 @@ def _item(row: PlanRow, block: int | None, known: PlanItem | None) -> PlanItem:
         annotation=row.annotation,
         fields={} if row.fields is None else named(row.image_id, dict(row.fields)),
         upstream=row.upstream,
+        channel_names=tuple(row.channel_names or ()),
     )
 
 

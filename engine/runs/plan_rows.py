@@ -38,6 +38,7 @@ class PlanRow(NamedTuple):
     annotation: str | None
     fields: list[tuple[str, str]] | None
     upstream: str | None
+    channel_names: list[str] | None
 
 
 def plan_rows(images: pa.Table, inputs: Sequence[str]) -> Iterator[PlanRow]:

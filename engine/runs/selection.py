@@ -14,6 +14,7 @@ from engine.conditions.tree import names_of
 from engine.errors import ParameterError, UsageError
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
+from engine.store.catalog.derived import DERIVED
 from engine.store.catalog.tables import IMAGES, ORPHANED, READY, expand_fields
 from engine.store.config import read_config
 from engine.store.subjects import join_subjects, mark_taken, read_subjects
@@ -56,7 +57,7 @@ class ImageCondition:
         rows = expand_fields(images)
         if not {*names} <= {*rows.column_names}:
             rows = self._with_subjects(rows)
-        layout = [name for name in rows.column_names if name not in IMAGES.names]
+        layout = [name for name in rows.column_names if name not in {*IMAGES.names, *DERIVED.names}]
         require_columns(self.text, condition, rows.column_names, [*layout, *ABOUT])
         return rows.select(names)
 

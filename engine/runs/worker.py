@@ -155,6 +155,7 @@ def read_items(
                     item.rescale,
                     full_shape=item.shape[1:],
                     fields=item.fields,
+                    channel_names=item.channel_names,
                 ),
             )
 

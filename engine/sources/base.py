@@ -83,7 +83,9 @@ class Plane:
         From the voxels of its series to the patient, see `engine.sources.affine`, if a file without
         a header states it. ``spacing_um`` and ``step_um`` follow from it, and need not be given.
     channel_names
-        Names from the file, one per channel; empty if it has none.
+        Names from the file, one per channel, "" for a channel without; empty if it has none.
+    channel_colours
+        Colours from the file, RRGGBB, one per channel, likewise.
     findings
         Codes of oddities, see `engine.header.FINDINGS`.
     rescale
@@ -108,6 +110,7 @@ class Plane:
     step_um: float | None = None
     step_ms: float | None = None
     channel_names: tuple[str, ...] = ()
+    channel_colours: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     rescale: tuple[float, float] | None = None
     companions: tuple[str, ...] = ()
@@ -118,6 +121,15 @@ class Plane:
     def nbytes(self) -> int:
         """Decoded size, bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+MOST_OF_A_NAME = 80
+"""Maximum length of a channel's name, characters."""
+
+
+def tidy_name(text: str) -> str:
+    """Return a channel's name on one line and of bounded length."""
+    return " ".join(text.split())[:MOST_OF_A_NAME]
 
 
 Indexed = tuple[NDArray[np.uint8], NDArray[np.uint8]]

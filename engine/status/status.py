@@ -40,7 +40,7 @@ DRAWINGS = "annotations"
 PLACE = (
     "state", "reason", "detail", "source", "fields", "content", "channels", "height", "width",
     "dtype", "spacing_y_um", "spacing_x_um", "stack", "shard", "t", "z", "giant", "noise_sd",
-    "ingest", "rescale_slope", "rescale_intercept",
+    "ingest", "rescale_slope", "rescale_intercept", "channel_names",
 )  # fmt: skip
 """Catalog columns that a plan and a status read."""
 

@@ -48,6 +48,8 @@ class RootConfig(BaseModel):
     layout: str | None = None
     spacing_um: tuple[float, float] | None = None
     """Pixel size (y, x), micrometres, of files without one."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels of its images; they take precedence over those of files."""
     confidential: bool = False
     """Write pseudonyms instead of file names; a root with DICOM must be confidential."""
 
@@ -59,6 +61,13 @@ class RootConfig(BaseModel):
         if not path.startswith("/"):  # relative to a folder that depends on the caller
             raise ValueError(f"{path!r} is relative; write the whole path, from the first /")
         return os.path.normpath(path)
+
+    @field_validator("channels")
+    @classmethod
+    def _channels(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(name.strip() for name in channels) or len({*channels}) < len(channels):
+            raise ValueError(f"{list(channels)}: each channel needs a name of its own")
+        return channels
 
 
 class PseudonymsConfig(BaseModel):

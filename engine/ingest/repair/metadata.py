@@ -17,7 +17,8 @@ import numpy as np
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
-from engine.store.catalog.tables import CHANNEL_NAMES, ImageRow, ShardRow, read_images
+from engine.store.catalog.derived import CHANNEL_NAMES
+from engine.store.catalog.tables import ImageRow, ShardRow, read_images
 from engine.store.config import Limits, read_config
 from engine.store.digests import digest_bytes
 from engine.store.pixels.layout import (

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from engine.kernels.contours.geometry import centroid, fill_contour
 from engine.kernels.contours.trace import trace_mask
 from engine.kernels.segmentation.bloodpool import dice, segment_bloodpool
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.cardiac.structures import structures_of
+from engine.operations.channels import Channel
 from engine.operations.outlines import Outline
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Bloodpool(Operation):
     annotations: str | None = None
     inner: str = "inner"
     outer: str = "outer"
-    channel: int = Field(default=0, ge=0)
+    channel: Channel = 0
 
     def measure(self, image: Image) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
         """Return the columns of `OBJECTS`: one row if an outer contour is drawn, else none."""
@@ -83,9 +83,7 @@ class Bloodpool(Operation):
         outer, inner = found.get(self.outer), found.get(self.inner)
         if outer is None:
             return {name: [] for name in OBJECTS.names}
-        if self.channel >= image.pixels.shape[0]:
-            raise ImageFailed("no_such_channel")
-        plane = image.pixels[self.channel]
+        plane = image.pixels[image.channel(self.channel)]
         shape = (int(plane.shape[0]), int(plane.shape[1]))
         if image.is_block:  # Otsu's threshold is only valid for a whole heart
             raise ImageFailed("giant_image")

@@ -1,4 +1,4 @@
-"""Detection of functions that read an image's catalog identity."""
+"""Detection of functions that read an image's catalog identity, or its channels' names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from engine.operations.array_metadata import NAMED
 
 ALWAYS_READ = frozenset({*NAMED, "source", "rescale"}) - {"name"}
 """Attributes that count as read if a name or string in the function's code equals them."""
+
+SELECTS = frozenset({"sel", "loc", "coords", "indexes", "get_index"})
+"""Attributes of a DataArray by which coordinates are read."""
 
 
 def reads_attributes(function: Callable[..., Any], values: Mapping[str, Any]) -> bool:
@@ -31,23 +34,63 @@ def reads_attributes(function: Callable[..., Any], values: Mapping[str, Any]) ->
     >>> reads_attributes(lambda image: image.y.attrs["units"], {})
     False
     """
+    names = {*_names(values)}.union(*map(_names_read, _own_functions(function)))
+    return bool(names & ALWAYS_READ) or {"attrs", "name"} <= names
+
+
+def reads_channels(function: Callable[..., Any]) -> bool:
+    """Return whether a function, or one of its module that it calls, reads the coordinate ``c``.
+
+    Detects ``image.c`` and ``image.sel(c="DAPI")``, and ``"c"`` beside `loc` or `coords`.
+
+    Examples
+    --------
+    >>> reads_channels(lambda image: image.sel(c="DAPI"))
+    True
+    >>> reads_channels(lambda image: image.isel(c=0).mean("y"))
+    False
+    """
+    for one in _own_functions(function):
+        attributes = {*_attributes(one.__code__)}
+        if "c" in attributes or ("c" in _names_read(one) and attributes & SELECTS):
+            return True
+    return False
+
+
+def _own_functions(function: Callable[..., Any]) -> Iterator[FunctionType]:
+    """Yield a function, and those of its module that it uses."""
     home = getattr(function, "__module__", None)
     waiting: list[Any] = [function]
     seen: set[FunctionType] = set()
-    names = set(_names(values))
     while waiting:
         one = waiting.pop()
         one = getattr(one, "__func__", one)
         if not isinstance(one, FunctionType) or one in seen:
             continue
         seen.add(one)
-        spoken = set(_names(one.__code__))
-        used = [one.__globals__[name] for name in spoken & {*one.__globals__}]
-        used += [cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell)]
-        names |= spoken | {*_names([used, one.__defaults__, one.__kwdefaults__])}
+        yield one
+        used = _values_used(one)
         waiting += [f for f in used if getattr(f, "__module__", None) == home]
         waiting.append(getattr(one, "__wrapped__", None))
-    return bool(names & ALWAYS_READ) or {"attrs", "name"} <= names
+
+
+def _values_used(function: FunctionType) -> list[Any]:
+    spoken = {*_names(function.__code__)}
+    used = [function.__globals__[name] for name in spoken & {*function.__globals__}]
+    return used + [c.cell_contents for c in function.__closure__ or () if _is_filled(c)]
+
+
+def _names_read(function: FunctionType) -> set[str]:
+    """Return the names and strings in a function, its defaults, and values that it uses."""
+    values = [_values_used(function), function.__defaults__, function.__kwdefaults__]
+    return {*_names(function.__code__), *_names(values)}
+
+
+def _attributes(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _attributes(inner)
 
 
 def _names(value: Any) -> Iterator[str]:

@@ -25,7 +25,7 @@ from engine.deprecations import renamed_arguments
 from engine.errors import ParameterError, UsageError
 from engine.operations.array_metadata import as_array, attributes_of
 from engine.operations.base import LABELS, Image, ImageFailed, Operation
-from engine.operations.functions.attributes_read import reads_attributes
+from engine.operations.functions.attributes_read import reads_attributes, reads_channels
 from engine.operations.functions.columns import columns_of, object_columns, place_in_image
 from engine.operations.instances import InstanceOperation, instance_schema
 from engine.operations.registry import NoOperation, find_operation
@@ -60,7 +60,7 @@ class Definition:
 
     ``parameters`` are JSON, as in the key; ``code`` is the pickled function with its parameter
     values; ``labelled`` means that it takes a DataArray, and ``described`` that it reads its
-    attributes.
+    attributes; ``names_channels`` that it reads their names.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Definition:
     upstream: tuple[str, ...]
     labelled: bool
     described: bool
+    names_channels: bool
     parameters: str
     code: bytes
 
@@ -113,7 +114,7 @@ class Function(Operation):
         if definition.upstream:
             named = {name: rows.to_pandas() for name, rows in image.objects.items()}
             given = {**given, **_taken(function, {"labels": image.labels, "objects": named})}
-        seen = as_labelled(image, definition.described) if definition.labelled else image.pixels
+        seen = as_labelled(image, definition) if definition.labelled else image.pixels
         return function(seen, **given)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -142,6 +143,8 @@ def _class_of(definition: Definition) -> type[Function]:
     inputs: tuple[str, ...] = ("content", "spacing") if spaced else ("content",)
     if definition.described:
         inputs = (*inputs, "rescale", "fields")
+    if definition.names_channels:
+        inputs = (*inputs, "channels")
     stated = {
         "__module__": __name__,
         "__doc__": f"The function {definition.name}.",
@@ -208,11 +211,13 @@ def from_function(  # noqa: PLR0913 - options by name
         `engine.Cohort.images` gives with ``stored=True``, with coordinates in micrometres if the
         spacing is known. Its attributes (image_id, source, date, subject, experiment, name,
         rescale) are present if this function, or one of its module that it calls, names one of
-        them; then no two images share a result. Returns a column for each name of ``schema`` (a
-        dict or a DataFrame, one row per object; single values make one row); other columns are
-        ignored. It may raise `ImageFailed` with a reason code; any other exception fails the image
-        under its own name. A function defined in a notebook travels by value, with the current
-        values that it refers to; for an imported function, the workers need its package.
+        them; then no two images share a result. Its coordinate ``c`` has the names of the channels
+        if the function reads it (``image.sel(c="DAPI")``, ``image.c``). Returns a column for each
+        name of ``schema`` (a dict or a DataFrame, one row per object; single values make one row);
+        other columns are ignored. It may raise `ImageFailed` with a reason code; any other
+        exception fails the image under its own name. A function defined in a notebook travels by
+        value, with the current values that it refers to; for an imported function, the workers need
+        its package.
     name
         Name of its results and tables, e.g. ``texture``.
     schema
@@ -273,6 +278,7 @@ def from_function(  # noqa: PLR0913 - options by name
     )
     values = {field: getattr(settled, field) for field in type(settled).model_fields}
     described = labelled and reads_attributes(function, values)
+    names_channels = labelled and reads_channels(function)
     try:
         json.dumps(values, allow_nan=False)
         stated = json.dumps(settled.parameters, sort_keys=True)
@@ -297,7 +303,7 @@ def from_function(  # noqa: PLR0913 - options by name
         Definition(
             name, version, objects, object_name, tuple(averaged),
             tuple(sorted((resources or {}).items())), halo_px, labels, names, labelled,
-            described, stated,
+            described, names_channels, stated,
             _pickled(function, values),
         ),
         given,
@@ -361,8 +367,10 @@ def _pickled(function: Callable[..., Any], values: dict[str, Any]) -> bytes:
     return code
 
 
-def as_labelled(image: Image, described: bool) -> xr.DataArray:
-    """Return an image as `engine.Cohort.images` gives it; with its attributes if ``described``."""
-    separate = 1 < len(image.noise_sd) == len(image.pixels)
-    said = attributes_of(image.source, image.fields, image.rescale, separate) if described else {}
-    return as_array(image.pixels, image.spacing_um, image.origin, said)
+def as_labelled(image: Image, definition: Definition) -> xr.DataArray:
+    """Return an image as `engine.Cohort.images` gives it, with what its function reads of it."""
+    said, names = {}, image.channel_names if definition.names_channels else ()
+    if definition.described:
+        separate = 1 < len(image.noise_sd) == len(image.pixels)
+        said = attributes_of(image.source, image.fields, image.rescale, separate)
+    return as_array(image.pixels, image.spacing_um, image.origin, said, names)

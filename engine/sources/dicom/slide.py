@@ -22,6 +22,7 @@ from engine.header import LEVEL_UM
 from engine.sources.base import PlanesSource, check_size
 from engine.sources.dicom.frames import Frames
 from engine.sources.dicom.header import read_headers
+from engine.sources.dicom.optical_paths import path_names
 from engine.sources.dicom.values import first_item, items, number, text, texts, whole
 from engine.sources.scaling import SAME, read_scaled
 
@@ -40,11 +41,15 @@ def is_slide(dataset: Dataset) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """Position of each frame: its first pixel (y, x) in the matrix, and its optical path."""
+    """Position of each frame: its first pixel (y, x) in the matrix, and its optical path.
+
+    ``identifiers`` are those of the paths, as far as the file has them.
+    """
 
     start: NDArray[np.int64]
     path: NDArray[np.int64]
     paths: int
+    identifiers: tuple[str, ...] = ()
 
 
 class DicomSlideSource(PlanesSource):
@@ -83,6 +88,7 @@ class DicomSlideSource(PlanesSource):
             spacing_um=None if own is None else (own[0] * self._scale, own[1] * self._scale),
             streams=True,
             separate=paths > 1,
+            channel_names=path_names(dataset, self._tiles.identifiers) if paths > 1 else (),
             downsample=(self._scale, self._scale),
             header=replace(header, terms=(*header.terms, *terms)),
         )
@@ -143,7 +149,9 @@ def find_tiles(dataset: Dataset, count: int, level: YX, tile: YX) -> Tiles:
     """
     known = [text(item, "OpticalPathIdentifier") for item in items(dataset, "OpticalPathSequence")]
     if text(dataset, "DimensionOrganizationType") == "TILED_FULL" or (count == 1 and level <= tile):
-        return _full(count, level, tile, whole(dataset, "NumberOfOpticalPaths") or len(known) or 1)
+        paths = whole(dataset, "NumberOfOpticalPaths") or len(known) or 1
+        tiles = _full(count, level, tile, paths)
+        return replace(tiles, identifiers=tuple(known)) if len(known) == paths else tiles
     shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     frames = items(dataset, "PerFrameFunctionalGroupsSequence")
     if len(frames) < count:
@@ -165,7 +173,7 @@ def find_tiles(dataset: Dataset, count: int, level: YX, tile: YX) -> Tiles:
     path = np.array([order.index(name) for name in names], np.int64)
     if len({*zip(path.tolist(), *start.T.tolist(), strict=True)}) < count:
         raise SourceUnreadable("unsupported", "a slide whose tiles lie on each other")
-    return Tiles(start, path, len(order))
+    return Tiles(start, path, len(order), tuple(order))
 
 
 def _full(count: int, level: YX, tile: YX, paths: int) -> Tiles:

@@ -1,7 +1,7 @@
-"""ImageJ's calibration of a file's values: from stored values to units.
+"""ImageJ's metadata of values and channels: calibration to units, labels and colour tables.
 
-Source: ImageJ 1.x, `ij.measure.Calibration`, `ij.io.FileSaver.getDescriptionString` and
-`ij.io.FileOpener.decodeDescriptionString`.
+Source: ImageJ 1.x, `ij.measure.Calibration`, `ij.io.FileSaver.getDescriptionString`,
+`ij.io.FileOpener.decodeDescriptionString` and `ij.io.TiffEncoder`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 STRAIGHT_LINE, NO_FUNCTION = 0, 20
 """Functions of `ij.measure.Calibration`: value = c0 + c1 x stored, and none; all others are
@@ -80,3 +81,34 @@ def number_or_nan(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
+
+
+def read_channel_labels(fields: Mapping[str, Any], pages: NDArray[np.int64]) -> tuple[str, ...]:
+    """Return the names of channels if the labels of the pages are per channel.
+
+    ImageJ's labels belong to pages, and often name files. They name channels if all pages of a
+    channel have one label, and channels have different ones.
+
+    Parameters
+    ----------
+    pages
+        Number of each page, axes t, z, c.
+    """
+    labels, count = fields.get("Labels"), pages.shape[-1]
+    if count == 1 or not isinstance(labels, list) or len(labels) != pages.size:
+        return ()
+    found = [{str(labels[i]).strip() for i in pages[..., c].ravel()} for c in range(count)]
+    names = tuple(next(iter(labels_of_one)) for labels_of_one in found)
+    alike = all(len(labels_of_one) == 1 for labels_of_one in found)
+    return names if alike and all(names) and len({*names}) == count else ()
+
+
+def read_channel_colours(fields: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Return the brightest colour of each channel's table as RRGGBB; empty if all are grey."""
+    tables = fields.get("LUTs")
+    if not isinstance(tables, list) or len(tables) != count:
+        return ()
+    ends = [np.asarray(table)[:, -1] for table in tables if np.shape(table) == (3, 256)]
+    if len(ends) != count or all(np.ptp(end) == 0 for end in ends):
+        return ()
+    return tuple("".join(f"{int(part):02X}" for part in end) for end in ends)

@@ -24,7 +24,11 @@ from engine.errors import SourceUnreadable
 from engine.header import MISSING_PLANES
 from engine.sources.pixel_size import UM_PER_INCH, spacing_from_density
 from engine.sources.tiff.checks import MAX_PAGES
-from engine.sources.tiff.imagej_values import number_or_nan
+from engine.sources.tiff.imagej_values import (
+    number_or_nan,
+    read_channel_colours,
+    read_channel_labels,
+)
 
 _NOWHERE, _ELSEWHERE = -1, -2  # pages not in this file: assigned to no file, or to another one
 _MAX_PLANES = 10 * MAX_PAGES  # limit for one XML, including planes in the other files of a plate
@@ -44,7 +48,8 @@ _UNITS_UM |= dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer
 class Group:
     """Pages of one image: one per channel (or one for all, if pages have colour).
 
-    The other fields are as in `engine.sources.base.Plane`; ``channel_names`` has one per page.
+    The other fields are as in `engine.sources.base.Plane`; ``channel_names`` and
+    ``channel_colours`` have one per page.
     """
 
     pages: tuple[int, ...]
@@ -54,6 +59,7 @@ class Group:
     step_um: float | None = None
     step_ms: float | None = None
     channel_names: tuple[str, ...] = ()
+    channel_colours: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     rescale: tuple[float, float] | None = None
     companions: tuple[str, ...] = ()
@@ -113,10 +119,11 @@ def group_imagej(
     at = at.transpose([slowest.index(axis) for axis in "tzc"])
     step_um = _step(fields.get("spacing"), _UNITS_UM.get(str(fields.get("unit", "")).strip()))
     step_ms = _step(fields.get("finterval"), _UNITS_MS.get(str(fields.get("tunit", "sec")).strip()))
+    names, colours = read_channel_labels(fields, at), read_channel_colours(fields, c)
     return [
         Group(
             tuple(at[i, j].tolist()), (i, j) if z * t > 1 else None, step_um=step_um,
-            step_ms=step_ms,
+            step_ms=step_ms, channel_names=names, channel_colours=colours,
         )
         for i, j in np.ndindex(t, z)
     ]  # fmt: skip
@@ -221,7 +228,10 @@ def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] |
             (), None, series, _ome_spacing(pixels), _ome_step_um(pixels), _ome_step_ms(pixels),
             companions=_companions(block for block, here in blocks if not here),
         )  # fmt: skip
-        names = [text.get("Name", "") for text in pixels.findall("{*}Channel")]
+        channels = pixels.findall("{*}Channel")
+        known = len(channels) == sizes["C"]
+        names = [channel.get("Name") or channel.get("Fluor") or "" for channel in channels]
+        colours = [_ome_colour(channel.get("Color", "-1")) for channel in channels]
         for t, z in np.argwhere((placed >= 0).any(axis=2)).tolist():
             there = np.flatnonzero(placed[t, z] >= 0)
             chosen = tuple(placed[t, z, there].tolist())
@@ -234,9 +244,8 @@ def group_ome(xml: str, samples: Sequence[int], name: str = "") -> list[Group] |
                     pages=chosen,
                     place=(t, z) if sizes["Z"] * sizes["T"] > 1 else None,
                     series=numbers.setdefault(key, len(numbers)),
-                    channel_names=(
-                        tuple(names[c] for c in there) if len(names) == sizes["C"] else ()
-                    ),
+                    channel_names=tuple(names[c] for c in there) if known else (),
+                    channel_colours=tuple(colours[c] for c in there) if known else (),
                     findings=(*odd, *(("channels_elsewhere",) if key[1] else ())),
                 )
             )
@@ -319,6 +328,15 @@ def _place_pages(
             raise SourceUnreadable("corrupt", "the OME-XML places more planes than it has")
         placed[start : start + due] = _whole(page or "0", least=0) + np.arange(due)
     return placed.reshape(shape).transpose([order.index(axis) for axis in "TZC"])
+
+
+def _ome_colour(text: str) -> str:
+    """Return a colour of the schema, a signed RGBA number, as RRGGBB; empty for its default."""
+    try:
+        colour = int(text) & 0xFFFFFFFF
+    except ValueError:
+        return ""
+    return "" if colour == 0xFFFFFFFF else f"{colour >> 8:06X}"
 
 
 def _ome_step_um(pixels: Element) -> float | None:

@@ -36,7 +36,15 @@ from numpy.typing import NDArray
 
 from engine.errors import SourceUnreadable
 from engine.geometry import Region
-from engine.sources.base import Indexed, OpenSource, Plane, PlanesSource, check_size, full_palette
+from engine.sources.base import (
+    Indexed,
+    OpenSource,
+    Plane,
+    PlanesSource,
+    check_size,
+    full_palette,
+    tidy_name,
+)
 from engine.sources.failures import decoder_errors
 from engine.sources.inks import finding_of
 from engine.sources.orientation import TAG, findings_of, orientation_of
@@ -286,11 +294,13 @@ def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Pl
         raise SourceUnreadable("unsupported", "the channels of an image differ in size or type")
     if any(p.plane.orientation != first.orientation for p in pages):
         raise SourceUnreadable("unsupported", "the channels of an image are turned differently")
-    names = group.channel_names if len(group.channel_names) == first.shape[0] * len(pages) else ()
+    count = first.shape[0] * len(pages)
+    names = tuple(map(tidy_name, group.channel_names)) if len(group.channel_names) == count else ()
+    colours = group.channel_colours if len(group.channel_colours) == count else ()
     plane = replace(
         first,
         fragment=fragment,
-        shape=(first.shape[0] * len(pages), *first.shape[1:]),
+        shape=(count, *first.shape[1:]),
         spacing_um=group.spacing_um,
         place=group.place,
         series=group.series,
@@ -301,6 +311,7 @@ def _describe(group: Group, pages: list[_Page], fragment: str, limit: int) -> Pl
         rescale=group.rescale,
         companions=group.companions,
         channel_names=names if any(names) else (),
+        channel_colours=colours if any(colours) else (),
         findings=tuple(sorted({*group.findings, *(f for p in pages for f in p.plane.findings)})),
     )
     # A small page in one huge tile decodes the whole tile; a strip that is cut is never decoded

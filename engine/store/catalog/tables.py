@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from engine.errors import Conflict, StoreFailed
 from engine.store.arrow import fill_null, is_any, make_array, make_scalar
 from engine.store.backend.base import Store
+from engine.store.catalog.derived import DERIVED, derive_columns
 from engine.store.delta.ledger import MAX_COMMIT_ATTEMPTS, CommitConflict, Ledger, Snapshot
 from engine.store.delta.parts import Part
 from engine.store.path_pattern import FIELDS
@@ -177,14 +178,17 @@ def read_images(store: Store, columns: Sequence[str] | None = None) -> tuple[Sna
     Parameters
     ----------
     columns
-        Columns to read besides ``image_id`` and ``version``; all by default.
+        Columns to read besides ``image_id`` and ``version``; by default all of `IMAGES` and of
+        `DERIVED`.
     """
     ledger = images_ledger(store)
     snapshot = ledger.snapshot()
+    derived = DERIVED.names if columns is None else [n for n in DERIVED.names if n in columns]
     names = None
     if columns is not None:
-        names = [n for n in IMAGES.names if n in {*columns, "image_id", "version"}]
-    images = latest_versions(ledger.read(snapshot.parts, names))
+        wanted = {*columns, "image_id", "version", *(["header"] if derived else [])}
+        names = [n for n in IMAGES.names if n in wanted]
+    images = derive_columns(latest_versions(ledger.read(snapshot.parts, names)), derived)
     pa.default_memory_pool().release_unused()  # sorting needed twice the catalog's size
     return snapshot, images
 
@@ -195,8 +199,8 @@ def field_column(images: pa.Table, name: str) -> pa.ChunkedArray:
     return fill_null(found, "")
 
 
-CHANNEL_NAMES, ORIENTATION = "channel_names", "shown_as"
-"""Keys of the column ``header``: names as a JSON list, and the value of a TIFF's field 274."""
+ORIENTATION = "shown_as"
+"""Key of the column ``header``: the value of a TIFF's field 274."""
 
 
 def orientations_of(images: pa.Table) -> list[int]:

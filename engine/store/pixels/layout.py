@@ -13,7 +13,8 @@ import numpy as np
 from engine.errors import AlignmentError
 from engine.header import SLICE_DISTANCE, SLICE_THICKNESS, Header
 from engine.record import Record
-from engine.store.catalog.tables import CHANNEL_NAMES, ORIENTATION
+from engine.store.catalog.derived import CHANNEL_NAMES, TIME_STEP
+from engine.store.catalog.tables import ORIENTATION
 from engine.store.config import Limits
 
 OWN_STACK_IMAGES = 8
@@ -49,6 +50,8 @@ class SeriesGeometry:
     affine: tuple[tuple[float, ...], ...] | None = None
 
 
+_MS_PER_S = 1000.0
+
 DOWNSAMPLE = "downsample"
 """Key in a catalogued ``header``: pixels (y, x) of a slide's full resolution per stored pixel."""
 
@@ -60,8 +63,9 @@ class IncomingPlane(Record):
     ``shape`` is (c, y, x); ``place`` is (t, z) in a series, or None. A series without ``header``
     belongs to one file, by number; one with a ``header`` spans several files, by name.
     ``downsample`` is the number of the file's pixels (y, x) per pixel of the plane, for slides read
-    at a given resolution. ``channel_names``, ``orientation``, ``findings``, ``rescale`` and
-    ``position_mm`` come from files without a header, see `engine.sources.Plane`.
+    at a given resolution. ``channel_names`` come from the file or its root.
+    ``channel_colours``, ``orientation``, ``findings``, ``rescale`` and ``position_mm`` come from
+    files without a header, see `engine.sources.Plane`.
     """
 
     source: str
@@ -79,6 +83,7 @@ class IncomingPlane(Record):
     findings: tuple[str, ...] = ()
     rescale: tuple[float, float] | None = None
     position_mm: tuple[float, float, float] | None = None
+    channel_colours: tuple[str, ...] = ()
 
     @property
     def image_id(self) -> str:
@@ -105,6 +110,8 @@ class IncomingPlane(Record):
             facts[DOWNSAMPLE] = " ".join(map(repr, self.downsample))
         if self.channel_names:
             facts[CHANNEL_NAMES] = json.dumps(self.channel_names, ensure_ascii=False)
+        if self.lattice is not None and self.lattice.step_ms and self.header is None:
+            facts[TIME_STEP] = repr(self.lattice.step_ms / _MS_PER_S)
         if self.orientation != 1:
             facts[ORIENTATION] = str(self.orientation)
         return facts
@@ -215,7 +222,8 @@ def plan_stack_layouts(
 
     groups: dict[tuple[object, ...], list[IncomingPlane]] = defaultdict(list)
     for arrival in flat:
-        groups[(arrival.dtype, arrival.spacing_um, arrival.shape)].append(arrival)
+        alike = arrival.dtype, arrival.spacing_um, arrival.channel_names
+        groups[(*alike, arrival.shape)].append(arrival)
     shared: dict[tuple[object, ...], list[IncomingPlane]] = defaultdict(list)
     for kind, members in groups.items():
         if len(members) >= OWN_STACK_IMAGES:
@@ -223,7 +231,7 @@ def plan_stack_layouts(
         else:
             channels, height, width = members[0].shape
             bucket = ("bucket", channels, bucket_side(height), bucket_side(width))
-            shared[(*kind[:2], bucket)].extend(members)
+            shared[(*kind[:-1], bucket)].extend(members)
 
     plans: list[StackLayout] = []
     for members in shared.values():
@@ -239,8 +247,8 @@ def plan_stack_layouts(
             # first.
             times[kind, arrival.place] += 1
             by_kind[(*kind, times[kind, arrival.place])].append(arrival)
-        for alike in by_kind.values():
-            plans.append(plan_series(f"{ingest}-{len(plans):03d}", alike, limits))
+        for equal in by_kind.values():
+            plans.append(plan_series(f"{ingest}-{len(plans):03d}", equal, limits))
     for arrival in giants:
         plans.append(plan_giant(f"{ingest}-{len(plans):03d}", arrival))
     return tuple(plans)
