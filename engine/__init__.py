@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.operations.base import Image, ImageFailed, Operation
     from engine.operations.cardiac.bloodpool import Bloodpool as bloodpool  # noqa: N813
     from engine.operations.cardiac.contours import Contours as contours  # noqa: N813
+    from engine.operations.channels import Channel
     from engine.operations.circles import Circles as circles  # noqa: N813 - used as a verb
     from engine.operations.functions.function import from_function
     from engine.operations.instances import InstanceOperation
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from engine.operations.segment.operation import Segment as segment  # noqa: N813
 
 _HOMES = {
+    "Channel": "engine.operations.channels:Channel",
     "Cohort": "engine.cohort.cohort:Cohort",
     "ContourMasks": "engine.learning.datasets.masks:ContourMasks",
     "EngineError": "engine.errors:EngineError",
@@ -58,6 +60,7 @@ _EARLIER = {"Events": "ProgressListener"}
 """Names of an earlier version, for one version."""
 
 __all__ = [
+    "Channel",
     "Cohort",
     "ContourMasks",
     "EngineError",

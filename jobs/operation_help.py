@@ -8,7 +8,7 @@ import textwrap
 import types
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from typer.core import TyperCommand
 
@@ -70,6 +70,8 @@ def _kind_text(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return "|".join(dict.fromkeys(_kind_text(i) for i in inner if i is not types.NoneType))
+    if origin is Annotated:
+        return _kind_text(inner[0])
     if origin is Literal:
         return "|".join(map(str, inner))
     if origin is tuple and len(inner) == 2:

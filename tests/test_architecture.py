@@ -81,6 +81,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "NoMask": ("slides/a.png", "no mask of its path is below masks"),
     "NoMemoryLeft": ((3, 512, 512),),
     "NoOperation": ("circels", ("circles",)),
+    "NoSuchChannel": ("CD3", ("DAPI",)),
     "NoUpstream": ("measure", "objects", "nuclei", "of which there are no results"),
     "NoPseudonymKey": ("it is too short",),
     "NoPackage": ("torch", "segment"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ValidationInfo
 
-from engine.errors import ParameterError, UsageError, did_you_mean
+from engine.errors import ParameterError, UsageError
 
 MOST_NAMES = 12
 """Maximum number of names that an error lists."""
@@ -42,9 +42,8 @@ class NoSuchChannel(UsageError):
                 "cohort ingest COHORT --rehash"
             )
         more = f" and {len(there) - MOST_NAMES} more" if len(there) > MOST_NAMES else ""
-        meant = did_you_mean(name, there) or "."
         listed = ", ".join(map(repr, there[:MOST_NAMES]))
-        return f"No selected image has a channel {name!r}{meant} Channels: {listed}{more}."
+        return f"No selected image has a channel {name!r}. Channels: {listed}{more}."
 
 
 def find_channel(wanted: int | str, names: Sequence[str], count: int) -> int | None:

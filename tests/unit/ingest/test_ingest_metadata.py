@@ -44,7 +44,9 @@ def test_steps_names_and_orientation_are_kept(tmp_path: Path, client: Client) ->
     report = cohort.ingest(source, client=client)
     assert (report.new, dict(report.findings)) == (25, {"oriented": 1})
     found = rows(cohort)
-    for name, facts in (("o.ome.tif", {"channel_names": '["DAPI", "GFP"]'}), ("ij.tif", {})):
+    step = {"time_step_s": "30.0"}
+    ome = {"channel_names": '["DAPI", "GFP"]'}
+    for name, facts in (("o.ome.tif", step | ome), ("ij.tif", step)):
         for n, (t, z) in enumerate(np.ndindex(3, 4)):
             row = found[f"{name}#{n}"]
             assert (row["t"], row["z"]) == (t, z)
@@ -54,7 +56,7 @@ def test_steps_names_and_orientation_are_kept(tmp_path: Path, client: Client) ->
         attributes = group["attributes"]
         (scale,) = attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
         assert scale["scale"] == [30_000.0, 1.0, 2.0, 0.5, 0.5]
-        assert attributes.get("channel_names") == (["DAPI", "GFP"] if facts else None)
+        assert attributes.get("channel_names") == (None if facts == step else ["DAPI", "GFP"])
     assert dict(found["turned.tif"]["header"]) == {"shown_as": "6"}  # type: ignore[call-overload]
     assert found["turned.tif"]["findings"] == ["oriented"]
     image = cohort.images().by_id("in/turned.tif")
