@@ -8,11 +8,16 @@ from typing import Any
 from engine.errors import UsageError
 from engine.ingest.tasks import ShardTask
 from engine.store.catalog.tables import ImageRow
-from engine.store.pixels.layout import IncomingPlane, PlaneSlot, SeriesGeometry
+from engine.store.pixels.channel_display import DISPLAY
+from engine.store.pixels.layout import IncomingPlane, PlaneSlot, SeriesGeometry, StackLayout
 
 
-def header_columns(arrival: IncomingPlane) -> dict[str, Any]:
+def header_columns(arrival: IncomingPlane, plan: StackLayout) -> dict[str, Any]:
     """Return the catalog columns of a plane's header, with its fields, or those of its file."""
+    return {**_columns_of(arrival), "header": {**arrival.facts, **plan.facts}}
+
+
+def _columns_of(arrival: IncomingPlane) -> dict[str, Any]:
     header, lattice = arrival.header, arrival.lattice
     if header is None:
         return _file_columns(arrival)
@@ -35,7 +40,6 @@ def header_columns(arrival: IncomingPlane) -> dict[str, Any]:
         "position_mm": header.position_mm,
         "orientation": header.orientation,
         **_rescale_columns(header.rescale),
-        "header": arrival.facts,
         "findings": tuple(dict.fromkeys((*header.findings, *arrival.findings))),
     }
 
@@ -51,7 +55,6 @@ def _file_columns(arrival: IncomingPlane) -> dict[str, Any]:
         "position_mm": arrival.position_mm,
         "orientation": lattice.orientation,
         **_rescale_columns(arrival.rescale),
-        "header": arrival.facts,
         "findings": arrival.findings,
     }
 
@@ -81,9 +84,12 @@ def holds_copies(task: ShardTask) -> bool:
 
 
 def copy_location(row: ImageRow, other: ImageRow, duplicate_of: str | None) -> ImageRow:
-    """Return a row that points to the pixels of another row."""
+    """Return a row that points to the pixels of another row, in a stack with its own display."""
+    display = {DISPLAY: other.header[DISPLAY]} if DISPLAY in other.header else {}
+    facts = {name: fact for name, fact in row.header.items() if name != DISPLAY}
     return replace(
         row,
+        header={**facts, **display},
         stack=other.stack,
         shard=other.shard,
         t=other.t,

@@ -287,7 +287,7 @@ class CatalogWriter:
             z=slot.z,
             giant=task.plan.kind == "giant",
             noise_sd=taken.noise_sd,
-            **{**self._about(file), **header_columns(arrival)},
+            **{**self._about(file), **header_columns(arrival, task.plan)},
         )
         self.report.findings.update(row.findings)
         if old is None or old.content != taken.content:

@@ -32,6 +32,7 @@ from engine.ingest.discovery import (
     missing_predicate,
     missing_sources,
 )
+from engine.ingest.display import display_stacks
 from engine.ingest.outages import Outages
 from engine.ingest.pyramid import write_pyramid
 from engine.ingest.report import IngestReport
@@ -205,7 +206,11 @@ class Ingest:
         )
         admission.report.ignored += len(levels)
         arrivals = assign_series_positions(arrivals)
-        plans = plan_stack_layouts(arrivals, f"{self._id}-{number}", self._config.limits)
+        layouts = plan_stack_layouts(arrivals, f"{self._id}-{number}", self._config.limits)
+        plans = display_stacks(
+            self._client, layouts, sources, self._config.limits.max_decoded_bytes,
+            stop=self._stop, note=self._events.note,
+        )  # fmt: skip
         admission.register_stacks({plan.name: create_stack(self._store, plan) for plan in plans})
         self._events.start("pixels", len(arrivals), "images")
         try:

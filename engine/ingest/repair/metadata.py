@@ -21,6 +21,7 @@ from engine.store.catalog.derived import CHANNEL_NAMES
 from engine.store.catalog.tables import ImageRow, ShardRow, read_images
 from engine.store.config import Limits, read_config
 from engine.store.digests import digest_bytes
+from engine.store.pixels.channel_display import read_display
 from engine.store.pixels.layout import (
     IncomingPlane,
     SeriesGeometry,
@@ -76,6 +77,17 @@ def _layouts(stack: str, images: list[ImageRow], limits: Limits) -> Iterator[Sta
         return
     images.sort(key=lambda image: (image.t, image.z or 0))
     planes = [_plane_of(image) for image in images]
+    display = read_display(images[0].header)
+    for layout in _layouts_of(stack, images, planes, limits):
+        yield replace(layout, display=display)
+    if not display and any(plane.channel_names for plane in planes):  # names that came later
+        planes = [replace(plane, channel_names=()) for plane in planes]
+        yield from _layouts_of(stack, images, planes, limits)
+
+
+def _layouts_of(
+    stack: str, images: Sequence[ImageRow], planes: list[IncomingPlane], limits: Limits
+) -> Iterator[StackLayout]:
     if images[0].giant:
         yield plan_giant(stack, planes[0])
     elif images[0].z is not None:

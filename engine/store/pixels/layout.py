@@ -16,6 +16,7 @@ from engine.record import Record
 from engine.store.catalog.derived import CHANNEL_NAMES, TIME_STEP
 from engine.store.catalog.tables import ORIENTATION
 from engine.store.config import Limits
+from engine.store.pixels.channel_display import DISPLAY, ChannelDisplay, display_text
 
 OWN_STACK_IMAGES = 8
 """Images of one shape in one ingest from which on the shape gets a stack of its own; rarer shapes
@@ -131,6 +132,8 @@ class PlaneSlot(Record):
 class StackLayout:
     """Plan of one OME-Zarr image, axes t,c,y,x (stack, giant) or t,c,z,y,x (series).
 
+    ``display`` is that of its channels, if they have names.
+
     Raises
     ------
     AlignmentError
@@ -147,6 +150,7 @@ class StackLayout:
     spacing_um: tuple[float, float] | None
     slots: tuple[PlaneSlot, ...]
     lattice: SeriesGeometry | None = None
+    display: tuple[ChannelDisplay, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that tasks are aligned with shards."""
@@ -165,6 +169,11 @@ class StackLayout:
         """Names of the channels, if all planes agree."""
         named = {slot.arrival.channel_names for slot in self.slots}
         return named.pop() if len(named) == 1 else ()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Values for the catalog's column ``header`` of each of its images."""
+        return {DISPLAY: display_text(self.display)} if self.display else {}
 
     @property
     def grid(self) -> tuple[int, ...]:

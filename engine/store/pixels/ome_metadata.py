@@ -39,7 +39,8 @@ def group_attributes(
         translation is along the image's own axes; the attribute ``dicom`` gives their orientation
         in the patient, and ``voxel_to_patient_mm`` the affine that a file without a header states.
     channel_names
-        Names common to all its planes; the attribute ``channel_names``.
+        Names common to all its planes; the attribute ``channel_names``, which stacks of an earlier
+        version have instead of the block ``omero``.
     """
     names = ("t", "c", "z", "y", "x") if len(shapes[0]) == 5 else ("t", "c", "y", "x")
     axes = [dict(AXES[axis]) for axis in names]
@@ -62,8 +63,6 @@ def group_attributes(
         multiscale["type"] = "mean"
     attributes: dict[str, Any] = {"ome": {"version": "0.5", "multiscales": [multiscale]}}
     if channel_names:
-        # NGFF's own key for names (omero) also requires a contrast, which is unknown before the
-        # pixels are read, and by which viewers would show most 16-bit images black.
         attributes["channel_names"] = list(channel_names)
     if lattice is not None and len(names) == 5:
         _place_in_patient(axes, transforms, lattice)  # a series has one level

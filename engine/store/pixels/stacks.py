@@ -24,6 +24,7 @@ from engine.errors import AlignmentError, AlreadyExists, Conflict, CorruptStore,
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import ShardRow
 from engine.store.digests import digest_bytes
+from engine.store.pixels.channel_display import omero_attributes
 from engine.store.pixels.layout import StackLayout, level_shapes
 from engine.store.pixels.ome_metadata import group_attributes
 from engine.store.pixels.shard_codec import count_chunks, merge_shards
@@ -92,8 +93,10 @@ def stack_metadata(store: Store, plan: StackLayout) -> dict[str, bytes]:
     from engine.store.pixels.zarr_arrays import pixel_codecs
 
     shapes = level_shapes(plan.shape) if plan.kind == "giant" else (plan.shape,)
-    known = plan.spacing_um, plan.lattice, plan.channel_names
-    attributes = group_attributes(plan.name, shapes, *known)
+    names = () if plan.display else plan.channel_names
+    attributes = group_attributes(plan.name, shapes, plan.spacing_um, plan.lattice, names)
+    if plan.display:
+        attributes["ome"]["omero"] = omero_attributes(plan.display, plan.dtype)
     levels = [LevelPlan(shape, plan.shard, plan.chunk) for shape in shapes]
     codecs = pixel_codecs(plan.dtype)
     return _metadata(store, plan.name, levels, plan.dtype, attributes, codecs)
