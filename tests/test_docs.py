@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine import plugins
-from engine.ingest.file_geometry import geometry_of
+from engine.ingest.series.file_geometry import geometry_of
 from engine.sources import open_source, registry
 from tests.contracts import test_sources as contract
 from tests.docs.pages import DOCS, PAGES, TOP

@@ -25,7 +25,6 @@ from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
 from engine.operations.chains.binding import Binder, NoUpstream, in_order
-from engine.operations.channels import require_channels
 from engine.operations.labels import read_labels_due
 from engine.operations.registry import create_operation, is_registered
 from engine.runs.inputs import read_inputs
@@ -33,9 +32,8 @@ from engine.runs.plan import Plan, plan_run
 from engine.runs.previous_key import find_previous_key
 from engine.runs.publish import Publisher
 from engine.runs.retry_pixels import find_retryable
-from engine.runs.selection import check_declare_allowed, condition_of
+from engine.runs.selection import check_declare_allowed, condition_of, require_channels
 from engine.runs.worker import ledger_of
-from engine.store.arrow import is_any
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
 from engine.store.catalog.tables import ShardRow, read_images, read_shards
@@ -216,9 +214,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
             restored=find_retryable(self.store, operation, images, publisher.lost),
             gone=publisher.gone,
         )
-        if operation.named_channels:
-            selected = images.filter(is_any(images["image_id"], plan.images))
-            require_channels(operation.named_channels, selected["channel_names"].to_pylist())
+        require_channels(operation, images, plan.images)
         return publisher, plan, (catalog.version, images)
 
     @overload

@@ -24,7 +24,6 @@ from engine.execution.workers import wait_for_slots
 from engine.ingest.annotations.driver import AnnotationIngest
 from engine.ingest.catalog_rows import holds_copies
 from engine.ingest.commit import CatalogWriter
-from engine.ingest.dicom_series import assign_series_positions
 from engine.ingest.discovery import (
     Discovery,
     changed_files,
@@ -37,7 +36,8 @@ from engine.ingest.outages import Outages
 from engine.ingest.pyramid import write_pyramid
 from engine.ingest.report import IngestReport
 from engine.ingest.roots import IngestRequest
-from engine.ingest.slide_levels import choose_levels
+from engine.ingest.series.dicom_series import assign_series_positions
+from engine.ingest.series.slide_levels import choose_levels
 from engine.ingest.tasks import ProbeResult, ProbeTask, ShardResult, ShardTask, SourceFile
 from engine.ingest.worker import find_ignored, name_missing_format, probe_files, write_shard
 from engine.sources.failures import may_be_the_place

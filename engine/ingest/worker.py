@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from engine.errors import Conflict, SourceUnreadable
 from engine.header import MISSING_PLANES
-from engine.ingest.file_geometry import FileGeometry, geometry_of
 from engine.ingest.open_sources import OpenSources
+from engine.ingest.series.file_geometry import FileGeometry, geometry_of
 from engine.ingest.tasks import (
     FileStamp,
     PlaneResult,

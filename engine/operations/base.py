@@ -275,11 +275,9 @@ class Operation(LabelSpec, ChannelColumns, ChannelChoice, BaseModel):
                 "some images: cohort.run(operation, where=\"subject == '...'\")."
             )
         image = Image.of(array)
-        if "fields" not in self.inputs:
-            image = replace(image, fields={})
-        if not self.reads_channel_names:
-            image = replace(image, channel_names=())
-        return self.frame(self.measure(image))
+        fields = image.fields if "fields" in self.inputs else {}
+        names = image.channel_names if self.reads_channel_names else ()
+        return self.frame(self.measure(replace(image, fields=fields, channel_names=names)))
 
     def set_threads(self, count: int) -> None:
         """Set the number of threads of a worker that each task of this operation may use."""

@@ -90,8 +90,8 @@ def _chooses_channel(field: Any) -> bool:
     return False
 
 
-def require_channels(wanted: Iterable[str], images: Sequence[Sequence[str] | None]) -> None:
-    """Refuse a name of a channel that no image has, unless there are no images.
+def require_names(wanted: Iterable[str], images: Sequence[Sequence[str] | None]) -> None:
+    """Refuse a name of a channel that no image has.
 
     Parameters
     ----------
@@ -102,8 +102,6 @@ def require_channels(wanted: Iterable[str], images: Sequence[Sequence[str] | Non
     ------
     NoSuchChannel
     """
-    if not images:
-        return
     for name in wanted:
         if all(find_channel(name, names or (), 0) is None for names in images):
             raise NoSuchChannel(name, sorted({*_all_names(images)}))

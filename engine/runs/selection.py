@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,9 +12,11 @@ from engine.conditions.compiling import require_columns, select_rows
 from engine.conditions.parsing import parse_condition
 from engine.conditions.tree import names_of
 from engine.errors import ParameterError, UsageError
+from engine.operations.base import Operation
+from engine.operations.channels import require_names
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
-from engine.store.catalog.derived import DERIVED
+from engine.store.catalog.derived import CHANNEL_NAMES, DERIVED
 from engine.store.catalog.tables import IMAGES, ORPHANED, READY, expand_fields
 from engine.store.config import read_config
 from engine.store.subjects import join_subjects, mark_taken, read_subjects
@@ -141,6 +143,18 @@ def with_sources(images: pa.Table) -> pa.Table:
     {'state': ['ready']}
     """
     return images.filter(pc.invert(is_any(images["state"], [ORPHANED])))
+
+
+def require_channels(operation: Operation, images: pa.Table, selected: Collection[str]) -> None:
+    """Refuse an operation that names a channel that none of the selected images has.
+
+    Raises
+    ------
+    NoSuchChannel
+    """
+    if operation.named_channels and selected:
+        names = images.filter(is_any(images["image_id"], selected))[CHANNEL_NAMES].to_pylist()
+        require_names(operation.named_channels, names)
 
 
 def check_declare_allowed(where: str | None, limit: int | None, declare: bool) -> None:

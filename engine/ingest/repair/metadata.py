@@ -133,7 +133,7 @@ def _lattices(images: Sequence[ImageRow]) -> Iterator[SeriesGeometry | None]:
 def _placed(
     positions: Iterable[tuple[float, ...]], orientation: tuple[float, ...]
 ) -> dict[str, Any]:
-    """Return the place of a series in the patient as `engine.ingest.dicom_series` computes it."""
+    """Return the place of a series in the patient, as `assign_series_positions` computes it."""
     known = list(positions)
     row, column = np.asarray(orientation[:3], float), np.asarray(orientation[3:], float)
     where = np.asarray(known, float) @ np.stack([np.cross(row, column), column, row]).T

@@ -19,7 +19,7 @@ from engine.header import (
     SLICE_THICKNESS,
     UNEVEN,
 )
-from engine.ingest.dicom_series import gap_of_all
+from engine.ingest.series.dicom_series import gap_of_all
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,9 +1,9 @@
 """DICOM whole slides (PS3.3, A.32.8): the tiles of one instance form one image, read by regions.
 
-Levels of a pyramid are separate instances; `engine.ingest.slide_levels` selects one when all of a
-series are known. Labels, overviews and thumbnails are not images of the slide, and are ignored like
-other objects. Optical paths of one sample are channels. Areas without a tile are white in colour
-images and 0 in measurements, as in other slides.
+Levels of a pyramid are separate instances; `engine.ingest.series.slide_levels` selects one when all
+of a series are known. Labels, overviews and thumbnails are not images of the slide, and are ignored
+like other objects. Optical paths of one sample are channels. Areas without a tile are white in
+colour images and 0 in measurements, as in other slides.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from distributed import Client
 
 import engine
 from engine.header import FINDINGS, Header, PatientIdentity
-from engine.ingest.dicom_series import assign_series_positions
+from engine.ingest.series.dicom_series import assign_series_positions
 from engine.phantoms import CineOptions, write_cine
 from engine.privacy import KEY, read_key
 from engine.store.pixels.layout import IncomingPlane

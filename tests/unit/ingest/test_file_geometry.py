@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.ingest.file_geometry import geometry_of
+from engine.ingest.series.file_geometry import geometry_of
 from engine.sources import Plane
 from engine.sources.affine import Affine, affine_of_ras
 

@@ -1,0 +1,1 @@
+"""Places of planes in time, across slices and in the patient; levels of slides."""
