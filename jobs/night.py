@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine import Cohort, ProgressListener
 from engine.errors import EngineError, Interrupted, NothingFound, NoWorkers, SchedulerLost
+from engine.operations.chains.binding import names_in_order
 from engine.status.key_status import Failure
 from engine.status.status import DRAWINGS, INGEST, Status
 
@@ -157,9 +158,10 @@ def _steps(cohort: Cohort, **how: Any) -> dict[str, Callable[[], Any]]:
     }
     # Without declarations these raise an error with the next step.
     steps = steps or {"ingest": partial(cohort.ingest, **how)}
-    for name in config.operations:
+    names = names_in_order(config.operations)
+    for name in names:
         steps[f"run {name}"] = partial(_run_one, cohort, name, how)
-    for name in config.operations:
+    for name in names:
         steps[f"qc {name}"] = partial(_show_one, cohort, name, how)
     if not config.operations:
         steps["run"] = cohort.declared

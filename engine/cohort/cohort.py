@@ -24,7 +24,7 @@ from engine.execution.notebook_progress import default_progress
 from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
-from engine.operations.chains.binding import Binder, NoUpstream, in_order
+from engine.operations.chains.binding import Binder, NoUpstream, names_in_order
 from engine.operations.labels import read_labels_due
 from engine.operations.registry import create_operation, is_registered
 from engine.runs.inputs import read_inputs
@@ -175,7 +175,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
                 "cohort.toml declares no operation yet",
                 f"Name one: cohort run {quote(self.store.url)} circles --radius-px 10:60",
             )
-        return in_order(self.operation(name) for name in declared)
+        return [self.operation(name) for name in names_in_order(declared)]
 
     def plan(
         self,

@@ -7,7 +7,7 @@ names; their keys are part of its own key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,21 +111,26 @@ class Binder:
         return operation
 
 
-def in_order(operations: Iterable[Operation]) -> list[Operation]:
-    """Return operations so that each comes after those whose results it reads.
+def names_in_order(declared: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of declared operations, each after those whose results it reads.
 
-    Others keep their order.
+    Operations that can't be created, and cycles, keep their place: their users get the error.
     """
-    waiting = list(operations)
-    found: list[Operation] = []
-    there = {operation.key for operation in waiting}
-    while waiting:
-        for operation in waiting:
-            reads = {one.key for one in operation.upstream.values()} & there
-            if reads <= {one.key for one in found}:
-                found.append(operation)
-                waiting.remove(operation)
-                break
-        else:
-            raise AssertionError("bound operations have no cycle")
-    return found
+    reads: dict[str, list[str]] = {}
+    for name, parameters in declared.items():
+        try:
+            named = [*create_operation(name, parameters, {}).upstream_names.values()]
+        except UsageError:
+            named = []
+        reads[name] = [one.partition("@")[0] for one in named]
+    found: dict[str, None] = {}
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        for one in reads.get(name, ()):
+            if one in reads and one not in trail:
+                visit(one, (*trail, name))
+        found.setdefault(name)
+
+    for name in declared:
+        visit(name, ())
+    return list(found)

@@ -18,8 +18,9 @@ from skimage.measure import label
 
 import engine
 from engine.operations.base import Image, ImageFailed, Operation
-from engine.operations.chains.binding import NoUpstream
+from engine.operations.chains.binding import NoUpstream, names_in_order
 from engine.operations.instances import InstanceOperation, instance_schema
+from jobs.night import run_nightly
 from tests.support.images import computed, put
 from tests.support.operations import count_call, register
 
@@ -195,6 +196,26 @@ def test_a_trial_is_named_by_its_key(made: engine.Cohort, client: Client) -> Non
     with pytest.raises(NoUpstream, match="no results"):
         made.operation("light", objects="spots@00000000")
     assert made.status().complete
+
+
+def test_declared_operations_run_after_those_that_they_read(
+    made: engine.Cohort, client: Client, tmp_path: Path
+) -> None:
+    toml = Path(made.store.url, "cohort.toml")
+    toml.write_text(
+        toml.read_text() + '\n[operations.light]\nobjects = "spots"\n\n[operations.spots]\n'
+        "\n[operations.nonsense]\n"
+    )
+    cohort = engine.open(made.store.url)
+    assert names_in_order(cohort.config.operations) == ["spots", "light", "nonsense"]
+    toml.write_text(toml.read_text().replace("[operations.nonsense]\n", ""))
+    cohort = engine.open(made.store.url)
+    put(tmp_path / "data/i8.png", scene(8, 50, 40))
+    summary = run_nightly(cohort, client, events=engine.ProgressListener())
+    steps = [(step.step, step.code) for step in summary.steps]
+    assert steps[1:] == [("run spots", 0), ("run light", 0), ("qc spots", 0), ("qc light", 0)]
+    assert summary.complete
+    check(cohort)
 
 
 def test_cycles_are_refused(made: engine.Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
