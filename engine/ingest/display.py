@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 FEW, MANY = 1, 3
-"""Planes that are read of a stack with fewer, or at least, `MANY_IMAGES`."""
+"""Planes that are read of a stack with fewer, or at least, `MANY_IMAGES`; of a series `FEW`."""
 
 MANY_IMAGES = 8
 
@@ -95,9 +95,11 @@ def display_stacks(
 def _sample_of(
     plan: StackLayout, files: Mapping[str, SourceFile], max_decoded_bytes: int
 ) -> SampleTask:
-    count = MANY if len(plan.slots) >= MANY_IMAGES else FEW
-    step = len(plan.slots) / count
-    chosen = [plan.slots[int((n + 0.5) * step)].arrival for n in range(count)]
+    count = MANY if plan.kind == "stack" and len(plan.slots) >= MANY_IMAGES else FEW
+    # Slices in the middle of a volume are in focus.
+    ordered = sorted(plan.slots, key=lambda slot: (slot.z or 0, slot.t))
+    step = len(ordered) / count
+    chosen = [ordered[int((n + 0.5) * step)].arrival for n in range(count)]
     sources = {arrival.source: files[arrival.source] for arrival in chosen}
     return SampleTask(plan.name, tuple(chosen), sources, max_decoded_bytes)
 

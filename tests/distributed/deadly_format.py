@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from engine.sources import FORMATS, Format
 from engine.sources.base import OpenSource, Plane, PlanesSource
 
-OPENING, READING = b"DEADLY TO OPEN", b"DEADLY TO READ"
+OPENING, READING, SAMPLING = b"DEADLY TO OPEN", b"DEADLY TO READ", b"DEADLY TO SAMPLE"
 
 
 def _begins(head: bytes) -> bool:
@@ -32,8 +32,12 @@ class DeadlyReader:
     def open(self, file: BinaryIO, *, max_decoded_bytes: int) -> OpenSource:
         """Die, or return a plane that dies when read."""
         file.seek(0)
-        if file.read().startswith(OPENING):
+        content = file.read()
+        if content.startswith(OPENING):
             os.kill(os.getpid(), signal.SIGKILL)
+        if content.startswith(SAMPLING):  # a named channel is read before its stack is written
+            named = Plane("", (1, 64, 64), "uint16", channel_names=("DAPI",))
+            return DeadlySource((named,))
         return DeadlySource((Plane("", (1, 64, 64), "uint8"),))
 
 

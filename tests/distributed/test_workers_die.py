@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 from tests.distributed.conftest import IMAGES, Lab
-from tests.distributed.deadly_format import OPENING, READING
+from tests.distributed.deadly_format import OPENING, READING, SAMPLING
 from tests.distributed.invariants import (
     check_files,
     check_once,
@@ -116,6 +116,7 @@ def test_a_source_kills_its_worker(
     more.mkdir()
     (more / "a.deadly").write_bytes(OPENING)
     (more / "b.deadly").write_bytes(READING)
+    (more / "c.deadly").write_bytes(SAMPLING)
     for path in sorted(lab.images.rglob("*.png"))[:12]:
         (more / path.name).write_bytes(path.read_bytes())
     lab.images = more
@@ -132,6 +133,7 @@ def test_a_source_kills_its_worker(
         assert len(states) == len(rows)
         assert states.pop("a.deadly") == ("failed", "worker_crash")
         assert states.pop("b.deadly") == ("failed", "worker_crash")
+        assert states.pop("c.deadly") == ("failed", "worker_crash")
         assert len(states) == len(list(more.glob("*.png")))
         assert set(states.values()) == {("ready", None)}
         again = lab.start_ingest(imports=[plugin]).wait()

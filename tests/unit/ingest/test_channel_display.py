@@ -113,6 +113,43 @@ def test_values_of_floats_and_of_planes_that_fail(tmp_path: Path) -> None:
     assert windows(empty) == [(0, 1), (0, 1)]
 
 
+def test_napari_shows_channels_by_name_colour_and_window(tmp_path: Path) -> None:
+    """`ome_zarr.reader` is what napari's plugin makes its layers of."""
+    pixels = np.stack([dim(1, (64, 80), 300), dim(2, (64, 80), 4000)])
+    put(tmp_path / "in/a.ome.tif", pixels, metadata={
+        "axes": "CYX", "Channel": {"Name": ["DAPI", "CD3"]}})  # fmt: skip
+    cohort = ingest(tmp_path)
+    (path,) = (tmp_path / "cohort/pixels").glob("*.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ome_zarr.io import parse_url
+        from ome_zarr.reader import Reader
+
+        shown = next(iter(Reader(parse_url(str(path)))())).metadata
+    assert shown["channel_names"] == ["DAPI", "CD3"]
+    assert shown["visible"] == [True, True]
+    limits = shown["contrast_limits"]
+    (attributes,) = groups(cohort).values()
+    assert [*map(tuple, limits)] == windows(attributes["ome"]["omero"]["channels"])
+    assert [colours[-1] for colours in shown["colormap"]] == [[0, 0, 1], [0, 1, 0]]
+
+
+def test_a_plane_that_can_not_be_read_fails_alone_and_its_stack_is_whole(tmp_path: Path) -> None:
+    put(tmp_path / "in/a.ome.tif", dim(1, (2, 64, 80), 300), compression="zlib", metadata={
+        "axes": "CYX", "Channel": {"Name": ["DAPI", "CD3"]}})  # fmt: skip
+    data = bytearray((tmp_path / "in/a.ome.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "in/a.ome.tif") as file:
+        start = file.pages[0].dataoffsets[0]
+    data[start + 2 : start + 40] = bytes(38)
+    (tmp_path / "in/a.ome.tif").write_bytes(data)
+    put(tmp_path / "in/b.png", grey(3))
+    cohort = engine.create(tmp_path / "cohort", layout="{name}")
+    with here() as client:
+        report = cohort.ingest(tmp_path / "in", client=client)
+    assert (report.new, dict(report.reasons)) == (1, {"corrupt": 1})
+    assert cohort.verify().problems == ()
+
+
 def test_unnamed_images_have_no_display_and_other_names_another_stack(tmp_path: Path) -> None:
     for n in range(3):
         put(tmp_path / f"in/{n}.tif", dim(n, (2, 64, 80), 300), metadata={"axes": "CYX"})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client
+from typer.testing import CliRunner
 
 import engine
 from engine.errors import ParameterError
@@ -18,6 +19,7 @@ from engine.operations.functions.function import from_function
 from engine.runs.input_digests import image_inputs
 from engine.store.catalog.derived import derive_columns
 from engine.store.catalog.tables import ImageRow, image_table
+from jobs.cli import app
 from tests.support.images import catalog, discs, grey, put
 from tests.support.inprocess_client import here
 
@@ -127,6 +129,9 @@ def test_a_name_that_no_selected_image_has_is_refused_with_the_names_there_are(
             cohort.plan(operation, where=where)
         with here() as client, pytest.raises(NoSuchChannel, match=told):
             cohort.run(operation, client=client, where=where)
+    done = CliRunner().invoke(app, ["plan", str(tmp_path / "c"), "circles", "--channel", "CD8"])
+    assert done.exit_code == 2
+    assert "No selected image has a channel 'CD8'. Channels: 'CD3'" in " ".join(done.stderr.split())
     assert cohort.status().keys == ()
     with pytest.raises(ParameterError, match="a number from 0, or a name"):
         engine.circles(channel=-1)
