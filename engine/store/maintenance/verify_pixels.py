@@ -14,7 +14,14 @@ from engine.errors import CorruptStore
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import ORPHANED, READY, ShardRow
 from engine.store.digests import digest_bytes
-from engine.store.labels.images import LABELS, image_stack, index_path, is_label, names_in_index
+from engine.store.labels.images import (
+    BLOCKS,
+    LABELS,
+    image_stack,
+    index_path,
+    is_label,
+    names_in_index,
+)
 from engine.store.maintenance.problems import (
     CORRUPT,
     INCONSISTENT,
@@ -115,7 +122,7 @@ def check_indexes(store: Store, rows: Sequence[ShardRow]) -> Iterator[Problem]:
     """Yield the stacks whose list of label images differs from the catalog."""
     names: dict[str, set[str]] = {}
     for row in rows:
-        if is_label(row.stack) and row.level < 0:
+        if is_label(row.stack) and row.level < 0 and BLOCKS not in row.stack:
             names.setdefault(image_stack(row.stack), set()).add(row.stack.split(LABELS)[1])
     for stack, due in sorted(names.items()):
         path = index_path(stack)

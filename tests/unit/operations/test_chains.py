@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from engine.operations.chains.binding import NoUpstream, names_in_order
 from engine.operations.instances import InstanceOperation, instance_schema
 from jobs.night import run_nightly
 from tests.support.images import computed, put
+from tests.support.inprocess_client import Killed, dying, here
 from tests.support.operations import count_call, register
 
 
@@ -196,6 +198,55 @@ def test_a_trial_is_named_by_its_key(made: engine.Cohort, client: Client) -> Non
     with pytest.raises(NoUpstream, match="no results"):
         made.operation("light", objects="spots@00000000")
     assert made.status().complete
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(23, marks=pytest.mark.timeout(600)),
+        pytest.param(
+            1, marks=[pytest.mark.faults, pytest.mark.every_point, pytest.mark.timeout(1800)]
+        ),
+    ],
+)
+def test_a_death_at_any_point_of_a_chain_costs_nothing(
+    tmp_path: Path, client: Client, log: str, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The driver dies in either run; what is left is computed once, and the tables are right."""
+    register(monkeypatch, "spots", Spots)
+    register(monkeypatch, "light", Light)
+    for n in range(2):
+        put(tmp_path / f"data/i{n}.png", scene(n, 40, 50))
+    tifffile.imwrite(tmp_path / "data/giant.tif", scene(9, 2060, 40), tile=(256, 256))
+    start = engine.create(tmp_path / "cohort", layout="{name}")
+    toml = tmp_path / "cohort" / "cohort.toml"
+    toml.write_text(
+        toml.read_text() + "\n[limits]\ngiant_bytes = 60000\n\n[operations.spots]\n"
+        "\n[operations.light]\n"
+    )
+    assert start.ingest(tmp_path / "data", client=client).failed == 0
+    point, died = 1, True
+    while died:
+        place = tmp_path / f"at-{point}"
+        copy = engine.open(shutil.copytree(tmp_path / "cohort", place))
+        logged = {"log": log}
+        with here() as near, dying(str(place), point, after=bool(point % 2)) as crashed:
+            with suppress(Killed):
+                copy.run(copy.operation("spots", **logged), client=near)
+                copy.run(copy.operation("light", **logged), client=near)
+            died = crashed()
+        with here() as near:
+            copy.run(copy.operation("spots", **logged), client=near)
+            assert copy.run(copy.operation("light", **logged), client=near).waiting == 0
+        once = {f"{name} data/{image}" for name in ("spots", "light")
+                for image in ("i0.png", "i1.png")}  # fmt: skip
+        assert once <= set(computed(log))
+        assert not copy.verify().problems, point
+        check(copy)
+        assert copy.status().complete
+        shutil.rmtree(place)
+        point += step
+    assert point > 20, "there are many points"
 
 
 def test_declared_operations_run_after_those_that_they_read(
