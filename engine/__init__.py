@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.operations.functions.function import from_function
     from engine.operations.instances import InstanceOperation
     from engine.operations.measure import Measure as measure  # noqa: N813 - used as a verb
+    from engine.operations.nuclei.operation import Nuclei as nuclei  # noqa: N813
     from engine.operations.outlines import Outline
     from engine.operations.segment.operation import Segment as segment  # noqa: N813
 
@@ -51,6 +52,7 @@ _HOMES = {
     "create": "engine.cohort.opening:create_cohort_at",
     "from_function": "engine.operations.functions.function:from_function",
     "measure": "engine.operations.measure:Measure",
+    "nuclei": "engine.operations.nuclei.operation:Nuclei",
     "open": "engine.cohort.opening:open_cohort",
     "segment": "engine.operations.segment.operation:Segment",
 }
@@ -80,6 +82,7 @@ __all__ = [
     "create",
     "from_function",
     "measure",
+    "nuclei",
     "open",
     "segment",
 ]

@@ -55,11 +55,15 @@ OF_RESULTS = {
     "spacing_needed": (
         "Sizes are given in micrometres, but it has no pixel spacing, or different ones along y "
         "and x.",
-        "Give a range in pixels (--radius-px), or leave these images out with --where.",
+        "Give it in pixels (--radius-px, --diameter-px), or leave these images out with --where.",
     ),
     "radius_out_of_range": (
         "At its pixel spacing the range of radii begins below 1 pixel, or ends above a million.",
         "Give another range, or leave these images out with --where.",
+    ),
+    "diameter_out_of_range": (
+        "At its pixel spacing the diameter is below 4 pixels, or above 1,000.",
+        "Give another diameter, or leave these images out with --where.",
     ),
     "no_usable_values": (
         "All of its values are NaN, infinite or beyond 3e38.",

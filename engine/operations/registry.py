@@ -20,6 +20,7 @@ BUILT_IN = {
     "bloodpool": "engine.operations.cardiac.bloodpool:Bloodpool",
     "measure": "engine.operations.measure:Measure",
     "segment": "engine.operations.segment.operation:Segment",
+    "nuclei": "engine.operations.nuclei.operation:Nuclei",
 }
 """Built-in operations by name; `find_operation` imports them."""
 

@@ -10,10 +10,12 @@ from engine.errors import ParameterError
 from engine.kernels.networks.base import Network
 from engine.kernels.networks.deeplab import DeepLabV3
 from engine.kernels.networks.ensembles import Ensemble, Fusion
+from engine.kernels.networks.halfunet import HalfUNet
 from engine.kernels.networks.unet import UNet
 
 ARCHITECTURES: dict[str, Callable[..., Network]] = {
     "unet": UNet,
+    "halfunet": HalfUNet,
     "deeplabv3": DeepLabV3,
     "fusion": Fusion,
 }
@@ -30,7 +32,7 @@ def create_network(
     Parameters
     ----------
     architecture
-        "unet", "deeplabv3", "fusion" or "ensemble".
+        "unet", "halfunet", "deeplabv3", "fusion" or "ensemble".
     options
         Its parameters by name. An ensemble has one, ``members``: a list of mappings with
         ``architecture`` and ``options``.

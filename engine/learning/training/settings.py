@@ -85,7 +85,7 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(default="model", min_length=1, max_length=100)
-    architecture: Literal["unet", "deeplabv3", "fusion", "ensemble"] = "unet"
+    architecture: Literal["unet", "halfunet", "deeplabv3", "fusion", "ensemble"] = "unet"
     options: dict[str, Any] = {}
     steps: int = Field(default=4000, ge=1)
     batch: int = Field(default=8, ge=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,9 +16,9 @@ from engine.errors import ParameterError
 from engine.kernels.segmentation import marrow_thresholds as baseline
 from engine.kernels.segmentation.tissue import Tissue
 from engine.kernels.tiling.memory import peak_rss_bytes
-from engine.learning.models.bundle import Bundle, open_bundle
 from engine.learning.models.cache import MODEL_CACHE
-from engine.learning.models.card import CARD_FILE, ClassCard, tissue_classes
+from engine.learning.models.card import ClassCard, tissue_classes
+from engine.learning.models.checked import checked_bundle
 from engine.learning.models.pretrained import pretrained_models
 from engine.operations.base import LABELS, Found, Image, ImageFailed, Operation
 from engine.operations.segment.inference import BatchedInference, Prediction, values_of
@@ -115,7 +114,7 @@ class Segment(Operation):
         if model == BASELINE or model in pretrained_models():
             return model
         place = str(Path(model).absolute())  # workers may have another working directory
-        _checked(place)
+        checked_bundle(place)
         return place
 
     @field_validator("device")
@@ -133,19 +132,21 @@ class Segment(Operation):
     @property
     def weights(self) -> str | None:
         """SHA-256 of the model; None for the baseline."""
-        return None if self.model == BASELINE else _checked(self.model).digest
+        return None if self.model == BASELINE else checked_bundle(self.model).digest
 
     @property
     def halo_px(self) -> int:
         """Halo of a block: the model's halo."""
         if self.model == BASELINE:
             return baseline.halo_px(self.vacuole_radius_px)
-        return _checked(self.model).card.halo_px
+        return checked_bundle(self.model).card.halo_px
 
     @property
     def classes(self) -> tuple[ClassCard, ...]:
         """Classes of the model, in the order of the labels."""
-        return tissue_classes() if self.model == BASELINE else _checked(self.model).card.classes
+        return (
+            tissue_classes() if self.model == BASELINE else checked_bundle(self.model).card.classes
+        )
 
     @property
     def label_classes(self) -> tuple[LabelClass, ...]:
@@ -324,20 +325,6 @@ class Segment(Operation):
             ),
             "disagreement": np.where(single, np.nan, _divided(weighed, whole)),
         }
-
-
-def _checked(model: str) -> Bundle:
-    """Return a bundle after verifying that its weights match its card."""
-    card = Path(model) / CARD_FILE
-    stat = card.stat() if card.is_file() else None
-    return _checked_at(model, stat.st_mtime_ns if stat else 0)
-
-
-@lru_cache(maxsize=4)
-def _checked_at(model: str, card_mtime_ns: int) -> Bundle:
-    bundle = open_bundle(model)
-    bundle.read_weights()
-    return bundle
 
 
 def _null_where_nan(values: NDArray[Any]) -> list[float | None]:

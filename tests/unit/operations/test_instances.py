@@ -20,10 +20,11 @@ from skimage.measure import label, regionprops_table
 
 import engine
 from engine.errors import ParameterError
-from engine.geometry import Region, plan_tiles
+from engine.geometry import Region
 from engine.operations.base import LABELS, Image, ImageFailed
 from engine.operations.functions.function import InstanceFunction, from_function
 from tests.support.images import catalog, put
+from tests.support.instance_blocks import in_blocks
 from tests.support.label_operation import read_labels
 
 HALO = 40
@@ -54,28 +55,6 @@ def operation(function: Any = blobs, halo: int = HALO, **options: Any) -> Instan
     made = from_function(function, name="blobs", labels="instances", halo_px=halo, **options)
     assert isinstance(made, InstanceFunction)
     return made
-
-
-def in_blocks(
-    made: InstanceFunction, pixels: NDArray[Any], side: int
-) -> tuple[NDArray[np.uint32], pa.Table]:
-    """Return the label image and the merged objects of an image that was computed in blocks."""
-    shape = pixels.shape[1:]
-    tables, stored = [], []
-    for tile in plan_tiles(shape, (side, side), made.halo_px):
-        image = Image(
-            np.ascontiguousarray(pixels[:, *tile.read.slices]), origin=tile.read.start,
-            core_region=tile.write, full_shape=shape,
-        )  # fmt: skip
-        found = dict(made.measure(image))
-        stored.append((tile.write, found.pop(LABELS)))
-        columns = [pa.array(found[f.name], f.type) for f in made.object_schema]
-        tables.append(pa.table(columns, made.object_schema))
-    whole = np.zeros(shape, np.uint32)
-    for (region, labels), numbers in zip(stored, made.number_blocks(tables), strict=True):
-        whole[region.slices] = made.label_objects(labels, numbers)
-    rows = pa.concat_tables(tables)
-    return whole, made.merge_objects(np.zeros(rows.num_rows, np.int64), rows)
 
 
 @st.composite
