@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from engine.store.arrow import is_any
 from engine.store.backend.base import Store
 from engine.store.backend.write_check import check_writable
 from engine.store.catalog.derived import CHANNEL_NAMES
-from engine.store.catalog.tables import ImageRow, ShardRow, read_images
+from engine.store.catalog.tables import ImageRow, ShardRow, images_ledger, read_images
 from engine.store.config import Limits, read_config
 from engine.store.digests import digest_bytes
 from engine.store.pixels.channel_display import read_display
@@ -52,16 +53,17 @@ def restore_metadata(store: Store, damaged: Sequence[ShardRow]) -> list[ShardRow
     by_stack: dict[str, dict[str, ShardRow]] = defaultdict(dict)
     for row in damaged:
         by_stack[row.stack][row.path] = row
-    images = read_images(store)[1]
+    snapshot, images = read_images(store)
     images = images.filter(is_any(images["stack"], [*by_stack]))
     members: dict[str, list[ImageRow]] = defaultdict(list)
     for image in rows_of(images, ImageRow):
         if image.t is not None and image.channels is not None:
             members[str(image.stack)].append(image)
     limits = read_config(store).limits
+    names = _names_ever(images_ledger(store).read(snapshot.parts, ["stack", "header"]), by_stack)
     whole = []
     for stack, due in by_stack.items():
-        for layout in _layouts(stack, members[stack], limits):
+        for layout in _layouts(stack, members[stack], names[stack], limits):
             for path, data in stack_metadata(store, layout).items():
                 if path in due and digest_bytes(data) == due[path].digest:
                     store.replace(path, data)
@@ -71,7 +73,24 @@ def restore_metadata(store: Store, damaged: Sequence[ShardRow]) -> list[ShardRow
     return whole
 
 
-def _layouts(stack: str, images: list[ImageRow], limits: Limits) -> Iterator[StackLayout]:
+def _names_ever(
+    versions: pa.Table, stacks: Collection[str]
+) -> defaultdict[str, set[tuple[str, ...]]]:
+    """Return the names that channels of the images of each stack have, or had earlier."""
+    versions = versions.filter(is_any(versions["stack"], stacks))
+    found: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for row in versions.to_pylist():
+        found[row["stack"]].add(_names_in(dict(row["header"] or ())))
+    return found
+
+
+def _names_in(facts: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(json.loads(facts.get(CHANNEL_NAMES, "[]")))
+
+
+def _layouts(
+    stack: str, images: list[ImageRow], names: Collection[tuple[str, ...]], limits: Limits
+) -> Iterator[StackLayout]:
     """Yield possible layouts of a stack, the likeliest first."""
     if not images:
         return
@@ -80,9 +99,10 @@ def _layouts(stack: str, images: list[ImageRow], limits: Limits) -> Iterator[Sta
     display = read_display(images[0].header)
     for layout in _layouts_of(stack, images, planes, limits):
         yield replace(layout, display=display)
-    if not display and any(plane.channel_names for plane in planes):  # names that came later
-        planes = [replace(plane, channel_names=()) for plane in planes]
-        yield from _layouts_of(stack, images, planes, limits)
+    if not display:  # of an earlier version, or without names; its images may have others now
+        for earlier in sorted({*names} - {planes[0].channel_names}):
+            renamed = [replace(plane, channel_names=earlier) for plane in planes]
+            yield from _layouts_of(stack, images, renamed, limits)
 
 
 def _layouts_of(
@@ -109,7 +129,7 @@ def _plane_of(image: ImageRow) -> IncomingPlane:
         str(image.dtype),
         None if y is None or x is None else (y, x),
         place=None if image.z is None else (image.t or 0, image.z),
-        channel_names=tuple(json.loads(image.header.get(CHANNEL_NAMES, "[]"))),
+        channel_names=_names_in(image.header),
     )
 
 

@@ -224,8 +224,15 @@ def test_stacks_of_an_earlier_version_are_made_again_as_they_were(
     (row,) = [r for r in read_shards(cohort.store) if r.shard < 0 and r.level < 0]
     path = tmp_path / "cohort" / row.path
     whole = path.read_bytes()
-    path.unlink()
-    with here() as client:
-        cohort.ingest(client=client, rehash=True)
-    assert path.read_bytes() == whole
+    toml = tmp_path / "cohort/cohort.toml"
+    for renamed in (False, True):
+        with here() as client:
+            if renamed:
+                told = toml.read_text().replace('in"\n', 'in"\nchannels = ["A", "B"]\n', 1)
+                toml.write_text(told)
+                cohort.ingest(client=client, rehash=True)
+            path.unlink()
+            cohort.ingest(client=client, rehash=True)
+        assert path.read_bytes() == whole
+    assert read_images(cohort.store)[1]["channel_names"].to_pylist() == [["A", "B"]]
     assert metadata.restore_metadata(cohort.store, []) == []
