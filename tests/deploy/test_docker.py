@@ -60,7 +60,7 @@ def test_the_image_holds_versions_with_hashes_of_all_that_it_needs(
         pinned[re.sub(r"[-_.]+", "-", found[1]).lower()] = found[2]
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    names = ["kubernetes", "jupyter", "notebooks", *more]
+    names = ["dicom", "nifti", "slides", "kubernetes", "jupyter", "notebooks", *more]
     for wanted in [*project["dependencies"], *(each for name in names for each in extras[name])]:
         assert re.match(r"[a-zA-Z0-9-]+", wanted)[0].lower() in pinned, wanted  # type: ignore[index]
 
