@@ -29,7 +29,7 @@ from engine.operations.image import Image
 from engine.operations.nuclei.operation import LEAST_NOISE
 from tests.support.nuclei_images import FLUORESCENCE, NucleiImage, nuclei_images
 
-STAGES = ((1500, 4e-3, True), (600, 2e-3, False), (350, 5e-4, False))
+STAGES = ((1500, 4e-3, True), (500, 2e-3, False), (250, 5e-4, False))
 """Steps and learning rate of each stage, which begins with the best weights of the one before, and
 whether contrast is `limited`: the first stage was made so, and hardly told nuclei that touch apart
 where both are bright."""

@@ -16,9 +16,12 @@ from engine.learning.models.bundle import Predictor
 from engine.learning.models.card import Card
 
 WHOLE_PX = 1024
-"""Largest side of an image that the network sees at once. Others are cut into windows of a grid
-that begins at the image's first pixel, whatever its blocks are: sums of floats depend on a window's
-size."""
+"""Largest side of an image that the network sees at once; such an image has no blocks. Others are
+cut into windows of a grid that begins at the image's first pixel, whatever its blocks are: sums of
+floats depend on a window's size."""
+
+LARGEST_WINDOW_PX = 2048
+"""Largest side of an image that the network sees at once, at the network's scale."""
 
 PREFILTER = 0.5
 """Standard deviation of the smoothing before an image is made smaller, new pixels."""
@@ -78,7 +81,8 @@ def predict_depths(
     contrast = local_contrast(scaled, noise_sd, start)
     inside, depth = np.zeros_like(contrast), np.zeros_like(contrast)
     share = np.linspace(0, 1, len(card.classes), dtype=np.float32)
-    for read, core in _windows(start, scaled.shape, whole, card):
+    at_once = max(shape) <= WHOLE_PX and max(whole) <= LARGEST_WINDOW_PX
+    for read, core in _windows(start, scaled.shape, whole, card, at_once=at_once):
         planes = predictor(contrast[_within(read, start)][None, None])[0]
         place = (slice(None), *_within(core, read.start))
         inside[_within(core, start)] = 1 - planes[place][0]
@@ -100,12 +104,13 @@ def _within(region: Region, start: YX) -> tuple[slice, slice]:
     return y, x
 
 
-def _windows(start: YX, shape: YX, whole: YX, card: Card) -> Iterator[tuple[Region, Region]]:
+def _windows(
+    start: YX, shape: YX, whole: YX, card: Card, *, at_once: bool
+) -> Iterator[tuple[Region, Region]]:
     """Yield windows that cover a part of an image: the region to read, and that which counts."""
-    fits = max(whole) <= WHOLE_PX
     spans: list[list[tuple[int, int, int, int]]] = []
     for first, length, total in zip(start, shape, whole, strict=True):
-        side = total if fits else card.tile_px
+        side = total if at_once else card.tile_px
         last = min(first + length, total)
         spans.append(
             [
