@@ -117,6 +117,15 @@ CASES = [
         {"radius_px": (25.0, 8.0)},
     ),
     Case(
+        "nuclei",
+        engine.nuclei,
+        {"diameter_px": 14.0},
+        {"diameter_px": 15.0},
+        {"diameter_px": 1.0},
+        neutral={"device": "cpu"},
+        local=False,  # rows of several blocks are joined: tests/properties/test_nuclei_tiled.py
+    ),
+    Case(
         "counting",
         Counting,
         {"log": os.devnull, "copies": 2},

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import engine
 from engine.errors import ConfigError, ParameterError, UsageError
 from engine.geometry import plan_tiles
-from engine.operations.base import INPUTS, Image, Operation
+from engine.operations.base import INPUTS, LABELS, Image, Operation
 from engine.operations.registry import create_operation
 from engine.store.results import result_schema
 from tests.contracts.cases import ALL, Case
@@ -204,7 +204,10 @@ def fail_with(kind: type[Exception]) -> Callable[..., Any]:
     def measure(self: Operation, image: Image) -> Any:
         if image.pixels.max() == 255:  # the bad one
             raise kind("CANARY of the file")
-        return {spec.name: [] for spec in self.object_schema}
+        none: dict[str, Any] = {spec.name: [] for spec in self.object_schema}
+        if self.has_instances:
+            none[LABELS] = np.zeros(image.pixels.shape[1:], np.uint32)
+        return none
 
     return measure
 
