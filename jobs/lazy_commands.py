@@ -42,7 +42,7 @@ COMMANDS = {
         "training",
         "Compare two evaluations of the same images: two models, or two keys, side by side.",
     ),
-    "phantom": Place("phantoms", "Make images with known truth (truth.parquet beside them)."),
+    "phantom": Place("phantoms", "Make images with known truth beside them."),
     "model": Place("models", "Take weights made elsewhere, and say what a model is."),
 }
 """Commands in the order of ``--help``; a test compares the lines with the docstrings."""

@@ -26,6 +26,11 @@ class ChannelColumns:
         return cast(Self, bound)
 
     @property
+    def unused_columns(self) -> frozenset[str]:
+        """Columns of ``object_schema`` that these parameters leave empty: in no table."""
+        return frozenset()
+
+    @property
     def table_channels(self) -> tuple[str, ...]:
         """Channels that tables have columns for."""
         return tuple(getattr(self, "_channels", ()))

@@ -106,6 +106,12 @@ class Measure(Operation):
         return ("area", "area_um2", "eccentricity", *self.expanded_columns("intensity_mean"))
 
     @property
+    def unused_columns(self) -> frozenset[str]:
+        """Those of rings and parents, without these."""
+        rings = () if self.ring_px else RING
+        return frozenset((*rings, *(() if self.within else ("parent",))))
+
+    @property
     def halo_px(self) -> int:
         """Pixels around the objects: the ring, and what may be nearer to its pixels."""
         return 2 * int(np.ceil(self.ring_px)) + 1

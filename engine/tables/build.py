@@ -202,6 +202,7 @@ def _objects(
         order = np.lexsort((*keys, numbers))
         numbers = numbers[order]
         found = {name: column.take(pa.array(order)) for name, column in found.items()}
+    found = {name: c for name, c in found.items() if name not in operation.unused_columns}
     if operation.channel_columns:
         found = expand_channels(operation, found, numbers, images)
     # Numbers ascend, so an object's rank within its image is its distance from the image's first.

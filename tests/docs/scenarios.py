@@ -167,7 +167,9 @@ SHORT = {
 }
 
 SCENARIOS: dict[str, Scenario] = {
-    "README.md": Scenario(acquisitions, replaced={"make demo": "cohort demo demo"}),
+    "README.md": Scenario(
+        acquisitions, replaced={"make demo": "cohort demo demo", " --channel DAPI": ""}
+    ),
     "docs/reference/python.md": Scenario(with_circles),
     "docs/reference/conditions.md": Scenario(
         with_subjects, given=OPEN, replaced={"count > 30": "count >= 1"}
@@ -179,6 +181,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "docs/how-to/ingest-folders.md": Scenario(acquisitions, replaced=machine("/data/")),
     "docs/how-to/tune-parameters.md": Scenario(ingested),
+    "docs/how-to/measure-cells.md": Scenario(nothing),
     "docs/how-to/export.md": Scenario(with_circles),
     "docs/how-to/find-nuclei.md": Scenario(nothing),
     "docs/how-to/open-in-a-viewer.md": Scenario(with_circles, given=OPEN),
