@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
-from xml.sax.saxutils import quoteattr
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -103,24 +103,23 @@ class TiledTiff:
     def _describe(self) -> str:
         """Return OME-XML."""
         height, width = self._shape
-        name, count = self._path.name.partition(".")[0], len(self._channels)
-        listed = "".join(
-            f'<Channel ID="Channel:0:{number}" Name={quoteattr(channel)} SamplesPerPixel="1" '
-            f'Color="{COLOURS[number]}"/>'
-            for number, channel in enumerate(self._channels)
+        count, size = str(len(self._channels)), f"{self._spacing_um:g}"
+        image = {"ID": "Image:0", "Name": self._path.name.partition(".")[0]}
+        sides = {"SizeX": str(width), "SizeY": str(height), "SizeZ": "1", "SizeC": count}
+        spacing = {f"PhysicalSize{axis}": size for axis in "XY"}
+        units = {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
+        kind = {"DimensionOrder": "XYCZT", "Type": str(self._dtype), "BigEndian": "false"}
+        root = ElementTree.Element("OME", {"xmlns": SCHEMA})
+        pixels = ElementTree.SubElement(
+            ElementTree.SubElement(root, "Image", image),
+            "Pixels",
+            {"ID": "Pixels:0", **kind, **sides, "SizeT": "1", **spacing, **units},
         )
-        size = f"{self._spacing_um:g}"
-        return (
-            '<?xml version="1.0" encoding="UTF-8"?>'
-            f'<OME xmlns="{SCHEMA}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
-            f'xsi:schemaLocation="{SCHEMA} {SCHEMA}/ome.xsd">'
-            f'<Image ID="Image:0" Name={quoteattr(name)}>'
-            f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{self._dtype}" BigEndian="false" '
-            f'SizeX="{width}" SizeY="{height}" SizeZ="1" SizeC="{count}" SizeT="1" '
-            f'PhysicalSizeX="{size}" PhysicalSizeXUnit="µm" '
-            f'PhysicalSizeY="{size}" PhysicalSizeYUnit="µm">'
-            f'{listed}<TiffData IFD="0" PlaneCount="{count}"/></Pixels></Image></OME>'
-        )
+        for number, channel in enumerate(self._channels):
+            named = {"ID": f"Channel:0:{number}", "Name": channel, "SamplesPerPixel": "1"}
+            ElementTree.SubElement(pixels, "Channel", {**named, "Color": str(COLOURS[number])})
+        ElementTree.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": count})
+        return '<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, "unicode")
 
 
 class _Spool:
