@@ -139,7 +139,8 @@ def test_the_tables_say_what_was_found(
     report = cohort.run(operation, client=staffed)
     objects, images, experiments = (cohort.table(name) for name in report.tables)
     images = images.set_index("name")
-    assert {*operation.object_schema.names, operation.object_name} <= set(objects.columns)
+    shown = set(operation.object_schema.names) - operation.hidden_columns
+    assert {*shown, operation.object_name} <= set(objects.columns)
     assert len(images) == IMAGES
     found = objects.groupby("name").size().reindex(images.index, fill_value=0)
     done = images["status"] == "done"

@@ -138,6 +138,7 @@ def test_a_scheduler_that_vanishes_while_a_cluster_opens_is_named(
     cluster = Cluster(tmp_path / "lost", environment, workers=1)
     try:
         client = Client(cluster.address, set_as_default=False, timeout=20)
+        client.wait_for_workers(1, timeout=60)
         assert len(workers_of(client)) == 1
         kill(cluster.scheduler.pid)
         for ask in (
