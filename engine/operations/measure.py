@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from engine.errors import UsageError
+from engine.geometry import Region
 from engine.kernels.objects.measure import SHAPES, measure_objects
 from engine.kernels.objects.relations import find_neighbours, parent_labels
 from engine.kernels.objects.rings import ring_labels
 from engine.kernels.objects.values import STATISTICS
-from engine.operations.base import Found, Image, Operation
+from engine.kernels.segmentation.instances import begin_in
+from engine.operations.base import Found, Image, ImageFailed, Operation
 from engine.operations.spacings import isotropic_spacing
 
 LENGTHS = ("axis_major_length", "axis_minor_length", "perimeter", "feret_diameter_max",
@@ -136,12 +138,14 @@ class Measure(Operation):
         """Measure the objects that begin in the core region; see `Operation.measure`."""
         name = self.object_name
         labels, rows = image.labels[name], image.objects[name]
-        mine = _owned(rows["first"].to_numpy(), image)
+        height, width = image.full_shape or image.pixels.shape[1:]
+        core = image.core_region or Region((0, 0), (height, width))
+        mine = begin_in(rows["first"].to_numpy(), width, core)
         numbers = np.flatnonzero(mine) + 1
         owned = np.where(np.concatenate([[False], mine])[labels], labels, 0)
         found = measure_objects(owned, image.pixels, ("label", *SHAPES, *STATISTICS))
         if not np.array_equal(found["label"], numbers):
-            raise UsageError(f"the labels of {name} are not those of its rows")
+            raise ImageFailed("upstream_changed")
         channels = len(image.pixels)
         columns: dict[str, Any] = {n: found[n] for n in ("area", "area_convex", *LENGTHS, *RATIOS)}
         side = isotropic_spacing(image.spacing_um)
@@ -191,15 +195,6 @@ class Measure(Operation):
                 values[there, n] = found[f"{name}-{n}"][place[there]]
             columns[ring] = _lists(values)
         return columns
-
-
-def _owned(first: NDArray[np.int64], image: Image) -> NDArray[np.bool_]:
-    """Return which objects begin in the core region of an image."""
-    if image.core_region is None:
-        return np.ones(len(first), bool)
-    (top, left), (bottom, right) = image.core_region.start, image.core_region.stop
-    y, x = np.divmod(first, (image.full_shape or image.pixels.shape[1:])[1])
-    return (y >= top) & (y < bottom) & (x >= left) & (x < right)
 
 
 def _by_channel(found: Mapping[str, NDArray[Any]], name: str, channels: int) -> pa.Array:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.errors import CorruptStore, MissingObject
 from engine.geometry import Region
+from engine.kernels.segmentation.instances import begin_in
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.runs.input_digests import image_inputs
 from engine.runs.plan import PlanItem
@@ -113,6 +114,7 @@ class UpstreamResults:
         self._parts = parts
         self._reader = reader
         self._rows: dict[str, pa.Table] = {}
+        self._last: tuple[PlanItem, dict[str, pa.Table]] | None = None
 
     def read_region(self, item: PlanItem) -> Region:
         """Return the region to read for an item, with the whole objects that it measures.
@@ -130,9 +132,7 @@ class UpstreamResults:
         if operation.whole_objects is None:
             return core.grow(halo, item.shape[1:])
         objects = self._objects(item)[operation.whole_objects]
-        y, x = np.divmod(objects["first"].to_numpy(), item.shape[2])
-        inside = (y >= core.start[0]) & (y < core.stop[0])
-        inside &= (x >= core.start[1]) & (x < core.stop[1])
+        inside = begin_in(objects["first"].to_numpy(), item.shape[2], core)
         top, left, bottom, right = (
             objects[side].to_numpy()[inside] for side in ("top", "left", "bottom", "right")
         )
@@ -170,6 +170,8 @@ class UpstreamResults:
             ``upstream_changed`` if its results changed after planning; the next run uses the new
             ones.
         """
+        if self._last is not None and self._last[0] == item:
+            return self._last[1]
         wanted = json.loads(item.upstream or "{}")
         found = {}
         for parameter, one in self._operation.upstream.items():
@@ -184,6 +186,7 @@ class UpstreamResults:
             if rows.num_rows < (1 if item.block is None else count_blocks(*item.shape[1:])):
                 raise ImageFailed("upstream_changed")
             found[parameter] = numbered_objects(one, rows.sort_by("block"))
+        self._last = item, found  # the region to read needs them before the image does
         return found
 
     def _labels(self, item: PlanItem, region: Region) -> dict[str, NDArray[Any]]:

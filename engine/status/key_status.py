@@ -117,13 +117,18 @@ def empty_key_status(store: Store, operation: Operation, images: pa.Table) -> Ke
         parameters=operation.parameters,
         done=0,
         failed=0,
-        missing=plan.to_compute,
+        missing=_count_missing(plan),
         missing_images=_missing(plan),
         tables=tuple(
             TableState(name, read_provenance(store, name) is not None, stale=True)
             for name in table_names(operation).values()
         ),
     )
+
+
+def _count_missing(plan: Plan) -> int:
+    """Return the number of images without a result: to compute, or waiting for another one."""
+    return plan.to_compute + plan.settled.get("waiting", 0)
 
 
 def _missing(plan: Plan) -> tuple[str, ...]:
@@ -169,7 +174,7 @@ class KeyResults:
         kept = rows.filter(make_array([pair in current for pair in pairs], pa.bool_()))
         state = KeyStatus(
             name, self.version, self.key, self.declared, self.operation.parameters,
-            plan.settled.get("done", 0), plan.settled.get("failed", 0), plan.to_compute,
+            plan.settled.get("done", 0), plan.settled.get("failed", 0), _count_missing(plan),
             _missing(plan), rows.num_rows,
             self._tables(self.operation, catalog_version), gone=paths,
         )  # fmt: skip

@@ -13,13 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.geometry import YX, Region
-from engine.kernels._jit import compiled
+from engine.kernels.objects.extents import object_extents
 
 DENSE = 4
 """Largest label, per pixel, up to which a table of all labels is made instead of sorting them."""
-
-AREA, SUM_Y, SUM_X, FIRST, TOP, LEFT, BOTTOM, RIGHT, OWN = range(9)
-"""Columns of the sums of an object; pixels of the read array, `OWN` those of the core region."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,89 +90,64 @@ def find_instances(
     height, width = labels.shape
     whole = full_shape or (height, width)
     core = core or Region(origin, (origin[0] + height, origin[1] + width))
-    dense, names = _dense(labels)
+    dense = _dense(labels)
+    found = object_extents(dense)
     box = Region(
         (core.start[0] - origin[0], core.start[1] - origin[1]),
         (core.stop[0] - origin[0], core.stop[1] - origin[1]),
     )
-    order, sums = _sum_objects(dense, names, np.array([*box.start, *box.stop]))
-    rank = np.argsort(np.argsort(order))
-    mine = sums[:, OWN] > 0
-    numbers = np.zeros(names, np.uint32)
-    numbers[order[mine]] = np.arange(1, int(mine.sum()) + 1)
-    rank, sums = rank[mine], sums[mine]
-    y, x = sums[:, FIRST] // width, sums[:, FIRST] % width
-    cut = np.zeros(len(sums), bool)
-    for side, at, goes_on in (
-        (TOP, 0, origin[0] > 0),
-        (LEFT, 0, origin[1] > 0),
-        (BOTTOM, height, origin[0] + height < whole[0]),
-        (RIGHT, width, origin[1] + width < whole[1]),
-    ):
-        if goes_on:
-            cut |= sums[:, side] == at
+    inside = dense[box.slices]
+    seen = np.zeros(int(found.label.max(initial=0)) + 1, bool)
+    seen[inside] = True
+    order = np.argsort(found.first)
+    order = order[seen[found.label[order]]]
+    numbers = np.zeros(len(seen), np.uint32)
+    numbers[found.label[order]] = np.arange(1, len(order) + 1)
+    y, x = np.divmod(found.first[order], width)
+    first = (y + origin[0]) * whole[1] + x + origin[1]
+    area, sums, extent = found.area[order], found.sums[order], found.box[order]
+    goes_on = [
+        origin[0] > 0,
+        origin[0] + height < whole[0],
+        origin[1] > 0,
+        origin[1] + width < whole[1],
+    ]
     return Instances(
-        total=len(order),
-        numbers=numbers[dense[box.slices]],
-        rank=rank,
-        first=(y + origin[0]) * whole[1] + x + origin[1],
-        owned=(y >= box.start[0]) & (y < box.stop[0]) & (x >= box.start[1]) & (x < box.stop[1]),
-        cut=cut,
-        y=(sums[:, SUM_Y] + origin[0] * sums[:, AREA]) / sums[:, AREA],  # one rounding
-        x=(sums[:, SUM_X] + origin[1] * sums[:, AREA]) / sums[:, AREA],
-        area_px=sums[:, AREA],
-        top=sums[:, TOP] + origin[0],
-        left=sums[:, LEFT] + origin[1],
-        bottom=sums[:, BOTTOM] + origin[0],
-        right=sums[:, RIGHT] + origin[1],
+        total=len(found.label),
+        numbers=numbers[inside],
+        rank=order,
+        first=first,
+        owned=begin_in(first, whole[1], core),
+        cut=(found.touches[order] & goes_on).any(axis=1),
+        y=(sums[:, 0] + origin[0] * area) / area,  # one rounding
+        x=(sums[:, 1] + origin[1] * area) / area,
+        area_px=area,
+        top=extent[:, 0] + origin[0],
+        left=extent[:, 1] + origin[1],
+        bottom=extent[:, 2] + origin[0],
+        right=extent[:, 3] + origin[1],
     )
 
 
-def _dense(labels: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
-    """Return labels in the same order that are small enough for a table, and the table's length."""
+def begin_in(first: NDArray[np.int64], width: int, region: Region) -> NDArray[np.bool_]:
+    """Return which objects belong to a region: those with their first pixel in it.
+
+    Parameters
+    ----------
+    first
+        First pixels, as indices into a plane of a width, row by row.
+    """
+    y, x = np.divmod(first, width)
+    (top, left), (bottom, right) = region.start, region.stop
+    return (y >= top) & (y < bottom) & (x >= left) & (x < right)
+
+
+def _dense(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return labels in the same order that are small enough for a table."""
     if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
         raise ValueError("negative labels")
-    highest = int(labels.max(initial=0))
-    if highest <= DENSE * labels.size + 1:
-        return labels.astype(np.int64), highest + 1
+    if int(labels.max(initial=0)) <= DENSE * labels.size + 1:
+        return labels.astype(np.int64)
     names, dense = np.unique(labels, return_inverse=True)
     background = int(names[0] == 0)
-    return dense.reshape(labels.shape).astype(np.int64) + 1 - background, len(names) + 1
-
-
-@compiled
-def _sum_objects(
-    labels: NDArray[np.int64], names: int, core: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the labels that occur, ordered by their first pixels, and the sums of each."""
-    height, width = labels.shape
-    place = np.full(names, -1, np.int64)
-    order = np.empty(names, np.int64)
-    sums = np.zeros((names, 9), np.int64)
-    found = 0
-    for y in range(height):
-        for x in range(width):
-            label = labels[y, x]
-            if label == 0:
-                continue
-            n = place[label]
-            if n < 0:
-                n = found
-                found += 1
-                place[label] = n
-                order[n] = label
-                sums[n, FIRST] = y * width + x
-                sums[n, TOP] = y
-                sums[n, LEFT] = x
-                sums[n, RIGHT] = x + 1
-            sums[n, AREA] += 1
-            sums[n, SUM_Y] += y
-            sums[n, SUM_X] += x
-            sums[n, BOTTOM] = y + 1
-            if x < sums[n, LEFT]:
-                sums[n, LEFT] = x
-            if x + 1 > sums[n, RIGHT]:
-                sums[n, RIGHT] = x + 1
-            if core[0] <= y < core[2] and core[1] <= x < core[3]:
-                sums[n, OWN] += 1
-    return order[:found], sums[:found]
+    return dense.reshape(labels.shape).astype(np.int64) + 1 - background

@@ -69,7 +69,7 @@ class Binder:
             for version in versions_there(self.store, called):
                 whole = find_key(self.store, called, version, key)
                 if whole is not None:
-                    return self.recorded(called, version, whole, trail)
+                    return self.recorded(called, version, whole)
             raise NoUpstream(name, parameter, named, "of which there are no results")
         if called not in self.declared:
             raise NoUpstream(
@@ -78,7 +78,7 @@ class Binder:
             )  # fmt: skip
         return self.bind(create_operation(called, self.declared[called], {}), trail)
 
-    def recorded(self, name: str, version: int, key: str, trail: tuple[str, ...] = ()) -> Operation:
+    def recorded(self, name: str, version: int, key: str) -> Operation:
         """Return the operation of a key with results.
 
         Raises
@@ -99,7 +99,7 @@ class Binder:
             keys = identity.get("upstream", {})
             operation = operation.with_upstream(
                 {
-                    parameter: self.recorded(of["operation"], of["version"], of["key"], trail)
+                    parameter: self.recorded(of["operation"], of["version"], of["key"])
                     for parameter, of in keys.items()
                 }
             )

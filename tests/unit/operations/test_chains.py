@@ -144,6 +144,8 @@ def test_what_hangs_on_a_change_is_computed_again(
     put(tmp_path / "data/i7.png", scene(7, 50, 40))
     made.ingest(client=client)
     assert made.plan(light).settled["waiting"] == 1
+    (state,) = (key for key in made.status().keys if key.operation == "light")
+    assert (state.done, state.failed, state.missing) == (5, 0, 1)
     made.run(client=client)
     assert sorted(computed(log)) == ["light data/i7.png", "spots data/i7.png"]
     check(made)
