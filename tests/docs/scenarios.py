@@ -183,7 +183,6 @@ SCENARIOS: dict[str, Scenario] = {
     "docs/how-to/tune-parameters.md": Scenario(ingested),
     "docs/how-to/measure-cells.md": Scenario(nothing),
     "docs/how-to/export.md": Scenario(with_circles),
-    "docs/how-to/find-nuclei.md": Scenario(nothing),
     "docs/how-to/open-in-a-viewer.md": Scenario(with_circles, given=OPEN),
     "docs/how-to/repair-damage.md": Scenario(with_circles),
     "docs/how-to/privacy-key.md": Scenario(nothing),
