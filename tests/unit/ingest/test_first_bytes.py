@@ -11,7 +11,6 @@ from engine.errors import SourceUnreadable
 from engine.ingest import worker
 from engine.ingest.tasks import FileStamp, SourceFile
 
-
 TOGETHER = 8
 
 
