@@ -10,10 +10,10 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 from engine.errors import UsageError
@@ -86,22 +86,23 @@ def read_plain(path: Path) -> bytes:
     KeyboardInterrupt
         After a stop request, see `reads_end_on`.
     """
-    answer: SimpleQueue[bytes | Exception] = SimpleQueue()
-    threading.Thread(target=lambda: answer.put(_read(path)), daemon=True).start()
-    waited_s = 0.0
+    answers: list[bytes | Exception] = []
+    reader = threading.Thread(target=lambda: answers.append(_read(path)), daemon=True)
+    reader.start()
+    deadline_s = time.monotonic() + ANSWER_S
+    # Not SimpleQueue.get(timeout): it waits for ever if a signal's handler outlasts the timeout.
     while True:
-        try:
-            found = answer.get(timeout=LOOK_S)
-        except Empty:
-            waited_s += LOOK_S
-            if _stop is not None and _stop():
-                raise KeyboardInterrupt from None
-            if waited_s > ANSWER_S:
-                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
-            continue
-        if isinstance(found, Exception):
-            raise found
-        return found
+        reader.join(LOOK_S)
+        if not reader.is_alive():
+            break
+        if _stop is not None and _stop():
+            raise KeyboardInterrupt
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    (found,) = answers
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _read(path: Path) -> bytes | Exception:

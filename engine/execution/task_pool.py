@@ -139,7 +139,8 @@ class TaskPool:
         # The resource is part of the key, since an existing key would keep its old restriction.
         extra = "".join(f"-{name}{amount:g}" for name, amount in self._resources.items())
         self._label = f"{label}{extra}-{secrets.token_hex(4)}"
-        self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        # Not a SimpleQueue: see `engine.plain_files.read_plain`.
+        self._ended: queue.Queue[Future[Any]] = queue.Queue()
         self._flight: dict[str, tuple[Any, Future[Any], int]] = {}
         self._count = 0
         self._slots = max(1, count_slots(client, self._resources))

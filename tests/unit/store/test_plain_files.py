@@ -14,6 +14,7 @@ import pytest
 import engine
 from engine import plain_files
 from engine.errors import ConfigError
+from engine.learning.models import bundle
 from engine.learning.models.card import Card, CardError
 from engine.learning.models.weights import WeightsRefused
 from engine.plain_files import NotAFile, read_plain, reads_end_on
@@ -83,7 +84,7 @@ def test_a_file_that_is_none_is_refused_wherever_it_is_named(no_file: Path, tmp_
     card = Card(name="edges", architecture="onnx")
     weights = no_file.rename(tmp_path / "weights.onnx")
     with pytest.raises(WeightsRefused, match="pipe, a socket or a device"):
-        engine.learning.models.bundle.import_model(weights, tmp_path / "bundle", card)
+        bundle.import_model(weights, tmp_path / "bundle", card)
     (tmp_path / "cohort/cohort.toml").unlink()
     weights.rename(tmp_path / "cohort/cohort.toml")
     with pytest.raises(NotAFile, match=r"cohort.toml is a pipe"):
@@ -95,7 +96,7 @@ def test_a_model_of_pipes_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "model").mkdir()
     os.mkfifo(tmp_path / "model" / name)
     with pytest.raises((NotAFile, CardError, WeightsRefused)):
-        engine.learning.models.bundle.open_bundle(tmp_path / "model").load("cpu")
+        bundle.open_bundle(tmp_path / "model").load("cpu")
 
 
 def test_a_pipe_that_takes_a_files_place_is_not_waited_for(
