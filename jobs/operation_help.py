@@ -6,7 +6,7 @@ import inspect
 import re
 import textwrap
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -89,34 +89,33 @@ class ParametrisedCommand(TyperCommand):
     """Command that accepts an operation's parameters; its help and completion list them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the name of the operation for `format_options`, then parse."""
-        ctx.meta["operation"] = self._operation_in(ctx, args)
+        """Keep the cohort and the operation for `format_options`, then parse."""
+        ctx.meta["named"] = self._named_in(ctx, args)
         return super().parse_args(ctx, args)
 
-    def _operation_in(self, ctx: Any, args: Sequence[str]) -> str | None:
+    def _named_in(self, ctx: Any, args: Sequence[str]) -> tuple[str, str] | None:
         words = [word for word in args if word not in ctx.help_option_names]
         resilient, ctx.resilient_parsing = ctx.resilient_parsing, True
         try:
             given, _, _ = self.make_parser(ctx).parse_args(args=words)
         finally:
             ctx.resilient_parsing = resilient
-        name = given.get("operation")
-        return name if isinstance(name, str) and not name.startswith("-") else None
+        place, name = given.get("place"), given.get("operation")
+        return (str(place), name) if isinstance(name, str) and not name.startswith("-") else None
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, and the parameters of the named operation."""
         super().format_options(ctx, formatter)
-        name = ctx.meta.get("operation")
-        if name is None:
+        named = ctx.meta.get("named")
+        if named is None:
             return
         from engine.errors import UsageError
-        from engine.operations.registry import find_operation
 
         try:
-            found = parameters_help(find_operation(name))
+            found = _parameters_of(*named)
         except UsageError as error:
             ctx.fail(str(error))
-        with formatter.section(f"Parameters of {name}"):
+        with formatter.section(f"Parameters of {named[1]}"):
             formatter.write_dl((f"{one.option} {one.kind}", one.text) for one in found)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
@@ -124,19 +123,32 @@ class ParametrisedCommand(TyperCommand):
         from typer._click.shell_completion import CompletionItem
 
         from engine.errors import UsageError
-        from engine.operations.registry import find_operation
 
         found = super().shell_complete(ctx, incomplete)
-        name = ctx.meta.get("operation")
-        if name is None or not incomplete.startswith("-"):
+        named = ctx.meta.get("named")
+        if named is None or not incomplete.startswith("-"):
             return found
         with suppress(UsageError):
             found += [
                 CompletionItem(one.option, help=one.text)
-                for one in parameters_help(find_operation(name))
+                for one in _parameters_of(*named)
                 if one.option.startswith(incomplete)
             ]
         return found
+
+
+def _parameters_of(place: str, name: str) -> list[ParameterHelp]:
+    """Return the help of an installed operation, or of a function that a cohort declares."""
+    import engine
+    from engine.errors import EngineError
+    from engine.operations.functions.creation import parameters_of
+    from engine.operations.registry import BUILT_IN
+
+    entry: Mapping[str, Any] = {}
+    if name not in BUILT_IN:
+        with suppress(EngineError):  # help needs no cohort
+            entry = engine.open(place).config.operations.get(name, {})
+    return parameters_help(parameters_of(name, entry))
 
 
 def complete_operation(incomplete: str) -> list[str]:

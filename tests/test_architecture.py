@@ -66,6 +66,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "Conflict": ("cohort.toml",),
     "CorruptStore": ("pixels/x", "its bytes do not match"),
     "EngineError": ("anything",),
+    "FunctionNotFound": ("contrast", "lab.texture:contrast", "No module named lab"),
     "FormatTooNew": ("/c", 9, 1),
     "ImageFailed": ("no_tissue",),
     "Incomplete": (1, 12),

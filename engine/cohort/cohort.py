@@ -25,8 +25,9 @@ from engine.execution.progress import ProgressListener
 from engine.execution.repairs import note_repairs
 from engine.operations.base import Operation
 from engine.operations.chains.binding import Binder, NoUpstream, names_in_order
+from engine.operations.functions.creation import create_operation, definition_of
 from engine.operations.labels import read_labels_due
-from engine.operations.registry import create_operation, is_registered
+from engine.operations.registry import BrokenOperation, is_registered
 from engine.runs.inputs import read_inputs
 from engine.runs.plan import Plan, plan_run
 from engine.runs.previous_key import find_previous_key
@@ -338,17 +339,18 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
         declared = self.config.operations.get(operation.name)
         return declared is not None and self._is_found(operation, declared)
 
-    def _is_found(self, operation: Operation, parameters: Mapping[str, Any]) -> bool:
-        """Return whether an operation is found by its name, some parameters and those it reads."""
-        if not is_registered(operation):
+    def _is_found(self, operation: Operation, entry: Mapping[str, Any]) -> bool:
+        """Return whether an entry of cohort.toml creates an operation."""
+        if not (definition_of(entry) or is_registered(operation)):
             return False
         try:
-            return self._bind(create_operation(operation.name, parameters, {})).key == operation.key
-        except NoUpstream:
+            return self._bind(create_operation(operation.name, entry, {})).key == operation.key
+        except (NoUpstream, BrokenOperation):
             return False
 
     def _declare(self, operation: Operation, complete: bool, wanted: bool) -> bool:
-        if not self._is_found(operation, operation.parameters):  # nor would a later run
+        entry = definition_of(self.config.operations.get(operation.name, {})) | operation.parameters
+        if not self._is_found(operation, entry):  # nor would a later run
             if wanted:
                 raise UsageError(
                     f"{operation.name} can't be declared: no installed package offers it, or an "
@@ -356,9 +358,7 @@ class Cohort(Functions, Upkeep, QualityControl, Batching, Learning):
                 )
             return False
         if wanted or (complete and operation.name not in self.config.operations):
-            return declare_operation(
-                self.store, operation.name, operation.parameters, replace=wanted
-            )
+            return declare_operation(self.store, operation.name, entry, replace=wanted)
         return False
 
     # Output.

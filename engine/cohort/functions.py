@@ -62,9 +62,9 @@ class Functions:
 
         Results are identified by name, version and parameters, **never by the function's source**:
         a changed function under the same version is not called again for images with a result.
-        Increase ``version`` whenever the results change. The function is never declared in
-        cohort.toml, so its tables carry the key: ``tables/<name>@<key>.parquet``, named by the
-        report.
+        Increase ``version`` whenever the results change. Unless cohort.toml declares the
+        function by its path, its tables carry the key: ``tables/<name>@<key>.parquet``, named by
+        the report.
 
         Parameters
         ----------

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine import plugins
-from engine.errors import ConfigError, UsageError, did_you_mean
+from engine.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from engine.operations.base import Operation
@@ -112,25 +111,3 @@ def is_registered(operation: Operation) -> bool:
         return find_operation(operation.name) is type(operation)
     except NoOperation:
         return False
-
-
-def create_operation(name: str, declared: Mapping[str, Any], given: Mapping[str, Any]) -> Operation:
-    """Create an operation; given parameters override declared ones, which override defaults.
-
-    Raises
-    ------
-    NoOperation, UsageError
-    ConfigError
-        If the declared parameters are invalid.
-    """
-    kind = find_operation(name)
-    replaced = {n for group in kind.alternatives if group & {*given} for n in group}
-    kept = {n: value for n, value in declared.items() if n not in replaced}
-    try:
-        return kind(**{**kept, **given})
-    except UsageError as error:
-        try:
-            kind(**declared)
-        except UsageError as theirs:
-            raise ConfigError(f"cohort.toml, operations.{name}", str(theirs)) from None
-        raise error from None

@@ -13,11 +13,8 @@ import pyarrow.compute as pc
 from engine.errors import ConfigError, UsageError
 from engine.operations.base import Operation
 from engine.operations.chains.binding import Binder
-from engine.operations.registry import (
-    BrokenOperation,
-    NoOperation,
-    create_operation,
-)
+from engine.operations.functions.creation import create_operation
+from engine.operations.registry import BrokenOperation, NoOperation
 from engine.operations.spacings import known_spacing
 from engine.runs.inputs import add_annotation_digests, join_inputs
 from engine.sources.locations.base import FolderLocation, open_location

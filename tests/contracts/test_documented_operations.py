@@ -92,6 +92,20 @@ def test_functions_that_find_objects_and_read_them(
     assert "covered" in capsys.readouterr().out
 
 
+def test_a_function_of_a_module(
+    cohort: engine.Cohort, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = blocks("python", "A function of a module")
+    (settings,) = blocks("toml", "A function of a module")
+    (tmp_path / "texture.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Path(cohort.store.url, "cohort.toml").open("a") as file:
+        file.write(settings)
+    report = cohort.run("contrast", client=client)
+    assert (report.published, report.failed, report.tables[0]) == (5, 0, "contrast")
+    assert cohort.table("contrast")["contrast"].notna().sum() == 4  # one is smaller than a cell
+
+
 def test_a_class_in_a_package(cohort: engine.Cohort, tmp_path: Path) -> None:
     (code,) = blocks("python", "A class in your own package")
     (project,) = blocks("toml", "A class in your own package")

@@ -23,7 +23,7 @@ import engine
 from engine.errors import ConfigError, ParameterError, UsageError
 from engine.geometry import plan_tiles
 from engine.operations.base import INPUTS, LABELS, Image, Operation
-from engine.operations.registry import create_operation
+from engine.operations.functions.creation import create_operation
 from engine.store.results import result_schema
 from tests.contracts.cases import ALL, Case
 from tests.support.images import Counting, computed, discs, grey, put

@@ -13,7 +13,8 @@ import typer.main
 import jobs.cli
 from engine.conditions.parsing import parse_condition
 from engine.learning.training.settings import TrainingSettings
-from engine.operations.registry import BUILT_IN, create_operation
+from engine.operations.functions.creation import create_operation
+from engine.operations.registry import BUILT_IN
 from jobs.options import read_parameters
 from tests.docs.pages import TOP
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
-from engine.operations.registry import create_operation, find_operation
+from engine.operations.functions.creation import create_operation, definition_of, version_of
 from engine.store.backend.base import Store
 from engine.store.results import find_key, read_key, versions_there
 
@@ -86,13 +86,14 @@ class Binder:
         UsageError
             If the installed operation can't make results of this key.
         """
-        if find_operation(name).version != version:
+        definition = definition_of(self.declared.get(name, {}))
+        if version_of(name, definition) != version:
             raise UsageError(f"version {version} is not the installed one")
         identity = read_key(self.store, name, version, key)
         if identity is None:
             raise UsageError("the parameters of this key are not recorded")
         try:
-            operation = create_operation(name, {}, identity["parameters"])
+            operation = create_operation(name, definition, identity["parameters"])
         except UsageError as error:
             raise UsageError(f"its parameters are no longer valid: {error}") from None
         if operation.upstream_names:

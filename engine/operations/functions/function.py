@@ -273,9 +273,9 @@ def from_function(  # noqa: PLR0913 - options by name
         raise ParameterError("labels", labels, '"instances"')
     own = None if labels and schema is None else object_columns(schema, object_name)
     objects = own or pa.schema([])
-    settled, labelled = _settle(
-        function, name, dict(parameters or {}), GIVEN if upstream else frozenset()
-    )
+    given = dict(parameters or {})
+    model, labelled = parameter_model(function, name, given, reads=bool(upstream))
+    settled = model(**given)
     values = {field: getattr(settled, field) for field in type(settled).model_fields}
     described = labelled and reads_attributes(function, values)
     names_channels = labelled and reads_channels(function)
@@ -297,7 +297,7 @@ def from_function(  # noqa: PLR0913 - options by name
     if labels:
         objects = instance_schema(objects)
         averaged = (*InstanceOperation.averaged_columns, *averaged)
-    given = {one.name: one for one in upstream if isinstance(one, Operation)}
+    bound = {one.name: one for one in upstream if isinstance(one, Operation)}
     names = tuple(one.name if isinstance(one, Operation) else one for one in upstream)
     return _restore(
         Definition(
@@ -306,7 +306,7 @@ def from_function(  # noqa: PLR0913 - options by name
             described, names_channels, stated,
             _pickled(function, values),
         ),
-        given,
+        bound,
     )  # fmt: skip
 
 
@@ -320,10 +320,23 @@ def _check_name(name: str) -> None:
     raise ParameterError("name", name, "another one: an installed operation is called so")
 
 
-def _settle(
-    function: Callable[..., Any], name: str, given: dict[str, Any], results: frozenset[str]
-) -> tuple[Operation, bool]:
-    """Return the parameters, validated by the signature, and whether it takes a DataArray."""
+def parameter_model(
+    function: Callable[..., Any], name: str, given: Mapping[str, Any], *, reads: bool
+) -> tuple[type[Operation], bool]:
+    """Return a class whose fields are a function's parameters, and whether it takes a DataArray.
+
+    Parameters
+    ----------
+    given
+        Names of further parameters of a function with ``**parameters``.
+    reads
+        Whether it reads the results of other operations, which are no parameters.
+
+    Raises
+    ------
+    ParameterError
+    """
+    results = GIVEN if reads else frozenset()
     try:
         image, *others = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -344,10 +357,10 @@ def _settle(
     for field in fields:
         if hasattr(Operation, field) or field.startswith("_"):
             raise ParameterError("function", field, "a parameter of another name: it is taken")
-    checked = create_model(name, __base__=_Parameters, **fields)
+    checked = create_model(name, __base__=_Parameters, __doc__=function.__doc__, **fields)
     checked.name = name
     xarray = sys.modules.get("xarray")  # already imported if the annotation refers to it
-    return checked(**given), xarray is not None and hints.get(image.name) is xarray.DataArray
+    return checked, xarray is not None and hints.get(image.name) is xarray.DataArray
 
 
 def _taken(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
