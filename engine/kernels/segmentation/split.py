@@ -48,13 +48,26 @@ def split_objects(
     seeds, count = ndimage.label(local_maxima(height, connectivity=2) & inside, AROUND)
     if not count:
         return np.zeros(inside.shape, np.int32)
-    basins = watershed(-height, seeds, connectivity=2, mask=inside)
+    basins = watershed(_ranks(height, inside), seeds, connectivity=2, mask=inside)
     peaks = np.zeros(count + 1)
     peaks[seeds] = height  # all pixels of a maximum have one height
     first, second, passes = _passes(basins, height)
     same = passes > pass_share * np.minimum(peaks[first], peaks[second])
     pairs = coo_array((same[same], (first[same], second[same])), (count + 1, count + 1))
     return connected_components(pairs, directed=False)[1].astype(np.int32)[basins]
+
+
+def _ranks(height: NDArray[np.floating[Any]], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return ranks (y, x) of pixels, the highest first, and of equal ones the first by rows.
+
+    `watershed` orders equal seeds by chance: by what lies elsewhere in the image.
+    """
+    values = height[inside]
+    ranks = np.empty(len(values), np.int64)
+    ranks[np.argsort(-values, kind="stable")] = np.arange(len(values))
+    found = np.zeros(height.shape, np.int64)
+    found[inside] = ranks
+    return found
 
 
 def _passes(
