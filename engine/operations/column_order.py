@@ -19,3 +19,15 @@ def x_before_y(names: Sequence[str]) -> list[str]:
     if not {"x", "y"} <= set(names):
         return list(names)
     return ["x", "y", *(name for name in names if name not in ("x", "y"))]
+
+
+def number_column(names: Sequence[str]) -> str | None:
+    """Return the column with the number of an object in its image, which precedes its position.
+
+    Examples
+    --------
+    >>> number_column(["subject", "nucleus", "x", "y", "area_px"])
+    'nucleus'
+    """
+    at = names.index("x") if {"x", "y"} <= set(names) else 0
+    return names[at - 1] if at else None

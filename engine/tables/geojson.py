@@ -24,6 +24,7 @@ from engine.errors import NothingFound
 from engine.geometry import YX, Region, plan_tiles
 from engine.kernels.contours.geometry import holds_point, ring_area_px
 from engine.kernels.contours.trace import trace_mask
+from engine.operations.column_order import number_column
 from engine.store.backend.base import Store
 from engine.store.catalog.tables import read_images, read_shards
 from engine.store.labels.images import files_by_path
@@ -56,16 +57,15 @@ def label_source(store: Store, table: str, columns: Sequence[str]) -> LabelSourc
     name, key = str(origin.get("operation")), str(origin.get("key"))
     identity = read_key(store, name, int(origin.get("version", 0)), key) or {}
     reads = identity.get("upstream", {}).get("objects")
-    if reads is not None and reads["operation"] in columns:
-        source = LabelSource(f"{reads['operation']}@{reads['key'][:8]}", reads["operation"])
-    else:
-        source = LabelSource(f"{name}@{key[:8]}", "object")
-    if source.column not in columns or not {"x", "y", "image_id"} <= set(columns):
+    number = number_column(columns)
+    if number is not None and reads is not None and reads["operation"] == number:
+        return LabelSource(f"{number}@{reads['key'][:8]}", number)
+    if number is None or "image_id" not in columns:
         raise NothingFound(
             f"{table} has no outlines",
             "GeoJSON needs a table of objects with a label image, such as nuclei or measure.",
         )
-    return source
+    return LabelSource(f"{name}@{key[:8]}", number)
 
 
 def write_features(store: Store, table: str, rows: pa.Table, write: Any) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,14 +15,19 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import typer
 
+from engine.conditions.compiling import filter_rows
 from engine.errors import ParameterError, UsageError
 from engine.execution.progress import pluralise
 from engine.store.backend.atomic_write import atomic_replace
 from engine.store.backend.base import Store
+from engine.store.catalog.tables import expand_fields, read_images
 from jobs.framework import app, command
 from jobs.opening import opened
 from jobs.options import CohortPath
 from jobs.output import Output
+
+if TYPE_CHECKING:
+    from engine import Cohort
 
 _SPACE = " \t\r\n\v\f\u00a0\ufeff"
 _BEGINS = "=+\\-@'\uff1d\uff0b\uff0d\uff20"  # also as full-width characters, which Excel converts
@@ -43,6 +49,12 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 GEOJSON = ".geojson"
 """Suffix of outlines of objects."""
 
+H5AD = ".h5ad"
+"""Suffix of AnnData, objects by measurements."""
+
+CATALOG = "images"
+"""Name of the catalog, which is no table of results."""
+
 
 def require_target(file: Path, store: Store | None = None) -> None:
     """Check that a table can be written to this file.
@@ -58,7 +70,7 @@ def require_target(file: Path, store: Store | None = None) -> None:
         If the suffix is unknown, the folder is missing, or the file is a folder or inside the
         cohort.
     """
-    known = (*WRITERS, GEOJSON)
+    known = (*WRITERS, GEOJSON, H5AD)
     if file.suffix.lower() not in known:
         raise ParameterError("FILE", str(file), f"a name ending in {', '.join(known)}")
     if not file.absolute().parent.is_dir():
@@ -84,13 +96,29 @@ def without_formulas(rows: pa.Table) -> pa.Table:
     return pa.table(columns, [_GUARDED.sub(r"\1'", name) for name in rows.column_names])
 
 
+def without_lists(rows: pa.Table) -> pa.Table:
+    """Return a table whose nested values are JSON.
+
+    Examples
+    --------
+    >>> without_lists(pa.table({"a": [[1, 2], None], "b": [3, 4]})).to_pydict()
+    {'a': ['[1, 2]', None], 'b': [3, 4]}
+    """
+    for n, field in enumerate(rows.schema):
+        if pa.types.is_nested(field.type):
+            values = rows.column(n).to_pylist()
+            texts = [None if v is None else json.dumps(v, default=str) for v in values]
+            rows = rows.set_column(n, field.name, pa.array(texts, pa.string()))
+    return rows
+
+
 def _guard(column: pa.ChunkedArray) -> pa.ChunkedArray:
     found = pc.fill_null(pc.match_substring_regex(column, FORMULA), False)
     formulas = found.combine_chunks()
     if not pc.any(formulas).as_py():
         return column
-    report_errors = [_GUARDED.sub(r"\1'", text) for text in column.filter(formulas).to_pylist()]
-    return pc.replace_with_mask(column, formulas, pa.array(report_errors, column.type))
+    guarded = [_GUARDED.sub(r"\1'", text) for text in column.filter(formulas).to_pylist()]
+    return pc.replace_with_mask(column, formulas, pa.array(guarded, column.type))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -112,11 +140,9 @@ def write_export(rows: pa.Table, file: Path, *, raw: bool = False) -> None:
     StoreFull, StoreReadOnly
     """
     suffix = file.suffix.lower()
-    if suffix == ".csv" and not raw:
-        rows = without_formulas(rows)
-    nested = [f"{f.name} ({f.type})" for f in rows.schema if pa.types.is_nested(f.type)]
-    if suffix == ".csv" and nested:
-        raise UsageError(f"CSV can't hold {', '.join(nested)}; use .parquet or .arrow.")
+    if suffix == ".csv":
+        rows = without_lists(rows)
+        rows = rows if raw else without_formulas(rows)
     with atomic_replace(file.resolve(), shown=file) as temporary:  # follow links
         WRITERS[suffix](rows.replace_schema_metadata(None), temporary)
 
@@ -125,9 +151,11 @@ def write_export(rows: pa.Table, file: Path, *, raw: bool = False) -> None:
 def export(
     output: Output,
     place: CohortPath,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="E.g. circles_by_image.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="E.g. circles_by_image, or images.")
+    ],
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help=".csv, .parquet, .arrow or .geojson.")
+        Path, typer.Argument(metavar="FILE", help=".csv, .parquet, .arrow, .geojson or .h5ad.")
     ],
     *,
     where: Annotated[
@@ -139,17 +167,25 @@ def export(
 ) -> int:
     """Write a table to a file; the suffix selects the format.
 
-    In CSV, an apostrophe precedes text that a spreadsheet would treat as a formula. GeoJSON has the
-    outlines of objects, for QuPath: choose one image with --where.
+    In CSV, an apostrophe precedes text that a spreadsheet would treat as a formula, and lists are
+    JSON. GeoJSON has the outlines of objects, for QuPath: choose one image with --where. AnnData
+    (.h5ad) has objects by measurements. The table images is the catalog.
     """
     cohort = opened(output, place)
     require_target(file, cohort.store)
-    rows = cohort.arrow_table(table, where)
-    if file.suffix.lower() == GEOJSON:
+    catalog = table == CATALOG and CATALOG not in cohort.tables()
+    rows = _catalog(cohort, where) if catalog else cohort.arrow_table(table, where)
+    suffix = file.suffix.lower()
+    if suffix == GEOJSON:
         from engine.tables.geojson import write_features
 
         with atomic_replace(file.resolve(), shown=file) as temporary, temporary.open("wb") as out:
             write_features(cohort.store, table, rows, out.write)
+    elif suffix == H5AD:
+        from engine.tables.h5ad import write_h5ad
+
+        with atomic_replace(file.resolve(), shown=file) as temporary:
+            write_h5ad(cohort.store, table, rows, temporary)
     else:
         write_export(rows, file, raw=raw)
     output.result(
@@ -157,3 +193,9 @@ def export(
         f"Wrote {pluralise(rows.num_rows, 'rows')} of {table} to {file}.",
     )
     return 0
+
+
+def _catalog(cohort: Cohort, where: str | None) -> pa.Table:
+    """Return the current row of each image, also of failed and orphaned ones."""
+    rows = expand_fields(read_images(cohort.store)[1])
+    return rows if where is None else filter_rows(rows, where)

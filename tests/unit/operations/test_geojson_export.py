@@ -46,7 +46,9 @@ def cohort(client: Client, tmp_path_factory: pytest.TempPathFactory) -> tuple[en
     toml = place / "cohort" / "cohort.toml"
     toml.write_text(toml.read_text() + "\n[limits]\ngiant_bytes = 60000\n")
     assert made.ingest(place / "data", client=client).failed == 0
-    report = made.map(pieces, name="pieces", labels="instances", halo_px=2100, client=client)
+    report = made.map(
+        pieces, name="pieces", labels="instances", object_name="piece", halo_px=2100, client=client
+    )
     assert report.failed == 0
     return made, report.tables[0]
 
@@ -78,7 +80,7 @@ def test_outlines_are_those_of_the_labels(cohort: tuple[engine.Cohort, str]) -> 
     for image in made.images(stored=True):
         name = image.attrs["image_id"]
         features = write(made, table, f"image_id == {name!r}")
-        mine = rows[rows["image_id"] == name].set_index("object")
+        mine = rows[rows["image_id"] == name].set_index("piece")
         assert len(features) == len(mine)
         numbers = [int(feature["properties"]["metadata"]["number"]) for feature in features]
         assert sorted(numbers) == mine.index.tolist()
