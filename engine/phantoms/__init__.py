@@ -9,6 +9,8 @@ makes two-channel fluorescence: ``options``, ``random_lattice``, ``nuclei`` (pla
 ``field`` (any region), ``objects`` (numbers and sums), ``tiff_file`` and ``files``.
 """
 
+from engine.phantoms.cells.files import write_cells
+from engine.phantoms.cells.options import CellOptions
 from engine.phantoms.cine.files import write_cine
 from engine.phantoms.cine.frames import CineFrame, CineOptions, draw_cine_frame, make_heart
 from engine.phantoms.discs.files import write_discs
@@ -18,6 +20,7 @@ from engine.phantoms.discs.placement import Placement
 from engine.phantoms.discs.scoring import Score, match_circles, merge_scores
 
 __all__ = [
+    "CellOptions",
     "CineFrame",
     "CineOptions",
     "DiscImage",
@@ -29,6 +32,7 @@ __all__ = [
     "make_heart",
     "match_circles",
     "merge_scores",
+    "write_cells",
     "write_cine",
     "write_discs",
 ]

@@ -54,6 +54,20 @@ def test_circles_runs_from_a_clean_kernel(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own: event loops, sockets
+def test_nuclei_runs_from_a_clean_kernel(tmp_path: Path) -> None:
+    """What is found is near what was drawn, of each subject."""
+    notebook = execute("nuclei.ipynb", tmp_path)
+    assert len(outputs(notebook, "image/png")) == 3
+    (shown,) = [t for t in outputs(notebook, "text/plain") if "nuclei drawn" in t]
+    rows = [line.split() for line in shown.splitlines() if line.startswith("s") and "." in line]
+    assert len(rows) == 6
+    for _, *numbers in rows:
+        drawn, found, with_marker, found_with_marker = map(float, numbers)
+        assert abs(found - drawn) < 0.02 * drawn
+        assert abs(found_with_marker - with_marker) < 3
+
+
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own: event loops, sockets
 def test_cardiac_runs_from_a_clean_kernel(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     notebook = execute("cardiac.ipynb", tmp_path)
