@@ -30,6 +30,9 @@ CLUSTER_SETTINGS = {
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     # A server forks workers, which saves them two seconds of imports.
     "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",
+    # As in a local cluster: by default, idle workers take a tenth of a core.
+    "DASK_DISTRIBUTED__WORKER__PROFILE__INTERVAL": "100ms",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
 }
 """Dask's own settings for the clusters of these tests."""
 
