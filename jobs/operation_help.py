@@ -80,9 +80,13 @@ def _kind_text(annotation: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, tuple) and len(value) == 2:
+    if isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)):
         return f"{value[0]:g}:{value[1]:g}"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 class ParametrisedCommand(TyperCommand):
@@ -115,6 +119,8 @@ class ParametrisedCommand(TyperCommand):
             found = _parameters_of(*named)
         except UsageError as error:
             ctx.fail(str(error))
+        if not found:  # a function may have no parameters
+            return
         with formatter.section(f"Parameters of {named[1]}"):
             formatter.write_dl((f"{one.option} {one.kind}", one.text) for one in found)
 

@@ -21,6 +21,19 @@ def x_before_y(names: Sequence[str]) -> list[str]:
     return ["x", "y", *(name for name in names if name not in ("x", "y"))]
 
 
+def described_columns(names: Sequence[str]) -> list[str]:
+    """Return the columns of a table of objects that describe their images, and their numbers.
+
+    Examples
+    --------
+    >>> described_columns(["subject", "age", "nucleus", "x", "y", "area_px", *LAST_COLUMNS])
+    ['subject', 'age', 'nucleus', 'source', 'orphaned', 'image_id']
+    """
+    number = number_column(names)
+    first = 0 if number is None else names.index(number) + 1
+    return [*names[:first], *(name for name in names[first:] if name in LAST_COLUMNS)]
+
+
 def number_column(names: Sequence[str]) -> str | None:
     """Return the column with the number of an object in its image, which precedes its position.
 

@@ -93,7 +93,9 @@ def write_features(store: Store, table: str, rows: pa.Table, write: Any) -> int:
     rows = rows.sort_by("image_id")
     names = rows["image_id"].to_pylist()
     starts = [0, *(n for n, (a, b) in enumerate(pairwise(names), 1) if a != b), len(names)]
-    images = images.filter(pc.is_in(images["image_id"], value_set=pa.array(sorted(set(names)))))
+    images = images.filter(
+        pc.is_in(images["image_id"], value_set=pa.array(sorted(set(names)), pa.string()))
+    )
     places = {row["image_id"]: row for row in images.select(
         ["image_id", "stack", "t", "z", "height", "width"]).to_pylist()}  # fmt: skip
     write(b'{"type": "FeatureCollection", "features": [')
@@ -199,9 +201,10 @@ def geometry_of(rings: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
     >>> geometry_of([np.array([[-0.5, -0.5], [-0.5, 1.5], [0.5, 1.5], [0.5, -0.5]])])
     {'type': 'Polygon', 'coordinates': [[[0, 0], [2, 0], [2, 1], [0, 1], [0, 0]]]}
     """
-    outer = [ring for ring in rings if not _is_hole(ring)]
+    loops = [loop for ring in rings for loop in _simple_loops(ring)]
+    outer = [loop for loop in loops if not _is_hole(loop)]
     polygons = [[_closed(ring)] for ring in outer]
-    for hole in (ring for ring in rings if _is_hole(ring)):
+    for hole in (loop for loop in loops if _is_hole(loop)):
         y, x = min(map(tuple, hole.tolist()))  # its first corner; the pixel there is in the hole
         around = [n for n, ring in enumerate(outer) if holds_point([ring], y + 0.5, x + 0.5)]
         owner = min(around, key=lambda n: ring_area_px(outer[n]))
@@ -209,6 +212,27 @@ def geometry_of(rings: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
     if len(polygons) == 1:
         return {"type": "Polygon", "coordinates": polygons[0]}
     return {"type": "MultiPolygon", "coordinates": polygons}
+
+
+def _simple_loops(ring: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    """Yield the loops of a ring without a point that it passes twice.
+
+    A ring touches itself where pixels of the background share only a corner. Simple features
+    (OGC 06-103r4, 6.1.11) forbid this in a ring, and allow holes to touch other rings in a point.
+    """
+    path: list[tuple[float, float]] = []
+    place: dict[tuple[float, float], int] = {}
+    for point in map(tuple, ring.tolist()):
+        begin = place.get(point)
+        if begin is not None:
+            loop = path[begin:]
+            yield np.array(loop)
+            for passed in loop:
+                del place[passed]
+            del path[begin:]
+        place[point] = len(path)
+        path.append(point)
+    yield np.array(path)
 
 
 def _is_hole(ring: NDArray[np.float64]) -> bool:

@@ -10,10 +10,8 @@ import pandas as pd
 import pyarrow as pa
 
 from engine.errors import MissingExtra, NothingFound
-from engine.operations.column_order import number_column
+from engine.operations.column_order import described_columns, number_column
 from engine.store.backend.base import Store
-from engine.store.config import read_config
-from engine.store.subjects import read_subjects
 from engine.store.tables import read_provenance
 
 PLACE = ("x", "y")
@@ -43,8 +41,7 @@ def write_h5ad(store: Store, table: str, rows: pa.Table, path: Path) -> None:
         raise NothingFound(
             f"{table} has no objects", ".h5ad needs a table of objects, such as nuclei or measure."
         )
-    subjects, _ = read_subjects(store, read_config(store))
-    described = {*PLACE, number, *(() if subjects is None else subjects.column_names)}
+    described = {*PLACE, *described_columns(rows.column_names)}
     measured = [f.name for f in rows.schema if _is_number(f.type) and f.name not in described]
     if not measured:
         raise NothingFound(f"{table} has no measurements", "Choose another table.")
@@ -54,7 +51,7 @@ def write_h5ad(store: Store, table: str, rows: pa.Table, path: Path) -> None:
     kept = [name for name in frame if name not in {*measured, *PLACE}]
     made = anndata.AnnData(
         X=frame[measured].to_numpy("float64", na_value=float("nan")),
-        obs=frame[kept].apply(_as_stored),
+        obs=pd.DataFrame({name: _as_stored(frame[name]) for name in kept}, frame.index),
         var=pd.DataFrame(index=_text(measured)),
         obsm={"spatial": frame[list(PLACE)].to_numpy("float64", na_value=float("nan"))},
         uns={"cohort": {name: str(origin.get(name)) for name in ("operation", "version", "key")}},

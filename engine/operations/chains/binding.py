@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UsageError
 from engine.operations.functions.creation import create_operation, definition_of, version_of
+from engine.operations.registry import BrokenOperation, NoOperation
 from engine.store.backend.base import Store
 from engine.store.results import find_key, read_key, versions_there
 
@@ -69,7 +70,7 @@ class Binder:
             for version in versions_there(self.store, called):
                 whole = find_key(self.store, called, version, key)
                 if whole is not None:
-                    return self.recorded(called, version, whole)
+                    return self._recorded(name, parameter, named, version, whole)
             raise NoUpstream(name, parameter, named, "of which there are no results")
         if called not in self.declared:
             raise NoUpstream(
@@ -77,6 +78,20 @@ class Binder:
                 f"which cohort.toml does not declare. First: cohort run COHORT {called}",
             )  # fmt: skip
         return self.bind(create_operation(called, self.declared[called], {}), trail)
+
+    def _recorded(self, name: str, parameter: str, named: str, version: int, key: str) -> Operation:
+        try:
+            return self.recorded(named.partition("@")[0], version, key)
+        except BrokenOperation:
+            raise
+        except NoOperation:
+            problem = (
+                "whose operation is neither installed nor declared in cohort.toml: declare its "
+                "function there, or give the operation itself as upstream"
+            )
+        except UsageError as error:
+            problem = f"which can't be made again: {str(error).rstrip('.')}"
+        raise NoUpstream(name, parameter, named, problem)
 
     def recorded(self, name: str, version: int, key: str) -> Operation:
         """Return the operation of a key with results.
@@ -98,6 +113,8 @@ class Binder:
             raise UsageError(f"its parameters are no longer valid: {error}") from None
         if operation.upstream_names:
             keys = identity.get("upstream", {})
+            if keys.keys() != operation.upstream_names.keys():
+                raise UsageError("it reads the results of other operations now")
             operation = operation.with_upstream(
                 {
                     parameter: self.recorded(of["operation"], of["version"], of["key"])

@@ -16,6 +16,12 @@ from engine.store.path_pattern import FIELDS
 TAKEN = frozenset({*FIELDS, *LAST_COLUMNS})
 """Columns that every table has besides those of the objects."""
 
+PLACE = ("y", "x")
+"""Columns that are shifted by the position of a block, so they are numbers."""
+
+TIMES = (pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC"))
+"""Types for points in time that Delta Lake has; it has none for durations."""
+
 WIDER = {
     pa.uint8(): pa.int16(),
     pa.uint16(): pa.int32(),
@@ -28,13 +34,30 @@ WIDER = {
 
 def object_columns(schema: Mapping[str, Any] | pa.Schema | None, object_name: str) -> pa.Schema:
     """Return the columns of an object, in types that ledgers can hold."""
+    if not isinstance(schema, (Mapping, pa.Schema, type(None))):
+        raise ParameterError("schema", schema, "dtypes by name, e.g. {area_px = float}")
     named = schema if isinstance(schema, pa.Schema) else pa.schema(_fields(schema or {}))
     if not named.names:
         raise ParameterError("schema", schema, 'at least one column, e.g. {"area_px": float}')
     for name in named.names:
         if name in TAKEN or name == object_name or name.startswith("_"):
             raise ParameterError("schema", name, "another name: tables have a column called so")
+    if len({name.lower() for name in named.names}) < len(named.names):
+        raise ParameterError("schema", named.names, "names that differ by more than their case")
+    for field in named:
+        if not _is_stored(field):
+            kinds = "a number" if field.name in PLACE else "a dtype, e.g. float, int32 or str"
+            raise ParameterError(f"schema, {field.name}", str(field.type), kinds)
     return pa.schema([(f.name, WIDER.get(f.type, f.type)) for f in named])
+
+
+def _is_stored(field: pa.Field) -> bool:
+    """Return whether results can have a column."""
+    if field.name in PLACE:
+        return bool(pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
+    if pa.types.is_temporal(field.type):
+        return field.type in TIMES
+    return True
 
 
 def _fields(schema: Mapping[str, Any]) -> list[tuple[str, pa.DataType]]:

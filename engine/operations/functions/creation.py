@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.errors import ConfigError, ParameterError, UsageError
 from engine.operations.base import Operation
+from engine.operations.functions.options import check_version
 from engine.operations.registry import BrokenOperation, find_operation
 
 DEFINITION = (
@@ -97,9 +98,11 @@ def version_of(name: str, entry: Mapping[str, Any]) -> int:
 
     Raises
     ------
-    NoOperation
+    NoOperation, ParameterError
     """
-    return int(entry.get("version", 1)) if "function" in entry else find_operation(name).version
+    if "function" not in entry:
+        return find_operation(name).version
+    return check_version(entry.get("version", 1))
 
 
 def _from_path(name: str, definition: Mapping[str, Any], **parameters: Any) -> Operation:
@@ -123,7 +126,7 @@ def _imported(name: str, path: object) -> Callable[..., Any]:
         raise FunctionNotFound(name, path, problem) from None
     except AttributeError:
         raise FunctionNotFound(name, path, f"{module} has no {attribute}") from None
-    except Exception as error:  # a foreign module may raise anything on import
+    except (Exception, SystemExit) as error:  # a foreign module may raise anything on import
         raise FunctionNotFound(name, path, f"{type(error).__name__}: {error}") from error
     # An image could be code to pickle.loads, whatever the name by which a module offers it.
     if not callable(function) or _is_standard(getattr(function, "__module__", None) or ""):

@@ -27,6 +27,13 @@ from engine.operations.array_metadata import as_array, attributes_of
 from engine.operations.base import LABELS, Image, ImageFailed, Operation
 from engine.operations.functions.attributes_read import reads_attributes, reads_channels
 from engine.operations.functions.columns import columns_of, object_columns, place_in_image
+from engine.operations.functions.options import (
+    check_halo,
+    check_object_name,
+    check_version,
+    checked_list,
+    checked_resources,
+)
 from engine.operations.instances import InstanceOperation, instance_schema
 from engine.operations.registry import NoOperation, find_operation
 
@@ -267,10 +274,12 @@ def from_function(  # noqa: PLR0913 - options by name
     0       1    0.5
     """
     _check_name(name)
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ParameterError("version", version, "a whole number, at least 1")
+    check_version(version)
     if labels not in (None, "instances"):
         raise ParameterError("labels", labels, '"instances"')
+    needed = checked_resources(resources)
+    check_halo(halo_px)
+    upstream = checked_list("upstream", upstream, (str, Operation), '["nuclei"]')
     own = None if labels and schema is None else object_columns(schema, object_name)
     objects = own or pa.schema([])
     given = dict(parameters or {})
@@ -288,21 +297,21 @@ def from_function(  # noqa: PLR0913 - options by name
         f.name for f in objects if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
     ]
     averaged = (
-        [n for n in numbers if n not in ("y", "x")]
+        tuple(n for n in numbers if n not in ("y", "x"))
         if averaged_columns is None
-        else averaged_columns
+        else checked_list("averaged_columns", averaged_columns, str, '["area_px"]')
     )
     if not set(averaged) <= set(numbers):
         raise ParameterError("averaged_columns", list(averaged), f"out of {', '.join(numbers)}")
     if labels:
         objects = instance_schema(objects)
         averaged = (*InstanceOperation.averaged_columns, *averaged)
+    check_object_name(object_name, objects.names)
     bound = {one.name: one for one in upstream if isinstance(one, Operation)}
     names = tuple(one.name if isinstance(one, Operation) else one for one in upstream)
     return _restore(
         Definition(
-            name, version, objects, object_name, tuple(averaged),
-            tuple(sorted((resources or {}).items())), halo_px, labels, names, labelled,
+            name, version, objects, object_name, averaged, needed, halo_px, labels, names, labelled,
             described, names_channels, stated,
             _pickled(function, values),
         ),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+import engine
 from engine.operations.base import Operation
 from engine.operations.registry import operations
 from jobs.cli import app
@@ -101,3 +103,19 @@ def test_the_shell_completes_operations_and_their_parameters(
     }
     done = CliRunner().invoke(app, [], env=environment, prog_name="cohort")
     assert {*done.output.split()} == expected
+
+
+def test_a_function_without_parameters_has_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def plain(image): ...\n\ndef chosen(image, sides: tuple = ('left', 'right')): ...\n"
+    (tmp_path / "lab_of_help.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    engine.create(tmp_path / "cohort")
+    with (tmp_path / "cohort/cohort.toml").open("a") as toml:
+        for name in ("plain", "chosen"):
+            toml.write(f'\n[operations.{name}]\nfunction = "lab_of_help:{name}"\n')
+    for name, told in (("plain", "Usage:"), ("chosen", "[default: ('left', 'right')]")):
+        done = CliRunner().invoke(app, ["run", str(tmp_path / "cohort"), name, "--help"])
+        assert done.exit_code == 0, done.output
+        assert told in done.output

@@ -299,6 +299,29 @@ def test_functions_read_results_too(made: engine.Cohort, client: Client) -> None
     assert len(table) == 8  # a row for each image, and for each block
 
 
+def test_a_trial_that_cannot_be_made_again_is_named(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "data/i.png", scene(1, 60, 70))
+    cohort = engine.create(tmp_path / "cohort", layout="{name}")
+    cohort.ingest(tmp_path / "data", client=client)
+    parts = cohort.map(lambda image: label(image[0] > 100), name="parts", labels="instances",
+                       client=client)  # fmt: skip
+    with pytest.raises(NoUpstream, match=r"'parts@\w{8}' \(objects\), whose operation is neither"):
+        cohort.operation("measure", objects=parts.tables[0])
+    register(monkeypatch, "spots", Spots)
+    spots = cohort.run(cohort.operation("spots", above=120), client=client)
+    trial = f"spots@{spots.key[:8]}"
+    assert cohort.operation("measure", objects=trial).upstream["objects"].key == spots.key
+    monkeypatch.setattr(Spots, "version", 2)
+    with pytest.raises(NoUpstream, match=f"'{trial}' .*version 1 is not the installed one"):
+        cohort.operation("measure", objects=trial)
+    monkeypatch.setattr(Spots, "version", 1)
+    monkeypatch.setattr(Spots, "upstream_parameters", ("fails",))
+    with pytest.raises(NoUpstream, match=f"'{trial}' .*reads the results of other operations now"):
+        cohort.operation("measure", objects=trial)
+
+
 def test_lost_labels_of_the_first_are_waited_for(
     made: engine.Cohort, client: Client, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from skimage.measure import label
 
 import engine
 from engine.errors import NothingFound
-from engine.tables.geojson import write_features
+from engine.kernels.contours.trace import trace_mask
+from engine.tables.geojson import geometry_of, write_features
 from tests.support.images import put
 
 
@@ -116,3 +118,37 @@ def test_tables_without_outlines_are_refused(
                        schema={"mean": float}, client=client)  # fmt: skip
     with pytest.raises(NothingFound, match="no outlines"):
         write(made, counted.tables[0])
+
+
+def passed(ring: list[list[int]]) -> list[tuple[int, int]]:
+    """Return the corners of pixels that a ring passes, also between its points."""
+    found = []
+    for (ax, ay), (bx, by) in pairwise(ring):
+        steps = abs(bx - ax) + abs(by - ay)
+        found += [(ax + (bx - ax) * n // steps, ay + (by - ay) * n // steps) for n in range(steps)]
+    return found
+
+
+def test_no_ring_touches_itself() -> None:
+    rng = np.random.default_rng(8)
+    touching = 0
+    for _ in range(300):
+        mask = rng.random((9, 9)) > 0.35
+        rings = trace_mask(mask)
+        touching += sum(len({*map(tuple, ring.tolist())}) < len(ring) for ring in rings)
+        found = polygons({"geometry": geometry_of(rings)})
+        for polygon in found:
+            for ring in polygon:
+                assert len(passed(ring)) == len({*passed(ring)})
+        painted = np.zeros(mask.shape, int)
+        for outer, *holes in found:
+            painted += polygon2mask(mask.shape, np.array(outer)[:, ::-1] - 0.5)
+            for hole in holes:
+                painted -= polygon2mask(mask.shape, np.array(hole)[:, ::-1] - 0.5)
+        assert np.array_equal(painted, mask)
+    assert touching > 50  # so the masks have such places
+
+
+def test_no_rows_are_no_features(cohort: tuple[engine.Cohort, str]) -> None:
+    made, table = cohort
+    assert write(made, table, "area_px < 0") == []

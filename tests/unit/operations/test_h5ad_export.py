@@ -43,7 +43,8 @@ def measured(client: Client, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     made.ingest(place / "data", client=client)
     subjects = {*made.images().frame["subject"]}
     (place / "subjects.csv").write_text(
-        "subject,arm,age\n" + "".join(f"{one},a{n},{40 + n}\n" for n, one in enumerate(subjects))
+        "subject,arm,age,area_px\n"
+        + "".join(f"{one},a{n},{40 + n},7\n" for n, one in enumerate(subjects))
     )
     toml = place / "cohort/cohort.toml"
     toml.write_text(f'subjects = "{place}/subjects.csv"\n{toml.read_text()}')
@@ -65,13 +66,14 @@ def test_anndata_has_what_the_table_has(
     found = anndata.read_h5ad(tmp_path / "a.h5ad")
     assert found.shape[0] == len(rows)
     assert {"area_px", "rank"} <= {*found.var_names}
-    assert not {"spot", "x", "y", "age", "orphaned"} & {*found.var_names}
+    of_subject = {"age", "area_px_of_subject"}
+    assert not {"spot", "x", "y", "orphaned", *of_subject} & {*found.var_names}
     for name in found.var_names:
         np.testing.assert_array_equal(found[:, name].X[:, 0], rows[name].to_numpy(float))
     np.testing.assert_array_equal(found.obsm["spatial"], rows[["x", "y"]])
     for name in ("subject", "arm", "side", "source", "image_id"):
         assert [*found.obs[name].astype(str)] == [*rows[name].astype(str)]
-    for name in ("spot", "age", "touches_border"):
+    for name in ("spot", "touches_border", *of_subject):
         assert [*found.obs[name]] == [*rows[name]]
     assert found.obs_names.is_unique
     assert found.obs_names[0] == f"{rows['image_id'][0]}-{rows['spot'][0]}"
@@ -110,3 +112,11 @@ def test_the_catalog_is_exported_with_its_failures(
     assert len(pd.read_parquet(tmp_path / "failed.parquet")) == 1
     for text in found["header"].dropna():
         json.loads(text)
+
+
+def test_no_rows_are_no_observations(measured: tuple[engine.Cohort, str], tmp_path: Path) -> None:
+    made, table = measured
+    export(made.store.url, table, tmp_path / "a.h5ad", "--where", "area_px < 0")
+    found = anndata.read_h5ad(tmp_path / "a.h5ad")
+    assert found.n_obs == 0
+    assert "area_px" in found.var_names
