@@ -65,7 +65,7 @@ def label_source(store: Store, table: str, columns: Sequence[str]) -> LabelSourc
             f"{table} has no outlines",
             "GeoJSON needs a table of objects with a label image, such as nuclei or measure.",
         )
-    return LabelSource(f"{name}@{key[:8]}", number)
+    return LabelSource(f"{table.partition('@')[0]}@{key[:8]}", number)  # named like their table
 
 
 def write_features(store: Store, table: str, rows: pa.Table, write: Any) -> int:
@@ -89,6 +89,7 @@ def write_features(store: Store, table: str, rows: pa.Table, write: Any) -> int:
         raise NothingFound(
             f"{table} has no label image", "GeoJSON needs objects that an operation labelled."
         )
+    stacks = {row.stack for row in files}
     reader = StackReader(store, files_by_path(store, files))
     rows = rows.sort_by("image_id")
     names = rows["image_id"].to_pylist()
@@ -102,7 +103,12 @@ def write_features(store: Store, table: str, rows: pa.Table, write: Any) -> int:
     count = 0
     for start, stop in pairwise(starts) if names else ():
         of_image = rows.slice(start, stop - start)
-        for feature in _features(reader, source, places[names[start]], of_image):
+        place = places[names[start]]
+        if label_stack(place["stack"], source.name) not in stacks:
+            raise _older(table, names[start])
+        for feature in _features(reader, source, place, of_image):
+            if feature is None:
+                raise _older(table, names[start])
             write(b",\n" if count else b"\n")
             write(json.dumps(feature, separators=(",", ":")).encode())
             count += 1
@@ -110,14 +116,24 @@ def write_features(store: Store, table: str, rows: pa.Table, write: Any) -> int:
     return count
 
 
+def _older(table: str, image_id: str) -> NothingFound:
+    return NothingFound(
+        f"{table} is older than the labels of {image_id}",
+        "The image changed: run the operation of the table first.",
+    )
+
+
 def _features(
     reader: StackReader, source: LabelSource, place: Mapping[str, Any], rows: pa.Table
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | None]:
+    """Yield the feature of each row; None for a row that is not of the label image."""
     columns = rows.to_pydict()
     row_of = {number: n for n, number in enumerate(columns[source.column])}
     measured = [f.name for f in rows.schema if _is_measurement(f)]
     for number, rings, corner in _outlines(reader, source.name, place, frozenset(row_of)):
-        n = row_of[number]
+        n = row_of.pop(number)
+        if not _surrounds(rings, columns["y"][n] - corner[0], columns["x"][n] - corner[1]):
+            yield None
         values = {name: columns[name][n] for name in measured}
         found = {"image_id": columns["image_id"][n], "number": number}
         yield {
@@ -134,6 +150,18 @@ def _features(
                 "metadata": {name: str(value) for name, value in found.items()},
             },
         }  # fmt: skip
+
+    if row_of:
+        yield None
+
+
+def _surrounds(rings: Sequence[NDArray[np.float64]], y: float, x: float) -> bool:
+    """Return whether a point is in the bounding box of rings.
+
+    The centre of an object is in its own; labels of later pixels have other objects of its number.
+    """
+    points = np.concatenate(rings)
+    return bool((points.min(0) <= (y, x)).all() and ((y, x) <= points.max(0)).all())
 
 
 def _is_measurement(field: pa.Field) -> bool:

@@ -22,8 +22,9 @@ def write_h5ad(store: Store, table: str, rows: pa.Table, path: Path) -> None:
     """Write a table of objects as AnnData; anndata must be installed.
 
     ``X`` (float64) has the measurements, one column each; ``obs`` has all other columns, among them
-    the subject and its columns of the subjects' CSV; ``obsm["spatial"]`` has x and y, pixels;
-    ``uns["cohort"]`` names the operation and its key. Objects are called ``<image_id>-<number>``.
+    the subject and its columns of the subjects' CSV (``_`` for ``/`` in names);
+    ``obsm["spatial"]`` has x and y, pixels; ``uns["cohort"]`` names the operation and its key.
+    Objects are called ``<image_id>-<number>``.
 
     Raises
     ------
@@ -51,12 +52,17 @@ def write_h5ad(store: Store, table: str, rows: pa.Table, path: Path) -> None:
     kept = [name for name in frame if name not in {*measured, *PLACE}]
     made = anndata.AnnData(
         X=frame[measured].to_numpy("float64", na_value=float("nan")),
-        obs=pd.DataFrame({name: _as_stored(frame[name]) for name in kept}, frame.index),
+        obs=pd.DataFrame({_key(name): _as_stored(frame[name]) for name in kept}, frame.index),
         var=pd.DataFrame(index=_text(measured)),
         obsm={"spatial": frame[list(PLACE)].to_numpy("float64", na_value=float("nan"))},
         uns={"cohort": {name: str(origin.get(name)) for name in ("operation", "version", "key")}},
     )
     made.write_h5ad(path)
+
+
+def _key(name: str) -> str:
+    """Return a column's name as a key of HDF5: without a slash, and none of anndata's own."""
+    return "_index_" if name == "_index" else name.replace("/", "_")
 
 
 def _is_number(kind: pa.DataType) -> bool:

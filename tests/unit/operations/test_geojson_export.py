@@ -152,3 +152,29 @@ def test_no_ring_touches_itself() -> None:
 def test_no_rows_are_no_features(cohort: tuple[engine.Cohort, str]) -> None:
     made, table = cohort
     assert write(made, table, "area_px < 0") == []
+
+
+def test_rows_of_earlier_pixels_get_no_outlines_of_later_ones(
+    client: Client, tmp_path: Path
+) -> None:
+    def image(*at: int) -> NDArray[np.uint8]:
+        pixels = np.full((60, 80), 20, np.uint8)
+        for left in at:
+            pixels[10:20, left : left + 6] = 200
+        return pixels
+
+    for n, pixels in enumerate([image(5), image(40, 60), image(70)]):
+        put(tmp_path / f"data/i{n}.png", pixels)
+    made = engine.create(tmp_path / "cohort", layout="{name}")
+    made.ingest(tmp_path / "data", client=client)
+    table = made.map(pieces, name="pieces", labels="instances", object_name="piece",
+                     client=client).tables[0]  # fmt: skip
+    put(tmp_path / "data/i0.png", image(70))  # as another image, which has labels
+    put(tmp_path / "data/i1.png", image(20))  # as none has been
+    made.ingest(tmp_path / "data", client=client)
+    for name in ("i0", "i1"):
+        with pytest.raises(NothingFound, match=f"is older than the labels of data/{name}.png"):
+            write(made, table, f"name == '{name}'")
+    assert len(write(made, table, "name == 'i2'")) == 1
+    made.map(pieces, name="pieces", labels="instances", object_name="piece", client=client)
+    assert len(write(made, table)) == 3

@@ -43,8 +43,8 @@ def measured(client: Client, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     made.ingest(place / "data", client=client)
     subjects = {*made.images().frame["subject"]}
     (place / "subjects.csv").write_text(
-        "subject,arm,age,area_px\n"
-        + "".join(f"{one},a{n},{40 + n},7\n" for n, one in enumerate(subjects))
+        "subject,arm,age,area_px,weight/kg,_index\n"
+        + "".join(f"{one},a{n},{40 + n},7,8.5,9\n" for n, one in enumerate(subjects))
     )
     toml = place / "cohort/cohort.toml"
     toml.write_text(f'subjects = "{place}/subjects.csv"\n{toml.read_text()}')
@@ -73,6 +73,8 @@ def test_anndata_has_what_the_table_has(
     np.testing.assert_array_equal(found.obsm["spatial"], rows[["x", "y"]])
     for name in ("subject", "arm", "side", "source", "image_id"):
         assert [*found.obs[name].astype(str)] == [*rows[name].astype(str)]
+    assert {*found.obs["weight_kg"]} == {8.5}
+    assert {*found.obs["_index_"]} == {9}
     for name in ("spot", "touches_border", *of_subject):
         assert [*found.obs[name]] == [*rows[name]]
     assert found.obs_names.is_unique
