@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,7 @@ from engine.qc.render import Shown, tint
 from engine.store.config import declare_operation
 from engine.store.labels.images import files_by_path
 from engine.store.pixels.stacks import StackReader, label_stack
+from engine.tables.geojson import write_features
 from tests.support.images import connect_quietly, put
 from tests.support.label_operation import label_rows
 
@@ -195,6 +197,13 @@ def test_vacuoles_are_counted_whole_and_lie_in_the_labels(
         assert [p.area for p in each] == list(mine["area_px"])
         np.testing.assert_allclose([p.centroid for p in each], mine[["y", "x"]], atol=1e-6)
     assert not cohort.verify().problems
+    out = bytearray()  # GeoJSON has the outlines of vacuoles, not those of classes
+    write_features(
+        cohort.store, "segment_objects", cohort.arrow_table("segment_objects"), out.extend
+    )
+    features = json.loads(out)["features"]
+    assert len(features) == len(objects)
+    assert {f["properties"]["classification"]["name"] for f in features} == {"segment_objects"}
 
 
 def test_a_table_of_objects_takes_memory_as_there_are_objects() -> None:
