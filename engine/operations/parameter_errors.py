@@ -32,6 +32,8 @@ def told_in_words(
         return UsageError(
             f"{operation} has no parameter {name!r}{meant} Its parameters: {', '.join(known)}."
         )
+    if first["type"] == "missing":
+        return UsageError(f"{operation} needs a value for the parameter {name!r}.")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] in ("tuple_type", "too_long"):
         message = "a range, e.g. 10:60"

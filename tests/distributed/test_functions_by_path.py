@@ -43,6 +43,10 @@ def sums(image, labels, objects):
     return {"sum": [int(image[0][labels["halves"] == n].sum()) for n in objects["halves"]["half"]]}
 
 
+def over(image, level: int):
+    return {"share": float((image > level).mean())}
+
+
 no_function = 3
 loads = __import__("pickle").loads
 '''
@@ -172,6 +176,7 @@ def test_a_function_that_is_none_is_named(lab: Path, path: str, problem: str) ->
         ('function = "lab.images:bright"\nschema = { share = "flaot" }', "a dtype"),
         ('function = "lab.images:bright"\nschema = { share = "float" }\nabvoe = 3', "above"),
         ('function = "lab.images:bright"\nschema = { share = "float" }\nabove = "much"', "above"),
+        ('function = "lab.images:over"\nschema = { share = "float" }', "needs a value .* 'level'"),
         ('function = "lab.images:halves"\nlabels = "objects"', '"instances"'),
         ('function = "lab.images:halves"\nlabels = "instances"\nversion = 0', "at least 1"),
     ],

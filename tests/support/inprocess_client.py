@@ -10,7 +10,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +118,7 @@ def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
     Function that returns whether it crashed: there may be fewer points.
     """
     passed = 0
+    counting = threading.Lock()
     dead = False
     mine = threading.get_ident()
 
@@ -127,11 +128,13 @@ def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
 
     def passing() -> bool:
         nonlocal passed, dead
-        passed += 1
-        if passed == point and not after:
+        with counting:  # labels are written by threads
+            passed += 1
+            here = passed == point
+        if here and not after:
             dead = True
             raise Killed
-        return passed == point
+        return here
 
     def wrapped(function: Callable[..., Any], counts: Callable[..., bool]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
@@ -139,7 +142,8 @@ def dying(place: str, point: int, after: bool) -> Iterator[Callable[[], bool]]:
             if gone(*given[:2]):
                 raise Killed
             last = counts(*given) and passing()
-            found = function(*given, **named)
+            with suppress(OSError) if last else nullcontext():  # such as a link that exists
+                found = function(*given, **named)
             if last:
                 dead = True
                 raise Killed
