@@ -8,7 +8,7 @@ their labels. In the catalog it is a stack named by `label_stack`, and `StackRea
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,8 @@ class LabelState:
 
     ``whole`` are the shards (stack, shard) with all labels as committed, ``torn`` those with
     damaged or missing files, and ``damaged`` the paths of these files. ``undescribed`` are the
-    label images (stack, name) with damaged or missing metadata, or in stacks without an index.
+    label images (stack, name) with damaged or missing metadata, or in stacks without an index of
+    all label images.
     """
 
     whole: frozenset[tuple[str, int]] = frozenset()
@@ -205,14 +206,16 @@ def files_by_path(store: Store, rows: Iterable[ShardRow]) -> dict[str, ShardRow]
     return found
 
 
-def read_label_rows(store: Store, names: Callable[[str], Collection[str]]) -> Iterator[ShardRow]:
-    """Yield the catalog's rows of label images; ``names`` selects those of a stack."""
+def _label_rows(store: Store) -> list[ShardRow]:
+    """Return the catalog's rows of all label images."""
     ledger = shards_ledger(store)
     rows = ledger.read(ledger.snapshot().parts)
-    for row in rows_of(rows.filter(pc.match_substring(rows["stack"], LABELS)), ShardRow):
-        stack, _, name = row.stack.partition(LABELS)
-        if name in names(stack):
-            yield row
+    return list(rows_of(rows.filter(pc.match_substring(rows["stack"], LABELS)), ShardRow))
+
+
+def is_index_short(size: int | None, names: Iterable[str]) -> bool:
+    """Return whether an index of this size is missing, or too short for these names."""
+    return size is None or size < len(index_bytes(names))
 
 
 def read_label_state(store: Store, names: Callable[[str], Collection[str]]) -> LabelState:
@@ -223,17 +226,23 @@ def read_label_state(store: Store, names: Callable[[str], Collection[str]]) -> L
     names
         Function from a stack to the label images that it must have; a shard is whole if all do.
     """
-    rows = list(read_label_rows(store, names))
+    every = _label_rows(store)
+    places = [row.stack.partition(LABELS) for row in every]
+    rows = [r for r, (stack, _, name) in zip(every, places, strict=True) if name in names(stack)]
     sizes = {
         entry.path: entry.size
         for stack in sorted({image_stack(row.stack) for row in rows})
         for entry in store.list(index_path(stack).removesuffix("zarr.json"))
     }
+    listed: dict[str, set[str]] = {}
+    for row, (stack, _, name) in zip(every, places, strict=True):
+        if row.shard < 0:
+            listed.setdefault(stack, set()).add(name)
+    short = {s for s, known in listed.items() if is_index_short(sizes.get(index_path(s)), known)}
     undescribed = {
         (image_stack(row.stack), row.stack.partition(LABELS)[2])
         for row in rows
-        if row.shard < 0
-        and (sizes.get(row.path) != row.size or index_path(image_stack(row.stack)) not in sizes)
+        if row.shard < 0 and (sizes.get(row.path) != row.size or image_stack(row.stack) in short)
     }
     levels: dict[str, int] = {}  # by label image
     named: dict[tuple[str, int], dict[str, set[int]]] = {}

@@ -36,6 +36,7 @@ from engine.store.labels.images import (
     LabelImage,
     create_label_image,
     index_path,
+    is_index_short,
     note_index,
 )
 from engine.store.pixels.shard_codec import count_chunks, merge_shards
@@ -148,8 +149,9 @@ class LabelPublisher:
 
     def _note_indexes(self, stacks: Iterable[str], new: Collection[str] = ()) -> None:
         for stack in sorted(stacks):
-            if stack in new or self._store.size(index_path(stack)) is None:
-                note_index(self._store, stack, self._names[stack])
+            names = self._names[stack]
+            if stack in new or is_index_short(self._store.size(index_path(stack)), names):
+                note_index(self._store, stack, names)
 
     def unpublish(self, labels: Iterable[str]) -> None:
         """Drop the shards of some label images, by catalog name, from the catalog and delete them.

@@ -21,6 +21,7 @@ import engine
 from engine.operations.base import Image, ImageFailed, Operation
 from engine.operations.chains.binding import NoUpstream, names_in_order
 from engine.operations.instances import InstanceOperation, instance_schema
+from engine.store.labels.images import index_bytes
 from jobs.night import run_nightly
 from tests.support.images import computed, put
 from tests.support.inprocess_client import Killed, dying, here
@@ -332,3 +333,21 @@ def test_lost_labels_of_the_first_are_waited_for(
     made.run("spots", client=client)
     assert made.run("light", client=client).failed == 0
     check(made)
+
+
+def test_an_index_that_lacks_labels_is_completed(
+    made: engine.Cohort, client: Client, log: str
+) -> None:
+    """As after a death between the commit of labels and the change of their stack's index."""
+    spots = made.operation("spots", log=log)
+    made.run(spots, client=client, declare=True)
+    trial = made.operation("spots", above=160)
+    made.run(trial, client=client)
+    for index in Path(made.store.url).glob("pixels/*/labels/zarr.json"):
+        whole = index.read_bytes()
+        first, second = sorted(f"spots@{one.key[:8]}" for one in (spots, trial))
+        index.write_bytes(index_bytes([first]))
+        assert "lacks label images" in made.verify().problems[0].text
+        made.run(next(one for one in (spots, trial) if one.key[:8] in second), client=client)
+        assert index.read_bytes() == whole
+        assert made.verify().problems == ()
