@@ -53,7 +53,7 @@ H5AD = ".h5ad"
 """Suffix of AnnData, objects by measurements."""
 
 CATALOG = "images"
-"""Name of the catalog, which is no table of results."""
+"""Name under which the catalog is exported."""
 
 
 def require_target(file: Path, store: Store | None = None) -> None:

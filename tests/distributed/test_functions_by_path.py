@@ -76,8 +76,9 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "code/lab").mkdir(parents=True)
     (tmp_path / "code/lab/__init__.py").write_text("")
     (tmp_path / "code/lab/images.py").write_text(MODULE)
+    (tmp_path / "code/lab/broken.py").write_text("import math\n\nmath.nothing\n")
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
-    for name in ("lab", "lab.images"):
+    for name in ("lab", "lab.images", "lab.broken"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     night(tmp_path / "in", 4)
     engine.create(tmp_path / "c")
@@ -153,6 +154,7 @@ def test_help_lists_the_parameters_of_a_function(lab: Path) -> None:
     [
         ("lab.imagse:bright", "No module named 'lab.imagse'. Install its package"),
         ("lab.images:brigth", "lab.images has no brigth"),
+        ("lab.broken:bright", "AttributeError: module 'math' has no attribute 'nothing'"),
         ("lab.images:no_function", "not a function of that module"),
         ("lab.images:loads", "not a function of that module"),
         ("pickle:loads", "Python's own modules"),

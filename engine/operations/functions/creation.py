@@ -120,14 +120,14 @@ def _imported(name: str, path: object) -> Callable[..., Any]:
     if _is_standard(module):
         raise FunctionNotFound(name, path, "it is one of Python's own modules")
     try:
-        function = getattr(import_module(module), attribute)
+        function = getattr(import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         problem = f"{error}. Install its package, or add its folder to PYTHONPATH"
         raise FunctionNotFound(name, path, problem) from None
-    except AttributeError:
-        raise FunctionNotFound(name, path, f"{module} has no {attribute}") from None
     except (Exception, SystemExit) as error:  # a foreign module may raise anything on import
         raise FunctionNotFound(name, path, f"{type(error).__name__}: {error}") from error
+    if function is None:
+        raise FunctionNotFound(name, path, f"{module} has no {attribute}")
     # An image could be code to pickle.loads, whatever the name by which a module offers it.
     if not callable(function) or _is_standard(getattr(function, "__module__", None) or ""):
         raise FunctionNotFound(name, path, "it is not a function of that module")
